@@ -1,0 +1,1 @@
+"""IPPO and MAPPO: actor, critic, advantage, PPO loss, the on-policy task, evaluation of policies."""

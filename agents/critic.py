@@ -1,0 +1,96 @@
+"""The critic: one value per agent, from what this kind of critic may see (all that IPPO and MAPPO differ in).
+
+Shapes: A agents in the group, F features of an observation, S features of the global state, `...` leading
+dimensions.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from agents.actor import Share
+from envs.base import GroupSpec
+from marl.errors import UserError
+from marl.networks import PerAgent
+
+Kind = Literal["local", "concat", "state", "agent_state"]
+
+
+class Critic(nn.Module):
+    """Value function of one group of agents.
+
+    kind          input of agent i's value                       algorithm
+    local         its own observation [F]                        IPPO
+    concat        all observations of the group [A * F]          MAPPO
+    state         the environment's global state [S]             MAPPO
+    agent_state   global state and own observation [S + F]       MAPPO, agent-specific state (Yu et al. 2022)
+
+    For concat and state every agent's input is the same, so a shared critic is one call of one network with A
+    outputs, one value per agent: right for individual rewards too, and A times cheaper than A calls.
+
+    Args:
+        spec: the group.
+        network: factory `network(in_shape, out_features) -> nn.Module`.
+        kind: see above.
+        share: shared = one network for all agents; separate = one per agent.
+        state_size: S, or None where the environment offers no global state.
+
+    Raises:
+        UserError: the kind needs a global state and the environment offers none.
+    """
+
+    def __init__(
+        self,
+        spec: GroupSpec,
+        network: Callable[..., nn.Module],
+        kind: Kind = "concat",
+        share: Share = "shared",
+        state_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.kind = kind
+        self.n_agents = spec.n_agents
+        self.uses_state = kind in ("state", "agent_state")
+        if self.uses_state and state_size is None:
+            raise UserError(
+                f"algo.critic={kind} needs a global state, which this environment does not offer: "
+                "use algo.critic=concat or algo.critic=local, or switch its global state on."
+            )
+        size = {
+            "local": spec.observation_size,
+            "concat": spec.n_agents * spec.observation_size,
+            "state": state_size,
+            "agent_state": (state_size or 0) + spec.observation_size,
+        }[kind]
+        # One call for all agents: the input is common to them and the network is too.
+        self.joint = share == "shared" and kind in ("concat", "state")
+        if self.joint:
+            self.network = network(size, spec.n_agents)
+        else:
+            self.network = PerAgent(network, spec.n_agents, size, 1, share == "shared")
+
+    def forward(self, observation: Tensor, state: Tensor | None = None) -> Tensor:
+        """Values of the agents.
+
+        Args:
+            observation: float32 [..., A, F].
+            state: float32 [..., S]; read by the kinds state and agent_state only.
+
+        Returns:
+            float32 [..., A].
+        """
+        if self.kind == "local":
+            x = observation
+        elif self.kind == "concat":
+            x = observation.flatten(-2)
+        elif self.kind == "state":
+            x = state
+        else:
+            x = torch.cat([state.unsqueeze(-2).expand(*observation.shape[:-1], -1), observation], -1)
+        if self.joint:
+            return self.network(x).float()
+        if self.kind in ("concat", "state"):
+            x = x.unsqueeze(-2).expand(*x.shape[:-1], self.n_agents, x.shape[-1])
+        return self.network(x).squeeze(-1).float()

@@ -1,0 +1,127 @@
+"""Evaluation of policies: many episodes at once, in an environment of their own, and their statistics.
+
+Shapes: E environments (one episode each), A agents in a group, F features.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from agents.actor import Actor
+from envs.base import Env
+from marl.errors import UserError
+
+CHECK_EVERY = 16  # steps between looks at whether all episodes have ended: each look waits for the device
+
+
+@dataclass
+class Episodes:
+    """One episode per environment.
+
+    Attributes:
+        returns: {group: float64 [E, A]} undiscounted return of every agent.
+        lengths: int64 [E] steps.
+        agents: {group: agent names}.
+        info: {group: {name: float64 [E, A, ...]}} the scenario's own figures, averaged over the episode's steps.
+    """
+
+    returns: dict[str, np.ndarray]
+    lengths: np.ndarray
+    agents: dict[str, tuple[str, ...]]
+    info: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def episode_returns(self) -> np.ndarray:
+        """[E]: mean over the agents of each group, then over the groups."""
+        return np.mean([values.mean(-1) for values in self.returns.values()], axis=0)
+
+
+@torch.no_grad()
+def evaluate(
+    env: Env, actors: Mapping[str, Actor], seed: int, deterministic: bool = True, random: bool = False
+) -> Episodes:
+    """Play one episode in every environment of `env`, from a reset with `seed`, so that equal arguments give
+    equal numbers. `random=True` plays uniformly random actions instead of the policies.
+
+    Raises:
+        UserError: the environment has no time limit, so that episodes need not end.
+    """
+    if env.spec.max_steps is None:
+        raise UserError("env.max_steps=null: evaluation needs a time limit, a number of steps of at least 1")
+    generator = torch.Generator(env.device).manual_seed(seed)
+    observation, _ = env.reset(seed)
+    running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+    lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
+    returns: dict[str, Tensor] = {}
+    info: dict[str, dict[str, Tensor]] = {name: {} for name in env.spec.groups}
+    for t in range(env.spec.max_steps):
+        if random:
+            actions = env.random_action(generator)
+        else:
+            actions = {
+                name: actor.head.to_env(actor.act(observation[name], deterministic, generator)[0])
+                for name, actor in actors.items()
+            }
+        step = env.step(actions)
+        for name, reward in step.reward.items():
+            _accumulate(returns, name, reward, running)
+            for key, value in step.info.get(name, {}).items():
+                _accumulate(info[name], key, value, running)
+        lengths += running
+        running = running & ~(step.terminated | step.truncated)
+        observation = step.observation
+        if t % CHECK_EVERY == CHECK_EVERY - 1 and not running.any():
+            break
+    lengths = lengths.cpu().numpy()
+    return Episodes(
+        {name: value.cpu().double().numpy() for name, value in returns.items()},
+        lengths,
+        {name: group.agents for name, group in env.spec.groups.items()},
+        {group: {key: _per_step(value, lengths) for key, value in values.items()} for group, values in info.items()},
+    )
+
+
+def _accumulate(sums: dict[str, Tensor], key: str, value: Tensor, running: Tensor) -> None:
+    masked = torch.where(running.view(-1, *[1] * (value.dim() - 1)), value.float(), 0.0)
+    sums[key] = sums[key] + masked if key in sums else masked
+
+
+def _per_step(value: Tensor, lengths: np.ndarray) -> np.ndarray:
+    return value.cpu().double().numpy() / lengths.reshape(-1, *[1] * (value.dim() - 1))
+
+
+def statistics(values: np.ndarray) -> dict:
+    """Mean, interquartile mean (Agarwal et al. 2021), standard deviation and the 95 % interval of the mean.
+
+    Args:
+        values: float [E], one figure per episode.
+
+    Returns:
+        {"mean", "iqm", "std", "ci95": [low, high], "episodes"}; the interval is Student's t.
+    """
+    n = len(values)
+    mean, std = float(np.mean(values)), float(np.std(values, ddof=1)) if n > 1 else math.nan
+    half = float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n) if n > 1 else math.nan
+    iqm = float(stats.trim_mean(values, 0.25))
+    return {"mean": mean, "iqm": iqm, "std": std, "ci95": [mean - half, mean + half], "episodes": n}
+
+
+def report(episodes: Episodes) -> dict:
+    """The block of `summary.json` and `evaluation.json`: statistics of the episode return over all, per group
+    and per agent, of the length, and the means of the scenario's own figures."""
+    groups = {}
+    for name, values in episodes.returns.items():
+        groups[name] = {
+            "episode_return": statistics(values.mean(-1)),
+            "agents": {agent: statistics(values[:, i]) for i, agent in enumerate(episodes.agents[name])},
+            "info": {key: float(np.mean(value)) for key, value in episodes.info.get(name, {}).items()},
+        }
+    return {
+        "episode_return": statistics(episodes.episode_returns()),
+        "episode_length": statistics(episodes.lengths.astype(float)),
+        "groups": groups,
+    }

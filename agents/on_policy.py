@@ -1,0 +1,245 @@
+"""The on-policy task: what makes IPPO and MAPPO a learning problem for the engine.
+
+Data flows one way: environment -> rollout -> values and advantages -> shuffled minibatches -> PPO loss.
+Shapes: T time, E environments, A agents in a group, F features, N ends of episodes, B minibatch rows.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from agents.advantage import bootstrap_at, explained_variance, gae, normalize_advantage
+from agents.evaluate import Episodes, evaluate, report
+from agents.ppo import PPO, make_loss
+from agents.rollout import EpisodeReturns, Rollout
+from envs.base import Env
+from marl.errors import UserError
+from marl.seeding import derive, generator
+
+VALUE_ROWS = 1 << 15  # environment frames per call of the critic: bounds its memory, and keeps it in cache
+
+
+class OnPolicy:
+    """Collects a rollout per iteration and yields its minibatches, epoch by epoch. See `marl.task.Task`.
+
+    Args:
+        env: factory of environments; called with `seed` and `device`, for evaluation also with `num_envs`.
+        algo: settings of IPPO or MAPPO.
+        network: factory of the actors' networks (and of the critics', unless `critic_network` is given).
+        frames: budget in environment frames (one step of one environment), rounded up to whole iterations.
+        seed: every random stream (environment, policy, minibatches, evaluation) is derived from it.
+        device: where everything lives.
+        eval_episodes: episodes per evaluation, played at once.
+        eval_deterministic: evaluate the policy's mode instead of samples.
+
+    Frames beyond the last full minibatch of an epoch are left out of it; every epoch shuffles anew, so all are
+    used in turn.
+
+    Raises:
+        UserError: a minibatch larger than the rollout, or a budget smaller than one iteration.
+    """
+
+    name, unit = "on_policy", "frames"
+    monitor = ("episode_return", "max")
+
+    def __init__(
+        self,
+        env: Callable[..., Env],
+        algo: PPO,
+        network: Callable[..., nn.Module],
+        critic_network: Callable[..., nn.Module] | None = None,
+        frames: Annotated[int, Field(ge=1)] = 600_000,
+        seed: Annotated[int, Field(ge=0)] = 0,
+        device: str | torch.device = "cpu",
+        eval_episodes: Annotated[int, Field(ge=1)] = 200,
+        eval_deterministic: bool = True,
+    ):
+        self.algo, self.seed, self.device = algo, seed, torch.device(device)
+        self.make_env, self.eval_episodes, self.eval_deterministic = env, eval_episodes, eval_deterministic
+        self.env = env(seed=derive(seed, "environment"), device=device)
+        self.eval_env: Env | None = None
+        self.units_per_iteration = batch = algo.rollout_steps * self.env.num_envs
+        if algo.minibatch_size > batch:
+            raise UserError(
+                f"algo.minibatch_size={algo.minibatch_size}: larger than the rollout of algo.rollout_steps * "
+                f"env.num_envs = {batch} frames; at most {batch} is allowed"
+            )
+        if frames < batch:
+            raise UserError(f"frames={frames}: smaller than one iteration of {batch} frames; at least {batch} is allowed")
+        self.iterations = -(-frames // batch)
+        self.minibatches = batch // algo.minibatch_size
+        self.steps_per_iteration = algo.epochs * self.minibatches
+        self.loss = make_loss(self.env.spec, algo, network, critic_network).to(self.device)
+        self.rollout = Rollout(self.env, self.loss.actors, algo.rollout_steps)
+        self.policy_generator = generator(seed, "policy", self.device)
+        self.minibatch_generator = generator(seed, "minibatches", self.device)
+        groups = self.env.spec.groups.items()
+        self.returns = {n: EpisodeReturns(self.env.num_envs, g.n_agents, self.device) for n, g in groups}
+        self.lengths = EpisodeReturns(self.env.num_envs, 1, self.device)
+        self.started = False
+        self.figures: dict[str, Tensor] = {}
+        self.rows: dict = {}
+        self.kl: list[Tensor] = []
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The actors and the critics of all groups."""
+        return {"actor": self.loss.actors, "critic": self.loss.critics}
+
+    def collect(self, iteration: int) -> None:
+        """A rollout under the current policy, its values, advantages and returns."""
+        if not self.started:
+            self.rollout.reset(derive(self.seed, "environment"))
+            self.started = True
+        self.rollout.collect(self.policy_generator)
+        self.figures = self._episode_figures()
+        self.rows = {}
+        truncated = self.rollout.truncated.flatten().nonzero().squeeze(-1)  # one wait for the device per iteration
+        explained = []
+        for name in self.loss.groups:
+            reward = self.rollout.reward[name]
+            value, final_value = self._values(name, truncated)
+            next_value = bootstrap_at(value, final_value, truncated)
+            advantage, returns = gae(
+                reward, value[:-1], next_value, self.rollout.terminated, self.rollout.done, self.algo.gamma, self.algo.lam
+            )
+            explained.append(explained_variance(value[:-1], returns))
+            self.rows[name] = {
+                "observation": self.rollout.observed[name][:-1],
+                "action": self.rollout.action[name],
+                "log_prob": self.rollout.log_prob[name],
+                "advantage": normalize_advantage(advantage, self.algo.normalize_advantage),
+                "return": returns,
+            }
+            if self.algo.value_clip is not None:
+                self.rows[name]["value"] = value[:-1]
+            if len(self.loss.groups) > 1:
+                self.figures[f"{name}/explained_variance"] = explained[-1]
+        self.figures["explained_variance"] = torch.stack(explained).mean()
+
+    @torch.no_grad()
+    def _values(self, name: str, truncated: Tensor) -> tuple[Tensor, Tensor]:
+        """Values [T + 1, E, A] of all that the policy saw, and [N, A] of the true final observations."""
+        critic, roll = self.loss.critics[name], self.rollout
+        state = roll.states if critic.uses_state else None
+        steps = max(1, VALUE_ROWS // self.env.num_envs)
+        spans = [slice(t, t + steps) for t in range(0, len(roll.observed[name]), steps)]
+        value = torch.cat([critic(roll.observed[name][s], None if state is None else state[s]) for s in spans])
+        final = roll.next[name].flatten(0, 1)[truncated]
+        final_state = None if state is None else roll.next_states.flatten(0, 1)[truncated]
+        return value, critic(final, final_state)
+
+    def _episode_figures(self) -> dict[str, Tensor]:
+        """Means over the episodes that ended in this rollout (NaN where none did)."""
+        done = self.rollout.done
+        ended = done.sum()
+        figures, means = {}, []
+        for name, returns in self.returns.items():
+            totals = returns.add(self.rollout.reward[name], done).mean(-1)
+            means.append((totals * done).sum() / ended)
+            if len(self.returns) > 1:
+                figures[f"{name}/episode_return"] = means[-1]
+        lengths = self.lengths.add(torch.ones_like(done, dtype=torch.float32).unsqueeze(-1), done).squeeze(-1)
+        figures["episode_return"] = torch.stack(means).mean()
+        figures["episode_length"] = (lengths * done).sum() / ended
+        figures["episodes"] = ended
+        return figures
+
+    def batches(self, iteration: int) -> Iterator[TensorDict]:
+        """Shuffled minibatches of `minibatch_size` frames, `epochs` times over; fewer where the KL stop says so."""
+        B, count = self.algo.minibatch_size, self.units_per_iteration
+        rows = {n: {k: v.flatten(0, 1) for k, v in tensors.items()} for n, tensors in self.rows.items()}
+        if self.loss.uses_state:
+            rows["state"] = self.rollout.states[:-1].flatten(0, 1)
+        for epoch in range(self.algo.epochs):
+            self.kl = []
+            order = torch.randperm(count, generator=self.minibatch_generator, device=self.device)
+            for index in order[: self.minibatches * B].split(B):
+                yield TensorDict(
+                    {
+                        name: v[index] if isinstance(v, Tensor) else {k: x[index] for k, x in v.items()}
+                        for name, v in rows.items()
+                    },
+                    batch_size=[len(index)],
+                )
+            self.figures["epochs"] = float(epoch + 1)
+            if self.algo.target_kl is not None and torch.stack(self.kl).mean() > self.algo.target_kl:
+                return
+
+    def observe(self, outputs: dict[str, Tensor]) -> None:
+        """Keep the epoch's KL divergences where a KL stop is asked for."""
+        if self.algo.target_kl is not None:
+            self.kl.append(outputs["approx_kl"])
+
+    def metrics(self) -> dict[str, Tensor | float]:
+        """Episode figures, explained variance and epochs done of this iteration."""
+        return self.figures
+
+    def play(
+        self, episodes: int | None = None, seed: int | None = None, deterministic: bool | None = None, random: bool = False
+    ) -> Episodes:
+        """Episodes of the current policy in the evaluation environment; defaults are those of training."""
+        episodes = episodes or self.eval_episodes
+        if self.eval_env is None or self.eval_env.num_envs != episodes:
+            self.eval_env = self.make_env(
+                seed=derive(self.seed, "evaluation"), device=self.device, num_envs=episodes
+            )
+        seed = derive(self.seed if seed is None else seed, "evaluation")
+        deterministic = self.eval_deterministic if deterministic is None else deterministic
+        return evaluate(self.eval_env, self.loss.actors, seed, deterministic, random)
+
+    def evaluate(self) -> dict[str, float]:
+        """Play `eval_episodes` episodes, the same starts every time; flat statistics of their returns."""
+        self.episodes = self.play()
+        self.reported = block = report(self.episodes)
+        figures = {"episode_return": block["episode_return"]["mean"], "episode_length": block["episode_length"]["mean"]}
+        figures |= {f"episode_return/{key}": block["episode_return"][key] for key in ("iqm", "std")}
+        figures["episode_return/ci95_low"], figures["episode_return/ci95_high"] = block["episode_return"]["ci95"]
+        figures["episodes"] = float(block["episode_return"]["episodes"])
+        for name, group in block["groups"].items():
+            if len(block["groups"]) > 1:
+                figures[f"{name}/episode_return"] = group["episode_return"]["mean"]
+            figures |= {f"{name}/info/{key}": value for key, value in group["info"].items()}
+        return figures
+
+    def summary(self, metrics: dict[str, float]) -> dict:
+        """`summary.json`'s block: {"episode_return": {"mean", "iqm", "std", "ci95", "episodes"}, …}."""
+        if not metrics:
+            return {}
+        prefix = "episode_return"
+        block = {
+            "mean": metrics[prefix],
+            "iqm": metrics[f"{prefix}/iqm"],
+            "std": metrics[f"{prefix}/std"],
+            "ci95": [metrics[f"{prefix}/ci95_low"], metrics[f"{prefix}/ci95_high"]],
+            "episodes": int(metrics["episodes"]),
+        }
+        rest = {k: v for k, v in metrics.items() if not k.startswith(prefix) and k != "episodes"}
+        return {prefix: block, **rest}
+
+    def state_dict(self) -> dict:
+        """Environment, first observation of the next rollout, running returns and random streams."""
+        if not self.started:
+            return {}
+        return {
+            "rollout": self.rollout.state_dict(),
+            "returns": {name: value.carry for name, value in self.returns.items()},
+            "lengths": self.lengths.carry,
+            "policy": self.policy_generator.get_state(),
+            "minibatches": self.minibatch_generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`, to the same bits."""
+        if not state:
+            return
+        self.rollout.load_state_dict(state["rollout"])
+        for name, carry in state["returns"].items():
+            self.returns[name].carry = carry
+        self.lengths.carry = state["lengths"]
+        self.policy_generator.set_state(state["policy"].cpu())
+        self.minibatch_generator.set_state(state["minibatches"].cpu())
+        self.started = True

@@ -1,0 +1,214 @@
+"""Clipped PPO for groups of agents: settings, loss as pure functions, and the module the engine trains.
+
+IPPO and MAPPO are this same code: they differ in `PPO.critic` (Yu et al. 2022, arXiv 2103.01955).
+Shapes: B minibatch rows (environment frames), A agents in a group, F features, D action dimensions, S state
+features.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from agents.actor import Actor, Share
+from agents.advantage import Normalization
+from agents.critic import Critic, Kind
+from agents.distributions import Policy, Std
+from envs.base import EnvSpec
+from marl.errors import UserError
+
+ValueLoss = Literal["l2", "huber"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPO:
+    """Settings of IPPO and MAPPO; `conf/algo/ppo.yaml` explains each.
+
+    Raises:
+        UserError: init_std is not above min_std.
+    """
+
+    critic: Kind = "concat"
+    share_actor: Share = "shared"
+    share_critic: Share = "shared"
+    policy: Policy = "auto"
+    std: Std = "state"
+    init_std: Annotated[float, Field(gt=0)] = 1.0
+    min_std: Annotated[float, Field(gt=0)] = 0.01
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.99
+    lam: Annotated[float, Field(ge=0, le=1)] = 0.95
+    rollout_steps: Annotated[int, Field(ge=1)] = 100
+    epochs: Annotated[int, Field(ge=1)] = 5
+    minibatch_size: Annotated[int, Field(ge=1)] = 1000
+    clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    entropy_coef: Annotated[float, Field(ge=0)] = 0.0
+    critic_coef: Annotated[float, Field(ge=0)] = 1.0
+    value_loss: ValueLoss = "l2"
+    huber_delta: Annotated[float, Field(gt=0)] = 10.0
+    value_clip: Annotated[float, Field(gt=0)] | None = None
+    normalize_advantage: Normalization = "none"
+    target_kl: Annotated[float, Field(gt=0)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.init_std <= self.min_std:
+            raise UserError(f"algo.init_std={self.init_std} must be above algo.min_std={self.min_std}.")
+
+
+def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """PPO's policy loss per sample (Schulman et al. 2017, equation 7, negated).
+
+    Args:
+        log_ratio: log pi(a|s) - log pi_old(a|s), float32 [B, A].
+        advantage: float32 [B, A].
+        clip: epsilon; the ratio is clipped into [1 - clip, 1 + clip].
+
+    Returns:
+        float32 [B, A]: -min(ratio * advantage, clipped ratio * advantage).
+    """
+    ratio = log_ratio.exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+
+@torch.no_grad()
+def ratio_diagnostics(log_ratio: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """How far the policy moved: (approx_kl, clip_fraction), scalars.
+
+    approx_kl is the mean of (ratio - 1) - log ratio: unbiased, never negative, of low variance (Schulman
+    2020, "k3", joschu.net/blog/kl-approx.html). clip_fraction is the share of samples whose ratio left
+    [1 - clip, 1 + clip].
+    log_ratio: float32 [B, A].
+    """
+    ratio_minus_1 = log_ratio.expm1()
+    return (ratio_minus_1 - log_ratio).mean(), (ratio_minus_1.abs() > clip).float().mean()
+
+
+def value_loss(
+    value: Tensor,
+    target: Tensor,
+    old_value: Tensor | None = None,
+    kind: ValueLoss = "l2",
+    huber_delta: float = 10.0,
+    clip: float | None = None,
+) -> Tensor:
+    """The critic's loss per sample.
+
+    l2 is the squared error without a factor 1/2, as in TorchRL. huber is e^2/2 within huber_delta and
+    delta (|e| - delta/2) beyond, as in the official MAPPO code (at delta 1 it is TorchRL's smooth_l1).
+    With `clip` the prediction may move by at most `clip` from the old value; the worse of both losses counts.
+
+    Args:
+        value: prediction, float32 [B, A].
+        target: returns, float32 [B, A].
+        old_value: prediction at collection time, float32 [B, A]; read only with `clip`.
+        kind, huber_delta: see above.
+        clip: in units of the return; None = not clipped.
+
+    Returns:
+        float32 [B, A].
+    """
+
+    def distance(prediction: Tensor) -> Tensor:
+        if kind == "l2":
+            return F.mse_loss(prediction, target, reduction="none")
+        return F.huber_loss(prediction, target, reduction="none", delta=huber_delta)
+
+    loss = distance(value)
+    if clip is None:
+        return loss
+    return torch.maximum(loss, distance(old_value + (value - old_value).clamp(-clip, clip)))
+
+
+class PPOLoss(nn.Module):
+    """Policy, value and entropy losses of every group of agents, from one minibatch.
+
+    Attributes:
+        actors, critics: the modules it trains, by group.
+
+    The advantage is taken as it comes: normalising it is the rollout's business (`normalize_advantage`).
+    Everything is computed on the device, nothing is read back; entropy is computed only where it counts.
+    Entropy of a squashed Gaussian draws from the device's default random generator, everything else is
+    deterministic.
+    """
+
+    def __init__(self, actors: Mapping[str, Actor], critics: Mapping[str, Critic], config: PPO) -> None:
+        super().__init__()
+        self.actors = nn.ModuleDict(actors)
+        self.critics = nn.ModuleDict(critics)
+        self.config = config
+        self.groups = tuple(self.actors)
+        self.uses_state = any(critic.uses_state for critic in self.critics.values())
+
+    def forward(self, batch: Mapping) -> dict[str, Tensor]:
+        """The loss of a minibatch.
+
+        Args:
+            batch: TensorDict or nested dict {group: {observation float32 [B, A, F], action (raw) [B, A, D],
+                log_prob float32 [B, A], advantage float32 [B, A], return float32 [B, A], value float32 [B, A]
+                (read only with value_clip)}}, and "state" float32 [B, S] where a critic uses it.
+
+        Returns:
+            Scalars on the device, all but "loss" detached: loss (to minimise), policy_loss, value_loss,
+            entropy (only with entropy_coef > 0), approx_kl, clip_fraction. With several groups the losses are
+            sums and the diagnostics means over the groups, and each group's own follow as "group/policy_loss"
+            and so on.
+        """
+        state = batch["state"] if self.uses_state else None
+        parts = {group: self._group(group, batch[group], state) for group in self.groups}
+        total = {}
+        for key in parts[self.groups[0]]:
+            summed = sum(part[key] for part in parts.values())
+            total[key] = summed if key.endswith("loss") else summed / len(parts)
+        out = {key: x if key == "loss" else x.detach() for key, x in total.items()}
+        if len(parts) > 1:
+            out |= {f"{g}/{key}": x.detach() for g, part in parts.items() for key, x in part.items()}
+        return out
+
+    def _group(self, group: str, batch: Mapping, state: Tensor | None) -> dict[str, Tensor]:
+        cfg, actor = self.config, self.actors[group]
+        observation = batch["observation"]
+        params = actor(observation)
+        log_ratio = actor.head.log_prob(params, batch["action"]) - batch["log_prob"]
+        policy = clipped_surrogate(log_ratio, batch["advantage"], cfg.clip).mean()
+        old_value = batch["value"] if cfg.value_clip is not None else None
+        value = self.critics[group](observation, state)
+        critic = value_loss(
+            value, batch["return"], old_value, cfg.value_loss, cfg.huber_delta, cfg.value_clip
+        ).mean()
+        out = {"loss": policy + cfg.critic_coef * critic, "policy_loss": policy, "value_loss": critic}
+        if cfg.entropy_coef > 0:
+            out["entropy"] = actor.head.entropy(params).mean()
+            out["loss"] = out["loss"] - cfg.entropy_coef * out["entropy"]
+        out["approx_kl"], out["clip_fraction"] = ratio_diagnostics(log_ratio, cfg.clip)
+        return out
+
+
+def make_loss(
+    spec: EnvSpec,
+    config: PPO,
+    network: Callable[..., nn.Module],
+    critic_network: Callable[..., nn.Module] | None = None,
+) -> PPOLoss:
+    """Actor and critic of every group of an environment, and the loss that trains them.
+
+    Args:
+        spec: the environment.
+        config: the algorithm's settings.
+        network: factory `network(in_shape, out_features) -> nn.Module` of the actors.
+        critic_network: the same of the critics; None = `network`.
+
+    Raises:
+        UserError: the policy does not fit the actions, or the critic needs a state the environment lacks.
+    """
+    actors, critics = {}, {}
+    for name, group in spec.groups.items():
+        actors[name] = Actor(
+            group, network, config.share_actor, config.policy, config.std, config.init_std, config.min_std
+        )
+        critics[name] = Critic(
+            group, critic_network or network, config.critic, config.share_critic, spec.state_size
+        )
+    return PPOLoss(actors, critics, config)

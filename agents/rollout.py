@@ -1,0 +1,153 @@
+"""Collection: T steps of every environment under the current policy, written into tensors allocated once.
+
+Shapes: T time, E environments, A agents in a group, F features, D action dimensions, S global state features.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from agents.actor import Actor
+from envs.base import Env
+
+
+class Rollout:
+    """Preallocated storage for a rollout, and the loop that fills it.
+
+    Attributes:
+        data: TensorDict [T, E] under TorchRL's keys: (group, "observation" | "action" | "log_prob"), and under
+            "next" the true next observation, the reward [T, E, A, 1] and done, terminated, truncated [T, E, 1].
+            "action" is the raw action (the pre-tanh sample of a squashed Gaussian).
+        observed: {group: [T + 1, E, A, F]}: what the policy saw, with what it will see next at the end.
+        states: global state [T + 1, E, S] likewise, or None.
+    """
+
+    def __init__(self, env: Env, actors: Mapping[str, Actor], steps: int):
+        self.env, self.actors, self.steps = env, actors, steps
+        E, device = env.num_envs, env.device
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(*shape, dtype=dtype, device=device)
+
+        self.observed, self.action, self.log_prob, self.reward, self.next = {}, {}, {}, {}, {}
+        for name, group in env.spec.groups.items():
+            A, F, head = group.n_agents, group.observation_size, actors[name].head
+            self.observed[name] = zeros(steps + 1, E, A, F)
+            self.next[name] = zeros(steps, E, A, F)
+            self.action[name] = zeros(steps, E, A, head.raw_size, dtype=head.raw_dtype)
+            self.log_prob[name] = zeros(steps, E, A)
+            self.reward[name] = zeros(steps, E, A)
+        S = env.spec.state_size
+        self.states = zeros(steps + 1, E, S) if S else None
+        self.next_states = zeros(steps, E, S) if S else None
+        self.terminated = zeros(steps, E, dtype=torch.bool)
+        self.truncated = zeros(steps, E, dtype=torch.bool)
+        self.done = zeros(steps, E, dtype=torch.bool)
+        self.data = self._views(steps, E, device)
+
+    def _views(self, T: int, E: int, device: torch.device) -> TensorDict:
+        groups, after = {}, {}
+        for name in self.observed:
+            groups[name] = {
+                "observation": self.observed[name][:T],
+                "action": self.action[name],
+                "log_prob": self.log_prob[name],
+            }
+            after[name] = {"observation": self.next[name], "reward": self.reward[name].unsqueeze(-1)}
+        for key in ("done", "terminated", "truncated"):
+            after[key] = getattr(self, key).unsqueeze(-1)
+        if self.states is not None:
+            groups["state"], after["state"] = self.states[:T], self.next_states
+        return TensorDict({**groups, "next": after}, batch_size=[T, E], device=device)
+
+    def reset(self, seed: int | None = None) -> None:
+        """Reset every environment; the first observation waits at time 0."""
+        observation, state = self.env.reset(seed)
+        for name, value in observation.items():
+            self.observed[name][-1].copy_(value)
+        if self.states is not None:
+            self.states[-1].copy_(state)
+
+    @torch.no_grad()
+    def collect(self, generator: torch.Generator | None = None) -> TensorDict:
+        """Play T steps on from where the last rollout ended; returns `data`, overwritten."""
+        E, device = self.env.num_envs, self.env.device
+        noise = {}
+        for name, actor in self.actors.items():
+            self.observed[name][0].copy_(self.observed[name][-1])
+            A = self.env.spec.groups[name].n_agents
+            noise[name] = actor.head.noise((self.steps, E, A), device, generator)
+        if self.states is not None:
+            self.states[0].copy_(self.states[-1])
+        for t in range(self.steps):
+            actions = {}
+            for name, actor in self.actors.items():
+                raw, log_prob = actor.act(self.observed[name][t], noise=noise[name][t])
+                self.action[name][t].copy_(raw)
+                self.log_prob[name][t].copy_(log_prob)
+                actions[name] = actor.head.to_env(raw)
+            step = self.env.step(actions)
+            for name in self.actors:
+                self.observed[name][t + 1].copy_(step.observation[name])
+                self.next[name][t].copy_(step.next_observation[name])
+                self.reward[name][t].copy_(step.reward[name])
+            if self.states is not None:
+                self.states[t + 1].copy_(step.state)
+                self.next_states[t].copy_(step.next_state)
+            self.terminated[t].copy_(step.terminated)
+            self.truncated[t].copy_(step.truncated)
+        torch.logical_or(self.terminated, self.truncated, out=self.done)
+        return self.data
+
+    def state_dict(self) -> dict:
+        """What the next rollout starts from: the environment and what the policy will see first."""
+        state = {"env": self.env.snapshot()}
+        state["observation"] = {name: value[-1].clone() for name, value in self.observed.items()}
+        if self.states is not None:
+            state["state"] = self.states[-1].clone()
+        return state
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`, to the same bits."""
+        self.env.restore(state["env"])
+        for name, value in state["observation"].items():
+            self.observed[name][-1].copy_(value)
+        if self.states is not None:
+            self.states[-1].copy_(state["state"])
+
+
+class EpisodeReturns:
+    """Returns and lengths of the episodes that end within a rollout, carried over from one rollout to the next.
+
+    Vectorised over the rollout: a running sum less its value at the previous end, no work inside the hot loop.
+    """
+
+    def __init__(self, n_envs: int, n_agents: int, device: torch.device):
+        self.carry = torch.zeros(n_envs, n_agents, device=device)
+
+    @torch.no_grad()
+    def add(self, reward: Tensor, done: Tensor) -> Tensor:
+        """Undiscounted return of the episode up to and including each step.
+
+        Args:
+            reward: float32 [T, E, A].
+            done: bool [T, E].
+
+        Returns:
+            float32 [T, E, A]: at steps where `done`, the whole episode's return.
+        """
+        T = len(reward)
+        total = reward.cumsum(0) + self.carry
+        time = torch.arange(T, device=reward.device).unsqueeze(-1)
+        ended = torch.where(done, time, -1).cummax(0).values  # [T, E]: latest end up to and including t
+
+        def before(last: Tensor) -> Tensor:
+            """The running sum at step `last` [..., E] (0 where there is none)."""
+            index = last.clamp(min=0).unsqueeze(-1).expand(*last.shape, reward.shape[-1])
+            return total.gather(0, index).mul_((last >= 0).unsqueeze(-1))
+
+        previous = torch.cat([torch.full_like(ended[:1], -1), ended[:-1]])
+        self.carry = (total[-1:] - before(ended[-1:]))[0]
+        return total - before(previous)

@@ -1,0 +1,1 @@
+"""What every task shares: engine, networks, optimiser and schedules, checkpoints, data, logging."""

@@ -1,0 +1,76 @@
+"""Callbacks of the engine: what may look at every iteration and stop the run."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from marl.errors import UserError
+
+
+class Callback:
+    """Base class; every hook gets the trainer and may set `trainer.should_stop`."""
+
+    def on_start(self, trainer) -> None:
+        """Before the first iteration, after a resume has been loaded."""
+
+    def on_iteration(self, trainer, record: dict) -> None:
+        """After every iteration, with the logged record (host floats)."""
+
+    def on_evaluation(self, trainer, evaluation: dict[str, float]) -> None:
+        """After every evaluation, with its figures."""
+
+    def on_end(self, trainer) -> None:
+        """After the last iteration, also when the run fails."""
+
+    def state_dict(self) -> dict:
+        """What must survive a resume; plain Python."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`."""
+
+
+def better(value: float, best: float | None, mode: str, min_delta: float = 0.0) -> bool:
+    """Whether `value` beats `best` by more than `min_delta` in the direction `mode`."""
+    if best is None:
+        return value == value
+    return value > best + min_delta if mode == "max" else value < best - min_delta
+
+
+def monitored(evaluation: dict[str, float], monitor: str, key: str) -> float:
+    """`evaluation[monitor]`, or a UserError that names `key` and what there is."""
+    if monitor not in evaluation:
+        raise UserError(f"{key}={monitor!r}: evaluation has {', '.join(sorted(evaluation))}")
+    return evaluation[monitor]
+
+
+@dataclass
+class EarlyStopping(Callback):
+    """Stop when `monitor` has not improved by `min_delta` for `patience` evaluations, or reached `target`."""
+
+    monitor: str | None = None
+    mode: Literal["max", "min"] | None = None
+    patience: Annotated[int, Field(ge=1)] | None = None
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    target: float | None = None
+    best: float | None = field(default=None, init=False)
+    waited: int = field(default=0, init=False)
+
+    def on_evaluation(self, trainer, evaluation):
+        monitor, mode = self.monitor or trainer.monitor, self.mode or trainer.mode
+        value = monitored(evaluation, monitor, "callbacks.early_stopping.monitor")
+        if better(value, self.best, mode, self.min_delta):
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
+        if self.patience is not None and self.waited >= self.patience:
+            trainer.stop(f"{monitor} has not improved for {self.waited} evaluations")
+        if self.target is not None and (value >= self.target if mode == "max" else value <= self.target):
+            trainer.stop(f"{monitor} reached {value:.4g}, the target is {self.target:.4g}")
+
+    def state_dict(self):
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state):
+        self.best, self.waited = state["best"], state["waited"]

@@ -1,0 +1,84 @@
+"""What a supervised data set is: three splits of rows, what their targets mean, and how inputs are scaled."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from tensordict import TensorDict
+from torch import Tensor
+
+from marl.errors import UserError
+from marl.seeding import generator
+
+Kind = Literal["classification", "binary", "regression"]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+
+
+class ArrayData:
+    """A data set that fits in memory. Subclass it, or give any object these attributes.
+
+    Attributes:
+        train, validation, test: TensorDict [N] of "x" float32 [N, *in_shape] and "y"; `test` may be None. Models
+            learn from `train`, are chosen by `validation` and judged by `test`.
+        kind: what "y" is. "classification": int64 [N], the class; "binary": float32 [N, out_features] of 0 and
+            1; "regression": float32 [N, out_features].
+        in_shape: shape of one input.
+        out_features: size of the model's output: classes, labels or target dimensions.
+        shift, scale: float32, broadcast over one input; the model sees (x − shift) / scale.
+
+    `normalise` takes mean and standard deviation of the training split (never of the others): per channel of
+    images (C, H, W), else per feature; a constant feature keeps scale 1. Raises UserError where the number of
+    inputs and targets differ or a split is empty.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        out_features: int,
+        train: tuple[Tensor, Tensor],
+        validation: tuple[Tensor, Tensor],
+        test: tuple[Tensor, Tensor] | None = None,
+        normalise: bool = True,
+    ) -> None:
+        self.kind = kind
+        self.out_features = out_features
+        self.in_shape = tuple(train[0].shape[1:])
+        self.train = self._rows("train", *train)
+        self.validation = self._rows("validation", *validation)
+        self.test = None if test is None else self._rows("test", *test)
+        self.shift, self.scale = self._statistics() if normalise else (torch.zeros(1), torch.ones(1))
+
+    def _rows(self, name: str, x: Tensor, y: Tensor) -> TensorDict:
+        if not 0 < len(x) == len(y):
+            raise UserError(f"the {name} split has {len(x)} inputs and {len(y)} targets; both must be equal, above 0.")
+        y = y.long() if self.kind == "classification" else y.float().reshape(len(y), self.out_features)
+        return TensorDict({"x": x.float(), "y": y}, batch_size=[len(x)])
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        x = self.train["x"]
+        over = (0, 2, 3) if x.dim() == 4 else tuple(range(x.dim() - 1))
+        std, mean = torch.std_mean(x, dim=over, correction=0, keepdim=True)
+        return mean[0], torch.where(std > 1e-8, std, 1.0)[0]
+
+
+def split(rows: int, fractions: dict[str, float], seed: int, labels: Tensor | None = None) -> list[Tensor]:
+    """Rows dealt at random: [the rest, one per fraction], each int64 indices, disjoint and complete.
+
+    With `labels` (int [rows]) every split gets each class in proportion. Raises UserError where the `fractions`
+    (by the name of their key) leave nothing for training.
+    """
+    if sum(fractions.values()) >= 1:
+        named = " + ".join(f"{name}={value}" for name, value in fractions.items())
+        raise UserError(f"{named} leaves no rows for training; the fractions must sum to less than 1.")
+    order = torch.randperm(rows, generator=generator(seed, "split"))
+    if labels is not None:  # sorted by class, random within: dealing evenly along this order is proportional
+        order = order[labels[order].argsort(stable=True)]
+    taken, left = [], 1.0
+    for fraction in fractions.values():
+        ticks = (torch.arange(len(order) + 1, dtype=torch.float64) * (fraction / left) + 1e-9).floor()
+        chosen = ticks[1:] > ticks[:-1]
+        taken.append(order[chosen])
+        order, left = order[~chosen], left - fraction
+    return [order, *taken]

@@ -1,0 +1,47 @@
+"""LSTM over a sequence: the rows of an image, or the steps of a series."""
+
+from torch import Tensor, nn
+
+from marl.errors import UserError
+from marl.networks.common import Gain, Probability, Shape, Width, initialise, shape_tuple
+
+
+class LSTM(nn.Module):
+    """A sequence through `layers` LSTM layers of `hidden` units; the last step's output through a linear head.
+
+    forward: float [..., L, F] → float [..., out_features] for `in_shape` (L, F), L the sequence length;
+    an image (C, H, W) is read row by row, as H steps of C·W features. Raises UserError for another shape.
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_features: Width,
+        hidden: Width = 128,
+        layers: Width = 1,
+        dropout: Probability = 0.0,
+        last_gain: Gain | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_shape = shape_tuple(in_shape)
+        self.out_features = out_features
+        if len(self.in_shape) not in (2, 3):
+            raise UserError(
+                "network=lstm reads sequences (length, features) or images (channels, height, width), "
+                f"but in_shape is {self.in_shape}."
+            )
+        if dropout and layers == 1:
+            raise UserError("network.dropout acts between LSTM layers: with network.layers=1 it must be 0.")
+        is_image = len(self.in_shape) == 3
+        features = self.in_shape[0] * self.in_shape[2] if is_image else self.in_shape[1]
+        self.body = nn.LSTM(features, hidden, layers, batch_first=True, dropout=dropout)
+        self.head = nn.Linear(hidden, out_features)
+        initialise(self.body, self.head, "tanh", "default", last_gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        leading = x.shape[: x.dim() - len(self.in_shape)]
+        x = x.reshape(-1, *self.in_shape)
+        if len(self.in_shape) == 3:
+            x = x.transpose(1, 2).flatten(2)  # [N, C, H, W] → [N, H, C·W]: one image row per step
+        steps, _ = self.body(x)
+        return self.head(steps[:, -1]).reshape(*leading, self.out_features)

@@ -1,0 +1,61 @@
+"""Multi-layer perceptron: the actor's, the critic's and the classifier's."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from marl.networks.common import (
+    ActivationName,
+    Gain,
+    InitName,
+    Probability,
+    Shape,
+    Width,
+    activation_module,
+    initialise,
+    shape_tuple,
+)
+
+
+class MLP(nn.Module):
+    """Linear → (LayerNorm) → activation → (dropout) per hidden layer, then a linear head.
+
+    forward: float [..., *in_shape] → float [..., out_features]; an `in_shape` of several sizes is flattened.
+    `hidden=[]` is a linear model. Raises UserError for an unknown activation or initialisation.
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_features: Width,
+        hidden: Sequence[Width] = (256, 256),
+        activation: ActivationName = "tanh",
+        layer_norm: bool = False,
+        dropout: Probability = 0.0,
+        init: InitName = "default",
+        last_gain: Gain | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_shape = shape_tuple(in_shape)
+        self.out_features = out_features
+        self._flatten_from = None if len(self.in_shape) == 1 else -len(self.in_shape)
+        layers: list[nn.Module] = []
+        width = math.prod(self.in_shape)
+        for size in hidden:
+            layers.append(nn.Linear(width, size))
+            if layer_norm:
+                layers.append(nn.LayerNorm(size))
+            layers.append(activation_module(activation))
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            width = size
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(width, out_features)
+        initialise(self.body, self.head, activation, init, last_gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Rollouts call this at every step: no reshape and no branch on tensors for plain feature vectors.
+        if self._flatten_from is not None:
+            x = x.flatten(self._flatten_from)
+        return self.head(self.body(x))

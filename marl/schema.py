@@ -1,0 +1,254 @@
+"""Checks a resolved configuration against the signatures of what it names, before anything is built."""
+
+import importlib
+import inspect
+import json
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+from marl.errors import UserError, closest
+
+HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+Node = dict[str, Any] | None
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+
+
+@dataclass
+class TopLevel:
+    """The top of the configuration tree. Groups are checked against the classes they name, not here."""
+
+    name: str
+    seed: Annotated[int, Field(ge=0)]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
+    task: dict[str, Any]
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    trainer: dict[str, Any]
+    frames: Annotated[int, Field(ge=1)] | None = None
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    ckpt: str | None = None
+    resume: str | None = None
+    init_from: str | None = None
+    env: Node = None
+    algo: Node = None
+    network: Node = None
+    critic_network: Node = None
+    data: Node = None
+    objective: Node = None
+    logger: Node = None
+    callbacks: Node = None
+    paths: Node = None
+
+
+def validate(cfg: Mapping[str, Any]) -> None:
+    """Check a whole configuration: plain, resolved dicts, lists and scalars.
+
+    Every node with a `_target_` is compared with that target's signature: names of keys, missing keys (not
+    where `_partial_: true`), types and ranges of values by the annotations; the top level with `TopLevel`.
+    The task's parts (`env`, `network`, `seed`, …) are other nodes of the tree, so it may lack them.
+
+    Raises:
+        UserError: the first mistake found, in one sentence that names the key, its value and what is allowed.
+    """
+    check_arguments(TopLevel, cfg, "")
+    for key, value in cfg.items():
+        _walk(value, key, given=cfg if key == "task" else ())
+
+
+def _walk(value: Any, path: str, given: Iterable[str] = ()) -> None:
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            target = resolve(value["_target_"], f"{path}._target_")
+            check_arguments(target, value, path, given)
+        for key, child in value.items():
+            _walk(child, f"{path}.{key}")
+    elif isinstance(value, list):
+        for i, child in enumerate(value):
+            _walk(child, f"{path}[{i}]")
+
+
+def check_arguments(target: Callable, node: Mapping[str, Any], path: str, given: Iterable[str] = ()) -> None:
+    """Compare the keys and values of `node` with the signature of `target`; `given` are filled in by code.
+
+    Raises:
+        UserError: an unknown or missing key, or a value of a wrong type or out of range.
+    """
+    parameters = _signature(target)
+    named = {k: p for k, p in parameters.items() if p.kind not in (*POSITIONAL, p.VAR_KEYWORD)}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    prefix = f"{path}." if path else ""
+    keys = [k for k in node if k not in HYDRA_KEYS]
+    for key in keys:
+        if key not in named and not takes_any:
+            allowed = ", ".join(named) or "none"
+            raise UserError(f"unknown key '{prefix}{key}'{closest(key, named)} (allowed are {allowed})")
+    if not node.get("_partial_") and not node.get("_args_"):
+        for key, parameter in named.items():
+            if parameter.default is parameter.empty and key not in node and key not in given:
+                raise UserError(f"missing key '{prefix}{key}', which {target.__name__} needs")
+    for key in keys:
+        parameter = named.get(key)
+        if parameter is None or parameter.annotation is parameter.empty or _has_target(node[key]):
+            continue
+        if parameter.default is not parameter.empty and _same(node[key], parameter.default):
+            continue  # libraries annotate `x: float = None`: a default is always allowed
+        check_value(parameter.annotation, node[key], f"{prefix}{key}")
+
+
+def check_value(annotation: Any, value: Any, key: str) -> None:
+    """Compare one plain value with a type annotation, strictly: `true` is no number, `1.5` no whole number.
+
+    Raises:
+        UserError: for example `algo.gamma=1.5: must be at most 1`.
+    """
+    adapter = _adapter(annotation)
+    if adapter is None:
+        return
+    try:
+        # JSON mode: strict about scalars, yet a YAML list may fill a tuple and a YAML string a Path
+        adapter.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        raise UserError(_sentence(error, value, key)) from None
+
+
+def resolve(target: Any, key: str) -> Callable:
+    """The object with a dotted path, importing what it needs.
+
+    Raises:
+        UserError: no such module or name, with the closest; or a package that is not installed.
+    """
+    parts = str(target).split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise UserError(f"{key}={target}: must be a dotted path such as package.module.Class")
+    found: Any = _import(parts[0], key, target)
+    for i, part in enumerate(parts[1:], 1):
+        parent = found
+        found = getattr(parent, part, None)
+        if found is None and hasattr(parent, "__path__"):
+            found = _import(".".join(parts[: i + 1]), key, target)
+        if found is None:
+            where = ".".join(parts[:i])
+            names = [n for n in dir(parent) if not n.startswith("_")]
+            names += [m.name for m in pkgutil.iter_modules(getattr(parent, "__path__", []))]
+            raise UserError(f"{key}={target}: {where} has no '{part}'{closest(part, dict.fromkeys(names))}")
+    if not callable(found):
+        raise UserError(f"{key}={target}: must be a class or function, not a {type(found).__name__}")
+    return found
+
+
+def show(value: Any) -> str:
+    """A value as one writes it on the command line: `null`, `true`, `text`, `[1,2]`."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _import(name: str, key: str, target: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            if "." in name:
+                return None
+            hint = "install it, or run from its folder"
+            raise UserError(f"{key}={target}: no module '{name}' ({hint})") from None
+        raise UserError(f"{key}={target}: needs the package '{error.name}', which is not installed") from None
+
+
+def _signature(target: Callable) -> dict[str, inspect.Parameter]:
+    try:
+        return dict(inspect.signature(target, eval_str=True).parameters)
+    except NameError:  # a library's annotation that exists for type checkers only: names are still checked
+        parameters = dict(inspect.signature(target).parameters)
+        text = {k: p for k, p in parameters.items() if isinstance(p.annotation, str)}
+        return parameters | {k: p.replace(annotation=p.empty) for k, p in text.items()}
+
+
+def _adapter(annotation: Any) -> TypeAdapter | None:
+    try:
+        return _cached_adapter(annotation)
+    except TypeError:  # not hashable: a Field with a list in it
+        return _new_adapter(annotation)
+
+
+def _new_adapter(annotation: Any) -> TypeAdapter | None:
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError as error:
+        if error.code == "type-adapter-config-unused":  # a dataclass or a model brings its own configuration
+            return TypeAdapter(annotation)
+        if isinstance(error, PydanticSchemaGenerationError):  # an exotic annotation: nothing to check
+            return None
+        raise
+
+
+_cached_adapter = cache(_new_adapter)
+
+
+def _has_target(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return "_target_" in value or any(map(_has_target, value.values()))
+    return isinstance(value, list) and any(map(_has_target, value))
+
+
+def _same(value: Any, default: Any) -> bool:
+    scalar = isinstance(value, (str, int, float, type(None)))
+    return scalar and type(value) is type(default) and value == default
+
+
+WORDS = {
+    "Input should be ": "must be ",
+    "Input should ": "must ",
+    "less than or equal to": "at most",
+    "greater than or equal to": "at least",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "a valid string": "text",
+    "a valid list": "a list",
+    "a valid array": "a list",
+    "a valid dictionary": "a mapping of keys to values",
+    "an object": "a mapping of keys to values",
+    "must be None": "must be null",
+}
+RANGES = ("greater_than", "less_than", "multiple_of", "too_short", "too_long", "finite")
+
+
+def _sentence(error: ValidationError, value: Any, key: str) -> str:
+    found = error.errors(include_url=False)
+    python_only = [e for e in found if e["type"] not in ("needs_python_object", "is_instance_of")]
+    ranges = [e for e in found if any(word in e["type"] for word in RANGES)]
+    found = ranges or python_only or found
+    key, value = _locate(found[0]["loc"], value, key)
+    phrases = [_phrase(item, value) for item in found]
+    phrases = phrases[:1] + [phrase.removeprefix("must be ") for phrase in phrases[1:]]
+    return f"{key}={show(value)}: {' or '.join(dict.fromkeys(phrases))}"
+
+
+def _phrase(item: Mapping[str, Any], value: Any) -> str:
+    phrase = item["msg"]
+    for old, new in WORDS.items():
+        phrase = phrase.replace(old, new)
+    if item["type"] == "int_type" and isinstance(value, float) and value.is_integer():
+        phrase += f" (write {value:.0f})"
+    if item["type"] == "literal_error":
+        expected = item["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
+        phrase += closest(value, expected.split(", "))
+    if item["type"] in ("needs_python_object", "is_instance_of"):
+        phrase = "must be an object, made by a node with a _target_"
+    return phrase
+
+
+def _locate(location: tuple, value: Any, key: str) -> tuple[str, Any]:
+    """Follow pydantic's location into lists and mappings, passing over its labels of union members."""
+    for step in location:
+        if isinstance(step, int) and isinstance(value, list) and step < len(value):
+            key, value = f"{key}[{step}]", value[step]
+        elif isinstance(value, Mapping) and step in value:
+            key, value = f"{key}.{step}", value[step]
+    return key, value

@@ -1,0 +1,49 @@
+"""Independent streams of random numbers, one per purpose, all derived from one seed."""
+
+import hashlib
+import random
+
+import numpy as np
+import torch
+
+
+def derive(seed: int, purpose: str) -> int:
+    """A 32-bit seed for `purpose` (any text), well mixed: neighbouring seeds and purposes share nothing."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=4).digest(), "big")
+
+
+def generator(seed: int, purpose: str, device: str | torch.device = "cpu") -> torch.Generator:
+    """A `torch.Generator` of its own for `purpose`, on `device`."""
+    return torch.Generator(device).manual_seed(derive(seed, purpose))
+
+
+def seed_global(seed: int) -> None:
+    """Seed the process-wide generators of Python, NumPy and torch; they serve initialisation and dropout only."""
+    seed = derive(seed, "global")
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def global_state() -> dict:
+    """The process-wide random states, in types that `torch.load(weights_only=True)` accepts."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    state = {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": (name, keys.tolist(), int(position), int(has_gauss), float(gauss)),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_global_state(state: dict) -> None:
+    """Put back what `global_state` returned."""
+    torch.set_rng_state(state["torch"].cpu())
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.asarray(keys, dtype=np.uint32), *rest))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])

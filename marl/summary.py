@@ -1,0 +1,70 @@
+"""`summary.json`: what a run came to, with what it ran on."""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import resource
+import subprocess
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("torch", "torchrl", "tensordict", "vmas", "gymnasium", "hydra-core", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree, with "-dirty" when it holds changes; None outside a git checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def peak_memory_bytes() -> int:
+    """Peak memory of this process: of the GPU where one is used, else resident on the host."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+
+
+def finite(value):
+    """`value` with NaN and infinities as None: JSON has no word for them."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: str | Path, content: dict) -> None:
+    """Write JSON atomically; NaN and infinities become null."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(finite(content), indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def write(path: str | Path, **content) -> dict:
+    """Write `summary.json` from `content` plus memory, versions and commit; returns it."""
+    content |= {
+        "peak_memory_bytes": peak_memory_bytes(),
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+    write_json(path, content)
+    return content

@@ -1,0 +1,57 @@
+"""What the engine asks of a task: data, batches, a loss and an evaluation; nothing else sets tasks apart."""
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A learning problem, supervised or reinforcement learning, on its device.
+
+    Attributes:
+        name: kind of task, for logs and `summary.json`.
+        unit: what the budget counts, "frames" (environment frames) or "epochs".
+        iterations: the whole budget in iterations of the engine's loop.
+        units_per_iteration: frames collected per iteration, or 1 epoch.
+        steps_per_iteration: minibatches per iteration at most; sizes the learning-rate schedule.
+        loss: module that maps a batch to a dict of device scalars; "loss" is minimised, the rest is logged.
+        monitor: (metric of `evaluate`, "max" or "min") that decides which checkpoint is best.
+    """
+
+    name: str
+    unit: str
+    iterations: int
+    units_per_iteration: int
+    steps_per_iteration: int
+    loss: nn.Module
+    monitor: tuple[str, str]
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Named parts of the model ("actor", "critic" or "model"): own learning rate, freezing, gradient norm."""
+
+    def collect(self, iteration: int) -> None:
+        """Gather this iteration's data: a rollout and its advantages; nothing where the data set is given."""
+
+    def batches(self, iteration: int) -> Iterator[TensorDict]:
+        """Minibatches of this iteration, shuffled by the task's own stream."""
+
+    def observe(self, outputs: dict[str, Tensor]) -> None:
+        """See the loss module's outputs of the batch just trained on (for example for a KL stop)."""
+
+    def metrics(self) -> dict[str, Tensor | float]:
+        """Figures of this iteration's data, left on the device."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Figures of the model as it stands; leaves every stream that training uses untouched."""
+
+    def summary(self, metrics: dict[str, float]) -> dict:
+        """The block of `summary.json` made from what `evaluate` returned."""
+
+    def state_dict(self) -> dict:
+        """What decides the next data: environment, loader position, random streams; tensors and plain Python."""
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`, to the same bits."""

@@ -1,0 +1,148 @@
+"""Networks: shapes, initialisation, the multi-agent wrapper, and the sentences for impossible choices."""
+
+from functools import partial
+from typing import get_type_hints
+
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from marl.errors import UserError
+from marl.networks import ACTIVATIONS, CNN, LSTM, MLP, Linear, PerAgent
+
+CASES = [
+    (MLP, 5),
+    (MLP, (5,)),
+    (MLP, (1, 8, 8)),
+    (Linear, 3),
+    (Linear, (1, 8, 8)),
+    (CNN, (1, 8, 8)),
+    (CNN, (3, 9, 7)),
+    (LSTM, (1, 8, 8)),
+    (LSTM, (6, 4)),
+]
+
+
+@pytest.mark.parametrize(("network", "in_shape"), CASES)
+@pytest.mark.parametrize("leading", [(), (4,), (2, 3, 4)])
+def test_leading_dimensions_are_arbitrary_and_rows_independent(network, in_shape, leading):
+    torch.manual_seed(0)
+    net = network(in_shape, 7)
+    shape = (in_shape,) if isinstance(in_shape, int) else in_shape
+    x = torch.randn(*leading, *shape)
+    y = net(x)
+    assert y.shape == (*leading, 7)
+    rows = torch.stack([net(row) for row in x.reshape(-1, *shape)]).reshape(y.shape)
+    torch.testing.assert_close(y, rows, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("network", [MLP, CNN, LSTM, Linear])
+def test_every_parameter_gets_a_gradient(network):
+    net = network((1, 8, 8), 3)
+    net(torch.randn(4, 1, 8, 8)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+def test_mlp_computes_the_formula():
+    net = MLP(4, 2, hidden=[5], activation="tanh")
+    x = torch.randn(3, 4)
+    first = net.body[0]
+    expected = torch.tanh(x @ first.weight.T + first.bias) @ net.head.weight.T + net.head.bias
+    torch.testing.assert_close(net(x), expected)
+
+
+def test_lstm_reads_an_image_row_by_row():
+    net = LSTM((2, 3, 4), 5)
+    image = torch.randn(1, 2, 3, 4)
+    rows = torch.stack([image[:, :, row].flatten(1) for row in range(3)], dim=1)  # [1, H, C·W]
+    torch.testing.assert_close(net(image), net.head(net.body(rows)[0][:, -1]))
+
+
+def test_mlp_options_build_the_layers_they_name():
+    net = MLP(4, 2, hidden=[8, 8, 8], activation="gelu", layer_norm=True, dropout=0.1)
+    names = [type(layer).__name__ for layer in net.body]
+    assert names == ["Linear", "LayerNorm", "GELU", "Dropout"] * 3
+    assert len(MLP(4, 2, hidden=[]).body) == 0
+
+
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+def test_orthogonal_initialisation_keeps_lengths(activation):
+    net = MLP(16, 4, hidden=[16], activation=activation, init="orthogonal", last_gain=0.01)
+    hidden = net.body[0].weight
+    gain = torch.linalg.matrix_norm(hidden, 2)
+    torch.testing.assert_close(hidden @ hidden.T, gain**2 * torch.eye(16), atol=1e-5, rtol=1e-5)
+    expected = torch.nn.init.calculate_gain(activation) if activation in ("tanh", "leaky_relu") else 2**0.5
+    assert gain.item() == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(net.head.weight @ net.head.weight.T, 1e-4 * torch.eye(4), atol=1e-8, rtol=1e-4)
+    assert net.body[0].bias.abs().sum() == 0 and net.head.bias.abs().sum() == 0
+
+
+def test_last_gain_alone_touches_only_the_head():
+    torch.manual_seed(0)
+    plain = MLP(6, 3)
+    torch.manual_seed(0)
+    small = MLP(6, 3, last_gain=0.01)
+    assert torch.equal(plain.body[0].weight, small.body[0].weight)
+    assert torch.linalg.matrix_norm(small.head.weight, 2).item() == pytest.approx(0.01, rel=1e-4)
+
+
+def test_one_factory_builds_a_classifier_and_an_actor():
+    network = partial(MLP, hidden=[32], activation="relu")
+    classifier = network((1, 8, 8), 10)
+    actor = PerAgent(network, n_agents=3, in_shape=12, out_features=4, shared=True)
+    assert type(classifier) is type(actor.networks[0]) is MLP
+    assert classifier(torch.randn(5, 1, 8, 8)).shape == (5, 10)
+    assert actor(torch.randn(6, 3, 12)).shape == (6, 3, 4)
+
+
+@pytest.mark.parametrize("in_shape", [5, (1, 8, 8)])
+def test_separate_networks_see_only_their_own_agent(in_shape):
+    net = PerAgent(partial(MLP, hidden=[8]), n_agents=3, in_shape=in_shape, out_features=2, shared=False)
+    shape = (in_shape,) if isinstance(in_shape, int) else in_shape
+    x = torch.randn(2, 7, 3, *shape)
+    y = net(x)
+    assert y.shape == (2, 7, 3, 2)
+    for agent in range(3):
+        torch.testing.assert_close(y[:, :, agent], net.networks[agent](x[:, :, agent]))
+    assert not torch.equal(net.networks[0].head.weight, net.networks[1].head.weight)
+
+
+def test_shared_network_gives_equal_agents_equal_outputs():
+    net = PerAgent(MLP, n_agents=4, in_shape=5, out_features=2, shared=True)
+    y = net(torch.randn(3, 1, 5).expand(3, 4, 5))
+    torch.testing.assert_close(y, y[:, :1].expand_as(y))
+    assert len(net.networks) == 1
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: MLP(4, 2, activation="tahn"), r"'tahn'.*tanh, relu, gelu, silu, elu, leaky_relu, mish"),
+        (lambda: MLP(4, 2, init="xavier_typo"), r"init='xavier_typo'.*default, orthogonal"),
+        (lambda: MLP((), 2), r"in_shape=\(\)"),
+        (lambda: CNN(5, 2), r"network=cnn.*\(5,\)"),
+        (lambda: CNN((1, 8, 8), 2, channels=[4] * 4), r"leaves no pixel of \(1, 8, 8\) after layer 4"),
+        (lambda: LSTM(5, 2), r"network=lstm.*\(5,\)"),
+        (lambda: LSTM((4, 5), 2, dropout=0.1), r"network\.dropout.*must be 0"),
+    ],
+)
+def test_impossible_choices_are_one_sentence(build, message):
+    with pytest.raises(UserError, match=message):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("hidden", [64, 64], [64, 0]),
+        ("activation", "relu", "rellu"),
+        ("dropout", 0.1, 1.0),
+        ("layer_norm", True, "yes"),
+        ("last_gain", None, -1.0),
+    ],
+)
+def test_signature_states_types_and_ranges(name, good, bad):
+    adapter = TypeAdapter(get_type_hints(MLP.__init__, include_extras=True)[name])
+    adapter.validate_python(good, strict=True)
+    with pytest.raises(ValidationError):
+        adapter.validate_python(bad, strict=True)

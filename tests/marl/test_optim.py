@@ -1,0 +1,125 @@
+"""Optimisers and schedules by name: groups, frozen parts, warm-up, chains, clipping."""
+
+import pytest
+import torch
+from torch import nn
+
+from marl.errors import UserError
+from marl.optim import OptimizerConfig, ScheduleConfig, clip_gradients
+
+
+def parts() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    return {"actor": nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)), "critic": nn.Linear(3, 1)}
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "RMSprop", "Adagrad", "NAdam", "Adadelta", "Rprop"])
+def test_any_optimiser_of_torch_steps(name):
+    model = parts()
+    optimizer = OptimizerConfig(name=name, lr=0.1).build(model)
+    before = model["critic"].weight.clone()
+    model["critic"](torch.ones(2, 3)).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(before, model["critic"].weight)
+
+
+def test_decay_spares_bias_and_norm_and_parts_have_their_own_rate():
+    model = parts()
+    optimizer = OptimizerConfig(name="AdamW", lr=1.0, weight_decay=0.1, lr_per_part={"critic": 0.5}).build(model)
+    groups = {(g["name"], g["weight_decay"]): g for g in optimizer.param_groups}
+    assert {key: group["lr"] for key, group in groups.items()} == {
+        ("actor", 0.1): 1.0, ("actor", 0.0): 1.0, ("critic", 0.1): 0.5, ("critic", 0.0): 0.5
+    }  # fmt: skip
+    assert [p.shape for p in groups["actor", 0.1]["params"]] == [(4, 3)]
+    assert len(groups["actor", 0.0]["params"]) == 3  # the linear bias, the norm's weight and bias
+
+
+def test_frozen_part_stays():
+    model = parts()
+    optimizer = OptimizerConfig(freeze=["actor"]).build(model)
+    assert {group["name"] for group in optimizer.param_groups} == {"critic"}
+    assert not any(p.requires_grad for p in model["actor"].parameters())
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (dict(name="Adamm"), "optimizer.name='Adamm'"),
+        (dict(freeze=["body"]), "no part 'body'"),
+        (dict(lr_per_part={"body": 1.0}), "no part 'body'"),
+        (dict(kwargs={"momentun": 0.9}), "momentun"),
+        (dict(freeze=["actor", "critic"]), "nothing is left"),
+    ],
+)
+def test_bad_optimiser_is_one_sentence(config, words):
+    with pytest.raises(UserError, match=words):
+        OptimizerConfig(**config).build(parts())
+
+
+def rates(config: ScheduleConfig, n: int) -> list[float]:
+    optimizer = OptimizerConfig(name="SGD", lr=1.0).build({"model": nn.Linear(1, 1)})
+    schedule, seen = config.build(optimizer, iterations=n, steps=10 * n), []
+    for _ in range(n):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step("iteration")
+    return seen
+
+
+def test_linear_decay_ends_at_zero_and_total_is_the_run():
+    stage = {"name": "LinearLR", "start_factor": 1.0, "end_factor": 0.0, "total_iters": "total"}
+    assert rates(ScheduleConfig([stage]), 4) == pytest.approx([1.0, 0.75, 0.5, 0.25])
+
+
+def test_warmup_then_two_stages():
+    stages = [
+        {"name": "ConstantLR", "factor": 1.0, "length": 2},
+        {"name": "CosineAnnealingLR", "T_max": "total"},
+    ]
+    seen = rates(ScheduleConfig(stages, warmup=2), 8)
+    cosine = [0.5 * (1 + torch.cos(torch.tensor(torch.pi * i / 4)).item()) for i in range(4)]
+    assert seen == pytest.approx([1 / 3, 2 / 3, 1.0, 1.0, *cosine])
+
+
+def test_interval_step_ignores_iterations():
+    config = ScheduleConfig([{"name": "StepLR", "step_size": 1, "gamma": 0.1}], interval="step")
+    assert rates(config, 3) == [1.0, 1.0, 1.0]
+
+
+def test_plateau_follows_the_evaluation():
+    optimizer = OptimizerConfig(name="SGD", lr=1.0).build({"model": nn.Linear(1, 1)})
+    stage = {"name": "ReduceLROnPlateau", "patience": 0, "factor": 0.5}
+    schedule = ScheduleConfig([stage]).build(optimizer, 10, 10)
+    for loss in (1.0, 0.5, 0.7):
+        schedule.step("iteration")
+        schedule.observe({"loss": loss}, "loss")
+    assert optimizer.param_groups[0]["lr"] == 0.5
+    with pytest.raises(UserError, match="scheduler.monitor"):
+        schedule.observe({"accuracy": 1.0}, "loss")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (ScheduleConfig([{"name": "Linear"}]), "Linear"),
+        (ScheduleConfig([{"gamma": 1}]), "needs a name"),
+        (ScheduleConfig([{"name": "StepLR"}]), "step_size"),
+        (ScheduleConfig([{"name": "ConstantLR"}, {"name": "ConstantLR"}]), "length"),
+        (ScheduleConfig([{"name": "ReduceLROnPlateau"}], warmup=3), "stands alone"),
+    ],
+)
+def test_bad_schedule_is_one_sentence(config, words):
+    optimizer = OptimizerConfig(name="SGD", lr=1.0).build({"model": nn.Linear(1, 1)})
+    with pytest.raises(UserError, match=words):
+        config.build(optimizer, 10, 10)
+
+
+def test_clipping_equals_torch():
+    ours, theirs = parts()["critic"], parts()["critic"]
+    for model in (ours, theirs):
+        (model(torch.ones(1, 3)) * 100).sum().backward()
+    norm = clip_gradients(list(ours.parameters()), 0.5)
+    expected = nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
+    torch.testing.assert_close(norm, expected)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
