@@ -175,9 +175,7 @@ class PPOLoss(nn.Module):
         policy = clipped_surrogate(log_ratio, batch["advantage"], cfg.clip).mean()
         old_value = batch["value"] if cfg.value_clip is not None else None
         value = self.critics[group](observation, state)
-        critic = value_loss(
-            value, batch["return"], old_value, cfg.value_loss, cfg.huber_delta, cfg.value_clip
-        ).mean()
+        critic = value_loss(value, batch["return"], old_value, cfg.value_loss, cfg.huber_delta, cfg.value_clip).mean()
         out = {"loss": policy + cfg.critic_coef * critic, "policy_loss": policy, "value_loss": critic}
         if cfg.entropy_coef > 0:
             out["entropy"] = actor.head.entropy(params).mean()
@@ -208,7 +206,5 @@ def make_loss(
         actors[name] = Actor(
             group, network, config.share_actor, config.policy, config.std, config.init_std, config.min_std
         )
-        critics[name] = Critic(
-            group, critic_network or network, config.critic, config.share_critic, spec.state_size
-        )
+        critics[name] = Critic(group, critic_network or network, config.critic, config.share_critic, spec.state_size)
     return PPOLoss(actors, critics, config)

@@ -1,11 +1,14 @@
 """From a command line to objects: compose the configuration with Hydra, check it, build what it describes."""
 
+import inspect
 import os
 import re
 import shlex
+import shutil
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -22,11 +26,12 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from marl import checkpoint, seeding
 from marl.engine import Trainer
 from marl.errors import UserError, closest
-from marl.schema import check_value, resolve, validate
+from marl.schema import resolve, validate
 from marl.task import Task
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 FREE = re.compile(r"^[\w.]*kwargs\.\w")  # keys below scenario_kwargs and the like need no "+" to be added
+FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 Job = Callable[[DictConfig, Path], Any]
 
 
@@ -46,11 +51,17 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     if run and run[-1] not in ("", "null"):
         return saved(run[-1], overrides)
     with worded(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("config", list(overrides))
+        cfg = hydra.compose("config", overrides, return_hydra_config=True)
+    cfg.experiment = cfg.hydra.runtime.choices.get("experiment")
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
 
 
 def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     """The configuration in a run directory (or beside a checkpoint), with `overrides` on top.
+
+    A group option replaces the whole group. The run's own `experiment=` and directory may be repeated.
 
     Raises:
         UserError: no configuration there, or an override that does not fit it.
@@ -61,19 +72,23 @@ def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     cfg = OmegaConf.load(path)
     OmegaConf.set_struct(cfg, True)
     with worded():
-        for override in OverridesParser.create().parse_overrides(_free(overrides)):
-            key = override.key_or_group
+        parsed = OverridesParser.create().parse_overrides(_free(overrides))
+        choices = [f"experiment={cfg.experiment}"] if cfg.experiment else []
+        choices += [o.input_line for o in parsed if _chosen(o) and o.key_or_group not in ("experiment", "debug")]
+        composed = compose(choices) if any(map(_chosen, parsed)) else None
+        for override in parsed:
+            key, text = override.key_or_group, override.input_line
             if override.is_sweep_override():
-                raise UserError(f"{override.input_line}: no sweeps over a saved run; give one value")
-            if key.startswith("hydra.") or key in ("experiment", "debug"):
-                raise UserError(f"{override.input_line}: cannot be changed for a saved run; name single keys instead")
-            if override.is_delete():
-                raise UserError(f"{override.input_line}: nothing can be deleted from a saved run; set it to null")
+                raise UserError(f"{text}: a saved run cannot be swept over; give one value")
             value = override.value()
-            if (CONF / key).is_dir() and isinstance(value, str):
-                value = OmegaConf.to_container(compose([override.input_line])[key], resolve=False)
-                with open_dict(cfg):
-                    cfg[key] = value
+            if key in ("experiment", "hydra.run.dir"):
+                own = cfg.experiment if key == "experiment" else path.parent.resolve()
+                if (value if key == "experiment" else Path(value).resolve()) != own:
+                    raise UserError(f"{text}: this run has {key}={own}, which stays; change single keys instead")
+            elif key.startswith("hydra.") or key == "debug" or override.is_delete():
+                raise UserError(f"{text}: does not apply to a saved run; change single keys instead")
+            elif _chosen(override):
+                cfg[key] = OmegaConf.to_container(composed[key], resolve=False)
             else:
                 added = override.is_add() or override.is_force_add()
                 OmegaConf.update(cfg, key, value, merge=True, force_add=added)
@@ -108,9 +123,9 @@ def device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = torch.device(name)
-    here = torch.cuda.device_count()
-    if found.type == "cuda" and (found.index or 0) >= here:
-        has = f"{here} GPUs" if here else "no GPU that torch can use"
+    gpus = torch.cuda.device_count()
+    if found.type == "cuda" and (found.index or 0) >= gpus:
+        has = f"only {gpus} GPU(s)" if gpus else "no GPU that torch can use"
         raise UserError(f"device={name}: this machine has {has}; auto and cpu are allowed")
     if found.type == "mps" and not torch.backends.mps.is_available():
         raise UserError(f"device={name}: this machine has no such device; auto and cpu are allowed")
@@ -118,12 +133,12 @@ def device(name: str) -> torch.device:
 
 
 def part(node: Mapping[str, Any], **arguments: Any) -> Any:
-    """What a node with `_target_` stands for, called with `arguments` as well; errors come as they were raised."""
+    """What a node with `_target_` stands for, called with `arguments` too; errors come as they were raised."""
     try:
-        # Arguments by a call of our own: Hydra would turn dataclasses among them into configurations.
-        return instantiate({**node, "_partial_": True}, _convert_="all")(**arguments) if arguments else instantiate(
-            dict(node), _convert_="all"
-        )
+        if not arguments:
+            return instantiate(dict(node), _convert_="all")
+        # A call of our own: Hydra would turn dataclasses among the arguments into configurations.
+        return instantiate({**node, "_partial_": True}, _convert_="all")(**arguments)
     except InstantiationException as error:
         raise (error.__cause__ or error) from None
 
@@ -131,32 +146,157 @@ def part(node: Mapping[str, Any], **arguments: Any) -> Any:
 def build_task(config: Mapping[str, Any]) -> Task:
     """The task of a checked configuration (`check`), on its device, with the weights of `init_from` if given.
 
-    The task's constructor is called with those parts of the tree (`env`, `algo`, `network`, `seed`, …) that its
-    signature names.
+    Its constructor is called with those keys of the tree (`env`, `algo`, `network`, `seed`, …) that it names.
 
     Raises:
         UserError: a part that the task needs is null, or whatever the constructors object to.
     """
-    import inspect
-
     node = config["task"]
-    wanted = inspect.signature(resolve(node["_target_"], "task._target_"), eval_str=True).parameters
-    arguments: dict[str, Any] = {}
+    constructor = resolve(node["_target_"], "task._target_")
     seeding.seed_global(config["seed"])
-    for name, parameter in wanted.items():
-        value = config.get(name)
+    arguments: dict[str, Any] = {}
+    for name, parameter in inspect.signature(constructor).parameters.items():
         if name not in config or name in node:
             continue
-        if value is None and parameter.default is not parameter.empty:
-            continue
-        if value is None:
-            options = ", ".join(sorted(f"{name}={o}" for o in group_options(name)))
-            raise UserError(f"{name}=null: the task {config['name']} needs one ({options or 'a value'})")
-        has_target = isinstance(value, Mapping) and "_target_" in value
-        arguments[name] = part(value) if has_target else value
-    if "device" in wanted:
-        arguments["device"] = device(config["device"])
+        value, required = config[name], parameter.default is parameter.empty
+        if value is None and required:
+            options = ", ".join(group_options(name)) or "a value"
+            raise UserError(f"{name}=null: {constructor.__name__} needs {name}=…, one of {options}")
+        if value is not None:
+            arguments[name] = part(value) if isinstance(value, Mapping) and "_target_" in value else value
+    if "device" in arguments:
+        arguments["device"] = device(arguments["device"])
     task = part(node, **arguments)
     if config["init_from"] and not config["resume"]:
         load_weights(task, checkpoint.find(config["init_from"]))
     return task
+
+
+def load_weights(task: Task, path: str | Path) -> None:
+    """Put the modules of a checkpoint into `task`: all of them, and nothing else. Raises UserError otherwise."""
+    try:
+        task.loss.load_state_dict(checkpoint.load(path, next(task.loss.parameters()).device)["loss"])
+    except (RuntimeError, KeyError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{path} does not fit this task's networks: {why[:200]}") from error
+
+
+def build_trainer(config: Mapping[str, Any]) -> Trainer:
+    """The engine with the settings of `config["trainer"]`; sets torch's number of threads."""
+    return part(config["trainer"])
+
+
+def build_setup(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The rest of what `Trainer.fit` takes: optimiser, schedule, callbacks, loggers, seed, the configuration."""
+    return {
+        "optimizer": part(config["optimizer"]),
+        "schedule": part(config["scheduler"]),
+        "callbacks": [part(node) for node in (config["callbacks"] or {}).values() if node],
+        "loggers": [part(node) for node in (config["logger"] or {}).values() if node],
+        "seed": config["seed"],
+        "config": dict(config),
+        "command": shlex.join(sys.argv),
+    }
+
+
+# ---- the command line ------------------------------------------------------------------------------------------
+
+
+def run(job: Job, *errors: type[Exception]) -> None:
+    """A script: compose from `sys.argv` (`-m` sweeps), call `job(cfg, run_dir)`, which returns the metric.
+
+    `resume=RUN_DIR` continues in that directory, with the configuration that it holds. Mistakes of the user
+    (UserError, Hydra's own complaints, and `errors`) end with one line on stderr and exit code 2.
+    """
+    sys.path.insert(0, os.getcwd())  # a user's own classes are named from the directory they work in
+    arguments = sys.argv[1:] = _free(sys.argv[1:])
+    with guard(*errors):
+        if any(a.startswith("resume=") and a not in ("resume=", "resume=null") for a in arguments):
+            if {"-m", "--multirun"} & set(arguments):
+                raise UserError("resume=…: continues one run; it cannot be part of a sweep")
+            cfg = compose(arguments)
+            job(cfg, config_of(cfg.resume).parent.resolve())
+            return
+
+        @wraps(job)
+        def inside_hydra(cfg: DictConfig) -> Any:
+            run_dir = Path(HydraConfig.get().runtime.output_dir)
+            cfg.experiment = HydraConfig.get().runtime.choices.get("experiment")
+            try:
+                with guard(*errors):  # here, since Hydra would print a line of its own and exit 1
+                    return job(cfg, run_dir)
+            except SystemExit:
+                if {path.name for path in run_dir.iterdir()} <= {"config.yaml"}:  # nothing began: leave no litter
+                    shutil.rmtree(run_dir)
+                raise
+
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print, for the guard to word
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(inside_hydra)()
+
+
+@contextmanager
+def guard(*errors: type[Exception]) -> Iterator[None]:
+    """Turn a user's mistake into `error: …` on stderr and exit code 2; HYDRA_FULL_ERROR=1 adds the traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted; resume=RUN_DIR continues from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (UserError, HydraException, OmegaConfBaseException, *errors) as error:
+        if FULL_ERROR or any(a.startswith("debug=") for a in sys.argv):
+            traceback.print_exc()
+        text = str(error) if isinstance(error, (UserError, *errors)) else sentence(error)
+        print(f"error: {text}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+@contextmanager
+def worded() -> Iterator[None]:
+    """Turn complaints of Hydra and OmegaConf into UserErrors."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(sentence(error)) from error
+
+
+def sentence(error: Exception) -> str:
+    """What Hydra or OmegaConf complains about, in one sentence with the closest names."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.removesuffix(".yaml").partition("/")
+        options = group_options(group)
+        return f"{group}={option}: no such option{closest(option, options)} (there are {', '.join(options)})"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: write key=value, with quotes around special characters"
+    causes: list[BaseException] = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    for cause in causes:
+        if isinstance(cause, MissingMandatoryValue):
+            return f"{cause.full_key}: a value is required; give {cause.full_key}=…"
+        if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
+            names = [str(key) for key in cause.parent_node if not str(key).startswith("_")]
+            if cause.parent_node._get_parent() is None:
+                names += [path.name for path in CONF.iterdir() if path.is_dir() and path.name not in names]
+            hint = f"; '+{cause.full_key}=…' adds a key"
+            return f"unknown key '{cause.full_key}'{closest(cause.key, names)} (allowed are {', '.join(names)}{hint})"
+    return ": ".join(dict.fromkeys(str(cause).strip().splitlines()[0] for cause in causes if str(cause).strip()))
+
+
+def group_options(group: str) -> list[str]:
+    """The options of a group of the configuration, such as `vmas/balance` of `env`."""
+    return sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml"))
+
+
+def _chosen(override: Override) -> bool:
+    """Whether an override chooses an option of a group, such as `env=vmas/balance`."""
+    return (CONF / override.key_or_group).is_dir() and not override.is_delete()
+
+
+def _free(overrides: Sequence[str]) -> list[str]:
+    """Two conveniences: free-form keys need no "+", and `env=null` empties a group as `~env` does for Hydra."""
+    changed = [f"++{text}" if FREE.match(text) else text for text in overrides]
+    empty = [text.removesuffix("=null") for text in overrides]
+    return [
+        f"~{group}" if text == f"{group}=null" and (CONF / group).is_dir() else text
+        for text, group in zip(changed, empty, strict=True)
+    ]

@@ -15,7 +15,8 @@ class CrossEntropy(nn.Module):
     """−log softmax(outputs)[target], averaged: outputs [B, K] float against classes [B] int64 → [].
 
     `label_smoothing` ε moves that share of the target to all classes evenly (Szegedy et al. 2016); `weight` prices
-    the K classes, as a list, where torch.nn.CrossEntropyLoss asks for a tensor.
+    the K classes, as a list, where torch.nn.CrossEntropyLoss asks for a tensor. Raises ValueError for K = 1, of which
+    the loss is 0 whatever the output.
     """
 
     def __init__(
@@ -28,6 +29,8 @@ class CrossEntropy(nn.Module):
         self.register_buffer("weight", None if weight is None else torch.tensor(weight, dtype=torch.float32))
 
     def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
+        if outputs.shape[-1] == 1:
+            raise ValueError("the softmax of one output is always 1; a yes or no takes BinaryCrossEntropy")
         return F.cross_entropy(outputs, target, self.weight, label_smoothing=self.label_smoothing)
 
 

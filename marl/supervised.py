@@ -74,8 +74,7 @@ class Supervised:
         """Raises UserError where the minibatch exceeds the training split or the objective can't price the data."""
         if batch_size > len(data.train):
             raise UserError(
-                f"task.batch_size={batch_size} exceeds the {len(data.train)} rows of the training split; "
-                "it must be at most that."
+                f"task.batch_size={batch_size}: must be at most {len(data.train)}, the rows of the training split"
             )
         self.kind = data.kind
         self.in_shape = data.in_shape
@@ -103,8 +102,8 @@ class Supervised:
                 reason = str(error).splitlines()[0]
         if reason is not None:
             raise UserError(
-                f"objective={type(self.loss.objective).__name__} doesn't fit {self.kind} data: outputs "
-                f"{list(outputs.shape)} against {target.dtype} targets {list(target.shape)} ({reason})."
+                f"objective={type(self.loss.objective).__name__}: does not fit {self.kind} data, outputs "
+                f"{list(outputs.shape)} against {target.dtype} targets {list(target.shape)} ({reason})"
             )
 
     def parts(self) -> dict[str, nn.Module]:
@@ -143,7 +142,7 @@ class Supervised:
         """
         x = torch.as_tensor(x, dtype=torch.float32, device=self.device)
         if x.shape[x.dim() - len(self.in_shape) :] != self.in_shape:
-            raise UserError(f"predict takes inputs [..., {str(self.in_shape)[1:-1]}], not {list(x.shape)}.")
+            raise UserError(f"predict: takes inputs [..., {', '.join(map(str, self.in_shape))}], not {list(x.shape)}")
         with self._evaluating():
             return labels(self.loss.outputs(x), self.kind)
 

@@ -52,7 +52,7 @@ class ArrayData:
 
     def _rows(self, name: str, x: Tensor, y: Tensor) -> TensorDict:
         if not 0 < len(x) == len(y):
-            raise UserError(f"the {name} split has {len(x)} inputs and {len(y)} targets; both must be equal, above 0.")
+            raise UserError(f"data: {len(x)} inputs and {len(y)} targets in {name}; must be equal and above 0")
         y = y.long() if self.kind == "classification" else y.float().reshape(len(y), self.out_features)
         return TensorDict({"x": x.float(), "y": y}, batch_size=[len(x)])
 
@@ -71,7 +71,7 @@ def split(rows: int, fractions: dict[str, float], seed: int, labels: Tensor | No
     """
     if sum(fractions.values()) >= 1:
         named = " + ".join(f"{name}={value}" for name, value in fractions.items())
-        raise UserError(f"{named} leaves no rows for training; the fractions must sum to less than 1.")
+        raise UserError(f"{named}: leaves no rows for training; must sum to less than 1")
     order = torch.randperm(rows, generator=generator(seed, "split"))
     if labels is not None:  # sorted by class, random within: dealing evenly along this order is proportional
         order = order[labels[order].argsort(stable=True)]

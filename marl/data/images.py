@@ -49,9 +49,9 @@ class FashionMNIST(ArrayData):
         missing = [name for name, path in zip(FASHION_MNIST_FILES, paths, strict=True) if path is None]
         if missing:
             raise UserError(
-                f"data.folder={folder!r} lacks {', '.join(missing)}; Fashion-MNIST is the four files "
-                f"{', '.join(FASHION_MNIST_FILES)} (plain or .gz), from "
-                "https://github.com/zalandoresearch/fashion-mnist."
+                f"data.folder={folder}: lacks {', '.join(missing)}; Fashion-MNIST is the four files "
+                f"{', '.join(FASHION_MNIST_FILES)}, plain or .gz, from "
+                "https://github.com/zalandoresearch/fashion-mnist"
             )
         x, y, test_x, test_y = (read_idx(path) for path in paths if path is not None)
         train, held_out = split(len(x), {"data.validation": validation}, seed, labels=y)
@@ -78,12 +78,12 @@ def read_idx(path: Path) -> Tensor:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (EOFError, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is no complete gzip file ({error}); download it again.") from error
+        raise UserError(f"{path}: no complete gzip file ({error}); download it again") from error
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise UserError(f"{path} is no IDX file of unsigned bytes: it starts with {content[:4].hex()}.")
+        raise UserError(f"{path}: no IDX file of unsigned bytes; it starts with {content[:4].hex()}")
     dimensions = content[3]
     start = 4 + 4 * dimensions
     shape = struct.unpack(f">{dimensions}I", content[4:start]) if len(content) >= start else ()
     if dimensions == 0 or len(content) - start != math.prod(shape):
-        raise UserError(f"{path} holds {len(content)} bytes, not the {shape} that its header states.")
+        raise UserError(f"{path}: holds {len(content)} bytes, which is not the shape {shape} that its header states")
     return torch.from_numpy(np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape).copy())

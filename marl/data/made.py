@@ -25,7 +25,7 @@ class Threshold(ArrayData):
         self, threshold: float = 8.0, low: int = -2, high: int = 20, unseen: Count = 500, seed: Seed = 0
     ) -> None:
         if not low <= threshold < high:
-            raise UserError(f"data.threshold={threshold} must be at least data.low={low}, below data.high={high}.")
+            raise UserError(f"data.threshold={threshold}: must be at least data.low={low} and below data.high={high}")
         span = high - low
         stream = generator(seed, "threshold")
         seen = torch.arange(low, high + 1, dtype=torch.float32)

@@ -47,9 +47,7 @@ class CNN(nn.Module):
         self.in_shape = shape_tuple(in_shape)
         self.out_features = out_features
         if len(self.in_shape) != 3:
-            raise UserError(
-                f"network=cnn reads images (channels, height, width), not inputs of shape {self.in_shape}."
-            )
+            raise UserError(f"network=cnn: reads images (channels, height, width), not inputs {self.in_shape}")
         depth, *size = self.in_shape
         layers: list[nn.Module] = []
         for index, width in enumerate(channels):
@@ -59,9 +57,9 @@ class CNN(nn.Module):
             size = [((n + 2 * padding - kernel_size) // stride + 1) // pool for n in size]
             if min(size) < 1:
                 raise UserError(
-                    f"network.channels={list(channels)} with kernel_size={kernel_size}, stride={stride}, "
-                    f"padding={padding}, pool={pool} leaves no pixel of {self.in_shape} after layer "
-                    f"{index + 1}; use fewer layers, more padding or a smaller pool."
+                    f"network.channels={list(channels)}: with kernel_size={kernel_size}, stride={stride}, "
+                    f"padding={padding}, pool={pool}, layer {index + 1} leaves no pixel of {self.in_shape}; "
+                    "use fewer layers, more padding or a smaller pool"
                 )
             depth = width
         layers.append(nn.Flatten())

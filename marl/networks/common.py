@@ -34,7 +34,7 @@ def shape_tuple(in_shape: Shape) -> tuple[int, ...]:
     """`in_shape` as a tuple of positive ints: 5 → (5,). Raises UserError where it isn't one."""
     shape = (in_shape,) if isinstance(in_shape, int) else tuple(in_shape)
     if not shape or any(size < 1 for size in shape):
-        raise UserError(f"in_shape={in_shape!r} is no input shape; a positive int or a tuple of them is.")
+        raise UserError(f"in_shape={in_shape!r}: must be a positive int or a tuple of them")
     return shape
 
 
@@ -42,7 +42,7 @@ def activation_module(name: str) -> nn.Module:
     """A new activation module by its name. Raises UserError, listing the names, for another one."""
     if name not in ACTIVATIONS:
         hint = closest(name, ACTIVATIONS)
-        raise UserError(f"activation={name!r} is unknown{hint}; choose one of {', '.join(ACTIVATIONS)}.")
+        raise UserError(f"activation={name!r}: unknown{hint} (allowed are {', '.join(ACTIVATIONS)})")
     return ACTIVATIONS[name]()
 
 
@@ -55,7 +55,7 @@ def initialise(body: nn.Module, head: nn.Linear, activation: str, init: str, las
     biases 0, the head with `last_gain` (1 if None). A `last_gain` makes the head orthogonal in either case.
     """
     if init not in get_args(InitName):
-        raise UserError(f"init={init!r} is unknown; choose one of {', '.join(get_args(InitName))}.")
+        raise UserError(f"init={init!r}: unknown (allowed are {', '.join(get_args(InitName))})")
     if init == "orthogonal":
         gain = GAINS.get(activation, math.sqrt(2.0))
         for layer in body.modules():

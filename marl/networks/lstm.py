@@ -27,11 +27,11 @@ class LSTM(nn.Module):
         self.out_features = out_features
         if len(self.in_shape) not in (2, 3):
             raise UserError(
-                "network=lstm reads sequences (length, features) or images (channels, height, width), "
-                f"but in_shape is {self.in_shape}."
+                "network=lstm: reads sequences (length, features) or images (channels, height, width), "
+                f"not inputs {self.in_shape}"
             )
         if dropout and layers == 1:
-            raise UserError("network.dropout acts between LSTM layers: with network.layers=1 it must be 0.")
+            raise UserError(f"network.dropout={dropout}: acts between LSTM layers; with network.layers=1 it must be 0")
         is_image = len(self.in_shape) == 3
         features = self.in_shape[0] * self.in_shape[2] if is_image else self.in_shape[1]
         self.body = nn.LSTM(features, hidden, layers, batch_first=True, dropout=dropout)

@@ -121,7 +121,7 @@ def test_shared_network_gives_equal_agents_equal_outputs():
         (lambda: MLP(4, 2, init="xavier_typo"), r"init='xavier_typo'.*default, orthogonal"),
         (lambda: MLP((), 2), r"in_shape=\(\)"),
         (lambda: CNN(5, 2), r"network=cnn.*\(5,\)"),
-        (lambda: CNN((1, 8, 8), 2, channels=[4] * 4), r"leaves no pixel of \(1, 8, 8\) after layer 4"),
+        (lambda: CNN((1, 8, 8), 2, channels=[4] * 4), r"layer 4 leaves no pixel of \(1, 8, 8\)"),
         (lambda: LSTM(5, 2), r"network=lstm.*\(5,\)"),
         (lambda: LSTM((4, 5), 2, dropout=0.1), r"network\.dropout.*must be 0"),
     ],

@@ -1,0 +1,42 @@
+# Everything one does here, by name: `make help` lists it. The environment lies in .venv and is made when needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help train evaluate test lint clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+train: $(VENV)/installed ## train MAPPO on balance; ARGS="experiment=digits seed=1" runs something else
+	$(BIN)/python scripts/train.py $(or $(ARGS),algo=mappo)
+
+evaluate: $(VENV)/installed ## judge a trained run: make evaluate ARGS="ckpt=outputs/balance/…"
+	$(BIN)/python scripts/evaluate.py $(ARGS)
+
+# One thread per process: the tests' tensors are small, and pytest fills the cores with processes.
+test: $(VENV)/installed-dev ## lint and run all tests; ARGS="-k engine" runs some
+	$(BIN)/ruff check .
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=loadgroup $(ARGS)
+
+lint: $(VENV)/installed-dev ## check style
+	$(BIN)/ruff check .
+
+clean: ## remove the environment and caches; runs in outputs/ stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 12) else \
+		"Python 3.11 or 3.12 is needed, this is %d.%d: make PYTHON=python3.12 …" % v)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $(VENV)/installed $@

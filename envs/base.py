@@ -1,0 +1,122 @@
+"""The contract that every environment in this package fulfils: specs, transitions, step, snapshot."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+class EnvError(ValueError):
+    """A user's mistake about an environment, told in one sentence that names the key, the value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """What the agents of one group may do.
+
+    kind: "continuous" (float32 in [low, high]), "discrete" (one int64 in [0, n)) or "multi_discrete" (one per nvec).
+    low, high: float32 [A, D], continuous only. nvec: (), (n,) or (n1, n2, …).
+    mask: bool [A, D], False where a narrower agent was padded; None where nothing was padded.
+    """
+
+    kind: Literal["continuous", "discrete", "multi_discrete"]
+    low: Tensor | None = None
+    high: Tensor | None = None
+    nvec: tuple[int, ...] = ()
+    mask: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """D, the numbers that one agent's action holds (discrete: 1)."""
+        return len(self.nvec) if self.low is None else self.low.shape[-1]
+
+
+@dataclass(frozen=True)
+class GroupSpec:
+    """A group of agents that share sizes of observation and action: F = observation_size, D = action.size."""
+
+    name: str
+    agents: tuple[str, ...]
+    observation_size: int
+    action: ActionSpec
+
+    @property
+    def n_agents(self) -> int:
+        """A, the number of agents in the group."""
+        return len(self.agents)
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """Groups by name; state_size: S of the global state, None without one; max_steps: time limit, None for endless."""
+
+    groups: dict[str, GroupSpec]
+    state_size: int | None = None
+    max_steps: int | None = None
+
+
+@dataclass
+class Transition:
+    """What one step of E environments returns; `next_*` are before the auto-reset, `observation` and `state` after it."""
+
+    observation: dict[str, Tensor]  # {group: float32 [E, A, F]}: what the policy acts on next
+    next_observation: dict[str, Tensor]  # {group: float32 [E, A, F]}: where the step really led
+    reward: dict[str, Tensor]  # {group: float32 [E, A]}
+    terminated: Tensor  # bool [E]: the task ended
+    truncated: Tensor  # bool [E]: the time limit ended it; False where terminated
+    state: Tensor | None = None  # float32 [E, S] after auto-reset
+    next_state: Tensor | None = None  # float32 [E, S] before auto-reset
+    info: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # {group: {name: [E, A] or [E, A, …]}}
+
+    @property
+    def done(self) -> Tensor:
+        """bool [E]: terminated or truncated."""
+        return self.terminated | self.truncated
+
+
+class Env(ABC):
+    """E environments stepped at once, each reset on its own when it ends, deciding by nothing but their own state."""
+
+    spec: EnvSpec
+    num_envs: int
+    device: torch.device
+
+    @abstractmethod
+    def reset(self, seed: int | None = None) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Restart all environments; a seed restarts their random stream as well.
+
+        Returns {group: float32 [E, A, F]} and the global state float32 [E, S] (None if not asked for).
+        """
+
+    @abstractmethod
+    def step(self, action: dict[str, Tensor]) -> Transition:
+        """Advance by one step with {group: [E, A, D]}, float (continuous, clamped to the range) or int64 (discrete)."""
+
+    @abstractmethod
+    def snapshot(self) -> dict[str, Tensor]:
+        """Everything that decides the next step, random streams included: cloned tensors under flat names."""
+
+    @abstractmethod
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """Go back to a snapshot: from there on `step` repeats itself to the bit. EnvError if it is another env's."""
+
+    def random_action(self, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Uniform actions {group: [E, A, D]} from the caller's generator, which lives on the CPU or on `device`."""
+        actions = {}
+        where = self.device if generator is None else generator.device
+        for name, group in self.spec.groups.items():
+            act, shape = group.action, (self.num_envs, group.n_agents)
+            if act.kind == "continuous":
+                unit = torch.rand(*shape, act.size, generator=generator, device=where).to(self.device)
+                actions[name] = act.low + unit * (act.high - act.low)
+            else:
+                draws = [torch.randint(n, shape, generator=generator, device=where) for n in act.nvec]
+                actions[name] = torch.stack(draws, -1).to(self.device)
+        return actions
+
+    def close(self) -> None:  # noqa: B027 - most environments hold nothing that needs closing
+        """Release what the environment holds outside of memory."""

@@ -1,0 +1,148 @@
+"""Groups of agents: who belongs together, how their observations are stacked and their actions handed out."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from envs.base import ActionSpec, EnvError, GroupSpec
+
+
+def flatten(value: Tensor | dict[str, Any]) -> Tensor:
+    """An agent's observation as float32 [E, F]; a dict's entries are flattened and joined in sorted order of the keys."""
+    if isinstance(value, dict):
+        return torch.cat([flatten(value[key]) for key in sorted(value)], dim=-1)
+    return value.flatten(1).to(torch.float32)
+
+
+def flatten_info(info: dict[str, Any], prefix: str = "") -> dict[str, Tensor]:
+    """An agent's info as {name: tensor}, nested dicts joined by dots; what is no tensor is left out."""
+    flat: dict[str, Tensor] = {}
+    for key, value in info.items():
+        if isinstance(value, dict):
+            flat.update(flatten_info(value, f"{prefix}{key}."))
+        elif isinstance(value, Tensor):
+            flat[prefix + str(key)] = value
+    return flat
+
+
+def prefix_of(name: str) -> str:
+    """ "agent_blue_0" -> "agent_blue", "agent 0" -> "agent", "agent" -> "agent"."""
+    return re.sub(r"[_ ]*\d+$", "", name) or "agent"
+
+
+def agent_actions(simulator: Any, agent: Any) -> ActionSpec:
+    """What one agent of a VMAS simulator may do, as an ActionSpec with A = 1; communication actions come last."""
+    talks = simulator.world.dim_c if not agent.silent else 0
+    if simulator.continuous_actions:
+        reach = agent.action.u_range_tensor.float()
+        low = torch.cat([-reach, torch.zeros(talks, device=reach.device)])
+        high = torch.cat([reach, torch.ones(talks, device=reach.device)])
+        return ActionSpec("continuous", low[None], high[None])
+    nvec = (*agent.discrete_action_nvec, *([talks] if talks else []))
+    if simulator.multidiscrete_actions:
+        return ActionSpec("multi_discrete", nvec=tuple(nvec))
+    return ActionSpec("discrete", nvec=(int(torch.tensor(nvec).prod()),))
+
+
+def _space(observation_size: int, action: ActionSpec) -> tuple:
+    bounds = () if action.low is None else (*action.low.flatten().tolist(), *action.high.flatten().tolist())
+    return observation_size, action.kind, action.nvec, bounds
+
+
+def assign(agents: list[Any], sizes: list[int], actions: list[ActionSpec], heterogeneous: str,
+           teams: dict[str, list[str]] | None = None) -> dict[str, list[int]]:
+    """{group name: indices of its agents}, ordered by first agent; a single group is called "agents".
+
+    teams: {group: agent names or name prefixes}; None for one group per prefix ("agent_blue_0" is of "agent_blue").
+    heterogeneous: where agents of a group differ in sizes or ranges, "split" divides it into name_0, name_1, …;
+    "pad" keeps it whole. Raises EnvError where `teams` names nobody or leaves somebody out.
+    """
+    if heterogeneous not in ("split", "pad"):
+        raise EnvError(f"env.heterogeneous={heterogeneous!r} must be 'split' or 'pad'.")
+    names = [agent.name for agent in agents]
+    whole: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        mine = [g for g, wanted in (teams or {prefix_of(name): [name]}).items()
+                if name in wanted or prefix_of(name) in wanted]
+        if len(mine) != 1:
+            raise EnvError(f"env.groups={teams} must put every agent into exactly one group, but {name!r} is in "
+                           f"{mine or 'none'}; the agents are {', '.join(names)}.")
+        whole.setdefault(mine[0], []).append(i)
+    for group in teams or {}:
+        if group not in whole:
+            raise EnvError(f"env.groups.{group}={teams[group]} matches none of the agents {', '.join(names)}.")
+    groups: dict[str, list[int]] = {}
+    for group, members in whole.items():
+        alike: dict[tuple, list[int]] = {}
+        for i in members:
+            alike.setdefault(_space(sizes[i], actions[i]) if heterogeneous == "split" else (), []).append(i)
+        for k, part in enumerate(alike.values()):
+            groups[group if len(alike) == 1 else f"{group}_{k}"] = part
+    return {"agents": next(iter(groups.values()))} if len(groups) == 1 and not teams else groups
+
+
+class Group:
+    """One group: its spec, which of the simulator's agents it holds, and the stacking of what they see and get."""
+
+    def __init__(self, name: str, members: list[int], agents: list[Any], sizes: list[int],
+                 actions: list[ActionSpec], infos: list[dict[str, Tensor]]) -> None:
+        self.members = members
+        self.widths = [actions[i].size for i in members]
+        self.sizes = [sizes[i] for i in members]
+        self.nvecs = [actions[i].nvec for i in members]
+        width, size = max(self.widths), max(self.sizes)
+        self.same_size = len(set(self.sizes)) == 1
+        mask = torch.tensor([[d < w for d in range(width)] for w in self.widths])
+        low = high = None
+        first = actions[members[0]]
+        if first.low is not None:  # padded dimensions get an ordinary range: a policy divides by it
+            low = torch.cat([pad(actions[i].low, (0, width - actions[i].size), value=-1.0) for i in members])
+            high = torch.cat([pad(actions[i].high, (0, width - actions[i].size), value=1.0) for i in members])
+            mask = mask.to(low.device)
+        nvec = tuple(max(n[d] for n in self.nvecs if d < len(n)) for d in range(width)) if low is None else ()
+        self.wrap = low is None and any(n != nvec[:len(n)] for n in self.nvecs)
+        action = ActionSpec(first.kind, low, high, nvec, None if bool(mask.all()) else mask)
+        self.spec = GroupSpec(name, tuple(agents[i].name for i in members), size, action)
+        common = [key for key in infos[members[0]] if all(_alike(infos[members[0]][key], infos[i].get(key))
+                                                          for i in members)]
+        self.info_names = common
+
+    def observation(self, observations: list[Any]) -> Tensor:
+        """float32 [E, A, F] from all agents' observations, zero-padded to the widest."""
+        parts = [flatten(observations[i]) for i in self.members]
+        if not self.same_size:
+            parts = [pad(p, (0, self.spec.observation_size - p.shape[-1])) for p in parts]
+        return torch.stack(parts, dim=1)
+
+    def reward(self, rewards: list[Tensor]) -> Tensor:
+        """float32 [E, A] from all agents' rewards [E] or [E, 1]."""
+        return torch.stack([rewards[i].flatten() for i in self.members], dim=1).to(torch.float32)
+
+    def info(self, infos: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """{name: [E, A, …]} of the infos that every member of the group reports in the same shape."""
+        flat = [flatten_info(infos[i]) for i in self.members]
+        return {name: torch.stack([f[name] for f in flat], dim=1) for name in self.info_names}
+
+    def hand_out(self, action: Tensor, to: list[Any]) -> None:
+        """Write each member's action [E, D of that agent] into the list for the simulator.
+
+        Continuous actions are clamped to the range. Discrete choices beyond what a narrower, padded agent has wrap
+        around (modulo), so that uniform choices stay nearly uniform.
+        """
+        spec = self.spec.action
+        if spec.kind == "continuous":
+            action = action.clamp(spec.low, spec.high)
+        for row, (agent, width, nvec) in enumerate(zip(self.members, self.widths, self.nvecs, strict=True)):
+            own = action[:, row, :width]
+            if self.wrap:
+                own = own % torch.tensor(nvec, device=own.device)
+            to[agent] = own
+
+
+def _alike(a: Tensor, b: Tensor | None) -> bool:
+    return b is not None and a.shape == b.shape and a.dim() > 0

@@ -1,0 +1,149 @@
+"""Makes the simulator's data-dependent Python traceable: masked reads and writes, branches, asserts, rejection loops.
+
+Every rule keeps the value that each environment would compute alone:
+
+- `x[mask]` reads all of x, and `x[mask] = v` becomes `x = where(mask, v, x)`: computing for all environments what was
+  asked for some changes nothing, because a kernel never lets environments meet.
+- `if condition.any():` is taken: what follows is masked (a shortcut that skips work) or exact (a culling shortcut).
+- `assert condition` is answered with the truth of the traced values.
+- A loop that draws until no environment objects (rejection sampling) is unrolled `TRIES` times; after the first
+  success, later draws don't touch an environment any more.
+"""
+
+import ast
+import functools
+import linecache
+import sys
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from envs.kernel.tape import Refusal, Tape
+
+TRIES = 16  # a rejection loop that fails 16 times in a row keeps its last draw
+
+_SKIP = ("torch/", "envs/kernel/", "contextlib.py")
+
+
+def caller():
+    """The innermost frame outside torch and this package."""
+    frame = sys._getframe(1)
+    while frame is not None and any(part in frame.f_code.co_filename for part in _SKIP):
+        frame = frame.f_back
+    return frame
+
+
+def location() -> str:
+    """The caller as "file.py:line"."""
+    frame = caller()
+    return f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}" if frame is not None else "?"
+
+
+@functools.lru_cache(maxsize=64)
+def _statements(filename: str):
+    source = "".join(linecache.getlines(filename))
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return ()
+    return tuple(node for node in ast.walk(tree) if isinstance(node, (ast.Assert, ast.If, ast.While)))
+
+
+def statement(filename: str, line: int):
+    """The smallest assert, if or while whose test stands on that line, or None."""
+    best = None
+    for node in _statements(filename):
+        last = node.end_lineno if isinstance(node, ast.Assert) else node.test.end_lineno
+        if node.lineno <= line <= last and (best is None or node.lineno >= best.lineno):
+            best = node
+    return best
+
+
+class Rewriter(TorchFunctionMode):
+    """Answers the questions that Python asks of tensors, and turns masked indexing into `where`."""
+
+    def __init__(self, tape: Tape, num_envs: int):
+        super().__init__()
+        self.tape, self.num_envs = tape, num_envs
+        self.asked: dict[tuple, int] = {}  # (frame, line) -> times answered True
+        self.frames: list = []  # kept, so that no frame's id is used again
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Dispatches on the function; everything else runs as it is."""
+        kwargs = kwargs or {}
+        if func is Tensor.__bool__:
+            return self._bool(args[0])
+        if func is Tensor.__getitem__:
+            return self._read(*args)
+        if func is Tensor.__setitem__:
+            return self._write(*args)
+        if func in (Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.__int__, Tensor.__index__):
+            if self.tape.depends(args[0]):
+                raise Refusal(f"the step turns a tensor into a Python number at {location()}")
+        if func in (torch.nonzero, Tensor.nonzero, torch.masked_select, torch.unique, Tensor.unique):
+            if self.tape.depends(args[0]):
+                raise Refusal(f"the step selects a varying number of environments at {location()}")
+        if func is torch.where and len(args) == 1 and self.tape.depends(args[0]):
+            raise Refusal(f"the step selects a varying number of environments at {location()}")
+        return func(*args, **kwargs)
+
+    def _bool(self, tensor: Tensor) -> bool:
+        frame = caller()
+        truth = bool(tensor.detach().numpy())  # no tensor operation: nothing is recorded
+        if not self.tape.depends(tensor):
+            return truth
+        inside_torch = "torch/" in sys._getframe(2).f_code.co_filename  # torch.distributions validating arguments
+        node = statement(frame.f_code.co_filename, frame.f_lineno)
+        if inside_torch or isinstance(node, ast.Assert):
+            return truth
+        test = ast.unparse(node.test) if node is not None else ""
+        if "all(" in test and "any(" not in test and "not " not in test:
+            raise Refusal(f"the step branches on all environments at once at {location()}")
+        key = (id(frame), frame.f_lineno)
+        self.frames.append(frame)
+        self.asked[key] = self.asked.get(key, 0) + 1
+        return self.asked[key] <= TRIES
+
+    def _mask(self, index):
+        """(index as a tuple without Ellipsis, position of the mask) or None if there is no mask over environments."""
+        items = index if isinstance(index, tuple) else (index,)
+        found = [i for i, item in enumerate(items) if isinstance(item, Tensor) and item.dtype == torch.bool
+                 and item.dim() > 0 and self.tape.depends(item)]  # fmt: skip
+        if not found:
+            return None
+        if len(found) > 1 or any(isinstance(item, (Tensor, list)) for i, item in enumerate(items) if i != found[0]):
+            raise Refusal(f"the step indexes with a mask and another tensor at {location()}")
+        if any(item is Ellipsis for item in items[: found[0]]):
+            raise Refusal(f"the step indexes with ... before a mask at {location()}")
+        return items, found[0]
+
+    def _view(self, x: Tensor, items: tuple, at: int):
+        """The part of x that the index selects if the mask were all True, and the mask shaped to it."""
+        mask = items[at]
+        rest = items[:at] + (slice(None),) * mask.dim() + items[at + 1 :]
+        view = x[rest]
+        before = sum(1 for item in items[:at] if isinstance(item, slice) or item is None)
+        after = view.dim() - before - mask.dim()
+        return view, mask[(None,) * before + (...,) + (None,) * after]
+
+    def _read(self, x: Tensor, index):
+        mask = self._mask(index)
+        if mask is None:
+            return Tensor.__getitem__(x, index)
+        return self._view(x, *mask)[0].clone()
+
+    def _write(self, x: Tensor, index, value) -> None:
+        mask = self._mask(index)
+        if mask is None:
+            Tensor.__setitem__(x, index, value)
+            return
+        view, where = self._view(x, *mask)
+        if isinstance(value, Tensor) and value.dtype != view.dtype:
+            value = value.to(view.dtype)
+        after = view.dim() - (mask[1] + mask[0][mask[1]].dim())  # what broadcasts along the selection is no part of it
+        if isinstance(value, Tensor) and after < value.dim() < view.dim():
+            raise Refusal(f"the step writes a masked value of another shape at {location()}")
+        if not isinstance(value, Tensor):
+            value = torch.full((), value, dtype=view.dtype, device=view.device)
+        view.copy_(torch.where(where, value, view))

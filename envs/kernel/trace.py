@@ -1,0 +1,190 @@
+"""Traces one step of a VMAS environment: from state and actions to state, observations, rewards, dones and infos.
+
+The step is the simulator's own, unmodified; it runs once, on a twin of the environment with `TRACED` copies, on real
+values, and every tensor operation is written to a tape.
+"""
+
+import random
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.kernel.lower import Lowering
+from envs.kernel.program import Program
+from envs.kernel.rewrite import Rewriter, location
+from envs.kernel.tape import Recorder, Ref, Refusal, Tape
+
+TRACED = 127  # environments of the twin: a prime, so that no other size is a multiple of it
+
+
+@dataclass
+class Trace:
+    """What a traced step reads and gives, as tensor numbers on its tape."""
+
+    tape: Tape
+    state: dict[str, int]  # path -> number after the step
+    outputs: dict[tuple, int]  # ("observation", group) … -> number
+    shapes: dict[str, tuple]  # path -> (shape, dtype, axis of the environments)
+    constants: dict[tuple, float] = field(default_factory=dict)  # ("state", path, field) -> its only value
+
+
+@dataclass
+class Lowered:
+    """One environment's step as a program: what it reads (fields, tables, actions, noise) and what it gives."""
+
+    program: Program
+    fields: list[tuple[str, int]]  # state carried from step to step: (path, element)
+    next: list[int]  # value of each field after the step
+    tables: dict[str, tuple[int, str]]  # path -> (value of the last store or -1, kind)
+    outputs: dict[tuple, np.ndarray]  # ("observation", group) -> values [A, F]; ("terminated",) -> [] …
+    constants: dict[tuple[str, int], float]  # state folded into the program: (path, element) -> value
+    noise: list[tuple]  # (operation, shape with 0 for E, dtype, arguments) of each draw, in order
+    shapes: dict[str, tuple]
+
+
+def trace(twin) -> Trace:
+    """Records one step of `twin`, a VmasEnv of TRACED environments. Raises Refusal."""
+    pool, sim = twin._pool, twin.simulator
+    if sim.num_envs != TRACED:
+        raise ValueError(f"the twin must have {TRACED} environments, not {sim.num_envs}")
+    pool.main.refresh()
+    tape, shapes = Tape(), {}
+    before: dict[str, tuple[Tensor, int]] = {}
+    for path, slot in pool.main.tensors.items():
+        value, axis = slot.value, pool.axes.get(path)
+        if axis is not None:
+            tape.input(value, ("state", path))
+            before[path] = (value, value._version)
+            shapes[path] = (tuple(value.shape), value.dtype, axis)
+        elif path in pool._evolving:
+            tape.input(value, ("shared", path))
+    action = twin.random_action()
+    for name, value in action.items():
+        tape.input(value, ("action", name))
+    constants = _constants(twin, before)
+    outputs: dict[tuple, Tensor] = {}
+    host = np.random.get_state()[1].copy(), random.getstate()
+    with torch.no_grad(), Recorder(tape, location), Rewriter(tape, TRACED):
+        handed = twin._hand_out(action)
+        observations, rewards, terminated, over, infos = sim.step(handed)
+        for name, value in twin._observe(sim, observations).items():
+            outputs["observation", name] = value
+        for name, group in twin._groups.items():
+            outputs["reward", name] = group.reward(rewards)
+            for key, value in group.info(infos).items():
+                outputs["info", name, key] = value
+        outputs["terminated",] = terminated.clone()
+        outputs["truncated",] = over & ~terminated
+    if not np.array_equal(host[0], np.random.get_state()[1]) or host[1] != random.getstate():
+        raise Refusal("the step draws from numpy's or Python's random generator")
+    pool.main.refresh()
+    state = {}
+    for path, (tensor, version) in before.items():
+        slot = pool.main.tensors.get(path)
+        if slot is None:
+            continue  # scratch that disappears
+        if slot.value.shape != tensor.shape:
+            raise Refusal(f"the step changes the shape of {path}")
+        state[path] = tape.add(slot.value)
+        if slot.value is not tensor or tensor._version != version:
+            for k in range(tensor.numel() // TRACED):
+                constants.pop(("state", path, k), None)
+    return Trace(tape, state, {key: tape.add(value) for key, value in outputs.items()}, shapes, constants)
+
+
+RESETS = 4
+
+
+def _constants(twin, before: dict[str, tuple[Tensor, int]]) -> dict[tuple, float]:
+    """State elements that hold one and the same value in every environment, now and after several resets."""
+    pool, found = twin._pool, {}
+    for path, (value, _) in before.items():
+        found[path] = _rows(value, pool.axes[path])
+        if path in pool.fresh.tensors:
+            found[path] = torch.cat([found[path], _rows(pool.fresh.tensors[path].value, pool.axes[path])])
+    for _ in range(RESETS):
+        pool.refresh()
+        for path in before:
+            if path in pool.fresh.tensors:
+                found[path] = torch.cat([found[path], _rows(pool.fresh.tensors[path].value, pool.axes[path])])
+    constants = {}
+    for path, rows in found.items():
+        bits = rows.view(torch.int32) if rows.dtype == torch.float32 else rows
+        same = (bits == bits[:1]).all(0).tolist()
+        for k, value in enumerate(rows[0].tolist()):
+            if same[k]:
+                constants["state", path, k] = value
+    return constants
+
+
+def _rows(value: Tensor, axis: int) -> Tensor:
+    """[E, elements] of a state tensor, elements in the order of the tensor without its environment axis."""
+    return value.detach().movedim(axis, 0).reshape(value.shape[axis], -1).clone()
+
+
+def lower(traced: Trace, specialise: bool = True) -> Lowered:
+    """The program of a trace. Raises Refusal if an output needs what one environment can't compute alone.
+
+    specialise: fold state that never changes into the program as constants; whoever loads a state checks them.
+    """
+    low = Lowering(traced.tape, TRACED, traced.constants if specialise else None)
+    low.run()
+    p = low.program
+    outputs = {key: _squeeze(low, number) for key, number in traced.outputs.items()}
+    after = {path: _state(low, traced, path, number) for path, number in traced.state.items()}
+    shared = [v for v, op in enumerate(p.ops) if op[0] == "input" and op[1][0] == "shared"]
+    stores = {path: table[0] for path, table in low.tables.items()}
+    needed: dict[tuple[str, int], None] = {}
+    reached: set[int] = set()
+    todo = [int(v) for array in outputs.values() for v in array.reshape(-1)]
+    while todo:  # what the outputs need, and what that needs of the step before
+        fresh = [v for v in p.live(todo) if v not in reached]
+        reached.update(fresh)
+        todo = []
+        for v in fresh:
+            op = p.ops[v]
+            if op[0] == "poison":
+                raise Refusal(f"the step {_reason(op[1])}")
+            if op[0] in ("load", "store") and stores.get(op[1], -1) >= 0 and stores[op[1]] not in reached:
+                todo.append(stores[op[1]])
+            if op[0] == "input" and op[1][0] == "cell":
+                raise Refusal(f"the step reads all of {op[1][1]} after writing to it by index")
+            if op[0] == "input" and op[1][0] == "environment":
+                raise Refusal("the step uses the number of an environment")
+            if op[0] == "input" and op[1][0] == "state" and op[1][1:] not in needed:
+                path, k = op[1][1:]
+                needed[path, k] = None
+                if path in low.tables:
+                    raise Refusal(f"the step reads {path} both by index and as a whole")
+                todo.append(int(after[path].reshape(-1)[k]) if path in after else v)
+    if any(v in reached for v in shared):
+        raise Refusal("the step depends on a tensor that all environments share and that changes")
+    fields = sorted(needed)
+    tables = {path: (table[0], low.kind(traced.shapes[path][1])) for path, table in low.tables.items()
+              if any(p.ops[v][0] in ("load", "store") and p.ops[v][1] == path for v in reached)}  # fmt: skip
+    noise = []
+    for name, args, kwargs, value in traced.tape.noise:
+        plain = [None if isinstance(a, Ref) else a for a in args]
+        noise.append((name, plain, kwargs, tuple(value.shape), value.dtype))
+    folded = {(path, k): float(v) for (_, path, k), v in (traced.constants if specialise else {}).items()}
+    return Lowered(p, fields, [int(after[path].reshape(-1)[k]) for path, k in fields], tables, outputs, folded,
+                   noise, traced.shapes)  # fmt: skip
+
+
+def _reason(message: str) -> str:
+    return f"needs what crosses environments or has no rule: {message}"
+
+
+def _squeeze(low: Lowering, number: int) -> np.ndarray:
+    """The array of an output [E, …] without the environment axis."""
+    array = low.array(Ref(number))
+    if not array.shape or array.shape[0] != 1 or not low.over_envs(low.tape.tensors[number].shape, 0):
+        raise Refusal(f"an output has the shape {tuple(low.tape.tensors[number].shape)}")
+    return array[0]
+
+
+def _state(low: Lowering, traced: Trace, path: str, number: int) -> np.ndarray:
+    array, axis = low.array(Ref(number)), traced.shapes[path][2]
+    return np.moveaxis(array, axis, 0).reshape(-1)

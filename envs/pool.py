@@ -1,0 +1,235 @@
+"""Auto-reset without loops over environments: a nursery of freshly reset states, swapped in where one is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.base import EnvError
+from envs.random import Stream
+from envs.simulator import Simulator
+from envs.state import Slot, StateMap, batch_axis, from_bytes, to_bytes
+
+WARM_UP = 3  # steps after which all lazily made tensors exist, and what changes by stepping has changed
+
+
+class Pool:
+    """The state of a simulator, with the states of a nursery (another simulator, freshly reset) to restart from.
+
+    The nursery has a different number of environments, P: an axis with E entries in the one and P in the other is the
+    environment axis, so a constant that happens to have E entries is never taken for state. Tensors without such an
+    axis and plain numbers are shared by all environments. Those of them that a reset draws (a goal agent, a mass) are
+    adopted from the nursery whenever it is reset, since the whole batch can have only one value of them.
+    """
+
+    def __init__(self, simulator: Simulator, nursery: Simulator, stream: Stream, nursery_stream: Stream,
+                 observe: Callable[[Simulator, list], dict[str, Tensor]]) -> None:
+        self.simulator, self.nursery = simulator, nursery
+        self.stream, self.nursery_stream = stream, nursery_stream
+        self.observe = observe
+        self.num_envs, self.size = simulator.num_envs, nursery.num_envs
+        self.main, self.fresh = StateMap(simulator), StateMap(nursery)
+        evolving = _warm_up(simulator, self.main, stream)
+        _warm_up(nursery, self.fresh, nursery_stream)
+        self._evolving, self._moving, self._passing = evolving
+        self.axes: dict[str, int | None] = {}
+        for path, slot in self.main.tensors.items():
+            other = self.fresh.tensors.get(path)
+            try:
+                self.axes[path] = other and batch_axis(slot.value.shape, other.value.shape, self.num_envs, self.size)
+            except ValueError as error:
+                raise EnvError(f"the scenario's tensor {path} can't be reset per environment: {error}.") from error
+        self.drawn = self._find_drawn()
+
+    def _find_drawn(self) -> set[str]:
+        """Paths of shared values that resets change and steps don't: drawn once for the whole batch."""
+        drawn: set[str] = set()
+        before = _shared(self.fresh, self.axes)
+        for _ in range(4):
+            with self.nursery_stream:
+                self.nursery.reset(return_observations=True)
+            self.fresh.refresh()
+            after = _shared(self.fresh, self.axes)
+            drawn |= {path for path in before if path in after and not _equal(before[path], after[path])}
+        return drawn - self._evolving
+
+    def reset_simulator(self) -> dict[str, Tensor]:
+        """Reset all environments eagerly; returns their observation, by group."""
+        with self.stream:
+            observations = self.simulator.reset()
+        self.main.refresh()
+        self.refresh()
+        seen = self.observe(self.simulator, observations)
+        everyone = torch.full((self.num_envs,), bool(self.drawn), device=self.simulator.device)
+        self.merge(everyone, 0)  # also gives every environment's tensors their own memory
+        return {key: self.fresh_rows(key, 0) for key in seen} if self.drawn else seen
+
+    def refresh(self) -> None:
+        """Reset the nursery: new states to restart from, and new values of what is drawn for the whole batch."""
+        with self.nursery_stream:
+            observations = self.nursery.reset()
+        self.fresh.refresh()
+        self._observed = self.observe(self.nursery, observations)
+        self._bind()
+        if self.drawn:
+            self._adopt()
+
+    def _adopt(self) -> None:
+        host = self.fresh.host_values()
+        self.main.write_host({path: host[path] for path in self.drawn if path in host})
+        for path in self.drawn & self.main.tensors.keys() & self.fresh.tensors.keys():
+            self.main.tensors[path].write(self.fresh.tensors[path].value.clone())
+
+    def _bind(self) -> None:
+        """Pair every per-environment slot with the nursery's rows, extended so that any window of E rows is a view."""
+        self._rows: list[tuple[Any, Any, Tensor, int]] = []
+        self._slow: list[tuple[Slot, Tensor, int]] = []
+        for path, slot in self.main.tensors.items():
+            axis, other = self.axes.get(path), self.fresh.tensors.get(path)
+            if axis is None or other is None:
+                continue
+            rows = self._extend(other.value, axis)
+            if path in self._moving or isinstance(slot.container, tuple):
+                self._slow.append((slot, rows, axis))
+            else:
+                self._rows.append((slot.container, slot.key, rows, axis))
+        self._fresh_observation = {key: self._extend(value, 0) for key, value in self._observed.items()}
+
+    def _extend(self, rows: Tensor, axis: int) -> Tensor:
+        copies = -(-(self.size + self.num_envs - 1) // self.size)
+        return torch.cat([rows] * copies, axis).narrow(axis, 0, self.size + self.num_envs - 1)
+
+    def merge(self, done: Tensor, offset: int) -> None:
+        """Replace done environments' state by the nursery's rows (arange(E) + offset) % P. done: bool [E].
+
+        Slots that held one tensor hold one tensor afterwards.
+        """
+        num_envs, masks = self.num_envs, {}
+        replaced: dict[int, tuple[Tensor, Tensor]] = {}  # by id; keeps the old tensor alive, so that no id comes twice
+        where, get = torch.where, replaced.get
+        for container, key, rows, axis in self._rows:
+            old = container[key]
+            pair = get(id(old))
+            if pair is None:
+                shape = (old.dim(), axis)
+                mask = masks.get(shape)
+                if mask is None:
+                    masks[shape] = mask = done.view([num_envs if i == axis else 1 for i in range(shape[0])])
+                pair = replaced[id(old)] = (old, where(mask, rows.narrow(axis, offset, num_envs), old))
+            container[key] = pair[1]
+        for slot, rows, axis in self._slow:
+            old = self._locate(slot)
+            if old is None:
+                continue
+            mask = done.view([num_envs if i == axis else 1 for i in range(old.dim())])
+            if id(old) not in replaced:
+                replaced[id(old)] = (old, where(mask, rows.narrow(axis, offset, num_envs), old))
+            slot.write(replaced[id(old)][1])
+
+    def _locate(self, slot: Slot) -> Tensor | None:
+        """The tensor of a slot whose container is replaced during steps: follow its path from the root."""
+        owner: Any = self.simulator
+        for kind, key in slot.steps[:-1]:
+            owner = getattr(owner, key) if kind == "attribute" else owner[key]
+        slot.container = vars(owner) if slot.steps[-1][0] == "attribute" else owner
+        return slot.value if isinstance(slot.container, (list, tuple)) else slot.container.get(slot.key)
+
+    def fresh_rows(self, key: str, offset: int) -> Tensor:
+        """The nursery's observation of a group, [E, A, F], in the rows that `merge` takes with the same offset."""
+        return self._fresh_observation[key].narrow(0, offset, self.num_envs)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """All of it as tensors: both simulators' states and streams, and the nursery's observations."""
+        saved = {}
+        for name, state in (("state", self.main), ("pool", self.fresh)):
+            state.refresh()
+            first: dict[int, str] = {}
+            shared = {}
+            for path, slot in state.tensors.items():
+                if path not in self._passing:
+                    shared[path] = first.setdefault(id(slot.value), path)
+                    if shared[path] == path:
+                        saved[f"{name}/{path}"] = slot.value.detach().clone()
+            saved[f"{name}_plain"] = to_bytes({"host": state.host_values(), "shared": shared})
+        saved |= {f"pool_observation/{key}": value.clone() for key, value in self._observed.items()}
+        saved |= {f"random/{key}": value for key, value in self.stream.state_dict().items()}
+        return saved | {f"pool_random/{key}": value for key, value in self.nursery_stream.state_dict().items()}
+
+    def restore(self, saved: dict[str, Tensor]) -> None:
+        """Go back to a snapshot of an environment with the same settings; EnvError names what doesn't fit."""
+        for name, state in (("state", self.main), ("pool", self.fresh)):
+            if f"{name}_plain" not in saved:
+                raise EnvError(f"this snapshot has no {name}_plain: it is not one of a VMAS environment.")
+            state.refresh()
+            plain = from_bytes(saved[f"{name}_plain"])
+            tensors: dict[str, Tensor] = {}
+            for path, first in plain["shared"].items():
+                slot = state.tensors.get(path) or state.host.get(path)  # host: None until a step fills it
+                value = saved[f"{name}/{first}"]
+                if slot is None or (isinstance(slot.value, Tensor) and slot.value.shape != value.shape):
+                    here = "nothing" if slot is None else f"{tuple(slot.value.shape)}"
+                    raise EnvError(f"this snapshot is of another environment: {path} has shape "
+                                   f"{tuple(value.shape)} there, and {here} here.")
+                if first not in tensors:
+                    tensors[first] = value.to(self.simulator.device, copy=True)
+                slot.write(tensors[first])
+            state.write_host(plain["host"])
+            state.refresh()
+        self._observed = {key: saved[f"pool_observation/{key}"].to(self.simulator.device, copy=True)
+                          for key in self._observed}
+        self.stream.load_state_dict(_below("random/", saved))
+        self.nursery_stream.load_state_dict(_below("pool_random/", saved))
+        self._bind()
+
+
+def _below(prefix: str, saved: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
+
+
+def _shared(state: StateMap, axes: dict[str, int | None]) -> dict[str, Any]:
+    """{path: value} of what all environments share: plain values and tensors without an environment axis."""
+    tensors = {path: slot.value.clone() for path, slot in state.tensors.items() if axes.get(path) is None}
+    return {**tensors, **state.host_values()}
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and torch.equal(a, b)
+    return type(a) is type(b) and a == b
+
+
+def _warm_up(simulator: Simulator, state: StateMap, stream: Stream) -> tuple[set[str], set[str], set[str]]:
+    """Step a few times so that every tensor exists, put back what was there before, and reset.
+
+    Returns the paths of plain values and tensors that steps change, of tensors whose container steps replace, and of
+    tensors that a reset makes disappear (scratch that a step fills before it reads it).
+    """
+    before = {path: slot.value.clone() for path, slot in state.tensors.items()}
+    host = state.host_values()
+    with stream:
+        simulator.step(simulator.get_random_actions())
+    state.refresh()
+    early = {path: id(slot.container) for path, slot in state.tensors.items()}
+    early_host = state.host_values()
+    shared = {path: slot.value.clone() for path, slot in state.tensors.items()}
+    with stream:
+        for _ in range(WARM_UP):
+            simulator.step(simulator.get_random_actions())
+    state.refresh()
+    late_host = state.host_values()
+    moving = {p for p, slot in state.tensors.items() if early.get(p, id(slot.container)) != id(slot.container)}
+    evolving = {p for p in late_host if late_host[p] != early_host.get(p) or late_host[p] != host.get(p)}
+    evolving |= {p for p, slot in state.tensors.items() if p in shared and not _equal(shared[p], slot.value)}
+    stepped = set(state.tensors)
+    for path, value in before.items():
+        if path in state.tensors:
+            state.tensors[path].write(value)
+    state.write_host(host)
+    with stream:
+        simulator.reset()
+    state.refresh()
+    passing = {p for p in stepped - state.tensors.keys() if p not in state.host}
+    return evolving, moving, passing

@@ -1,0 +1,101 @@
+"""Random streams of environments: own states of the global generators, swapped in while a simulator runs."""
+
+from __future__ import annotations
+
+import random
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MASK = 2**63 - 1
+
+
+def spread(seed: int, purpose: int) -> int:
+    """Another seed for another purpose: one round of splitmix64, so that neighbouring seeds give unrelated streams."""
+    z = (seed + (purpose + 1) * 0x9E3779B97F4A7C15) & (2**64 - 1)
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+    return (z ^ (z >> 31)) & MASK
+
+
+def pack_python(state: tuple) -> Tensor:
+    """`random.getstate()` as float64 [627]: version, 625 words below 2^32 (exact in float64), next Gaussian or nan."""
+    version, words, gauss = state
+    return torch.tensor([version, *words, float("nan") if gauss is None else gauss], dtype=torch.float64)
+
+
+def unpack_python(packed: Tensor) -> tuple:
+    """The inverse of `pack_python`."""
+    version, *words, gauss = packed.tolist()
+    return int(version), tuple(int(w) for w in words), None if gauss != gauss else gauss
+
+
+class Stream:
+    """A context manager inside which the global generators are this stream's, and afterwards the caller's again.
+
+    VMAS and its scenarios draw from the global generators. Entering puts the stream's states in, leaving takes them
+    out again. torch's CPU generator is always swapped (about 6 µs in all), CUDA's where the device is a GPU, and
+    those of numpy and python's `random` (about 60 µs) where `host` says that they are used.
+    Not re-entrant, and not safe against another thread drawing from the global generators meanwhile.
+    """
+
+    def __init__(self, seed: int, device: torch.device | str = "cpu", host: bool = True) -> None:
+        self.device = torch.device(device)
+        self.host = host
+        self._outside: list = []
+        self.seed(seed)
+
+    def seed(self, seed: int) -> None:
+        """Start over as `torch.manual_seed(seed)`, `np.random.seed` and `random.seed` would."""
+        self._torch = torch.Generator().manual_seed(seed).get_state()
+        self._numpy = np.random.RandomState(seed % 2**32).get_state()
+        self._python = random.Random(seed).getstate()
+        self._cuda: Tensor | None = None
+        if self.device.type == "cuda":
+            self._cuda = torch.Generator(self.device).manual_seed(seed).get_state()
+
+    def __enter__(self) -> Stream:
+        outside = [torch.default_generator.get_state()]
+        torch.default_generator.set_state(self._torch)
+        if self._cuda is not None:
+            outside.append(torch.cuda.get_rng_state(self.device))
+            torch.cuda.set_rng_state(self._cuda, self.device)
+        if self.host:
+            outside += [np.random.get_state(), random.getstate()]
+            np.random.set_state(self._numpy)
+            random.setstate(self._python)
+        self._outside = outside
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        outside, self._outside = self._outside, []
+        self._torch = torch.default_generator.get_state()
+        torch.default_generator.set_state(outside[0])
+        if self._cuda is not None:
+            self._cuda = torch.cuda.get_rng_state(self.device)
+            torch.cuda.set_rng_state(outside[1], self.device)
+        if self.host:
+            self._numpy, self._python = np.random.get_state(), random.getstate()
+            np.random.set_state(outside[-2])
+            random.setstate(outside[-1])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The stream as tensors, loadable with `torch.load(weights_only=True)`."""
+        _, key, position, has_gauss, gauss = self._numpy
+        numpy = torch.tensor([*key.tolist(), position, has_gauss, gauss], dtype=torch.float64)
+        state = {"torch": self._torch.clone(), "numpy": numpy, "python": pack_python(self._python)}
+        if self._cuda is not None:
+            state["cuda"] = self._cuda.clone()
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go back to what `state_dict` returned."""
+        *key, position, has_gauss, gauss = state["numpy"].tolist()
+        self._numpy = ("MT19937", np.array(key, dtype=np.uint32), int(position), int(has_gauss), gauss)
+        self._python = unpack_python(state["python"])
+        self._torch = state["torch"].cpu().clone()
+        if self._cuda is not None and "cuda" in state:
+            self._cuda = state["cuda"].cpu().clone()

@@ -1,0 +1,182 @@
+"""The simulator's state: every tensor and plain value reachable from it, found once and named by its path.
+
+A *slot* is one place that holds a tensor: a container (an object's `__dict__`, a list, a dict) and a key. Two slots may
+hold one and the same tensor; whoever rebinds slots keeps such shared identities. A *host* slot holds plain values
+(numbers, strings, tuples of them) or refers to another object of the simulator (an agent's goal, say).
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+import types
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Modules whose objects hold no simulator state; torch.distributions' do (sampling keeps its Gaussians there).
+FOREIGN = {"torch", "numpy", "gym", "gymnasium", "pyglet", "matplotlib"} | set(sys.stdlib_module_names)
+# Scratch that World.step fills anew before it reads it, and what merely draws: neither decides the next step.
+SCRATCH = {"forces_dict", "torques_dict", "entity_index_map", "viewer", "text_lines", "_render"}
+
+
+def holds_state(value: Any) -> bool:
+    """Whether to look inside an object: instances of the simulator's, the scenario's and the user's own classes."""
+    if isinstance(value, (type, enum.Enum, types.FunctionType, types.MethodType, types.ModuleType, Tensor)):
+        return False
+    module = type(value).__module__
+    foreign = module.partition(".")[0] in FOREIGN and not module.startswith("torch.distributions")
+    return hasattr(value, "__dict__") and not foreign and not module.startswith("torch.distributions.constraints")
+
+
+@dataclass
+class Slot:
+    """One place that holds a value: `steps` leads from the root to its container, `key` to the value in it."""
+
+    path: str
+    steps: tuple[tuple[str, Any], ...]  # ("attribute" | "item", key), …
+    container: Any
+    key: Any
+
+    @property
+    def value(self) -> Any:
+        return self.container[self.key]
+
+    def write(self, value: Any) -> None:
+        if isinstance(self.container, tuple):  # can't be rebound: change the tensor in place
+            self.container[self.key].copy_(value)
+        else:
+            self.container[self.key] = value
+
+
+class StateMap:
+    """All slots below `root` (a VMAS Environment). `refresh()` finds them again after an eager reset.
+
+    tensors: {path: Slot} of tensors. host: {path: Slot} of plain values and references.
+    """
+
+    def __init__(self, root: Any) -> None:
+        self.root = root
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Walk again: containers may have been replaced."""
+        self.tensors: dict[str, Slot] = {}
+        self.host: dict[str, Slot] = {}
+        self._path_of: dict[int, str] = {}
+        self._object_at: dict[str, Any] = {}
+        plain: list[Slot] = []
+        queue: deque[tuple[str, tuple, Any]] = deque()
+        self._visit("", self.root)
+        queue.append(("", (), self.root))
+        while queue:  # breadth first: an entity is named by world._agents[i], not by somebody's goal
+            path, steps, owner = queue.popleft()
+            for label, key, value in _children(owner):
+                slot = Slot(_join(path, label), (*steps, ("attribute" if hasattr(owner, "__dict__") else "item", key)),
+                            vars(owner) if hasattr(owner, "__dict__") else owner, key)
+                if isinstance(value, Tensor):
+                    self.tensors[slot.path] = slot
+                elif id(value) in self._path_of:
+                    plain.append(slot)
+                elif holds_state(value) or (isinstance(value, (list, tuple, dict)) and self._has_state(value)):
+                    self._visit(slot.path, value)
+                    queue.append((slot.path, slot.steps, value))
+                else:
+                    plain.append(slot)
+        self.host = {slot.path: slot for slot in plain
+                     if not isinstance(slot.container, tuple) and self.encode(slot.value) is not NotImplemented}
+
+    def _visit(self, path: str, value: Any) -> None:
+        self._path_of[id(value)] = path
+        self._object_at[path] = value
+
+    def _has_state(self, value: Any) -> bool:
+        """Whether a list, tuple or dict holds tensors or objects that the walk has not met yet."""
+        for item in value.values() if isinstance(value, dict) else value:
+            if isinstance(item, Tensor):
+                return True
+            if id(item) in self._path_of:
+                continue
+            if holds_state(item) or (isinstance(item, (list, tuple, dict)) and self._has_state(item)):
+                return True
+        return False
+
+    def encode(self, value: Any) -> Any:
+        """A plain value or reference as JSON can carry it; NotImplemented for anything else (functions, enums…)."""
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if id(value) in self._path_of:
+            return {"object": self._path_of[id(value)]}
+        if isinstance(value, (list, tuple)) and not hasattr(value, "__dict__"):
+            items = [self.encode(item) for item in value]
+            return NotImplemented if NotImplemented in items else {type(value).__name__: items}
+        if isinstance(value, dict) and all(isinstance(key, (str, int)) for key in value):
+            items = [[key, self.encode(item)] for key, item in value.items()]
+            return NotImplemented if any(item is NotImplemented for _, item in items) else {"dict": items}
+        return NotImplemented
+
+    def decode(self, value: Any) -> Any:
+        """The inverse of `encode`, with references to this simulator's own objects."""
+        if not isinstance(value, dict):
+            return value
+        ((kind, content),) = value.items()
+        if kind == "object":
+            return self._object_at[content]
+        if kind == "dict":
+            return {key: self.decode(item) for key, item in content}
+        return (list if kind == "list" else tuple)(self.decode(item) for item in content)
+
+    def host_values(self) -> dict[str, Any]:
+        """{path: encoded value} of the host slots as they are now."""
+        return {path: self.encode(slot.value) for path, slot in self.host.items()}
+
+    def write_host(self, values: dict[str, Any]) -> None:
+        """Set host slots from encoded values; what is already equal stays untouched."""
+        for path, value in values.items():
+            slot = self.host.get(path)
+            if slot is not None and self.encode(slot.value) != value:
+                slot.write(self.decode(value))
+
+
+def _join(path: str, label: str) -> str:
+    return f"{path}.{label}" if path else label
+
+
+def _children(owner: Any) -> Iterator[tuple[str, Any, Any]]:
+    """(label, key, value) of an object's attributes or a container's items; unnamed keys are labelled by position."""
+    if hasattr(owner, "__dict__"):
+        yield from ((key, key, value) for key, value in vars(owner).items() if key not in SCRATCH)
+    elif isinstance(owner, dict):
+        for i, (key, value) in enumerate(owner.items()):
+            yield (str(key) if isinstance(key, (str, int)) else f"#{i}"), key, value
+    else:
+        yield from ((str(i), i, value) for i, value in enumerate(owner))
+
+
+def batch_axis(shape: torch.Size, other: torch.Size, num_envs: int, other_envs: int) -> int | None:
+    """The axis with num_envs in one shape and other_envs in the other, all else equal; None where both are the same.
+
+    Comparing two simulators of different sizes tells the environment axis from a constant of the same length.
+    Raises ValueError where the shapes differ in any other way (several axes, or environments folded into another).
+    """
+    if shape == other:
+        return None
+    axes = [i for i, (a, b) in enumerate(zip(shape, other, strict=False)) if a != b]
+    if len(shape) != len(other) or len(axes) != 1 or (shape[axes[0]], other[axes[0]]) != (num_envs, other_envs):
+        raise ValueError(f"shapes {tuple(shape)} and {tuple(other)} differ in more than one environment axis")
+    return axes[0]
+
+
+def to_bytes(value: Any) -> Tensor:
+    """JSON-able data as a uint8 tensor, so that it travels in snapshots; floats come back to the bit."""
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def from_bytes(packed: Tensor) -> Any:
+    """The inverse of `to_bytes`."""
+    return json.loads(bytes(packed.cpu().tolist()).decode())

@@ -1,0 +1,68 @@
+"""Trains what the configuration describes; `python scripts/train.py --help` shows what can be said."""
+
+import os
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.text import Text
+from rich.tree import Tree
+
+from envs.base import EnvError
+from marl import compose
+from marl.errors import UserError
+
+
+def train(cfg: DictConfig, run_dir: Path) -> float | None:
+    """Compose, check, build, fit, evaluate: the run ends in `run_dir`; returns its best monitored metric.
+
+    Raises:
+        UserError, EnvError: a mistake in the configuration, before anything expensive starts.
+    """
+    config = compose.check(cfg)
+    if config["ckpt"]:
+        raise UserError("ckpt=…: scripts/evaluate.py reads it; here resume=RUN_DIR or init_from=RUN_DIR is meant")
+    trainer = compose.build_trainer(config)
+    task = compose.build_task(config)
+    resume = run_dir / "checkpoints" / "last.pt"
+    if not config["resume"] or not resume.is_file():  # killed before its first checkpoint: it begins anew
+        resume = None
+    else:
+        compose.load_weights(task, resume)  # refuses other networks before anything of the run is touched
+
+    # What is kept says nothing of the interruption: a resumed run ends like one that ran through.
+    config |= {"resume": None, "paths": {**(config["paths"] or {}), "run_dir": str(run_dir)}}
+    setup = compose.build_setup(config)
+    show(config)
+    save(config, run_dir)
+    summary = trainer.fit(task, run_dir, resume=resume, **setup)
+    report(summary, run_dir)
+    return trainer.best and trainer.best["value"]
+
+
+def show(config: dict) -> None:
+    """Print the configuration as a tree, once."""
+    tree = Tree("configuration", guide_style="dim")
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            tree.add(Text(key, "bold")).add(Text(OmegaConf.to_yaml(value).rstrip()))
+        elif value is not None:
+            tree.add(Text.assemble((key, "bold"), f": {value}"))
+    Console().print(tree)
+
+
+def save(config: dict, run_dir: Path) -> None:
+    """Write `config.yaml`, from which resume, evaluation and export rebuild the run; whole or not at all."""
+    temporary = run_dir / ".config.yaml.tmp"
+    OmegaConf.save(config, temporary)
+    os.replace(temporary, run_dir / "config.yaml")
+
+
+def report(summary: dict, run_dir: Path) -> None:
+    """Print the last evaluation, the time it took and where everything lies."""
+    print(f"final: {summary['final']}")
+    print(f"took {summary['seconds']['total']:.1f} s; results in {run_dir}")
+
+
+if __name__ == "__main__":
+    compose.run(train, EnvError)

@@ -1,0 +1,143 @@
+"""The on-policy task: minibatches, advantages, KL stop, evaluation, exact resume, and that it learns."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torchrl.objectives.value.functional import generalized_advantage_estimate
+
+from agents.evaluate import statistics
+from agents.on_policy import OnPolicy
+from agents.ppo import PPO
+from envs.vmas import VmasEnv
+from marl.callbacks import Callback
+from marl.engine import Trainer
+from marl.errors import UserError
+from marl.networks import MLP
+from marl.optim import OptimizerConfig
+
+
+def make(scenario="balance", num_envs=6, max_steps=8, frames=6 * 10 * 3, eval_episodes=5, seed=0, env=None, **algo):
+    torch.manual_seed(0)
+    algo = PPO(**{"rollout_steps": 10, "minibatch_size": 16, "epochs": 2, **algo})
+    factory = partial(VmasEnv, scenario, num_envs=num_envs, max_steps=max_steps, **(env or {}))
+    network = partial(MLP, hidden=[32])
+    return OnPolicy(factory, algo, network, frames=frames, eval_episodes=eval_episodes, seed=seed)
+
+
+def fit(task, path, **kwargs):
+    trainer = Trainer(progress="off", evaluate_every=2, checkpoint_every=1)
+    return trainer.fit(task, path, optimizer=OptimizerConfig(lr=1e-3), seed=0, **kwargs), trainer
+
+
+def test_minibatches_hold_every_frame_once_per_epoch():
+    task = make(minibatch_size=20, epochs=3)
+    task.collect(0)
+    seen = torch.cat([batch["agents", "log_prob"] for batch in task.batches(0)])
+    rows = task.rollout.log_prob["agents"].flatten(0, 1)
+    for epoch in seen.split(60):
+        assert torch.equal(epoch.sort(0).values, rows.sort(0).values)
+    assert not torch.equal(seen[:60], seen[60:120])
+    assert task.steps_per_iteration == 9 and task.iterations == 3
+
+
+def test_advantages_equal_torchrl_with_true_final_values():
+    task = make(critic="local", gamma=0.9, lam=0.8)
+    task.collect(0)
+    data, critic = task.rollout.data, task.loss.critics["agents"]
+    with torch.no_grad():
+        value = critic(data["agents", "observation"]).movedim(0, 1)
+        next_value = critic(data["next", "agents", "observation"]).movedim(0, 1)
+    ends = {k: data["next", k].movedim(0, 1).expand(-1, -1, 3) for k in ("done", "terminated")}
+    reward = data["next", "agents", "reward"].squeeze(-1).movedim(0, 1)
+    advantage, target = torch.stack([value, next_value]), []
+    for agent in range(3):  # TorchRL's function wants [E, T, 1]
+        pick = [x[..., agent : agent + 1] for x in (value, next_value, reward, ends["done"], ends["terminated"])]
+        target.append(generalized_advantage_estimate(0.9, 0.8, *pick)[0])
+    advantage = torch.cat(target, -1).movedim(0, 1)
+    torch.testing.assert_close(task.rows["agents"]["advantage"], advantage, atol=1e-5, rtol=1e-5)
+
+
+def test_kl_stop_ends_the_epochs():
+    task = make(epochs=6, target_kl=1e-9)
+    task.collect(0)
+    count = 0
+    for _ in task.batches(0):
+        task.observe({"approx_kl": torch.tensor(0.1)})
+        count += 1
+    assert count == task.minibatches and task.metrics()["epochs"] == 1
+
+
+def test_evaluation_repeats_itself_and_disturbs_nothing():
+    task = make()
+    task.collect(0)
+    before, stream = task.env.snapshot(), torch.get_rng_state()
+    first = task.evaluate()
+    assert task.evaluate() == first
+    assert torch.equal(stream, torch.get_rng_state())
+    after = task.env.snapshot()
+    assert all(torch.equal(value.nan_to_num(), after[key].nan_to_num()) for key, value in before.items())
+
+
+class Break(Callback):
+    """Stops after two iterations as a killed process would."""
+
+    def on_iteration(self, trainer, record):
+        if trainer.iteration == 2:
+            trainer.save("last")
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("critic", ["local", "concat"])
+def test_resume_is_exact(tmp_path, critic):
+    _, whole = fit(make(critic=critic), tmp_path / "a")
+    with pytest.raises(KeyboardInterrupt):
+        fit(make(critic=critic), tmp_path / "b", callbacks=[Break()])
+    resume = tmp_path / "b" / "checkpoints" / "last.pt"
+    _, resumed = fit(make(critic=critic), tmp_path / "b", resume=resume)
+    for (name, a), b in zip(whole.task.loss.state_dict().items(), resumed.task.loss.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert whole.evaluation == resumed.evaluation
+
+
+def test_evaluating_more_often_changes_nothing(tmp_path):
+    weights = []
+    for every in (1, 0):
+        task = make()
+        Trainer(progress="off", evaluate_every=every).fit(task, tmp_path, optimizer=OptimizerConfig(lr=1e-3))
+        weights.append(torch.cat([p.flatten() for p in task.loss.parameters()]))
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "env", "algo"),
+    [
+        ("mpe/simple_tag", {}, {}),  # two groups
+        ("mpe/simple_speaker_listener", {"heterogeneous": "pad"}, {}),
+        ("balance", {"continuous_actions": False}, {"entropy_coef": 0.01}),
+        ("balance", {"continuous_actions": False, "multi_discrete": True}, {"share_actor": "separate"}),
+        ("balance", {"global_state": True}, {"critic": "state", "share_critic": "separate"}),
+        ("navigation", {"global_state": True}, {"critic": "agent_state", "value_loss": "huber", "value_clip": 0.2}),
+        ("balance", {}, {"policy": "clipped_normal", "std": "independent", "normalize_advantage": "agent"}),
+    ],
+)
+def test_combinations_train_save_and_evaluate(tmp_path, scenario, env, algo):
+    task = make(scenario, env=env, **algo)
+    summary, trainer = fit(task, tmp_path)
+    assert np.isfinite(summary["final"]["episode_return"]["mean"])
+    assert all(torch.isfinite(p).all() for p in task.loss.parameters())
+
+
+def test_bad_sizes_are_one_sentence():
+    with pytest.raises(UserError, match="algo.minibatch_size=61"):
+        make(minibatch_size=61)
+    with pytest.raises(UserError, match="frames=59"):
+        make(frames=59)
+
+
+def test_statistics_by_hand():
+    block = statistics(np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 100.0]))
+    assert block["mean"] == 15.125 and block["iqm"] == 3.5 and block["episodes"] == 8
+    half = 2.3646242510102993 * block["std"] / np.sqrt(8)  # Student's t, 7 degrees of freedom, 97.5 %
+    assert block["ci95"] == pytest.approx([15.125 - half, 15.125 + half])
