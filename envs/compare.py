@@ -20,6 +20,7 @@ from envs.vmas import VmasEnv
 
 # Scenarios that call World.collides outside of the physics: VMAS answers it for the whole batch, we do not.
 BATCH_COLLISIONS = ("give_way", "navigation")
+EPISODE = 20  # time limit in the comparison, steps
 NOTES = {
     "give_way": "VMAS decides a collision penalty for the whole batch (below); 0 once it does not.",
     "navigation": "VMAS decides a collision penalty for the whole batch (below); 0 once it does not.",
@@ -31,12 +32,16 @@ NOTES = {
 
 @dataclass
 class Difference:
-    """Greatest absolute differences from VMAS over a run; 0.0 is equality to the bit. ended: episodes that ended."""
+    """Greatest absolute differences from VMAS over a run; 0.0 is equality to the bit. ended: episodes that ended.
+
+    restart: of the observation after an auto-reset from the one that VMAS makes of the state after it.
+    """
 
     scenario: str
     observation: float = 0.0
     reward: float = 0.0
     info: float = 0.0
+    restart: float = 0.0
     done: int = 0  # flags that differ
     ended: int = 0
     steps: int = 0
@@ -68,9 +73,9 @@ def compare(scenario: str, num_envs: int = 7, steps: int = 50, fix_collisions: b
 
 def _compare(scenario: str, num_envs: int, steps: int, fix_collisions: bool, seed: int,
              settings: dict[str, Any]) -> Difference:
-    ours = VmasEnv(scenario, num_envs=num_envs, max_steps=None, seed=seed, **settings)
+    ours = VmasEnv(scenario, num_envs=num_envs, max_steps=EPISODE, seed=seed, **settings)
     raw = Environment(find_scenario(scenario)(), num_envs=num_envs, seed=seed, terminated_truncated=True,
-                      continuous_actions=settings.get("continuous_actions", True),
+                      continuous_actions=settings.get("continuous_actions", True), max_steps=EPISODE,
                       multidiscrete_actions=settings.get("multi_discrete", False),
                       **settings.get("scenario_kwargs", {}))
     if fix_collisions:
@@ -84,23 +89,27 @@ def _compare(scenario: str, num_envs: int, steps: int, fix_collisions: bool, see
                          for name, g in ours.spec.groups.items()))
     generator = torch.Generator().manual_seed(seed)
     ours.reset(seed)
+    ours.simulator.steps += torch.arange(num_envs) * 3 % EPISODE  # so that episodes end at different times
     copy_state(ours, raw)
     for _ in range(steps):
         action = ours.random_action(generator)
         handed = [a.clone() for a in ours._hand_out(action)]
         moved = ours.step(action)
-        observations, rewards, terminated, _, infos = raw.step(handed)
+        observations, rewards, terminated, truncated, infos = raw.step(handed)
+        seen = ours._observe(raw, observations)
         for name, group in ours._groups.items():
-            result.observation = max(result.observation, gap(moved.next_observation[name],
-                                                             group.observation(observations)))
+            result.observation = max(result.observation, gap(moved.next_observation[name], seen[name]))
             result.reward = max(result.reward, gap(moved.reward[name], group.reward(rewards)))
             flat = [flatten_info(infos[i]) for i in group.members]
             for key, value in moved.info[name].items():
                 result.info = max(result.info, gap(value, torch.stack([f[key] for f in flat], 1)))
-        result.done += int((moved.terminated != terminated).sum())
+        result.done += int((moved.terminated != terminated).sum() + (moved.truncated != (truncated & ~terminated)).sum())
         ended = int(moved.done.sum())
         result.ended += ended
         if ended:
+            copy_state(ours, raw)
+            again = ours._observe(raw, raw.get_from_scenario(True, False, False, False)[0])
+            result.restart = max(result.restart, *(gap(moved.observation[name], again[name]) for name in again))
             copy_state(ours, raw)
     return result
 
@@ -140,8 +149,8 @@ absolute difference over all steps, environments and agents; 0 is equality to th
 - **ended**: episodes that ended by themselves in the run (there was no time limit), each restarted from the pool.
 - **drawn**: plain values and tensors that a reset draws once for the whole batch (see below).
 
-| scenario | groups | state | ended | drawn | observation | reward | info | done | note |
-|---|---|---|---|---|---|---|---|---|---|
+| scenario | groups | state | ended | drawn | observation | reward | info | restart | done | note |
+|---|---|---|---|---|---|---|---|---|---|---|
 """
 AFTERWORD = """
 ## Where we differ on purpose
@@ -173,7 +182,7 @@ steps, when all environments start a new episode together. `VmasEnv.shared_draws
 
 def row(d: Difference) -> str:
     """One line of the table."""
-    numbers = (f"{v:.1e}" if v else "0" for v in (d.observation, d.reward, d.info))
+    numbers = (f"{v:.1e}" if v else "0" for v in (d.observation, d.reward, d.info, d.restart))
     return (f"| {d.scenario} | {d.groups} | {d.tensors}, {d.per_environment} | {d.ended} | {d.shared_draws or ''} | "
             f"{' | '.join(numbers)} | {d.done} | {NOTES.get(d.scenario, '')} |")
 

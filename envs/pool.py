@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from envs.base import EnvError
 from envs.random import Stream
 from envs.simulator import Simulator
-from envs.state import Slot, StateMap, batch_axis, from_bytes, to_bytes
+from envs.state import Slot, StateMap, batch_axis, counts_environments, from_bytes, to_bytes
 
 WARM_UP = 3  # steps after which all lazily made tensors exist, and what changes by stepping has changed
 
@@ -42,6 +43,9 @@ class Pool:
                 self.axes[path] = other and batch_axis(slot.value.shape, other.value.shape, self.num_envs, self.size)
             except ValueError as error:
                 raise EnvError(f"the scenario's tensor {path} can't be reset per environment: {error}.") from error
+        for path, axis in self.axes.items():
+            if axis is not None and counts_environments(self.fresh.tensors[path].value, axis):
+                self.axes[path] = None  # the number of the environment itself (road_traffic keeps one)
         self.drawn = self._find_drawn()
 
     def _find_drawn(self) -> set[str]:
@@ -54,7 +58,7 @@ class Pool:
             self.fresh.refresh()
             after = _shared(self.fresh, self.axes)
             drawn |= {path for path in before if path in after and not _equal(before[path], after[path])}
-        return drawn - self._evolving
+        return {path for path in drawn - self._evolving if not _is_clock(after.get(path))}
 
     def reset_simulator(self) -> dict[str, Tensor]:
         """Reset all environments eagerly; returns their observation, by group."""
@@ -193,6 +197,11 @@ def _shared(state: StateMap, axes: dict[str, int | None]) -> dict[str, Any]:
     """{path: value} of what all environments share: plain values and tensors without an environment axis."""
     tensors = {path: slot.value.clone() for path, slot in state.tensors.items() if axes.get(path) is None}
     return {**tensors, **state.host_values()}
+
+
+def _is_clock(value: Any) -> bool:
+    """Whether a plain value is the time of day: road_traffic notes when it was reset."""
+    return isinstance(value, float) and abs(value - time.time()) < 3600.0
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -172,6 +172,17 @@ def batch_axis(shape: torch.Size, other: torch.Size, num_envs: int, other_envs: 
     return axes[0]
 
 
+def counts_environments(rows: Tensor, axis: int) -> bool:
+    """Whether a tensor is an index: integers that grow evenly along the environment axis, as torch.arange(E) does.
+
+    Such a row says which environment it is of; another's must not be put in its place.
+    """
+    if rows.is_floating_point() or rows.dtype == torch.bool or rows.shape[axis] < 3:
+        return False
+    grows = rows.diff(dim=axis)
+    return bool((grows == grows.narrow(axis, 0, 1)).all() & (grows != 0).all())
+
+
 def to_bytes(value: Any) -> Tensor:
     """JSON-able data as a uint8 tensor, so that it travels in snapshots; floats come back to the bit."""
     return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)

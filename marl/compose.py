@@ -122,6 +122,8 @@ def device(name: str) -> torch.device:
     """The device called `name`; "auto" is the first GPU, else the CPU. Raises UserError where there is none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise UserError(f"device={name}: must be auto, cpu, cuda, cuda:N or mps")
     found = torch.device(name)
     gpus = torch.cuda.device_count()
     if found.type == "cuda" and (found.index or 0) >= gpus:
@@ -158,8 +160,8 @@ def build_task(config: Mapping[str, Any]) -> Task:
     for name, parameter in inspect.signature(constructor).parameters.items():
         if name not in config or name in node:
             continue
-        value, required = config[name], parameter.default is parameter.empty
-        if value is None and required:
+        value = config[name]
+        if value is None and parameter.default is not None:
             options = ", ".join(group_options(name)) or "a value"
             raise UserError(f"{name}=null: {constructor.__name__} needs {name}=…, one of {options}")
         if value is not None:
@@ -277,8 +279,8 @@ def sentence(error: Exception) -> str:
             names = [str(key) for key in cause.parent_node if not str(key).startswith("_")]
             if cause.parent_node._get_parent() is None:
                 names += [path.name for path in CONF.iterdir() if path.is_dir() and path.name not in names]
-            hint = f"; '+{cause.full_key}=…' adds a key"
-            return f"unknown key '{cause.full_key}'{closest(cause.key, names)} (allowed are {', '.join(names)}{hint})"
+            hint = closest(cause.key, names) or f"; '+{cause.full_key}=…' adds a key"
+            return f"unknown key '{cause.full_key}'{hint} (there are {', '.join(names)})"
     return ": ".join(dict.fromkeys(str(cause).strip().splitlines()[0] for cause in causes if str(cause).strip()))
 
 

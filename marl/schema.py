@@ -25,7 +25,7 @@ class TopLevel:
 
     name: str
     seed: Annotated[int, Field(ge=0)]
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
+    device: str
     task: dict[str, Any]
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]

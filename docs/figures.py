@@ -1,0 +1,75 @@
+"""Draws the README's pictures: `python docs/figures.py OUT.png RUN_DIR…`: learning curves, and what the agents do."""
+
+import csv
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from envs.picture import draw
+from marl import checkpoint, compose
+
+MOMENTS = (0, 10, 20, 40, 60)  # steps of the episode that are shown
+
+
+def curve(run: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Frames and mean episode return of a run's evaluations."""
+    with open(run / "metrics.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("eval/episode_return")]
+    columns = ("frames", "eval/episode_return")
+    return tuple(np.array([float(row[key]) for row in rows]) for key in columns)
+
+
+@torch.no_grad()
+def film(run: Path, strips: list) -> None:
+    """Draw one episode of a run's policy, a picture for each of MOMENTS."""
+    task = compose.build_task(compose.check(compose.saved(run, ["device=cpu"])))
+    compose.load_weights(task, checkpoint.find(run))
+    env = task.make_env(num_envs=1, seed=3, device="cpu")
+    observation, _ = env.reset(3)
+    for t in range(max(MOMENTS) + 1):
+        if t in MOMENTS:
+            axes = strips[MOMENTS.index(t)]
+            draw(axes, env.simulator)
+            axes.set_title(f"step {t}", fontsize=8)
+        actions = {n: a.head.to_env(a.act(observation[n], deterministic=True)[0]) for n, a in task.loss.actors.items()}
+        step = env.step(actions)
+        if step.done.any():  # the next picture would show another episode
+            for axes in strips[[m > t for m in MOMENTS].index(True) :] if t < max(MOMENTS) else []:
+                axes.axis("off")
+            return
+        observation = step.observation
+
+
+def main(out: str, *runs: str) -> None:
+    """Curves of all runs above, a film strip of the first below."""
+    figure = plt.figure(figsize=(8, 4.6), dpi=120)
+    grid = figure.add_gridspec(2, len(MOMENTS), height_ratios=(1.6, 1))
+    axes = figure.add_subplot(grid[0, :])
+    for name in dict.fromkeys(run_label(Path(run)) for run in runs):
+        curves = [curve(Path(run)) for run in runs if run_label(Path(run)) == name]
+        frames, returns = curves[0][0], np.stack([values for _, values in curves])
+        line = axes.plot(frames, returns.mean(0), label=f"{name} ({len(curves)} seeds)")[0]
+        axes.fill_between(frames, returns.min(0), returns.max(0), color=line.get_color(), alpha=0.2)
+    axes.set(xlabel="environment frames", ylabel="episode return\n(200 deterministic episodes)")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    film(Path(runs[0]), [figure.add_subplot(grid[1, i]) for i in range(len(MOMENTS))])
+    figure.tight_layout()
+    figure.savefig(out)
+
+
+def run_label(run: Path) -> str:
+    """"mappo, balance" from a run's configuration."""
+    cfg = compose.saved(run)
+    algorithm = {"local": "IPPO", "concat": "MAPPO"}.get(cfg.algo.critic, cfg.algo.critic)
+    return f"{algorithm} on {cfg.env.scenario}"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,165 @@
+// What every generated kernel begins with: W environments side by side in a vector of floats, and functions on it.
+// AVX-512 and AVX2 by intrinsics, anything else by the compiler's vector extension (NEON, SSE) with lane loops.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+enum { W = 16 };
+#define UNROLL _Pragma("GCC unroll 16")
+typedef __m512 vf;
+typedef __mmask16 vb;
+static inline vf K(float x) { return _mm512_set1_ps(x); }
+static inline vf ld(const float* p) { return _mm512_loadu_ps(p); }
+static inline void st(float* p, vf x) { _mm512_storeu_ps(p, x); }
+static inline vb lt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+static inline vb le(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
+static inline vb eq(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+static inline vb ne(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ); }
+static inline vf sel(vb c, vf a, vf b) { return _mm512_mask_blend_ps(c, b, a); }
+static inline vb sel(vb c, vb a, vb b) { return (vb)((c & a) | (~c & b)); }
+static inline vb not_(vb a) { return (vb)~a; }
+static inline vb B(bool x) { return x ? (vb)-1 : (vb)0; }
+static inline bool any(vb a) { return a != 0; }
+static inline vf abs_(vf a) { return _mm512_andnot_ps(K(-0.0f), a); }
+static inline vf neg_(vf a) { return _mm512_xor_ps(K(-0.0f), a); }
+static inline vf sqrt_(vf a) { return _mm512_sqrt_ps(a); }
+static inline vf floor_(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+static inline vf ceil_(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC); }
+static inline vf trunc_(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); }
+static inline vf round_(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+#define SLEEF(name) name##f16_u10
+#define SLEEF_FMOD Sleef_fmodf16
+#else
+#if defined(__AVX__)
+enum { W = 8 };
+#define SLEEF(name) name##f8_u10
+#define SLEEF_FMOD Sleef_fmodf8
+#else
+enum { W = 4 };
+#define SLEEF(name) name##f4_u10
+#define SLEEF_FMOD Sleef_fmodf4
+#endif
+typedef float vf __attribute__((vector_size(4 * W)));
+typedef int vb __attribute__((vector_size(4 * W)));
+static inline vf K(float x) { return x - (vf){}; }
+static inline vf ld(const float* p) { vf x; memcpy(&x, p, sizeof x); return x; }
+static inline void st(float* p, vf x) { memcpy(p, &x, sizeof x); }
+static inline vb lt(vf a, vf b) { return a < b; }
+static inline vb le(vf a, vf b) { return a <= b; }
+static inline vb eq(vf a, vf b) { return a == b; }
+static inline vb ne(vf a, vf b) { return a != b; }
+static inline vf sel(vb c, vf a, vf b) { return c ? a : b; }
+static inline vb sel(vb c, vb a, vb b) { return (c & a) | (~c & b); }
+static inline vb not_(vb a) { return ~a; }
+static inline vb B(bool x) { return (vb){} - (int)x; }
+static inline bool any(vb a) { for (int l = 0; l < W; l++) if (a[l]) return true; return false; }
+static inline vf abs_(vf a) { return (vf)((vb)a & 0x7fffffff); }
+static inline vf neg_(vf a) { return -a; }
+#define LANES(name, f) static inline vf name(vf a) { for (int l = 0; l < W; l++) a[l] = f(a[l]); return a; }
+#if defined(__AVX__)
+static inline vf sqrt_(vf a) { return (vf)_mm256_sqrt_ps((__m256)a); }
+static inline vf floor_(vf a) { return (vf)_mm256_floor_ps((__m256)a); }
+static inline vf ceil_(vf a) { return (vf)_mm256_ceil_ps((__m256)a); }
+static inline vf trunc_(vf a) { return (vf)_mm256_round_ps((__m256)a, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); }
+static inline vf round_(vf a) { return (vf)_mm256_round_ps((__m256)a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+#else
+LANES(sqrt_, __builtin_sqrtf) LANES(floor_, __builtin_floorf) LANES(ceil_, __builtin_ceilf)
+LANES(trunc_, __builtin_truncf) LANES(round_, __builtin_rintf)
+#endif
+#endif
+
+static inline vb and_(vb a, vb b) { return a & b; }
+static inline vb or_(vb a, vb b) { return a | b; }
+static inline vb xor_(vb a, vb b) { return a ^ b; }
+static inline vf add(vf a, vf b) { return a + b; }
+static inline vf sub(vf a, vf b) { return a - b; }
+static inline vf mul(vf a, vf b) { return a * b; }
+static inline vf div_(vf a, vf b) { return a / b; }
+static inline vf min_(vf a, vf b) { return sel(or_(lt(a, b), ne(a, a)), a, b); }  // nan wins, as in torch
+static inline vf max_(vf a, vf b) { return sel(or_(lt(b, a), ne(a, a)), a, b); }
+static inline vf num(vb a) { return sel(a, K(1.0f), K(0.0f)); }
+static inline vb truth(vf a) { return ne(a, K(0.0f)); }
+
+#ifdef USE_SLEEF  // the functions torch computes with; they live in libtorch_cpu
+#define FUNCTION1(name, sleef, plain) \
+  extern "C" vf SLEEF(sleef)(vf); \
+  static inline vf name(vf a) { return SLEEF(sleef)(a); }
+#define FUNCTION2(name, sleef, plain) \
+  extern "C" vf SLEEF(sleef)(vf, vf); \
+  static inline vf name(vf a, vf b) { return SLEEF(sleef)(a, b); }
+extern "C" vf SLEEF_FMOD(vf, vf);
+static inline vf fmod_(vf a, vf b) { return SLEEF_FMOD(a, b); }
+#else
+#define FUNCTION1(name, sleef, plain) \
+  static inline vf name(vf a) { float x[W]; st(x, a); for (int l = 0; l < W; l++) x[l] = plain(x[l]); return ld(x); }
+#define FUNCTION2(name, sleef, plain) \
+  static inline vf name(vf a, vf b) { \
+    float x[W], y[W]; st(x, a); st(y, b); for (int l = 0; l < W; l++) x[l] = plain(x[l], y[l]); return ld(x); }
+FUNCTION2(fmod_, , fmodf)
+#endif
+FUNCTION1(sin_, Sleef_sin, sinf) FUNCTION1(cos_, Sleef_cos, cosf) FUNCTION1(tan_, Sleef_tan, tanf)
+FUNCTION1(exp_some, Sleef_exp, expf) FUNCTION1(log_, Sleef_log, logf) FUNCTION1(log1p_some, Sleef_log1p, log1pf)
+// Contacts are rare: where no lane is near another body, exp(-large) is 0, and so is log1p of it. Exact, and free.
+static inline vf exp_(vf a) { return any(not_(lt(a, K(-104.0f)))) ? exp_some(a) : K(0.0f); }
+static inline vf log1p_(vf a) { return any(ne(a, K(0.0f))) ? log1p_some(a) : a; }
+FUNCTION1(expm1_, Sleef_expm1, expm1f) FUNCTION1(tanh_, Sleef_tanh, tanhf) FUNCTION1(asin_, Sleef_asin, asinf)
+FUNCTION1(acos_, Sleef_acos, acosf) FUNCTION1(atan_, Sleef_atan, atanf) FUNCTION1(sinh_, Sleef_sinh, sinhf)
+FUNCTION1(cosh_, Sleef_cosh, coshf)
+FUNCTION2(atan2_, Sleef_atan2, atan2f) FUNCTION2(pow_, Sleef_pow, powf)
+
+// rows[j][l] = source[l * n + j]: the numbers of W environments, each of whose n lie together, become n vectors
+template <typename T> static inline void take(float (*rows)[W], const T* source, long n, int lanes) {
+  for (int l = 0; l < lanes; l++)
+    for (long j = 0; j < n; j++) rows[j][l] = (float)source[l * n + j];
+  for (int l = lanes; l < W; l++)
+    for (long j = 0; j < n; j++) rows[j][l] = 0.0f;
+}
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+__attribute__((always_inline)) static inline void transpose16(__m512 r[16]) {
+  __m512 t[16];
+  UNROLL for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  }
+  UNROLL for (int i = 0; i < 16; i += 4)
+    UNROLL for (int j = 0; j < 2; j++) {
+      r[i + 2 * j] = (__m512)_mm512_unpacklo_pd((__m512d)t[i + j], (__m512d)t[i + j + 2]);
+      r[i + 2 * j + 1] = (__m512)_mm512_unpackhi_pd((__m512d)t[i + j], (__m512d)t[i + j + 2]);
+    }
+  UNROLL for (int i = 0; i < 4; i++) {
+    t[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+  }
+  UNROLL for (int i = 0; i < 8; i++) {
+    r[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+    r[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
+  }
+}
+#endif
+
+// target[l * n + j] = rows[j][l], the inverse of take
+static inline void put(float* target, const float (*rows)[W], long n, int lanes) {
+  long j = 0;
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  for (; j < n; j += 16) {
+    const int rest = n - j < 16 ? (int)(n - j) : 16;
+    const __mmask16 keep = (__mmask16)((1u << rest) - 1);
+    __m512 r[16];
+    UNROLL for (int i = 0; i < 16; i++) r[i] = i < rest ? ld(rows[j + i]) : K(0.0f);
+    transpose16(r);
+    for (int l = 0; l < lanes; l++) _mm512_mask_storeu_ps(target + l * n + j, keep, r[l]);
+  }
+#endif
+  for (; j < n; j++)
+    for (int l = 0; l < lanes; l++) target[l * n + j] = rows[j][l];
+}
