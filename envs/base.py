@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 class EnvError(ValueError):
-    """A user's mistake about an environment, told in one sentence that names the key, the value and what is allowed."""
+    """A user's mistake, told in one sentence that names the key, the value and what is allowed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ActionSpec:
     """What the agents of one group may do.
 
@@ -35,7 +35,7 @@ class ActionSpec:
         return len(self.nvec) if self.low is None else self.low.shape[-1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GroupSpec:
     """A group of agents that share sizes of observation and action: F = observation_size, D = action.size."""
 
@@ -50,7 +50,7 @@ class GroupSpec:
         return len(self.agents)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EnvSpec:
     """Groups by name; state_size: S of the global state, None without one; max_steps: time limit, None for endless."""
 
@@ -59,9 +59,9 @@ class EnvSpec:
     max_steps: int | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Transition:
-    """What one step of E environments returns; `next_*` are before the auto-reset, `observation` and `state` after it."""
+    """What a step of E environments returns; `next_*` are from before the auto-reset, the rest is after it."""
 
     observation: dict[str, Tensor]  # {group: float32 [E, A, F]}: what the policy acts on next
     next_observation: dict[str, Tensor]  # {group: float32 [E, A, F]}: where the step really led

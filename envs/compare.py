@@ -22,10 +22,11 @@ from envs.vmas import VmasEnv
 BATCH_COLLISIONS = ("give_way", "navigation")
 EPISODE = 20  # time limit in the comparison, steps
 NOTES = {
-    "give_way": "VMAS decides a collision penalty for the whole batch (below); 0 once it does not.",
-    "navigation": "VMAS decides a collision penalty for the whole batch (below); 0 once it does not.",
+    "debug/asym_joint": "Noise on observations, drawn again: restart differs by noise.",
+    "give_way": "VMAS asks for collisions in the whole batch (below).",
+    "navigation": "VMAS asks for collisions in the whole batch (below).",
     "football": "Scripted red team; its scratch is made anew in every step.",
-    "road_traffic": "Keeps histories of past steps (axis 1 is the environments') with one pointer for the batch.",
+    "road_traffic": "Noise on observations: restart differs by it. Histories with one pointer for the batch (below).",
     "sampling": "Its Gaussians are torch.distributions made anew by every reset; a reset takes about 0.7 s.",
 }
 
@@ -73,7 +74,7 @@ def compare(scenario: str, num_envs: int = 7, steps: int = 50, fix_collisions: b
 
 def _compare(scenario: str, num_envs: int, steps: int, fix_collisions: bool, seed: int,
              settings: dict[str, Any]) -> Difference:
-    ours = VmasEnv(scenario, num_envs=num_envs, max_steps=EPISODE, seed=seed, **settings)
+    ours = VmasEnv(scenario, num_envs=num_envs, max_steps=EPISODE, pool_size=num_envs + 2, seed=seed, **settings)
     raw = Environment(find_scenario(scenario)(), num_envs=num_envs, seed=seed, terminated_truncated=True,
                       continuous_actions=settings.get("continuous_actions", True), max_steps=EPISODE,
                       multidiscrete_actions=settings.get("multi_discrete", False),
@@ -89,7 +90,8 @@ def _compare(scenario: str, num_envs: int, steps: int, fix_collisions: bool, see
                          for name, g in ours.spec.groups.items()))
     generator = torch.Generator().manual_seed(seed)
     ours.reset(seed)
-    ours.simulator.steps += torch.arange(num_envs) * 3 % EPISODE  # so that episodes end at different times
+    if not pool.drawn:  # episodes end at different times, unless all are to start anew together
+        ours.simulator.steps += torch.arange(num_envs) * 3 % EPISODE
     copy_state(ours, raw)
     for _ in range(steps):
         action = ours.random_action(generator)
@@ -103,7 +105,8 @@ def _compare(scenario: str, num_envs: int, steps: int, fix_collisions: bool, see
             flat = [flatten_info(infos[i]) for i in group.members]
             for key, value in moved.info[name].items():
                 result.info = max(result.info, gap(value, torch.stack([f[key] for f in flat], 1)))
-        result.done += int((moved.terminated != terminated).sum() + (moved.truncated != (truncated & ~terminated)).sum())
+        result.done += int((moved.terminated != terminated).sum())
+        result.done += int((moved.truncated != (truncated & ~terminated)).sum())
         ended = int(moved.done.sum())
         result.ended += ended
         if ended:
@@ -141,13 +144,18 @@ PREAMBLE = """# VMAS scenarios
 Written by `python -m envs.compare > docs/scenarios.md`: every scenario of VMAS {version}, stepped {steps} times with
 random actions in {num_envs} environments by `envs.vmas.VmasEnv` and by the unmodified `vmas.Environment`, from the same
 state, with the same actions and random numbers (torch {torch}, CPU). The columns of differences hold the greatest
-absolute difference over all steps, environments and agents; 0 is equality to the bit.
+absolute difference over all steps, environments and agents; 0 is equality to the bit. The two run on their own; whenever
+episodes end, VMAS's simulator is given the state after our auto-reset.
 
 - **groups**: name (agents × observation size → action size), continuous actions.
 - **state**: tensors found in the simulator, and how many of them have an environment axis. The latter are swapped by
   `where(done, fresh, state)` when an episode ends; all of them travel in snapshots.
-- **ended**: episodes that ended by themselves in the run (there was no time limit), each restarted from the pool.
-- **drawn**: plain values and tensors that a reset draws once for the whole batch (see below).
+- **ended**: episodes that ended in the run, each restarted from the pool; the time limit was {episode} steps, and the
+  environments started at different times (together where something is drawn).
+- **drawn**: plain values and tensors that a reset draws once for the whole batch (below).
+- **restart**: our observation after an auto-reset against the one that VMAS makes of the state after it: the state is
+  complete and belongs together.
+- **done**: flags that differ.
 
 | scenario | groups | state | ended | drawn | observation | reward | info | restart | done | note |
 |---|---|---|---|---|---|---|---|---|---|---|
@@ -197,7 +205,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     from importlib.metadata import version
     print(PREAMBLE.format(version=version("vmas"), steps=args.steps, num_envs=args.num_envs,
-                          torch=torch.__version__), end="")
+                          episode=EPISODE, torch=torch.__version__), end="")
     exact, results = 0, []
     for name in args.scenarios:
         began = time.perf_counter()

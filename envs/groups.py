@@ -13,7 +13,7 @@ from envs.base import ActionSpec, EnvError, GroupSpec
 
 
 def flatten(value: Tensor | dict[str, Any]) -> Tensor:
-    """An agent's observation as float32 [E, F]; a dict's entries are flattened and joined in sorted order of the keys."""
+    """An agent's observation as float32 [E, F]; a dict's entries are joined in sorted order of the keys."""
     if isinstance(value, dict):
         return torch.cat([flatten(value[key]) for key in sorted(value)], dim=-1)
     return value.flatten(1).to(torch.float32)

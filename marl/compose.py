@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -23,7 +22,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from marl import checkpoint, seeding
+from marl import checkpoint, device, seeding
 from marl.engine import Trainer
 from marl.errors import UserError, closest
 from marl.schema import resolve, validate
@@ -111,27 +110,11 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     with worded():
         config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     validate(config)
-    device(config["device"])
+    device.pick(config["device"])
     return config
 
 
 # ---- build ---------------------------------------------------------------------------------------------------
-
-
-def device(name: str) -> torch.device:
-    """The device called `name`; "auto" is the first GPU, else the CPU. Raises UserError where there is none."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
-        raise UserError(f"device={name}: must be auto, cpu, cuda, cuda:N or mps")
-    found = torch.device(name)
-    gpus = torch.cuda.device_count()
-    if found.type == "cuda" and (found.index or 0) >= gpus:
-        has = f"only {gpus} GPU(s)" if gpus else "no GPU that torch can use"
-        raise UserError(f"device={name}: this machine has {has}; auto and cpu are allowed")
-    if found.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError(f"device={name}: this machine has no such device; auto and cpu are allowed")
-    return found
 
 
 def part(node: Mapping[str, Any], **arguments: Any) -> Any:
@@ -162,12 +145,13 @@ def build_task(config: Mapping[str, Any]) -> Task:
             continue
         value = config[name]
         if value is None and parameter.default is not None:
-            options = ", ".join(group_options(name)) or "a value"
-            raise UserError(f"{name}=null: {constructor.__name__} needs {name}=…, one of {options}")
+            options = ", ".join(group_options(name))
+            hint = f"; choose one of {options}" if options else ""
+            raise UserError(f"{name}=null: {constructor.__name__} needs a value{hint}")
         if value is not None:
             arguments[name] = part(value) if isinstance(value, Mapping) and "_target_" in value else value
     if "device" in arguments:
-        arguments["device"] = device(arguments["device"])
+        arguments["device"] = device.pick(arguments["device"])
     task = part(node, **arguments)
     if config["init_from"] and not config["resume"]:
         load_weights(task, checkpoint.find(config["init_from"]))
@@ -230,6 +214,8 @@ def run(job: Job, *errors: type[Exception]) -> None:
             except SystemExit:
                 if {path.name for path in run_dir.iterdir()} <= {"config.yaml"}:  # nothing began: leave no litter
                     shutil.rmtree(run_dir)
+                    if run_dir.parent.name == cfg.name and not any(run_dir.parent.iterdir()):
+                        run_dir.parent.rmdir()
                 raise
 
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print, for the guard to word
@@ -276,7 +262,7 @@ def sentence(error: Exception) -> str:
         if isinstance(cause, MissingMandatoryValue):
             return f"{cause.full_key}: a value is required; give {cause.full_key}=…"
         if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
-            names = [str(key) for key in cause.parent_node if not str(key).startswith("_")]
+            names = [str(key) for key in cause.parent_node if str(key)[0] != "_" and key != "hydra"]
             if cause.parent_node._get_parent() is None:
                 names += [path.name for path in CONF.iterdir() if path.is_dir() and path.name not in names]
             hint = closest(cause.key, names) or f"; '+{cause.full_key}=…' adds a key"

@@ -12,7 +12,8 @@ from marl.callbacks import Callback
 def describe(record: dict, unit: str, monitor: str) -> str:
     """One short line of what a person wants to see: speed, the figure of merit, the loss."""
     shown = [f"{record[f'{unit}_per_second']:,.0f} {unit}/s"] if unit == "frames" else []
-    for key in (monitor, f"eval/{monitor}", "loss"):
+    keys = (monitor, f"eval/{monitor}", "accuracy", "eval/accuracy", "loss")
+    for key in dict.fromkeys(keys):
         if key in record and record[key] == record[key]:
             shown.append(f"{key} {record[key]:.4g}")
     return "  ".join(shown)

@@ -168,6 +168,8 @@ def _signature(target: Callable) -> dict[str, inspect.Parameter]:
         parameters = dict(inspect.signature(target).parameters)
         text = {k: p for k, p in parameters.items() if isinstance(p.annotation, str)}
         return parameters | {k: p.replace(annotation=p.empty) for k, p in text.items()}
+    except ValueError:  # a class written in C may have no signature: anything goes
+        return {"any": inspect.Parameter("any", inspect.Parameter.VAR_KEYWORD)}
 
 
 def _adapter(annotation: Any) -> TypeAdapter | None:
@@ -228,7 +230,9 @@ def _sentence(error: ValidationError, value: Any, key: str) -> str:
     key, value = _locate(found[0]["loc"], value, key)
     phrases = [_phrase(item, value) for item in found]
     phrases = phrases[:1] + [phrase.removeprefix("must be ") for phrase in phrases[1:]]
-    return f"{key}={show(value)}: {' or '.join(dict.fromkeys(phrases))}"
+    expected = [item["ctx"]["expected"] for item in found if item["type"] == "literal_error"]
+    hint = closest(value, ", ".join(expected).replace(" or ", ", ").replace("'", "").split(", "))
+    return f"{key}={show(value)}: {' or '.join(dict.fromkeys(phrases))}{hint}"
 
 
 def _phrase(item: Mapping[str, Any], value: Any) -> str:
@@ -237,9 +241,6 @@ def _phrase(item: Mapping[str, Any], value: Any) -> str:
         phrase = phrase.replace(old, new)
     if item["type"] == "int_type" and isinstance(value, float) and value.is_integer():
         phrase += f" (write {value:.0f})"
-    if item["type"] == "literal_error":
-        expected = item["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
-        phrase += closest(value, expected.split(", "))
     if item["type"] in ("needs_python_object", "is_instance_of"):
         phrase = "must be an object, made by a node with a _target_"
     return phrase

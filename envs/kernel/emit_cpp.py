@@ -113,6 +113,7 @@ class _Emitter:
         if op[0] == "input":
             return v, (), f"const {kind} v{v} = {self._input(op[1], kind)};"
         if op[0] == "load":
+            reads = () if self.p.ops[op[3]][0] == "const" else (op[3],)
             name, index = f"T{self.table[op[1]]}", op[3]
             get = f"load({name}, {self._size(op[1])}L, {self.ref(index)}, n)"
             return v, reads, f"const {kind} v{v} = {'truth' if kind == 'vb' else ''}({get});"

@@ -34,6 +34,8 @@ static inline vf floor_(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEG
 static inline vf ceil_(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC); }
 static inline vf trunc_(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); }
 static inline vf round_(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vf fma_(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vf ldexp_(vf a, vf n) { return _mm512_scalef_ps(a, n); }
 #define SLEEF(name) name##f16_u10
 #define SLEEF_FMOD Sleef_fmodf16
 #else
@@ -63,6 +65,17 @@ static inline bool any(vb a) { for (int l = 0; l < W; l++) if (a[l]) return true
 static inline vf abs_(vf a) { return (vf)((vb)a & 0x7fffffff); }
 static inline vf neg_(vf a) { return -a; }
 #define LANES(name, f) static inline vf name(vf a) { for (int l = 0; l < W; l++) a[l] = f(a[l]); return a; }
+#if defined(__FMA__) && defined(__AVX__)
+static inline vf fma_(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+#else
+static inline vf fma_(vf a, vf b, vf c) { return a * b + c; }
+#endif
+static inline vf ldexp_(vf a, vf n) {  // in two factors, so that results below 2^-126 come out right
+  typedef int vi __attribute__((vector_size(4 * W)));
+  const vf low = n < K(-250.0f) ? K(-250.0f) : n, all = low < K(250.0f) ? low : K(250.0f);
+  const vi whole = __builtin_convertvector(all, vi), half = whole / 2;
+  return a * (vf)((half + 127) << 23) * (vf)((whole - half + 127) << 23);
+}
 #if defined(__AVX__)
 static inline vf sqrt_(vf a) { return (vf)_mm256_sqrt_ps((__m256)a); }
 static inline vf floor_(vf a) { return (vf)_mm256_floor_ps((__m256)a); }
@@ -105,10 +118,37 @@ static inline vf fmod_(vf a, vf b) { return SLEEF_FMOD(a, b); }
 FUNCTION2(fmod_, , fmodf)
 #endif
 FUNCTION1(sin_, Sleef_sin, sinf) FUNCTION1(cos_, Sleef_cos, cosf) FUNCTION1(tan_, Sleef_tan, tanf)
-FUNCTION1(exp_some, Sleef_exp, expf) FUNCTION1(log_, Sleef_log, logf) FUNCTION1(log1p_some, Sleef_log1p, log1pf)
+FUNCTION1(log_, Sleef_log, logf) FUNCTION1(log1p_some, Sleef_log1p, log1pf)
 // Contacts are rare: where no lane is near another body, exp(-large) is 0, and so is log1p of it. Exact, and free.
-static inline vf exp_(vf a) { return any(not_(lt(a, K(-104.0f)))) ? exp_some(a) : K(0.0f); }
-static inline vf log1p_(vf a) { return any(ne(a, K(0.0f))) ? log1p_some(a) : a; }
+static inline vf exp_(vf a) {  // the Cephes polynomial after reduction by ln 2 in two parts: below 1 ulp
+  if (!any(not_(lt(a, K(-104.0f))))) return K(0.0f);
+  const vf n = round_(a * K(1.44269504f));
+  const vf r = fma_(n, K(2.12194440e-4f), fma_(n, K(-0.693359375f), a));
+  vf y = fma_(K(1.9875691500e-4f), r, K(1.3981999507e-3f));
+  y = fma_(y, r, K(8.3334519073e-3f));
+  y = fma_(y, r, K(4.1665795894e-2f));
+  y = fma_(y, r, K(1.6666665459e-1f));
+  y = fma_(y, r, K(5.0000001201e-1f));
+  y = ldexp_(fma_(y, r * r, r) + K(1.0f), n);
+  return sel(lt(a, K(-104.0f)), K(0.0f), sel(lt(K(88.72284f), a), K(INFINITY), y));
+}
+static inline vf log1p_(vf a) {  // on [0, 1], where softplus needs it, the Cephes polynomial of log around 1
+  if (!any(ne(a, K(0.0f)))) return a;
+  if (any(not_(and_(le(K(0.0f), a), le(a, K(1.0f)))))) return log1p_some(a);
+  const vb far = lt(K(0.41421356f), a);
+  const vf z = sel(far, (a - K(1.0f)) * K(0.5f), a), q = z * z;
+  vf y = fma_(K(7.0376836292e-2f), z, K(-1.1514610310e-1f));
+  y = fma_(y, z, K(1.1676998740e-1f));
+  y = fma_(y, z, K(-1.2420140846e-1f));
+  y = fma_(y, z, K(1.4249322787e-1f));
+  y = fma_(y, z, K(-1.6668057665e-1f));
+  y = fma_(y, z, K(2.0000714765e-1f));
+  y = fma_(y, z, K(-2.4999993993e-1f));
+  y = fma_(y, z, K(3.3333331174e-1f));
+  y = y * z * q + sel(far, K(-2.12194440e-4f), K(0.0f));
+  y = fma_(q, K(-0.5f), y) + z;
+  return sel(far, y + K(0.693359375f), y);
+}
 FUNCTION1(expm1_, Sleef_expm1, expm1f) FUNCTION1(tanh_, Sleef_tanh, tanhf) FUNCTION1(asin_, Sleef_asin, asinf)
 FUNCTION1(acos_, Sleef_acos, acosf) FUNCTION1(atan_, Sleef_atan, atanf) FUNCTION1(sinh_, Sleef_sinh, sinhf)
 FUNCTION1(cosh_, Sleef_cosh, coshf)

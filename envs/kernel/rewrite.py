@@ -67,6 +67,7 @@ class Rewriter(TorchFunctionMode):
         super().__init__()
         self.tape, self.num_envs = tape, num_envs
         self.asked: dict[tuple, int] = {}  # (frame, line) -> times answered True
+        self.looped = self.selected = False  # whether a loop was cut short, or a masked selection read
         self.frames: list = []  # kept, so that no frame's id is used again
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -103,6 +104,7 @@ class Rewriter(TorchFunctionMode):
         key = (id(frame), frame.f_lineno)
         self.frames.append(frame)
         self.asked[key] = self.asked.get(key, 0) + 1
+        self.looped |= self.asked[key] > TRIES
         return self.asked[key] <= TRIES
 
     def _mask(self, index):
@@ -131,6 +133,7 @@ class Rewriter(TorchFunctionMode):
         mask = self._mask(index)
         if mask is None:
             return Tensor.__getitem__(x, index)
+        self.selected = True
         return self._view(x, *mask)[0].clone()
 
     def _write(self, x: Tensor, index, value) -> None:

@@ -91,6 +91,11 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.tape, self.locate = tape, locate or (lambda: "")
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: torch would else import its compiler here, which takes two seconds and is never used."""
+        return False
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Runs the operation, then records it."""
         kwargs = kwargs or {}

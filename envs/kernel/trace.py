@@ -28,6 +28,7 @@ class Trace:
     outputs: dict[tuple, int]  # ("observation", group) … -> number
     shapes: dict[str, tuple]  # path -> (shape, dtype, axis of the environments)
     constants: dict[tuple, float] = field(default_factory=dict)  # ("state", path, field) -> its only value
+    unrolled: bool = False  # whether a rejection loop was unrolled or a masked selection drew for everyone
 
 
 @dataclass
@@ -40,8 +41,10 @@ class Lowered:
     tables: dict[str, tuple[int, str]]  # path -> (value of the last store or -1, kind)
     outputs: dict[tuple, np.ndarray]  # ("observation", group) -> values [A, F]; ("terminated",) -> [] …
     constants: dict[tuple[str, int], float]  # state folded into the program: (path, element) -> value
-    noise: list[tuple]  # (operation, shape with 0 for E, dtype, arguments) of each draw, in order
+    noise: list[tuple]  # (operation, arguments, keywords, traced shape, dtype) of each draw, in order
     shapes: dict[str, tuple]
+    operations: int  # that the outputs need, constants and inputs not counted
+    unrolled: bool
 
 
 def trace(twin) -> Trace:
@@ -65,8 +68,9 @@ def trace(twin) -> Trace:
         tape.input(value, ("action", name))
     constants = _constants(twin, before)
     outputs: dict[tuple, Tensor] = {}
-    host = np.random.get_state()[1].copy(), random.getstate()
-    with torch.no_grad(), Recorder(tape, location), Rewriter(tape, TRACED):
+    rewriter = Rewriter(tape, TRACED)
+    with torch.no_grad(), pool.stream, Recorder(tape, location), rewriter:
+        host = np.random.get_state()[1].copy(), random.getstate()
         handed = twin._hand_out(action)
         observations, rewards, terminated, over, infos = sim.step(handed)
         for name, value in twin._observe(sim, observations).items():
@@ -77,7 +81,8 @@ def trace(twin) -> Trace:
                 outputs["info", name, key] = value
         outputs["terminated",] = terminated.clone()
         outputs["truncated",] = over & ~terminated
-    if not np.array_equal(host[0], np.random.get_state()[1]) or host[1] != random.getstate():
+        drew = not np.array_equal(host[0], np.random.get_state()[1]) or host[1] != random.getstate()
+    if drew:
         raise Refusal("the step draws from numpy's or Python's random generator")
     pool.main.refresh()
     state = {}
@@ -91,7 +96,9 @@ def trace(twin) -> Trace:
         if slot.value is not tensor or tensor._version != version:
             for k in range(tensor.numel() // TRACED):
                 constants.pop(("state", path, k), None)
-    return Trace(tape, state, {key: tape.add(value) for key, value in outputs.items()}, shapes, constants)
+    numbers = {key: tape.add(value) for key, value in outputs.items()}
+    unrolled = bool(tape.noise) and (rewriter.looped or rewriter.selected)
+    return Trace(tape, state, numbers, shapes, constants, unrolled)
 
 
 RESETS = 4
@@ -170,7 +177,8 @@ def lower(traced: Trace, specialise: bool = True) -> Lowered:
         noise.append((name, plain, kwargs, tuple(value.shape), value.dtype))
     folded = {(path, k): float(v) for (_, path, k), v in (traced.constants if specialise else {}).items()}
     return Lowered(p, fields, [int(after[path].reshape(-1)[k]) for path, k in fields], tables, outputs, folded,
-                   noise, traced.shapes)  # fmt: skip
+                   noise, traced.shapes, sum(p.ops[v][0] not in ("const", "input") for v in reached),
+                  traced.unrolled)  # fmt: skip
 
 
 def _reason(message: str) -> str:

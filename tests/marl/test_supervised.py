@@ -169,7 +169,7 @@ def test_data_without_test_split_is_judged_by_validation_alone():
     [
         (lambda: Supervised(Threshold(), Linear, BinaryCrossEntropy(), 1, 24), r"task\.batch_size=24: .*at most 23"),
         (lambda: Supervised(Digits(), MLP, nn.MSELoss(), 1), r"objective=MSELoss: does not fit classification"),
-        (lambda: Supervised(Sine(), MLP, CrossEntropy(), 1), r"objective=CrossEntropy: does not fit regression.*one output"),
+        (lambda: Supervised(Sine(), MLP, CrossEntropy(), 1), r"objective=CrossEntropy: does not fit.*one output"),
         (
             lambda: Supervised(Digits(), MLP, nn.CrossEntropyLoss(reduction="none"), 1),
             r"objective=CrossEntropyLoss.*\[3\] instead of one number",

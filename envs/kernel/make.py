@@ -1,0 +1,122 @@
+"""From an environment's settings to a verified, compiled kernel, or to one sentence that says why there is none."""
+
+import importlib
+import importlib.metadata
+import inspect
+import json
+import os
+import pickle
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import envs.kernel.lower_index
+import envs.kernel.lower_pointwise
+import envs.kernel.lower_reduce
+import envs.kernel.lower_shape  # noqa: F401 - these four fill the table
+from envs.kernel.build import cache_folder, compile_library, compiler, digest, load, machine
+from envs.kernel.emit_cpp import Layout, emit, layout
+from envs.kernel.runtime import KernelStep
+from envs.kernel.tape import Refusal
+from envs.kernel.trace import TRACED, lower, trace
+from envs.kernel.verify import verify
+
+LARGEST = 60_000  # operations; beyond, compilers take minutes
+
+
+@dataclass
+class Compiled:
+    """A kernel on disk and what is needed to call it; `why` is set, and all else empty, where there can't be one."""
+
+    why: str = ""
+    library: str = ""
+    places: Layout | None = None
+    constants: dict[tuple[str, int], float] = field(default_factory=dict)
+    shapes: dict[str, tuple] = field(default_factory=dict)
+    noise: list[tuple] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)  # operations, seconds, errors: for reports
+
+    def step(self, num_envs: int, threads: int = 1) -> KernelStep:
+        """The kernel for a number of environments."""
+        return KernelStep(load(cache_folder() / self.library), self.places, self.constants, self.shapes, self.noise,
+                          num_envs, threads)
+
+
+def compiled(settings: dict[str, Any], specialise: bool = True) -> Compiled:
+    """The kernel of a VmasEnv with these keyword arguments, from the cache on disk or made now.
+
+    Never raises for what can't become a kernel: `why` says it in one sentence.
+    """
+    try:
+        key = _key(settings, specialise)
+    except Refusal as refusal:
+        return Compiled(why=str(refusal))
+    file = cache_folder() / f"{key}.pkl"
+    if file.exists():
+        found = pickle.loads(file.read_bytes())
+        if found.why or (cache_folder() / found.library).exists():
+            return found
+    try:
+        made = _make(settings, specialise)
+    except Refusal as refusal:
+        made = Compiled(why=str(refusal))
+    scratch = file.with_suffix(f".{os.getpid()}")
+    scratch.write_bytes(pickle.dumps(made))
+    os.replace(scratch, file)
+    return made
+
+
+def _key(settings: dict[str, Any], specialise: bool) -> str:
+    """Everything that decides a kernel: settings, the scenario's and our own sources, versions, machine, compiler."""
+    from envs.simulator import find_scenario
+
+    scenario = find_scenario(settings["scenario"])
+    modules = {cls.__module__ for cls in scenario.__mro__ if not cls.__module__.startswith(("builtins", "abc"))}
+    sources = [inspect.getsource(sys.modules[m]) for m in sorted(modules)]
+    here = Path(__file__).parent
+    ours = [p.read_text() for folder in (here, here.parent) for p in sorted(folder.glob("*.[ph]*")) if p.is_file()]
+    told = json.dumps(settings, sort_keys=True, default=repr)
+    gxx = Path(compiler()).resolve()
+    return digest(told, specialise, sources, ours, torch.__version__, importlib.metadata.version("vmas"), machine(), gxx,
+                  gxx.stat().st_mtime)  # fmt: skip
+
+
+def _make(settings: dict[str, Any], specialise: bool) -> Compiled:
+    from envs.vmas import VmasEnv
+
+    start = time.perf_counter()
+    eager = {"fast": "off"} if "fast" in inspect.signature(VmasEnv).parameters else {}
+    twin = VmasEnv(**settings, num_envs=TRACED, pool_size=64, seed=0, **eager)
+    built = time.perf_counter()
+    source, lowered, places = _source(twin, specialise)
+    for _ in range(3 if twin.shared_draws else 0):  # what a reset draws for the whole batch is baked in: does it matter?
+        twin.reset()
+        if _source(twin, specialise)[0] != source:
+            raise Refusal("resets draw a value for the whole batch that the step depends on: "
+                          + ", ".join(twin.shared_draws[:3]))
+    traced = time.perf_counter()
+    library = compile_library(source)
+    compiled_at = time.perf_counter()
+    made = Compiled("", library.name, places, lowered.constants, lowered.shapes, lowered.noise)
+    report = verify(twin, made.step(TRACED), unrolled=lowered.unrolled)
+    made.facts = {
+        "operations": lowered.operations, "fields": len(lowered.fields), "folded": len(lowered.constants),
+        "seconds": {"twin": built - start, "trace": traced - built, "compile": compiled_at - traced,
+                    "verify": time.perf_counter() - compiled_at},
+        "worst": report.worst, "compared": report.compared, "astray": report.astray, "flips": report.flips,
+    }  # fmt: skip
+    return made
+
+
+def _source(twin, specialise: bool):
+    lowered = lower(trace(twin), specialise)
+    if lowered.operations > LARGEST:
+        raise Refusal(f"the step has {lowered.operations} operations per environment, more than {LARGEST}")
+    actions = {name: (group.n_agents * group.action.size, group.action.kind != "continuous")
+               for name, group in twin.spec.groups.items()}  # fmt: skip
+    places = layout(lowered, actions)
+    return emit(lowered, places), lowered, places

@@ -1,0 +1,98 @@
+"""Any environment of this package as a TorchRL environment, so that TorchRL's collectors, losses and tools take it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.data import Binary, Bounded, Categorical, Composite, MultiCategorical, Unbounded
+from torchrl.data.tensor_specs import TensorSpec
+from torchrl.envs import EnvBase
+
+from envs.base import ActionSpec, Env, EnvError, GroupSpec, Transition
+
+
+class TorchRLEnv(EnvBase):
+    """An `envs.base.Env` with batch [E] under TorchRL's keys.
+
+    (group, "observation") [E, A, F], (group, "action") [E, A, D] (discrete: [E, A]), (group, "reward") [E, A, 1];
+    "state" [E, S] where the environment has one; "done", "terminated", "truncated" [E, 1] at the root.
+
+    The environment restarts what ended within its own step. So a step returns the true next observation, and the
+    partial reset that TorchRL asks for afterwards (the mask "_reset") returns what the environment restarted from:
+    nothing is reset twice. A mask with environments that have not just ended raises EnvError.
+    """
+
+    def __init__(self, env: Env) -> None:
+        super().__init__(device=env.device, batch_size=[env.num_envs])
+        self.env = env
+        self._last: Transition | None = None
+        spec, batch = env.spec, env.num_envs
+        observation = {name: Composite({"observation": _unbounded(batch, g.n_agents, g.observation_size, env.device)},
+                                       shape=(batch, g.n_agents), device=env.device)
+                       for name, g in spec.groups.items()}
+        if spec.state_size is not None:
+            observation["state"] = _unbounded(batch, spec.state_size, None, env.device)
+        self.observation_spec = Composite(observation, shape=(batch,), device=env.device)
+        self.action_spec = _per_group(env, lambda g: {"action": action_spec(g.action, batch, g.n_agents, env.device)})
+        self.reward_spec = _per_group(env, lambda g: {"reward": _unbounded(batch, g.n_agents, 1, env.device)})
+        self.done_spec = Composite({key: Binary(1, shape=(batch, 1), dtype=torch.bool, device=env.device)
+                                    for key in ("done", "terminated", "truncated")}, shape=(batch,), device=env.device)
+
+    def _observed(self, observation: dict[str, Tensor], state: Tensor | None) -> dict[str, Tensor | TensorDict]:
+        seen = {name: TensorDict({"observation": value}, value.shape[:2], device=self.device)
+                for name, value in observation.items()}
+        return seen if state is None else {**seen, "state": state}
+
+    def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: object) -> TensorDict:
+        mask = None if tensordict is None else tensordict.get("_reset", None)
+        wanted = torch.ones(self.batch_size, dtype=torch.bool, device=self.device) if mask is None else mask.view(-1)
+        ended = torch.zeros_like(wanted) if self._last is None else self._last.done
+        if mask is not None and bool((ended | ~wanted).all()):  # what ended has restarted already, in the step
+            observation, state = self._last.observation, self._last.state
+        elif bool(wanted.all()):
+            observation, state = self.env.reset()
+            self._last = None
+        else:
+            raise EnvError("TorchRLEnv can reset only environments whose episode has just ended, or all of them.")
+        zeros = torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device)
+        return TensorDict({**self._observed(observation, state),
+                           "done": zeros, "terminated": zeros.clone(), "truncated": zeros.clone()},
+                          self.batch_size, device=self.device)
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDict:
+        action = {}
+        for name, group in self.env.spec.groups.items():
+            value = tensordict.get((name, "action"))
+            action[name] = value.unsqueeze(-1) if group.action.kind == "discrete" else value
+        moved = self._last = self.env.step(action)
+        out = self._observed(moved.next_observation, moved.next_state)
+        for name, reward in moved.reward.items():
+            out[name]["reward"] = reward.unsqueeze(-1)
+        return TensorDict({**out, "done": moved.done.unsqueeze(-1), "terminated": moved.terminated.unsqueeze(-1),
+                           "truncated": moved.truncated.unsqueeze(-1)}, self.batch_size, device=self.device)
+
+    def _set_seed(self, seed: int | None) -> None:
+        self.env.reset(seed)
+        self._last = None
+
+
+def _unbounded(batch: int, rows: int, columns: int | None, device: torch.device) -> Unbounded:
+    return Unbounded(shape=(batch, rows) if columns is None else (batch, rows, columns), device=device)
+
+
+def _per_group(env: Env, make: Callable[[GroupSpec], dict[str, TensorSpec]]) -> Composite:
+    return Composite({name: Composite(make(g), shape=(env.num_envs, g.n_agents), device=env.device)
+                      for name, g in env.spec.groups.items()}, shape=(env.num_envs,), device=env.device)
+
+
+def action_spec(action: ActionSpec, num_envs: int, agents: int, device: torch.device) -> TensorSpec:
+    """TorchRL's spec of a group's actions: [E, A, D], or [E, A] for discrete ones."""
+    if action.kind == "continuous":
+        shape = (num_envs, agents, action.size)
+        return Bounded(action.low.expand(shape).clone(), action.high.expand(shape).clone(), shape, device=device)
+    if action.kind == "discrete":
+        return Categorical(action.nvec[0], shape=(num_envs, agents), device=device, dtype=torch.int64)
+    return MultiCategorical(action.nvec, shape=(num_envs, agents, action.size), device=device, dtype=torch.int64)

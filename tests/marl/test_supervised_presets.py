@@ -1,0 +1,57 @@
+"""The supervised presets, composed as a user runs them, reach the figures that their headers state."""
+
+import struct
+
+import pytest
+import torch
+
+from marl import compose
+from marl.data.images import FASHION_MNIST_FILES
+from marl.networks import MLP
+
+FIGURES = [
+    (["experiment=digits"], "test_accuracy", 0.97, 1.0),
+    (["experiment=digits", "network=cnn"], "test_accuracy", 0.98, 1.0),
+    (["experiment=digits_cnn"], "test_accuracy", 0.98, 1.0),
+    (["experiment=digits_lstm"], "test_accuracy", 0.95, 1.0),
+    (["experiment=threshold"], "test_accuracy", 0.985, 1.0),
+    (["experiment=sine"], "test_loss", 0.0, 0.001),
+    (["experiment=linear_regression"], "test_loss", 0.0, 0.012),
+    (["experiment=logistic_regression"], "test_accuracy", 0.90, 0.92),
+]
+
+
+def fit(overrides, folder):
+    config = compose.check(compose.compose([*overrides, "trainer.progress=off", f"hydra.run.dir={folder}"]))
+    trainer = compose.build_trainer(config)
+    task = compose.build_task(config)
+    setup = compose.build_setup(config)
+    return trainer.fit(task, folder, **{**setup, "loggers": []}), task
+
+
+@pytest.mark.parametrize(("overrides", "metric", "least", "most"), FIGURES)
+def test_preset_reaches_its_figure(tmp_path, overrides, metric, least, most):
+    summary, _ = fit(overrides, tmp_path)
+    for block in ("final", "best"):
+        assert least <= summary[block][metric] <= most
+
+
+def test_digits_preset_trains_the_actors_own_network():
+    actor = compose.compose()["network"]
+    digits = compose.check(compose.compose(["experiment=digits"]))
+    assert dict(actor) == digits["network"]
+    assert type(compose.build_task(digits).loss.model) is MLP
+
+
+def test_fashion_mnist_preset_learns_from_a_folder(tmp_path):
+    g = torch.Generator().manual_seed(0)
+    looks = torch.rand(10, 28, 28, generator=g)
+    for name, rows in zip(FASHION_MNIST_FILES, (600, 600, 100, 100), strict=True):
+        labels = torch.arange(rows) % 10
+        noise = torch.rand(rows, 28, 28, generator=g)
+        array = (255 * (0.7 * looks[labels] + 0.3 * noise)).to(torch.uint8) if "images" in name else labels
+        header = b"\x00\x00\x08" + bytes([array.dim()]) + struct.pack(f">{array.dim()}I", *array.shape)
+        (tmp_path / name).write_bytes(header + array.to(torch.uint8).numpy().tobytes())
+    folder = f"data.folder={tmp_path}"
+    summary, _ = fit(["experiment=fashion_mnist", folder, "epochs=4", "task.batch_size=32"], tmp_path / "run")
+    assert summary["final"]["test_accuracy"] > 0.95

@@ -1,0 +1,41 @@
+"""Ways to run the scripts: in this process (fast), or as a user does."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[[str], ModuleType]:
+    """`script("train")` is the module scripts/train.py."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(f"scripts_{name}", ROOT / "scripts" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def shell() -> Callable[..., subprocess.CompletedProcess]:
+    """`shell(directory, "train", "seed=1")` runs scripts/train.py there, as a user does."""
+
+    def run(directory: Path, name: str, *arguments: str) -> subprocess.CompletedProcess:
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "COLUMNS": "120"}
+        environment.pop("HYDRA_FULL_ERROR", None)
+        command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments]
+        return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=240)
+
+    return run

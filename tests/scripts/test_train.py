@@ -1,0 +1,186 @@
+"""scripts/train.py and scripts/evaluate.py from end to end, on runs of seconds."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from marl import checkpoint, compose
+from marl.errors import UserError
+
+pytestmark = pytest.mark.xdist_group("scripts")  # the runs below are shared by the tests of this file
+
+TINY = [
+    "env.num_envs=4",
+    "env.max_steps=20",
+    "algo.rollout_steps=25",
+    "algo.minibatch_size=50",
+    "algo.epochs=2",
+    "network.hidden=[16]",
+    "scheduler=constant",
+    "task.eval_episodes=6",
+    "trainer.evaluate_every=2",
+    "trainer.checkpoint_every=1",
+    "trainer.progress=plain",
+]
+
+
+@pytest.fixture(scope="module")
+def run(shell, tmp_path_factory) -> Path:
+    """Four iterations of 100 frames, by the command line."""
+    directory = tmp_path_factory.mktemp("run")
+    done = shell(directory, "train", *TINY, "frames=400", "hydra.run.dir=a run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("configuration") == 1 and "Traceback" not in done.stderr
+    return directory / "a run"
+
+
+@pytest.fixture(scope="module")
+def model(script, tmp_path_factory) -> Path:
+    """A supervised run."""
+    directory = tmp_path_factory.mktemp("model")
+    script("train").train(compose.compose(["experiment=threshold", "epochs=3"]), directory)
+    return directory
+
+
+def test_the_run_directory_holds_what_later_commands_need(run: Path) -> None:
+    assert {"config.yaml", "checkpoints", "metrics.csv", "summary.json"} <= {path.name for path in run.iterdir()}
+    assert {"last.pt", "best.pt"} <= {path.name for path in (run / "checkpoints").iterdir()}
+    assert list(run.glob("events.out.tfevents.*"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["frames"] == 400 and config["env"]["num_envs"] == 4
+    assert config["paths"]["run_dir"] == str(run) and "${" not in (run / "config.yaml").read_text()
+    assert not (run / ".hydra").exists() and not list(run.glob("*.log"))
+
+
+def test_the_summary_keeps_its_names(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    keys = {"task", "seed", "frames", "final", "best", "seconds", "peak_memory_bytes", "versions", "git_commit"}
+    assert keys <= set(summary) and summary["frames"] == 400
+    block = summary["final"]["episode_return"]
+    assert set(block) == {"mean", "iqm", "std", "ci95", "episodes"}
+    assert block["episodes"] == 6 and block["ci95"][0] <= block["mean"] <= block["ci95"][1]
+    assert {"collect", "update", "evaluate", "compile", "total"} <= set(summary["seconds"])
+    assert "iteration" in summary["best"] and "scripts/train.py" in summary["command"]
+
+
+def test_metrics_have_the_names_of_the_field(run: Path) -> None:
+    with open(run / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = "episode_return episode_length approx_kl clip_fraction explained_variance entropy policy_loss"
+    names += " value_loss grad_norm lr frames_per_second collect_seconds update_seconds"
+    assert set(names.split()) <= set(rows[0])
+    assert [int(float(row["frames"])) for row in rows] == [100, 200, 300, 400]
+
+
+def test_evaluation_equals_the_runs_own(run: Path, script) -> None:
+    module = script("evaluate")
+    result = module.evaluate(*module.parse([f"ckpt={run}"]))
+    written = json.loads((run / "checkpoints" / "evaluation.json").read_text())
+    summary = json.loads((run / "summary.json").read_text())
+    assert written["episode_return"] == summary["final"]["episode_return"] == result["episode_return"]
+    agents = written["groups"]["agents"]
+    assert len(agents["agents"]) == 3 and agents["episode_return"]["episodes"] == 6
+
+
+def test_evaluation_takes_options_and_overrides(run: Path, shell, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "e.json"
+    options = [f"ckpt={run}/checkpoints/best.pt", "episodes=3", "deterministic=false", "seed=5", f"out={out}"]
+    done = shell(tmp_path, "evaluate", *options, "env.max_steps=7")
+    assert done.returncode == 0, done.stderr
+    assert "IQM" in done.stdout and "agent_0" in done.stdout
+    written = json.loads(out.read_text())
+    assert written["episode_return"]["episodes"] == 3 and written["episode_length"]["mean"] <= 7
+    assert not (run / "checkpoints" / "evaluation_random.json").exists()
+
+
+def test_baselines_differ_from_the_trained_policy(run: Path, script, tmp_path: Path) -> None:
+    module, means = script("evaluate"), []
+    for policy in ("trained", "untrained", "random"):
+        options = [f"ckpt={run}", f"policy={policy}", f"out={tmp_path / policy}.json"]
+        means.append(module.evaluate(*module.parse(options))["episode_return"]["mean"])
+    assert len(set(means)) == 3
+
+
+def test_a_resumed_run_ends_in_the_same_bits(run: Path, script, tmp_path: Path) -> None:
+    train = script("train").train
+    train(compose.compose([*TINY, "frames=400", "trainer.max_iterations=2"]), tmp_path)
+    cfg = compose.compose([f"resume={tmp_path}", "trainer.max_iterations=null"])
+    train(cfg, tmp_path)
+    whole, resumed = (checkpoint.load(path / "checkpoints" / "last.pt") for path in (run, tmp_path))
+    assert resumed["iteration"] == whole["iteration"] == 4
+    assert all(torch.equal(resumed["loss"][key], value) for key, value in whole["loss"].items())
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert config["resume"] is None and config["trainer"]["max_iterations"] is None
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 5
+
+
+def test_resume_by_the_command_line_continues_in_place(run: Path, shell, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "copy")
+    done = shell(tmp_path, "train", "resume=copy", "frames=500")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "copy" / "summary.json").read_text())["frames"] == 500
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_resume_refuses_other_networks_and_leaves_the_run_alone(run: Path, script) -> None:
+    before = (run / "config.yaml").read_text()
+    with pytest.raises(UserError, match="does not fit this task's networks"):
+        script("train").train(compose.compose([f"resume={run}", "network.hidden=[8]"]), run)
+    assert (run / "config.yaml").read_text() == before
+
+
+def test_init_from_starts_from_the_weights(run: Path) -> None:
+    config = compose.check(compose.compose([*TINY, "seed=9", f"init_from={run}"]))
+    task = compose.build_task(config)
+    saved = checkpoint.load(run / "checkpoints" / "last.pt")["loss"]
+    assert all(torch.equal(value, saved[key]) for key, value in task.loss.state_dict().items())
+    with pytest.raises(UserError, match="does not fit this task's networks"):
+        compose.build_task({**config, "network": {**config["network"], "hidden": [8]}})
+
+
+def test_saved_configurations_take_overrides(run: Path, model: Path) -> None:
+    cfg = compose.saved(run, ["algo=ippo", "env.scenario_kwargs.n_agents=4", "seed=3"])
+    assert cfg.algo.critic == "local" and cfg.env.scenario_kwargs.n_agents == 4 and cfg.env.num_envs == 4
+    assert compose.saved(model, ["experiment=threshold"]).epochs == 3
+    for override, sentence in {
+        "experiment=digits": "this run has experiment=threshold",
+        "epochs=1,2": "cannot be swept over",
+        "debug=fast_dev_run": "does not apply to a saved run",
+        "epoch=3": "unknown key 'epoch'; did you mean 'epochs'",
+        "hydra.run.dir=/elsewhere": "which stays",
+    }.items():
+        with pytest.raises(UserError, match=sentence):
+            compose.saved(model, [override])
+
+
+def test_a_supervised_run_returns_its_metric_and_is_evaluated(model: Path, script) -> None:
+    summary = json.loads((model / "summary.json").read_text())
+    module = script("evaluate")
+    result = module.evaluate(*module.parse([f"ckpt={model}"]))
+    assert summary["epochs"] == 3
+    assert {key: result[key] for key in summary["final"]} == summary["final"]
+    with pytest.raises(UserError, match="episodes=…: only agents play"):
+        module.evaluate(*module.parse([f"ckpt={model}", "episodes=3"]))
+    resumed = script("train").train(compose.compose([f"resume={model}", "epochs=5"]), model)
+    assert resumed == pytest.approx(json.loads((model / "summary.json").read_text())["best"]["accuracy"])
+
+
+def test_sweeps_have_a_folder_per_job(shell, tmp_path: Path) -> None:
+    done = shell(tmp_path, "train", "-m", "experiment=threshold", "epochs=1", "seed=0,1", "logger=csv")
+    assert done.returncode == 0, done.stderr
+    found = sorted(tmp_path.glob("multirun/threshold/*/*/summary.json"))
+    assert [json.loads(path.read_text())["seed"] for path in found] == [0, 1]
+
+
+def test_help_shows_groups_keys_and_examples(shell, tmp_path: Path) -> None:
+    done = shell(tmp_path, "train", "--help")
+    assert done.returncode == 0
+    for text in ("resume=RUN_DIR", "algo: ippo, mappo", "num_envs", "-m seed=0,1,2"):
+        assert text in done.stdout
+    done = shell(tmp_path, "evaluate", "--help")
+    assert done.returncode == 0 and "deterministic" in done.stdout

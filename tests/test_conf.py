@@ -1,0 +1,95 @@
+"""The configurations that people run: each composes, fits the signatures, and says what its keys mean."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from marl import compose
+from marl.callbacks import EarlyStopping
+from marl.errors import UserError
+from marl.loggers import CSVLogger, TensorBoardLogger
+
+CONF = compose.CONF
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+OPTIONS = [f"{group}={option}" for group in GROUPS for option in compose.group_options(group)]
+PLAIN = sorted(p for g in GROUPS if g not in ("experiment", "debug") for p in (CONF / g).rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_fits_its_signatures(option: str) -> None:
+    config = compose.check(compose.compose([option]))
+    if option.startswith("experiment="):
+        assert config["experiment"] == option.partition("=")[2]
+
+
+@pytest.mark.parametrize("experiment", compose.group_options("experiment"))
+def test_every_experiment_has_a_budget_of_its_kind(experiment: str) -> None:
+    config = compose.check(compose.compose([f"experiment={experiment}"]))
+    supervised = config["task"]["_target_"].endswith("Supervised")
+    assert (config["frames"] is None) == supervised and (config["epochs"] is None) != supervised
+    assert (config["env"] is None) == supervised and (config["data"] is None) != supervised
+    compose.build_trainer({"trainer": {**config["trainer"], "threads": None}})
+    compose.build_setup({**config, "logger": None})
+
+
+@pytest.mark.parametrize("path", PLAIN, ids=lambda path: str(path.relative_to(CONF)))
+def test_every_key_is_explained(path: Path) -> None:
+    silent = []
+    in_defaults = False
+    for line in path.read_text().splitlines():
+        in_defaults = line.startswith("defaults:") or (in_defaults and line.startswith(" "))
+        key = re.match(r"\s*(?:- )?(\w+): *[^\s#]", line)  # a key with a value on its line
+        if key and not in_defaults and not key[1].startswith("_") and "#" not in line:
+            silent.append(line)
+    assert not silent
+
+
+def test_top_level_keys_are_those_that_other_programs_rely_on() -> None:
+    config = compose.check(compose.compose())
+    assert {"seed", "frames", "epochs", "device", "ckpt", "resume", "init_from"} <= set(config)
+    assert config["env"]["scenario"] == "balance" and config["algo"]["critic"] == "concat"
+
+
+def test_groups_can_be_emptied_and_free_keys_need_no_plus() -> None:
+    config = compose.check(compose.compose(["env=null", "experiment=null", "logger=csv"]))
+    assert config["env"] is None and list(config["logger"]) == ["csv"]
+    config = compose.check(compose.compose(["env.scenario_kwargs.n_agents=5", "optimizer.kwargs.amsgrad=true"]))
+    assert config["env"]["scenario_kwargs"] == {"n_agents": 5}
+    assert config["optimizer"]["kwargs"]["amsgrad"] is True
+
+
+def test_the_critics_may_have_a_network_of_their_own() -> None:
+    config = compose.check(compose.compose(["network@critic_network=mlp", "critic_network.hidden=[8]"]))
+    assert config["critic_network"]["hidden"] == [8] and config["network"]["hidden"] != [8]
+
+
+def test_parts_are_built_as_configured() -> None:
+    config = compose.check(compose.compose(["callbacks=early_stopping", "callbacks.early_stopping.patience=7"]))
+    setup = compose.build_setup(config)
+    assert setup["optimizer"].name == "Adam" and setup["optimizer"].kwargs == {"eps": 1e-5}
+    assert type(setup["optimizer"].kwargs) is dict and type(setup["schedule"].stages) is list
+    assert [type(logger) for logger in setup["loggers"]] == [CSVLogger, TensorBoardLogger]
+    assert [(type(c), c.patience) for c in setup["callbacks"]] == [(EarlyStopping, 7)]
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("algo=mapo", r"algo=mapo: no such option; did you mean 'mappo'.*there are ippo, mappo"),
+        ("env=vmas/balanc", r"env=vmas/balanc: no such option; did you mean 'vmas/balance'"),
+        ("experiment=digit", r"experiment=digit: no such option; did you mean 'digits'"),
+        ("algo.gama=1", r"unknown key 'algo.gama'; did you mean 'gamma'\? \(there are "),
+        ("alg=ippo", r"unknown key 'alg'; did you mean 'algo'"),
+        ("experiments=digits", r"unknown key 'experiments'; did you mean 'experiment'"),
+        ("algo.gamma=[1", r"cannot read 'algo.gamma=\[1'"),
+        ("algo.gamma", r"cannot read 'algo.gamma': write key=value"),
+        ("+algo.gama=1", r"unknown key 'algo.gama'; did you mean 'gamma'\? \(allowed are "),
+        ("seed=???", r"seed: a value is required; give seed=…"),
+        ("frames=${nothing}", r"[Ii]nterpolation key 'nothing' not found"),
+    ],
+)
+def test_mistakes_of_composition_are_worded(override: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence) as error:
+        compose.check(compose.compose([override]))
+    assert "\n" not in str(error.value)

@@ -1,0 +1,64 @@
+"""The structure: who may import whom, how long files may be, and that each says what it is for."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = {"marl", "envs", "agents", "scripts"}
+LIBRARIES = {"agents", "marl", "envs"}
+MAY_IMPORT = {"marl": {"marl"}, "envs": {"envs"}, "agents": LIBRARIES, "scripts": LIBRARIES}
+HYDRA = {"hydra", "omegaconf"}
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+ENDINGS = {".yaml", ".h", ".cpp", ".cu", ".js"}
+OTHER = sorted(p for d in (*PACKAGES, "conf") for p in (ROOT / d).rglob("*") if p.suffix in ENDINGS)
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level packages that a file imports, anywhere in it; a relative import counts as its own package."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.split(".")[0] if node.level == 0 else path.relative_to(ROOT).parts[0])
+    return found
+
+
+def test_the_walk_sees_the_packages() -> None:
+    seen = {path.relative_to(ROOT).parts[0] for path in SOURCES}
+    assert seen == PACKAGES
+    assert "torch" in imported(ROOT / "marl" / "engine.py")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_arrows_point_one_way(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    wrong = imported(path) & PACKAGES - MAY_IMPORT[package]
+    assert not wrong, f"{package} may not import {wrong}"
+    if package != "scripts" and path != ROOT / "marl" / "compose.py":
+        assert not imported(path) & HYDRA, "Hydra belongs in scripts/ and marl/compose.py"
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=name)
+def test_files_say_what_they_are_for(path: Path) -> None:
+    text = path.read_text()
+    purpose = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
+    assert text.startswith('"""') and len(purpose) >= 20, f"begins with {purpose!r}"
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS, *OTHER], ids=name)
+def test_files_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_configurations_begin_with_their_purpose() -> None:
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+        assert lines[0].startswith("# "), path
