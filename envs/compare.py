@@ -144,7 +144,7 @@ PREAMBLE = """# VMAS scenarios
 Written by `python -m envs.compare > docs/scenarios.md`: every scenario of VMAS {version}, stepped {steps} times with
 random actions in {num_envs} environments by `envs.vmas.VmasEnv` and by the unmodified `vmas.Environment`, from the same
 state, with the same actions and random numbers (torch {torch}, CPU). The columns of differences hold the greatest
-absolute difference over all steps, environments and agents; 0 is equality to the bit. The two run on their own; whenever
+absolute difference over all steps, environments and agents; 0 is equality to the bit. The two run on their own; when
 episodes end, VMAS's simulator is given the state after our auto-reset.
 
 - **groups**: name (agents × observation size → action size), continuous actions.
@@ -216,8 +216,8 @@ def main() -> None:
         exact += result.worst == 0
     fixed = [compare(name, args.num_envs, args.steps, fix_collisions=True)
              for name in args.scenarios if name in BATCH_COLLISIONS]
-    print(f"\n{exact} of {len(results)} scenarios are equal to the bit. With collisions decided per environment in VMAS "
-          "as well: " + ", ".join(f"{d.scenario} {d.worst:g}" for d in fixed) + ".")
+    print(f"\n{exact} of {len(results)} scenarios are equal to the bit. With collisions decided per environment in "
+          "VMAS as well: " + ", ".join(f"{d.scenario} {d.worst:g}" for d in fixed) + ".")
     print(AFTERWORD, end="")
 
 

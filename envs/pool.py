@@ -12,8 +12,9 @@ from torch import Tensor
 from envs.base import EnvError
 from envs.random import Stream
 from envs.simulator import Simulator
-from envs.state import Slot, StateMap, batch_axis, counts_environments, from_bytes, to_bytes
+from envs.state import Slot, StateMap, assignments, batch_axis, counts_environments, from_bytes, to_bytes
 
+DRAWS = 24  # resets that show which shared values vary; a fair coin stays hidden once in 2^24
 WARM_UP = 3  # steps after which all lazily made tensors exist, and what changes by stepping has changed
 
 
@@ -50,14 +51,17 @@ class Pool:
 
     def _find_drawn(self) -> set[str]:
         """Paths of shared values that resets change and steps don't: drawn once for the whole batch."""
-        drawn: set[str] = set()
-        before = _shared(self.fresh, self.axes)
-        for _ in range(4):
-            with self.nursery_stream:
-                self.nursery.reset(return_observations=True)
+        versions = {path: slot.value._version for path, slot in self.fresh.tensors.items()}
+        before, drawn = _shared(self.fresh, self.axes), set()
+        for turn in range(DRAWS):
+            with self.nursery_stream, assignments(self.fresh) as written:
+                self.nursery.reset()
             self.fresh.refresh()
             after = _shared(self.fresh, self.axes)
             drawn |= {path for path in before if path in after and not _equal(before[path], after[path])}
+            written |= {p for p, slot in self.fresh.tensors.items() if slot.value._version != versions.get(p)}
+            if turn == 1 and not (drawn | written & after.keys()) - self._evolving:
+                break  # resets write nothing shared: no need to see whether more of them would vary
         return {path for path in drawn - self._evolving if not _is_clock(after.get(path))}
 
     def reset_simulator(self) -> dict[str, Tensor]:
@@ -216,7 +220,8 @@ def _warm_up(simulator: Simulator, state: StateMap, stream: Stream) -> tuple[set
     Returns the paths of plain values and tensors that steps change, of tensors whose container steps replace, and of
     tensors that a reset makes disappear (scratch that a step fills before it reads it).
     """
-    before = {path: slot.value.clone() for path, slot in state.tensors.items()}
+    copies: dict[int, Tensor] = {}  # by id: slots that hold one tensor get one copy back
+    before = {path: copies.setdefault(id(slot.value), slot.value.clone()) for path, slot in state.tensors.items()}
     host = state.host_values()
     with stream:
         simulator.step(simulator.get_random_actions())

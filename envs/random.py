@@ -21,15 +21,15 @@ def spread(seed: int, purpose: int) -> int:
 
 
 def pack_python(state: tuple) -> Tensor:
-    """`random.getstate()` as float64 [627]: version, 625 words below 2^32 (exact in float64), next Gaussian or nan."""
+    """`random.getstate()` as float64 [628]: version, 625 words below 2^32 (exact in float64), next Gaussian."""
     version, words, gauss = state
-    return torch.tensor([version, *words, float("nan") if gauss is None else gauss], dtype=torch.float64)
+    return torch.tensor([version, *words, gauss is not None, gauss or 0.0], dtype=torch.float64)
 
 
 def unpack_python(packed: Tensor) -> tuple:
     """The inverse of `pack_python`."""
-    version, *words, gauss = packed.tolist()
-    return int(version), tuple(int(w) for w in words), None if gauss != gauss else gauss
+    version, *words, has_gauss, gauss = packed.tolist()
+    return int(version), tuple(int(w) for w in words), gauss if has_gauss else None
 
 
 class Stream:

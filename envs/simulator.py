@@ -103,7 +103,7 @@ def keywords_of(scenario: type[BaseScenario]) -> list[str]:
 
 
 def uses_host_random(scenario: type[BaseScenario]) -> bool:
-    """Whether a scenario may draw from numpy's or python's generators: VMAS's by their source, others are assumed to."""
+    """Whether a scenario may draw from numpy's or python's generators; those that are not VMAS's are assumed to."""
     if any(not cls.__module__.startswith("vmas.") for cls in scenario.__mro__ if issubclass(cls, BaseScenario)):
         return True
     source = inspect.getsource(sys.modules[scenario.__module__])

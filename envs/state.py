@@ -7,6 +7,7 @@ hold one and the same tensor; whoever rebinds slots keeps such shared identities
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import sys
@@ -141,6 +142,37 @@ class StateMap:
             slot = self.host.get(path)
             if slot is not None and self.encode(slot.value) != value:
                 slot.write(self.decode(value))
+
+
+@contextlib.contextmanager
+def assignments(state: StateMap) -> Iterator[set[str]]:
+    """The paths of the attributes that are assigned to within the context, to whatever value.
+
+    Meanwhile every object of the simulator is of a subclass that notes what is set.
+    """
+    assigned: set[str] = set()
+    noting: dict[type, type] = {}
+    changed = []
+
+    def subclass(cls: type) -> type:
+        def note(self: Any, name: str, value: Any) -> None:
+            assigned.add(_join(state._path_of[id(self)], name))
+            cls.__setattr__(self, name, value)
+
+        return type(cls.__name__, (cls,), {"__setattr__": note, "__module__": cls.__module__, "__slots__": ()})
+
+    try:
+        for value in state._object_at.values():
+            cls = type(value)
+            if hasattr(value, "__dict__"):
+                noting[cls] = noting.get(cls) or subclass(cls)
+                with contextlib.suppress(TypeError):  # an object that can't change its class is seen by its values
+                    value.__class__ = noting[cls]
+                    changed.append((value, cls))
+        yield assigned
+    finally:
+        for value, cls in changed:
+            value.__class__ = cls
 
 
 def _join(path: str, label: str) -> str:

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from envs.base import Env, EnvError, EnvSpec, Transition
+from envs.fast import FastStep
 from envs.groups import Group, agent_actions, assign, flatten, flatten_info
 from envs.pool import Pool
 from envs.random import Stream, pack_python, spread, unpack_python
@@ -35,6 +36,8 @@ class VmasEnv(Env):
         from num_envs. Scenarios that draw a value for the whole batch at reset (listed in `shared_draws`, e.g. the
         goal of simple_speaker_listener) draw it with each new pool, every max_steps steps instead: then all
         environments start a new episode together.
+    fast: "auto" steps by a generated kernel (envs/kernel, docs/kernels.md) where the scenario allows it and a compiler
+        is at hand, "kernel" insists, "off" runs the simulator eagerly. `path` says which it is, `why_eager` why not.
 
     Raises EnvError for unknown scenarios, keywords and impossible combinations.
     """
@@ -52,6 +55,7 @@ class VmasEnv(Env):
         scenario_kwargs: dict[str, Any] | None = None,
         pool_every: Annotated[int, Field(ge=1)] = 100,
         pool_size: Annotated[int, Field(ge=1)] | None = None,
+        fast: Literal["auto", "kernel", "off"] = "auto",
         seed: int = 0,
         device: str | torch.device = "cpu",
     ) -> None:
@@ -68,18 +72,42 @@ class VmasEnv(Env):
             return build_simulator(scenario, copies, stream, continuous_actions=continuous_actions,
                                    multi_discrete=multi_discrete, max_steps=max_steps, scenario_kwargs=kwargs)
 
-        self.simulator = build(num_envs, stream)
+        self._fast: FastStep | None = None
+        self._simulator = build(num_envs, stream)
         self._global_state = global_state
         self._groups = self._make_groups(stream, heterogeneous, groups)
-        self._pool = Pool(self.simulator, build(pool_size, nursery_stream), stream, nursery_stream, self._observe)
+        self._pool = Pool(self._simulator, build(pool_size, nursery_stream), stream, nursery_stream, self._observe)
         self.shared_draws = tuple(sorted(self._pool.drawn))
         self._pool_every = max_steps if self.shared_draws and max_steps else pool_every
         seen = self._restart(seed)
         self.spec = EnvSpec({name: group.spec for name, group in self._groups.items()},
                             seen[STATE].shape[-1] if global_state else None, max_steps)
+        self.path, self.why_eager = "eager", f"env.fast={fast}"
+        if fast != "off":
+            self._choose(fast, {
+                "scenario": scenario, "max_steps": max_steps, "continuous_actions": continuous_actions,
+                "multi_discrete": multi_discrete, "heterogeneous": heterogeneous, "groups": groups,
+                "global_state": global_state, "scenario_kwargs": kwargs})
+
+    def _choose(self, fast: str, settings: dict[str, Any]) -> None:
+        """Takes the kernel path if there is a kernel; `why_eager` is one sentence if there is none."""
+        made = FastStep(self, settings) if self.device.type == "cpu" else None
+        self.why_eager = "kernels run on the CPU so far" if made is None else made.why
+        if not self.why_eager:
+            self._fast, self.path = made, "kernel"
+        elif fast == "kernel":
+            raise EnvError(f"env.fast=kernel is not possible for {self.scenario!r}: {self.why_eager}.")
+
+    @property
+    def simulator(self) -> Simulator:
+        """VMAS's environment, its tensors as they are now. Changes to them count from the next step on."""
+        if self._fast is not None:
+            self._fast.store()
+            self._fast.load()
+        return self._simulator
 
     def _make_groups(self, stream: Stream, heterogeneous: str, teams: dict[str, list[str]] | None) -> dict[str, Group]:
-        sim = self.simulator
+        sim = self._simulator
         with stream:
             observations, _, _, _, infos = sim.step(sim.get_random_actions())
         sizes = [flatten(o).shape[-1] for o in observations]
@@ -100,7 +128,10 @@ class VmasEnv(Env):
             self._pool.nursery_stream.seed(spread(seed, 1))
             self._offsets = random.Random(spread(seed, 2))
         self._ticks = 0
-        return self._pool.reset_simulator()
+        seen = self._pool.reset_simulator()
+        if self._fast is not None:
+            self._fast.load()
+        return seen
 
     @torch.no_grad()
     def reset(self, seed: int | None = None) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -119,7 +150,9 @@ class VmasEnv(Env):
 
         Raises EnvError for actions of other groups or shapes, and for what the simulator refuses (nan).
         """
-        sim, pool = self.simulator, self._pool
+        if self._fast is not None:
+            return self._fast.step(action)
+        sim, pool = self._simulator, self._pool
         with pool.stream:
             try:
                 observations, rewards, terminated, over, infos = sim.step(self._hand_out(action))
@@ -145,7 +178,7 @@ class VmasEnv(Env):
             info={name: group.info(infos) for name, group in self._groups.items()})
 
     def _hand_out(self, action: dict[str, Tensor]) -> list[Tensor]:
-        handed: list[Any] = [None] * len(self.simulator.agents)
+        handed: list[Any] = [None] * len(self._simulator.agents)
         for name, group in self._groups.items():
             value, spec = action.get(name), group.spec
             shape = (self.num_envs, spec.n_agents, spec.action.size)
@@ -157,11 +190,16 @@ class VmasEnv(Env):
 
     def refresh_pool(self) -> None:
         """Reset the pool now: new states for environments that end from here on."""
+        if self._fast is not None:
+            self._fast.store()
+            self._fast.load()
         self._pool.refresh()
 
     @torch.no_grad()
     def snapshot(self) -> dict[str, Tensor]:
         """Everything that decides the next steps, the pool and all random streams included, as cloned tensors."""
+        if self._fast is not None:
+            self._fast.store()
         saved = self._pool.snapshot()
         saved["offsets"] = pack_python(self._offsets.getstate())
         saved["ticks"] = torch.tensor(self._ticks)
@@ -173,6 +211,8 @@ class VmasEnv(Env):
         self._pool.restore(snapshot)
         self._offsets.setstate(unpack_python(snapshot["offsets"]))
         self._ticks = int(snapshot["ticks"])
+        if self._fast is not None:
+            self._fast.load()
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -1,5 +1,6 @@
 """From a command line to objects: compose the configuration with Hydra, check it, build what it describes."""
 
+import argparse
 import inspect
 import os
 import re
@@ -200,7 +201,9 @@ def run(job: Job, *errors: type[Exception]) -> None:
         if any(a.startswith("resume=") and a not in ("resume=", "resume=null") for a in arguments):
             if {"-m", "--multirun"} & set(arguments):
                 raise UserError("resume=…: continues one run; it cannot be part of a sweep")
-            cfg = compose(arguments)
+            parser = argparse.ArgumentParser(add_help=False)
+            parser.add_argument("-cd", "--config-dir")  # of no use here: the run's configuration is whole
+            cfg = compose(parser.parse_known_args(arguments)[1])
             job(cfg, config_of(cfg.resume).parent.resolve())
             return
 

@@ -11,6 +11,7 @@
 Any other key=value changes the run's configuration, for example env.max_steps=200 or device=cpu.
 """
 
+import os
 import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -126,5 +127,6 @@ if __name__ == "__main__":
     if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
         print(__doc__)
         sys.exit(0)
+    sys.path.insert(0, os.getcwd())  # a user's own classes are named from the directory they work in
     with compose.guard(EnvError):
         evaluate(*parse(sys.argv[1:]))

@@ -55,7 +55,7 @@ def test_groups_can_be_emptied_and_free_keys_need_no_plus() -> None:
     config = compose.check(compose.compose(["env=null", "experiment=null", "logger=csv"]))
     assert config["env"] is None and list(config["logger"]) == ["csv"]
     config = compose.check(compose.compose(["env.scenario_kwargs.n_agents=5", "optimizer.kwargs.amsgrad=true"]))
-    assert config["env"]["scenario_kwargs"] == {"n_agents": 5}
+    assert config["env"]["scenario_kwargs"]["n_agents"] == 5
     assert config["optimizer"]["kwargs"]["amsgrad"] is True
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envs.kernel.program import arguments
+from envs.kernel.schedule import Scope, schedule
 from envs.kernel.trace import Lowered
 
 PART = 1500
@@ -28,6 +29,7 @@ class Layout:
     noise: int  # numbers per environment
     outputs: list[tuple[tuple, int]]  # (key, numbers per environment), floats
     restarted: list[tuple]  # keys among the outputs that are also given after the auto-reset
+    inner: dict[tuple, tuple[int, ...]]  # key -> shape of an output without E
 
     @property
     def pointers(self) -> list[tuple]:
@@ -38,13 +40,12 @@ class Layout:
         names += [key for key, _ in self.outputs]
         for key in self.restarted:
             names += [("after", *key), ("fresh", *key)]
-        return [*names, ("terminated",), ("truncated",)]
+        return [*names, ("terminated",), ("truncated",), ("nan",)]
 
 
 def layout(lowered: Lowered, actions: dict[str, tuple[int, bool]]) -> Layout:
     """The layout of a step. actions: {group: (A * D, integers?)}."""
     outputs = [(key, array.size) for key, array in lowered.outputs.items() if len(key) > 1]
-    sizes = {path: shape[0] for path, shape in lowered.shapes.items()}
     tables = []
     for path, (_, kind) in lowered.tables.items():
         shape, _, axis = lowered.shapes[path]
@@ -52,10 +53,10 @@ def layout(lowered: Lowered, actions: dict[str, tuple[int, bool]]) -> Layout:
         for d, n in enumerate(shape):
             count *= 1 if d == axis else n
         tables.append((path, count, kind))
-    del sizes
     noise = sum(_count(shape) for _, _, _, shape, _ in lowered.noise)
     return Layout(lowered.fields, tables, [(g, n, i) for g, (n, i) in actions.items()], noise, outputs,
-                  [key for key, _ in outputs if key[0] == "observation"])  # fmt: skip
+                  [key for key, _ in outputs if key[0] == "observation"],
+                  {key: array.shape for key, array in lowered.outputs.items()})  # fmt: skip
 
 
 def _count(shape: tuple) -> int:
@@ -67,134 +68,153 @@ def _count(shape: tuple) -> int:
     return count // TRACED
 
 
-class _Emitter:
-    """Statements in depth-first order, with what each defines and reads."""
+class Writer:
+    """Turns scheduled steps into statements. Subclasses speak another dialect of C."""
 
     def __init__(self, lowered: Lowered, places: Layout) -> None:
         self.lowered, self.places, self.p = lowered, places, lowered.program
-        self.statements: list[tuple[int, tuple, str]] = []  # (value defined or -1, values read, text)
-        self.done: set[int] = set()
         self.field = {key: i for i, key in enumerate(places.fields)}
         self.table = {path: i for i, (path, _, _) in enumerate(places.tables)}
+        self.groups = [group for group, _, _ in places.actions]
         self.offset, start = {}, 0
         for i, (_, _, _, shape, _) in enumerate(lowered.noise):
             self.offset[i], start = start, start + _count(shape)
+
+    def schedule(self) -> Scope:
+        """All steps of an environment's step: state, then outputs, each stored as soon as it is known."""
+        p, lowered = self.p, self.lowered
+        loads = {op[1][1:]: v for v, op in enumerate(p.ops) if op[0] == "input" and op[1][0] == "state"}
+        stores = [last for last, _ in lowered.tables.values() if last >= 0]
+        ended = [int(lowered.outputs[key].reshape(-1)[0]) for key in (("terminated",), ("truncated",))]
+        rows = [v for key, _ in self.places.outputs for v in lowered.outputs[key].reshape(-1).tolist()] + ended
+        plan = schedule(p, [*lowered.next, *rows, *stores])
+        live = set(plan.live)
+        for key, value in zip(lowered.fields, lowered.next, strict=True):
+            old = loads.get(key, -1)
+            if value == old:
+                continue  # never changes
+            plan.need(value, plan.root)
+            if old in live:
+                plan.need(old, plan.root)  # read before it is overwritten
+            plan.store(value, self.target("field", self.field[key]))
+        for last in stores:
+            plan.need(last, plan.root)
+        for row, value in enumerate(rows):
+            plan.store(value, self.target("row", row))
+        return plan.finish()
+
+    def target(self, what: str, i: int) -> str:
+        """Where a field of the state or a row of the outputs lies."""
+        return f"s + {i} * m" if what == "field" else f"o[{i}]"
 
     def type(self, value: int) -> str:
         return "vb" if self.p.kinds[value] == "b" else "vf"
 
     def ref(self, value: int) -> str:
         """A value as an operand."""
-        op = self.p.ops[value]
-        if op[0] != "const":
+        if self.p.ops[value][0] != "const":
             return f"v{value}"
         number = self.p.number(value)
-        if self.p.kinds[value] == "b":
-            return f"B({int(number)})"
-        return f"K({_literal(number)})"
+        return f"B({int(number)})" if self.p.kinds[value] == "b" else f"K({_literal(number)})"
 
-    def need(self, value: int) -> None:
-        """Emits a value and what it needs, deepest first."""
-        stack = [(value, False)]
-        while stack:
-            v, ready = stack.pop()
-            if v in self.done or self.p.ops[v][0] == "const":
-                continue
-            if ready:
-                self.done.add(v)
-                self.statements.append(self._statement(v))
-            else:
-                stack.append((v, True))
-                stack.extend((a, False) for a in reversed(arguments(self.p.ops[v])) if a not in self.done)
+    def as_float(self, value: int) -> str:
+        return f"num({self.ref(value)})" if self.p.kinds[value] == "b" else self.ref(value)
 
-    def _statement(self, v: int) -> tuple[int, tuple, str]:
+    def expression(self, v: int) -> str:
+        """What defines a value."""
         op, kind = self.p.ops[v], self.type(v)
-        reads = tuple(a for a in arguments(op) if self.p.ops[a][0] != "const")
         if op[0] == "input":
-            return v, (), f"const {kind} v{v} = {self._input(op[1], kind)};"
+            text = self.input(op[1])
+            return f"truth({text})" if kind == "vb" else text
         if op[0] == "load":
-            reads = () if self.p.ops[op[3]][0] == "const" else (op[3],)
-            name, index = f"T{self.table[op[1]]}", op[3]
-            get = f"load({name}, {self._size(op[1])}L, {self.ref(index)}, n)"
-            return v, reads, f"const {kind} v{v} = {'truth' if kind == 'vb' else ''}({get});"
-        if op[0] == "store":
-            name, index, new = f"T{self.table[op[1]]}", op[3], op[4]
-            new_ref = f"num({self.ref(new)})" if self.p.kinds[new] == "b" else self.ref(new)
-            text = f"store({name}, {self._size(op[1])}L, {self.ref(index)}, {new_ref}, n);"
-            return -1, tuple(a for a in (index, new) if self.p.ops[a][0] != "const"), text
+            text = f"load(T{self.table[op[1]]}, {self.size(op[1])}L, {self.ref(op[3])}, n)"
+            return f"truth({text})" if kind == "vb" else text
         name = NAMES.get(op[0], f"{op[0]}_" if op[0] in FUNCTIONS else op[0])
-        return v, reads, f"const {kind} v{v} = {name}({', '.join(self.ref(a) for a in op[1:])});"
+        return f"{name}({', '.join(self.ref(a) for a in op[1:])})"
 
-    def _size(self, path: str) -> int:
+    def size(self, path: str) -> int:
         return next(n for p, n, _ in self.places.tables if p == path)
 
-    def _input(self, source: tuple, kind: str) -> str:
+    def input(self, source: tuple) -> str:
+        """A number from outside."""
         if source[0] == "state":
-            text = f"ld(s + {self.field[source[1:]]} * m)"
-        elif source[0] == "action":
-            group = [g for g, _, _ in self.places.actions].index(source[1])
-            text = f"ld(a{group}[{source[2]}])"
-        else:
-            text = f"ld(z[{self.offset[source[1]] + source[2]}])"
-        return f"truth({text})" if kind == "vb" else text
+            return f"ld(s + {self.field[source[1:]]} * m)"
+        if source[0] == "action":
+            return f"ld(a{self.groups.index(source[1])}[{source[2]}])"
+        return f"ld(z[{self.offset[source[1]] + source[2]}])"
 
-    def store(self, value: int, target: str) -> None:
-        """Emits a value and stores it at once."""
-        self.need(value)
-        reads = () if self.p.ops[value][0] == "const" else (value,)
-        text = f"num({self.ref(value)})" if self.p.kinds[value] == "b" else self.ref(value)
-        self.statements.append((-1, reads, f"st({target}, {text});"))
+    def write(self, step: tuple, declared: set[int]) -> list[str]:
+        """The lines of a step; `declared` values are assigned, others are defined."""
+        if step[0] == "define":
+            v = step[1]
+            define = "" if v in declared else f"const {self.type(v)} "
+            return [f"{define}v{v} = {self.expression(v)};"]
+        if step[0] == "store":
+            return [f"st({step[2]}, {self.as_float(step[1])});"]
+        if step[0] == "table":
+            op = self.p.ops[step[1]]
+            name, size = f"T{self.table[op[1]]}", self.size(op[1])
+            return [f"store({name}, {size}L, {self.ref(op[3])}, {self.as_float(op[4])}, n);"]
+        block = step[1]
+        condition, answer = block.literal
+        lines = [f"{self.type(v)} v{v} = {self.nothing(v)};" for v in block.hoisted]
+        lines.append(f"if ({self.asks(condition, answer)}) {{")
+        inner = declared | set(block.hoisted)
+        for s in block.steps:
+            lines += self.write(s, inner)
+        return [*lines, "}"]
 
-    def run(self) -> None:
-        """All statements of a step: state, then outputs."""
-        p = self.p
-        loads = {op[1][1:]: v for v, op in enumerate(p.ops) if op[0] == "input" and op[1][0] == "state"}
-        outputs = [*self.lowered.next, *(int(v) for a in self.lowered.outputs.values() for v in a.reshape(-1)),
-                   *(last for last, _ in self.lowered.tables.values() if last >= 0)]  # fmt: skip
-        live = set(p.live(outputs))
-        for key, value in zip(self.lowered.fields, self.lowered.next, strict=True):
-            old = loads.get(key, -1)
-            if value == old:
-                continue  # never changes
-            self.need(value)
-            if old in live:
-                self.need(old)  # read before it is overwritten
-            self.store(value, f"s + {self.field[key]} * m")
-        for last, _ in self.lowered.tables.values():
-            if last >= 0:
-                self.need(last)
-        row = 0
-        for key, _ in self.places.outputs:
-            for value in self.lowered.outputs[key].reshape(-1).tolist():
-                self.store(value, f"o[{row}]")
-                row += 1
-        for key in ("terminated",), ("truncated",):
-            self.store(int(self.lowered.outputs[key].reshape(-1)[0]), f"o[{row}]")
-            row += 1
+    def nothing(self, value: int) -> str:
+        return "B(0)" if self.p.kinds[value] == "b" else "K(0.0f)"
 
-    def parts(self) -> tuple[list[list[str]], int]:
-        """Statements in functions of at most PART, and how many values are handed on between them."""
-        where = {v: i // PART for i, (v, _, _) in enumerate(self.statements) if v >= 0}
-        slots: dict[int, int] = {}
-        for i, (_, reads, _) in enumerate(self.statements):
-            for v in reads:
-                if where[v] != i // PART:
-                    slots.setdefault(v, len(slots))
-        out: list[list[str]] = []
-        seen: set[int] = set()
-        for i, (v, reads, text) in enumerate(self.statements):
-            if i % PART == 0:
-                out.append([])
-                seen = set()
-            for r in reads:
-                if where[r] != i // PART and r not in seen:
-                    seen.add(r)
-                    get = f"ld(t[{slots[r]}])"
-                    out[-1].append(f"const {self.type(r)} v{r} = {f'truth({get})' if self.type(r) == 'vb' else get};")
-            out[-1].append(text)
-            if v in slots:
-                out[-1].append(f"st(t[{slots[v]}], {f'num(v{v})' if self.type(v) == 'vb' else f'v{v}'});")
-        return out, len(slots)
+    def asks(self, condition: int, answer: bool) -> str:
+        return f"any({self.ref(condition)})" if answer else f"any(not_({self.ref(condition)}))"
+
+
+def _touched(writer: Writer, step: tuple) -> tuple[list[int], list[int]]:
+    """(values that a step defines, values that it reads), blocks included."""
+    if step[0] == "store":
+        return [], [step[1]]
+    if step[0] in ("define", "table"):
+        op = writer.p.ops[step[1]]
+        reads = [op[3], op[4]] if op[0] == "store" else [op[3]] if op[0] == "load" else list(arguments(op))
+        return ([step[1]] if step[0] == "define" else []), reads
+    defines, reads = [], [step[1].literal[0]]
+    for s in step[1].steps:
+        d, r = _touched(writer, s)
+        defines, reads = defines + d, reads + r
+    return defines, reads
+
+
+def _parts(writer: Writer, root: Scope) -> tuple[list[list[str]], int]:
+    """Functions of about PART statements, and how many values are handed on between them."""
+    where: dict[int, int] = {}
+    touched, part_of, part, length = [], [], 0, 0
+    for step in root.steps:
+        defines, reads = _touched(writer, step)
+        if length and length + len(defines) > PART:
+            part, length = part + 1, 0
+        length += max(1, len(defines))
+        where.update((v, part) for v in defines)
+        touched.append((defines, reads))
+        part_of.append(part)
+    slots: dict[int, int] = {}
+    for (_, reads), at in zip(touched, part_of, strict=True):
+        for v in reads:
+            if v in where and where[v] != at:
+                slots.setdefault(v, len(slots))
+    out: list[list[str]] = [[] for _ in range(part + 1)]
+    seen: set[tuple[int, int]] = set()
+    for step, (defines, reads), at in zip(root.steps, touched, part_of, strict=True):
+        for r in reads:
+            if r in slots and where[r] != at and (r, at) not in seen:
+                seen.add((r, at))
+                text = f"ld(t[{slots[r]}])"
+                kind = writer.type(r)
+                out[at].append(f"const {kind} v{r} = {f'truth({text})' if kind == 'vb' else text};")
+        out[at] += writer.write(step, set())
+        out[at] += [f"st(t[{slots[v]}], {writer.as_float(v)});" for v in defines if v in slots]
+    return out, len(slots)
 
 
 def _literal(number) -> str:
@@ -210,9 +230,8 @@ def _literal(number) -> str:
 
 def emit(lowered: Lowered, places: Layout) -> str:
     """The C++ source of a kernel."""
-    emitter = _Emitter(lowered, places)
-    emitter.run()
-    parts, handed = emitter.parts()
+    writer = Writer(lowered, places)
+    parts, handed = _parts(writer, writer.schedule())
     actions, rows = places.actions, sum(n for _, n in places.outputs) + 2
     index = {name: i for i, name in enumerate(places.pointers)}
     params = ["float* __restrict s", "const long m", "const int n", "float (*__restrict o)[W]",
@@ -232,7 +251,8 @@ def emit(lowered: Lowered, places: Layout) -> str:
     for i, (group, count, integers) in enumerate(actions):
         kind = "int64_t" if integers else "float"
         source += [f"float a{i}[{count}][W];",
-                   f"take(a{i}, (const {kind}*)p[{index['action', group]}] + e * {count}L, {count}L, n);"]  # fmt: skip
+                   f"take(a{i}, (const {kind}*)p[{index['action', group]}] + e * {count}L, {count}L, n);",
+                   f"for (int k = 0; k < {count}; k++) if (any(ne(ld(a{i}[k]), ld(a{i}[k])))) *(int*)p[{index['nan',]}] = 1;"]  # fmt: skip
     for i, (path, count, kind) in enumerate(places.tables):
         source += [f"{_cell(kind)}* T{i} = ({_cell(kind)}*)p[{index['table', path]}] + e * {count}L;"]
     source += [f"part{i}({names});" for i in range(len(parts))]

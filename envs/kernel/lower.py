@@ -232,8 +232,8 @@ class Lowering:
                 else:
                     function = _in_place(function)
             results = function(self, node, *node.args, **node.kwargs)
-            if isinstance(results, np.ndarray):
-                results = [results]
+            if isinstance(results, (np.ndarray, np.generic)):
+                results = [np.asarray(results)]
             for out, array in zip(node.outs, results, strict=True):
                 expected = self.shape(self.tensor(out).shape)
                 if array.shape != expected:

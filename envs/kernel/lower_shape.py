@@ -85,7 +85,7 @@ def _select(low: Lowering, node: Node, a, dim, index):
     shape, dim = low.tensor(a).shape, _dim(low, a, dim)
     if low.over_envs(shape, dim):
         return low.poisoned(node, "picks one environment")
-    return low.array(a)[(slice(None),) * dim + (index,)]
+    return low.array(a)[(slice(None),) * dim + (index, ...)]  # ... keeps a view of no dimensions an array
 
 
 @lowers("slice.Tensor")
@@ -103,7 +103,7 @@ def _unbind(low: Lowering, node: Node, a, dim=0):
     if low.over_envs(shape, dim):
         return low.poisoned(node, "takes environments apart")
     array = low.array(a)
-    return [array[(slice(None),) * dim + (i,)] for i in range(shape[dim])]
+    return [array[(slice(None),) * dim + (i, ...)] for i in range(shape[dim])]
 
 
 @lowers("split.Tensor", "split_with_sizes.default", "chunk.default")

@@ -38,6 +38,7 @@ class Compiled:
     constants: dict[tuple[str, int], float] = field(default_factory=dict)
     shapes: dict[str, tuple] = field(default_factory=dict)
     noise: list[tuple] = field(default_factory=list)
+    dtypes: dict[tuple, torch.dtype] = field(default_factory=dict)  # of the outputs, in the simulator
     facts: dict[str, Any] = field(default_factory=dict)  # operations, seconds, errors: for reports
 
     def step(self, num_envs: int, threads: int = 1) -> KernelStep:
@@ -101,7 +102,7 @@ def _make(settings: dict[str, Any], specialise: bool) -> Compiled:
     traced = time.perf_counter()
     library = compile_library(source)
     compiled_at = time.perf_counter()
-    made = Compiled("", library.name, places, lowered.constants, lowered.shapes, lowered.noise)
+    made = Compiled("", library.name, places, lowered.constants, lowered.shapes, lowered.noise, lowered.dtypes)
     report = verify(twin, made.step(TRACED), unrolled=lowered.unrolled)
     made.facts = {
         "operations": lowered.operations, "fields": len(lowered.fields), "folded": len(lowered.constants),

@@ -44,6 +44,8 @@ class KernelStep:
         self._kept: dict[tuple, Tensor] = {}
         self._columns = _columns(places.fields)
         self._pinned = _columns([key for key in constants])
+        self.saw_nan = ctypes.c_int(0)  # set by a step whose actions hold a nan
+        self._bases[self._index["nan",]] = ctypes.addressof(self.saw_nan)
         self.bind({("state",): self.state, ("noise",): self.random,
                    **{("table", p): table for p, table in self.tables.items()}})  # fmt: skip
 
@@ -65,6 +67,12 @@ class KernelStep:
             self._kept[name] = tensor
             self._bases[i] = tensor.data_ptr()
             self._strides[i] = tensor.stride(0) * tensor.element_size() if steps else 0
+
+    def point(self, *name: str, tensor: Tensor) -> None:
+        """bind() of one tensor without its checks: for callers that made the tensor themselves."""
+        i = self._index[name]
+        self._kept[name] = tensor
+        self._bases[i], self._strides[i] = tensor.data_ptr(), 0
 
     def _check(self, name: tuple, tensor: Tensor) -> None:
         sizes = {("action", g): (n, torch.int64 if i else torch.float32) for g, n, i in self.places.actions}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from envs.kernel.cull import culling
 from envs.kernel.lower import Lowering
 from envs.kernel.program import Program
 from envs.kernel.rewrite import Rewriter, location
@@ -45,6 +46,7 @@ class Lowered:
     shapes: dict[str, tuple]
     operations: int  # that the outputs need, constants and inputs not counted
     unrolled: bool
+    dtypes: dict[tuple, torch.dtype]  # of the outputs
 
 
 def trace(twin) -> Trace:
@@ -52,7 +54,7 @@ def trace(twin) -> Trace:
     pool, sim = twin._pool, twin.simulator
     if sim.num_envs != TRACED:
         raise ValueError(f"the twin must have {TRACED} environments, not {sim.num_envs}")
-    pool.main.refresh()
+    aliases = _part(twin)
     tape, shapes = Tape(), {}
     before: dict[str, tuple[Tensor, int]] = {}
     for path, slot in pool.main.tensors.items():
@@ -69,7 +71,7 @@ def trace(twin) -> Trace:
     constants = _constants(twin, before)
     outputs: dict[tuple, Tensor] = {}
     rewriter = Rewriter(tape, TRACED)
-    with torch.no_grad(), pool.stream, Recorder(tape, location), rewriter:
+    with torch.no_grad(), pool.stream, culling(sim.world), Recorder(tape, location), rewriter:
         host = np.random.get_state()[1].copy(), random.getstate()
         handed = twin._hand_out(action)
         observations, rewards, terminated, over, infos = sim.step(handed)
@@ -96,9 +98,29 @@ def trace(twin) -> Trace:
         if slot.value is not tensor or tensor._version != version:
             for k in range(tensor.numel() // TRACED):
                 constants.pop(("state", path, k), None)
+    for path, first in aliases.items():
+        if path in state and first in state and pool.main.tensors[path].value is not pool.main.tensors[first].value:
+            raise Refusal(f"{path} and {first} are one tensor in some steps and two in others")
     numbers = {key: tape.add(value) for key, value in outputs.items()}
     unrolled = bool(tape.noise) and (rewriter.looped or rewriter.selected)
     return Trace(tape, state, numbers, shapes, constants, unrolled)
+
+
+def _part(twin) -> dict[str, str]:
+    """Steps twice; slots that share a tensor after one step but not after the other get one each.
+
+    Returns {path: first path} of those that always share.
+    """
+    pool, groups = twin._pool, []
+    for _ in range(2):
+        twin.step(twin.random_action())
+        pool.main.refresh()
+        first: dict[int, str] = {}
+        groups.append({p: first.setdefault(id(slot.value), p) for p, slot in pool.main.tensors.items()})
+    for path, first in groups[1].items():
+        if first != path and groups[0].get(path) != first:
+            pool.main.tensors[path].write(pool.main.tensors[path].value.clone())
+    return {path: first for path, first in groups[1].items() if first != path and groups[0].get(path) == first}
 
 
 RESETS = 4
@@ -178,7 +200,7 @@ def lower(traced: Trace, specialise: bool = True) -> Lowered:
     folded = {(path, k): float(v) for (_, path, k), v in (traced.constants if specialise else {}).items()}
     return Lowered(p, fields, [int(after[path].reshape(-1)[k]) for path, k in fields], tables, outputs, folded,
                    noise, traced.shapes, sum(p.ops[v][0] not in ("const", "input") for v in reached),
-                  traced.unrolled)  # fmt: skip
+                  traced.unrolled, {key: traced.tape.tensors[n].dtype for key, n in traced.outputs.items()})  # fmt: skip
 
 
 def _reason(message: str) -> str:

@@ -29,7 +29,7 @@ MISTAKES = [
     (["frames=null"], ["frames=null", "OnPolicy needs a value"]),
     (["task=supervised"], ["data=null", "digits"]),
     (["experiment=digits", "task.batch_size=100000"], ["task.batch_size=100000", "at most"]),
-    (["experiment=digits", "objective=mse"], ["objective=MSE", "classification"]),
+    (["experiment=sine", "objective=cross_entropy"], ["objective=CrossEntropy", "regression"]),
     (["resume=no/such/run"], ["no/such/run", "config.yaml"]),
     (["init_from=no/such/run"], ["no/such/run", "checkpoint"]),
     (["ckpt=no/such/run"], ["ckpt", "scripts/evaluate.py"]),
@@ -72,7 +72,6 @@ def test_evaluate_refuses_in_one_sentence(arguments, words, script, capsys) -> N
     [
         ["env.scenario=balanc"],
         ["algo.gama=0.9"],
-        ["resume=no/such/run", "-m"],
         ["-m", "seed=-1,-2"],
     ],
     ids=" ".join,

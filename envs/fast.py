@@ -1,0 +1,178 @@
+"""The kernel path of a VMAS environment: the same transitions as the eager step, from one compiled call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.base import EnvError, Transition
+from envs.kernel.make import compiled
+from envs.kernel.runtime import ConstantChanged, KernelStep
+
+STATE = "/state"  # the key of the global state among the observations, as in envs.vmas
+SPREAD = 100.0  # µs of work from which a second thread pays
+SPEED = 1e-4  # µs per operation and environment, on one thread; only to choose the number of threads
+
+
+class FastStep:
+    """Steps a VmasEnv by its kernel. The simulator's own tensors are filled in when somebody looks (`store`).
+
+    `why` is set instead where there is no kernel.
+    """
+
+    def __init__(self, env: Any, settings: dict[str, Any]) -> None:
+        self.env, self.settings = env, settings
+        self.why, self.kernel = "", None
+        self._make(specialise=True)
+
+    def _make(self, specialise: bool) -> None:
+        made = compiled(self.settings, specialise)
+        self.why, self.made = made.why, made
+        if made.why:
+            self.kernel = None
+            return
+        work = SPEED * made.facts["operations"] * self.env.num_envs
+        threads = max(1, min(torch.get_num_threads(), int(work / SPREAD)))
+        self.kernel: KernelStep | None = made.step(self.env.num_envs, threads)
+        self.specialised, self._ahead, self._loaded = specialise, False, False
+        self._bound = None
+        groups = self.env.spec.groups
+        self._outputs = []  # (name to bind, kind, group, key, shape, dtype)
+        for key, _ in self.kernel.places.outputs:
+            shape = (self.env.num_envs, *self.kernel.places.inner[key])
+            self._outputs.append((key, shape))
+            if key in self.kernel.places.restarted:
+                self._outputs.append((("after", *key), shape))
+        self._shapes = {n: (self.env.num_envs, g.n_agents, g.action.size) for n, g in groups.items()}
+        self._dtypes = {n: torch.float32 if g.action.kind == "continuous" else torch.int64 for n, g in groups.items()}
+
+    # ---- state in and out
+
+    def _read(self, path: str) -> Tensor:
+        return self.env._pool.main.tensors[path].value
+
+    def _read_fresh(self, path: str) -> Tensor:
+        return self.env._pool.fresh.tensors[path].value
+
+    def load(self) -> None:
+        """The simulator's state and pool were changed: take them over at the next step."""
+        self._ahead = self._loaded = False
+
+    def _load(self) -> None:
+        pool = self.env._pool
+        pool.main.refresh()
+        try:
+            self.kernel.load_state(self._read)
+            self._load_pool()
+        except ConstantChanged:
+            if not self.specialised:
+                raise
+            self._make(specialise=False)  # a state that resets never give: a kernel that assumes nothing
+            if self.kernel is None:
+                raise EnvError(f"the kernel was built for other states, and {self.why}.") from None
+            self.kernel.load_state(self._read)
+            self._load_pool()
+        self._loaded = True
+
+    def _load_pool(self) -> None:
+        pool = self.env._pool
+        observed = {("observation", name): value for name, value in pool._observed.items()}
+        self.kernel.load_pool(self._read_fresh, pool.size, observed)
+
+    def store(self) -> None:
+        """Fills in the simulator's tensors, if the kernel has stepped since."""
+        if not self._ahead:
+            return
+        state = self.env._pool.main
+        state.refresh()
+        same: dict[int, list] = {}
+        for slot in state.tensors.values():
+            same.setdefault(id(slot.value), []).append(slot)
+        kept = []  # no tensor is freed meanwhile, so that no id comes twice
+        for path, value in self.kernel.store_state(self._read).items():
+            old = state.tensors[path].value
+            kept.append(old)
+            for slot in same[id(old)]:
+                slot.write(value)
+        self._ahead = False
+
+    # ---- steps
+
+    def _before(self, action: dict[str, Tensor]) -> int:
+        env, kernel = self.env, self.kernel
+        for name, shape in self._shapes.items():
+            value = action.get(name)
+            if value is None or value.shape != shape:
+                got = f"no group {name!r}" if value is None else f"shape {tuple(value.shape)} for group {name!r}"
+                raise EnvError(f"actions must be {{{name!r}: {list(shape)}, …}}, got {got}.")
+            if value.dtype != self._dtypes[name] or not value.is_contiguous():
+                value = value.to(self._dtypes[name]).contiguous()
+            kernel.point("action", name, tensor=value)
+        if not self._loaded:
+            self._load()
+        env._ticks += 1
+        if env._ticks % env._pool_every == 0:
+            env._pool.refresh()
+            self._load_pool()
+        if kernel.noise:
+            with env._pool.stream:
+                kernel.draw()
+        self._ahead = True
+        return env._offsets.randrange(env._pool.size)
+
+    def _after(self) -> None:
+        if self.kernel.saw_nan.value:
+            self.kernel.saw_nan.value = 0
+            raise EnvError("the simulator refused the action (not a number, or outside of the allowed choices): nan.")
+
+    def step(self, action: dict[str, Tensor]) -> Transition:
+        """As VmasEnv.step: new tensors each time."""
+        shift, num_envs = self._before(action), self.env.num_envs
+        kernel = self.kernel
+        out = {key: torch.empty(shape) for key, shape in self._outputs}
+        ended, over = torch.empty(num_envs, dtype=torch.bool), torch.empty(num_envs, dtype=torch.bool)
+        for key, value in out.items():
+            kernel.point(*key, tensor=value)
+        self._bound = None
+        kernel.point("terminated", tensor=ended)
+        kernel.point("truncated", tensor=over)
+        kernel.step(0, shift)
+        self._after()
+        seen = {key[1]: value for key, value in out.items() if key[0] == "observation"}
+        after = {key[2]: value for key, value in out.items() if key[0] == "after"}
+        info: dict[str, dict[str, Tensor]] = {name: {} for name in self._shapes}
+        for key, value in out.items():
+            if key[0] == "info":
+                dtype = self.made.dtypes[key]
+                info[key[1]][key[2]] = value if dtype == torch.float32 else value.to(dtype)
+        return Transition(
+            observation=after, next_observation=seen, reward={k[1]: v for k, v in out.items() if k[0] == "reward"},
+            terminated=ended, truncated=over, state=after.pop(STATE, None), next_state=seen.pop(STATE, None), info=info)
+
+    def bind_rollout(self, observation: dict[str, Tensor], next_observation: dict[str, Tensor],
+                     reward: dict[str, Tensor], terminated: Tensor, truncated: Tensor, state: Tensor | None = None,
+                     next_state: Tensor | None = None) -> None:
+        """Names the rollout buffers that `step_into(t, …)` writes to; infos are left out.
+
+        observation: {group: [T, E, A, F]}, entry t the observation after step t (pass `buffer[1:]`);
+        next_observation, reward, terminated and truncated likewise. Contiguous, float32 and bool.
+        """
+        self._rollout = {("after", "observation", g): v for g, v in observation.items()}
+        self._rollout |= {("observation", g): v for g, v in next_observation.items()}
+        self._rollout |= {("reward", g): v for g, v in reward.items()}
+        self._rollout |= {("terminated",): terminated, ("truncated",): truncated}
+        if state is not None:
+            self._rollout |= {("after", "observation", STATE): state, ("observation", STATE): next_state}
+        self._bound = None
+
+    def step_into(self, t: int, action: dict[str, Tensor]) -> None:
+        """One step whose results go to entry t of the buffers of `bind_rollout`."""
+        shift = self._before(action)
+        if self._bound is not self.kernel:
+            self.kernel.bind({key: None for key, _ in self._outputs if key not in self._rollout})
+            self.kernel.bind(self._rollout, steps=True)
+            self._bound = self.kernel
+        self.kernel.step(t, shift)
+        self._after()
