@@ -46,6 +46,9 @@ class Rollout:
         self.truncated = zeros(steps, E, dtype=torch.bool)
         self.done = zeros(steps, E, dtype=torch.bool)
         self.data = self._views(steps, E, device)
+        after = {name: value[1:] for name, value in self.observed.items()}
+        states = (None, None) if self.states is None else (self.states[1:], self.next_states)
+        env.bind_rollout(after, self.next, self.reward, self.terminated, self.truncated, *states)
 
     def _views(self, T: int, E: int, device: torch.device) -> TensorDict:
         groups, after = {}, {}
@@ -88,16 +91,7 @@ class Rollout:
                 self.action[name][t].copy_(raw)
                 self.log_prob[name][t].copy_(log_prob)
                 actions[name] = actor.head.to_env(raw)
-            step = self.env.step(actions)
-            for name in self.actors:
-                self.observed[name][t + 1].copy_(step.observation[name])
-                self.next[name][t].copy_(step.next_observation[name])
-                self.reward[name][t].copy_(step.reward[name])
-            if self.states is not None:
-                self.states[t + 1].copy_(step.state)
-                self.next_states[t].copy_(step.next_state)
-            self.terminated[t].copy_(step.terminated)
-            self.truncated[t].copy_(step.truncated)
+            self.env.step_into(t, actions)
         torch.logical_or(self.terminated, self.truncated, out=self.done)
         return self.data
 

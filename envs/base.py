@@ -104,6 +104,30 @@ class Env(ABC):
     def restore(self, snapshot: dict[str, Tensor]) -> None:
         """Go back to a snapshot: from there on `step` repeats itself to the bit. EnvError if it is another env's."""
 
+    def bind_rollout(self, observation: dict[str, Tensor], next_observation: dict[str, Tensor],
+                     reward: dict[str, Tensor], terminated: Tensor, truncated: Tensor, state: Tensor | None = None,
+                     next_state: Tensor | None = None) -> None:
+        """Name the buffers that `step_into(t, …)` writes entry t of, as `Transition` would hold it.
+
+        observation, next_observation: {group: float32 [T, E, A, F]}; reward: {group: float32 [T, E, A]}; terminated,
+        truncated: bool [T, E]; state, next_state: float32 [T, E, S] or None. All contiguous, on `device`.
+        """
+        self._buffers = (observation, next_observation, reward, terminated, truncated, state, next_state)
+
+    def step_into(self, t: int, action: dict[str, Tensor]) -> None:
+        """One step as `step` makes it, its results written to entry t of the bound buffers; infos are left out."""
+        observation, next_observation, reward, terminated, truncated, state, next_state = self._buffers
+        made = self.step(action)
+        for buffers, values in ((observation, made.observation), (next_observation, made.next_observation),
+                                (reward, made.reward)):
+            for name, buffer in buffers.items():
+                buffer[t].copy_(values[name])
+        terminated[t].copy_(made.terminated)
+        truncated[t].copy_(made.truncated)
+        if state is not None:
+            state[t].copy_(made.state)
+            next_state[t].copy_(made.next_state)
+
     def random_action(self, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Uniform actions {group: [E, A, D]} from the caller's generator, which lives on the CPU or on `device`."""
         actions = {}

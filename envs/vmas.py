@@ -177,6 +177,20 @@ class VmasEnv(Env):
             terminated=terminated, truncated=truncated, state=state, next_state=next_state,
             info={name: group.info(infos) for name, group in self._groups.items()})
 
+    def bind_rollout(self, *buffers: Any, **named: Any) -> None:
+        """See `Env.bind_rollout`; a kernel writes to the buffers itself."""
+        if self._fast is not None:
+            self._fast.bind_rollout(*buffers, **named)
+        else:
+            super().bind_rollout(*buffers, **named)
+
+    def step_into(self, t: int, action: dict[str, Tensor]) -> None:
+        """See `Env.step_into`."""
+        if self._fast is not None:
+            self._fast.step_into(t, action)
+        else:
+            super().step_into(t, action)
+
     def _hand_out(self, action: dict[str, Tensor]) -> list[Tensor]:
         handed: list[Any] = [None] * len(self._simulator.agents)
         for name, group in self._groups.items():
