@@ -40,7 +40,7 @@ class OnPolicy:
     used in turn.
 
     Raises:
-        UserError: a minibatch larger than the rollout, or a budget smaller than one iteration.
+        UserError: a minibatch larger than the rollout, or a budget smaller than one iteration, or no time limit.
     """
 
     name, unit = "on_policy", "frames"
@@ -62,6 +62,8 @@ class OnPolicy:
         self.make_env, self.eval_episodes, self.eval_deterministic = env, eval_episodes, eval_deterministic
         self.env = env(seed=derive(seed, "environment"), device=device)
         self.eval_env: Env | None = None
+        if self.env.spec.max_steps is None:
+            raise UserError("env.max_steps=null: evaluation needs a time limit, a number of steps of at least 1")
         self.units_per_iteration = batch = algo.rollout_steps * self.env.num_envs
         if algo.minibatch_size > batch:
             raise UserError(

@@ -74,7 +74,8 @@ def compare(scenario: str, num_envs: int = 7, steps: int = 50, fix_collisions: b
 
 def _compare(scenario: str, num_envs: int, steps: int, fix_collisions: bool, seed: int,
              settings: dict[str, Any]) -> Difference:
-    ours = VmasEnv(scenario, num_envs=num_envs, max_steps=EPISODE, pool_size=num_envs + 2, seed=seed, **settings)
+    ours = VmasEnv(scenario, num_envs=num_envs, max_steps=EPISODE, pool_size=num_envs + 2, seed=seed,
+                   fast="off", **settings)
     raw = Environment(find_scenario(scenario)(), num_envs=num_envs, seed=seed, terminated_truncated=True,
                       continuous_actions=settings.get("continuous_actions", True), max_steps=EPISODE,
                       multidiscrete_actions=settings.get("multi_discrete", False),

@@ -101,6 +101,8 @@ class FastStep:
     # ---- steps
 
     def _before(self, action: dict[str, Tensor]) -> int:
+        if not self._loaded:
+            self._load()  # may bring another kernel
         env, kernel = self.env, self.kernel
         for name, shape in self._shapes.items():
             value = action.get(name)
@@ -110,8 +112,6 @@ class FastStep:
             if value.dtype != self._dtypes[name] or not value.is_contiguous():
                 value = value.to(self._dtypes[name]).contiguous()
             kernel.point("action", name, tensor=value)
-        if not self._loaded:
-            self._load()
         env._ticks += 1
         if env._ticks % env._pool_every == 0:
             env._pool.refresh()

@@ -105,6 +105,7 @@ class Group:
             high = torch.cat([pad(actions[i].high, (0, width - actions[i].size), value=1.0) for i in members])
             mask = mask.to(low.device)
         nvec = tuple(max(n[d] for n in self.nvecs if d < len(n)) for d in range(width)) if low is None else ()
+        self._choices: dict[int, Tensor] = {}
         self.wrap = low is None and any(n != nvec[:len(n)] for n in self.nvecs)
         action = ActionSpec(first.kind, low, high, nvec, None if bool(mask.all()) else mask)
         self.spec = GroupSpec(name, tuple(agents[i].name for i in members), size, action)
@@ -140,7 +141,9 @@ class Group:
         for row, (agent, width, nvec) in enumerate(zip(self.members, self.widths, self.nvecs, strict=True)):
             own = action[:, row, :width]
             if self.wrap:
-                own = own % torch.tensor(nvec, device=own.device)
+                if agent not in self._choices:  # on the actions' device, once
+                    self._choices[agent] = torch.tensor(nvec, device=own.device)
+                own = own % self._choices[agent]
             to[agent] = own
 
 

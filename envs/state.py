@@ -74,8 +74,14 @@ class StateMap:
         plain: list[Slot] = []
         queue: deque[tuple[str, tuple, Any]] = deque()
         self._visit("", self.root)
+        world = getattr(self.root, "world", None)
+        for name in ("_landmarks", "_agents"):  # first, so that a goal refers to a landmark, whoever else holds it
+            for i, entity in enumerate(getattr(world, name, ())):
+                steps = (("attribute", "world"), ("attribute", name), ("item", i))
+                self._visit(f"world.{name}.{i}", entity)
+                queue.append((f"world.{name}.{i}", steps, entity))
         queue.append(("", (), self.root))
-        while queue:  # breadth first: an entity is named by world._agents[i], not by somebody's goal
+        while queue:  # breadth first: objects go by their shortest path
             path, steps, owner = queue.popleft()
             for label, key, value in _children(owner):
                 slot = Slot(_join(path, label), (*steps, ("attribute" if hasattr(owner, "__dict__") else "item", key)),
@@ -172,7 +178,7 @@ def assignments(state: StateMap) -> Iterator[set[str]]:
         yield assigned
     finally:
         for value, cls in changed:
-            value.__class__ = cls
+            object.__setattr__(value, "__class__", cls)
 
 
 def _join(path: str, label: str) -> str:

@@ -60,7 +60,11 @@ def save(config: dict, run_dir: Path) -> None:
 
 def report(summary: dict, run_dir: Path) -> None:
     """Print the last evaluation, the time it took and where everything lies."""
-    print(f"final: {summary['final']}")
+    for key, value in summary["final"].items():
+        if isinstance(value, dict):
+            print(f"{key}: {value['mean']:.4g}  ({value['episodes']} episodes, IQM {value['iqm']:.4g})")
+        else:
+            print(f"{key}: {value:.4g}")
     print(f"took {summary['seconds']['total']:.1f} s; results in {run_dir}")
 
 

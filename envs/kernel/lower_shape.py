@@ -142,6 +142,15 @@ def _repeat(low: Lowering, node: Node, a, repeats):
     return np.tile(array, low.shape(repeats))
 
 
+@lowers("tril.default", "triu.default")
+def _triangle(low: Lowering, node: Node, a, diagonal=0):
+    array, kind = low.array(a).copy(), low.kind(low.tensor(a).dtype)
+    keep = np.tril if "tril" in node.name else np.triu
+    mask = keep(np.ones(array.shape[-2:], dtype=bool), diagonal)
+    array[..., ~mask] = low.program.const(0, kind)
+    return array
+
+
 @lowers("flip.default")
 def _flip(low: Lowering, node: Node, a, dims):
     if any(low.over_envs(low.tensor(a).shape, d) for d in dims):

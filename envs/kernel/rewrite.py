@@ -11,9 +11,11 @@ Every rule keeps the value that each environment would compute alone:
 """
 
 import ast
+import contextlib
 import functools
 import linecache
 import sys
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,13 +25,13 @@ from envs.kernel.tape import Refusal, Tape
 
 TRIES = 16  # a rejection loop that fails 16 times in a row keeps its last draw
 
-_SKIP = ("torch/", "envs/kernel/", "contextlib.py")
+_SKIP = (str(Path(torch.__file__).parent), str(Path(__file__).parent), contextlib.__file__)
 
 
 def caller():
     """The innermost frame outside torch and this package."""
     frame = sys._getframe(1)
-    while frame is not None and any(part in frame.f_code.co_filename for part in _SKIP):
+    while frame is not None and frame.f_code.co_filename.startswith(_SKIP):
         frame = frame.f_back
     return frame
 
@@ -82,6 +84,10 @@ class Rewriter(TorchFunctionMode):
         if func in (Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.__int__, Tensor.__index__):
             if self.tape.depends(args[0]):
                 raise Refusal(f"the step turns a tensor into a Python number at {location()}")
+        if func is torch.nn.functional.one_hot and self.tape.depends(args[0]):
+            classes = kwargs.get("num_classes", args[1] if len(args) > 1 else -1)
+            if classes > 0:  # torch's own looks at the values
+                return (args[0].unsqueeze(-1) == torch.arange(classes)).long()
         if func in (torch.nonzero, Tensor.nonzero, torch.masked_select, torch.unique, Tensor.unique):
             if self.tape.depends(args[0]):
                 raise Refusal(f"the step selects a varying number of environments at {location()}")
@@ -94,7 +100,7 @@ class Rewriter(TorchFunctionMode):
         truth = bool(tensor.detach().numpy())  # no tensor operation: nothing is recorded
         if not self.tape.depends(tensor):
             return truth
-        inside_torch = "torch/" in sys._getframe(2).f_code.co_filename  # torch.distributions validating arguments
+        inside_torch = sys._getframe(2).f_code.co_filename.startswith(_SKIP[0])  # torch.distributions validating arguments
         node = statement(frame.f_code.co_filename, frame.f_lineno)
         if inside_torch or isinstance(node, ast.Assert):
             return truth

@@ -65,7 +65,7 @@ def trace(twin) -> Trace:
             shapes[path] = (tuple(value.shape), value.dtype, axis)
         elif path in pool._evolving:
             tape.input(value, ("shared", path))
-    action = twin.random_action()
+    action = twin.random_action(torch.Generator().manual_seed(0))
     for name, value in action.items():
         tape.input(value, ("action", name))
     constants = _constants(twin, before)
@@ -112,8 +112,9 @@ def _part(twin) -> dict[str, str]:
     Returns {path: first path} of those that always share.
     """
     pool, groups = twin._pool, []
+    generator = torch.Generator().manual_seed(1)  # the caller's global generator stays as it is
     for _ in range(2):
-        twin.step(twin.random_action())
+        twin.step(twin.random_action(generator))
         pool.main.refresh()
         first: dict[int, str] = {}
         groups.append({p: first.setdefault(id(slot.value), p) for p, slot in pool.main.tensors.items()})

@@ -1,11 +1,15 @@
 """Groups: teams, splitting, padding, and what a padded agent does."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from envs.base import EnvError
 from envs.groups import flatten, prefix_of
-from envs.vmas import VmasEnv
+from envs.vmas import VmasEnv as AnyVmasEnv
+
+VmasEnv = partial(AnyVmasEnv, fast="off")  # the eager path; tests/envs/kernel holds the kernels to it
 
 SPEAKERS = {"scenario": "simple_speaker_listener", "num_envs": 4, "max_steps": 5}
 TOGETHER = {"team": ["speaker", "listener_0"]}
@@ -68,7 +72,7 @@ def test_choices_beyond_a_padded_agents_own_wrap_around(multi):
 
 def test_goals_of_the_whole_batch_change_with_the_episode():
     env = VmasEnv("simple_speaker_listener", num_envs=3, max_steps=4, pool_every=100)
-    assert "agents.0.goal_b" in env.shared_draws
+    assert "world._agents.0.goal_b" in env.shared_draws
     env.reset(0)
     seen = set()
     for _ in range(12):

@@ -1,12 +1,16 @@
 """TorchRL takes our environments: specs, rollouts across auto-resets, no reset twice."""
 
+from functools import partial
+
 import pytest
 import torch
 from torchrl.envs.utils import check_env_specs
 
 from envs.base import EnvError
 from envs.torchrl_adapter import TorchRLEnv
-from envs.vmas import VmasEnv
+from envs.vmas import VmasEnv as AnyVmasEnv
+
+VmasEnv = partial(AnyVmasEnv, fast="off")  # the eager path; tests/envs/kernel holds the kernels to it
 
 KINDS = {"continuous": {}, "discrete": {"continuous_actions": False},
          "multi_discrete": {"continuous_actions": False, "multi_discrete": True}}

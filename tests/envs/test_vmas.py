@@ -1,13 +1,17 @@
 """VmasEnv keeps the contract: shapes, auto-reset, true final observations, truncation, action kinds."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from envs.base import Env, EnvError
-from envs.vmas import VmasEnv
+from envs.vmas import VmasEnv as AnyVmasEnv
+
+VmasEnv = partial(AnyVmasEnv, fast="off")  # the eager path; tests/envs/kernel holds the kernels to it
 
 
-def play(env: VmasEnv, steps: int, seed: int = 0) -> list:
+def play(env: AnyVmasEnv, steps: int, seed: int = 0) -> list:
     generator = torch.Generator().manual_seed(seed)
     return [env.step(env.random_action(generator)) for _ in range(steps)]
 

@@ -7,7 +7,7 @@ from marl import compose
 
 # (overrides, what the sentence must contain)
 MISTAKES = [
-    (["algo.minibatch_size=100000"], ["algo.minibatch_size=100000", "at most 6000"]),
+    (["env.num_envs=4", "algo.rollout_steps=9", "algo.minibatch_size=37"], ["algo.minibatch_size=37", "at most 36"]),
     (["algo.policy=categorical"], ["algo.policy=categorical", "continuous", "tanh_normal"]),
     (["env.continuous_actions=false", "algo.policy=tanh_normal"], ["algo.policy=tanh_normal", "categorical"]),
     (["env.scenario=balanc"], ["env.scenario", "balanc", "balance"]),
@@ -25,7 +25,7 @@ MISTAKES = [
     (["algo.gamma=high"], ["algo.gamma=high", "a number"]),
     (["algo.gama=0.9"], ["algo.gama", "did you mean 'gamma'"]),
     (["algo=mapo"], ["algo=mapo", "did you mean 'mappo'"]),
-    (["frames=100"], ["frames=100", "at least 6000"]),
+    (["env.num_envs=4", "algo.rollout_steps=9", "algo.minibatch_size=9", "frames=35"], ["frames=35", "at least 36"]),
     (["frames=null"], ["frames=null", "OnPolicy needs a value"]),
     (["task=supervised"], ["data=null", "digits"]),
     (["experiment=digits", "task.batch_size=100000"], ["task.batch_size=100000", "at most"]),

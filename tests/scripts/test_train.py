@@ -15,6 +15,7 @@ from marl.errors import UserError
 TINY = [
     "env.num_envs=4",
     "env.max_steps=20",
+    "env.scenario_kwargs.n_agents=3",
     "algo.rollout_steps=25",
     "algo.minibatch_size=50",
     "algo.epochs=2",

@@ -1,0 +1,43 @@
+"""Lowers a function of tensors [E, …] the way a step is lowered, and runs the program by its plain NumPy meaning."""
+
+import numpy as np
+import torch
+
+import envs.kernel.make  # noqa: F401 - fills the table of lowerings
+from envs.kernel.lower import Lowering
+from envs.kernel.program import evaluate
+from envs.kernel.rewrite import Rewriter, location
+from envs.kernel.tape import Recorder, Ref, Tape
+from envs.kernel.trace import TRACED as E
+
+
+def lowered(function, *inputs):
+    """(lowering, arrays of values of the results, the results as torch computed them)."""
+    tape = Tape()
+    for i, tensor in enumerate(inputs):
+        tape.input(tensor, ("state", f"x{i}"))
+    before = {f"x{i}": tensor.clone() for i, tensor in enumerate(inputs)}
+    with torch.no_grad(), Recorder(tape, location), Rewriter(tape, E):
+        results = function(*inputs)
+        results = list(results) if isinstance(results, (tuple, list)) else [results]
+    low = Lowering(tape, E)
+    low.run()
+    return low, [low.array(Ref(tape.add(r))) for r in results], [r.clone() for r in results], before
+
+
+def compare(function, *inputs, tolerance=2e-6):
+    """Asserts that the program computes what torch computed, in every environment."""
+    low, arrays, wanted, before = lowered(function, *inputs)
+    sources = {}
+    for op in low.program.ops:
+        if op == ("input", ("environment",)):
+            sources[op[1]] = np.arange(E)
+        elif op[0] == "input":
+            _, path, k = op[1]
+            sources[op[1]] = before[path].reshape(E, -1)[:, k].numpy()
+    for array, result in zip(arrays, wanted, strict=True):
+        flat = [int(v) for v in array.reshape(-1)]
+        values = [np.broadcast_to(v, E) for v in evaluate(low.program, flat, sources)]
+        ours = torch.tensor(np.stack(values, -1).astype(np.float32)) if values else torch.zeros(E, 0)
+        theirs = result.reshape(E, -1).float()
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance, equal_nan=True)

@@ -1,0 +1,162 @@
+"""Kernels against the eager environment: whole transitions, restarts, snapshots, rollout buffers, refusals, the cache."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from envs.base import EnvError
+from envs.kernel.build import cache_folder, compile_library
+from envs.kernel.make import compiled
+from envs.kernel.tape import Refusal
+from envs.vmas import VmasEnv
+
+pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler here")
+
+SETTINGS = [
+    {"scenario": "simple_spread"}, {"scenario": "debug/goal", "global_state": True}, {"scenario": "dropout"},
+    {"scenario": "balance"}, {"scenario": "simple_spread", "continuous_actions": False}, {"scenario": "dispersion"},
+    {"scenario": "simple_crypto", "continuous_actions": False, "multi_discrete": True}, {"scenario": "navigation"},
+    {"scenario": "simple_tag", "heterogeneous": "pad"}, {"scenario": "debug/line_trajectory"}, {"scenario": "transport"},
+]  # fmt: skip
+
+
+def pair(num_envs=19, **settings):
+    made = [VmasEnv(num_envs=num_envs, max_steps=7, pool_every=5, seed=3, fast=f, **settings) for f in ("kernel", "off")]
+    for env in made:
+        env.reset(5)
+    return made
+
+
+def assert_same(ours, theirs, tolerance=2e-4):
+    def close(a, b):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+    assert torch.equal(ours.terminated, theirs.terminated) and torch.equal(ours.truncated, theirs.truncated)
+    for name in theirs.reward:
+        close(ours.reward[name], theirs.reward[name])
+        close(ours.observation[name], theirs.observation[name])
+        close(ours.next_observation[name], theirs.next_observation[name])
+        assert ours.info.keys() == theirs.info.keys() and ours.info[name].keys() == theirs.info[name].keys()
+        for key, value in theirs.info[name].items():
+            close(ours.info[name][key], value)
+    if theirs.state is not None:
+        close(ours.state, theirs.state)
+        close(ours.next_state, theirs.next_state)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(str(v) for v in s.values()))
+def test_transitions_are_the_eager_ones_through_restarts(settings):
+    fast, eager = pair(**settings)
+    assert fast.path == "kernel" and eager.path == "eager"
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(18):  # two time limits and three pools
+        action = eager.random_action(generator)
+        assert_same(fast.step(action), eager.step(action))
+
+
+def test_snapshots_move_between_kernel_and_simulator():
+    fast, eager = pair(scenario="simple_spread")
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        fast.step(fast.random_action(generator))
+    saved = fast.snapshot()
+    eager.restore(saved)
+    actions = [fast.random_action(generator) for _ in range(6)]
+    first = [fast.step(a) for a in actions]
+    for a, mine in zip(actions, first, strict=True):
+        assert_same(mine, eager.step(a))
+    fast.restore(saved)
+    for a, mine in zip(actions, first, strict=True):
+        again = fast.step(a)
+        assert all(torch.equal(again.observation[n], mine.observation[n]) for n in again.observation)
+
+
+def test_changes_to_the_simulator_count_from_the_next_step():
+    fast, eager = pair(scenario="debug/goal")
+    for env in (fast, eager):
+        env.step({n: torch.zeros(env.num_envs, g.n_agents, g.action.size) for n, g in env.spec.groups.items()})
+        agent = env.simulator.agents[0]
+        agent.state.pos = agent.state.pos + 0.25
+    action = eager.random_action(torch.Generator().manual_seed(0))
+    assert_same(fast.step(action), eager.step(action))
+
+
+def test_rollout_buffers_receive_what_steps_return():
+    one, two = (VmasEnv("simple_spread", num_envs=33, max_steps=6, seed=1, fast="kernel") for _ in range(2))
+    one.reset(2), two.reset(2)
+    T, (name, group) = 9, next(iter(one.spec.groups.items()))
+    shape = (33, group.n_agents, group.observation_size)
+    observed, after = torch.zeros(T + 1, *shape), torch.zeros(T, *shape)
+    reward = torch.zeros(T, 33, group.n_agents)
+    ended, over = torch.zeros(T, 33, dtype=torch.bool), torch.zeros(T, 33, dtype=torch.bool)
+    one._fast.bind_rollout({name: observed[1:]}, {name: after}, {name: reward}, ended, over)
+    generator = torch.Generator().manual_seed(0)
+    for t in range(T):
+        action = one.random_action(generator)
+        one._fast.step_into(t, action)
+        step = two.step(action)
+        assert torch.equal(observed[t + 1], step.observation[name]) and torch.equal(after[t], step.next_observation[name])
+        assert torch.equal(reward[t], step.reward[name])
+        assert torch.equal(ended[t], step.terminated) and torch.equal(over[t], step.truncated)
+
+
+@pytest.mark.parametrize("num_envs", [1, 15, 16, 17, 64])
+def test_any_number_of_environments(num_envs):
+    fast, eager = pair(num_envs, scenario="simple_spread")
+    action = eager.random_action(torch.Generator().manual_seed(0))
+    assert_same(fast.step(action), eager.step(action))
+
+
+def test_threads_change_nothing():
+    env = VmasEnv("simple_spread", num_envs=200, fast="kernel")
+    saved, action = env.snapshot(), env.random_action(torch.Generator().manual_seed(0))
+    one = env.step(action)
+    env.restore(saved)
+    env._fast.kernel.threads = 2
+    two = env.step(action)
+    assert torch.equal(one.observation["agents"], two.observation["agents"])
+
+
+def test_actions_are_clamped_and_nan_is_refused():
+    fast, eager = pair(scenario="simple_spread")
+    (name, action), = eager.random_action(torch.Generator().manual_seed(0)).items()
+    assert_same(fast.step({name: action * 9}), eager.step({name: action * 9}))
+    with pytest.raises(EnvError, match="nan"):
+        fast.step({name: torch.full_like(action, float("nan"))})
+    with pytest.raises(EnvError, match="actions must be"):
+        fast.step({name: action[:, :1]})
+
+
+def test_a_state_that_resets_never_give_gets_a_kernel_that_assumes_nothing():
+    fast, eager = pair(scenario="simple_spread")
+    for env in (fast, eager):
+        for landmark in env.simulator.world.landmarks:
+            landmark.state.rot = landmark.state.rot + 0.5
+        for agent in env.simulator.agents:
+            agent.state.rot = agent.state.rot + 0.5
+    action = eager.random_action(torch.Generator().manual_seed(0))
+    assert_same(fast.step(action), eager.step(action))
+
+
+def test_why_there_is_no_kernel_is_told_in_one_sentence():
+    with pytest.raises(EnvError, match="varying number of environments at road_traffic.py"):
+        VmasEnv("road_traffic", num_envs=2, fast="kernel")
+
+
+def test_a_broken_compiler_is_told(monkeypatch):
+    monkeypatch.setenv("CXX", shutil.which("false"))
+    with pytest.raises(Refusal, match="false failed"):
+        compile_library("int x;")
+
+
+def test_a_new_process_finds_the_kernel_on_disk():
+    settings = {"scenario": "simple_spread", "max_steps": 100}
+    made = compiled(settings)
+    assert (cache_folder() / made.library).exists()
+    code = ("import time, envs.kernel.make as m, envs.simulator; t = time.perf_counter(); "
+            f"made = m.compiled({settings}); print(time.perf_counter() - t, made.library)")
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert told[1] == made.library and float(told[0]) < 2
