@@ -199,7 +199,7 @@ def row(d: Difference) -> str:
 def main() -> None:
     """Write the document to standard output, and progress to standard error."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-envs", type=int, default=7)
+    parser.add_argument("--num-envs", type=int, default=32)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("scenarios", nargs="*", default=scenario_names(), help="default: all")
     args = parser.parse_args()

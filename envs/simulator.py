@@ -19,6 +19,7 @@ from vmas.simulator.scenario import BaseScenario
 
 from envs.base import EnvError
 from envs.random import Stream
+from envs.repairs import decide_scenarios_per_environment
 
 
 class Simulator(Environment):
@@ -136,6 +137,7 @@ def build_simulator(name: str, num_envs: int, stream: Stream, *, continuous_acti
             raise EnvError(f"env.scenario={name!r} can't be built with scenario_kwargs={scenario_kwargs}: "
                            f"{told.rstrip('.')}.") from error
     decide_collisions_per_environment(simulator.world)
+    decide_scenarios_per_environment(simulator.scenario)
     return simulator
 
 

@@ -83,7 +83,7 @@ class StateMap:
         queue.append(("", (), self.root))
         while queue:  # breadth first: objects go by their shortest path
             path, steps, owner = queue.popleft()
-            for label, key, value in _children(owner):
+            for label, key, value in _children(owner, self._path_of):
                 slot = Slot(_join(path, label), (*steps, ("attribute" if hasattr(owner, "__dict__") else "item", key)),
                             vars(owner) if hasattr(owner, "__dict__") else owner, key)
                 if isinstance(value, Tensor):
@@ -185,15 +185,25 @@ def _join(path: str, label: str) -> str:
     return f"{path}.{label}" if path else label
 
 
-def _children(owner: Any) -> Iterator[tuple[str, Any, Any]]:
-    """(label, key, value) of an object's attributes or a container's items; unnamed keys are labelled by position."""
+def _children(owner: Any, path_of: dict[int, str]) -> Iterator[tuple[str, Any, Any]]:
+    """(label, key, value) of an object's attributes or a container's items."""
     if hasattr(owner, "__dict__"):
         yield from ((key, key, value) for key, value in vars(owner).items() if key not in SCRATCH)
     elif isinstance(owner, dict):
         for i, (key, value) in enumerate(owner.items()):
-            yield (str(key) if isinstance(key, (str, int)) else f"#{i}"), key, value
+            yield _label(key, i, path_of), key, value
     else:
         yield from ((str(i), i, value) for i, value in enumerate(owner))
+
+
+def _label(key: Any, position: int, path_of: dict[int, str]) -> str:
+    """A dict key's name in paths, the same in every simulator of the scenario whatever the order of insertion."""
+    if id(key) in path_of:
+        return f"<{path_of[id(key)]}>"
+    if isinstance(key, frozenset) and all(isinstance(part, str) for part in key):
+        return "+".join(sorted(key))
+    plain = key if isinstance(key, tuple) else (key,)
+    return str(key) if all(isinstance(part, (str, int, float)) for part in plain) else f"#{position}"
 
 
 def batch_axis(shape: torch.Size, other: torch.Size, num_envs: int, other_envs: int) -> int | None:

@@ -3,7 +3,8 @@
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -111,6 +112,9 @@ class Trainer:
         self.optimizer = (optimizer or OptimizerConfig()).build(parts)
         self.schedule = (schedule or ScheduleConfig()).build(self.optimizer, self.iterations, steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        # Entering autocast costs as much as a small layer, so fp32 does without.
+        autocast = partial(torch.autocast, self.device.type, AUTOCAST.get(self.precision))
+        self.autocast = nullcontext if self.precision == "fp32" else autocast
         # The raw module stays in task.loss, so that state dicts carry no prefix of the compiler's.
         self.loss = torch.compile(task.loss) if self.compile else task.loss
         self.clipped = [[p for p in module.parameters() if p.requires_grad] for module in parts.values()]
@@ -149,9 +153,10 @@ class Trainer:
 
     def update(self, batch: TensorDict) -> dict[str, Tensor]:
         """Forward and backward on one batch, and an optimiser step when enough gradients are gathered."""
-        with torch.autocast(self.device.type, AUTOCAST.get(self.precision), enabled=self.precision != "fp32"):
+        with self.autocast():
             outputs = self.loss(batch)
-        self.scaler.scale(outputs["loss"] / self.accumulate).backward()
+        loss = outputs["loss"] if self.accumulate == 1 else outputs["loss"] / self.accumulate
+        self.scaler.scale(loss).backward()
         self.pending += 1
         self.add({key: value.detach() for key, value in outputs.items()})
         self.batches += 1
@@ -178,7 +183,7 @@ class Trainer:
             self.totals = {key: value.float().clone() for key, value in outputs.items()}
             self.steps, self.norms = 0, 0
         else:
-            torch._foreach_add_([self.totals[key] for key in outputs], list(outputs.values()))
+            torch._foreach_add_(list(self.totals.values()), list(outputs.values()))
 
     def record(self) -> dict[str, float]:
         """The iteration's figures, brought to the host in one transfer."""

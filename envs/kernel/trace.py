@@ -51,7 +51,7 @@ class Lowered:
 
 def trace(twin) -> Trace:
     """Records one step of `twin`, a VmasEnv of TRACED environments. Raises Refusal."""
-    pool, sim = twin._pool, twin.simulator
+    pool, sim = twin._pool, twin._simulator
     if sim.num_envs != TRACED:
         raise ValueError(f"the twin must have {TRACED} environments, not {sim.num_envs}")
     aliases = _part(twin)

@@ -1,0 +1,182 @@
+"""Simulation alone: the environment's step against raw VMAS in this process, and against JaxMARL's jitted step."""
+
+import argparse
+import importlib
+import itertools
+import statistics
+from collections.abc import Callable
+
+import torch
+
+from bench import sides
+from bench.timing import Clock, alternate, compared, steps_within, timed
+from envs.simulator import find_scenario
+from envs.vmas import VmasEnv
+
+EPISODE = 100  # steps
+DRAWN = 8  # sets of actions, used in turn
+NEVER = 1 << 40  # pool_every of an environment whose pool is not reset while it is timed
+BALANCE = {"n_agents": 4, "package_mass": 5, "random_package_pos_on_line": True}
+SCENARIOS = {  # name in tables: scenario, keyword arguments (BenchMARL's tasks)
+    "balance": ("balance", BALANCE),
+    "navigation": ("navigation", {"n_agents": 3, "collisions": True, "shared_rew": False}),
+    "simple_spread": ("mpe/simple_spread", {"n_agents": 3}),
+    "transport": ("transport", {"n_agents": 4}),
+    "sampling": ("sampling", {"n_agents": 3, "shared_rew": False}),
+    "football": ("football", {"n_blue_agents": 3, "n_red_agents": 3, "ai_red_agents": True}),
+}
+
+
+def raw(scenario: str, num_envs: int, device: str, kwargs: dict):
+    """VMAS as it comes, without auto-reset and time limit."""
+    import vmas
+
+    name = importlib.import_module(find_scenario(scenario).__module__).Scenario()
+    return vmas.make_env(name, num_envs=num_envs, device=device, continuous_actions=True, seed=0, **kwargs)
+
+
+class Stepper:
+    """Our environment under pre-drawn actions: `into` steps into buffers as the rollout does, `step` returns anew."""
+
+    def __init__(self, env: VmasEnv, steps: int = EPISODE):
+        self.env, self.steps = env, steps
+        generator = torch.Generator(env.device).manual_seed(0)
+        self.actions = itertools.cycle([env.random_action(generator) for _ in range(DRAWN)])
+        E, groups, device = env.num_envs, env.spec.groups.items(), env.device
+        shapes = {n: (steps, E, g.n_agents) for n, g in groups}
+        sizes = {n: g.observation_size for n, g in groups}
+        observation, following = ({n: torch.zeros(*s, sizes[n], device=device) for n, s in shapes.items()}
+                                  for _ in range(2))  # fmt: skip
+        reward = {n: torch.zeros(*s, device=device) for n, s in shapes.items()}
+        terminated, truncated = (torch.zeros(steps, E, dtype=torch.bool, device=device) for _ in range(2))
+        env.reset(0)
+        env.bind_rollout(observation, following, reward, terminated, truncated)
+        self.time = 0
+
+    def into(self) -> None:
+        self.env.step_into(self.time, next(self.actions))
+        self.time = (self.time + 1) % self.steps
+
+    def step(self) -> None:
+        self.env.step(next(self.actions))
+
+
+def per_step(step: Callable[[], object], count: int, device: str, before: Callable[[], object] | None = None):
+    """A side for `alternate`: milliseconds per call of `step`, after `before`, which is not timed."""
+
+    def side() -> float:
+        if before is not None:
+            before()
+        return 1e3 * timed(lambda: [step() for _ in range(count)], device) / count
+
+    return side
+
+
+def against_vmas(name: str, num_envs: int, options: argparse.Namespace, clock: Clock) -> list[dict]:
+    """Rows of one scenario and number of environments, resets apart."""
+    scenario, kwargs = SCENARIOS[name]
+    device, short = options.device, 0.02 if options.quick else 0.2
+    theirs = raw(scenario, num_envs, device, kwargs)
+    drawn = itertools.cycle([theirs.get_random_actions() for _ in range(DRAWN)])
+    settings = {"num_envs": num_envs, "max_steps": EPISODE, "scenario_kwargs": kwargs, "device": device}
+    fast, plain = (Stepper(VmasEnv(scenario, **settings, pool_every=NEVER, fast=how), 16) for how in ("auto", "off"))
+    whole = Stepper(VmasEnv(scenario, **settings), 16)  # resets its pool once per episode, as in training
+
+    def vmas_step():
+        return theirs.step(next(drawn))
+
+    count = steps_within(vmas_step, short, 5, device)
+    quick = steps_within(fast.into, short / 2, EPISODE, device)
+    resets = []
+
+    def vmas() -> float:
+        resets.append(1e3 * timed(theirs.reset, device))
+        return per_step(vmas_step, count, device)()
+
+    seconds = alternate(
+        {
+            "vmas": vmas,
+            "ours": per_step(fast.into, quick, device),
+            "step": per_step(fast.step, quick, device),
+            "off": per_step(plain.into, count, device),
+            "whole": per_step(whole.into, EPISODE, device),
+        },
+        options.rounds, clock,
+    )  # fmt: skip
+    reset = statistics.median(resets[1:] or resets)
+    title = f"{name}, {num_envs:,} environments"
+    tail = f"{name}/{num_envs}"
+    more = {"path": fast.env.path}
+    lasting = [value + reset / EPISODE for value in seconds["vmas"]]
+    rows = [
+        compared(f"simulation/{tail}", title, "raw VMAS", "ms/step", seconds["ours"], seconds["vmas"], **more,
+                 env_step=statistics.median(seconds["step"]), eager=statistics.median(seconds["off"])),
+        compared(f"episodes/{tail}", title, "raw VMAS with its reset every 100 steps", "ms/step", seconds["whole"],
+                 lasting, **more),
+    ]  # fmt: skip
+    return rows
+
+
+def simulation(options: argparse.Namespace, clock: Clock) -> list[dict]:
+    """Balance at several numbers of environments, the other scenarios at one."""
+    counts = (4, 8) if options.quick else (60, 600, 6000)
+    wanted = [("balance", count) for count in counts]
+    wanted += [(name, counts[1]) for name in SCENARIOS if name != "balance" and not options.quick]
+    if options.device.startswith("cuda"):
+        wanted.append(("balance", 30_000))
+    return [row for name, count in wanted for row in against_vmas(name, count, options, clock)]
+
+
+def against_jax(options: argparse.Namespace, clock: Clock) -> list[dict]:
+    """simple_spread, discrete actions, episodes of 25 steps on both sides; the automatic reset is part of a step."""
+    num_envs, count = (8, 20) if options.quick else (600, 200)
+    env = VmasEnv("mpe/simple_spread", num_envs, max_steps=25, continuous_actions=False)
+    stepper = Stepper(env)
+    ours = per_step(stepper.into, count, "cpu")
+    with sides.jaxmarl(options.peers, "step", "--envs", num_envs) as side:
+        seconds = alternate(
+            {
+                "ours": ours,
+                "calls": lambda: 1e3 * side.ask(steps=count, scan=False)["step_s"],
+                "scan": lambda: 1e3 * side.ask(steps=count, scan=True)["step_s"],
+            },
+            options.rounds, clock,
+        )  # fmt: skip
+    name = f"simple_spread, {num_envs:,} environments"
+    return [
+        compared(f"jax_step/{how}", name, f"JaxMARL's jitted step, {told}", "ms/step", seconds["ours"], seconds[how],
+                 path=env.path)
+        for how, told in (("calls", "called step by step"), ("scan", "scanned"))
+    ]  # fmt: skip
+
+
+def first_start(options: argparse.Namespace, clock: Clock) -> list[dict]:
+    """Seconds of a whole process from its start to the first step of balance: eager, empty cache, kept cache."""
+    import tempfile
+
+    def begin(fast: str, cache: str) -> float:
+        arguments = ("start", "env=vmas/balance", f"++env.fast={fast}")
+        with sides.ours(*arguments, environment={"MARL_KERNEL_CACHE": cache}) as side:
+            return side.ready["seconds"]
+
+    with tempfile.TemporaryDirectory() as kept:
+
+        def empty() -> float:
+            with tempfile.TemporaryDirectory() as fresh:
+                return begin("auto", fresh)
+
+        taken = alternate(
+            {"empty": empty, "kept": lambda: begin("auto", kept), "eager": lambda: begin("off", kept)},
+            options.rounds, clock,
+        )  # fmt: skip
+    eager = statistics.median(taken["eager"])
+    rows = [figure_over(f"first_start/{how}", f"first start of balance, {told}", taken[how], eager)
+            for how, told in (("empty", "empty kernel cache"), ("kept", "kept kernel cache"))]  # fmt: skip
+    return rows
+
+
+def figure_over(key: str, name: str, taken: list[float], eager: float) -> dict:
+    """A row: seconds over the eager start."""
+    whole = statistics.median(taken)
+    return {"key": key, "name": name, "unit": "s over eager", "value": whole - eager, "whole": whole, "eager": eager,
+            "rounds": len(taken)}  # fmt: skip
