@@ -5,10 +5,9 @@ import importlib.metadata
 import inspect
 import json
 import os
-import pickle
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +55,9 @@ def compiled(settings: dict[str, Any], specialise: bool = True) -> Compiled:
         key = _key(settings, specialise)
     except Refusal as refusal:
         return Compiled(why=str(refusal))
-    file = cache_folder() / f"{key}.pkl"
+    file = cache_folder() / f"{key}.pt"
     if file.exists():
-        found = pickle.loads(file.read_bytes())
+        found = _read(file)
         if found.why or (cache_folder() / found.library).exists():
             return found
     try:
@@ -66,9 +65,15 @@ def compiled(settings: dict[str, Any], specialise: bool = True) -> Compiled:
     except Refusal as refusal:
         made = Compiled(why=str(refusal))
     scratch = file.with_suffix(f".{os.getpid()}")
-    scratch.write_bytes(pickle.dumps(made))
+    torch.save(asdict(made), scratch)  # plain values only: reading it back runs no code
     os.replace(scratch, file)
     return made
+
+
+def _read(file: Path) -> Compiled:
+    told = torch.load(file, weights_only=True)
+    places = Layout(**told.pop("places")) if told["places"] else told.pop("places")
+    return Compiled(**told, places=places)
 
 
 def _key(settings: dict[str, Any], specialise: bool) -> str:

@@ -4,12 +4,13 @@ import argparse
 import importlib
 import itertools
 import statistics
+import tempfile
 from collections.abc import Callable
 
 import torch
 
 from bench import sides
-from bench.timing import Clock, alternate, compared, steps_within, timed
+from bench.timing import Clock, alternate, compared, figure, steps_within, timed
 from envs.simulator import find_scenario
 from envs.vmas import VmasEnv
 
@@ -72,8 +73,8 @@ def per_step(step: Callable[[], object], count: int, device: str, before: Callab
     return side
 
 
-def against_vmas(name: str, num_envs: int, options: argparse.Namespace, clock: Clock) -> list[dict]:
-    """Rows of one scenario and number of environments, resets apart."""
+def against_vmas(name: str, num_envs: int, options: argparse.Namespace, seconds: float) -> list[dict]:
+    """Rows of one scenario and number of environments: steps alone, and with resets; `seconds` to alternate in."""
     scenario, kwargs = SCENARIOS[name]
     device, short = options.device, 0.02 if options.quick else 0.2
     theirs = raw(scenario, num_envs, device, kwargs)
@@ -93,7 +94,7 @@ def against_vmas(name: str, num_envs: int, options: argparse.Namespace, clock: C
         resets.append(1e3 * timed(theirs.reset, device))
         return per_step(vmas_step, count, device)()
 
-    seconds = alternate(
+    taken = alternate(
         {
             "vmas": vmas,
             "ours": per_step(fast.into, quick, device),
@@ -101,65 +102,64 @@ def against_vmas(name: str, num_envs: int, options: argparse.Namespace, clock: C
             "off": per_step(plain.into, count, device),
             "whole": per_step(whole.into, EPISODE, device),
         },
-        options.rounds, clock,
+        options.rounds, Clock(seconds),
     )  # fmt: skip
     reset = statistics.median(resets[1:] or resets)
     title = f"{name}, {num_envs:,} environments"
     tail = f"{name}/{num_envs}"
     more = {"path": fast.env.path}
-    lasting = [value + reset / EPISODE for value in seconds["vmas"]]
-    rows = [
-        compared(f"simulation/{tail}", title, "raw VMAS", "ms/step", seconds["ours"], seconds["vmas"], **more,
-                 env_step=statistics.median(seconds["step"]), eager=statistics.median(seconds["off"])),
-        compared(f"episodes/{tail}", title, "raw VMAS with its reset every 100 steps", "ms/step", seconds["whole"],
+    lasting = [value + reset / EPISODE for value in taken["vmas"]]
+    return [
+        compared(f"simulation/{tail}", title, "raw VMAS", "ms/step", taken["ours"], taken["vmas"], **more,
+                 env_step=statistics.median(taken["step"]), eager=statistics.median(taken["off"])),
+        compared(f"episodes/{tail}", title, "raw VMAS with a reset every 100 steps", "ms/step", taken["whole"],
                  lasting, **more),
     ]  # fmt: skip
-    return rows
 
 
-def simulation(options: argparse.Namespace, clock: Clock) -> list[dict]:
+def simulation(options: argparse.Namespace, seconds: float) -> list[dict]:
     """Balance at several numbers of environments, the other scenarios at one."""
     counts = (4, 8) if options.quick else (60, 600, 6000)
     wanted = [("balance", count) for count in counts]
     wanted += [(name, counts[1]) for name in SCENARIOS if name != "balance" and not options.quick]
     if options.device.startswith("cuda"):
         wanted.append(("balance", 30_000))
-    return [row for name, count in wanted for row in against_vmas(name, count, options, clock)]
+    share = seconds / len(wanted)
+    return [row for name, count in wanted for row in against_vmas(name, count, options, share)]
 
 
-def against_jax(options: argparse.Namespace, clock: Clock) -> list[dict]:
+def against_jax(options: argparse.Namespace, seconds: float) -> list[dict]:
     """simple_spread, discrete actions, episodes of 25 steps on both sides; the automatic reset is part of a step."""
     num_envs, count = (8, 20) if options.quick else (600, 200)
     env = VmasEnv("mpe/simple_spread", num_envs, max_steps=25, continuous_actions=False)
     stepper = Stepper(env)
     ours = per_step(stepper.into, count, "cpu")
     with sides.jaxmarl(options.peers, "step", "--envs", num_envs) as side:
-        seconds = alternate(
+        taken = alternate(
             {
                 "ours": ours,
                 "calls": lambda: 1e3 * side.ask(steps=count, scan=False)["step_s"],
                 "scan": lambda: 1e3 * side.ask(steps=count, scan=True)["step_s"],
             },
-            options.rounds, clock,
+            options.rounds, Clock(seconds),
         )  # fmt: skip
     name = f"simple_spread, {num_envs:,} environments"
     return [
-        compared(f"jax_step/{how}", name, f"JaxMARL's jitted step, {told}", "ms/step", seconds["ours"], seconds[how],
+        compared(f"jax_step/{how}", name, f"JaxMARL's jitted step, {told}", "ms/step", taken["ours"], taken[how],
                  path=env.path)
         for how, told in (("calls", "called step by step"), ("scan", "scanned"))
     ]  # fmt: skip
 
 
-def first_start(options: argparse.Namespace, clock: Clock) -> list[dict]:
+def first_start(options: argparse.Namespace, seconds: float) -> list[dict]:
     """Seconds of a whole process from its start to the first step of balance: eager, empty cache, kept cache."""
-    import tempfile
-
     def begin(fast: str, cache: str) -> float:
         arguments = ("start", "env=vmas/balance", f"++env.fast={fast}")
         with sides.ours(*arguments, environment={"MARL_KERNEL_CACHE": cache}) as side:
             return side.ready["seconds"]
 
     with tempfile.TemporaryDirectory() as kept:
+        begin("auto", kept)  # fills the cache that is kept, and the file system's
 
         def empty() -> float:
             with tempfile.TemporaryDirectory() as fresh:
@@ -167,16 +167,12 @@ def first_start(options: argparse.Namespace, clock: Clock) -> list[dict]:
 
         taken = alternate(
             {"empty": empty, "kept": lambda: begin("auto", kept), "eager": lambda: begin("off", kept)},
-            options.rounds, clock,
+            options.rounds, Clock(seconds), warm_up=0,
         )  # fmt: skip
     eager = statistics.median(taken["eager"])
-    rows = [figure_over(f"first_start/{how}", f"first start of balance, {told}", taken[how], eager)
-            for how, told in (("empty", "empty kernel cache"), ("kept", "kept kernel cache"))]  # fmt: skip
+    rows = []
+    for how in ("empty", "kept"):
+        whole = statistics.median(taken[how])
+        rows.append(figure(f"first_start/{how}", f"first start of balance, {how} kernel cache", whole - eager,
+                           "s over eager", whole=whole, eager=eager, rounds=len(taken[how])))  # fmt: skip
     return rows
-
-
-def figure_over(key: str, name: str, taken: list[float], eager: float) -> dict:
-    """A row: seconds over the eager start."""
-    whole = statistics.median(taken)
-    return {"key": key, "name": name, "unit": "s over eager", "value": whole - eager, "whole": whole, "eager": eager,
-            "rounds": len(taken)}  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from envs.compare import BATCH_COLLISIONS, compare
+from envs.compare import REPAIRED, compare
 from envs.simulator import find_scenario, keywords_of, scenario_names
 from envs.vmas import VmasEnv as AnyVmasEnv
 
@@ -21,7 +21,7 @@ SMALL = {"road_traffic": {"n_agents": 3}, "debug/pollock": {"n_agents": 4, "n_li
 
 @pytest.mark.parametrize("scenario", scenario_names())
 def test_fifty_steps_equal_vmas(scenario):
-    difference = compare(scenario, num_envs=4, steps=50, fix_collisions=scenario in BATCH_COLLISIONS,
+    difference = compare(scenario, num_envs=4, steps=50, repaired=scenario in REPAIRED,
                          scenario_kwargs=SMALL.get(scenario, {}))
     assert difference.ended >= 8
     assert difference.worst == 0.0, difference
@@ -39,7 +39,7 @@ def test_discrete_actions_equal_vmas(scenario, kind):
 def test_batch_collisions_are_the_only_difference_from_navigation():
     raw = compare("navigation", num_envs=32, steps=50)
     assert raw.reward > 0 and raw.observation == 0 and raw.done == 0
-    assert compare("navigation", num_envs=32, steps=50, fix_collisions=True).worst == 0
+    assert compare("navigation", num_envs=32, steps=50, repaired=True).worst == 0
 
 
 def test_a_comparison_leaves_vmas_random_state_alone():

@@ -1,0 +1,113 @@
+"""How close to the hardware: a rollout over what its matrix products and activations need, an update over GEMM's peak.
+
+Peaks are measured in the same process, right before; the networks are BenchMARL's, 256x256 tanh.
+"""
+
+import argparse
+import itertools
+import statistics
+import tempfile
+
+import torch
+from torch import nn
+
+from bench import machine
+from bench.learning import ours_sized
+from bench.timing import Clock, alternate, figure, timed
+from marl import compose
+from marl.callbacks import Callback
+
+STEPS = 100
+
+
+class Updates(Callback):
+    """Keeps the seconds of each iteration's update."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_iteration(self, trainer, record: dict) -> None:
+        self.seconds.append(record["update_seconds"])
+
+
+def weights(module: nn.Module) -> list[torch.Tensor]:
+    """The matrices [out, in] that each row of the input is multiplied by, first to last."""
+    return [p for p in module.parameters() if p.dim() == 2]
+
+
+def products(module: nn.Module, rows: int, trained: bool) -> float:
+    """FLOP of the matrix products of `rows` rows: forward, and where `trained` backward (the input has no gradient)."""
+    forward = [2.0 * rows * w.numel() for w in weights(module)]
+    return sum(forward) + (2 * sum(forward) - forward[0] if trained else 0.0)
+
+
+def activations(module: nn.Module, rows: int) -> float:
+    """Elements of the hidden layers."""
+    return float(rows * sum(w.shape[0] for w in weights(module)[:-1]))
+
+
+def build(config: dict):
+    """A task ready to collect, on the settings' number of threads."""
+    trainer, task = compose.build_trainer(config), compose.build_task(config)
+    return trainer, task
+
+
+def rollout_over_floor(options: argparse.Namespace, peak: float, seconds: float) -> list[dict]:
+    """Seconds of a rollout over (FLOP / GEMM peak + activations / tanh peak), for 60 and 600 environments."""
+    rows = []
+    for num_envs in (8,) if options.quick else (60, 600):
+        overrides = ours_sized("balance", num_envs, STEPS, num_envs * STEPS, options.device)
+        _, task = build(compose.check(compose.compose(overrides)))
+        task.rollout.reset(0)
+        actor = next(iter(task.loss.actors.values()))
+        per_step = num_envs * next(iter(task.env.spec.groups.values())).n_agents
+        rate = machine.tanh_peak(per_step, options.device)
+        gemm_s = products(actor, per_step * STEPS, trained=False) / peak * 1e-9
+        tanh_s = activations(actor, per_step * STEPS) / rate * 1e-9
+        taken = alternate(
+            {"rollout": lambda task=task: timed(lambda: task.rollout.collect(task.policy_generator), options.device)},
+            max(options.rounds, 5), Clock(seconds),
+        )["rollout"]  # fmt: skip
+        took = statistics.median(taken)
+        rows.append(figure(f"floor/rollout/{num_envs}", f"rollout of balance, {num_envs:,} environments x {STEPS} steps",
+                           took / (gemm_s + tanh_s), "x floor", rollout_s=took, gemm_s=gemm_s, tanh_s=tanh_s,
+                           tanh_gelements=rate, rounds=len(taken)))  # fmt: skip
+    return rows
+
+
+def update_share(options: argparse.Namespace, peak: float) -> list[dict]:
+    """FLOP of a minibatch's update (actor and critic, forward and backward) per second, over GEMM's peak.
+
+    The update is the engine's: gathering the rows, loss, backward, clipping, the optimiser's step.
+    """
+    rows = []
+    for minibatch in (40,) if options.quick else (400, 4096):
+        num_envs, steps = (8, 10) if options.quick else (600, 50)
+        overrides = ours_sized("balance", num_envs, steps, minibatch, options.device, "algo.epochs=1",
+                               "task.eval_episodes=1", "trainer.evaluate_every=0", "trainer.checkpoint_every=0",
+                               "trainer.progress=off", f"trainer.max_iterations={max(options.rounds, 5) + 1}",
+                               "frames=1_000_000_000")  # fmt: skip
+        config = compose.check(compose.compose(overrides))
+        trainer, task = build(config)
+        watch = Updates()
+        with tempfile.TemporaryDirectory() as folder:
+            setup = {**compose.build_setup(config), "loggers": [], "callbacks": [watch]}
+            trainer.fit(task, folder, **setup)
+        agents = next(iter(task.env.spec.groups.values())).n_agents
+        actor, critic = (next(iter(parts.values())) for parts in (task.loss.actors, task.loss.critics))
+        work = products(actor, minibatch * agents, trained=True) + products(critic, minibatch, trained=True)
+        took = statistics.median(watch.seconds[1:]) / task.minibatches
+        rows.append(figure(f"floor/update/{minibatch}", f"update, minibatch {minibatch:,} frames x {agents} agents",
+                           100 * work * 1e-9 / took / peak, "% of GEMM peak", update_ms=1e3 * took,
+                           gflop=work * 1e-9, rounds=len(watch.seconds) - 1))  # fmt: skip
+    return rows
+
+
+def hardware(options: argparse.Namespace, seconds: float) -> list[dict]:
+    """Peaks of the machine, then the rollout and the update over them."""
+    short = 0.02 if options.quick else 0.4
+    peaks = machine.gemm_peak(options.device, short)
+    peak = max(peaks.values())
+    rows = [figure("peak/gemm", "float32 matrix products, peak", peak, "GFLOP/s", **peaks),
+            figure("peak/memory", "memory bandwidth (triad)", machine.bandwidth(options.device, short), "GB/s")]  # fmt: skip
+    return list(itertools.chain(rows, rollout_over_floor(options, peak, seconds / 4), update_share(options, peak)))

@@ -1,0 +1,103 @@
+"""How cost grows: time per frame from 1 to 100,000 environments and from 2 to 32 agents, simulation and collection apart.
+
+Each size is measured in its turn, round by round, in this process; networks are the defaults of conf/network/mlp.yaml.
+"""
+
+import argparse
+import gc
+import math
+import statistics
+from pathlib import Path
+
+from bench.simulation import NEVER, Stepper
+from bench.timing import steps_within, timed
+from envs.vmas import VmasEnv
+from marl import compose
+
+ENVIRONMENTS = (1, 10, 100, 1_000, 10_000, 100_000)
+AGENTS = (2, 4, 8, 16, 32)
+MANY = 1_000  # environments from which the exponent is fitted: below, the cost of a call hides the work
+STEPS = 10  # of a rollout
+
+
+def exponent(sizes: list[int], seconds: list[float]) -> float:
+    """Slope of the least-squares line through log(seconds per step) over log(size): 1 is linear."""
+    xs, ys = [math.log(s) for s in sizes], [math.log(s) for s in seconds]
+    x, y = statistics.mean(xs), statistics.mean(ys)
+    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
+
+
+def point(num_envs: int, agents: int, options: argparse.Namespace) -> dict:
+    """µs per environment frame of one size: of the simulation alone and of collection."""
+    kwargs = {"n_agents": agents, "package_mass": 5, "random_package_pos_on_line": True}
+    stepper = Stepper(VmasEnv("balance", num_envs, scenario_kwargs=kwargs, pool_every=NEVER, device=options.device), 4)
+    count = steps_within(stepper.into, 0.01 if options.quick else 0.1, 4, options.device)
+    steps = [timed(lambda: [stepper.into() for _ in range(count)], options.device) / count for _ in range(options.rounds)]
+    path = stepper.env.path
+    del stepper
+    gc.collect()
+    overrides = ["algo=mappo", f"env.num_envs={num_envs}", f"env.scenario_kwargs.n_agents={agents}",
+                 f"algo.rollout_steps={STEPS}", "algo.minibatch_size=1", f"env.pool_every={NEVER}",
+                 "frames=1_000_000_000", f"device={options.device}"]  # fmt: skip
+    config = compose.check(compose.compose(overrides))
+    compose.build_trainer(config)
+    task = compose.build_task(config)
+    task.rollout.reset(0)
+    task.rollout.collect(task.policy_generator)
+    rounds = [timed(lambda: task.rollout.collect(task.policy_generator), options.device) for _ in range(options.rounds)]
+    scale = 1e6 / num_envs
+    return {"environments": num_envs, "agents": agents, "path": path, "simulation_us": statistics.median(steps) * scale,
+            "collection_us": statistics.median(rounds) / STEPS * scale}  # fmt: skip
+
+
+def curve(key: str, title: str, points: list[dict], axis: str, fitted: list[dict]) -> list[dict]:
+    """Rows for both stages: the points, and the exponent of the time per step over `axis`."""
+    rows = []
+    for stage in ("simulation", "collection"):
+        sizes = [p[axis] for p in fitted]
+        seconds = [p[f"{stage}_us"] * p["environments"] for p in fitted]
+        slope = exponent(sizes, seconds) if len(sizes) > 1 else math.nan
+        rows.append({"key": f"scaling/{key}/{stage}", "name": f"{stage}, {title}", "value": slope, "unit": "exponent",
+                     "axis": axis, "over": [sizes[0], sizes[-1]] if sizes else [],
+                     "sizes": [p[axis] for p in points], "us_per_frame": [p[f"{stage}_us"] for p in points],
+                     "paths": [p["path"] for p in points]})  # fmt: skip
+    return rows
+
+
+def scaling(options: argparse.Namespace, seconds: float) -> list[dict]:
+    """Both curves, and the plot `--plot`."""
+    counts, agents = ((1, 10), (2, 3)) if options.quick else (ENVIRONMENTS, AGENTS)
+    over_envs = [point(count, 4, options) for count in counts]
+    fixed = counts[-1] if options.quick else 600
+    over_agents = [point(fixed, count, options) for count in agents]
+    fitted = [p for p in over_envs if options.quick or p["environments"] >= MANY]
+    rows = curve("environments", "4 agents, by environments", over_envs, "environments", fitted)
+    rows += curve("agents", f"{fixed:,} environments, by agents", over_agents, "agents", over_agents)
+    if options.plot:
+        plot(rows, options.plot)
+    return rows
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """Time per frame over environments and over agents."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), dpi=120, sharey=True)
+    for axes, axis in zip(panels, ("environments", "agents"), strict=True):
+        for row in (row for row in rows if row["axis"] == axis):
+            stage = row["key"].rpartition("/")[2]
+            axes.loglog(row["sizes"], row["us_per_frame"], "o-", label=f"{stage} (time per step: n^{row['value']:.2f})")
+        axes.set(xlabel=axis)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8)
+    panels[0].set(ylabel="µs per environment frame", title="balance, 4 agents")
+    panels[1].set(title=f"balance, {600:,} environments", xscale="log")
+    panels[1].set_xticks(AGENTS, [str(n) for n in AGENTS])
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    plt.close(figure)
