@@ -68,7 +68,7 @@ class Head(nn.Module, ABC):
         """
         if noise is None:
             noise = self.noise(params.shape[:-1], params.device, generator)
-        raw = self._from_noise(params, noise).detach()
+        raw = self.draw(params, noise).detach()
         return raw, self.log_prob(params, raw)
 
     @abstractmethod
@@ -78,7 +78,7 @@ class Head(nn.Module, ABC):
         """Random numbers for `sample`: float32 [*shape, noise_size], where shape ends with A."""
 
     @abstractmethod
-    def _from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
+    def draw(self, params: Tensor, noise: Tensor) -> Tensor:
         """The raw action [..., A, D] that these random numbers [..., A, N] give."""
 
     @abstractmethod
@@ -134,7 +134,7 @@ class _Normal(Head):
     ) -> Tensor:
         return torch.randn((*shape, self.noise_size), device=device, generator=generator)
 
-    def _from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
+    def draw(self, params: Tensor, noise: Tensor) -> Tensor:
         loc, std = self.loc_std(params)
         return torch.addcmul(loc, std, noise)
 
@@ -176,7 +176,7 @@ class TanhNormal(_Normal):
         sample, so that its variance is below that of -log_prob at one sample.
         """
         noise = self.noise(params.shape[:-1], params.device, generator)
-        return self._normal_entropy(params) + self.log_jacobian(self._from_noise(params, noise))
+        return self._normal_entropy(params) + self.log_jacobian(self.draw(params, noise))
 
     def to_env(self, raw: Tensor) -> Tensor:
         return torch.addcmul(self.centre, self.half_range, raw.tanh())
@@ -230,7 +230,7 @@ class Categorical(Head):
         exponential = torch.empty((*shape, self.noise_size), device=device).exponential_(generator=generator)
         return -exponential.log()
 
-    def _from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
+    def draw(self, params: Tensor, noise: Tensor) -> Tensor:
         # Gumbel-max: argmax(logit + Gumbel) is a draw from softmax(logit); no multinomial, no host sync.
         return (self._logits(params) + noise.unflatten(-1, (self.raw_size, self.choices))).argmax(-1)
 

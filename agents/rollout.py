@@ -31,11 +31,12 @@ class Rollout:
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(*shape, dtype=dtype, device=device)
 
-        self.observed, self.action, self.log_prob, self.reward, self.next = {}, {}, {}, {}, {}
+        self.observed, self.params, self.action, self.log_prob, self.reward, self.next = {}, {}, {}, {}, {}, {}
         for name, group in env.spec.groups.items():
             A, F, head = group.n_agents, group.observation_size, actors[name].head
             self.observed[name] = zeros(steps + 1, E, A, F)
             self.next[name] = zeros(steps, E, A, F)
+            self.params[name] = zeros(steps, E, A, head.n_features)
             self.action[name] = zeros(steps, E, A, head.raw_size, dtype=head.raw_dtype)
             self.log_prob[name] = zeros(steps, E, A)
             self.reward[name] = zeros(steps, E, A)
@@ -87,11 +88,14 @@ class Rollout:
         for t in range(self.steps):
             actions = {}
             for name, actor in self.actors.items():
-                raw, log_prob = actor.act(self.observed[name][t], noise=noise[name][t])
+                params = actor(self.observed[name][t])
+                raw = actor.head.draw(params, noise[name][t])
+                self.params[name][t].copy_(params)
                 self.action[name][t].copy_(raw)
-                self.log_prob[name][t].copy_(log_prob)
                 actions[name] = actor.head.to_env(raw)
             self.env.step_into(t, actions)
+        for name, actor in self.actors.items():  # once for the whole rollout, outside of the loop
+            self.log_prob[name].copy_(actor.head.log_prob(self.params[name], self.action[name]))
         torch.logical_or(self.terminated, self.truncated, out=self.done)
         return self.data
 

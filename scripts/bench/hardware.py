@@ -4,9 +4,9 @@ Peaks are measured in the same process, right before; the networks are BenchMARL
 """
 
 import argparse
-import itertools
 import statistics
 import tempfile
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -52,9 +52,8 @@ def build(config: dict):
     return trainer, task
 
 
-def rollout_over_floor(options: argparse.Namespace, peak: float, seconds: float) -> list[dict]:
+def rollout_over_floor(options: argparse.Namespace, peak: float, seconds: float) -> Iterator[dict]:
     """Seconds of a rollout over (FLOP / GEMM peak + activations / tanh peak), for 60 and 600 environments."""
-    rows = []
     for num_envs in (8,) if options.quick else (60, 600):
         overrides = ours_sized("balance", num_envs, STEPS, num_envs * STEPS, options.device)
         _, task = build(compose.check(compose.compose(overrides)))
@@ -69,18 +68,16 @@ def rollout_over_floor(options: argparse.Namespace, peak: float, seconds: float)
             max(options.rounds, 5), Clock(seconds),
         )["rollout"]  # fmt: skip
         took = statistics.median(taken)
-        rows.append(figure(f"floor/rollout/{num_envs}", f"rollout of balance, {num_envs:,} environments x {STEPS} steps",
-                           took / (gemm_s + tanh_s), "x floor", rollout_s=took, gemm_s=gemm_s, tanh_s=tanh_s,
-                           tanh_gelements=rate, rounds=len(taken)))  # fmt: skip
-    return rows
+        yield figure(f"floor/rollout/{num_envs}", f"rollout of balance, {num_envs:,} environments x {STEPS} steps",
+                     took / (gemm_s + tanh_s), "x floor", rollout_s=took, gemm_s=gemm_s, tanh_s=tanh_s,
+                     tanh_gelements=rate, rounds=len(taken))  # fmt: skip
 
 
-def update_share(options: argparse.Namespace, peak: float) -> list[dict]:
+def update_share(options: argparse.Namespace, peak: float) -> Iterator[dict]:
     """FLOP of a minibatch's update (actor and critic, forward and backward) per second, over GEMM's peak.
 
     The update is the engine's: gathering the rows, loss, backward, clipping, the optimiser's step.
     """
-    rows = []
     for minibatch in (40,) if options.quick else (400, 4096):
         num_envs, steps = (8, 10) if options.quick else (600, 50)
         overrides = ours_sized("balance", num_envs, steps, minibatch, options.device, "algo.epochs=1",
@@ -97,17 +94,17 @@ def update_share(options: argparse.Namespace, peak: float) -> list[dict]:
         actor, critic = (next(iter(parts.values())) for parts in (task.loss.actors, task.loss.critics))
         work = products(actor, minibatch * agents, trained=True) + products(critic, minibatch, trained=True)
         took = statistics.median(watch.seconds[1:]) / task.minibatches
-        rows.append(figure(f"floor/update/{minibatch}", f"update, minibatch {minibatch:,} frames x {agents} agents",
-                           100 * work * 1e-9 / took / peak, "% of GEMM peak", update_ms=1e3 * took,
-                           gflop=work * 1e-9, rounds=len(watch.seconds) - 1))  # fmt: skip
-    return rows
+        yield figure(f"floor/update/{minibatch}", f"update, minibatch {minibatch:,} frames x {agents} agents",
+                     100 * work * 1e-9 / took / peak, "% of GEMM peak", update_ms=1e3 * took, gflop=work * 1e-9,
+                     rounds=len(watch.seconds) - 1)  # fmt: skip
 
 
-def hardware(options: argparse.Namespace, seconds: float) -> list[dict]:
+def hardware(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
     """Peaks of the machine, then the rollout and the update over them."""
     short = 0.02 if options.quick else 0.4
     peaks = machine.gemm_peak(options.device, short)
     peak = max(peaks.values())
-    rows = [figure("peak/gemm", "float32 matrix products, peak", peak, "GFLOP/s", **peaks),
-            figure("peak/memory", "memory bandwidth (triad)", machine.bandwidth(options.device, short), "GB/s")]  # fmt: skip
-    return list(itertools.chain(rows, rollout_over_floor(options, peak, seconds / 4), update_share(options, peak)))
+    yield figure("peak/gemm", "float32 matrix products, peak", peak, "GFLOP/s", **peaks)
+    yield figure("peak/memory", "memory bandwidth (triad)", machine.bandwidth(options.device, short), "GB/s")
+    yield from rollout_over_floor(options, peak, seconds / 4)
+    yield from update_share(options, peak)

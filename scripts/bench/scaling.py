@@ -7,6 +7,7 @@ import argparse
 import gc
 import math
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench.simulation import NEVER, Stepper
@@ -64,7 +65,7 @@ def curve(key: str, title: str, points: list[dict], axis: str, fitted: list[dict
     return rows
 
 
-def scaling(options: argparse.Namespace, seconds: float) -> list[dict]:
+def scaling(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
     """Both curves, and the plot `--plot`."""
     counts, agents = ((1, 10), (2, 3)) if options.quick else (ENVIRONMENTS, AGENTS)
     over_envs = [point(count, 4, options) for count in counts]
@@ -73,9 +74,9 @@ def scaling(options: argparse.Namespace, seconds: float) -> list[dict]:
     fitted = [p for p in over_envs if options.quick or p["environments"] >= MANY]
     rows = curve("environments", "4 agents, by environments", over_envs, "environments", fitted)
     rows += curve("agents", f"{fixed:,} environments, by agents", over_agents, "agents", over_agents)
+    yield from rows
     if options.plot:
         plot(rows, options.plot)
-    return rows
 
 
 def plot(rows: list[dict], path: Path) -> None:

@@ -5,13 +5,14 @@ import importlib
 import itertools
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
 from bench import sides
 from bench.timing import Clock, alternate, compared, figure, steps_within, timed
-from envs.simulator import find_scenario
+from envs.base import EnvError
+from envs.simulator import find_scenario, scenario_names
 from envs.vmas import VmasEnv
 
 EPISODE = 100  # steps
@@ -117,18 +118,18 @@ def against_vmas(name: str, num_envs: int, options: argparse.Namespace, seconds:
     ]  # fmt: skip
 
 
-def simulation(options: argparse.Namespace, seconds: float) -> list[dict]:
+def simulation(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
     """Balance at several numbers of environments, the other scenarios at one."""
     counts = (4, 8) if options.quick else (60, 600, 6000)
     wanted = [("balance", count) for count in counts]
     wanted += [(name, counts[1]) for name in SCENARIOS if name != "balance" and not options.quick]
     if options.device.startswith("cuda"):
         wanted.append(("balance", 30_000))
-    share = seconds / len(wanted)
-    return [row for name, count in wanted for row in against_vmas(name, count, options, share)]
+    for name, count in wanted:
+        yield from against_vmas(name, count, options, seconds / len(wanted))
 
 
-def against_jax(options: argparse.Namespace, seconds: float) -> list[dict]:
+def against_jax(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
     """simple_spread, discrete actions, episodes of 25 steps on both sides; the automatic reset is part of a step."""
     num_envs, count = (8, 20) if options.quick else (600, 200)
     env = VmasEnv("mpe/simple_spread", num_envs, max_steps=25, continuous_actions=False)
@@ -144,14 +145,12 @@ def against_jax(options: argparse.Namespace, seconds: float) -> list[dict]:
             options.rounds, Clock(seconds),
         )  # fmt: skip
     name = f"simple_spread, {num_envs:,} environments"
-    return [
-        compared(f"jax_step/{how}", name, f"JaxMARL's jitted step, {told}", "ms/step", taken["ours"], taken[how],
-                 path=env.path)
-        for how, told in (("calls", "called step by step"), ("scan", "scanned"))
-    ]  # fmt: skip
+    for how, told in (("calls", "called step by step"), ("scan", "scanned")):
+        yield compared(f"jax_step/{how}", name, f"JaxMARL's jitted step, {told}", "ms/step", taken["ours"], taken[how],
+                       path=env.path)  # fmt: skip
 
 
-def first_start(options: argparse.Namespace, seconds: float) -> list[dict]:
+def first_start(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
     """Seconds of a whole process from its start to the first step of balance: eager, empty cache, kept cache."""
     def begin(fast: str, cache: str) -> float:
         arguments = ("start", "env=vmas/balance", f"++env.fast={fast}")
@@ -170,9 +169,21 @@ def first_start(options: argparse.Namespace, seconds: float) -> list[dict]:
             options.rounds, Clock(seconds), warm_up=0,
         )  # fmt: skip
     eager = statistics.median(taken["eager"])
-    rows = []
     for how in ("empty", "kept"):
         whole = statistics.median(taken[how])
-        rows.append(figure(f"first_start/{how}", f"first start of balance, {how} kernel cache", whole - eager,
-                           "s over eager", whole=whole, eager=eager, rounds=len(taken[how])))  # fmt: skip
-    return rows
+        yield figure(f"first_start/{how}", f"first start of balance, {how} kernel cache", whole - eager, "s over eager",
+                     whole=whole, eager=eager, rounds=len(taken[how]))  # fmt: skip
+
+
+def coverage(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
+    """Scenarios that step by a kernel: each is verified against the eager simulator when it is built."""
+    paths = {}
+    for scenario in scenario_names()[: 2 if options.quick else None]:
+        try:
+            env = VmasEnv(scenario, 37, scenario_kwargs={})
+            paths[scenario] = env.path if env.path == "kernel" else env.why_eager
+        except EnvError as error:
+            paths[scenario] = str(error)
+    count = sum(path == "kernel" for path in paths.values())
+    yield figure("coverage", f"scenarios on the kernel path, of {len(paths)}", count, "scenarios",
+                 others={name: path for name, path in paths.items() if path != "kernel"})  # fmt: skip

@@ -1,0 +1,139 @@
+"""Measures speed against peers and hardware: python scripts/benchmark.py [--only CASE …] [--quick] [--write PAGE]
+
+One run measures every case in turn (12 minutes at most on two cores): our side and a peer's alternate, so that both
+see the same machine; medians and the spread of the pairs are reported, beside what was aimed for. The peers live in
+virtual environments of their own (`make peers`); cases whose peer is missing are left out and named.
+Write down the machine's load: figures from a busy machine are worth little.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# Before torch is loaded, for this process and all others: threads that wait in a busy loop steal the time of those
+# that work, on any machine that has other work to do. The peers gain from it as we do.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+
+Case = Callable[[argparse.Namespace, float], Iterator[dict]]
+SECONDS = {  # of alternations, by case, in a whole run; starting the sides comes on top
+    "hardware": 20, "simulation": 70, "jax_step": 15, "first_start": 60, "collection": 190, "torchrl": 30,
+    "end_to_end": 110, "jax_ippo": 20, "scaling": 60, "learn": 80, "coverage": 200,
+}  # fmt: skip
+WHEN_ASKED = ("coverage",)  # takes minutes with an empty kernel cache
+
+
+def cases() -> dict[str, Case]:
+    """The measurements by name, in their order; imported here, after the environment is set."""
+    from bench import hardware, learning, scaling, simulation
+
+    return {
+        "hardware": hardware.hardware,
+        "simulation": simulation.simulation,
+        "jax_step": simulation.against_jax,
+        "first_start": simulation.first_start,
+        "collection": learning.collection,
+        "torchrl": learning.torchrl,
+        "end_to_end": learning.end_to_end,
+        "jax_ippo": learning.jax_ippo,
+        "scaling": scaling.scaling,
+        "learn": learning.learn,
+        "coverage": simulation.coverage,
+    }
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--only", nargs="+", default=[], choices=list(SECONDS), metavar="CASE", help=f"of {', '.join(SECONDS)}")
+    add("--skip", nargs="+", default=[], choices=list(SECONDS), metavar="CASE", help="leave these out")
+    add("--quick", action="store_true", help="tiny sizes and two rounds: to see that everything runs; figures mean nothing")
+    add("--rounds", type=int, help="alternations of each comparison (default 5)")
+    add("--budget", type=float, default=1.0, help="times the time that each case may alternate (default 1)")
+    add("--learn-seconds", type=float, default=60, help="of BenchMARL's run in `learn`; 1800 lets it arrive; 0 leaves it out")
+    add("--peers", type=Path, default=Path(".peers"), help="folder of the peers' environments (default .peers)")
+    add("--threads", type=int, help="cores that all sides may use (default: all)")
+    add("--device", default="cpu", help="of our side, VMAS and BenchMARL (default cpu)")
+    add("--json", type=Path, default=Path("outputs/benchmark.json"), help="where the figures go")
+    add("--keep", action="store_true", help="keep the cases of an existing --json that are not measured now")
+    add("--report", action="store_true", help="measure nothing: report on --json")
+    add("--write", type=Path, metavar="PAGE", help="put the report between the markers of a Markdown file")
+    add("--plot", type=Path, help="picture of `scaling` (default: scaling.png beside --write, or beside --json)")
+    options = parser.parse_args(given)
+    options.rounds = options.rounds or (2 if options.quick else 5)
+    options.peers, options.json = options.peers.resolve(), options.json.resolve()
+    options.plot = options.plot or (options.write or options.json).with_name("scaling.png")
+    if options.quick and options.learn_seconds:
+        options.learn_seconds = 30
+    return options
+
+
+def chosen(options: argparse.Namespace) -> list[str]:
+    """The cases to measure."""
+    names = options.only or [name for name in SECONDS if name not in WHEN_ASKED]
+    return [name for name in SECONDS if name in names and name not in options.skip]
+
+
+def limit_threads(count: int | None) -> None:
+    """Pin this process, and with it all that it starts, to `count` cores; each library then sees only those."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.pop(name, None)
+    if count is not None:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+
+
+def measure(name: str, case: Case, options: argparse.Namespace) -> dict:
+    """One case: its rows as they come, how long it took, and what kept it from being complete."""
+    from bench import machine, sides
+
+    began, rows, error, failed = time.perf_counter(), [], None, False
+    about = machine.describe(options.device)
+    try:
+        for row in case(options, SECONDS[name] * options.budget):
+            rows.append(row)
+            value = f"{row['ratio']:.3g} x {row['peer']}" if "ratio" in row else f"{row['value']:.4g} {row['unit']}"
+            print(f"  {row['name']}: {value}", flush=True)
+    except sides.Missing as missing:
+        error = str(missing)
+        print(f"  left out: {error}", flush=True)
+    except Exception as broken:  # the other cases are still worth measuring; the exit code says that one failed
+        error, failed = " ".join(f"{type(broken).__name__}: {broken}".split()), True
+        traceback.print_exc()
+    seconds = time.perf_counter() - began
+    return {"rows": rows, "seconds": seconds, "machine": about, "error": error, "failed": failed}
+
+
+def main(given: list[str] | None = None) -> int:
+    """Measure, write the JSON, print and write the report. Returns the exit code: 1 where a case failed."""
+    options = arguments(given)
+    limit_threads(options.threads)
+    from bench import machine, report
+    from marl.summary import write_json
+
+    found, results = cases(), {"cases": {}}
+    if (options.keep or options.report) and options.json.exists():
+        results = json.loads(options.json.read_text())
+    if not options.report:
+        command = "python scripts/benchmark.py " + shlex.join(sys.argv[1:] if given is None else given)
+        results |= {"machine": machine.describe(options.device), "command": command.strip()}
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        for name in chosen(options):
+            print(f"{name}:", flush=True)
+            results["cases"][name] = measure(name, found[name], options)
+            write_json(options.json, results)
+    text = report.markdown(results, {name: (case.__doc__ or "").split("\n")[0] for name, case in found.items()})
+    if options.write:
+        report.write(options.write, text)
+    print(text)
+    return int(any(case["failed"] for case in results["cases"].values()))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
