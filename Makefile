@@ -24,6 +24,9 @@ test: $(VENV)/installed-dev ## lint and run all tests; ARGS="-k engine" runs som
 lint: $(VENV)/installed-dev ## check style
 	$(BIN)/ruff check .
 
+.PHONY: peers
+peers: .peers/benchmarl/installed .peers/jax/installed ## make the environments of the peers (2.6 GB) that scripts/benchmark.py measures
+
 clean: ## remove the environment and caches; runs in outputs/ stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -40,3 +43,14 @@ $(VENV)/installed: pyproject.toml | $(BIN)/python
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $(VENV)/installed $@
+
+# Versions that were measured together; none of these packages is a dependency of the project.
+.peers/benchmarl/installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet torch==2.13.0 benchmarl==1.5.2 vmas==1.5.2
+	@touch $@
+
+.peers/jax/installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet jax==0.10.2 jaxlib==0.10.2 jaxmarl==0.2.0 distrax==0.1.9
+	@touch $@

@@ -71,7 +71,9 @@ class OnPolicy:
                 f"env.num_envs = {batch} frames; at most {batch} is allowed"
             )
         if frames < batch:
-            raise UserError(f"frames={frames}: smaller than one iteration of {batch} frames; at least {batch} is allowed")
+            raise UserError(
+                f"frames={frames}: smaller than one iteration of {batch} frames; at least {batch} is allowed"
+            )
         self.iterations = -(-frames // batch)
         self.minibatches = batch // algo.minibatch_size
         self.steps_per_iteration = algo.epochs * self.minibatches
@@ -106,7 +108,13 @@ class OnPolicy:
             value, final_value = self._values(name, truncated)
             next_value = bootstrap_at(value, final_value, truncated)
             advantage, returns = gae(
-                reward, value[:-1], next_value, self.rollout.terminated, self.rollout.done, self.algo.gamma, self.algo.lam
+                reward,
+                value[:-1],
+                next_value,
+                self.rollout.terminated,
+                self.rollout.done,
+                self.algo.gamma,
+                self.algo.lam,
             )
             explained.append(explained_variance(value[:-1], returns))
             self.rows[name] = {
@@ -181,14 +189,16 @@ class OnPolicy:
         return self.figures
 
     def play(
-        self, episodes: int | None = None, seed: int | None = None, deterministic: bool | None = None, random: bool = False
+        self,
+        episodes: int | None = None,
+        seed: int | None = None,
+        deterministic: bool | None = None,
+        random: bool = False,
     ) -> Episodes:
         """Episodes of the current policy in the evaluation environment; defaults are those of training."""
         episodes = episodes or self.eval_episodes
         if self.eval_env is None or self.eval_env.num_envs != episodes:
-            self.eval_env = self.make_env(
-                seed=derive(self.seed, "evaluation"), device=self.device, num_envs=episodes
-            )
+            self.eval_env = self.make_env(seed=derive(self.seed, "evaluation"), device=self.device, num_envs=episodes)
         seed = derive(self.seed if seed is None else seed, "evaluation")
         deterministic = self.eval_deterministic if deterministic is None else deterministic
         return evaluate(self.eval_env, self.loss.actors, seed, deterministic, random)

@@ -1,4 +1,4 @@
-"""Places where a VMAS 1.5.2 scenario lets environments influence each other by an indexing slip, decided per environment.
+"""Places where VMAS 1.5.2 lets environments influence each other by an indexing slip, decided per environment.
 
 - football's scripted team picks, in every environment, among the positions sampled for the first environment
   (`torch.gather` on the wrong dimension). Here each environment picks among its own.

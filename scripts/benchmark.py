@@ -54,10 +54,10 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--only", nargs="+", default=[], choices=list(SECONDS), metavar="CASE", help=f"of {', '.join(SECONDS)}")
     add("--skip", nargs="+", default=[], choices=list(SECONDS), metavar="CASE", help="leave these out")
-    add("--quick", action="store_true", help="tiny sizes and two rounds: to see that everything runs; figures mean nothing")
+    add("--quick", action="store_true", help="tiny sizes, two rounds: to see that all runs; the figures mean nothing")
     add("--rounds", type=int, help="alternations of each comparison (default 5)")
     add("--budget", type=float, default=1.0, help="times the time that each case may alternate (default 1)")
-    add("--learn-seconds", type=float, default=60, help="of BenchMARL's run in `learn`; 1800 lets it arrive; 0 leaves it out")
+    add("--learn-seconds", type=float, default=60, help="of BenchMARL's run in `learn`; 0 leaves it out (default 60)")
     add("--peers", type=Path, default=Path(".peers"), help="folder of the peers' environments (default .peers)")
     add("--threads", type=int, help="cores that all sides may use (default: all)")
     add("--device", default="cpu", help="of our side, VMAS and BenchMARL (default cpu)")
@@ -91,10 +91,9 @@ def limit_threads(count: int | None) -> None:
 
 def measure(name: str, case: Case, options: argparse.Namespace) -> dict:
     """One case: its rows as they come, how long it took, and what kept it from being complete."""
-    from bench import machine, sides
+    from bench import sides
 
-    began, rows, error, failed = time.perf_counter(), [], None, False
-    about = machine.describe(options.device)
+    began, rows, error, failed, load = time.perf_counter(), [], None, False, os.getloadavg()[0]
     try:
         for row in case(options, SECONDS[name] * options.budget):
             rows.append(row)
@@ -107,7 +106,7 @@ def measure(name: str, case: Case, options: argparse.Namespace) -> dict:
         error, failed = " ".join(f"{type(broken).__name__}: {broken}".split()), True
         traceback.print_exc()
     seconds = time.perf_counter() - began
-    return {"rows": rows, "seconds": seconds, "machine": about, "error": error, "failed": failed}
+    return {"rows": rows, "seconds": seconds, "load": round(load, 1), "error": error, "failed": failed}
 
 
 def main(given: list[str] | None = None) -> int:
@@ -115,6 +114,7 @@ def main(given: list[str] | None = None) -> int:
     options = arguments(given)
     limit_threads(options.threads)
     from bench import machine, report
+
     from marl.summary import write_json
 
     found, results = cases(), {"cases": {}}
@@ -126,7 +126,7 @@ def main(given: list[str] | None = None) -> int:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         for name in chosen(options):
             print(f"{name}:", flush=True)
-            results["cases"][name] = measure(name, found[name], options)
+            results["cases"][name] = {**measure(name, found[name], options), "machine": results["machine"]}
             write_json(options.json, results)
     text = report.markdown(results, {name: (case.__doc__ or "").split("\n")[0] for name, case in found.items()})
     if options.write:

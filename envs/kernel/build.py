@@ -64,7 +64,9 @@ def compile_library(source: str) -> Path:
     """The library of a generated source, from disk if it was built before. Raises Refusal with the compiler's words."""
     prelude = Path(__file__).with_name("prelude.h").read_text()
     gxx = compiler()
-    key = digest(VERSION, source, prelude, gxx, Path(gxx).resolve().stat().st_mtime, FLAGS, torch.__version__, machine())
+    key = digest(
+        VERSION, source, prelude, gxx, Path(gxx).resolve().stat().st_mtime, FLAGS, torch.__version__, machine()
+    )
     target = cache_folder() / f"{key}.so"
     if target.exists():
         return target

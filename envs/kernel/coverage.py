@@ -65,7 +65,7 @@ def _race(scenario: str, made: Compiled, num_envs: int, rounds: int) -> dict:
 def table(rows: list[dict]) -> str:
     """Markdown."""
     lines = ["| scenario | operations | trace, s | compile, s | largest relative error | flipped dones | kernel, µs | "
-             "simulator, µs | ratio |", "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+             "simulator, µs | ratio |", "|---|---|---|---|---|---|---|---|---|"]
     for r in rows:
         if r["why"]:
             lines.append(f"| {r['scenario']} | — | | | {r['why']} | | | | |")
@@ -74,7 +74,7 @@ def table(rows: list[dict]) -> str:
         worst = max(r["worst"].values(), default=0.0)
         lines.append(f"| {r['scenario']} | {r['operations']:,} | {s.get('trace', 0):.1f} | {s.get('compile', 0):.1f} | "
                      f"{worst:.0e} | {r['flips']} of {r['compared']:,} | {r['kernel_us']:.0f} | {r['eager_us']:,.0f} | "
-                     f"{r['eager_us'] / r['kernel_us']:.0f} |")  # fmt: skip
+                     f"{r['eager_us'] / r['kernel_us']:.0f} |")
     return "\n".join(lines)
 
 

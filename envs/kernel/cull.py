@@ -26,19 +26,27 @@ def _near(a: Tensor, b: Tensor, reach) -> Tensor:
 
 @contextmanager
 def culling(world: Any) -> Iterator[None]:
-    """Within it, a world's forces and lidar distances carry their conditions. Worlds that override them are left alone."""
+    """Within it, a world's forces and lidars carry their conditions; worlds that override them are left alone."""
     original = dict(vars(world))
     if type(world).update_env_forces is World.update_env_forces:
         _cull_forces(world)
-    for name, cull in (("_cast_rays_to_sphere", _cull_spheres), ("_cast_rays_to_box", _cull_boxes),
-                       ("_cast_rays_to_line", _cull_lines)):  # fmt: skip
+    for name, cull in (
+        ("_cast_rays_to_sphere", _cull_spheres),
+        ("_cast_rays_to_box", _cull_boxes),
+        ("_cast_rays_to_line", _cull_lines),
+    ):
         if getattr(type(world), name, None) is getattr(World, name, None):
             setattr(world, name, types.MethodType(cull, world))
     try:
         yield
     finally:
-        for name in ("update_env_forces", "_vectorized_joint_constraints", "_cast_rays_to_sphere", "_cast_rays_to_box",
-                     "_cast_rays_to_line"):  # fmt: skip
+        for name in (
+            "update_env_forces",
+            "_vectorized_joint_constraints",
+            "_cast_rays_to_sphere",
+            "_cast_rays_to_box",
+            "_cast_rays_to_line",
+        ):
             if name in vars(world) and name not in original:
                 delattr(world, name)
 
@@ -59,7 +67,9 @@ def _cull_forces(world: Any) -> None:
             reach = a.shape.circumscribed_radius() + b.shape.circumscribed_radius() + MARGIN
             near = _near(a.state.pos, b.state.pos, reach).unsqueeze(-1)
             force_a, torque_a, force_b, torque_b = (
-                torch.where(near, x, 0.0) if isinstance(x, Tensor) else x for x in (force_a, torque_a, force_b, torque_b))
+                torch.where(near, x, 0.0) if isinstance(x, Tensor) else x
+                for x in (force_a, torque_a, force_b, torque_b)
+            )
         type(self).update_env_forces(self, a, force_a, torque_a, b, force_b, torque_b)
 
     world._vectorized_joint_constraints = types.MethodType(joints, world)

@@ -12,11 +12,42 @@ from envs.kernel.schedule import Scope, schedule
 from envs.kernel.trace import Lowered
 
 PART = 1500
-NAMES = {"and": "and_", "or": "or_", "xor": "xor_", "not": "not_", "div": "div_", "min": "min_", "max": "max_",
-         "select": "sel", "neg": "neg_", "abs": "abs_", "sqrt": "sqrt_", "floor": "floor_", "ceil": "ceil_",
-         "trunc": "trunc_", "round": "round_", "fmod": "fmod_", "same": ""}  # fmt: skip
-FUNCTIONS = {"sin", "cos", "tan", "exp", "log", "log1p", "expm1", "tanh", "atan2", "asin", "acos", "atan", "sinh", "cosh",
-             "pow"}  # fmt: skip
+NAMES = {
+    "and": "and_",
+    "or": "or_",
+    "xor": "xor_",
+    "not": "not_",
+    "div": "div_",
+    "min": "min_",
+    "max": "max_",
+    "select": "sel",
+    "neg": "neg_",
+    "abs": "abs_",
+    "sqrt": "sqrt_",
+    "floor": "floor_",
+    "ceil": "ceil_",
+    "trunc": "trunc_",
+    "round": "round_",
+    "fmod": "fmod_",
+    "same": "",
+}
+FUNCTIONS = {
+    "sin",
+    "cos",
+    "tan",
+    "exp",
+    "log",
+    "log1p",
+    "expm1",
+    "tanh",
+    "atan2",
+    "asin",
+    "acos",
+    "atan",
+    "sinh",
+    "cosh",
+    "pow",
+}
 
 
 @dataclass
@@ -54,9 +85,15 @@ def layout(lowered: Lowered, actions: dict[str, tuple[int, bool]]) -> Layout:
             count *= 1 if d == axis else n
         tables.append((path, count, kind))
     noise = sum(_count(shape) for _, _, _, shape, _ in lowered.noise)
-    return Layout(lowered.fields, tables, [(g, n, i) for g, (n, i) in actions.items()], noise, outputs,
-                  [key for key, _ in outputs if key[0] == "observation"],
-                  {key: array.shape for key, array in lowered.outputs.items()})  # fmt: skip
+    return Layout(
+        lowered.fields,
+        tables,
+        [(g, n, i) for g, (n, i) in actions.items()],
+        noise,
+        outputs,
+        [key for key, _ in outputs if key[0] == "observation"],
+        {key: array.shape for key, array in lowered.outputs.items()},
+    )
 
 
 def _count(shape: tuple) -> int:
@@ -234,25 +271,36 @@ def emit(lowered: Lowered, places: Layout) -> str:
     parts, handed = _parts(writer, writer.schedule())
     actions, rows = places.actions, sum(n for _, n in places.outputs) + 2
     index = {name: i for i, name in enumerate(places.pointers)}
-    params = ["float* __restrict s", "const long m", "const int n", "float (*__restrict o)[W]",
-              "const float (*__restrict z)[W]", "float (*__restrict t)[W]"]  # fmt: skip
+    params = [
+        "float* __restrict s",
+        "const long m",
+        "const int n",
+        "float (*__restrict o)[W]",
+        "const float (*__restrict z)[W]",
+        "float (*__restrict t)[W]",
+    ]
     params += [f"const float (*__restrict a{i})[W]" for i in range(len(actions))]
     params += [f"{_cell(kind)}* __restrict T{i}" for i, (_, _, kind) in enumerate(places.tables)]
-    names = ", ".join(param.split("*")[-1].removeprefix("__restrict").strip().removesuffix(")[W]").split()[-1]
-                      for param in params)  # fmt: skip
+    names = ", ".join(
+        param.split("*")[-1].removeprefix("__restrict").strip().removesuffix(")[W]").split()[-1] for param in params
+    )
     source = [f'#include "{Path(__file__).with_name("prelude.h")}"', TABLES if places.tables else ""]
     for i, part in enumerate(parts):
         source += [f"static __attribute__((noinline)) void part{i}({', '.join(params)}) {{", *part, "}"]
     source += ["static void block(char** p, const long e, const int n, const long m, const long P, const long shift) {"]
-    source += [f"float o[{rows}][W], t[{max(handed, 1)}][W], z[{max(places.noise, 1)}][W];",
-               f"float* s = (float*)p[{index['state',]}] + e;"]  # fmt: skip
+    source += [
+        f"float o[{rows}][W], t[{max(handed, 1)}][W], z[{max(places.noise, 1)}][W];",
+        f"float* s = (float*)p[{index['state',]}] + e;",
+    ]
     if places.noise:
         source += [f"take(z, (const float*)p[{index['noise',]}] + e * {places.noise}L, {places.noise}L, n);"]
     for i, (group, count, integers) in enumerate(actions):
         kind = "int64_t" if integers else "float"
-        source += [f"float a{i}[{count}][W];",
-                   f"take(a{i}, (const {kind}*)p[{index['action', group]}] + e * {count}L, {count}L, n);",
-                   f"for (int k = 0; k < {count}; k++) if (any(ne(ld(a{i}[k]), ld(a{i}[k])))) *(int*)p[{index['nan',]}] = 1;"]  # fmt: skip
+        source += [
+            f"float a{i}[{count}][W];",
+            f"take(a{i}, (const {kind}*)p[{index['action', group]}] + e * {count}L, {count}L, n);",
+            f"for (int k = 0; k < {count}; k++) if (any(ne(ld(a{i}[k]), ld(a{i}[k])))) *(int*)p[{index['nan',]}] = 1;",
+        ]
     for i, (path, count, kind) in enumerate(places.tables):
         source += [f"{_cell(kind)}* T{i} = ({_cell(kind)}*)p[{index['table', path]}] + e * {count}L;"]
     source += [f"part{i}({names});" for i in range(len(parts))]
@@ -261,15 +309,19 @@ def emit(lowered: Lowered, places: Layout) -> str:
         targets = [index[key]] + ([index["after", *key]] if key in places.restarted else [])
         source += [f"if (p[{k}]) put((float*)p[{k}] + e * {count}L, o + {row}, {count}L, n);" for k in targets]
         row += count
-    source += [f"uint8_t* ended = (uint8_t*)p[{index['terminated',]}]; uint8_t* over = (uint8_t*)p[{index['truncated',]}];",
-               f"vb any_done = or_(truth(ld(o[{row}])), truth(ld(o[{row + 1}])));",
-               "for (int l = 0; l < n; l++) {",
-               f"  const bool a = o[{row}][l] != 0, b = o[{row + 1}][l] != 0;",
-               "  if (ended) ended[e + l] = a;", "  if (over) over[e + l] = b;", "}",
-               f"if (P > 0 && any(any_done)) for (int l = 0; l < n; l++) if (o[{row}][l] != 0 || o[{row + 1}][l] != 0) {{",
-               "  const long fresh = (e + l + shift) % P;",
-               f"  const float* f = (const float*)p[{index['pool',]}] + fresh * {len(places.fields)}L;",
-               f"  for (long k = 0; k < {len(places.fields)}L; k++) s[k * m + l] = f[k];"]  # fmt: skip
+    source += [
+        f"uint8_t* ended = (uint8_t*)p[{index['terminated',]}]; uint8_t* over = (uint8_t*)p[{index['truncated',]}];",
+        f"vb any_done = or_(truth(ld(o[{row}])), truth(ld(o[{row + 1}])));",
+        "for (int l = 0; l < n; l++) {",
+        f"  const bool a = o[{row}][l] != 0, b = o[{row + 1}][l] != 0;",
+        "  if (ended) ended[e + l] = a;",
+        "  if (over) over[e + l] = b;",
+        "}",
+        f"if (P > 0 && any(any_done)) for (int l = 0; l < n; l++) if (o[{row}][l] != 0 || o[{row + 1}][l] != 0) {{",
+        "  const long fresh = (e + l + shift) % P;",
+        f"  const float* f = (const float*)p[{index['pool',]}] + fresh * {len(places.fields)}L;",
+        f"  for (long k = 0; k < {len(places.fields)}L; k++) s[k * m + l] = f[k];",
+    ]
     for i, (path, count, kind) in enumerate(places.tables):
         cell = _cell(kind)
         pool = f"(const {cell}*)p[{index['pool_table', path]}] + fresh * {count}L"
@@ -277,8 +329,10 @@ def emit(lowered: Lowered, places: Layout) -> str:
     sizes = dict(places.outputs)
     for key in places.restarted:
         after, fresh = index["after", *key], index["fresh", *key]
-        source += [f"  if (p[{after}]) memcpy((float*)p[{after}] + (e + l) * {sizes[key]}L, (const float*)p[{fresh}] + "
-                   f"fresh * {sizes[key]}L, {sizes[key]} * sizeof(float));"]  # fmt: skip
+        source += [
+            f"  if (p[{after}]) memcpy((float*)p[{after}] + (e + l) * {sizes[key]}L, (const float*)p[{fresh}] + "
+            f"fresh * {sizes[key]}L, {sizes[key]} * sizeof(float));"
+        ]
     source += ["}", "}", CALL.replace("POINTERS", str(len(places.pointers)))]
     return "\n".join(source)
 

@@ -12,7 +12,7 @@ from envs.kernel.program import Program
 from envs.kernel.tape import Node, Ref, Refusal, Tape
 
 KINDS = {torch.float32: "f", torch.bool: "b", torch.int64: "i", torch.int32: "i", torch.uint8: "i", torch.int16: "i",
-         torch.int8: "i", torch.float64: "d"}  # fmt: skip
+         torch.int8: "i", torch.float64: "d"}
 TABLE: dict[str, object] = {}  # "aten.add.Tensor" -> function(Lowering, node, *args, **kwargs)
 
 
@@ -80,7 +80,7 @@ class Lowering:
         for field in range(flat.size):
             number = self.constants.get((*what, field)) if self.constants else None
             flat[field] = (self.program.input((*what, field), kind) if number is None
-                           else self.program.const(number, kind))  # fmt: skip
+                           else self.program.const(number, kind))
         return ids
 
     def _alias(self, number: int, base: int) -> np.ndarray:
@@ -133,7 +133,7 @@ class Lowering:
             numbers = self._first_rows(numbers, value.shape)
         except ValueError:
             return self.full(self.shape(value.shape), self.program.poison(f"a constant that differs between "
-                             f"environments at {self.where}", kind))  # fmt: skip
+                             f"environments at {self.where}", kind))
         if kind == "i" and numbers.size and np.abs(numbers.astype(np.float64)).max() > 2**24:
             raise Refusal(f"the step holds an integer above 2^24 at {self.where}")
         return self.map(lambda n: self.program.const(n, kind), numbers)

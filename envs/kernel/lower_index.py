@@ -1,4 +1,4 @@
-"""Lowerings of indexing with tensors: lookups by constants, by data (a chain of selects) and in large state (tables)."""
+"""Lowerings of indexing with tensors: lookups by constants, by data (chained selects) and in large state (tables)."""
 
 import itertools
 

@@ -24,10 +24,15 @@ def _binary(name: str, swap: bool = False):
     return run
 
 
-for _names, _op in ((("add.Tensor", "add.Scalar"), "add"), (("sub.Tensor", "sub.Scalar"), "sub"),
-                    (("mul.Tensor", "mul.Scalar"), "mul"), (("atan2.default",), "atan2"),
-                    (("fmod.Tensor", "fmod.Scalar"), "fmod"), (("minimum.default",), "min"),
-                    (("maximum.default",), "max")):  # fmt: skip
+for _names, _op in (
+    (("add.Tensor", "add.Scalar"), "add"),
+    (("sub.Tensor", "sub.Scalar"), "sub"),
+    (("mul.Tensor", "mul.Scalar"), "mul"),
+    (("atan2.default",), "atan2"),
+    (("fmod.Tensor", "fmod.Scalar"), "fmod"),
+    (("minimum.default",), "min"),
+    (("maximum.default",), "max"),
+):
     lowers(*_names)(_binary(_op))
 lowers("rsub.Tensor", "rsub.Scalar")(_binary("sub", swap=True))
 
@@ -40,8 +45,28 @@ def _unary(name: str):
     return run
 
 
-for _name in ("neg", "abs", "sqrt", "sin", "cos", "tan", "exp", "log", "log1p", "expm1", "tanh", "floor", "ceil", "trunc",
-              "round", "asin", "acos", "atan", "sinh", "cosh"):  # fmt: skip
+for _name in (
+    "neg",
+    "abs",
+    "sqrt",
+    "sin",
+    "cos",
+    "tan",
+    "exp",
+    "log",
+    "log1p",
+    "expm1",
+    "tanh",
+    "floor",
+    "ceil",
+    "trunc",
+    "round",
+    "asin",
+    "acos",
+    "atan",
+    "sinh",
+    "cosh",
+):
     lowers(f"{_name}.default")(_unary(_name))
 
 
@@ -64,8 +89,14 @@ def _compare(name: str, swap: bool = False):
     return run
 
 
-for _name, _op, _swap in (("lt", "lt", False), ("le", "le", False), ("gt", "lt", True), ("ge", "le", True),
-                          ("eq", "eq", False), ("ne", "ne", False)):  # fmt: skip
+for _name, _op, _swap in (
+    ("lt", "lt", False),
+    ("le", "le", False),
+    ("gt", "lt", True),
+    ("ge", "le", True),
+    ("eq", "eq", False),
+    ("ne", "ne", False),
+):
     lowers(f"{_name}.Tensor", f"{_name}.Scalar")(_compare(_op, _swap))
 
 
@@ -80,8 +111,9 @@ def _logic(name: str):
 
 
 for _name in ("and", "or", "xor"):
-    lowers(f"bitwise_{_name}.Tensor", f"bitwise_{_name}.Scalar", f"logical_{_name}.default",
-           f"__{_name}__.Tensor")(_logic(_name))  # fmt: skip
+    lowers(f"bitwise_{_name}.Tensor", f"bitwise_{_name}.Scalar", f"logical_{_name}.default", f"__{_name}__.Tensor")(
+        _logic(_name)
+    )
 
 
 @lowers("bitwise_not.default", "logical_not.default")
@@ -94,8 +126,12 @@ def _not(low: Lowering, node: Node, a):
 @lowers("where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar")
 def _where(low: Lowering, node: Node, condition, a, b):
     kind = low.result_kind(node)
-    return low.map(lambda c, v, w: low.program.op("select", c, v, w), low.value(condition, "b"), low.value(a, kind),
-                   low.value(b, kind))  # fmt: skip
+    return low.map(
+        lambda c, v, w: low.program.op("select", c, v, w),
+        low.value(condition, "b"),
+        low.value(a, kind),
+        low.value(b, kind),
+    )
 
 
 @lowers("masked_fill.Scalar", "masked_fill.Tensor")
@@ -126,8 +162,12 @@ def _floor_div(p, a: int, b: int) -> int:
     wrong = p.op("and", p.op("ne", remainder, zero), p.op("xor", p.op("lt", b, zero), p.op("lt", remainder, zero)))
     quotient = p.op("select", wrong, p.op("sub", quotient, p.const(1.0, "f")), quotient)
     floor = p.op("floor", quotient)
-    return p.op("select", p.op("lt", p.const(0.5, "f"), p.op("sub", quotient, floor)),
-                p.op("add", floor, p.const(1.0, "f")), floor)  # fmt: skip
+    return p.op(
+        "select",
+        p.op("lt", p.const(0.5, "f"), p.op("sub", quotient, floor)),
+        p.op("add", floor, p.const(1.0, "f")),
+        floor,
+    )
 
 
 @lowers("remainder.Tensor", "remainder.Scalar", "remainder.Scalar_Tensor")
@@ -149,12 +189,16 @@ def _remainder(low: Lowering, node: Node, a, b):
 @lowers("pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar")
 def _pow(low: Lowering, node: Node, a, b):
     kind, p = low.result_kind(node), low.program
-    special = {2: lambda v: p.op("mul", v, v), 1: lambda v: v,
-               3: lambda v: p.op("mul", p.op("mul", v, v), v), 0: lambda v: p.const(1, kind),
-               0.5: lambda v: p.op("sqrt", v),
-               -0.5: lambda v: p.op("div", p.const(1.0, "f"), p.op("sqrt", v)),
-               -1: lambda v: p.op("div", p.const(1.0, "f"), v),
-               -2: lambda v: p.op("div", p.const(1.0, "f"), p.op("mul", v, v))}  # fmt: skip
+    special = {
+        2: lambda v: p.op("mul", v, v),
+        1: lambda v: v,
+        3: lambda v: p.op("mul", p.op("mul", v, v), v),
+        0: lambda v: p.const(1, kind),
+        0.5: lambda v: p.op("sqrt", v),
+        -0.5: lambda v: p.op("div", p.const(1.0, "f"), p.op("sqrt", v)),
+        -1: lambda v: p.op("div", p.const(1.0, "f"), v),
+        -2: lambda v: p.op("div", p.const(1.0, "f"), p.op("mul", v, v)),
+    }
     if isinstance(b, (int, float)) and b in special and (kind == "f" or b >= 0):
         return low.map(special[b], low.value(a, kind))
     out = low.map(lambda v, w: p.op("pow", v, w), low.value(a, kind), low.value(b, kind))
@@ -196,8 +240,10 @@ def _sign(low: Lowering, node: Node, a):
     kind, p = low.result_kind(node), low.program
     zero, one = p.const(0, kind), p.const(1, kind)
     minus = p.const(-1, kind)
-    return low.map(lambda v: p.op("select", p.op("lt", zero, v), one,
-                                  p.op("select", p.op("lt", v, zero), minus, zero)), low.value(a, kind))  # fmt: skip
+    return low.map(
+        lambda v: p.op("select", p.op("lt", zero, v), one, p.op("select", p.op("lt", v, zero), minus, zero)),
+        low.value(a, kind),
+    )
 
 
 @lowers("isnan.default")
@@ -228,8 +274,15 @@ def _nan_to_num(low: Lowering, node: Node, a, nan=None, posinf=None, neginf=None
     return low.map(one, low.value(a, "f"))
 
 
-@lowers("clamp.default", "clamp.Tensor", "clamp_min.default", "clamp_max.default", "clamp_min.Tensor", "clamp_max.Tensor",
-        "hardtanh.default")  # fmt: skip
+@lowers(
+    "clamp.default",
+    "clamp.Tensor",
+    "clamp_min.default",
+    "clamp_max.default",
+    "clamp_min.Tensor",
+    "clamp_max.Tensor",
+    "hardtanh.default",
+)
 def _clamp(low: Lowering, node: Node, a, min=None, max=None):
     kind, p = low.result_kind(node), low.program
     if "clamp_max" in node.name:
@@ -237,11 +290,17 @@ def _clamp(low: Lowering, node: Node, a, min=None, max=None):
     out = low.value(a, kind)
     tensors = isinstance(min, Ref) or isinstance(max, Ref)
     if min is not None:  # nan stays nan: neither comparison holds
-        out = low.map(lambda v, w: p.op("max", v, w) if tensors else p.op("select", p.op("lt", v, w), w, v), out,
-                      low.value(min, kind))  # fmt: skip
+        out = low.map(
+            lambda v, w: p.op("max", v, w) if tensors else p.op("select", p.op("lt", v, w), w, v),
+            out,
+            low.value(min, kind),
+        )
     if max is not None:
-        out = low.map(lambda v, w: p.op("min", v, w) if tensors else p.op("select", p.op("lt", w, v), w, v), out,
-                      low.value(max, kind))  # fmt: skip
+        out = low.map(
+            lambda v, w: p.op("min", v, w) if tensors else p.op("select", p.op("lt", w, v), w, v),
+            out,
+            low.value(max, kind),
+        )
     return out.copy()
 
 
@@ -276,5 +335,9 @@ def _addc(low: Lowering, node: Node, a, b, c, value=1):
     kind, p = low.result_kind(node), low.program
     op = "mul" if "addcmul" in node.name else "div"
     factor = p.const(value, kind)
-    return low.map(lambda u, v, w: p.op("add", u, p.op("mul", factor, p.op(op, v, w))), low.value(a, kind),
-                   low.value(b, kind), low.value(c, kind))  # fmt: skip
+    return low.map(
+        lambda u, v, w: p.op("add", u, p.op("mul", factor, p.op(op, v, w))),
+        low.value(a, kind),
+        low.value(b, kind),
+        low.value(c, kind),
+    )

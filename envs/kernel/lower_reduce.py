@@ -127,7 +127,7 @@ def _extreme(low: Lowering, node: Node, a, dim, keepdim=False):
 def _argextreme(low: Lowering, node: Node, a, dim=None, keepdim=False):
     kind = low.kind(low.tensor(a).dtype)
     return _reduce(low, node, a, dim, keepdim, "i" if kind == "b" else kind,
-                   lambda row: _arg(low, row, node.name[8:11])[1])  # fmt: skip
+                   lambda row: _arg(low, row, node.name[8:11])[1])
 
 
 @lowers("linalg_vector_norm.default", "norm.ScalarOpt_dim", "norm.Scalar")
@@ -215,7 +215,7 @@ def _solve(low: Lowering, node: Node, a, b, upper, left=True, unitriangular=Fals
     for i in reversed(range(n)) if upper else range(n):
         for j in range(i + 1, n) if upper else range(i):
             y[..., i, :] = low.map(lambda r, c, s: p.op("sub", r, p.op("mul", c, s)), y[..., i, :], x[..., i, j, None],
-                                   y[..., j, :])  # fmt: skip
+                                   y[..., j, :])
         if not unitriangular:
             y[..., i, :] = low.map(lambda r, c: p.op("div", r, c), y[..., i, :], x[..., i, i, None])
     return y

@@ -42,8 +42,9 @@ class Compiled:
 
     def step(self, num_envs: int, threads: int = 1) -> KernelStep:
         """The kernel for a number of environments."""
-        return KernelStep(load(cache_folder() / self.library), self.places, self.constants, self.shapes, self.noise,
-                          num_envs, threads)
+        return KernelStep(
+            load(cache_folder() / self.library), self.places, self.constants, self.shapes, self.noise, num_envs, threads
+        )
 
 
 def compiled(settings: dict[str, Any], specialise: bool = True) -> Compiled:
@@ -87,8 +88,17 @@ def _key(settings: dict[str, Any], specialise: bool) -> str:
     ours = [p.read_text() for folder in (here, here.parent) for p in sorted(folder.glob("*.[ph]*")) if p.is_file()]
     told = json.dumps(settings, sort_keys=True, default=repr)
     gxx = Path(compiler()).resolve()
-    return digest(told, specialise, sources, ours, torch.__version__, importlib.metadata.version("vmas"), machine(), gxx,
-                  gxx.stat().st_mtime)  # fmt: skip
+    return digest(
+        told,
+        specialise,
+        sources,
+        ours,
+        torch.__version__,
+        importlib.metadata.version("vmas"),
+        machine(),
+        gxx,
+        gxx.stat().st_mtime,
+    )
 
 
 def _make(settings: dict[str, Any], specialise: bool) -> Compiled:
@@ -99,22 +109,34 @@ def _make(settings: dict[str, Any], specialise: bool) -> Compiled:
     twin = VmasEnv(**settings, num_envs=TRACED, pool_size=64, seed=0, **eager)
     built = time.perf_counter()
     source, lowered, places = _source(twin, specialise)
-    for _ in range(3 if twin.shared_draws else 0):  # what a reset draws for the whole batch is baked in: does it matter?
+    for _ in range(
+        3 if twin.shared_draws else 0
+    ):  # what a reset draws for the whole batch is baked in: does it matter?
         twin.reset()
         if _source(twin, specialise)[0] != source:
-            raise Refusal("resets draw a value for the whole batch that the step depends on: "
-                          + ", ".join(twin.shared_draws[:3]))
+            raise Refusal(
+                "resets draw a value for the whole batch that the step depends on: " + ", ".join(twin.shared_draws[:3])
+            )
     traced = time.perf_counter()
     library = compile_library(source)
     compiled_at = time.perf_counter()
     made = Compiled("", library.name, places, lowered.constants, lowered.shapes, lowered.noise, lowered.dtypes)
     report = verify(twin, made.step(TRACED), unrolled=lowered.unrolled)
     made.facts = {
-        "operations": lowered.operations, "fields": len(lowered.fields), "folded": len(lowered.constants),
-        "seconds": {"twin": built - start, "trace": traced - built, "compile": compiled_at - traced,
-                    "verify": time.perf_counter() - compiled_at},
-        "worst": report.worst, "compared": report.compared, "astray": report.astray, "flips": report.flips,
-    }  # fmt: skip
+        "operations": lowered.operations,
+        "fields": len(lowered.fields),
+        "folded": len(lowered.constants),
+        "seconds": {
+            "twin": built - start,
+            "trace": traced - built,
+            "compile": compiled_at - traced,
+            "verify": time.perf_counter() - compiled_at,
+        },
+        "worst": report.worst,
+        "compared": report.compared,
+        "astray": report.astray,
+        "flips": report.flips,
+    }
     return made
 
 
@@ -122,7 +144,9 @@ def _source(twin, specialise: bool):
     lowered = lower(trace(twin), specialise)
     if lowered.operations > LARGEST:
         raise Refusal(f"the step has {lowered.operations} operations per environment, more than {LARGEST}")
-    actions = {name: (group.n_agents * group.action.size, group.action.kind != "continuous")
-               for name, group in twin.spec.groups.items()}  # fmt: skip
+    actions = {
+        name: (group.n_agents * group.action.size, group.action.kind != "continuous")
+        for name, group in twin.spec.groups.items()
+    }
     places = layout(lowered, actions)
     return emit(lowered, places), lowered, places

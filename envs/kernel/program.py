@@ -35,7 +35,7 @@ OPERATIONS = {
     "and": ("b", _logical(np.logical_and)), "or": ("b", _logical(np.logical_or)),
     "same": ("s", lambda a: a),  # the same number under another kind
     "xor": ("b", _logical(np.logical_xor)), "not": ("b", _logical(np.logical_not)), "select": ("s", np.where),
-}  # fmt: skip
+}
 COMMUTATIVE = {"add", "mul", "eq", "ne", "and", "or", "xor"}  # min and max aren't: +0 and -0
 MEMORY = {"load", "store"}  # of a table; args: (previous store or -1, index, [value], then loads that must come first)
 

@@ -100,7 +100,9 @@ class Rewriter(TorchFunctionMode):
         truth = bool(tensor.detach().numpy())  # no tensor operation: nothing is recorded
         if not self.tape.depends(tensor):
             return truth
-        inside_torch = sys._getframe(2).f_code.co_filename.startswith(_SKIP[0])  # torch.distributions validating arguments
+        inside_torch = sys._getframe(2).f_code.co_filename.startswith(
+            _SKIP[0]
+        )  # torch.distributions validating arguments
         node = statement(frame.f_code.co_filename, frame.f_lineno)
         if inside_torch or isinstance(node, ast.Assert):
             return truth
@@ -116,8 +118,11 @@ class Rewriter(TorchFunctionMode):
     def _mask(self, index):
         """(index as a tuple without Ellipsis, position of the mask) or None if there is no mask over environments."""
         items = index if isinstance(index, tuple) else (index,)
-        found = [i for i, item in enumerate(items) if isinstance(item, Tensor) and item.dtype == torch.bool
-                 and item.dim() > 0 and self.tape.depends(item)]  # fmt: skip
+        found = [
+            i
+            for i, item in enumerate(items)
+            if isinstance(item, Tensor) and item.dtype == torch.bool and item.dim() > 0 and self.tape.depends(item)
+        ]
         if not found:
             return None
         if len(found) > 1 or any(isinstance(item, (Tensor, list)) for i, item in enumerate(items) if i != found[0]):

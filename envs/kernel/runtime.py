@@ -1,4 +1,4 @@
-"""A compiled step at work: owns the environments' state field by field, and calls the kernel on preallocated tensors."""
+"""A compiled step at work: owns the state of the environments field by field, calls the kernel on given tensors."""
 
 import ctypes
 from collections.abc import Callable
@@ -22,8 +22,16 @@ class KernelStep:
     bind() names the tensors that a step writes to; unbound outputs cost nothing. Not safe for two threads at once.
     """
 
-    def __init__(self, library: ctypes.CDLL, places: Layout, constants: dict[tuple[str, int], float],
-                 shapes: dict[str, tuple], noise: list[tuple], num_envs: int, threads: int = 1) -> None:
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        places: Layout,
+        constants: dict[tuple[str, int], float],
+        shapes: dict[str, tuple],
+        noise: list[tuple],
+        num_envs: int,
+        threads: int = 1,
+    ) -> None:
         self.places, self.constants, self.shapes, self.noise = places, constants, shapes, noise
         self.num_envs, self.threads = num_envs, threads
         self._library = library  # keeps it loaded
@@ -33,8 +41,10 @@ class KernelStep:
         width = library.width()
         self._stride = -(-num_envs // width) * width  # m: padded environments, so that whole vectors may be loaded
         self.state = torch.zeros(max(len(places.fields), 1), self._stride)
-        self.tables = {p: torch.zeros(num_envs, n, dtype=torch.uint8 if kind == "b" else torch.float32)
-                       for p, n, kind in places.tables}  # fmt: skip
+        self.tables = {
+            p: torch.zeros(num_envs, n, dtype=torch.uint8 if kind == "b" else torch.float32)
+            for p, n, kind in places.tables
+        }
         self.random = torch.zeros(num_envs, max(places.noise, 1))
         self.pool_size = 0
         self._index = {name: i for i, name in enumerate(places.pointers)}
@@ -46,8 +56,13 @@ class KernelStep:
         self._pinned = _columns([key for key in constants])
         self.saw_nan = ctypes.c_int(0)  # set by a step whose actions hold a nan
         self._bases[self._index["nan",]] = ctypes.addressof(self.saw_nan)
-        self.bind({("state",): self.state, ("noise",): self.random,
-                   **{("table", p): table for p, table in self.tables.items()}})  # fmt: skip
+        self.bind(
+            {
+                ("state",): self.state,
+                ("noise",): self.random,
+                **{("table", p): table for p, table in self.tables.items()},
+            }
+        )
 
     def bind(self, tensors: dict[tuple, Tensor | None], steps: bool = False) -> None:
         """Sets where inputs lie and outputs go, by the names in `places.pointers`; None unbinds.
@@ -82,8 +97,10 @@ class KernelStep:
         if name in sizes:
             count, dtype = sizes[name]
             if tensor.numel() != count * self.num_envs or tensor.dtype != dtype:
-                raise ValueError(f"{name} must hold {count} numbers of {dtype} for each of {self.num_envs} environments,"
-                                 f" not {tuple(tensor.shape)} of {tensor.dtype}")  # fmt: skip
+                raise ValueError(
+                    f"{name} must hold {count} numbers of {dtype} for each of {self.num_envs} environments,"
+                    f" not {tuple(tensor.shape)} of {tensor.dtype}"
+                )
 
     def step(self, t: int = 0, shift: int = 0) -> None:
         """One step on what is bound; environments that end continue from row (e + shift) % P of the pool."""
@@ -140,7 +157,9 @@ class KernelStep:
             rows = _rows(read(path), self.shapes[path])[:, theirs].to(torch.float32)
             wanted = torch.tensor([list(self.constants.values())[i] for i in ours])
             if not torch.equal(rows, wanted.expand_as(rows)):
-                raise ConstantChanged(f"{path} was the same in every environment when the kernel was built, and isn't now")
+                raise ConstantChanged(
+                    f"{path} was the same in every environment when the kernel was built, and isn't now"
+                )
 
 
 def _columns(keys: list[tuple[str, int]]) -> dict[str, tuple[list[int], list[int]]]:

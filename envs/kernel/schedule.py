@@ -10,8 +10,26 @@ from dataclasses import dataclass, field
 
 from envs.kernel.program import MEMORY, Program, arguments
 
-COSTS = {"div": 10, "sqrt": 12, "exp": 25, "log1p": 25, "log": 30, "sin": 30, "cos": 30, "tan": 40, "atan2": 40, "pow": 60,
-         "fmod": 30, "tanh": 40, "expm1": 30, "asin": 40, "acos": 40, "atan": 40, "input": 0, "const": 0}  # fmt: skip
+COSTS = {
+    "div": 10,
+    "sqrt": 12,
+    "exp": 25,
+    "log1p": 25,
+    "log": 30,
+    "sin": 30,
+    "cos": 30,
+    "tan": 40,
+    "atan2": 40,
+    "pow": 60,
+    "fmod": 30,
+    "tanh": 40,
+    "expm1": 30,
+    "asin": 40,
+    "acos": 40,
+    "atan": 40,
+    "input": 0,
+    "const": 0,
+}
 WORTH = 60  # cost below which a branch is dearer than what it saves
 
 Literal = tuple[int, bool]  # (condition, the answer under which the value is read)

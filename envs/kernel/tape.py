@@ -6,7 +6,6 @@ judged by what they are, and a lowered program can be compared with the tape nod
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
@@ -79,7 +78,7 @@ RANDOM = {
     "aten.normal_.default", "aten.randn_like.default", "aten.rand_like.default", "aten.randint_like.default",
     "aten.randint_like.low_dtype", "aten.bernoulli_.float", "aten.exponential_.default", "aten.random_.default",
     "aten.random_.from", "aten.normal.float_float",
-}  # fmt: skip
+}
 RANDOM_REFUSED = {"aten.randperm.default", "aten.multinomial.default", "aten.bernoulli.default"}
 LEAVES = {"aten._local_scalar_dense.default", "aten.item.default", "aten.is_nonzero.default", "aten.equal.default"}
 

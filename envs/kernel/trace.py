@@ -192,16 +192,29 @@ def lower(traced: Trace, specialise: bool = True) -> Lowered:
     if any(v in reached for v in shared):
         raise Refusal("the step depends on a tensor that all environments share and that changes")
     fields = sorted(needed)
-    tables = {path: (table[0], low.kind(traced.shapes[path][1])) for path, table in low.tables.items()
-              if any(p.ops[v][0] in ("load", "store") and p.ops[v][1] == path for v in reached)}  # fmt: skip
+    tables = {
+        path: (table[0], low.kind(traced.shapes[path][1]))
+        for path, table in low.tables.items()
+        if any(p.ops[v][0] in ("load", "store") and p.ops[v][1] == path for v in reached)
+    }
     noise = []
     for name, args, kwargs, value in traced.tape.noise:
         plain = [None if isinstance(a, Ref) else a for a in args]
         noise.append((name, plain, kwargs, tuple(value.shape), value.dtype))
     folded = {(path, k): float(v) for (_, path, k), v in (traced.constants if specialise else {}).items()}
-    return Lowered(p, fields, [int(after[path].reshape(-1)[k]) for path, k in fields], tables, outputs, folded,
-                   noise, traced.shapes, sum(p.ops[v][0] not in ("const", "input") for v in reached),
-                  traced.unrolled, {key: traced.tape.tensors[n].dtype for key, n in traced.outputs.items()})  # fmt: skip
+    return Lowered(
+        p,
+        fields,
+        [int(after[path].reshape(-1)[k]) for path, k in fields],
+        tables,
+        outputs,
+        folded,
+        noise,
+        traced.shapes,
+        sum(p.ops[v][0] not in ("const", "input") for v in reached),
+        traced.unrolled,
+        {key: traced.tape.tensors[n].dtype for key, n in traced.outputs.items()},
+    )
 
 
 def _reason(message: str) -> str:

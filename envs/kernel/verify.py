@@ -47,7 +47,9 @@ def verify(twin, kernel: KernelStep, unrolled: bool = False, steps: int = STEPS)
         kernel.load_state(main)
         action = {name: a.contiguous() for name, a in twin.random_action(generator).items()}
         kernel.bind({("action", name): a for name, a in action.items()})
-        saved = {path: slot.value.clone() for path, slot in pool.main.tensors.items() if pool.axes.get(path) is not None}
+        saved = {
+            path: slot.value.clone() for path, slot in pool.main.tensors.items() if pool.axes.get(path) is not None
+        }
         with pool.stream:
             before = torch.get_rng_state()
             kernel.draw()
@@ -71,9 +73,11 @@ def verify(twin, kernel: KernelStep, unrolled: bool = False, steps: int = STEPS)
         report.flips += int(flipped.sum())
         report.astray += int(wrong.sum())
     if report.astray > max(1, report.compared // 1000):
-        raise Refusal(f"the kernel disagrees with the simulator in {report.astray} of {report.compared} steps "
-                      f"(largest relative errors: {', '.join(f'{k} {v:.1g}' for k, v in report.worst.items())}, "
-                      f"{report.flips} dones)")
+        raise Refusal(
+            f"the kernel disagrees with the simulator in {report.astray} of {report.compared} steps "
+            f"(largest relative errors: {', '.join(f'{k} {v:.1g}' for k, v in report.worst.items())}, "
+            f"{report.flips} dones)"
+        )
     return report
 
 

@@ -22,7 +22,8 @@ REFERENCE = [  # BenchMARL's fine-tuned settings; conf/env/vmas holds its tasks'
     "network.activation=tanh", "optimizer.lr=5e-5", "optimizer.kwargs.eps=1e-6", "scheduler=constant",
     "trainer.grad_clip=5",
 ]  # fmt: skip
-JAX_SHAPES = [  # JaxMARL's baselines/IPPO/config/ippo_ff_mpe.yaml; its minibatch of 1,536 rows is 512 frames of 3 agents
+# JaxMARL's baselines/IPPO/config/ippo_ff_mpe.yaml; its minibatch of 1,536 rows is 512 frames of 3 agents.
+JAX_SHAPES = [
     "algo=ippo", "env=vmas/mpe/simple_spread", "env.num_envs=16", "env.continuous_actions=false", "env.max_steps=25",
     "algo.rollout_steps=128", "algo.epochs=4", "algo.minibatch_size=512", "algo.gamma=0.99", "algo.lam=0.95",
     "algo.clip=0.2", "algo.entropy_coef=0.01", "algo.critic_coef=0.5", "algo.value_clip=0.2",

@@ -31,9 +31,10 @@ def commit() -> str:
     """The commit measured, with "-dirty" where the checkout holds changes."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip() or "none"
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
     except OSError:
-        return "none"
+        return "unknown"
+    return done.stdout.strip() or "unknown"
 
 
 def describe(device: str) -> dict:
@@ -66,7 +67,7 @@ def best(work, seconds: float, device: str) -> float:
 
 
 def gemm_peak(device: str = "cpu", seconds: float = 0.4) -> dict[str, float]:
-    """GFLOP/s of float32 matrix products: of the shapes that a 256x256 network has at 4,096 rows, and of a large one."""
+    """GFLOP/s of float32 matrix products: of shapes that a 256x256 network has, and of a large one."""
     peaks = {}
     for rows, inner, outer in ((4096, 256, 256), (16_384, 256, 256), (2048, 2048, 2048)):
         a, b = torch.randn(rows, inner, device=device), torch.randn(inner, outer, device=device)

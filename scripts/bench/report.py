@@ -114,24 +114,29 @@ def comparisons(rows: list[dict]) -> str:
 
 def figures(rows: list[dict]) -> str:
     """Rows with one figure; a curve's points follow it."""
-    known = {"key", "name", "value", "unit", "rounds", "axis", "over", "sizes", "us_per_frame", "paths", "all", "others"}
+    known = {"key", "name", "value", "unit", "rounds", "axis"}
     lines = []
     for row in rows:
         more = [f"{key.replace('_', ' ')} {number(value)}" for key, value in row.items()
                 if key not in known and isinstance(value, int | float)]  # fmt: skip
-        more += [f"{size:,}: {number(value)} µs{'' if path == 'kernel' else f' ({path})'}" for size, value, path
-                 in zip(row.get("sizes", []), row.get("us_per_frame", []), row.get("paths", []), strict=True)]  # fmt: skip
+        points = zip(row.get("sizes", []), row.get("us_per_frame", []), row.get("paths", []), strict=True)
+        more += [f"{size:,}: {number(us)} µs{'' if path == 'kernel' else f' ({path})'}" for size, us, path in points]
         more += [f"{name}: {why}" for name, why in row.get("others", {}).items()]
         lines.append([row["name"], f"{number(row['value'])} {row['unit']}", ", ".join(more)])
     return table(["figure", "measured", "more"], lines)
 
 
+def when(about: dict) -> str:
+    """Date and commit."""
+    return f"{about['date'].replace('T', ' ')} at commit {about['commit']}"
+
+
 def machine_line(about: dict) -> str:
     """One paragraph on machine, versions and load."""
     card = f", {about['gpu']}" if about.get("gpu") else ""
-    return (f"Measured {about['date'].replace('T', ' ')} at commit {about['commit']} on {about['cpu']}, {about['cores']} "
-            f"cores{card}; torch {about['torch']} with {about['threads']} threads, Python {about['python']}, "
-            f"OMP_WAIT_POLICY={about['wait_policy']} on all sides; load before: {about['load']}.")  # fmt: skip
+    return (f"Measured {when(about)} on {about['cpu']}, {about['cores']} cores{card}; torch {about['torch']} with "
+            f"{about['threads']} threads, Python {about['python']}, OMP_WAIT_POLICY={about['wait_policy']} for all; "
+            f"load before: {about['load']}.")  # fmt: skip
 
 
 def markdown(results: dict, about_cases: dict[str, str]) -> str:
@@ -142,13 +147,12 @@ def markdown(results: dict, about_cases: dict[str, str]) -> str:
              targets(rows, results["machine"]["device"])]  # fmt: skip
     for name, case in cases.items():
         parts += [f"### {name}", about_cases.get(name, "")]
-        when = f"; measured {case['machine']['date'].replace('T', ' ')}, commit {case['machine']['commit']}"
-        own = when if case["machine"]["date"] != results["machine"]["date"] else ""
+        own = f", {when(case['machine'])}" if case["machine"] != results["machine"] else ""
         two, one = ([r for r in case["rows"] if ("ratio" in r) == both] for both in (True, False))
         parts += [comparisons(two)] if two else []
         parts += [figures(one)] if one else []
         parts += [f"Not complete: {case['error']}."] if case.get("error") else []
-        parts.append(f"Took {case['seconds']:.0f} s{own}.")
+        parts.append(f"Took {case['seconds']:.0f} s, load before {case['load']}{own}.")
     return "\n\n".join(part for part in parts if part)
 
 

@@ -1,6 +1,7 @@
-"""How cost grows: time per frame from 1 to 100,000 environments and from 2 to 32 agents, simulation and collection apart.
+"""How cost grows: time per frame from 1 to 100,000 environments and from 2 to 32 agents.
 
-Each size is measured in its turn, round by round, in this process; networks are the defaults of conf/network/mlp.yaml.
+Simulation and collection apart, both in this process; networks are the defaults of conf/network/mlp.yaml. The rows
+of one size are medians of rounds in a row: what matters is the slope over five orders of magnitude.
 """
 
 import argparse
@@ -28,15 +29,23 @@ def exponent(sizes: list[int], seconds: list[float]) -> float:
     return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
 
 
+def steps_alone(num_envs: int, kwargs: dict, options: argparse.Namespace) -> tuple[float, str]:
+    """Seconds of a step of the simulation, and the path it takes."""
+    stepper = Stepper(VmasEnv("balance", num_envs, scenario_kwargs=kwargs, pool_every=NEVER, device=options.device), 4)
+    count = steps_within(stepper.into, 0.01 if options.quick else 0.1, 4, options.device)
+
+    def several() -> None:
+        for _ in range(count):
+            stepper.into()
+
+    return statistics.median(timed(several, options.device) for _ in range(options.rounds)) / count, stepper.env.path
+
+
 def point(num_envs: int, agents: int, options: argparse.Namespace) -> dict:
     """µs per environment frame of one size: of the simulation alone and of collection."""
     kwargs = {"n_agents": agents, "package_mass": 5, "random_package_pos_on_line": True}
-    stepper = Stepper(VmasEnv("balance", num_envs, scenario_kwargs=kwargs, pool_every=NEVER, device=options.device), 4)
-    count = steps_within(stepper.into, 0.01 if options.quick else 0.1, 4, options.device)
-    steps = [timed(lambda: [stepper.into() for _ in range(count)], options.device) / count for _ in range(options.rounds)]
-    path = stepper.env.path
-    del stepper
-    gc.collect()
+    simulation, path = steps_alone(num_envs, kwargs, options)
+    gc.collect()  # 100,000 environments and their pool are gigabytes
     overrides = ["algo=mappo", f"env.num_envs={num_envs}", f"env.scenario_kwargs.n_agents={agents}",
                  f"algo.rollout_steps={STEPS}", "algo.minibatch_size=1", f"env.pool_every={NEVER}",
                  "frames=1_000_000_000", f"device={options.device}"]  # fmt: skip
@@ -47,7 +56,7 @@ def point(num_envs: int, agents: int, options: argparse.Namespace) -> dict:
     task.rollout.collect(task.policy_generator)
     rounds = [timed(lambda: task.rollout.collect(task.policy_generator), options.device) for _ in range(options.rounds)]
     scale = 1e6 / num_envs
-    return {"environments": num_envs, "agents": agents, "path": path, "simulation_us": statistics.median(steps) * scale,
+    return {"environments": num_envs, "agents": agents, "path": path, "simulation_us": simulation * scale,
             "collection_us": statistics.median(rounds) / STEPS * scale}  # fmt: skip
 
 

@@ -152,6 +152,7 @@ def against_jax(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
 
 def first_start(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
     """Seconds of a whole process from its start to the first step of balance: eager, empty cache, kept cache."""
+
     def begin(fast: str, cache: str) -> float:
         arguments = ("start", "env=vmas/balance", f"++env.fast={fast}")
         with sides.ours(*arguments, environment={"MARL_KERNEL_CACHE": cache}) as side:

@@ -1,4 +1,4 @@
-"""How the benchmark talks to a side it measures: one JSON line in, one JSON line out; imports nothing but Python's own."""
+"""How the benchmark talks to a side it measures: one JSON line in, one out; nothing but Python's own."""
 
 import json
 import os

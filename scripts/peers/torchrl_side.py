@@ -1,6 +1,6 @@
 """TorchRL's own collector on a VMAS task, as a side of scripts/benchmark.py: each command is one batch, timed.
 
-The policy is TorchRL's shared 256x256 tanh network with a TanhNormal, its VmasEnv, its Collector, all at their defaults.
+The policy is TorchRL's shared 256x256 tanh network with a TanhNormal; VmasEnv and Collector are at their defaults.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Kernels against the eager environment: whole transitions, restarts, snapshots, rollout buffers, refusals, the cache."""
+"""Kernels against the eager environment: whole transitions, restarts, snapshots, rollout buffers, refusals."""
 
 import shutil
 import subprocess
@@ -16,15 +16,24 @@ from envs.vmas import VmasEnv
 pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler here")
 
 SETTINGS = [
-    {"scenario": "simple_spread"}, {"scenario": "debug/goal", "global_state": True}, {"scenario": "dropout"},
-    {"scenario": "balance"}, {"scenario": "simple_spread", "continuous_actions": False}, {"scenario": "dispersion"},
-    {"scenario": "simple_crypto", "continuous_actions": False, "multi_discrete": True}, {"scenario": "navigation"},
-    {"scenario": "simple_tag", "heterogeneous": "pad"}, {"scenario": "debug/line_trajectory"}, {"scenario": "transport"},
-]  # fmt: skip
+    {"scenario": "simple_spread"},
+    {"scenario": "debug/goal", "global_state": True},
+    {"scenario": "dropout"},
+    {"scenario": "balance"},
+    {"scenario": "simple_spread", "continuous_actions": False},
+    {"scenario": "dispersion"},
+    {"scenario": "simple_crypto", "continuous_actions": False, "multi_discrete": True},
+    {"scenario": "navigation"},
+    {"scenario": "simple_tag", "heterogeneous": "pad"},
+    {"scenario": "debug/line_trajectory"},
+    {"scenario": "transport"},
+]
 
 
 def pair(num_envs=19, **settings):
-    made = [VmasEnv(num_envs=num_envs, max_steps=7, pool_every=5, seed=3, fast=f, **settings) for f in ("kernel", "off")]
+    made = [
+        VmasEnv(num_envs=num_envs, max_steps=7, pool_every=5, seed=3, fast=f, **settings) for f in ("kernel", "off")
+    ]
     for env in made:
         env.reset(5)
     return made
@@ -98,7 +107,9 @@ def test_rollout_buffers_receive_what_steps_return():
         action = one.random_action(generator)
         one._fast.step_into(t, action)
         step = two.step(action)
-        assert torch.equal(observed[t + 1], step.observation[name]) and torch.equal(after[t], step.next_observation[name])
+        assert torch.equal(observed[t + 1], step.observation[name]) and torch.equal(
+            after[t], step.next_observation[name]
+        )
         assert torch.equal(reward[t], step.reward[name])
         assert torch.equal(ended[t], step.terminated) and torch.equal(over[t], step.truncated)
 
@@ -122,7 +133,7 @@ def test_threads_change_nothing():
 
 def test_actions_are_clamped_and_nan_is_refused():
     fast, eager = pair(scenario="simple_spread")
-    (name, action), = eager.random_action(torch.Generator().manual_seed(0)).items()
+    ((name, action),) = eager.random_action(torch.Generator().manual_seed(0)).items()
     assert_same(fast.step({name: action * 9}), eager.step({name: action * 9}))
     with pytest.raises(EnvError, match="nan"):
         fast.step({name: torch.full_like(action, float("nan"))})
@@ -156,7 +167,9 @@ def test_a_new_process_finds_the_kernel_on_disk():
     settings = {"scenario": "simple_spread", "max_steps": 100}
     made = compiled(settings)
     assert (cache_folder() / made.library).exists()
-    code = ("import time, envs.kernel.make as m, envs.simulator; t = time.perf_counter(); "
-            f"made = m.compiled({settings}); print(time.perf_counter() - t, made.library)")
+    code = (
+        "import time, envs.kernel.make as m, envs.simulator; t = time.perf_counter(); "
+        f"made = m.compiled({settings}); print(time.perf_counter() - t, made.library)"
+    )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert told[1] == made.library and float(told[0]) < 2

@@ -1,0 +1,190 @@
+"""Where an iteration's time goes: a trace to look at, and a table of stages and operators."""
+
+import time
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from marl.callbacks import Callback
+
+# What is told apart: name in trace and table, and the method below the trainer that does it. Tasks lack some of them.
+SPANS = {
+    "collect": "task.collect",
+    "simulation": "task.env.step_into",
+    "rollout": "task.rollout.collect",  # what remains of "collect" is the values and advantages
+    "update": "update",
+    "optimizer": "optimizer_step",
+    "evaluate": "evaluate",
+    "save": "save",
+}
+OUTSIDE = "elsewhere"
+MARK = "marl."  # begins the names of spans in the trace
+
+
+@dataclass
+class Profiler(Callback):
+    """Profiles a few iterations; writes `profile/trace.json` and `profile/table.txt` into the run directory.
+
+    The first `warm_up` iterations pass, `iterations` are timed as they are, then as many under `torch.profiler`: its
+    own cost (some µs per operator) makes the profiled ones slower, so the table gives the stages' seconds of the plain
+    ones, and calls and shares of the operators from the profiled ones.
+
+    Args:
+        warm_up: iterations before anything is measured.
+        iterations: how many are timed, and then how many are profiled.
+        top: operators in the table.
+    """
+
+    warm_up: Annotated[int, Field(ge=1)] = 2
+    iterations: Annotated[int, Field(ge=1)] = 2
+    top: Annotated[int, Field(ge=1)] = 20
+    seen: int = field(default=0, init=False)
+
+    def on_start(self, trainer) -> None:
+        self.seen, self.profiler, self.wrapped = 0, None, []
+        self.plain: dict[str, float] = {}
+
+    def on_iteration(self, trainer, record: dict) -> None:
+        self.seen += 1
+        if self.seen == self.warm_up:
+            self.begun = {**trainer.seconds, "whole": time.perf_counter()}
+        elif self.seen == self.warm_up + self.iterations:
+            ended = {**trainer.seconds, "whole": time.perf_counter()}
+            self.plain = {k: (v - self.begun.get(k, 0.0)) / self.iterations for k, v in ended.items() if k != "total"}
+            self._start(trainer)
+        elif self.seen == self.warm_up + 2 * self.iterations:
+            self._finish(trainer, self.iterations)
+
+    def on_end(self, trainer) -> None:
+        if self.profiler is not None:
+            self._finish(trainer, self.seen - self.warm_up - self.iterations)
+        elif self.seen < self.warm_up + self.iterations:
+            needed = self.warm_up + 2 * self.iterations
+            print(f"nothing was profiled: the run ended after {self.seen} iterations, {needed} are needed", flush=True)
+
+    def _start(self, trainer) -> None:
+        for name, path in SPANS.items():
+            *owners, method = path.split(".")
+            owner = trainer
+            for part in owners:
+                owner = getattr(owner, part, None)
+            if callable(getattr(owner, method, None)):
+                self.wrapped.append((owner, method, vars(owner).get(method)))
+                setattr(owner, method, spanned(MARK + name, getattr(owner, method)))
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+        self.profiler = profile(activities=activities)
+        self.profiler.start()
+
+    def _finish(self, trainer, iterations: int) -> None:
+        self.profiler.stop()
+        profiler, self.profiler = self.profiler, None
+        for owner, method, before in self.wrapped:
+            delattr(owner, method)  # the class's own shows again
+            if before is not None:
+                setattr(owner, method, before)
+        self.wrapped = []
+        if not iterations:
+            print("nothing was profiled: the run ended as the profiler began", flush=True)
+            return
+        folder = Path(trainer.run_dir) / "profile"
+        folder.mkdir(parents=True, exist_ok=True)
+        profiler.export_chrome_trace(str(folder / "trace.json"))
+        text = table(self.plain, profiler.events(), iterations, self.top)
+        (folder / "table.txt").write_text(text)
+        print(f"{text}trace: {folder / 'trace.json'} (open it in https://ui.perfetto.dev)", flush=True)
+
+
+def spanned(name: str, function: Callable) -> Callable:
+    """`function` as a named span of the trace."""
+
+    @wraps(function)
+    def inside(*arguments, **keywords):
+        with record_function(name):
+            return function(*arguments, **keywords)
+
+    return inside
+
+
+def owners(spans: list[tuple[float, float, str]]) -> Callable[[float], str]:
+    """Which span a moment lies in, the innermost one. spans: (begin, end, name), nested or apart."""
+    edges: list[tuple[float, str]] = []  # from this moment on it is that span's
+    open_spans: list[tuple[float, str]] = []
+    for begin, end, name in sorted(spans, key=lambda span: (span[0], -span[1])):
+        while open_spans and open_spans[-1][0] <= begin:
+            moment, _ = open_spans.pop()
+            edges.append((moment, open_spans[-1][1] if open_spans else OUTSIDE))
+        edges.append((begin, name))
+        open_spans.append((end, name))
+    while open_spans:
+        moment, _ = open_spans.pop()
+        edges.append((moment, open_spans[-1][1] if open_spans else OUTSIDE))
+    moments = [moment for moment, _ in edges]
+
+    def owner(moment: float) -> str:
+        place = bisect_right(moments, moment)
+        return edges[place - 1][1] if place else OUTSIDE
+
+    return owner
+
+
+def table(plain: dict[str, float], events, iterations: int, top: int) -> str:
+    """The report: stages, spans and operators, per iteration.
+
+    plain: seconds per iteration of the engine's stages, unprofiled, and "whole". events: `profile.events()`.
+    """
+    whole = plain["whole"]
+    stages = {stage: plain[stage] for stage in ("collect", "update", "evaluate") if plain.get(stage)}
+    lines = [f"One iteration: {1e3 * whole:.1f} ms (mean of unprofiled ones)"]
+    for stage, seconds in [*stages.items(), ("rest (records, logs, checkpoints)", whole - sum(stages.values()))]:
+        lines.append(f"  {stage:<34}{1e3 * seconds:>10.1f} ms {100 * seconds / whole:>5.0f} %")
+
+    own = [event for event in events if event.device_type == torch.autograd.DeviceType.CPU]
+    spans = [(e.time_range.start, e.time_range.end, e.name.removeprefix(MARK)) for e in own if e.name.startswith(MARK)]
+    owner = owners(spans)
+    inclusive, calls = defaultdict(float), defaultdict(int)
+    for begin, end, name in spans:
+        inclusive[name] += end - begin
+        calls[name] += 1
+    operators: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
+    covered = defaultdict(float)
+    for event in own:
+        if event.name.startswith(MARK):
+            continue
+        stage = owner(event.time_range.start)
+        entry = operators[stage, event.name]
+        entry[0] += 1
+        entry[1] += event.self_cpu_time_total
+        entry[2] += event.self_device_time_total
+        covered[stage] += event.self_cpu_time_total
+    nested = defaultdict(float)
+    for begin, end, name in spans:
+        outer = owner(begin - 1e-3)
+        if outer != name:
+            nested[outer] += end - begin
+    lines += ["", f"Under the profiler ({iterations} iterations; its own cost included), per iteration:",
+              f"  {'span':<22}{'calls':>8}{'ms':>10}{'outside torch operators (Python, kernels)':>46}"]  # fmt: skip
+    for name in [name for name in SPANS if calls[name]]:
+        rest = max(0.0, inclusive[name] - nested[name] - covered[name])
+        lines.append(f"  {name:<22}{calls[name] / iterations:>8.0f}{inclusive[name] / 1e3 / iterations:>10.2f}"
+                     f"{rest / 1e3 / iterations:>43.2f} ms")  # fmt: skip
+        if name == "rollout":
+            advantage = inclusive["collect"] - inclusive["rollout"]
+            lines.append(f"  {'values, advantages':<22}{'':>8}{advantage / 1e3 / iterations:>10.2f}")
+    devices = any(entry[2] for entry in operators.values())
+    total = sum(entry[1] for entry in operators.values())
+    head = f"  {'operator':<44}{'span':<14}{'calls':>8}{'self ms':>10}{'share':>8}"
+    lines += ["", "Operators by their own time on the CPU, per iteration:", head + ("   device ms" if devices else "")]
+    ranked = sorted(operators.items(), key=lambda item: item[1][1] + item[1][2], reverse=True)[:top]
+    for (stage, name), (count, cpu, device) in ranked:
+        line = f"  {name[:43]:<44}{stage:<14}{count / iterations:>8.0f}{cpu / 1e3 / iterations:>10.2f}"
+        line += f"{100 * cpu / max(total, 1e-9):>6.1f} %"
+        lines.append(line + (f"{device / 1e3 / iterations:>12.2f}" if devices else ""))
+    return "\n".join(lines) + "\n"
