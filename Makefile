@@ -25,7 +25,7 @@ lint: $(VENV)/installed-dev ## check style
 	$(BIN)/ruff check .
 
 .PHONY: peers
-peers: .peers/benchmarl/installed .peers/jax/installed ## make the environments of the peers (2.6 GB) that scripts/benchmark.py measures
+peers: .peers/benchmarl/installed .peers/jax/installed ## make the environments of the peers (2.2 GB) that scripts/benchmark.py measures
 
 clean: ## remove the environment and caches; runs in outputs/ stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

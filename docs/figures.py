@@ -14,7 +14,7 @@ import torch
 from envs.picture import draw
 from marl import checkpoint, compose
 
-MOMENTS = (0, 10, 20, 40, 60)  # steps of the episode that are shown
+MOMENTS = (0, 15, 40, 70, 99)  # steps of the episode that are shown
 
 
 def curve(run: Path) -> tuple[np.ndarray, np.ndarray]:

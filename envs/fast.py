@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from envs.base import EnvError, Transition
-from envs.kernel.make import compiled
+from envs.kernel.make import Compiled, compiled
 from envs.kernel.runtime import ConstantChanged, KernelStep
+from envs.kernel.trace import drawn_values
 
 STATE = "/state"  # the key of the global state among the observations, as in envs.vmas
+CHOICES = 16  # kernels for different values of what resets draw for the whole batch
 SPREAD = 100.0  # µs of work from which a second thread pays
 SPEED = 1e-4  # µs per operation and environment, on one thread; only to choose the number of threads
 
@@ -25,10 +27,20 @@ class FastStep:
     def __init__(self, env: Any, settings: dict[str, Any]) -> None:
         self.env, self.settings = env, settings
         self.why, self.kernel = "", None
+        self._varies = False  # whether there is one kernel per choice of what resets draw for the whole batch
+        self._drawn: dict[str, Any] = {}
+        self._seen: set[str] = set()
         self._make(specialise=True)
 
     def _make(self, specialise: bool) -> None:
+        self.specialised, self._ahead, self._loaded, self._bound = specialise, False, False, None
         made = compiled(self.settings, specialise)
+        if made.varies:
+            self._varies, self._drawn = True, drawn_values(self.env._pool)
+            self._seen.add(repr(self._drawn))
+            made = compiled({**self.settings, "drawn": self._drawn}, specialise)
+            if len(self._seen) > CHOICES:
+                made = Compiled(why=f"resets draw more than {CHOICES} different values for the whole batch")
         self.why, self.made = made.why, made
         if made.why:
             self.kernel = None
@@ -36,8 +48,6 @@ class FastStep:
         work = SPEED * made.facts["operations"] * self.env.num_envs
         threads = max(1, min(torch.get_num_threads(), int(work / SPREAD)))
         self.kernel: KernelStep | None = made.step(self.env.num_envs, threads)
-        self.specialised, self._ahead, self._loaded = specialise, False, False
-        self._bound = None
         groups = self.env.spec.groups
         self._outputs = []  # (name to bind, kind, group, key, shape, dtype)
         for key, _ in self.kernel.places.outputs:
@@ -63,6 +73,10 @@ class FastStep:
     def _load(self) -> None:
         pool = self.env._pool
         pool.main.refresh()
+        if self._varies and drawn_values(pool) != self._drawn:
+            self._make(self.specialised)
+            if self.kernel is None:
+                return
         try:
             self.kernel.load_state(self._read)
             self._load_pool()
@@ -100,9 +114,22 @@ class FastStep:
 
     # ---- steps
 
+    def _eager(self) -> bool:
+        """Whether the simulator must make the next step: it draws something new for the whole batch, or has to."""
+        if not self._loaded and self.kernel is not None:
+            self._load()  # may bring another kernel, or none
+        if self.kernel is None:
+            self.env.path, self.env.why_eager = "eager", self.why
+            return True
+        return self._varies and (self.env._ticks + 1) % self.env._pool_every == 0
+
+    def _by_simulator(self, action: dict[str, Tensor]) -> Transition:
+        self.store()
+        transition = self.env._step_simulator(action)
+        self.load()
+        return transition
+
     def _before(self, action: dict[str, Tensor]) -> int:
-        if not self._loaded:
-            self._load()  # may bring another kernel
         env, kernel = self.env, self.kernel
         for name, shape in self._shapes.items():
             value = action.get(name)
@@ -129,6 +156,8 @@ class FastStep:
 
     def step(self, action: dict[str, Tensor]) -> Transition:
         """As VmasEnv.step: new tensors each time."""
+        if self._eager():
+            return self._by_simulator(action)
         shift, num_envs = self._before(action), self.env.num_envs
         kernel = self.kernel
         out = {key: torch.empty(shape) for key, shape in self._outputs}
@@ -169,6 +198,9 @@ class FastStep:
 
     def step_into(self, t: int, action: dict[str, Tensor]) -> None:
         """One step whose results go to entry t of the buffers of `bind_rollout`."""
+        if self._eager():
+            self._write(t, self._by_simulator(action))
+            return
         shift = self._before(action)
         if self._bound is not self.kernel:
             self.kernel.bind({key: None for key, _ in self._outputs if key not in self._rollout})
@@ -176,3 +208,13 @@ class FastStep:
             self._bound = self.kernel
         self.kernel.step(t, shift)
         self._after()
+
+    def _write(self, t: int, step: Transition) -> None:
+        """Copies a transition of the simulator's to entry t of the rollout's buffers."""
+        found = {("after", "observation", g): v for g, v in step.observation.items()}
+        found |= {("observation", g): v for g, v in step.next_observation.items()}
+        found |= {("reward", g): v for g, v in step.reward.items()}
+        found |= {("terminated",): step.terminated, ("truncated",): step.truncated}
+        found |= {("after", "observation", STATE): step.state, ("observation", STATE): step.next_state}
+        for key, buffer in self._rollout.items():
+            buffer[t].copy_(found[key])

@@ -16,6 +16,7 @@ import torch
 from vmas.simulator.core import World
 from vmas.simulator.environment import Environment
 from vmas.simulator.scenario import BaseScenario
+from vmas.simulator.utils import LINE_MIN_DIST
 
 from envs.base import EnvError
 from envs.random import Stream
@@ -153,14 +154,16 @@ def decide_collisions_per_environment(world: World) -> None:
     """Let no environment's reward depend on the others, by overriding `collides` on this one world.
 
     VMAS's `World.collides(a, b)` answers whether a and b can collide and are close in *any* environment of the batch.
-    Inside the physics that is a shortcut: where nobody is close, forces are zero anyway, and it stays. But scenarios
+    Inside the physics that is a shortcut, which stays, except that "close" reaches as far as forces do: contacts begin
+    up to LINE_MIN_DIST before surfaces touch, so VMAS drops a corner's first contact unless another environment has a
+    closer one. But scenarios
     (navigation, give_way) call it before they compare distances per environment, so that a near miss costs something
     only if somebody else touches. Outside of the physics we answer as if some environment were close: the scenario's
     own per-environment comparison then decides alone. Worlds that define `collides` themselves are left as they are.
     """
     if type(world).collides is not World.collides:
         return
-    physics, culled = type(world)._apply_vectorized_enviornment_force, type(world).collides
+    physics = type(world)._apply_vectorized_enviornment_force
     inside = False
 
     def apply_forces(self: World) -> None:
@@ -172,11 +175,12 @@ def decide_collisions_per_environment(world: World) -> None:
             inside = False
 
     def collides(self: World, a: Any, b: Any) -> bool:
-        if inside:
-            return culled(self, a, b)
         able = a is not b and a.collides(b) and b.collides(a)
         moves = a.movable or a.rotatable or b.movable or b.rotatable
-        return able and moves and {type(a.shape), type(b.shape)} in self._collidable_pairs
+        if not (able and moves and {type(a.shape), type(b.shape)} in self._collidable_pairs):
+            return False
+        reach = a.shape.circumscribed_radius() + b.shape.circumscribed_radius() + 2 * LINE_MIN_DIST
+        return not inside or bool((torch.linalg.vector_norm(a.state.pos - b.state.pos, dim=-1) <= reach).any())
 
     world._apply_vectorized_enviornment_force = types.MethodType(apply_forces, world)
     world.collides = types.MethodType(collides, world)

@@ -150,8 +150,10 @@ class VmasEnv(Env):
 
         Raises EnvError for actions of other groups or shapes, and for what the simulator refuses (nan).
         """
-        if self._fast is not None:
-            return self._fast.step(action)
+        return self._step_simulator(action) if self._fast is None else self._fast.step(action)
+
+    def _step_simulator(self, action: dict[str, Tensor]) -> Transition:
+        """The eager step."""
         sim, pool = self._simulator, self._pool
         with pool.stream:
             try:

@@ -24,7 +24,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 Case = Callable[[argparse.Namespace, float], Iterator[dict]]
 SECONDS = {  # of alternations, by case, in a whole run; starting the sides comes on top
     "hardware": 20, "simulation": 70, "jax_step": 15, "first_start": 60, "collection": 190, "torchrl": 30,
-    "end_to_end": 110, "jax_ippo": 20, "scaling": 60, "learn": 80, "coverage": 200,
+    "end_to_end": 110, "jax_ippo": 20, "scaling": 60, "learn": 120, "coverage": 200,
 }  # fmt: skip
 WHEN_ASKED = ("coverage",)  # takes minutes with an empty kernel cache
 
@@ -56,7 +56,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     add("--skip", nargs="+", default=[], choices=list(SECONDS), metavar="CASE", help="leave these out")
     add("--quick", action="store_true", help="tiny sizes, two rounds: to see that all runs; the figures mean nothing")
     add("--rounds", type=int, help="alternations of each comparison (default 5)")
-    add("--budget", type=float, default=1.0, help="times the time that each case may alternate (default 1)")
+    add("--minutes", type=float, default=12, help="aim to end by then: slow cases make fewer rounds (default 12)")
     add("--learn-seconds", type=float, default=60, help="of BenchMARL's run in `learn`; 0 leaves it out (default 60)")
     add("--peers", type=Path, default=Path(".peers"), help="folder of the peers' environments (default .peers)")
     add("--threads", type=int, help="cores that all sides may use (default: all)")
@@ -89,13 +89,18 @@ def limit_threads(count: int | None) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 
 
-def measure(name: str, case: Case, options: argparse.Namespace) -> dict:
+def share(name: str, left: list[str], seconds: float) -> float:
+    """How long a case may alternate when `left` cases still have `seconds` in all; a fifth goes into starting sides."""
+    return SECONDS[name] * max(0.2, 0.8 * seconds / sum(SECONDS[other] for other in left))
+
+
+def measure(name: str, case: Case, options: argparse.Namespace, share: float) -> dict:
     """One case: its rows as they come, how long it took, and what kept it from being complete."""
     from bench import sides
 
     began, rows, error, failed, load = time.perf_counter(), [], None, False, os.getloadavg()[0]
     try:
-        for row in case(options, SECONDS[name] * options.budget):
+        for row in case(options, share):
             rows.append(row)
             value = f"{row['ratio']:.3g} x {row['peer']}" if "ratio" in row else f"{row['value']:.4g} {row['unit']}"
             print(f"  {row['name']}: {value}", flush=True)
@@ -124,9 +129,13 @@ def main(given: list[str] | None = None) -> int:
         command = "python scripts/benchmark.py " + shlex.join(sys.argv[1:] if given is None else given)
         results |= {"machine": machine.describe(options.device), "command": command.strip()}
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        for name in chosen(options):
+        names, end = chosen(options), time.perf_counter() + 60 * options.minutes + max(0, options.learn_seconds - 60)
+        for place, name in enumerate(names):
             print(f"{name}:", flush=True)
-            results["cases"][name] = {**measure(name, found[name], options), "machine": results["machine"]}
+            seconds = share(name, names[place:], end - time.perf_counter())
+            results["cases"][name] = {**measure(name, found[name], options, seconds), "machine": results["machine"]}
+            if name == "scaling" and not results["cases"][name]["error"]:
+                results["cases"][name]["picture"] = options.plot.name
             write_json(options.json, results)
     text = report.markdown(results, {name: (case.__doc__ or "").split("\n")[0] for name, case in found.items()})
     if options.write:

@@ -21,17 +21,22 @@ from envs.kernel.build import cache_folder, compile_library, compiler, digest, l
 from envs.kernel.emit_cpp import Layout, emit, layout
 from envs.kernel.runtime import KernelStep
 from envs.kernel.tape import Refusal
-from envs.kernel.trace import TRACED, lower, trace
+from envs.kernel.trace import TRACED, drawn_values, lower, set_drawn, trace
 from envs.kernel.verify import verify
 
+RESETS = 40  # tried to see every value that is drawn for the whole batch change
 LARGEST = 60_000  # operations; beyond, compilers take minutes
 
 
 @dataclass
 class Compiled:
-    """A kernel on disk and what is needed to call it; `why` is set, and all else empty, where there can't be one."""
+    """A kernel on disk and what is needed to call it; `why` is set, and all else empty, where there can't be one.
+
+    varies: the step depends on what resets draw for the whole batch: ask again with settings["drawn"], one choice of it.
+    """
 
     why: str = ""
+    varies: bool = False
     library: str = ""
     places: Layout | None = None
     constants: dict[tuple[str, int], float] = field(default_factory=dict)
@@ -59,7 +64,7 @@ def compiled(settings: dict[str, Any], specialise: bool = True) -> Compiled:
     file = cache_folder() / f"{key}.pt"
     if file.exists():
         found = _read(file)
-        if found.why or (cache_folder() / found.library).exists():
+        if found.why or found.varies or (cache_folder() / found.library).exists():
             return found
     try:
         made = _make(settings, specialise)
@@ -105,22 +110,19 @@ def _make(settings: dict[str, Any], specialise: bool) -> Compiled:
     from envs.vmas import VmasEnv
 
     start = time.perf_counter()
-    eager = {"fast": "off"} if "fast" in inspect.signature(VmasEnv).parameters else {}
-    twin = VmasEnv(**settings, num_envs=TRACED, pool_size=64, seed=0, **eager)
+    settings = dict(settings)
+    drawn = settings.pop("drawn", None)
+    twin = VmasEnv(**settings, num_envs=TRACED, pool_size=64, seed=0, fast="off")
     built = time.perf_counter()
+    if drawn is not None:
+        set_drawn(twin._pool, drawn)
     source, lowered, places = _source(twin, specialise)
-    for _ in range(
-        3 if twin.shared_draws else 0
-    ):  # what a reset draws for the whole batch is baked in: does it matter?
-        twin.reset()
-        if _source(twin, specialise)[0] != source:
-            raise Refusal(
-                "resets draw a value for the whole batch that the step depends on: " + ", ".join(twin.shared_draws[:3])
-            )
+    if drawn is None and _depends_on_draws(twin, specialise, source):
+        return Compiled(varies=True)
     traced = time.perf_counter()
     library = compile_library(source)
     compiled_at = time.perf_counter()
-    made = Compiled("", library.name, places, lowered.constants, lowered.shapes, lowered.noise, lowered.dtypes)
+    made = Compiled("", False, library.name, places, lowered.constants, lowered.shapes, lowered.noise, lowered.dtypes)
     report = verify(twin, made.step(TRACED), unrolled=lowered.unrolled)
     made.facts = {
         "operations": lowered.operations,
@@ -150,3 +152,25 @@ def _source(twin, specialise: bool):
     }
     places = layout(lowered, actions)
     return emit(lowered, places), lowered, places
+
+
+def _depends_on_draws(twin, specialise: bool, source: str) -> bool:
+    """Whether the program changes with what resets draw for the whole batch: tried until each value has changed."""
+    first = drawn_values(twin._pool)
+    unseen, tried = set(first), {repr(first)}
+    for _ in range(RESETS):
+        if not unseen:
+            break
+        twin.reset()
+        now = drawn_values(twin._pool)
+        changed = {path for path in first if now.get(path) != first[path]}
+        if repr(now) in tried or not changed & unseen:
+            continue
+        tried.add(repr(now))
+        unseen -= changed
+        if _source(twin, specialise)[0] != source:
+            numbers = [path for path in sorted(changed) if isinstance(now[path], float)]
+            if numbers:
+                raise Refusal(f"resets draw {numbers[0]} for the whole batch from a continuous range")
+            return True
+    return False

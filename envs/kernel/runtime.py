@@ -52,7 +52,7 @@ class KernelStep:
         self._strides = (ctypes.c_int64 * len(self._index))()
         self._where = ctypes.addressof(self._bases), ctypes.addressof(self._strides)
         self._kept: dict[tuple, Tensor] = {}
-        self._columns = _columns(places.fields)
+        self.columns = _columns(places.fields)
         self._pinned = _columns([key for key in constants])
         self.saw_nan = ctypes.c_int(0)  # set by a step whose actions hold a nan
         self._bases[self._index["nan",]] = ctypes.addressof(self.saw_nan)
@@ -118,7 +118,7 @@ class KernelStep:
     def load_state(self, read: Reader) -> None:
         """Copies the simulator's state in. Raises ConstantChanged."""
         self._check_constants(read)
-        for path, (ours, theirs) in self._columns.items():
+        for path, (ours, theirs) in self.columns.items():
             self.state[ours, : self.num_envs] = _rows(read(path), self.shapes[path])[:, theirs].T.to(torch.float32)
         for path, table in self.tables.items():
             table.copy_(_rows(read(path), self.shapes[path]))
@@ -132,7 +132,7 @@ class KernelStep:
             fresh = {("fresh", *key): observed[key].clone().contiguous() for key in self.places.restarted}
             self.pool_size = size
             self.bind({("pool",): self.pool, **tables, **fresh})
-        for path, (ours, theirs) in self._columns.items():
+        for path, (ours, theirs) in self.columns.items():
             self.pool[:, ours] = _rows(read(path), self.shapes[path])[:, theirs].to(torch.float32)
         for path in self.tables:
             self._kept["pool_table", path].copy_(_rows(read(path), self.shapes[path]))
@@ -142,7 +142,7 @@ class KernelStep:
     def store_state(self, read: Reader) -> dict[str, Tensor]:
         """The simulator's tensors with the kernel's state in them, as new tensors {path: tensor}."""
         out = {}
-        for path, (ours, theirs) in self._columns.items():
+        for path, (ours, theirs) in self.columns.items():
             shape, dtype, axis = self.shapes[path]
             old = read(path)
             rows = _rows(old, self.shapes[path]).clone()

@@ -6,6 +6,7 @@ values, and every tensor operation is written to a tape.
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,9 @@ def trace(twin) -> Trace:
     pool, sim = twin._pool, twin._simulator
     if sim.num_envs != TRACED:
         raise ValueError(f"the twin must have {TRACED} environments, not {sim.num_envs}")
+    drawn = drawn_values(pool)
     aliases = _part(twin)
+    set_drawn(pool, drawn)
     tape, shapes = Tape(), {}
     before: dict[str, tuple[Tensor, int]] = {}
     for path, slot in pool.main.tensors.items():
@@ -69,6 +72,7 @@ def trace(twin) -> Trace:
     for name, value in action.items():
         tape.input(value, ("action", name))
     constants = _constants(twin, before)
+    set_drawn(pool, drawn)
     outputs: dict[tuple, Tensor] = {}
     rewriter = Rewriter(tape, TRACED)
     with torch.no_grad(), pool.stream, culling(sim.world), Recorder(tape, location), rewriter:
@@ -104,6 +108,26 @@ def trace(twin) -> Trace:
     numbers = {key: tape.add(value) for key, value in outputs.items()}
     unrolled = bool(tape.noise) and (rewriter.looped or rewriter.selected)
     return Trace(tape, state, numbers, shapes, constants, unrolled)
+
+
+def drawn_values(pool) -> dict[str, Any]:
+    """What resets draw once for the whole batch, as plain values {path: value}: a kernel is built for one choice."""
+    host, values = pool.main.host_values(), {}
+    for path in sorted(pool.drawn):
+        if path in pool.main.tensors:
+            values[path] = pool.main.tensors[path].value.tolist()
+        elif path in host:
+            values[path] = host[path]
+    return values
+
+
+def set_drawn(pool, values: dict[str, Any]) -> None:
+    """Puts back what `drawn_values` told."""
+    pool.main.write_host({path: value for path, value in values.items() if path in pool.main.host})
+    for path, value in values.items():
+        slot = pool.main.tensors.get(path)
+        if slot is not None and slot.value.tolist() != value:
+            slot.write(torch.tensor(value, dtype=slot.value.dtype, device=slot.value.device))
 
 
 def _part(twin) -> dict[str, str]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from envs.kernel.rewrite import Rewriter, location
 from envs.kernel.runtime import KernelStep
 from envs.kernel.tape import Recorder, Refusal, Tape
+from envs.kernel.trace import drawn_values, set_drawn
 
 TOLERANCE = 2e-4  # of a number's size (at least 1): one step's rounding; contacts amplify it by forces of some 100
 AMPLIFIED = 64  # times what a change of the state's last bits does to the simulator's own step: joints are stiff
@@ -63,7 +64,7 @@ def verify(twin, kernel: KernelStep, unrolled: bool = False, steps: int = STEPS)
         flipped = (wanted["terminated",] != ended) | (wanted["truncated",] != over)
         wrong = flipped | ~(error <= TOLERANCE)
         if wrong.any():
-            _shake(pool.main, saved, generator)
+            _shake(kernel, pool.main, saved, generator)
             with pool.stream:
                 torch.set_rng_state(before)
                 shaken = _eager(twin, kernel, action, unrolled)
@@ -112,13 +113,19 @@ def _eager(twin, kernel: KernelStep, action: dict[str, Tensor], unrolled: bool) 
     return {**wanted, ("terminated",): ended, ("truncated",): over & ~ended}
 
 
-def _shake(state, saved: dict[str, Tensor], generator: torch.Generator) -> None:
-    """Puts a state back with its numbers off by up to two units in the last place."""
+def _shake(kernel: KernelStep, state, saved: dict[str, Tensor], generator: torch.Generator) -> None:
+    """Puts a state back, the numbers that the kernel carries off by up to two units in the last place."""
     for path, value in saved.items():
-        if path in state.tensors:
-            if value.dtype == torch.float32 and path != "steps":
-                value = value * (1 + 2.4e-7 * (torch.rand(value.shape, generator=generator) - 0.5))
-            state.tensors[path].write(value)
+        if path not in state.tensors:
+            continue
+        if value.dtype == torch.float32 and path in kernel.columns and path != "steps":
+            axis = kernel.shapes[path][2]
+            rows = value.movedim(axis, 0)
+            flat, elements = rows.reshape(len(rows), -1).clone(), kernel.columns[path][1]
+            noise = torch.rand(len(rows), len(elements), generator=generator) - 0.5
+            flat[:, elements] *= 1 + 2.4e-7 * noise
+            value = flat.reshape(rows.shape).movedim(0, axis)
+        state.tensors[path].write(value)
 
 
 def _apart(ours: dict[tuple, Tensor], theirs: dict[tuple, Tensor], report: Report | None = None) -> Tensor:
@@ -142,11 +149,11 @@ def _apart(ours: dict[tuple, Tensor], theirs: dict[tuple, Tensor], report: Repor
 def _arrange(twin, kernel: KernelStep, generator: torch.Generator, round: int) -> None:
     """A fresh reset, with a third of the environments squeezed together and some at the time limit."""
     pool = twin._pool
-    drawn = {path: pool.main.host_values()[path] for path in pool.drawn if path in pool.main.host}
+    drawn = drawn_values(pool)
     with pool.stream:
         twin._simulator.reset()
     pool.main.refresh()
-    pool.main.write_host(drawn)
+    set_drawn(pool, drawn)
     squeezed = torch.rand(twin.num_envs, generator=generator) < 0.34
     varies = {path for path, _ in kernel.places.fields}
     for path, slot in pool.main.tensors.items():

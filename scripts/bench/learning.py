@@ -62,7 +62,8 @@ def collection(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
         steps = 50 if scenario == "football" else steps  # the slowest; its episodes of 500 steps end in neither
         sizes = (scenario, num_envs, steps, num_envs * steps, options.device)
         peer = sides.benchmarl(options.peers, *benchmarl_sized("collect", *sizes))
-        with peer, sides.ours("collect", *ours_sized(*sizes)) as own:
+        own = sides.ours("collect", *ours_sized(*sizes))
+        with sides.together(peer, own):
             ours, theirs = rollouts(own, peer, options.rounds, seconds / len(wanted))
         yield compared(f"collection/{scenario}/{num_envs}", f"{scenario}, {num_envs:,} environments", "BenchMARL",
                        f"s per {steps} steps", ours, theirs, path=own.ready["path"])  # fmt: skip
@@ -76,10 +77,31 @@ def torchrl(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
         peer = sides.torchrl("--envs", num_envs, "--steps", steps, "--device", options.device,
                              "--scenario-kwargs", json.dumps(BALANCE))  # fmt: skip
         sizes = ("balance", num_envs, steps, num_envs * steps, options.device)
-        with peer, sides.ours("collect", *ours_sized(*sizes)) as own:
+        own = sides.ours("collect", *ours_sized(*sizes))
+        with sides.together(peer, own):
             ours, theirs = rollouts(own, peer, options.rounds, seconds / len(wanted))
         yield compared(f"torchrl/balance/{num_envs}", f"balance, {num_envs:,} environments", "TorchRL's collector",
                        f"s per {steps} steps", ours, theirs, path=own.ready["path"])  # fmt: skip
+
+
+def iterations(
+    own: sides.Side, peer: sides.Side, times: int, rounds: int, clock: Clock, warm_up: int
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds of an iteration of both sides (means of `times` in a row); medians of their stages, where they tell."""
+    told: dict[str, list[dict]] = {"ours": [], "peer": []}
+
+    def ask(name: str, side: sides.Side) -> float:
+        told[name].append(side.ask(times=times))
+        return told[name][-1]["iteration_s"]
+
+    taken = alternate({"ours": lambda: ask("ours", own), "peer": lambda: ask("peer", peer)}, rounds, clock, warm_up)
+    stages = {
+        f"{name}_{stage}_s": statistics.median(answer[f"{stage}_s"] for answer in answers[warm_up:])
+        for name, answers in told.items()
+        for stage in ("collect", "update")
+        if f"{stage}_s" in answers[-1]
+    }
+    return taken, stages
 
 
 def end_to_end(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
@@ -88,19 +110,9 @@ def end_to_end(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
     sizes = ("balance", num_envs, steps, minibatch, options.device)
     for epochs, share, warm_up in ((45, 0.8, 0), (5, 0.2, 1)):
         peer = sides.benchmarl(options.peers, *benchmarl_sized("train", *sizes), "--epochs", epochs)
-        parts: dict[str, list[dict]] = {"ours": [], "peer": []}
-        with peer, sides.ours("train", *ours_sized(*sizes, f"algo.epochs={epochs}")) as own:
-
-            def ask(name: str, side: sides.Side, parts=parts) -> float:
-                parts[name].append(side.ask(times=1))
-                return parts[name][-1]["iteration_s"]
-
-            taken = alternate(
-                {"ours": lambda own=own, ask=ask: ask("ours", own), "peer": lambda p=peer, ask=ask: ask("peer", p)},
-                options.rounds, Clock(seconds * share), warm_up,
-            )  # fmt: skip
-        more = {f"{name}_{stage}": statistics.median(one[f"{stage}_s"] for one in parts[name][warm_up:])
-                for name in parts for stage in ("collect", "update")}  # fmt: skip
+        own = sides.ours("train", *ours_sized(*sizes, f"algo.epochs={epochs}"))
+        with sides.together(peer, own):
+            taken, more = iterations(own, peer, 1, options.rounds, Clock(seconds * share), warm_up)
         yield compared(f"end_to_end/{epochs}", f"balance, {num_envs * steps:,} frames, {epochs} epochs", "BenchMARL",
                        "s per iteration", taken["ours"], taken["peer"], **more)  # fmt: skip
 
@@ -108,16 +120,14 @@ def end_to_end(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
 def jax_ippo(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
     """IPPO on simple_spread at the default shapes of JaxMARL's baseline, all of it jitted there."""
     times = 1 if options.quick else 10
-    with sides.jaxmarl(options.peers, "ippo") as peer, sides.ours("train", *JAX_SHAPES) as own:
-        asked = {
-            "ours": lambda: own.ask(times=times)["iteration_s"],
-            "peer": lambda: peer.ask(times=times)["iteration_s"],
-        }
-        taken = alternate(asked, options.rounds, Clock(seconds))
+    peer = sides.jaxmarl(options.peers, "ippo")
+    own = sides.ours("train", *JAX_SHAPES)
+    with sides.together(peer, own):
+        taken, more = iterations(own, peer, times, options.rounds, Clock(seconds), 1)
     rates = {name: own.ready["frames"] / statistics.median(values) for name, values in taken.items()}
     yield compared("jax_ippo", "simple_spread, 16 x 128 frames, 4 epochs x 4 minibatches, 64x64", "JaxMARL's IPPO",
                    "s per iteration", taken["ours"], taken["peer"], ours_frames_per_s=rates["ours"],
-                   theirs_frames_per_s=rates["peer"], path=own.ready["path"])  # fmt: skip
+                   theirs_frames_per_s=rates["peer"], **more, path=own.ready["path"])  # fmt: skip
 
 
 def train_to_target(seed: int, target: float) -> tuple[float, dict]:

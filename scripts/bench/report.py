@@ -149,6 +149,7 @@ def markdown(results: dict, about_cases: dict[str, str]) -> str:
         parts += [f"### {name}", about_cases.get(name, "")]
         own = f", {when(case['machine'])}" if case["machine"] != results["machine"] else ""
         two, one = ([r for r in case["rows"] if ("ratio" in r) == both] for both in (True, False))
+        parts += [f"![{name}]({case['picture']})"] if case.get("picture") else []
         parts += [comparisons(two)] if two else []
         parts += [figures(one)] if one else []
         parts += [f"Not complete: {case['error']}."] if case.get("error") else []

@@ -18,6 +18,7 @@ from marl import compose
 
 ENVIRONMENTS = (1, 10, 100, 1_000, 10_000, 100_000)
 AGENTS = (2, 4, 8, 16, 32)
+FIXED = 600  # environments where the number of agents grows
 MANY = 1_000  # environments from which the exponent is fitted: below, the cost of a call hides the work
 STEPS = 10  # of a rollout
 
@@ -78,7 +79,7 @@ def scaling(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
     """Both curves, and the plot `--plot`."""
     counts, agents = ((1, 10), (2, 3)) if options.quick else (ENVIRONMENTS, AGENTS)
     over_envs = [point(count, 4, options) for count in counts]
-    fixed = counts[-1] if options.quick else 600
+    fixed = counts[-1] if options.quick else FIXED
     over_agents = [point(fixed, count, options) for count in agents]
     fitted = [p for p in over_envs if options.quick or p["environments"] >= MANY]
     rows = curve("environments", "4 agents, by environments", over_envs, "environments", fitted)
@@ -98,14 +99,15 @@ def plot(rows: list[dict], path: Path) -> None:
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), dpi=120, sharey=True)
     for axes, axis in zip(panels, ("environments", "agents"), strict=True):
         for row in (row for row in rows if row["axis"] == axis):
-            stage = row["key"].rpartition("/")[2]
-            axes.loglog(row["sizes"], row["us_per_frame"], "o-", label=f"{stage} (time per step: n^{row['value']:.2f})")
+            label = f"{row['key'].rpartition('/')[2]} (step $\\propto n^{{{row['value']:.2f}}}$)"
+            axes.loglog(row["sizes"], row["us_per_frame"], "o-", label=label)
         axes.set(xlabel=axis)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8)
     panels[0].set(ylabel="µs per environment frame", title="balance, 4 agents")
-    panels[1].set(title=f"balance, {600:,} environments", xscale="log")
+    panels[1].set(title=f"balance, {FIXED} environments")
+    panels[1].minorticks_off()
     panels[1].set_xticks(AGENTS, [str(n) for n in AGENTS])
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -96,6 +97,18 @@ class Side:
             self.process.wait()
         self.told.close()
         self.folder.cleanup()
+
+
+@contextlib.contextmanager
+def together(*started: Side) -> Iterator[None]:
+    """Wait until all have started, end all of them afterwards; they start at the same time, and are asked in turn."""
+    try:
+        for side in started:
+            side.__enter__()
+        yield
+    finally:
+        for side in started:
+            side.close()
 
 
 def interpreter(peers: Path, name: str) -> Path:

@@ -66,6 +66,16 @@ def test_transitions_are_the_eager_ones_through_restarts(settings):
         assert_same(fast.step(action), eager.step(action))
 
 
+def test_a_goal_drawn_for_the_whole_batch_picks_its_own_kernel():
+    fast, eager = pair(scenario="simple_push")
+    generator, goals = torch.Generator().manual_seed(0), set()
+    for _ in range(60):
+        goals.add(eager.simulator.agents[0]._goal.name)
+        action = eager.random_action(generator)
+        assert_same(fast.step(action), eager.step(action))
+    assert len(goals) == 2 and fast.path == "kernel"
+
+
 def test_snapshots_move_between_kernel_and_simulator():
     fast, eager = pair(scenario="simple_spread")
     generator = torch.Generator().manual_seed(0)
