@@ -1,5 +1,9 @@
 """Environments in bulk behind one contract (`envs.base`): vectorised, auto-resetting, exactly resumable."""
 
-from envs.base import ActionSpec, Env, EnvError, EnvSpec, GroupSpec, Transition
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in marl, which may not be there: before torch is loaded
+
+from envs.base import ActionSpec, Env, EnvError, EnvSpec, GroupSpec, Transition  # noqa: E402
 
 __all__ = ["ActionSpec", "Env", "EnvError", "EnvSpec", "GroupSpec", "Transition"]

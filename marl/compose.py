@@ -178,8 +178,8 @@ def build_setup(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "optimizer": part(config["optimizer"]),
         "schedule": part(config["scheduler"]),
-        "callbacks": [part(node) for node in (config["callbacks"] or {}).values() if node],
-        "loggers": [part(node) for node in (config["logger"] or {}).values() if node],
+        "callbacks": [part(node) for node in (config.get("callbacks") or {}).values() if node],
+        "loggers": [part(node) for node in (config.get("logger") or {}).values() if node],
         "seed": config["seed"],
         "config": dict(config),
         "command": shlex.join(sys.argv),
