@@ -13,26 +13,28 @@ from typing import Any
 
 import torch
 
+import envs.kernel.lower_functions
 import envs.kernel.lower_index
 import envs.kernel.lower_pointwise
 import envs.kernel.lower_reduce
-import envs.kernel.lower_shape  # noqa: F401 - these four fill the table
+import envs.kernel.lower_shape  # noqa: F401 - these fill the table
 from envs.kernel.build import cache_folder, compile_library, compiler, digest, load, machine
-from envs.kernel.emit_cpp import Layout, emit, layout
+from envs.kernel.emit_cpp import emit
+from envs.kernel.layout import Layout, layout
 from envs.kernel.runtime import KernelStep
 from envs.kernel.tape import Refusal
 from envs.kernel.trace import TRACED, drawn_values, lower, set_drawn, trace
 from envs.kernel.verify import verify
 
 RESETS = 40  # tried to see every value that is drawn for the whole batch change
-LARGEST = 60_000  # operations; beyond, compilers take minutes
+LARGEST = 100_000  # operations; beyond, compilers take minutes
 
 
 @dataclass
 class Compiled:
     """A kernel on disk and what is needed to call it; `why` is set, and all else empty, where there can't be one.
 
-    varies: the step depends on what resets draw for the whole batch: ask again with settings["drawn"], one choice of it.
+    varies: the step depends on what resets draw for the whole batch: ask again with one choice, settings["drawn"].
     """
 
     why: str = ""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from envs.kernel.emit_cpp import Layout
+from envs.kernel.layout import Layout
 
 Reader = Callable[[str], Tensor]  # path -> the simulator's tensor, environments on the axis that `shapes` names
 
