@@ -32,7 +32,7 @@ LARGEST = 100_000  # operations; beyond, compilers take minutes
 
 @dataclass
 class Compiled:
-    varies: the step depends on what resets draw for the whole batch: ask again with one choice of it as settings["drawn"].
+    """A kernel on disk and what is needed to call it; `why` is set, and all else empty, where there can't be one.
 
     varies: the step depends on what resets draw for the whole batch: ask again with one choice, settings["drawn"].
     """
