@@ -75,7 +75,7 @@ def compile_library(source: str) -> Path:
         code, built = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
         code.write_text(source)
         for flags in _variants():
-            command = [gxx, *FLAGS, str(code), "-o", str(built), *flags]
+            command = [gxx, *FLAGS, f"-I{Path(__file__).parent}", str(code), "-o", str(built), *flags]
             run = subprocess.run(command, capture_output=True, text=True)
             if run.returncode == 0 and _loads(built):
                 os.replace(built, target)  # atomic: another process may build the same

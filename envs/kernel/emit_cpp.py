@@ -4,8 +4,6 @@ Depth-first order keeps few values alive; a value is stored as soon as it is kno
 statements are split into functions that hand values on through memory, since compilers take more than linear time.
 """
 
-from pathlib import Path
-
 from envs.kernel.layout import Layout
 from envs.kernel.trace import Lowered
 from envs.kernel.writer import Writer, parts_of
@@ -30,7 +28,7 @@ def emit(lowered: Lowered, places: Layout) -> str:
     names = ", ".join(
         param.split("*")[-1].removeprefix("__restrict").strip().removesuffix(")[W]").split()[-1] for param in params
     )
-    source = [f'#include "{Path(__file__).with_name("prelude.h")}"', TABLES if places.tables else ""]
+    source = ['#include "prelude.h"', TABLES if places.tables else ""]
     for i, part in enumerate(parts):
         source += [f"static __attribute__((noinline)) void part{i}({', '.join(params)}) {{", *part, "}"]
     source += ["static void block(char** p, const long e, const int n, const long m, const long P, const long shift) {"]

@@ -30,7 +30,6 @@ F vb not_(vb a) { return !a; }
 F vb and_(vb a, vb b) { return a & b; }
 F vb or_(vb a, vb b) { return a | b; }
 F vb xor_(vb a, vb b) { return a != b; }
-F bool any(vb a) { return a; }
 F vf num(vb a) { return a ? 1.0f : 0.0f; }
 F vb truth(vf a) { return a != 0.0f; }
 F vf add(vf a, vf b) { return a + b; }
@@ -85,6 +84,9 @@ class CudaWriter(Writer):
         if source[0] == "noise":
             return f"z[{self.offset[source[1]] + source[2]}]"
         return super().input(source)
+
+    def asks(self, condition: int, answer: bool) -> str:
+        return self.ref(condition) if answer else f"!{self.ref(condition)}"
 
     def write(self, step: tuple, declared: set[int]) -> list[str]:
         return [line.replace(", n);", ");") for line in super().write(step, declared)]
