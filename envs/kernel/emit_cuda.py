@@ -61,8 +61,14 @@ F vf sinh_(vf a) { return sinhf(a); }
 F vf cosh_(vf a) { return coshf(a); }
 F vf atan2_(vf a, vf b) { return atan2f(a, b); }
 F vf pow_(vf a, vf b) { return powf(a, b); }
-template <typename T> F vf load(const T* table, i64 size, vf i) { i64 k = (i64)i; return k >= 0 && k < size ? table[k] : 0; }
-template <typename T> F void store(T* table, i64 size, vf i, vf x) { i64 k = (i64)i; if (k >= 0 && k < size) table[k] = (T)x; }
+template <typename T> F vf load(const T* table, i64 size, vf i) {
+  i64 k = (i64)i;
+  return k >= 0 && k < size ? table[k] : 0;
+}
+template <typename T> F void store(T* table, i64 size, vf i, vf x) {
+  i64 k = (i64)i;
+  if (k >= 0 && k < size) table[k] = (T)x;
+}
 """
 
 
@@ -115,7 +121,8 @@ def emit_cuda(lowered: Lowered, places: Layout) -> str:
         kind = "const i64" if integers else "const float"
         source.append(f"{kind}* a{i} = {pointer(('action', group), kind, count)};")
         if not integers:
-            source.append(f"for (int k = 0; k < {count}; k++) if (a{i}[k] != a{i}[k]) *(int*)bases[{index['nan',]}] = 1;")
+            check = f"if (a{i}[k] != a{i}[k]) *(int*)bases[{index['nan',]}] = 1;"
+            source.append(f"for (int k = 0; k < {count}; k++) {check}")
     for i, (path, count, kind) in enumerate(places.tables):
         cell = "unsigned char" if kind == "b" else "float"
         source.append(f"{cell}* T{i} = {pointer(('table', path), cell, count)};")

@@ -25,8 +25,8 @@ def source_of(scenario: str) -> str:
 def test_no_register_is_spilled_on_hopper(scenario, tmp_path):
     code = tmp_path / "step.cu"
     code.write_text(source_of(scenario))
-    command = ["nvcc", "-arch=sm_90", "-fmad=false", "-Xptxas", "-v", "-cubin", str(code), "-o", str(tmp_path / "step.cubin")]
-    told = subprocess.run(command, capture_output=True, text=True)
+    flags = ["-arch=sm_90", "-fmad=false", "-Xptxas", "-v", "-cubin", "-o", str(tmp_path / "step.cubin")]
+    told = subprocess.run(["nvcc", *flags, str(code)], capture_output=True, text=True)
     assert told.returncode == 0, told.stderr[:2000]
     stores, loads = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", told.stderr).groups()
     print(scenario, re.search(r"Used \d+ registers", told.stderr).group())
