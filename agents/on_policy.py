@@ -4,6 +4,7 @@ Data flows one way: environment -> rollout -> values and advantages -> shuffled 
 Shapes: T time, E environments, A agents in a group, F features, N ends of episodes, B minibatch rows.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Annotated
 
@@ -60,7 +61,9 @@ class OnPolicy:
     ):
         self.algo, self.seed, self.device = algo, seed, torch.device(device)
         self.make_env, self.eval_episodes, self.eval_deterministic = env, eval_episodes, eval_deterministic
+        began = time.perf_counter()
         self.env = env(seed=derive(seed, "environment"), device=device)
+        self.compile_seconds = time.perf_counter() - began  # nearly all of it a kernel, unless it was kept from before
         self.eval_env: Env | None = None
         if self.env.spec.max_steps is None:
             raise UserError("env.max_steps=null: evaluation needs a time limit, a number of steps of at least 1")

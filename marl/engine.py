@@ -124,7 +124,7 @@ class Trainer:
         self.iteration, self.pending, self.stop_reason = 0, 0, None
         self.best: dict | None = None
         self.evaluation: dict[str, float] = {}
-        self.seconds = defaultdict(float)
+        self.seconds = defaultdict(float, compile=getattr(task, "compile_seconds", 0.0))
         self.logged: dict[str, float] = {}
         self.totals: dict[str, Tensor] = {}
         self.batches = self.norms = 0

@@ -18,6 +18,7 @@ class Task(Protocol):
         units_per_iteration: frames collected per iteration, or 1 epoch.
         steps_per_iteration: minibatches per iteration at most; sizes the learning-rate schedule.
         loss: module that maps a batch to a dict of device scalars; "loss" is minimised, the rest is logged.
+        compile_seconds: (optional) seconds that building took, compilation included; 0 where there is none.
         monitor: (metric of `evaluate`, "max" or "min") that decides which checkpoint is best.
     """
 
