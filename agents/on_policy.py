@@ -208,8 +208,7 @@ class OnPolicy:
 
     def evaluate(self) -> dict[str, float]:
         """Play `eval_episodes` episodes, the same starts every time; flat statistics of their returns."""
-        self.episodes = self.play()
-        self.reported = block = report(self.episodes)
+        block = report(self.play())
         figures = {"episode_return": block["episode_return"]["mean"], "episode_length": block["episode_length"]["mean"]}
         figures |= {f"episode_return/{key}": block["episode_return"][key] for key in ("iqm", "std")}
         figures["episode_return/ci95_low"], figures["episode_return/ci95_high"] = block["episode_return"]["ci95"]
