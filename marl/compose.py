@@ -153,6 +153,7 @@ def build_task(config: Mapping[str, Any]) -> Task:
             arguments[name] = part(value) if isinstance(value, Mapping) and "_target_" in value else value
     if "device" in arguments:
         arguments["device"] = device.pick(arguments["device"])
+    device.keep_freed_memory()
     task = part(node, **arguments)
     if config["init_from"] and not config["resume"]:
         load_weights(task, checkpoint.find(config["init_from"]))

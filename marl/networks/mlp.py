@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from marl.networks import fused
 from marl.networks.common import (
     ActivationName,
     Gain,
@@ -53,9 +54,15 @@ class MLP(nn.Module):
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(width, out_features)
         initialise(self.body, self.head, activation, init, last_gain)
+        self.activation = activation
+        self.plain = bool(hidden) and not layer_norm and not dropout and fused.available(activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Rollouts call this at every step: no reshape and no branch on tensors for plain feature vectors.
+        # Rollouts call this at every step: no branch on tensors.
         if self._flatten_from is not None:
             x = x.flatten(self._flatten_from)
+        if self.plain:
+            rows, layers = x.reshape(-1, x.shape[-1]), [*self.body, self.head][::2]  # the others are activations
+            if fused.worthwhile(rows, layers):
+                return fused.mlp(rows, layers, self.activation).unflatten(0, x.shape[:-1])
         return self.head(self.body(x))

@@ -8,7 +8,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from marl.errors import UserError
-from marl.networks import ACTIVATIONS, CNN, LSTM, MLP, Linear, PerAgent
+from marl.networks import ACTIVATIONS, CNN, LSTM, MLP, Linear, PerAgent, fused
 
 CASES = [
     (MLP, 5),
@@ -49,6 +49,44 @@ def test_mlp_computes_the_formula():
     first = net.body[0]
     expected = torch.tanh(x @ first.weight.T + first.bias) @ net.head.weight.T + net.head.bias
     torch.testing.assert_close(net(x), expected)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("hidden", [(64,), (64, 130), (130, 129, 64)])
+def test_fused_mlp_equals_its_layers(activation, hidden):
+    torch.manual_seed(0)
+    net = MLP(7, 5, hidden=hidden, activation=activation)
+    x = torch.randn(200, 4, 7, requires_grad=True)
+    assert fused.worthwhile(x.flatten(0, 1), [*net.body, net.head][::2])
+    y, layers = net(x), net.head(net.body(x))
+    torch.testing.assert_close(y, layers, atol=1e-6, rtol=1e-5)
+    wanted, out = [x, *net.parameters()], torch.randn_like(y)
+    for ours, theirs in zip(torch.autograd.grad(y, wanted, out), torch.autograd.grad(layers, wanted, out), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5 * theirs.abs().max().item(), rtol=1e-4)
+    with torch.no_grad():
+        assert torch.equal(net(x), y)
+
+
+def test_fused_mlp_gives_no_gradient_to_frozen_layers_nor_to_data():
+    net = MLP(7, 5, hidden=(64, 64))
+    net.body[0].weight.requires_grad_(False)
+    net.head.bias.requires_grad_(False)
+    net(torch.randn(800, 7)).sum().backward()
+    assert net.body[0].weight.grad is None and net.head.bias.grad is None
+    assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+
+
+def test_hooks_replaced_layers_and_autocast_take_the_plain_path():
+    net, x = MLP(7, 5, hidden=(64, 64)), torch.randn(800, 7)
+    seen = []
+    handle = net.body[2].register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    net(x)
+    handle.remove()
+    assert seen == [(800, 64)]
+    net.head = torch.nn.Sequential(torch.nn.Linear(64, 3), torch.nn.Tanh())
+    assert net(x).shape == (800, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert MLP(7, 5, hidden=(64, 64))(x).dtype == torch.bfloat16
 
 
 def test_lstm_reads_an_image_row_by_row():
