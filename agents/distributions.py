@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from agents.derivatives import LOG_SQRT_2PI, CategoricalTerms, NormalLogProb
 from envs.base import ActionSpec
 from marl.errors import UserError
 
-LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 LOG_2 = math.log(2.0)
 # The logit of a choice that does not exist: its probability is 0; finite, so that 0 * log 0 is no NaN.
 ABSENT = -1e30
@@ -97,6 +97,10 @@ class Head(nn.Module, ABC):
     def entropy(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Entropy of the policy, differentiable, float32 [..., A]."""
 
+    def log_prob_and_entropy(self, params: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Both at once, where they share work."""
+        return self.log_prob(params, raw), self.entropy(params)
+
     @abstractmethod
     def to_env(self, raw: Tensor) -> Tensor:
         """The action as `Env.step` takes it: float32 [..., A, D] in [low, high], or int64 [..., A, D]."""
@@ -142,6 +146,8 @@ class _Normal(Head):
         return self.loc_std(params)[0]
 
     def log_prob(self, params: Tensor, raw: Tensor) -> Tensor:
+        if self.log_std is None and params.requires_grad and torch.is_grad_enabled():
+            return NormalLogProb.apply(params.float(), raw, self.std_bias, self.min_std, self.mask)
         loc, std = self.loc_std(params)
         return self._sum(-0.5 * ((raw - loc) / std).square() - std.log() - LOG_SQRT_2PI)
 
@@ -237,8 +243,12 @@ class Categorical(Head):
     def mode(self, params: Tensor) -> Tensor:
         return self._logits(params).argmax(-1)
 
+    def log_prob_and_entropy(self, params: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        log_prob, entropy = CategoricalTerms.apply(self._logits(params), raw.unsqueeze(-1))
+        return self._sum(log_prob), self._sum(entropy)
+
     def log_prob(self, params: Tensor, raw: Tensor) -> Tensor:
-        return self._sum(self._logits(params).log_softmax(-1).gather(-1, raw.unsqueeze(-1)).squeeze(-1))
+        return self.log_prob_and_entropy(params, raw)[0]
 
     def log_jacobian(self, raw: Tensor) -> Tensor:
         return torch.zeros_like(raw[..., 0], dtype=torch.float32)

@@ -5,7 +5,7 @@ Shapes: T time, E environments, A agents in a group, F features, N ends of episo
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated
 
 import torch
@@ -22,6 +22,11 @@ from marl.errors import UserError
 from marl.seeding import derive, generator
 
 VALUE_ROWS = 1 << 15  # environment frames per call of the critic: bounds its memory, and keeps it in cache
+
+
+def take(rows: Mapping, index: Tensor) -> dict:
+    """The rows `index` (int64 [B]) of a nested dict of tensors, copied; several times faster than `tensor[index]`."""
+    return {k: v.index_select(0, index) if isinstance(v, Tensor) else take(v, index) for k, v in rows.items()}
 
 
 class OnPolicy:
@@ -171,13 +176,7 @@ class OnPolicy:
             self.kl = []
             order = torch.randperm(count, generator=self.minibatch_generator, device=self.device)
             for index in order[: self.minibatches * B].split(B):
-                yield TensorDict(
-                    {
-                        name: v[index] if isinstance(v, Tensor) else {k: x[index] for k, x in v.items()}
-                        for name, v in rows.items()
-                    },
-                    batch_size=[len(index)],
-                )
+                yield TensorDict(take(rows, index), batch_size=[len(index)])
             self.figures["epochs"] = float(epoch + 1)
             if self.algo.target_kl is not None and torch.stack(self.kl).mean() > self.algo.target_kl:
                 return

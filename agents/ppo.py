@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from agents.actor import Actor, Share
 from agents.advantage import Normalization
 from agents.critic import Critic, Kind
+from agents.derivatives import ClippedSurrogate
 from agents.distributions import Policy, Std
 from envs.base import EnvSpec
 from marl.errors import UserError
@@ -58,8 +59,8 @@ class PPO:
             raise UserError(f"algo.init_std={self.init_std} must be above algo.min_std={self.min_std}.")
 
 
-def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """PPO's policy loss per sample (Schulman et al. 2017, equation 7, negated).
+def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor, Tensor]:
+    """PPO's policy loss (Schulman et al. 2017, equation 7, negated) and how far the policy moved.
 
     Args:
         log_ratio: log pi(a|s) - log pi_old(a|s), float32 [B, A].
@@ -67,23 +68,12 @@ def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tens
         clip: epsilon; the ratio is clipped into [1 - clip, 1 + clip].
 
     Returns:
-        float32 [B, A]: -min(ratio * advantage, clipped ratio * advantage).
+        Scalars. The loss: mean of -min(ratio * advantage, clipped ratio * advantage). approx_kl: mean of
+        (ratio - 1) - log ratio, unbiased, never negative, of low variance (Schulman 2020, "k3",
+        joschu.net/blog/kl-approx.html). clip_fraction: the share of samples whose ratio left [1 - clip, 1 + clip].
+        The last two carry no gradient.
     """
-    ratio = log_ratio.exp()
-    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
-
-
-@torch.no_grad()
-def ratio_diagnostics(log_ratio: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """How far the policy moved: (approx_kl, clip_fraction), scalars.
-
-    approx_kl is the mean of (ratio - 1) - log ratio: unbiased, never negative, of low variance (Schulman
-    2020, "k3", joschu.net/blog/kl-approx.html). clip_fraction is the share of samples whose ratio left
-    [1 - clip, 1 + clip].
-    log_ratio: float32 [B, A].
-    """
-    ratio_minus_1 = log_ratio.expm1()
-    return (ratio_minus_1 - log_ratio).mean(), (ratio_minus_1.abs() > clip).float().mean()
+    return ClippedSurrogate.apply(log_ratio, advantage, clip)
 
 
 def value_loss(
@@ -171,17 +161,20 @@ class PPOLoss(nn.Module):
         cfg, actor = self.config, self.actors[group]
         observation = batch["observation"]
         params = actor(observation)
-        log_ratio = actor.head.log_prob(params, batch["action"]) - batch["log_prob"]
-        policy = clipped_surrogate(log_ratio, batch["advantage"], cfg.clip).mean()
+        if cfg.entropy_coef > 0:
+            log_prob, entropy = actor.head.log_prob_and_entropy(params, batch["action"])
+        else:
+            log_prob, entropy = actor.head.log_prob(params, batch["action"]), None
+        log_ratio = log_prob - batch["log_prob"]
+        policy, approx_kl, clip_fraction = clipped_surrogate(log_ratio, batch["advantage"], cfg.clip)
         old_value = batch["value"] if cfg.value_clip is not None else None
         value = self.critics[group](observation, state)
         critic = value_loss(value, batch["return"], old_value, cfg.value_loss, cfg.huber_delta, cfg.value_clip).mean()
         out = {"loss": policy + cfg.critic_coef * critic, "policy_loss": policy, "value_loss": critic}
-        if cfg.entropy_coef > 0:
-            out["entropy"] = actor.head.entropy(params).mean()
+        if entropy is not None:
+            out["entropy"] = entropy.mean()
             out["loss"] = out["loss"] - cfg.entropy_coef * out["entropy"]
-        out["approx_kl"], out["clip_fraction"] = ratio_diagnostics(log_ratio, cfg.clip)
-        return out
+        return out | {"approx_kl": approx_kl, "clip_fraction": clip_fraction}
 
 
 def make_loss(

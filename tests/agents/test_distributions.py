@@ -53,6 +53,39 @@ def test_shapes_dtypes_and_bounds(spec, kind):
         assert (action >= 0).all() and (action < torch.tensor(spec.nvec)).all()
 
 
+@pytest.mark.parametrize("mask", [None, torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 1.0]]).bool()])
+@pytest.mark.parametrize("kind", ["tanh_normal", "clipped_normal"])
+def test_log_prob_with_a_gradient_equals_the_plain_formula(kind, mask):
+    head = make_head(continuous(mask=mask), kind, init_std=0.7)
+    params = params_for(head, 50, scale=2.0).requires_grad_()
+    raw, weight = head.draw(params, head.noise((50, A), "cpu")).detach(), torch.randn(50, A)
+    loc, std = head.loc_std(params)
+    terms = -0.5 * ((raw - loc) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)
+    plain = (terms if mask is None else terms * mask).sum(-1)
+    ours = head.log_prob(params, raw)
+    assert torch.equal(ours, plain) and torch.equal(ours, head.log_prob(params.detach(), raw))
+    gradients = [torch.autograd.grad((weight * x).sum(), params)[0] for x in (ours, plain)]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("spec", [discrete(5), discrete(3, 5, 2)])
+def test_categorical_terms_and_gradients_equal_autograds(spec):
+    head = make_head(spec)
+    params = params_for(head, 50, scale=2.0).requires_grad_()
+    raw, weight = head.draw(params, head.noise((50, A), "cpu")), torch.randn(2, 50, A)
+    log_p = [x.log_softmax(-1) for x in params.split(head.nvec, -1)]
+    plain_log_prob = sum(x.gather(-1, raw[..., i : i + 1]).squeeze(-1) for i, x in enumerate(log_p))
+    plain_entropy = sum(-(x.exp() * x).sum(-1) for x in log_p)
+    both = head.log_prob_and_entropy(params, raw)
+    torch.testing.assert_close(both, (plain_log_prob, plain_entropy))
+    torch.testing.assert_close(head.entropy(params), plain_entropy)
+    for ours, plain in [
+        (head.log_prob(params, raw) * weight[0], plain_log_prob * weight[0]),
+        (both[0] * weight[0] + both[1] * weight[1], plain_log_prob * weight[0] + plain_entropy * weight[1]),
+    ]:
+        torch.testing.assert_close(*(torch.autograd.grad(x.sum(), params, retain_graph=True)[0] for x in (ours, plain)))
+
+
 @pytest.mark.parametrize("spec, kind", ALL, ids=IDS)
 def test_log_prob_of_the_sample_is_the_loss_s_to_the_bit(spec, kind):
     # The ratio of a policy that has not moved is exactly 1.

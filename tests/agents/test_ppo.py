@@ -17,7 +17,7 @@ from torchrl.modules import TanhNormal as TorchRLTanhNormal
 from torchrl.objectives import ClipPPOLoss
 
 from agents.distributions import Categorical, ClippedNormal, TanhNormal
-from agents.ppo import PPO, clipped_surrogate, make_loss, ratio_diagnostics, value_loss
+from agents.ppo import PPO, clipped_surrogate, make_loss, value_loss
 from envs.base import ActionSpec, EnvSpec, GroupSpec
 from marl.errors import UserError
 from marl.networks import MLP
@@ -148,10 +148,22 @@ def test_clipped_surrogate_by_hand():
     # An improvement counts up to the clip only, a worsening counts in full.
     expected = -torch.tensor([1.2, -1.5, 0.5, -0.8, 2.2])
     log_ratio = ratio.log().requires_grad_()
-    loss = clipped_surrogate(log_ratio, advantage, 0.2)
-    torch.testing.assert_close(loss, expected)
-    loss.sum().backward()
-    torch.testing.assert_close(log_ratio.grad, -torch.tensor([0.0, -1.5, 0.5, 0.0, 2.2]))
+    loss, _, clip_fraction = clipped_surrogate(log_ratio, advantage, 0.2)
+    torch.testing.assert_close(loss, expected.mean())
+    assert clip_fraction.item() == pytest.approx(0.8) and not clip_fraction.requires_grad
+    (3 * loss).backward()
+    torch.testing.assert_close(log_ratio.grad, -3 / 5 * torch.tensor([0.0, -1.5, 0.5, 0.0, 2.2]))
+
+
+def test_surrogate_and_its_gradient_equal_autograds():
+    generator = torch.Generator().manual_seed(0)
+    log_ratio = (0.3 * torch.randn(500, 3, generator=generator)).requires_grad_()
+    advantage = torch.randn(500, 3, generator=generator)
+    ratio = log_ratio.exp()
+    plain = -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean()
+    loss, _, _ = clipped_surrogate(log_ratio, advantage, 0.2)
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(*(torch.autograd.grad(x, log_ratio)[0] for x in (loss, plain)))
 
 
 def test_value_loss_by_hand():
@@ -167,6 +179,9 @@ def test_value_loss_by_hand():
 
 
 def test_ratio_diagnostics():
+    def ratio_diagnostics(log_ratio, clip):
+        return clipped_surrogate(log_ratio, torch.ones_like(log_ratio), clip)[1:]
+
     kl, fraction = ratio_diagnostics(torch.zeros(4, 2), 0.2)
     assert kl.item() == 0.0 and fraction.item() == 0.0
     log_ratio = torch.tensor([[1.3, 0.7], [1.1, 0.9]]).log()
