@@ -1,0 +1,28 @@
+"""Fifty chained steps of every scenario that has a kernel, on the kernel path and on the eager path."""
+
+import shutil
+
+import pytest
+
+from envs.chains import TOLERANCE, chain
+from envs.simulator import scenario_names
+
+EAGER = {"debug/het_mass", "debug/waterfall", "road_traffic"}  # docs/kernels.md says why
+DRAWS = {"discovery"}  # draws new targets within a step, and not the same numbers as the kernel
+STEPS = {"debug/pollock": 2, "joint_passage": 15}  # seconds per eager step, tenths of a second
+
+pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler here")
+
+
+@pytest.mark.parametrize("scenario", sorted(set(scenario_names()) - EAGER))
+def test_chained_steps_agree_until_rounding_carries_them_apart(scenario):
+    found = chain(scenario, num_envs=8, steps=STEPS.get(scenario, 50))
+    assert not found.why
+    assert found.flips == 0 and found.chain <= TOLERANCE
+    if scenario not in DRAWS:
+        assert found.step_flips == 0 and found.step <= 5e-4
+        assert found.drifters <= found.shaken + 2  # no more than rounding does by itself
+
+
+def test_scenarios_without_a_kernel_say_why():
+    assert "varying number of environments" in chain("road_traffic", num_envs=2).why
