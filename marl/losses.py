@@ -1,6 +1,6 @@
 """Supervised losses that need more than torch's own say in a config file; any torch.nn loss works by dotted path."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Positive = Annotated[float, Field(gt=0)]
+Price = Annotated[float, Field(ge=0)]
 
 
 class CrossEntropy(nn.Module):
@@ -46,3 +47,51 @@ class BinaryCrossEntropy(nn.Module):
 
     def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(outputs, target, pos_weight=self.positive_weight)
+
+
+class AsymmetricL1(nn.Module):
+    """over·max(ŷ − y, 0) + under·max(y − ŷ, 0), averaged: outputs [B, O] against y [B, O] → [].
+
+    Prices predictions above and below the truth differently; its optimum is the quantile under / (over + under) of y
+    (the pinball loss, Koenker and Bassett 1978). With both 1 it is the mean absolute error.
+    """
+
+    def __init__(self, over: Positive = 1.0, under: Positive = 1.0) -> None:
+        super().__init__()
+        self.over, self.under = over, under
+
+    def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
+        error = outputs - target
+        return torch.maximum(self.over * error, -self.under * error).mean()
+
+
+class Weighted(nn.Module):
+    """Σ weight·loss over several losses of the same outputs: `losses` {name: module}, `weights` {name: number} → [].
+
+    A name without a weight counts once. Raises ValueError for a weight of no loss.
+    """
+
+    def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, Positive] | None = None) -> None:
+        super().__init__()
+        self.losses = nn.ModuleDict(losses)
+        self.weights = dict(weights or {})
+        if unknown := set(self.weights) - set(losses):
+            raise ValueError(f"weights of {', '.join(sorted(unknown))}: the losses are {', '.join(losses)}")
+
+    def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
+        return sum(self.weights.get(name, 1.0) * loss(outputs, target) for name, loss in self.losses.items())
+
+
+class Penalised(nn.Module):
+    """An objective plus a price on the outputs' size: loss + l1·mean|ŷ| + l2·mean ŷ² → [].
+
+    Keeps logits or predictions small (an activity regularisation). The weights' own L2 penalty is
+    `optimizer.weight_decay`.
+    """
+
+    def __init__(self, loss: nn.Module, l1: Price = 0.0, l2: Price = 0.0) -> None:
+        super().__init__()
+        self.loss, self.l1, self.l2 = loss, l1, l2
+
+    def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
+        return self.loss(outputs, target) + self.l1 * outputs.abs().mean() + self.l2 * outputs.square().mean()

@@ -3,8 +3,8 @@
 from marl.networks.cnn import CNN
 from marl.networks.common import ACTIVATIONS
 from marl.networks.linear import Linear
-from marl.networks.lstm import LSTM
 from marl.networks.mlp import MLP
 from marl.networks.per_agent import PerAgent
+from marl.networks.recurrent import GRU, LSTM
 
-__all__ = ["ACTIVATIONS", "CNN", "LSTM", "MLP", "Linear", "PerAgent"]
+__all__ = ["ACTIVATIONS", "CNN", "GRU", "LSTM", "MLP", "Linear", "PerAgent"]

@@ -1,16 +1,17 @@
 """What the networks share: input shapes, activations by name, initialisation."""
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Literal, get_args
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from marl.errors import UserError, closest
 
 ActivationName = Literal["tanh", "relu", "gelu", "silu", "elu", "leaky_relu", "mish"]
-InitName = Literal["default", "orthogonal"]
+InitName = Literal["default", "orthogonal", "xavier", "kaiming", "normal", "zeros"]
 Shape = int | tuple[int, ...]
 Width = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -50,22 +51,41 @@ def activation_module(name: str) -> nn.Module:
 def initialise(body: nn.Module, head: nn.Linear, activation: str, init: str, last_gain: float | None) -> None:
     """Initialise `body` and `head` in place.
 
-    "default" leaves PyTorch's own initialisation (uniform, ±1/√fan_in). "orthogonal" (Saxe et al. 2014; PPO's
-    and MAPPO's implementations): every linear and convolution weight orthogonal with its activation's gain,
-    biases 0, the head with `last_gain` (1 if None). A `last_gain` makes the head orthogonal in either case.
+    default     PyTorch's own (uniform, ±1/√fan_in)
+    orthogonal  every linear and convolution weight orthogonal with its activation's gain (Saxe et al. 2014; PPO's and
+                MAPPO's implementations)
+    xavier      uniform, ±gain·√(6 / (fan_in + fan_out)) (Glorot and Bengio 2010)
+    kaiming     normal, deviation gain/√fan_in (He et al. 2015)
+    normal      normal, deviation 0.02 (as in GPT-2)
+    zeros       the head 0, so that every output begins equal; the body stays PyTorch's own
+
+    All but the default set biases to 0; the head's gain is `last_gain` (1 if None). A `last_gain` makes the head
+    orthogonal where the initialisation is "default", "normal" or "zeros".
     """
     if init not in get_args(InitName):
         raise UserError(f"init={init!r}: unknown (allowed are {', '.join(get_args(InitName))})")
-    if init == "orthogonal":
-        gain = GAINS.get(activation, math.sqrt(2.0))
+    gain = GAINS.get(activation, math.sqrt(2.0))
+    if init in FILLERS:
         for layer in body.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
-                _orthogonal(layer, gain)
-    if init == "orthogonal" or last_gain is not None:
-        _orthogonal(head, 1.0 if last_gain is None else last_gain)
+                _fill(layer, FILLERS[init], gain)
+        _fill(head, FILLERS[init], 1.0 if last_gain is None else last_gain)
+    if init == "zeros":
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+    if last_gain is not None and init in ("default", "normal", "zeros"):
+        _fill(head, FILLERS["orthogonal"], last_gain)
 
 
-def _orthogonal(layer: nn.Linear | nn.Conv2d, gain: float) -> None:
-    nn.init.orthogonal_(layer.weight, gain)
+FILLERS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "orthogonal": nn.init.orthogonal_,
+    "xavier": nn.init.xavier_uniform_,
+    "kaiming": lambda weight, gain: nn.init.normal_(weight, 0.0, gain / math.sqrt(weight[0].numel())),
+    "normal": lambda weight, gain: nn.init.normal_(weight, 0.0, 0.02),
+}
+
+
+def _fill(layer: nn.Linear | nn.Conv2d, filler: Callable[[Tensor, float], Tensor], gain: float) -> None:
+    filler(layer.weight, gain)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

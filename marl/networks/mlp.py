@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from marl.errors import UserError
 from marl.networks import fused
 from marl.networks.common import (
     ActivationName,
@@ -19,8 +20,15 @@ from marl.networks.common import (
 )
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation (Ioffe and Szegedy 2015) over all leading dimensions: float [..., F] → [..., F]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+
+
 class MLP(nn.Module):
-    """Linear → (LayerNorm) → activation → (dropout) per hidden layer, then a linear head.
+    """Linear → (LayerNorm or BatchNorm) → activation → (dropout) per hidden layer, then a linear head.
 
     forward: float [..., *in_shape] → float [..., out_features]; an `in_shape` of several sizes is flattened.
     `hidden=[]` is a linear model. Raises UserError for an unknown activation or initialisation.
@@ -33,11 +41,14 @@ class MLP(nn.Module):
         hidden: Sequence[Width] = (256, 256),
         activation: ActivationName = "tanh",
         layer_norm: bool = False,
+        batch_norm: bool = False,
         dropout: Probability = 0.0,
         init: InitName = "default",
         last_gain: Gain | None = None,
     ) -> None:
         super().__init__()
+        if layer_norm and batch_norm:
+            raise UserError("network.layer_norm=true and network.batch_norm=true: one of them must be false")
         self.in_shape = shape_tuple(in_shape)
         self.out_features = out_features
         self._flatten_from = None if len(self.in_shape) == 1 else -len(self.in_shape)
@@ -47,6 +58,8 @@ class MLP(nn.Module):
             layers.append(nn.Linear(width, size))
             if layer_norm:
                 layers.append(nn.LayerNorm(size))
+            if batch_norm:
+                layers.append(BatchNorm(size))
             layers.append(activation_module(activation))
             if dropout:
                 layers.append(nn.Dropout(dropout))
@@ -55,7 +68,7 @@ class MLP(nn.Module):
         self.head = nn.Linear(width, out_features)
         initialise(self.body, self.head, activation, init, last_gain)
         self.activation = activation
-        self.plain = bool(hidden) and not layer_norm and not dropout and fused.available(activation)
+        self.plain = bool(hidden) and not (layer_norm or batch_norm or dropout) and fused.available(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         # Rollouts call this at every step: no branch on tensors.

@@ -8,7 +8,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from marl.errors import UserError
-from marl.networks import ACTIVATIONS, CNN, LSTM, MLP, Linear, PerAgent, fused
+from marl.networks import ACTIVATIONS, CNN, GRU, LSTM, MLP, Linear, PerAgent, fused
 
 CASES = [
     (MLP, 5),
@@ -20,6 +20,8 @@ CASES = [
     (CNN, (3, 9, 7)),
     (LSTM, (1, 8, 8)),
     (LSTM, (6, 4)),
+    (GRU, (1, 8, 8)),
+    (GRU, (6, 4)),
 ]
 
 
@@ -36,7 +38,7 @@ def test_leading_dimensions_are_arbitrary_and_rows_independent(network, in_shape
     torch.testing.assert_close(y, rows, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("network", [MLP, CNN, LSTM, Linear])
+@pytest.mark.parametrize("network", [MLP, CNN, LSTM, GRU, Linear])
 def test_every_parameter_gets_a_gradient(network):
     net = network((1, 8, 8), 3)
     net(torch.randn(4, 1, 8, 8)).square().sum().backward()
@@ -89,11 +91,36 @@ def test_hooks_replaced_layers_and_autocast_take_the_plain_path():
         assert MLP(7, 5, hidden=(64, 64))(x).dtype == torch.bfloat16
 
 
-def test_lstm_reads_an_image_row_by_row():
-    net = LSTM((2, 3, 4), 5)
+@pytest.mark.parametrize("network", [LSTM, GRU])
+def test_recurrent_networks_read_an_image_row_by_row(network):
+    net = network((2, 3, 4), 5)
     image = torch.randn(1, 2, 3, 4)
     rows = torch.stack([image[:, :, row].flatten(1) for row in range(3)], dim=1)  # [1, H, C·W]
     torch.testing.assert_close(net(image), net.head(net.body(rows)[0][:, -1]))
+
+
+def test_initialisations_have_their_deviations():
+    torch.manual_seed(0)
+    deviations = {"xavier": 5 / 3 * (2 / (400 + 300)) ** 0.5, "kaiming": 5 / 3 / 400**0.5, "normal": 0.02}
+    for init, deviation in deviations.items():
+        layer = MLP(400, 2, hidden=[300], init=init).body[0]
+        assert layer.weight.std().item() == pytest.approx(deviation, rel=0.02), init
+        assert layer.bias.abs().sum() == 0
+    net = MLP(6, 3, init="zeros")
+    assert net(torch.randn(4, 6)).abs().sum() == 0 and net.body[0].weight.abs().sum() > 0
+
+
+def test_batch_norm_takes_any_leading_dimensions():
+    torch.manual_seed(0)
+    net = MLP(4, 2, hidden=[8], batch_norm=True)
+    x = torch.randn(30, 5, 4) * 3 + 1
+    y = net(x)
+    hidden = net.body[1](net.body[0](x)).flatten(0, 1)
+    torch.testing.assert_close(hidden.mean(0), torch.zeros(8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(hidden.var(0, correction=0), torch.ones(8), atol=1e-3, rtol=0)
+    assert y.shape == (30, 5, 2)
+    net.eval()
+    torch.testing.assert_close(net(x)[:3], net(x[:3]))
 
 
 def test_mlp_options_build_the_layers_they_name():
@@ -156,7 +183,8 @@ def test_shared_network_gives_equal_agents_equal_outputs():
     ("build", "message"),
     [
         (lambda: MLP(4, 2, activation="tahn"), r"'tahn'.*tanh, relu, gelu, silu, elu, leaky_relu, mish"),
-        (lambda: MLP(4, 2, init="xavier_typo"), r"init='xavier_typo'.*default, orthogonal"),
+        (lambda: MLP(4, 2, init="xavier_typo"), r"init='xavier_typo'.*default, orthogonal, xavier"),
+        (lambda: MLP(4, 2, layer_norm=True, batch_norm=True), r"layer_norm=true and network\.batch_norm=true"),
         (lambda: MLP((), 2), r"in_shape=\(\)"),
         (lambda: CNN(5, 2), r"network=cnn.*\(5,\)"),
         (lambda: CNN((1, 8, 8), 2, channels=[4] * 4), r"layer 4 leaves no pixel of \(1, 8, 8\)"),
