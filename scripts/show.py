@@ -1,0 +1,88 @@
+"""Shows what a run would do, without training: python scripts/show.py schedule|model [configuration key=value …]
+
+  schedule   the learning rate over the run, as a table and as a picture (schedule.png, or out=FILE.png)
+  model      layers, shapes, parameters and FLOPs of the networks
+
+for example: python scripts/show.py schedule algo=mappo scheduler=cosine out=cosine.png
+"""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from envs.base import EnvError
+from marl import compose, describe
+from marl.errors import UserError, closest
+
+SUBJECTS = ("schedule", "model")
+
+
+def show_model(config: dict) -> None:
+    """A table of the layers, and the sums of each part."""
+    task = compose.build_task(config)
+    table = Table("layer", "kind", "output", "parameters", "frozen", "FLOPs per row")
+    for layer in describe.layers(task):
+        numbers = (f"{layer.parameters:,}", f"{layer.frozen:,}" if layer.frozen else "", f"{layer.flops:,.0f}")
+        table.add_row(layer.name, layer.kind, "×".join(map(str, layer.shape)), *numbers)
+    Console(width=max(Console().width, 110)).print(table)
+    for name, module in task.parts().items():
+        print(f"{name}: {sum(p.numel() for p in module.parameters()):,} parameters")
+
+
+def show_schedule(config: dict, out: Path) -> None:
+    """Learning rates at eleven moments of the run, and the picture of all."""
+    trainer, task = compose.build_trainer(config), compose.build_task(config)
+    setup = compose.build_setup(config)
+    iterations = trainer.max_iterations or task.iterations
+    found = describe.rates(task, setup["optimizer"], setup["schedule"], iterations, trainer.accumulate)
+    moments = sorted({round(i * iterations / 10) for i in range(11)})
+    table = Table("iteration", task.unit, *(f"lr of {name}" for name in found))
+    for i in moments:
+        table.add_row(f"{i:,}", f"{i * task.units_per_iteration:,}", *(f"{values[i]:.3g}" for values in found.values()))
+    Console().print(table)
+    draw(found, task.unit, task.units_per_iteration, out)
+    print(out)
+
+
+def draw(found: dict[str, list[float]], unit: str, per_iteration: int, out: Path) -> None:
+    """The learning rates over frames or epochs, as a PNG or PDF file."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    for name, values in found.items():
+        axes.plot([i * per_iteration for i in range(len(values))], values, label=name)
+    axes.set(xlabel=unit, ylabel="learning rate", ylim=(0, None))
+    axes.legend()
+    try:
+        figure.savefig(out, dpi=150)
+    except (OSError, ValueError) as error:
+        raise UserError(f"out={out}: {error}") from error
+    plt.close(figure)
+
+
+def run(arguments: list[str]) -> None:
+    """Show the subject. Raises UserError for an unknown one."""
+    subject, *overrides = arguments
+    if subject not in SUBJECTS:
+        raise UserError(f"cannot show {subject!r}{closest(subject, SUBJECTS)} (allowed are {', '.join(SUBJECTS)})")
+    out = [text.removeprefix("out=") for text in overrides if text.startswith("out=")]
+    if out and subject == "model":
+        raise UserError(f"out={out[-1]}: a model is shown as a table; only a schedule is a picture")
+    config = compose.check(compose.compose([text for text in overrides if not text.startswith("out=")]))
+    if subject == "model":
+        show_model(config)
+    else:
+        show_schedule(config, Path(out[-1] if out else "schedule.png"))
+
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
+        print(__doc__)
+        sys.exit(0)
+    with compose.guard(EnvError):
+        run(sys.argv[1:])
