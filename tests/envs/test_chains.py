@@ -1,4 +1,4 @@
-"""Fifty chained steps of every scenario that has a kernel, on the kernel path and on the eager path."""
+"""Up to fifty chained steps of the scenarios that have a kernel, on the kernel path and on the eager path."""
 
 import shutil
 
@@ -10,12 +10,14 @@ from envs.simulator import scenario_names
 EAGER = {"debug/het_mass", "debug/waterfall", "road_traffic"}  # docs/kernels.md says why
 # They draw within a step, and not the same numbers as the kernel (docs/kernels.md): verified when the kernel is built.
 DRAWS = {"discovery", "football"}
-STEPS = {"debug/pollock": 2, "joint_passage": 15}  # seconds per eager step, tenths of a second
+# Slow to step eagerly; docs/kernels.md has all of them over fifty steps.
+STEPS = {"joint_passage": 10, "sampling": 10, "passage": 15, "ball_passage": 20, "multi_give_way": 20, "football": 20}
+MINUTES = {"debug/pollock"}  # to build; its step computes nothing
 
 pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler here")
 
 
-@pytest.mark.parametrize("scenario", sorted(set(scenario_names()) - EAGER))
+@pytest.mark.parametrize("scenario", sorted(set(scenario_names()) - EAGER - MINUTES))
 def test_chained_steps_agree_until_rounding_carries_them_apart(scenario):
     found = chain(scenario, num_envs=8, steps=STEPS.get(scenario, 50))
     assert not found.why
