@@ -1,0 +1,3 @@
+"""Fixtures that tests of every package share."""
+
+from tests.browser import browser  # noqa: F401 (a fixture, found here by its name)
