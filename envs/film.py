@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from envs.geometry import Shape
-from envs.replay import Recording
+from envs.replay import Recording, Restorer
 
 DIGITS = 4  # after the point, metres: a tenth of a millimetre
 
@@ -46,20 +46,24 @@ def film(recording: Recording, episodes: list[int] | None = None) -> dict[str, A
     """
     shapes: dict[str, int] = {}
     points: dict[str, int] = {}
-    told, size = [], (700, 700)
-    for episode in range(recording.episodes) if episodes is None else episodes:
-        frames = []
-        for drawn in recording.scenes(episode):
+    wanted = list(range(recording.episodes)) if episodes is None else episodes
+    frames: dict[int, list] = {episode: [] for episode in wanted}
+    restorer, size = Restorer(recording), (0, 0)
+    for t in range(max(recording.lengths[e] for e in wanted) + 1):
+        for episode in (e for e in wanted if t <= recording.lengths[e]):
+            drawn = restorer.scene(t, episode)
             size = (drawn.width, drawn.height)
             seen = []
             for shape in drawn.shapes:
                 row = shape_row(shape)
                 row[1] = points.setdefault(json.dumps(row[1]), len(points))
                 seen.append(shapes.setdefault(json.dumps(row), len(shapes)))
-            frames.append([_round(drawn.bounds), seen])
+            frames[episode].append([_round(drawn.bounds), seen])
+    told = []
+    for episode in wanted:
         steps = recording.lengths[episode]
         told.append({
-            "episode": episode, "steps": steps, "terminated": recording.terminated[episode], "frames": frames,
+            "episode": episode, "steps": steps, "terminated": recording.terminated[episode], "frames": frames[episode],
             **{kind: {name: _series(values[:, episode], steps + (kind in ("observation", "value")))
                       for name, values in getattr(recording, kind).items()}
                for kind in ("observation", "action", "reward", "value")},

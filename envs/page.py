@@ -25,7 +25,7 @@ def page(template: str, data: Any, **parts: str) -> str:
 
 def web(name: str) -> str:
     """A file of envs/web, to be a part of a page."""
-    return _web(name)
+    return (WEB / name).read_text()
 
 
 def write(path: str | Path, text: str) -> None:

@@ -105,6 +105,8 @@ class Restorer:
 
     def show(self, t: int) -> Any:
         """The simulator in frame t. Raises EnvError if the recording is of another scenario or version."""
+        if self._at == t:
+            return self.env._simulator
         main = self.env._pool.main
         for k in range(t + 1) if self._at is None or self._at > t else range(self._at + 1, t + 1):
             main.write_host(self.recording.plain[k])
