@@ -127,10 +127,21 @@ def world(live: LiveProgram, settings: dict[str, Any], seeds: int) -> dict[str, 
         "left_out": sum(not s.owner for s in scenes[0].shapes) - len(still),
         "entities": [_entity(e, path, bodies.get(e.name), field) for e, path in zip(entities, _paths(env), strict=True)],
         "sensors": [_sensor(agent, sensor) for agent in simulator.world.agents for sensor in agent.sensors or ()],
-        "groups": {name: {"agents": list(g.agents), "F": g.observation_size, "D": g.action.size, "kind": g.action.kind,
-                          "nvec": list(g.action.nvec), **{k: None if v is None else v.tolist() for k, v in (
-                              ("low", g.action.low), ("high", g.action.high))}} for name, g in env.spec.groups.items()},
+        "seeds": seeds, "groups": groups(env),
     }
+
+
+def groups(env: VmasEnv) -> dict[str, Any]:
+    """{group: agents, sizes, kind and ranges of its actions}; parts: what a discrete action's index is the product of."""
+    by_name = {agent.name: agent for agent in env._simulator.agents}
+    out = {}
+    for name, g in env.spec.groups.items():
+        first, a = by_name[g.agents[0]], g.action
+        talks = env._simulator.world.dim_c if not first.silent else 0
+        out[name] = {"agents": list(g.agents), "F": g.observation_size, "D": a.size, "kind": a.kind, "nvec": list(a.nvec),
+                     "parts": [*first.discrete_action_nvec, *([talks] if talks else [])],
+                     "low": None if a.low is None else a.low.tolist(), "high": None if a.high is None else a.high.tolist()}
+    return out
 
 
 def camera(simulator: Any) -> dict[str, Any]:
