@@ -142,13 +142,16 @@ def _draw(draw: tuple) -> list:
         count *= n
     count //= TRACED
     plain = [a for a in args if isinstance(a, (int, float))]
-    if packet in ("rand", "uniform"):
-        low, high = (plain or [kwargs.get("from", 0.0), kwargs.get("to", 1.0)])[:2] if packet == "uniform" else (0, 1)
-        return ["uniform", count, low, high]
-    if packet in ("randn", "normal"):
-        mean, std = plain[:2] if packet == "normal" and len(plain) > 1 else (0, 1)
-        return ["normal", count, mean, std]
-    if packet == "randint":
-        low, high = plain if len(plain) > 1 else (0, plain[0])
-        return ["integers", count, low, high]
+
+    def pair(*named: tuple[str, float]) -> list:
+        return [plain[i] if i < len(plain) else kwargs.get(key, default) for i, (key, default) in enumerate(named)]
+
+    if packet in ("rand", "randn"):
+        return ["uniform" if packet == "rand" else "normal", count, 0, 1]
+    if packet == "uniform":
+        return ["uniform", count, *pair(("from", 0.0), ("to", 1.0))]
+    if packet == "normal":
+        return ["normal", count, *pair(("mean", 0.0), ("std", 1.0))]
+    if packet == "randint" and plain:
+        return ["integers", count, *(plain[:2] if len(plain) > 1 else (0, plain[0]))]
     raise Refusal(f"the step draws by {packet}, for which there is no JavaScript")

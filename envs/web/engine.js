@@ -17,6 +17,8 @@ function generator(seed) {
   return next;
 }
 
+const DOT = Array.from({ length: 16 }, (_, i) => 0.01 * Math[i % 2 ? "sin" : "cos"](((i >> 1) * Math.PI) / 4)); // where a ray ends
+
 class LocalEngine {
   // program: the generated step; world: starts, entities, groups (envs/live.py); policy: `makePolicy`'s.
   constructor(program, world, policy) {
@@ -176,7 +178,7 @@ class LocalEngine {
         if (!shown || !from) continue;
         const pose = [from.x, from.y, angle + from.rot];
         rows.push(["line", [0, 0, far, 0], pose, [0, 0, 0, alpha], 1, "sensor", agent, ""]);
-        rows.push(["plain", [far - 0.01, -0.01, far + 0.01, -0.01, far + 0.01, 0.01, far - 0.01, 0.01], pose,
+        rows.push(["plain", DOT.map((v, i) => (i % 2 ? v : v + far)), pose,
           [...colour, alpha], 1, "sensor", agent, ""]);
       }
     }
