@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from envs import geometry
 from envs.geometry import Shape
 
-SMOOTH = 2  # drawn that much larger and then averaged: smooth edges
+SMOOTH = 3  # drawn that much larger and then averaged: smooth edges
 
 
 @dataclass
@@ -79,7 +79,8 @@ def image(drawn: Scene, width: int | None = None, hide: frozenset[str] = frozens
             _text(pen, canvas.height, shape, zoom)
             continue
         a, b, c, d, e, f = shape.matrix
-        spots = [((a * x + c * y + e - left) * across, canvas.height - (b * x + d * y + f - bottom) * up)
+        # Pillow's whole numbers are the middles of pixels, OpenGL's their corners
+        spots = [((a * x + c * y + e - left) * across - 0.5, canvas.height - (b * x + d * y + f - bottom) * up - 0.5)
                  for x, y in shape.points]
         _shape(canvas, pen, shape, spots, zoom)
     return np.asarray(canvas.resize(size, Image.Resampling.BOX))

@@ -102,6 +102,9 @@ class Restorer:
         self.recording = recording
         self.env = VmasEnv(**recording.settings, num_envs=recording.episodes, fast="off")
         self._at: int | None = None
+        unknown = self.env._pool.main.tensors.keys() - recording.state.keys()
+        if unknown:
+            raise EnvError(f"this recording is of another scenario or version: it has no {min(unknown)}.")
 
     def show(self, t: int) -> Any:
         """The simulator in frame t. Raises EnvError if the recording is of another scenario or version."""
