@@ -157,14 +157,24 @@ function showNumbers(element, title, values) {
   element.firstChild.textContent = title;
 }
 
-// The nearest of `places` to a point in metres, within its radius and a finger's breadth.
-function nearest(places, x, y, slack) {
-  let best = null, least = Infinity;
-  for (const place of places) {
-    const apart = Math.hypot(place.x - x, place.y - y) - place.radius;
-    if (apart < slack && apart < least) { best = place; least = apart; }
+// The owner of the topmost body at a point in metres, or within `slack` of it; null where there is none.
+function hit(rows, x, y, slack) {
+  for (const [kind, points, pose, , , layer, owner] of [...rows].reverse()) {
+    if (layer !== "body" || !owner) continue;
+    const [a, b, c, d, e, f] = matrixOf(pose), n = points.length / 2;
+    const spots = Array.from({ length: n }, (_, i) => [a * points[2 * i] + c * points[2 * i + 1] + e - x,
+      b * points[2 * i] + d * points[2 * i + 1] + f - y]); // seen from the point
+    let inside = false, near = false;
+    for (let i = 0, j = n - 1; i < n; j = i++) {
+      const [px, py] = spots[i], [qx, qy] = spots[j];
+      if (py > 0 !== qy > 0 && px + ((qx - px) * py) / (py - qy) > 0) inside = !inside;
+      const length = (qx - px) ** 2 + (qy - py) ** 2;
+      const t = length ? Math.min(1, Math.max(0, -(px * (qx - px) + py * (qy - py)) / length)) : 0;
+      if (Math.hypot(px + t * (qx - px), py + t * (qy - py)) <= slack) near = true;
+    }
+    if (near || (inside && (kind === "fill" || kind === "plain"))) return owner;
   }
-  return best;
+  return null;
 }
 
 // Gzipped JSON in base64 from a script element of the page.

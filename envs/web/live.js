@@ -119,11 +119,12 @@ function start(engine, world) {
 
   const spot = (event) => [metresX(view, event.offsetX), metresY(view, event.offsetY)];
   $("view").onpointerdown = (event) => {
-    const [x, y] = spot(event), found = nearest(engine.places().filter((p) => p.drags), x, y, 8 / view.across);
+    const [x, y] = spot(event), places = engine.places(), name = hit(engine.shapes(places), x, y, 6 / view.across);
+    const found = places.find((p) => p.name === name && p.drags);
     if (!found) return;
-    dragging = { name: found.name, dx: found.x - x, dy: found.y - y, bounds: engine.bounds() };
+    dragging = { name, dx: found.x - x, dy: found.y - y, bounds: engine.bounds() };
     $("view").setPointerCapture(event.pointerId);
-    if (agents.includes(found.name)) choose(found.name);
+    if (agents.includes(name)) choose(name);
   };
   $("view").onpointermove = (event) => {
     if (!dragging) return;

@@ -112,8 +112,8 @@ unpack("data").then((film) => {
   for (const id of ["reward", "value"]) $(id).onclick = (event) =>
     go(((event.offsetX - 40) / ($(id).clientWidth - 46)) * episode().steps);
   $("view").onclick = (event) => {
-    const found = nearest(places(player.frame), metresX(view, event.offsetX), metresY(view, event.offsetY), 10 / view.across);
-    if (found) choose(found.name);
+    const found = hit(rows(player.frame), metresX(view, event.offsetX), metresY(view, event.offsetY), 8 / view.across);
+    if (agents.includes(found)) choose(found);
   };
   document.onkeydown = (event) => {
     if (event.target.matches("input[type=number], select")) return;
