@@ -30,7 +30,7 @@ def application(policy: Policy, settings: dict[str, Any], most: int = MOST) -> w
         if request.headers.get("Origin") != f"http://{request.host}" or request.host.partition(":")[0] not in (
                 HOST, "localhost"):
             raise web.HTTPForbidden(text="only the page of this server may connect")
-        socket = web.WebSocketResponse(heartbeat=20, max_msg_size=4096)
+        socket = web.WebSocketResponse(heartbeat=60, max_msg_size=4096)
         await socket.prepare(request)
         if len(open_now) >= most:
             await socket.send_json({"error": f"{most} browsers are connected already, which is all this server takes"})
