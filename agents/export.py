@@ -83,8 +83,11 @@ def _onnx(policy: Policy, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own: nothing a user could change
         program = torch.onnx.export(
-            _traced(policy), input_names=names, output_names=[f"{name}_action" for name in policy.spec.groups],
-            dynamo=True, verbose=False,
+            _traced(policy),
+            input_names=names,
+            output_names=[f"{name}_action" for name in policy.spec.groups],
+            dynamo=True,
+            verbose=False,
         )
     program.model.metadata_props["policy"] = json.dumps(told(policy))
     program.save(str(path), external_data=False)
@@ -98,13 +101,20 @@ def told(policy: Policy) -> dict[str, Any]:
 def card(policy: Policy, format: str) -> str:
     """The model card, in Markdown."""
     run, env = policy.told.get("run") or {}, policy.told.get("env") or {}
-    rows = [f"# {run.get('name') or 'Policy'}: a multi-agent policy", "",
-            f"`{FILES[format]}` maps observations to actions, deterministically (the policy's mode), for any batch.", "",
-            "| input | shape | what it is |", "|---|---|---|"]
+    rows = [
+        f"# {run.get('name') or 'Policy'}: a multi-agent policy",
+        "",
+        f"`{FILES[format]}` maps observations to actions, deterministically (the policy's mode), for any batch.",
+        "",
+        "| input | shape | what it is |",
+        "|---|---|---|",
+    ]
     for name, group in inputs(policy).items():
-        rows.append(f"| `{name}` | float32 [B, {group.n_agents}, {group.observation_size}] | of the agents "
-                    f"{', '.join(f'`{a}`' for a in group.agents)}, in this order; features as the scenario's "
-                    "`observation` returns them (a dict's entries joined in sorted order of the keys) |")
+        rows.append(
+            f"| `{name}` | float32 [B, {group.n_agents}, {group.observation_size}] | of the agents "
+            f"{', '.join(f'`{a}`' for a in group.agents)}, in this order; features as the scenario's "
+            "`observation` returns them (a dict's entries joined in sorted order of the keys) |"
+        )
     rows += ["", "| output | shape | what it is |", "|---|---|---|"]
     for name, group in policy.spec.groups.items():
         rows.append(f"| `{name}_action` | {_action(group)} |")
@@ -117,8 +127,10 @@ def card(policy: Policy, format: str) -> str:
     evaluation = run.get("evaluation") or {}
     if evaluation.get("episode_return") is not None:
         low, high = evaluation["episode_return/ci95_low"], evaluation["episode_return/ci95_high"]
-        rows.append(f"| episode return | {evaluation['episode_return']:.4g} (95 % interval of the mean {low:.4g} to "
-                    f"{high:.4g}, {int(evaluation['episodes'])} episodes, the run's own last evaluation) |")
+        rows.append(
+            f"| episode return | {evaluation['episode_return']:.4g} (95 % interval of the mean {low:.4g} to "
+            f"{high:.4g}, {int(evaluation['episodes'])} episodes, the run's own last evaluation) |"
+        )
     shown = {"env": _plain(env), "algo": _plain(policy.told["algo"]), "network": _plain(policy.told["network"])}
     rows += ["", "## Configuration", "", "```yaml", yaml.safe_dump(shown, sort_keys=False).rstrip(), "```", ""]
     return "\n".join(rows)
@@ -132,11 +144,17 @@ def _action(group: GroupSpec) -> str:
     """Shape and meaning of a group's actions, as two cells of the table."""
     action = group.action
     if action.kind == "continuous":
-        bounds = sorted({(round(low, 6), round(high, 6)) for low, high in
-                         zip(action.low.flatten().tolist(), action.high.flatten().tolist(), strict=True)})
+        bounds = sorted(
+            {
+                (round(low, 6), round(high, 6))
+                for low, high in zip(action.low.flatten().tolist(), action.high.flatten().tolist(), strict=True)
+            }
+        )
         ranges = ", ".join(f"{low:g} to {high:g}" for low, high in bounds)
-        return (f"float32 [B, {group.n_agents}, {action.size}] | in the simulator's units ({ranges}): what "
-                "`vmas.Environment.step` takes; for the usual dynamics forces in x and y before `u_multiplier`, "
-                "then rotation, then communication where agents have them")
+        return (
+            f"float32 [B, {group.n_agents}, {action.size}] | in the simulator's units ({ranges}): what "
+            "`vmas.Environment.step` takes; for the usual dynamics forces in x and y before `u_multiplier`, "
+            "then rotation, then communication where agents have them"
+        )
     choices = " x ".join(map(str, action.nvec))
     return f"int64 [B, {group.n_agents}, {action.size}] | the index of VMAS's discrete action, {choices} choices"

@@ -22,12 +22,21 @@ def numbers(values: Tensor) -> str:
 def layers(network: nn.Module) -> list[dict[str, Any]]:
     """The layers of an MLP or a linear network, first to last. Raises UserError for other networks."""
     if not isinstance(network, (MLP, Linear)):
-        raise UserError(f"network: {type(network).__name__} can't run in a page; MLP and Linear can (serve=true runs all)")
+        raise UserError(
+            f"network: {type(network).__name__} can't run in a page; MLP and Linear can (serve=true runs all)"
+        )
     out: list[dict[str, Any]] = []
     for layer in [*getattr(network, "body", ()), network.head]:
         if isinstance(layer, nn.Linear):
-            out.append({"kind": "linear", "in": layer.in_features, "out": layer.out_features,
-                        "weight": numbers(layer.weight), "bias": None if layer.bias is None else numbers(layer.bias)})
+            out.append(
+                {
+                    "kind": "linear",
+                    "in": layer.in_features,
+                    "out": layer.out_features,
+                    "weight": numbers(layer.weight),
+                    "bias": None if layer.bias is None else numbers(layer.bias),
+                }
+            )
         elif isinstance(layer, nn.LayerNorm):
             out.append({"kind": "norm", "weight": numbers(layer.weight), "bias": numbers(layer.bias), "eps": layer.eps})
         elif type(layer) in NAMES:
@@ -45,12 +54,21 @@ def plain(policy: Policy) -> dict[str, Any]:
         if type(head) not in HEADS:
             raise UserError(f"algo.policy: the head {type(head).__name__} can't run in a page; serve=true runs all")
         out[name] = {
-            "agents": group.n_agents, "features": group.observation_size, "head": HEADS[type(head)], "size": head.raw_size,
+            "agents": group.n_agents,
+            "features": group.observation_size,
+            "head": HEADS[type(head)],
+            "size": head.raw_size,
             "nvec": list(getattr(head, "nvec", ())),
             "low": None if group.action.low is None else group.action.low.flatten().tolist(),
             "high": None if group.action.high is None else group.action.high.flatten().tolist(),
             "networks": [layers(n) for n in actor.network.networks],
-            "critic": {"kind": critic.kind, "joint": critic.joint, "networks": [layers(n) for n in (
-                critic.network.networks if isinstance(critic.network, PerAgent) else [critic.network])]},
+            "critic": {
+                "kind": critic.kind,
+                "joint": critic.joint,
+                "networks": [
+                    layers(n)
+                    for n in (critic.network.networks if isinstance(critic.network, PerAgent) else [critic.network])
+                ],
+            },
         }
     return out

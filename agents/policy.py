@@ -33,10 +33,14 @@ def describe(spec: EnvSpec) -> dict[str, Any]:
     groups = {}
     for name, group in spec.groups.items():
         a = group.action
-        action = {key: None if v is None else v.tolist() for key, v in (("low", a.low), ("high", a.high),
-                                                                        ("mask", a.mask))}
-        groups[name] = {"agents": list(group.agents), "observation_size": group.observation_size,
-                        "action": {"kind": a.kind, "nvec": list(a.nvec), **action}}
+        action = {
+            key: None if v is None else v.tolist() for key, v in (("low", a.low), ("high", a.high), ("mask", a.mask))
+        }
+        groups[name] = {
+            "agents": list(group.agents),
+            "observation_size": group.observation_size,
+            "action": {"kind": a.kind, "nvec": list(a.nvec), **action},
+        }
     return {"groups": groups, "state_size": spec.state_size, "max_steps": spec.max_steps}
 
 
@@ -71,8 +75,9 @@ class Policy(nn.Module):
         self.critics = nn.ModuleDict()
         for name, group in self.spec.groups.items():
             self.actors[name] = Actor(group, network, *(algo[key] for key in ACTOR))
-            self.critics[name] = Critic(group, critic_network, algo["critic"], algo["share_critic"],
-                                        self.spec.state_size)
+            self.critics[name] = Critic(
+                group, critic_network, algo["critic"], algo["share_critic"], self.spec.state_size
+            )
         self.eval()
 
     @classmethod
@@ -93,14 +98,24 @@ class Policy(nn.Module):
         if not config.get("algo"):
             raise UserError(f"{path}: a checkpoint of {config.get('name', 'another task')}, which has no agents")
         if spec is None:
-            raise UserError(f"{path}: written by an earlier version, without the sizes of observations and actions; "
-                            "resume the run once with this version")
-        policy = cls({
-            "spec": spec, **{key: config.get(key) for key in ("algo", "network", "critic_network", "env")},
-            "run": {"checkpoint": str(path), "name": config.get("name"), "seed": config.get("seed"),
-                    "frames": config.get("frames"), "iteration": state.get("iteration"),
-                    "evaluation": state.get("evaluation")},
-        })
+            raise UserError(
+                f"{path}: written by an earlier version, without the sizes of observations and actions; "
+                "resume the run once with this version"
+            )
+        policy = cls(
+            {
+                "spec": spec,
+                **{key: config.get(key) for key in ("algo", "network", "critic_network", "env")},
+                "run": {
+                    "checkpoint": "/".join(path.resolve().parts[-3:]),
+                    "name": config.get("name"),
+                    "seed": config.get("seed"),
+                    "frames": config.get("frames"),
+                    "iteration": state.get("iteration"),
+                    "evaluation": state.get("evaluation"),
+                },
+            }
+        )
         weights = {key: value for key, value in state["loss"].items() if key.startswith(("actors.", "critics."))}
         policy._fill(weights, path)
         return policy.to(device)
@@ -123,23 +138,31 @@ class Policy(nn.Module):
         try:
             self.load_state_dict(weights)
         except RuntimeError as error:
-            raise UserError(f"{path}: its weights don't fit the networks it names: "
-                            f"{' '.join(str(error).split())[:300]}") from error
+            raise UserError(
+                f"{path}: its weights don't fit the networks it names: {' '.join(str(error).split())[:300]}"
+            ) from error
 
     def save(self, path: str | Path) -> None:
         """Write a policy file (safetensors with a description in JSON), whole or not at all."""
         path = Path(path)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            save_file({k: v.contiguous().clone() for k, v in self.state_dict().items()}, temporary,
-                      {"policy": json.dumps({"format": FORMAT, **self.told})})
+            save_file(
+                {k: v.contiguous().clone() for k, v in self.state_dict().items()},
+                temporary,
+                {"policy": json.dumps({"format": FORMAT, **self.told})},
+            )
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
     @torch.no_grad()
-    def act(self, observation: Mapping[str, Tensor] | Tensor, deterministic: bool = True,
-            generator: torch.Generator | None = None) -> dict[str, Tensor] | Tensor:
+    def act(
+        self,
+        observation: Mapping[str, Tensor] | Tensor,
+        deterministic: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor] | Tensor:
         """Actions in the environment's units: {group: [..., A, F]} -> {group: [..., A, D]}.
 
         A tensor instead of a dict stands for the only group, and gets a tensor back. deterministic: the policy's mode.
@@ -156,8 +179,10 @@ class Policy(nn.Module):
         for name, actor in self.actors.items():
             seen, group = observation[name], self.spec.groups[name]
             if seen.shape[-2:] != (group.n_agents, group.observation_size):
-                raise UserError(f"observation of {name}: shape {tuple(seen.shape)}; it must end with the agents and "
-                                f"features {(group.n_agents, group.observation_size)}")
+                raise UserError(
+                    f"observation of {name}: shape {tuple(seen.shape)}; it must end with the agents and "
+                    f"features {(group.n_agents, group.observation_size)}"
+                )
             actions[name] = actor.head.to_env(actor.act(seen.float(), deterministic, generator)[0])
         return actions
 

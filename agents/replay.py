@@ -22,7 +22,9 @@ from marl.seeding import derive
 STATE = "/state"  # the environment's global state among the observations
 
 
-def act_with(actors: Mapping[str, Actor], critics: Mapping[str, Critic], deterministic: bool = True, seed: int = 0) -> Act:
+def act_with(
+    actors: Mapping[str, Actor], critics: Mapping[str, Critic], deterministic: bool = True, seed: int = 0
+) -> Act:
     """What `envs.replay.record` asks for: actions in the environment's units and values, on the CPU."""
     device = next(iter(actors.values())).parameters().__next__().device
     generator = torch.Generator(device).manual_seed(seed)
@@ -42,8 +44,9 @@ def settings_of(env: Mapping[str, Any] | None) -> dict[str, Any]:
     return {k: v for k, v in env.items() if not k.startswith("_")}
 
 
-def record_policy(policy: Policy, episodes: int = 1, seed: int = 0, deterministic: bool = True,
-                  max_steps: int | None = None) -> Recording:
+def record_policy(
+    policy: Policy, episodes: int = 1, seed: int = 0, deterministic: bool = True, max_steps: int | None = None
+) -> Recording:
     """Episodes of a saved policy in the environment it was trained in.
 
     Raises:
@@ -75,8 +78,12 @@ class Replay(Callback):
         thumbnail: pixels of one picture of the strip; 0: none.
     """
 
-    def __init__(self, episodes: Annotated[int, Field(ge=1)] = 1, every: Annotated[int, Field(ge=1)] = 1,
-                 thumbnail: Annotated[int, Field(ge=0)] = 240) -> None:
+    def __init__(
+        self,
+        episodes: Annotated[int, Field(ge=1)] = 1,
+        every: Annotated[int, Field(ge=1)] = 1,
+        thumbnail: Annotated[int, Field(ge=0)] = 240,
+    ) -> None:
         self.episodes, self.every, self.thumbnail, self.seen = episodes, every, thumbnail, 0
 
     def on_start(self, trainer) -> None:
@@ -88,11 +95,20 @@ class Replay(Callback):
         if (self.seen - 1) % self.every:
             return
         loss = trainer.task.loss
-        note = {"name": trainer.config.get("name"), "iteration": trainer.iteration, "frames": trainer.units,
-                "evaluation": evaluation}
+        note = {
+            "name": trainer.config.get("name"),
+            "iteration": trainer.iteration,
+            "frames": trainer.units,
+            "evaluation": evaluation,
+        }
         with torch.random.fork_rng(devices=[]):
-            recording = record(settings_of(trainer.config["env"]), act_with(loss.actors, loss.critics), self.episodes,
-                               derive(trainer.seed, "replay"), note)
+            recording = record(
+                settings_of(trainer.config["env"]),
+                act_with(loss.actors, loss.critics),
+                self.episodes,
+                derive(trainer.seed, "replay"),
+                note,
+            )
             recording.save(Path(trainer.run_dir) / "replays" / f"{trainer.units}.safetensors")
             picture = strip(recording, width=self.thumbnail) if self.thumbnail else None
         for logger in trainer.loggers:

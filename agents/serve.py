@@ -28,7 +28,9 @@ def application(policy: Policy, settings: dict[str, Any], most: int = MOST) -> w
 
     async def connect(request: web.Request) -> web.WebSocketResponse:
         if request.headers.get("Origin") != f"http://{request.host}" or request.host.partition(":")[0] not in (
-                HOST, "localhost"):
+            HOST,
+            "localhost",
+        ):
             raise web.HTTPForbidden(text="only the page of this server may connect")
         socket = web.WebSocketResponse(heartbeat=60, max_msg_size=4096)
         await socket.prepare(request)
@@ -101,7 +103,9 @@ def serve(policy: Policy, settings: dict[str, Any], port: int = 8000) -> None:
         try:
             await site.start()
         except OSError as error:
-            raise UserError(f"port={port}: {error.strerror or error}; choose another, 0 takes any that is free") from error
+            raise UserError(
+                f"port={port}: {error.strerror or error}; choose another, 0 takes any that is free"
+            ) from error
         address = runner.addresses[0]
         print(f"http://{address[0]}:{address[1]}/ (Ctrl-C ends it)", flush=True)
         try:

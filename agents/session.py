@@ -37,8 +37,15 @@ class Session:
 
     def hello(self) -> dict[str, Any]:
         """What the page must know beforehand."""
-        return {"scenario": self.env.scenario, "dt": self.simulator.world.dt, "max_steps": self.env.spec.max_steps,
-                "camera": camera(self.simulator), "groups": groups(self.env), "seeds": SEEDS, "left_out": 0}
+        return {
+            "scenario": self.env.scenario,
+            "dt": self.simulator.world.dt,
+            "max_steps": self.env.spec.max_steps,
+            "camera": camera(self.simulator),
+            "groups": groups(self.env),
+            "seeds": SEEDS,
+            "left_out": 0,
+        }
 
     def reset(self, seed: int) -> None:
         """A new episode."""
@@ -64,7 +71,9 @@ class Session:
         for agent, own in self.taken.items():
             group, i = self.where[agent]
             action[group][0, i] = torch.tensor(own).to(action[group].dtype)
-        kept = [(n, *(v.clone() for v in (self.entities[n].state.pos, self.entities[n].state.rot))) for n in self.frozen]
+        kept = [
+            (n, *(v.clone() for v in (self.entities[n].state.pos, self.entities[n].state.rot))) for n in self.frozen
+        ]
         with self.env._pool.stream:
             observations, rewards, terminated, over, _ = self.simulator.step(self.env._hand_out(action))
         self.reward = {g: self.env._groups[g].reward(rewards) for g in self.env.spec.groups}
@@ -146,13 +155,34 @@ class Session:
     def frame(self) -> dict[str, Any]:
         """What the page draws and tells."""
         drawn = scene(self.simulator)
-        places = [{"name": n, "x": float(e.state.pos[0, 0]), "y": float(e.state.pos[0, 1]), "drags": True,
-                   "radius": float(e.shape.circumscribed_radius())} for n, e in self.entities.items()]
+        places = [
+            {
+                "name": n,
+                "x": float(e.state.pos[0, 0]),
+                "y": float(e.state.pos[0, 1]),
+                "drags": True,
+                "radius": float(e.shape.circumscribed_radius()),
+            }
+            for n, e in self.entities.items()
+        ]
         about = {}
         for agent, (group, i) in self.where.items():
             action = self.taken.get(agent) or self.wanted[group][0, i].tolist()
-            about[agent] = {"observation": self.observation[group][0, i].tolist(), "action": action,
-                            "value": float(self.values[group][0, i]), "reward": float(self.reward[group][0, i])}
-        return {"seed": self.seed, "steps": self.steps, "done": self.done, "returns": self.returns, "about": about,
-                "playing": self.playing, "frozen": sorted(self.frozen), "bounds": drawn.bounds, "places": places,
-                "shapes": [shape_row(s) for s in drawn.shapes]}
+            about[agent] = {
+                "observation": self.observation[group][0, i].tolist(),
+                "action": action,
+                "value": float(self.values[group][0, i]),
+                "reward": float(self.reward[group][0, i]),
+            }
+        return {
+            "seed": self.seed,
+            "steps": self.steps,
+            "done": self.done,
+            "returns": self.returns,
+            "about": about,
+            "playing": self.playing,
+            "frozen": sorted(self.frozen),
+            "bounds": drawn.bounds,
+            "places": places,
+            "shapes": [shape_row(s) for s in drawn.shapes],
+        }

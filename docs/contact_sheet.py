@@ -16,8 +16,9 @@ COLUMNS, SIZE, LABEL, STEPS = 7, 150, 14, 8
 def tile(name: str) -> Image.Image:
     """A scenario after some random steps, with its name."""
     stream = Stream(3, torch.device("cpu"), True)
-    simulator = build_simulator(name, 1, stream, continuous_actions=True, multi_discrete=False, max_steps=None,
-                                scenario_kwargs={})
+    simulator = build_simulator(
+        name, 1, stream, continuous_actions=True, multi_discrete=False, max_steps=None, scenario_kwargs={}
+    )
     with stream:
         for _ in range(STEPS):
             simulator.step(simulator.get_random_actions())

@@ -14,8 +14,8 @@ import numpy as np
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
-from envs import geometry
 from envs.geometry import Shape
+from envs.window import recording
 
 SMOOTH = 3  # drawn that much larger and then averaged: smooth edges
 
@@ -36,7 +36,7 @@ def scene(simulator: Any, index: int = 0, measure: bool = False) -> Scene:
     measure: cast the lidars' rays anew, for a state that was put there and not stepped to.
     """
     kept = {name: getattr(simulator, name, None) for name in ("viewer", "headless", "visible_display", "text_lines")}
-    with geometry.recording():
+    with recording():
         if measure:
             measure_lidars(simulator)
         try:
@@ -80,8 +80,10 @@ def image(drawn: Scene, width: int | None = None, hide: frozenset[str] = frozens
             continue
         a, b, c, d, e, f = shape.matrix
         # Pillow's whole numbers are the middles of pixels, OpenGL's their corners
-        spots = [((a * x + c * y + e - left) * across - 0.5, canvas.height - (b * x + d * y + f - bottom) * up - 0.5)
-                 for x, y in shape.points]
+        spots = [
+            ((a * x + c * y + e - left) * across - 0.5, canvas.height - (b * x + d * y + f - bottom) * up - 0.5)
+            for x, y in shape.points
+        ]
         _shape(canvas, pen, shape, spots, zoom)
     return np.asarray(canvas.resize(size, Image.Resampling.BOX))
 

@@ -62,15 +62,32 @@ def film(recording: Recording, episodes: list[int] | None = None) -> dict[str, A
     told = []
     for episode in wanted:
         steps = recording.lengths[episode]
-        told.append({
-            "episode": episode, "steps": steps, "terminated": recording.terminated[episode], "frames": frames[episode],
-            **{kind: {name: _series(values[:, episode], steps + (kind in ("observation", "value")))
-                      for name, values in getattr(recording, kind).items()}
-               for kind in ("observation", "action", "reward", "value")},
-        })
-    return {"width": size[0], "height": size[1], "dt": recording.dt, "scenario": recording.settings.get("scenario"),
-            "groups": recording.groups, "note": recording.note, "points": [json.loads(p) for p in points],
-            "shapes": [json.loads(s) for s in shapes], "episodes": told}
+        told.append(
+            {
+                "episode": episode,
+                "steps": steps,
+                "terminated": recording.terminated[episode],
+                "frames": frames[episode],
+                **{
+                    kind: {
+                        name: _series(values[:, episode], steps + (kind in ("observation", "value")))
+                        for name, values in getattr(recording, kind).items()
+                    }
+                    for kind in ("observation", "action", "reward", "value")
+                },
+            }
+        )
+    return {
+        "width": size[0],
+        "height": size[1],
+        "dt": recording.dt,
+        "scenario": recording.settings.get("scenario"),
+        "groups": recording.groups,
+        "note": recording.note,
+        "points": [json.loads(p) for p in points],
+        "shapes": [json.loads(s) for s in shapes],
+        "episodes": told,
+    }
 
 
 def _series(values: Tensor, count: int) -> list[Any]:

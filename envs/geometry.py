@@ -1,22 +1,18 @@
 """VMAS's drawing vocabulary without OpenGL: stand-ins for `vmas.simulator.rendering` that write down what they draw.
 
-A scenario draws by making geometries (polygons, lines, circles, text) with transforms and colours. Under `recording()`
-the names it imports are these, so every scenario's own drawing code runs unchanged, and nothing needs a display.
+A scenario draws by making geometries (polygons, lines, circles, text) with transforms and colours. Under
+`envs.window.recording` the names it imports are these, so every scenario's own drawing code runs unchanged, and
+nothing needs a display.
 """
 
 from __future__ import annotations
 
 import math
-import sys
-import types
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-MODULE = "vmas.simulator.rendering"
 FIRST_WIDTH = 2.0  # pixels; OpenGL's line width before anything sets it, as VMAS's viewer does
 Matrix = tuple[float, float, float, float, float, float]  # a, b, c, d, e, f: x' = a x + c y + e, y' = b x + d y + f
 IDENTITY: Matrix = (1.0, 0.0, 0.0, 1.0, 0.0, 0.0)
@@ -250,8 +246,9 @@ def make_capsule(length, width):
     return Compound([box, *ends])
 
 
-def render_function_util(f: Callable, plot_range, precision=0.01, cmap_range=None, cmap_alpha=1.0,
-                         cmap_name="viridis") -> Image:
+def render_function_util(
+    f: Callable, plot_range, precision=0.01, cmap_range=None, cmap_alpha=1.0, cmap_name="viridis"
+) -> Image:
     """A function of the position as an image: f maps float [N, 2] to [N], [N, 1] (a colour map's) or [N, 4]."""
     from matplotlib import colormaps
 
@@ -270,61 +267,3 @@ def render_function_util(f: Callable, plot_range, precision=0.01, cmap_range=Non
         out[:, 3] = cmap_alpha
     picture = out.reshape(len(xs), len(ys), 4).transpose(1, 0, 2) * 255
     return Image(picture, x=x0, y=y0, scale=precision)
-
-
-class Viewer:
-    """Stands where VMAS's window stands: takes the bounds and geometries of a frame, gives their shapes."""
-
-    def __init__(self, width, height, display=None, visible=True) -> None:
-        self.width, self.height = width, height
-        self.geoms: list[Geom] = []
-        self.onetime_geoms: list[tuple[str, Geom]] = []
-        self.bounds: tuple[float, float, float, float] = (-1.0, 1.0, -1.0, 1.0)
-        self.owners: list[Any] = []  # whose geometries the next calls of add_onetime_list bring; None: the scenario's
-
-    def set_bounds(self, left, right, bottom, top) -> None:
-        self.bounds = (float(left), float(right), float(bottom), float(top))
-
-    def add_geom(self, geom: Geom) -> None:
-        self.geoms.append(geom)
-
-    def add_onetime(self, geom: Geom) -> None:
-        self.onetime_geoms.append(("", geom))
-
-    def add_onetime_list(self, geoms: Sequence[Geom]) -> None:
-        owner = self.owners.pop(0) if self.owners else None
-        self.onetime_geoms += [(owner, geom) for geom in geoms]
-
-    def render(self, return_rgb_array=False) -> list[Shape]:
-        pen, out, seen = Pen(), [], set()
-        for owner, geom in [("", g) for g in self.geoms] + self.onetime_geoms:
-            for shape in geom.shapes(pen):
-                if owner and shape.layer == "extra":
-                    first = owner not in seen
-                    shape.owner, shape.layer = owner, "body" if first else "sensor"
-                    seen.add(owner)
-                out.append(shape)
-        self.onetime_geoms = []
-        return [s for s in out if s.kind != "text"] + [s for s in out if s.kind == "text"]
-
-
-@contextmanager
-def recording() -> Iterator[None]:
-    """Within it `from vmas.simulator import rendering` gives this module's stand-ins."""
-    import vmas.simulator as package
-
-    stand_in = types.ModuleType(MODULE)
-    stand_in.__dict__.update({k: v for k, v in globals().items() if not k.startswith("_")})
-    known, attribute = sys.modules.get(MODULE), vars(package).get("rendering")
-    sys.modules[MODULE] = package.rendering = stand_in
-    try:
-        yield
-    finally:
-        if known is None:
-            sys.modules.pop(MODULE, None)
-        else:
-            sys.modules[MODULE] = known
-        if attribute is None:
-            del package.rendering
-        else:
-            package.rendering = attribute

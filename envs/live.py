@@ -20,7 +20,7 @@ from envs.kernel.layout import Layout, layout
 from envs.kernel.make import LARGEST
 from envs.kernel.tape import Refusal
 from envs.kernel.trace import TRACED, Lowered, lower, trace
-from envs.vmas import STATE, VmasEnv
+from envs.vmas import VmasEnv
 
 RAYS = "/rays"  # key of all lidars' measurements among the outputs
 LOOKS = 3  # states whose pictures are compared: what is drawn alike in all of them stands still
@@ -92,8 +92,9 @@ def program(settings: dict[str, Any]) -> LiveProgram:
         lowered = lower(traced)
         if lowered.operations > LARGEST:
             raise Refusal(f"the step has {lowered.operations} operations, more than {LARGEST}")
-        actions = {name: (g.n_agents * g.action.size, g.action.kind != "continuous")
-                   for name, g in twin.spec.groups.items()}
+        actions = {
+            name: (g.n_agents * g.action.size, g.action.kind != "continuous") for name, g in twin.spec.groups.items()
+        }
         places = layout(lowered, actions)
         source = emit_js(lowered, places)
     except Refusal as refusal:
@@ -110,9 +111,15 @@ def world(live: LiveProgram, settings: dict[str, Any], seeds: int) -> dict[str, 
         observation, state = env.reset(seed)
         live.check_constants(env)
         measure_lidars(simulator)
-        starts.append({"s": _numbers(live.fields(env)[0]), "T": [_numbers(t[0]) for t in live.tables(env)],
-                       "o": {name: _numbers(v[0]) for name, v in observation.items()}, "state": _numbers(state[0]),
-                       "rays": [r for sensor in _sensors(simulator) for r in _numbers(sensor._last_measurement[0])]})
+        starts.append(
+            {
+                "s": _numbers(live.fields(env)[0]),
+                "T": [_numbers(t[0]) for t in live.tables(env)],
+                "o": {name: _numbers(v[0]) for name, v in observation.items()},
+                "state": _numbers(state[0]),
+                "rays": [r for sensor in _sensors(simulator) for r in _numbers(sensor._last_measurement[0])],
+            }
+        )
         if seed < LOOKS:
             scenes.append(scene(simulator))
     for _ in range(5):
@@ -122,25 +129,39 @@ def world(live: LiveProgram, settings: dict[str, Any], seeds: int) -> dict[str, 
     bodies = {s.owner: s for s in scenes[0].shapes if s.layer == "body" and s.owner}
     field = {key: i for i, key in enumerate(live.places.fields)}
     return {
-        "scenario": env.scenario, "dt": simulator.world.dt, "max_steps": env.spec.max_steps, "starts": starts,
-        "camera": camera(simulator), "still": [shape_row(s) for s in still],
+        "scenario": env.scenario,
+        "dt": simulator.world.dt,
+        "max_steps": env.spec.max_steps,
+        "starts": starts,
+        "camera": camera(simulator),
+        "still": [shape_row(s) for s in still],
         "left_out": sum(not s.owner for s in scenes[0].shapes) - len(still),
-        "entities": [_entity(e, path, bodies.get(e.name), field) for e, path in zip(entities, _paths(env), strict=True)],
+        "entities": [
+            _entity(e, path, bodies.get(e.name), field) for e, path in zip(entities, _paths(env), strict=True)
+        ],
         "sensors": [_sensor(agent, sensor) for agent in simulator.world.agents for sensor in agent.sensors or ()],
-        "seeds": seeds, "groups": groups(env),
+        "seeds": seeds,
+        "groups": groups(env),
     }
 
 
 def groups(env: VmasEnv) -> dict[str, Any]:
-    """{group: agents, sizes, kind and ranges of its actions}; parts: what a discrete action's index is the product of."""
+    """{group: agents, sizes, kind and ranges of its actions}; parts: a discrete action's index is their product's."""
     by_name = {agent.name: agent for agent in env._simulator.agents}
     out = {}
     for name, g in env.spec.groups.items():
         first, a = by_name[g.agents[0]], g.action
         talks = env._simulator.world.dim_c if not first.silent else 0
-        out[name] = {"agents": list(g.agents), "F": g.observation_size, "D": a.size, "kind": a.kind, "nvec": list(a.nvec),
-                     "parts": [*first.discrete_action_nvec, *([talks] if talks else [])],
-                     "low": None if a.low is None else a.low.tolist(), "high": None if a.high is None else a.high.tolist()}
+        out[name] = {
+            "agents": list(g.agents),
+            "F": g.observation_size,
+            "D": a.size,
+            "kind": a.kind,
+            "nvec": list(a.nvec),
+            "parts": [*first.discrete_action_nvec, *([talks] if talks else [])],
+            "low": None if a.low is None else a.low.tolist(),
+            "high": None if a.high is None else a.high.tolist(),
+        }
     return out
 
 
@@ -148,8 +169,13 @@ def camera(simulator: Any) -> dict[str, Any]:
     """What VMAS's window shows: its size in pixels, zoom, origin, and the largest agent (it zooms out to fit them)."""
     s = simulator.scenario
     radius = max(agent.shape.circumscribed_radius() for agent in simulator.world.agents)
-    return {"width": s.viewer_size[0], "height": s.viewer_size[1], "zoom": float(s.viewer_zoom),
-            "origin": [float(c) for c in s.render_origin], "radius": float(radius)}
+    return {
+        "width": s.viewer_size[0],
+        "height": s.viewer_size[1],
+        "zoom": float(s.viewer_zoom),
+        "origin": [float(c) for c in s.render_origin],
+        "radius": float(radius),
+    }
 
 
 def _sensors(simulator: Any) -> list[Any]:
@@ -157,29 +183,51 @@ def _sensors(simulator: Any) -> list[Any]:
 
 
 def _same(shape: Any, drawn: Scene) -> bool:
-    return any(shape.kind == o.kind and shape.points == o.points and shape.matrix == o.matrix
-               and shape.colour == o.colour and shape.text == o.text and shape.image is None for o in drawn.shapes)
+    return any(
+        shape.kind == o.kind
+        and shape.points == o.points
+        and shape.matrix == o.matrix
+        and shape.colour == o.colour
+        and shape.text == o.text
+        and shape.image is None
+        for o in drawn.shapes
+    )
 
 
 def _paths(env: VmasEnv) -> list[str]:
     """The path of each entity's state in the simulator, in the order of `world.entities`."""
     w = env._simulator.world
     return [f"world._landmarks.{i}" for i in range(len(w.landmarks))] + [
-        f"world._agents.{i}" for i in range(len(w.agents))]
+        f"world._agents.{i}" for i in range(len(w.agents))
+    ]
 
 
 def _entity(entity: Any, path: str, body: Any, field: dict[tuple[str, int], int]) -> dict[str, Any]:
-    at = {name: [field.get((f"{path}._state.{name}", k)) for k in range(2 if name in ("_pos", "_vel") else 1)]
-          for name in MOVES}
+    at = {
+        name: [field.get((f"{path}._state.{name}", k)) for k in range(2 if name in ("_pos", "_vel") else 1)]
+        for name in MOVES
+    }
     look = shape_row(body) if body is not None else None
-    return {"name": entity.name, "radius": float(entity.shape.circumscribed_radius()), "look": look,
-            "pos": at["_pos"], "vel": at["_vel"], "rot": at["_rot"][0], "ang_vel": at["_ang_vel"][0]}
+    return {
+        "name": entity.name,
+        "radius": float(entity.shape.circumscribed_radius()),
+        "look": look,
+        "pos": at["_pos"],
+        "vel": at["_vel"],
+        "rot": at["_rot"][0],
+        "ang_vel": at["_ang_vel"][0],
+    }
 
 
 def _sensor(agent: Any, sensor: Any) -> dict[str, Any]:
     angles = getattr(sensor, "_angles", None)
-    return {"agent": agent.name, "angles": [] if angles is None else _numbers(angles[0]),
-            "colour": list(sensor.render_color), "alpha": float(sensor.alpha), "shown": bool(sensor._render)}
+    return {
+        "agent": agent.name,
+        "angles": [] if angles is None else _numbers(angles[0]),
+        "colour": list(sensor.render_color),
+        "alpha": float(sensor.alpha),
+        "shown": bool(sensor._render),
+    }
 
 
 def _numbers(values: Tensor) -> list[float]:

@@ -61,13 +61,17 @@ class Recording:
         tensors = {f"state/{k}": v for k, v in self.state.items()}
         for name in ("observation", "action", "reward", "value"):
             tensors |= {f"{name}/{group}": v for group, v in getattr(self, name).items()}
-        told = {k: getattr(self, k) for k in ("settings", "seed", "dt", "groups", "plain", "lengths", "terminated",
-                                              "note")}
+        told = {
+            k: getattr(self, k) for k in ("settings", "seed", "dt", "groups", "plain", "lengths", "terminated", "note")
+        }
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            save_file({k: v.contiguous().clone() for k, v in tensors.items()}, temporary,
-                      {"recording": json.dumps({"format": FORMAT, **told})})
+            save_file(
+                {k: v.contiguous().clone() for k, v in tensors.items()},
+                temporary,
+                {"recording": json.dumps({"format": FORMAT, **told})},
+            )
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -120,8 +124,10 @@ class Restorer:
             if slot is None:
                 continue  # scratch that a step makes and a reset drops
             if isinstance(slot.value, Tensor) and slot.value.shape != value.shape:
-                raise EnvError(f"this recording is of another scenario or version: {path} has shape "
-                               f"{tuple(value.shape)} there, and {tuple(slot.value.shape)} here.")
+                raise EnvError(
+                    f"this recording is of another scenario or version: {path} has shape "
+                    f"{tuple(value.shape)} there, and {tuple(slot.value.shape)} here."
+                )
             slot.write(value.clone())
         main.refresh()
         self._at = t
@@ -133,8 +139,9 @@ class Restorer:
 
 
 @torch.no_grad()
-def record(settings: dict[str, Any], act: Act, episodes: int = 1, seed: int = 0,
-           note: dict[str, Any] | None = None) -> Recording:
+def record(
+    settings: dict[str, Any], act: Act, episodes: int = 1, seed: int = 0, note: dict[str, Any] | None = None
+) -> Recording:
     """Play `episodes` episodes at once and write their states down, by the simulator itself.
 
     The eager path, since a kernel leaves what only drawings need (rays, forces) as it was.
@@ -172,10 +179,21 @@ def record(settings: dict[str, Any], act: Act, episodes: int = 1, seed: int = 0,
     def stacked(frames: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         return {name: torch.stack([f[name] for f in frames]) for name in names if all(name in f for f in frames)}
 
-    return Recording(settings, seed, float(simulator.world.dt),
-                     {name: list(group.agents) for name, group in env.spec.groups.items()}, taken.states(),
-                     taken.plain, lengths.tolist(), ended.tolist(), stacked(seen), stacked(actions), stacked(rewards),
-                     stacked(values), note or {})
+    return Recording(
+        settings,
+        seed,
+        float(simulator.world.dt),
+        {name: list(group.agents) for name, group in env.spec.groups.items()},
+        taken.states(),
+        taken.plain,
+        lengths.tolist(),
+        ended.tolist(),
+        stacked(seen),
+        stacked(actions),
+        stacked(rewards),
+        stacked(values),
+        note or {},
+    )
 
 
 class _Taker:

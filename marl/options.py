@@ -29,6 +29,8 @@ def parse(options: type, arguments: Sequence[str]) -> Any:
         try:
             values[key] = (None if text == "null" else text) if plain else yaml.safe_load(text)
         except yaml.YAMLError:
-            raise UserError(f"cannot read {argument!r}: write key=value, with quotes around special characters") from None
+            raise UserError(
+                f"cannot read {argument!r}: write key=value, with quotes around special characters"
+            ) from None
     check_arguments(options, values, "")
     return options(**values)

@@ -8,8 +8,9 @@
   serve=false          true: stream from Python instead, for scenarios and networks that can't run in a page
   port=8000            of serve=true, on 127.0.0.1 only; 0: any that is free
 
-The page holds the scenario itself (its step as JavaScript), the policy's weights and the drawing: no server, no network;
-mail it, or put it on any static site. Drag agents and obstacles, take an agent over, freeze one, reset, slow down.
+The page holds the scenario itself (its step as JavaScript), the policy's weights and the drawing: no server and no
+network; mail it, or put it on any static site. Drag agents and obstacles, take an agent over, freeze one, reset, slow
+down.
 """
 
 import sys
@@ -71,8 +72,14 @@ def live_page(policy: Policy, settings: dict[str, Any], seeds: int) -> str:
     made = program(settings)
     scripts = f"{web('policy.js')}\n{web('engine.js')}\nconst PROGRAM = {made.source};"
     run = policy.told.get("run") or {}
-    about = f"{run.get('name') or settings.get('scenario')}, trained for {run['frames']:,} frames" if run.get("frames") else ""
-    return page("live", {"world": world(made, settings, seeds), "policy": weights}, ENGINE=scripts, BEGIN=BEGIN, ABOUT=about)
+    about = (
+        f"{run.get('name') or settings.get('scenario')}, trained for {run['frames']:,} frames"
+        if run.get("frames")
+        else ""
+    )
+    return page(
+        "live", {"world": world(made, settings, seeds), "policy": weights}, ENGINE=scripts, BEGIN=BEGIN, ABOUT=about
+    )
 
 
 if __name__ == "__main__":

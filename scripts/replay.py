@@ -95,8 +95,14 @@ def images(recording: Recording, chosen: Options) -> Iterator[np.ndarray]:
 def gif(path: Path, frames: Iterator[np.ndarray], seconds: float) -> None:
     """Write an animated GIF that repeats for ever; `seconds` per frame, in hundredths (the format's unit)."""
     pictures = [Image.fromarray(frame).quantize(64, dither=Image.Dither.NONE) for frame in frames]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=max(20, round(seconds * 100) * 10), loop=0,
-                     optimize=True)
+    pictures[0].save(
+        path,
+        save_all=True,
+        append_images=pictures[1:],
+        duration=max(20, round(seconds * 100) * 10),
+        loop=0,
+        optimize=True,
+    )
 
 
 def mp4(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:

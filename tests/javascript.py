@@ -22,7 +22,9 @@ def javascript(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., 
     browser = None if node else request.getfixturevalue("browser")
 
     def run(source: str, **arrays: np.ndarray) -> Any:
-        given = {k: base64.b64encode(np.ascontiguousarray(v, dtype="<f4").tobytes()).decode() for k, v in arrays.items()}
+        given = {
+            k: base64.b64encode(np.ascontiguousarray(v, dtype="<f4").tobytes()).decode() for k, v in arrays.items()
+        }
         decode = "text => new Float32Array(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer)"
         names = "".join(f"const {k} = ({decode})(given.{k});\n" for k in given)
         body = f"const given = {json.dumps(given)};\n{names}{source}"

@@ -6,8 +6,17 @@ from omegaconf import OmegaConf
 
 from marl import compose
 
-TINY = ["env.num_envs=4", "env.fast=off", "algo.rollout_steps=10", "algo.minibatch_size=20", "frames=80",
-        "env.max_steps=15", "task.eval_episodes=3", "trainer.progress=off", "trainer.evaluate_every=1"]
+TINY = [
+    "env.num_envs=4",
+    "env.fast=off",
+    "algo.rollout_steps=10",
+    "algo.minibatch_size=20",
+    "frames=80",
+    "env.max_steps=15",
+    "task.eval_episodes=3",
+    "trainer.progress=off",
+    "trainer.evaluate_every=1",
+]
 
 
 def make_run(folder: Path, *overrides: str) -> Path:

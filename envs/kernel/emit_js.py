@@ -23,9 +23,22 @@ const store = (table, size, i, x) => { i = Math.trunc(i); if (i >= 0 && i < size
 """
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 COMPARE = {"lt": "<", "le": "<=", "eq": "===", "ne": "!==", "xor": "!=="}
-EXACT = {"abs": "Math.abs({})", "floor": "Math.floor({})", "ceil": "Math.ceil({})", "trunc": "Math.trunc({})",
-         "round": "round_({})", "neg": "-{}", "min": "min_({}, {})", "max": "max_({}, {})", "fmod": "{} % {}",
-         "same": "{}", "not": "!{}", "and": "{} && {}", "or": "{} || {}", "select": "{} ? {} : {}"}
+EXACT = {
+    "abs": "Math.abs({})",
+    "floor": "Math.floor({})",
+    "ceil": "Math.ceil({})",
+    "trunc": "Math.trunc({})",
+    "round": "round_({})",
+    "neg": "-{}",
+    "min": "min_({}, {})",
+    "max": "max_({}, {})",
+    "fmod": "{} % {}",
+    "same": "{}",
+    "not": "!{}",
+    "and": "{} && {}",
+    "or": "{} || {}",
+    "select": "{} ? {} : {}",
+}
 MATH = {"sqrt"} | FUNCTIONS
 
 
@@ -47,8 +60,11 @@ class JsWriter(Writer):
     def expression(self, v: int) -> str:
         op, boolean = self.p.ops[v], self.p.kinds[v] == "b"
         if op[0] in ("input", "load"):
-            text = self.input(op[1]) if op[0] == "input" else (
-                f"load(T{self.table[op[1]]}, {self.size(op[1])}, {self.ref(op[3])})")
+            text = (
+                self.input(op[1])
+                if op[0] == "input"
+                else (f"load(T{self.table[op[1]]}, {self.size(op[1])}, {self.ref(op[3])})")
+            )
             return f"{text} !== 0" if boolean else text
         args = [self.ref(a) for a in op[1:]]
         if op[0] in INFIX:
@@ -122,14 +138,21 @@ def emit_js(lowered: Lowered, places: Layout) -> str:
         rows += count
     given = "".join(f", T[{i}]" for i in range(len(places.tables)))
     told = {
-        "outputs": [*outputs, ["terminated", rows, 1], ["truncated", rows + 1, 1]], "rows": rows + 2,
-        "fields": len(places.fields), "noise": places.noise, "draws": [_draw(draw) for draw in lowered.noise],
+        "outputs": [*outputs, ["terminated", rows, 1], ["truncated", rows + 1, 1]],
+        "rows": rows + 2,
+        "fields": len(places.fields),
+        "noise": places.noise,
+        "draws": [_draw(draw) for draw in lowered.noise],
         "tables": [[count, kind] for _, count, kind in places.tables],
         "actions": {group: {"key": _key(group), "count": n, "integers": i} for group, n, i in places.actions},
     }
-    source += ["function step(s, a, z, T, o) {",
-               *(f"  part{i}(s, a, z, o{given});" for i in range(len(parts))), "}",
-               f"return {{...{json.dumps(told)}, step}};", "})()"]
+    source += [
+        "function step(s, a, z, T, o) {",
+        *(f"  part{i}(s, a, z, o{given});" for i in range(len(parts))),
+        "}",
+        f"return {{...{json.dumps(told)}, step}};",
+        "})()",
+    ]
     return "\n".join(source)
 
 

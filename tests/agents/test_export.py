@@ -20,7 +20,12 @@ from tests.runs import make_run
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUNS = {
     "continuous": ["env=vmas/mpe/simple_spread"],
-    "groups": ["env=vmas/mpe/simple_tag", "algo.share_actor=separate", "network.layer_norm=true", "network.activation=gelu"],
+    "groups": [
+        "env=vmas/mpe/simple_tag",
+        "algo.share_actor=separate",
+        "network.layer_norm=true",
+        "network.activation=gelu",
+    ],
     "discrete": ["env=vmas/mpe/simple_spread", "env.continuous_actions=false", "env.multi_discrete=true"],
     "clipped": ["env=vmas/mpe/simple_spread", "algo.policy=clipped_normal"],
 }
@@ -33,8 +38,10 @@ def runs(tmp_path_factory) -> dict[str, Path]:
 
 def observations(policy: Policy, batch: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return {name: 2 * torch.randn(batch, g.n_agents, g.observation_size, generator=generator)
-            for name, g in policy.spec.groups.items()}
+    return {
+        name: 2 * torch.randn(batch, g.n_agents, g.observation_size, generator=generator)
+        for name, g in policy.spec.groups.items()
+    }
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -81,11 +88,22 @@ def test_the_script_of_the_docs_drives_raw_vmas_to_the_same_return(runs, tmp_pat
     assert len(code.strip().splitlines()) <= 20
     policy = Policy.load(runs["continuous"])
     export(policy, "onnx", tmp_path)
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120,
-                          env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     mean = float(done.stdout.split()[0])
-    env = VmasEnv("mpe/simple_spread", num_envs=200, max_steps=15, fast="off",
-                  scenario_kwargs=policy.told["env"]["scenario_kwargs"])
+    env = VmasEnv(
+        "mpe/simple_spread",
+        num_envs=200,
+        max_steps=15,
+        fast="off",
+        scenario_kwargs=policy.told["env"]["scenario_kwargs"],
+    )
     low, high = statistics(evaluate(env, policy.actors, seed=0).episode_returns())["ci95"]
     assert low <= mean <= high

@@ -14,8 +14,15 @@ from envs.page import web
 from marl.errors import UserError
 from marl.networks import ACTIVATIONS
 
-ALGO = {"critic": "concat", "share_actor": "shared", "share_critic": "shared", "policy": "auto", "std": "state",
-        "init_std": 1.0, "min_std": 0.01}
+ALGO = {
+    "critic": "concat",
+    "share_actor": "shared",
+    "share_critic": "shared",
+    "policy": "auto",
+    "std": "state",
+    "init_std": 1.0,
+    "min_std": 0.01,
+}
 BOUNDS = torch.tensor([[-1.0, -2.0], [-0.5, -1.0]]), torch.tensor([[1.0, 2.0], [0.5, 3.0]])
 CONTINUOUS = ActionSpec("continuous", *BOUNDS)
 CASES = [({}, {"activation": name}, CONTINUOUS) for name in ACTIVATIONS] + [
@@ -29,22 +36,33 @@ CASES = [({}, {"activation": name}, CONTINUOUS) for name in ACTIVATIONS] + [
 def make(algo: dict, network: dict, action: ActionSpec) -> Policy:
     spec = EnvSpec({"agents": GroupSpec("agents", ("a", "b"), 5, action)}, state_size=4, max_steps=10)
     torch.manual_seed(0)
-    return Policy({"spec": describe(spec), "algo": {**ALGO, **algo}, "env": None, "run": None,
-                   "network": {"_target_": "marl.networks.MLP", "hidden": [16, 8], **network}})
+    return Policy(
+        {
+            "spec": describe(spec),
+            "algo": {**ALGO, **algo},
+            "env": None,
+            "run": None,
+            "network": {"_target_": "marl.networks.MLP", "hidden": [16, 8], **network},
+        }
+    )
 
 
 @pytest.mark.parametrize(("algo", "network", "action"), CASES)
 def test_actions_and_values_are_torchs(javascript, algo: dict, network: dict, action: ActionSpec) -> None:
     policy = make(algo, network, action)
     observation, state = 2 * torch.randn(1000, 2, 5), torch.randn(1000, 4)
-    ours = javascript(f"""{web("policy.js")}
+    ours = javascript(
+        f"""{web("policy.js")}
         const policy = makePolicy({json.dumps(plain(policy))}), out = [];
         for (let i = 0; i < 1000; i++) {{
           const seen = {{ agents: observation.subarray(10 * i, 10 * i + 10) }};
           const actions = policy.act(seen), values = policy.value(seen, state.subarray(4 * i, 4 * i + 4));
           out.push([[...actions.agents], [...values.agents]]);
         }}
-        return out;""", observation=observation.numpy(), state=state.numpy())
+        return out;""",
+        observation=observation.numpy(),
+        state=state.numpy(),
+    )
     actions = np.array([row[0] for row in ours]).reshape(1000, 2, -1)
     values = np.array([row[1] for row in ours])
     wanted = policy.act({"agents": observation})["agents"].numpy()

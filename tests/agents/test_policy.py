@@ -61,7 +61,8 @@ import sys, torch
 from agents.policy import Policy
 policy = Policy.load(sys.argv[1])
 policy.act({n: torch.zeros(1, g.n_agents, g.observation_size) for n, g in policy.spec.groups.items()})
-wrong = [m for m in ("hydra", "omegaconf", "vmas", "torchrl", "agents.ppo", "agents.on_policy", "marl.engine") if m in sys.modules]
+names = ("hydra", "omegaconf", "vmas", "torchrl", "agents.ppo", "agents.on_policy", "marl.engine")
+wrong = [m for m in names if m in sys.modules]
 assert not wrong, wrong
 """
 

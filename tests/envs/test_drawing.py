@@ -73,12 +73,17 @@ def test_each_environment_has_a_picture_of_its_own_and_the_simulator_stays_as_it
 def test_lidar_rays_are_layers_of_their_own_and_end_where_bodies_begin() -> None:
     env = played("navigation")
     agent = env.simulator.agents[0]
-    rays = [s for s in scene(env.simulator).shapes if s.layer == "sensor" and s.owner == agent.name and s.kind == "line"]
+    rays = [
+        s for s in scene(env.simulator).shapes if s.layer == "sensor" and s.owner == agent.name and s.kind == "line"
+    ]
     lengths = [s.points[1][0] for s in rays]
     assert lengths == pytest.approx(agent.sensors[0]._last_measurement[0].tolist())
     env.simulator.agents[1].state.pos = agent.state.pos + torch.tensor([0.25, 0.0])  # now somebody stands there
-    measured = [s.points[1][0] for s in scene(env.simulator, measure=True).shapes
-                if s.layer == "sensor" and s.owner == agent.name and s.kind == "line"]
+    measured = [
+        s.points[1][0]
+        for s in scene(env.simulator, measure=True).shapes
+        if s.layer == "sensor" and s.owner == agent.name and s.kind == "line"
+    ]
     assert measured[0] == pytest.approx(0.15, abs=1e-4) and lengths[0] > 0.3
     hidden = image(scene(env.simulator), 200, hide=frozenset({"sensor"}))
     assert (hidden != image(scene(env.simulator), 200)).any()

@@ -36,17 +36,23 @@ def compare(javascript, live: LiveProgram, steps: int = STEPS) -> float:
         noises.append(torch.cat(drawn, 1) if drawn else torch.zeros(TRACED, 1))
         seen = twin._observe(twin._simulator, observations)
         rows = []
-        for key, _ in live.places.outputs:
-            group = twin._groups.get(key[1])
-            value = {"observation": lambda k=key: seen[k[1]], "reward": lambda g=group: g.reward(rewards),
-                     "info": lambda g=group, k=key: g.info(infos)[k[2]].float()}[key[0]]()
+        for kind, name, *rest in (key for key, _ in live.places.outputs):
+            if kind == "observation":
+                value = seen[name]
+            elif kind == "reward":
+                value = twin._groups[name].reward(rewards)
+            else:
+                value = twin._groups[name].info(infos)[rest[0]].float()
             rows.append(value.reshape(TRACED, -1))
-        wanted.append(torch.cat([*rows, terminated.float()[:, None], (over & ~terminated).float()[:, None],
-                                 live.fields()], 1))
+        wanted.append(
+            torch.cat([*rows, terminated.float()[:, None], (over & ~terminated).float()[:, None], live.fields()], 1)
+        )
     starts, actions, noises, wanted = (torch.cat(x).numpy() for x in (starts, actions, noises, wanted))
     sizes = [[name, group.n_agents * group.action.size] for name, group in twin.spec.groups.items()]
     flat = {f"table{i}": torch.cat([t[i] for t in tables]).numpy() for i in range(len(live.places.tables))}
-    ours = np.array(javascript(f"""
+    ours = np.array(
+        javascript(
+            f"""
         const program = {live.source};
         const sizes = {sizes}, given_tables = [{", ".join(flat)}], out = [];
         const S = program.fields, Z = {noises.shape[1]}, A = {actions.shape[1]}, o = new Float32Array(program.rows);
@@ -58,7 +64,13 @@ def compare(javascript, live: LiveProgram, steps: int = STEPS) -> float:
           program.step(s, a, noises.slice(i * Z, i * Z + Z), T, o);
           out.push([...o, ...s].map(String));
         }}
-        return out;""", starts=starts, actions=actions, noises=noises, **flat)).astype(np.float64)
+        return out;""",
+            starts=starts,
+            actions=actions,
+            noises=noises,
+            **flat,
+        )
+    ).astype(np.float64)
     assert ours.shape == wanted.shape and len(ours) >= 1000
     done = slice(ours.shape[1] - starts.shape[1] - 2, ours.shape[1] - starts.shape[1])
     assert (ours[:, done] == wanted[:, done]).all()
@@ -79,7 +91,9 @@ def test_discrete_actions(javascript) -> None:
 def test_functions_of_the_prelude_are_torchs(javascript) -> None:
     halves = np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 2.4, -2.6], np.float32)
     helpers = re.sub('"use strict";', "", PRELUDE)
-    found = javascript(f"{helpers}\nreturn [Array.from(halves, round_), min_(NaN, 1), max_(1, NaN), min_(2, 1)]", halves=halves)
+    found = javascript(
+        f"{helpers}\nreturn [Array.from(halves, round_), min_(NaN, 1), max_(1, NaN), min_(2, 1)]", halves=halves
+    )
     assert found[0] == torch.from_numpy(halves).round().tolist()
     assert found[1:] == [None, None, 1]  # JSON has no nan
 

@@ -91,7 +91,8 @@ def test_a_film_holds_each_shape_once(navigation: Recording) -> None:
         assert told["points"][row[1]] == pytest.approx(np.ravel(shape.points).tolist(), abs=1e-4)
         assert row[0] == shape.kind and row[6] == shape.owner
     assert np.array(told["episodes"][0]["observation"]["agents"]) == pytest.approx(
-        navigation.observation["agents"][:, 0].numpy(), abs=6e-4)
+        navigation.observation["agents"][:, 0].numpy(), abs=6e-4
+    )
 
 
 def test_poses_of_stretched_shapes_keep_all_numbers() -> None:

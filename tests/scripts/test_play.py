@@ -20,8 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
-    return {name: make_run(folder / name, f"env=vmas/{env}", "env.max_steps=100") for name, env in
-            [("balance", "balance"), ("navigation", "navigation"), ("simple_spread", "mpe/simple_spread")]}
+    return {
+        name: make_run(folder / name, f"env=vmas/{env}", "env.max_steps=100")
+        for name, env in [("balance", "balance"), ("navigation", "navigation"), ("simple_spread", "mpe/simple_spread")]
+    }
 
 
 def start(browser, page) -> None:
@@ -55,8 +57,12 @@ def test_the_page_runs_the_scenario(runs, name: str, script, browser) -> None:
 
     # freeze: it stays where it is while the others go on
     browser.click("#freeze")
-    still = browser.run("const p = live.engine.place('agent_1'); return [p.x, p.y, live.engine.steps, live.engine.seed]")
-    browser.wait("return live.engine.steps > arguments[0] + 2 || live.engine.seed !== arguments[1]", *still[2:], seconds=30)
+    still = browser.run(
+        "const p = live.engine.place('agent_1'); return [p.x, p.y, live.engine.steps, live.engine.seed]"
+    )
+    browser.wait(
+        "return live.engine.steps > arguments[0] + 2 || live.engine.seed !== arguments[1]", *still[2:], seconds=30
+    )
     now = browser.run("const p = live.engine.place('agent_1'); return [p.x, p.y, live.engine.steps, live.engine.seed]")
     if now[3] == still[3]:
         assert now[:2] == still[:2]
@@ -97,15 +103,21 @@ def test_seeds_are_the_simulators_and_the_page_plays_as_python_does(runs, script
     page = browser.run("""
         const e = live.engine, out = [];
         e.playing = false; e.reset(1);
-        for (let i = 0; i < 20; i++) { e.step(); out.push([...e.observation.agents, ...e.wanted.agents, ...e.values.agents]); }
+        for (let i = 0; i < 20; i++) {
+          e.step();
+          out.push([...e.observation.agents, ...e.wanted.agents, ...e.values.agents]);
+        }
         return out;""")
     policy = Policy.load(runs["simple_spread"])
     session = Session(policy, {k: v for k, v in policy.told["env"].items() if not k.startswith("_")})
     session.reset(1)
     for row in page:
         session.step()
-        mine = [*session.observation["agents"].flatten().tolist(), *session.wanted["agents"].flatten().tolist(),
-                *session.values["agents"].flatten().tolist()]
+        mine = [
+            *session.observation["agents"].flatten().tolist(),
+            *session.wanted["agents"].flatten().tolist(),
+            *session.values["agents"].flatten().tolist(),
+        ]
         assert row == pytest.approx(mine, abs=1e-4)
 
 
@@ -145,6 +157,7 @@ def test_several_connections_have_worlds_of_their_own(server: str) -> None:
     async def talk() -> None:
         headers = {"Origin": server.rstrip("/")}
         async with aiohttp.ClientSession() as session:
+
             async def connect():
                 return await session.ws_connect(f"{server}ws", headers=headers)
 
@@ -159,7 +172,9 @@ def test_several_connections_have_worlds_of_their_own(server: str) -> None:
                 await socket.send_json({"do": "play", "on": False})
                 await until(socket, lambda m: m.get("playing") is False)
             await one.send_json({"do": "drag", "name": "agent_0", "x": 0.9, "y": 0.8})
-            told = await until(one, lambda m: any(p["name"] == "agent_0" and abs(p["x"] - 0.9) < 1e-6 for p in m["places"]))
+            told = await until(
+                one, lambda m: any(p["name"] == "agent_0" and abs(p["x"] - 0.9) < 1e-6 for p in m["places"])
+            )
             assert told["about"]["agent_0"]["observation"][:2] == pytest.approx([0.9, 0.8])
             await two.send_json({"do": "reset", "seed": 4})
             other = await until(two, lambda m: m["seed"] == 4)

@@ -15,8 +15,13 @@ from tests.runs import make_run
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "navigation", "env=vmas/navigation", "callbacks=replay",
-                    "callbacks.replay.thumbnail=60", "env.scenario_kwargs.n_agents=4")
+    return make_run(
+        tmp_path_factory.mktemp("runs") / "navigation",
+        "env=vmas/navigation",
+        "callbacks=replay",
+        "callbacks.replay.thumbnail=60",
+        "env.scenario_kwargs.n_agents=4",
+    )
 
 
 @pytest.fixture(scope="module")
