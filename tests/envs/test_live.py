@@ -1,6 +1,7 @@
 """The step as JavaScript against the simulator: from the same states, with the same actions and random numbers."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from envs.base import EnvError
 from envs.kernel.emit_js import PRELUDE
 from envs.kernel.runtime import _draw
 from envs.kernel.trace import TRACED
+from envs.kernel.verify import _eager
 from envs.live import LiveProgram, program, single, world
 
 STEPS = 8  # of TRACED = 127 environments: 1,016 states
@@ -19,6 +21,8 @@ def compare(javascript, live: LiveProgram, steps: int = STEPS) -> float:
     """The greatest difference, relative to numbers above 1, of all outputs and the next state; dones must be equal."""
     twin, noise = live.twin, live.lowered.noise
     starts, actions, noises, wanted, tables = [], [], [], [], []
+    tables_by_path = [path for path, _, _ in live.places.tables]
+    kernel = SimpleNamespace(places=live.places, tables=tables_by_path, shapes=live.lowered.shapes)
     generator = torch.Generator().manual_seed(1)
     for i in range(steps):
         if i % 3 == 1:  # squeeze together, so that bodies touch
@@ -32,21 +36,11 @@ def compare(javascript, live: LiveProgram, steps: int = STEPS) -> float:
             before = torch.get_rng_state()
             drawn = [_draw(*draw, TRACED).reshape(TRACED, -1).float() for draw in noise]
             torch.set_rng_state(before)
-            observations, rewards, terminated, over, infos = twin._simulator.step(twin._hand_out(action))
+            eager = _eager(twin, kernel, action, live.lowered.unrolled)
         noises.append(torch.cat(drawn, 1) if drawn else torch.zeros(TRACED, 1))
-        seen = twin._observe(twin._simulator, observations)
-        rows = []
-        for kind, name, *rest in (key for key, _ in live.places.outputs):
-            if kind == "observation":
-                value = seen[name]
-            elif kind == "reward":
-                value = twin._groups[name].reward(rewards)
-            else:
-                value = twin._groups[name].info(infos)[rest[0]].float()
-            rows.append(value.reshape(TRACED, -1))
-        wanted.append(
-            torch.cat([*rows, terminated.float()[:, None], (over & ~terminated).float()[:, None], live.fields()], 1)
-        )
+        outputs = [eager[key].float() for key, _ in live.places.outputs]
+        dones = [eager[key].float()[:, None] for key in (("terminated",), ("truncated",))]
+        wanted.append(torch.cat([*outputs, *dones, live.fields()], 1))
     starts, actions, noises, wanted = (torch.cat(x).numpy() for x in (starts, actions, noises, wanted))
     sizes = [[name, group.n_agents * group.action.size] for name, group in twin.spec.groups.items()]
     flat = {f"table{i}": torch.cat([t[i] for t in tables]).numpy() for i in range(len(live.places.tables))}
