@@ -4,6 +4,7 @@ Shapes: B observations, A agents in a group, F features, D action dimensions.
 """
 
 import json
+import logging
 import os
 import warnings
 from collections.abc import Mapping
@@ -80,6 +81,7 @@ def _onnx(policy: Policy, path: Path) -> None:
     except ImportError as error:
         raise UserError(f"format=onnx: {error.name} is not installed; run pip install -e '.[export]'") from error
     names = list(inputs(policy))
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own: nothing a user could change
         program = torch.onnx.export(

@@ -193,8 +193,13 @@ class Policy(nn.Module):
 
 
 def _factory(node: Mapping[str, Any], key: str) -> Any:
-    """`network(in_shape, out_features)` of a configuration node, whose nested nodes are built too."""
+    """`network(in_shape, out_features)` of a configuration node, whose nested nodes are built too.
+
+    Modules only: a policy file may come from anywhere, and must not name just any function to be called.
+    """
     target = resolve(node["_target_"], f"{key}._target_")
+    if not (isinstance(target, type) and issubclass(target, nn.Module)):
+        raise UserError(f"{key}._target_={node['_target_']}: a saved policy names subclasses of torch.nn.Module only")
     given = {k: _built(v, f"{key}.{k}") for k, v in node.items() if not k.startswith("_")}
     return partial(target, **given)
 

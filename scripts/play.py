@@ -13,6 +13,7 @@ network; mail it, or put it on any static site. Drag agents and obstacles, take 
 down.
 """
 
+import html
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,9 +78,8 @@ def live_page(policy: Policy, settings: dict[str, Any], seeds: int) -> str:
         if run.get("frames")
         else ""
     )
-    return page(
-        "live", {"world": world(made, settings, seeds), "policy": weights}, ENGINE=scripts, BEGIN=BEGIN, ABOUT=about
-    )
+    data = {"world": world(made, settings, seeds), "policy": weights}
+    return page("live", data, ENGINE=scripts, BEGIN=BEGIN, ABOUT=html.escape(about))
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class JsWriter(Writer):
         if source[0] == "state":
             return f"s[{self.field[source[1:]]}]"
         if source[0] == "action":
-            return f"a.{_key(source[1])}[{source[2]}]"
+            return f"a.{_key(self.groups.index(source[1]))}[{source[2]}]"
         return f"z[{self.offset[source[1]] + source[2]}]"
 
     def nothing(self, value: int) -> str:
@@ -91,9 +91,9 @@ class JsWriter(Writer):
         return self.ref(condition) if answer else f"!{self.ref(condition)}"
 
 
-def _key(group: str) -> str:
-    """A group's name as a property of an object."""
-    return "$" + re.sub(r"\W", "_", group)
+def _key(group: int) -> str:
+    """The property of the actions' object that holds a group's."""
+    return f"${group}"
 
 
 def _literal(number: F32) -> str:
@@ -144,13 +144,14 @@ def emit_js(lowered: Lowered, places: Layout) -> str:
         "noise": places.noise,
         "draws": [_draw(draw) for draw in lowered.noise],
         "tables": [[count, kind] for _, count, kind in places.tables],
-        "actions": {group: {"key": _key(group), "count": n, "integers": i} for group, n, i in places.actions},
+        "actions": {g: {"key": _key(k), "count": n, "integers": i} for k, (g, n, i) in enumerate(places.actions)},
     }
+    described = json.dumps(told).replace("</", "<\\/")  # a name must not end the page's script
     source += [
         "function step(s, a, z, T, o) {",
         *(f"  part{i}(s, a, z, o{given});" for i in range(len(parts))),
         "}",
-        f"return {{...{json.dumps(told)}, step}};",
+        f"return {{...{described}, step}};",
         "})()",
     ]
     return "\n".join(source)

@@ -15,6 +15,7 @@ from agents.evaluate import evaluate, statistics
 from agents.export import export
 from agents.policy import Policy
 from envs.vmas import VmasEnv
+from marl.errors import UserError
 from tests.runs import make_run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -69,6 +70,13 @@ def test_torch_export_gives_the_same_actions(runs, name: str, tmp_path: Path) ->
         for action, wanted in zip(program(*given.values()), policy.act(given).values(), strict=True):
             torch.testing.assert_close(action, wanted, atol=1e-5, rtol=0)
     assert "spec" in json.loads(extra["policy.json"])
+
+
+def test_missing_packages_are_told_in_a_sentence(runs, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UserError, match=r"format=onnx: onnxscript is not installed; run pip install -e '\.\[export\]'"):
+        export(Policy.load(runs["continuous"]), "onnx", tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_card_tells_layout_units_configuration_and_score(runs, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from agents.policy import Policy
 from agents.session import Session
+from envs.base import EnvError
 from marl.errors import UserError
 from tests.runs import make_run
 
@@ -192,6 +193,14 @@ def test_several_connections_have_worlds_of_their_own(server: str) -> None:
     asyncio.run(talk())
 
 
+def test_a_missing_web_library_is_told_in_a_sentence(runs, script, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    monkeypatch.delitem(sys.modules, "agents.serve", raising=False)
+    module = script("play")
+    with pytest.raises(UserError, match=r"serve=true: aiohttp is not installed; run pip install -e '\.\[serve\]'"):
+        module.run(module.Options(str(runs["navigation"]), serve=True))
+
+
 def test_a_session_obeys(runs) -> None:
     policy = Policy.load(runs["simple_spread"])
     settings = {k: v for k, v in policy.told["env"].items() if not k.startswith("_")}
@@ -214,8 +223,8 @@ def test_a_session_obeys(runs) -> None:
     assert session.seed == 1 and session.steps == 0
 
 
-def test_scenarios_that_cannot_run_in_a_page_say_so(script, shell, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "push", "env=vmas/mpe/simple_push")
-    done = shell(tmp_path, "play", f"ckpt={run}")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: 'mpe/simple_push' can't run as JavaScript: ") and "serve=true" in done.stderr
+def test_scenarios_that_cannot_run_in_a_page_say_so(script, tmp_path: Path) -> None:
+    run, module = make_run(tmp_path / "push", "env=vmas/mpe/simple_push"), script("play")
+    with pytest.raises(EnvError, match="'mpe/simple_push' can't run as JavaScript: .*serve=true") as error:
+        module.run(module.Options(str(run)))
+    assert "\n" not in str(error.value) and not (run / "live.html").exists()

@@ -1,5 +1,6 @@
 """scripts/replay.py and callbacks=replay: recordings, pictures, and the player in a real browser."""
 
+import sys
 import time
 from pathlib import Path
 
@@ -107,6 +108,14 @@ def test_a_recording_is_drawn_again_without_the_run(run: Path, script, tmp_path:
     began = time.perf_counter()
     folder = module.run(module.Options(recording=str(run / "replays" / "80.safetensors"), out=str(tmp_path)))
     assert (folder / "80.html").stat().st_size > 10_000 and time.perf_counter() - began < 60
+
+
+def test_a_missing_encoder_is_told_in_a_sentence(run: Path, script, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    module = script("replay")
+    with pytest.raises(UserError, match=r"formats=\[mp4\]: imageio-ffmpeg is not installed; run pip install"):
+        recording = str(run / "replays" / "80.safetensors")
+        module.run(module.Options(recording=recording, formats=["mp4"], out=str(tmp_path)))
 
 
 def test_mistakes(run: Path, script, shell, tmp_path: Path) -> None:
