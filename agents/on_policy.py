@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from agents.advantage import bootstrap_at, explained_variance, gae, normalize_advantage
 from agents.evaluate import Episodes, evaluate, report
+from agents.policy import describe
 from agents.ppo import PPO, make_loss
 from agents.rollout import EpisodeReturns, Rollout
 from envs.base import Env
@@ -234,10 +235,11 @@ class OnPolicy:
         return {prefix: block, **rest}
 
     def state_dict(self) -> dict:
-        """Environment, first observation of the next rollout, running returns and random streams."""
+        """Spec, environment, first observation of the next rollout, running returns and random streams."""
         if not self.started:
             return {}
         return {
+            "spec": describe(self.env.spec),  # what a saved policy needs to know without a simulator
             "rollout": self.rollout.state_dict(),
             "returns": {name: value.carry for name, value in self.returns.items()},
             "lengths": self.lengths.carry,

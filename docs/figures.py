@@ -9,10 +9,12 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 
-from envs.picture import draw
-from marl import checkpoint, compose
+from agents.policy import Policy
+from agents.replay import record_policy
+from envs.drawing import image
+from envs.replay import Restorer
+from marl import compose
 
 MOMENTS = (0, 15, 40, 70, 99)  # steps of the episode that are shown
 
@@ -25,25 +27,15 @@ def curve(run: Path) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.array([float(row[key]) for row in rows]) for key in columns)
 
 
-@torch.no_grad()
 def film(run: Path, strips: list) -> None:
     """Draw one episode of a run's policy, a picture for each of MOMENTS."""
-    task = compose.build_task(compose.check(compose.saved(run, ["device=cpu"])))
-    compose.load_weights(task, checkpoint.find(run))
-    env = task.make_env(num_envs=1, seed=3, device="cpu")
-    observation, _ = env.reset(3)
-    for t in range(max(MOMENTS) + 1):
-        if t in MOMENTS:
-            axes = strips[MOMENTS.index(t)]
-            draw(axes, env.simulator)
+    recording = record_policy(Policy.load(run), seed=3)
+    restorer = Restorer(recording)
+    for t, axes in zip(MOMENTS, strips, strict=True):
+        axes.axis("off")
+        if t <= recording.lengths[0]:
+            axes.imshow(image(restorer.scene(t, 0), 240))
             axes.set_title(f"step {t}", fontsize=8)
-        actions = {n: a.head.to_env(a.act(observation[n], deterministic=True)[0]) for n, a in task.loss.actors.items()}
-        step = env.step(actions)
-        if step.done.any():  # the next picture would show another episode
-            for axes in strips[[m > t for m in MOMENTS].index(True) :] if t < max(MOMENTS) else []:
-                axes.axis("off")
-            return
-        observation = step.observation
 
 
 def main(out: str, *runs: str) -> None:
@@ -65,7 +57,7 @@ def main(out: str, *runs: str) -> None:
 
 
 def run_label(run: Path) -> str:
-    """"mappo, balance" from a run's configuration."""
+    """ "mappo, balance" from a run's configuration."""
     cfg = compose.saved(run)
     algorithm = {"local": "IPPO", "concat": "MAPPO"}.get(cfg.algo.critic, cfg.algo.critic)
     return f"{algorithm} on {cfg.env.scenario}"

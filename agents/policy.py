@@ -1,0 +1,213 @@
+"""A saved policy: observations to actions, without training code, Hydra or a simulator.
+
+Shapes: A agents in a group, F features, D action dimensions, S global state features, `...` any leading dimensions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from agents.actor import Actor
+from agents.critic import Critic
+from envs.base import ActionSpec, EnvSpec, GroupSpec
+from marl import checkpoint
+from marl.errors import UserError
+from marl.schema import resolve
+
+FORMAT = 1
+ACTOR = ("share_actor", "policy", "std", "init_std", "min_std")  # of the algorithm's settings, in the Actor's order
+
+
+def describe(spec: EnvSpec) -> dict[str, Any]:
+    """An environment's spec as plain Python, for checkpoints and policy files."""
+    groups = {}
+    for name, group in spec.groups.items():
+        a = group.action
+        action = {
+            key: None if v is None else v.tolist() for key, v in (("low", a.low), ("high", a.high), ("mask", a.mask))
+        }
+        groups[name] = {
+            "agents": list(group.agents),
+            "observation_size": group.observation_size,
+            "action": {"kind": a.kind, "nvec": list(a.nvec), **action},
+        }
+    return {"groups": groups, "state_size": spec.state_size, "max_steps": spec.max_steps}
+
+
+def spec_of(told: Mapping[str, Any]) -> EnvSpec:
+    """The inverse of `describe`."""
+    groups = {}
+    for name, group in told["groups"].items():
+        a = group["action"]
+        low, high, mask = (None if a[key] is None else torch.tensor(a[key]) for key in ("low", "high", "mask"))
+        action = ActionSpec(a["kind"], low, high, tuple(a["nvec"]), mask)
+        groups[name] = GroupSpec(name, tuple(group["agents"]), group["observation_size"], action)
+    return EnvSpec(groups, told["state_size"], told["max_steps"])
+
+
+class Policy(nn.Module):
+    """The actors of all groups, and their critics where they were kept.
+
+    told: what the file says: "spec", "algo", "network", "critic_network" (configuration nodes) and, for people and
+    other programs, "env" (how its environment is built), "run" (seed, frames, evaluation).
+
+    Raises:
+        UserError: the description names networks that can't be built here.
+    """
+
+    def __init__(self, told: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.told = dict(told)
+        self.spec = spec_of(told["spec"])
+        algo, network = told["algo"], _factory(told["network"], "network")
+        critic_network = _factory(told["critic_network"], "critic_network") if told.get("critic_network") else network
+        self.actors = nn.ModuleDict()
+        self.critics = nn.ModuleDict()
+        for name, group in self.spec.groups.items():
+            self.actors[name] = Actor(group, network, *(algo[key] for key in ACTOR))
+            self.critics[name] = Critic(
+                group, critic_network, algo["critic"], algo["share_critic"], self.spec.state_size
+            )
+        self.eval()
+
+    @classmethod
+    def load(cls, path: str | Path, which: str = "last", device: str | torch.device = "cpu") -> Policy:
+        """Read a policy file (`save`), a checkpoint, or the `which` checkpoint of a run directory.
+
+        Raises:
+            UserError: there is none, it can't be read, or it holds no agents.
+        """
+        path = Path(path)
+        if path.is_dir() and (path / "policy.safetensors").is_file():
+            path = path / "policy.safetensors"
+        if path.suffix == ".safetensors":
+            return cls._from_file(path).to(device)
+        path = checkpoint.find(path, which)
+        state = checkpoint.load(path)
+        spec, config = state.get("task", {}).get("spec"), state.get("config", {})
+        if not config.get("algo"):
+            raise UserError(f"{path}: a checkpoint of {config.get('name', 'another task')}, which has no agents")
+        if spec is None:
+            raise UserError(
+                f"{path}: written by an earlier version, without the sizes of observations and actions; "
+                "resume the run once with this version"
+            )
+        policy = cls(
+            {
+                "spec": spec,
+                **{key: config.get(key) for key in ("algo", "network", "critic_network", "env")},
+                "run": {
+                    "checkpoint": "/".join(path.resolve().parts[-3:]),
+                    "name": config.get("name"),
+                    "seed": config.get("seed"),
+                    "frames": config.get("frames"),
+                    "iteration": state.get("iteration"),
+                    "evaluation": state.get("evaluation"),
+                },
+            }
+        )
+        weights = {key: value for key, value in state["loss"].items() if key.startswith(("actors.", "critics."))}
+        policy._fill(weights, path)
+        return policy.to(device)
+
+    @classmethod
+    def _from_file(cls, path: Path) -> Policy:
+        try:
+            with safe_open(str(path), "pt") as file:
+                told = json.loads((file.metadata() or {}).get("policy", "{}"))
+                weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} can't be read as a policy: {error}") from error
+        if told.pop("format", None) != FORMAT:
+            raise UserError(f"{path} is no policy of this version (format {FORMAT})")
+        policy = cls(told)
+        policy._fill(weights, path)
+        return policy
+
+    def _fill(self, weights: dict[str, Tensor], path: Path) -> None:
+        try:
+            self.load_state_dict(weights)
+        except RuntimeError as error:
+            raise UserError(
+                f"{path}: its weights don't fit the networks it names: {' '.join(str(error).split())[:300]}"
+            ) from error
+
+    def save(self, path: str | Path) -> None:
+        """Write a policy file (safetensors with a description in JSON), whole or not at all."""
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            save_file(
+                {k: v.contiguous().clone() for k, v in self.state_dict().items()},
+                temporary,
+                {"policy": json.dumps({"format": FORMAT, **self.told})},
+            )
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: Mapping[str, Tensor] | Tensor,
+        deterministic: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor] | Tensor:
+        """Actions in the environment's units: {group: [..., A, F]} -> {group: [..., A, D]}.
+
+        A tensor instead of a dict stands for the only group, and gets a tensor back. deterministic: the policy's mode.
+
+        Raises:
+            UserError: a tensor where there are several groups, or another shape than the policy was trained on.
+        """
+        if isinstance(observation, Tensor):
+            if len(self.actors) > 1:
+                raise UserError(f"observation: this policy has the groups {', '.join(self.actors)}; give a dict")
+            only = next(iter(self.actors))
+            return self.act({only: observation}, deterministic, generator)[only]
+        actions = {}
+        for name, actor in self.actors.items():
+            seen, group = observation[name], self.spec.groups[name]
+            if seen.shape[-2:] != (group.n_agents, group.observation_size):
+                raise UserError(
+                    f"observation of {name}: shape {tuple(seen.shape)}; it must end with the agents and "
+                    f"features {(group.n_agents, group.observation_size)}"
+                )
+            actions[name] = actor.head.to_env(actor.act(seen.float(), deterministic, generator)[0])
+        return actions
+
+    @torch.no_grad()
+    def values(self, observation: Mapping[str, Tensor], state: Tensor | None = None) -> dict[str, Tensor]:
+        """What the critics expect: {group: [..., A, F]} and, for those that read it, the state [..., S] -> [..., A]."""
+        return {name: critic(observation[name], state) for name, critic in self.critics.items()}
+
+
+def _factory(node: Mapping[str, Any], key: str) -> Any:
+    """`network(in_shape, out_features)` of a configuration node, whose nested nodes are built too.
+
+    Modules only: a policy file may come from anywhere, and must not name just any function to be called.
+    """
+    target = resolve(node["_target_"], f"{key}._target_")
+    if not (isinstance(target, type) and issubclass(target, nn.Module)):
+        raise UserError(f"{key}._target_={node['_target_']}: a saved policy names subclasses of torch.nn.Module only")
+    given = {k: _built(v, f"{key}.{k}") for k, v in node.items() if not k.startswith("_")}
+    return partial(target, **given)
+
+
+def _built(value: Any, key: str) -> Any:
+    if isinstance(value, Mapping) and "_target_" in value:
+        made = _factory(value, key)
+        return made if value.get("_partial_") else made()
+    if isinstance(value, (list, tuple)):
+        return [_built(item, key) for item in value]
+    return {k: _built(v, key) for k, v in value.items()} if isinstance(value, Mapping) else value

@@ -1,0 +1,122 @@
+"""Recording what agents do: episodes of a policy as states (`envs.replay`), at evaluations too (`callbacks=replay`)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from agents.actor import Actor
+from agents.critic import Critic
+from agents.policy import Policy
+from envs.drawing import image
+from envs.replay import Act, Recording, Restorer, record
+from marl.callbacks import Callback
+from marl.errors import UserError
+from marl.loggers import TensorBoardLogger
+from marl.seeding import derive
+
+STATE = "/state"  # the environment's global state among the observations
+
+
+def act_with(
+    actors: Mapping[str, Actor], critics: Mapping[str, Critic], deterministic: bool = True, seed: int = 0
+) -> Act:
+    """What `envs.replay.record` asks for: actions in the environment's units and values, on the CPU."""
+    device = next(iter(actors.values())).parameters().__next__().device
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def act(observation: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        here = {name: value.to(device) for name, value in observation.items()}
+        actions = {n: a.head.to_env(a.act(here[n], deterministic, generator)[0]).cpu() for n, a in actors.items()}
+        return actions, {n: critic(here[n], here.get(STATE)).cpu() for n, critic in critics.items()}
+
+    return act
+
+
+def settings_of(env: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Keyword arguments of `VmasEnv` from a configuration's node `env`. Raises UserError for another environment."""
+    if not env or env.get("_target_") != "envs.vmas.VmasEnv":
+        raise UserError(f"env._target_={(env or {}).get('_target_')}: only envs.vmas.VmasEnv can be drawn")
+    return {k: v for k, v in env.items() if not k.startswith("_")}
+
+
+def record_policy(
+    policy: Policy, episodes: int = 1, seed: int = 0, deterministic: bool = True, max_steps: int | None = None
+) -> Recording:
+    """Episodes of a saved policy in the environment it was trained in.
+
+    Raises:
+        UserError: the policy's file doesn't say how its environment is built, or it is no VMAS environment.
+    """
+    settings = settings_of(policy.told.get("env"))
+    if max_steps is not None:
+        settings["max_steps"] = max_steps
+    act = act_with(policy.actors, policy.critics, deterministic, derive(seed, "policy"))
+    return record(settings, act, episodes, derive(seed, "replay"), policy.told.get("run"))
+
+
+def strip(recording: Recording, episode: int = 0, moments: int = 4, width: int = 240) -> np.ndarray:
+    """Pictures from the beginning to the end of an episode side by side, uint8 [height, moments * width, 3]."""
+    restorer, steps = Restorer(recording), recording.lengths[episode]
+    times = [round(i * steps / max(1, moments - 1)) for i in range(moments)]
+    return np.concatenate([image(restorer.scene(t, episode), width) for t in times], axis=1)
+
+
+class Replay(Callback):
+    """Records episodes at evaluations: `replays/<frames>.safetensors` in the run directory, a strip in TensorBoard.
+
+    Watch them with `scripts/replay.py recording=FILE`. Training is not disturbed: environment and random numbers are
+    the recording's own.
+
+    Args:
+        episodes: episodes per recording, all from the same starts every time.
+        every: evaluations between recordings.
+        thumbnail: pixels of one picture of the strip; 0: none.
+    """
+
+    def __init__(
+        self,
+        episodes: Annotated[int, Field(ge=1)] = 1,
+        every: Annotated[int, Field(ge=1)] = 1,
+        thumbnail: Annotated[int, Field(ge=0)] = 240,
+    ) -> None:
+        self.episodes, self.every, self.thumbnail, self.seen = episodes, every, thumbnail, 0
+
+    def on_start(self, trainer) -> None:
+        """Raises UserError where no agents play, or not in VMAS."""
+        settings_of(trainer.config.get("env"))
+
+    def on_evaluation(self, trainer, evaluation):
+        self.seen += 1
+        if (self.seen - 1) % self.every:
+            return
+        loss = trainer.task.loss
+        note = {
+            "name": trainer.config.get("name"),
+            "iteration": trainer.iteration,
+            "frames": trainer.units,
+            "evaluation": evaluation,
+        }
+        with torch.random.fork_rng(devices=[]):
+            recording = record(
+                settings_of(trainer.config["env"]),
+                act_with(loss.actors, loss.critics),
+                self.episodes,
+                derive(trainer.seed, "replay"),
+                note,
+            )
+            recording.save(Path(trainer.run_dir) / "replays" / f"{trainer.units}.safetensors")
+            picture = strip(recording, width=self.thumbnail) if self.thumbnail else None
+        for logger in trainer.loggers:
+            if picture is not None and isinstance(logger, TensorBoardLogger):
+                logger.writer.add_image("replay", picture, trainer.units, dataformats="HWC")
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen = state["seen"]

@@ -1,0 +1,117 @@
+"""The served live page: a web server on loopback, one simulated world per browser that connects (aiohttp)."""
+
+import asyncio
+import contextlib
+import json
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from agents.policy import Policy
+from agents.session import Session
+from envs import page as pages
+from marl.errors import UserError
+
+HOST = "127.0.0.1"
+MOST = 8  # browsers at once: each runs a simulation
+BEGIN = "connect();"
+
+
+def application(policy: Policy, settings: dict[str, Any], most: int = MOST) -> web.Application:
+    """The server: GET / is the page, /ws a world of one's own. Only pages that it served itself may connect."""
+    about = "streamed from Python"
+    text = pages.page("live", {}, ENGINE=pages.web("remote.js"), BEGIN=BEGIN, ABOUT=about)
+    open_now: set[web.WebSocketResponse] = set()
+
+    async def index(request: web.Request) -> web.Response:
+        return web.Response(text=text, content_type="text/html")
+
+    async def connect(request: web.Request) -> web.WebSocketResponse:
+        if request.headers.get("Origin") != f"http://{request.host}" or request.host.partition(":")[0] not in (
+            HOST,
+            "localhost",
+        ):
+            raise web.HTTPForbidden(text="only the page of this server may connect")
+        socket = web.WebSocketResponse(heartbeat=60, max_msg_size=4096)
+        await socket.prepare(request)
+        if len(open_now) >= most:
+            await socket.send_json({"error": f"{most} browsers are connected already, which is all this server takes"})
+            await socket.close()
+            return socket
+        open_now.add(socket)
+        try:
+            session = await asyncio.to_thread(Session, policy, settings)
+            await socket.send_json({"hello": session.hello()})
+            await _play(socket, session)
+        except ConnectionResetError:
+            pass  # the browser has gone: nothing is left to tell it
+        finally:
+            open_now.discard(socket)
+        return socket
+
+    app = web.Application()
+    app.add_routes([web.get("/", index), web.get("/ws", connect)])
+    app["open"] = open_now
+    return app
+
+
+async def _play(socket: web.WebSocketResponse, session: Session) -> None:
+    """Step in time and do what comes in, until the browser leaves."""
+    turn = asyncio.Lock()  # a session is not safe for two threads at once
+
+    async def show() -> None:
+        await socket.send_json(await asyncio.to_thread(session.frame))
+
+    async def run() -> None:
+        clock = asyncio.get_running_loop()
+        due = clock.time()
+        while not socket.closed:
+            due = max(due + session.simulator.world.dt / session.speed, clock.time())
+            if session.playing:
+                async with turn:
+                    await asyncio.to_thread(session.step)
+                    await show()
+            await asyncio.sleep(min(max(due - clock.time(), 0.005), 1.0))
+
+    async with turn:
+        await show()
+    running = asyncio.create_task(run())
+    try:
+        async for message in socket:
+            if message.type != WSMsgType.TEXT:
+                continue
+            try:
+                async with turn:
+                    told = json.loads(message.data)
+                    await asyncio.to_thread(session.command, told)
+                    await show()
+            except (UserError, json.JSONDecodeError) as error:
+                await socket.send_json({"error": str(error)})
+    finally:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ConnectionResetError):
+            await running
+
+
+def serve(policy: Policy, settings: dict[str, Any], port: int = 8000) -> None:
+    """Serve on 127.0.0.1 until interrupted. Raises UserError where the port is taken."""
+
+    async def forever() -> None:
+        runner = web.AppRunner(application(policy, settings))
+        await runner.setup()
+        site = web.TCPSite(runner, HOST, port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise UserError(
+                f"port={port}: {error.strerror or error}; choose another, 0 takes any that is free"
+            ) from error
+        address = runner.addresses[0]
+        print(f"http://{address[0]}:{address[1]}/ (Ctrl-C ends it)", flush=True)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await runner.cleanup()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(forever())

@@ -1,0 +1,36 @@
+"""Options of the scripts that work on finished runs: key=value, checked against a dataclass."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, get_args, get_type_hints
+
+import yaml
+
+from marl.errors import UserError, closest
+from marl.schema import check_arguments
+
+
+def parse(options: type, arguments: Sequence[str]) -> Any:
+    """An instance of the dataclass `options` from `key=value` arguments; text stays as it is, all else is YAML.
+
+    Raises:
+        UserError: no key=value, an unknown key, a missing one, or a value of a wrong type or range.
+    """
+    hints = get_type_hints(options)
+    names = [field.name for field in fields(options)]
+    values: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals:
+            raise UserError(f"cannot read {argument!r}: write key=value")
+        if key not in names:
+            raise UserError(f"unknown key '{key}'{closest(key, names)} (allowed are {', '.join(names)})")
+        plain = hints[key] is str or set(get_args(hints[key])) == {str, type(None)}
+        try:
+            values[key] = (None if text == "null" else text) if plain else yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(
+                f"cannot read {argument!r}: write key=value, with quotes around special characters"
+            ) from None
+    check_arguments(options, values, "")
+    return options(**values)

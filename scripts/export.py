@@ -1,0 +1,47 @@
+"""Writes a trained policy as a file for other programs: python scripts/export.py ckpt=RUN_DIR [option=value …]
+
+  ckpt=RUN_DIR|FILE    a run directory, one of its checkpoints, or a policy.safetensors (required)
+  format=onnx          onnx (runs in onnxruntime) | torch_export (torch alone) | safetensors (agents.policy.Policy.load)
+  which=last           last | best: which checkpoint of a run directory
+  out=null             the folder to write to; null: export/ in the run directory
+
+The folder gets the policy and a model card, README.md: the layout of observations, the meaning of actions, where the
+policy comes from and what it was worth.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from agents.export import export
+from agents.policy import Policy
+from marl import compose, options
+
+
+@dataclass
+class Options:
+    """The options above."""
+
+    ckpt: str
+    format: Literal["onnx", "torch_export", "safetensors"] = "onnx"
+    which: Literal["last", "best"] = "last"
+    out: str | None = None
+
+
+def run(chosen: Options) -> Path:
+    """Load, write, say where. Raises UserError: no such checkpoint, or a missing package."""
+    policy = Policy.load(chosen.ckpt, chosen.which)
+    config = compose.config_of(chosen.ckpt)
+    folder = Path(chosen.out) if chosen.out else (config.parent if config else Path(chosen.ckpt).parent) / "export"
+    file = export(policy, chosen.format, folder)
+    print(f"{file} ({file.stat().st_size / 1000:.0f} kB), described in {folder / 'README.md'}")
+    return file
+
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
+        print(__doc__)
+        sys.exit(0)
+    with compose.guard():
+        run(options.parse(Options, sys.argv[1:]))

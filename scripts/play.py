@@ -1,0 +1,90 @@
+"""A page in which the trained team plays and you join in: python scripts/play.py ckpt=RUN_DIR [option=value …]
+
+  ckpt=RUN_DIR|FILE    a run directory, one of its checkpoints, or a policy.safetensors (required)
+  which=last           last | best: which checkpoint of a run directory
+  seeds=32             starting states in the page; seed s is VMAS's own reset(seed=s) of one environment
+  max_steps=null       time limit of the page's episodes, steps; null: that of the run
+  out=null             the file to write; null: live.html in the run directory
+  serve=false          true: stream from Python instead, for scenarios and networks that can't run in a page
+  port=8000            of serve=true, on 127.0.0.1 only; 0: any that is free
+
+The page holds the scenario itself (its step as JavaScript), the policy's weights and the drawing: no server and no
+network; mail it, or put it on any static site. Drag agents and obstacles, take an agent over, freeze one, reset, slow
+down.
+"""
+
+import html
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from agents.layers import plain
+from agents.policy import Policy
+from agents.replay import settings_of
+from envs.base import EnvError
+from envs.live import program, world
+from envs.page import page, web, write
+from marl import compose, options
+from marl.errors import UserError
+
+BEGIN = """unpack("data").then(({ world, policy }) =>
+  start(new LocalEngine(PROGRAM, world, makePolicy(policy)), world));"""
+
+
+@dataclass
+class Options:
+    """The options above."""
+
+    ckpt: str
+    which: Literal["last", "best"] = "last"
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 32
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    out: str | None = None
+    serve: bool = False
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+
+
+def run(chosen: Options) -> Path | None:
+    """Write the page, or serve until interrupted. Raises UserError, EnvError."""
+    policy = Policy.load(chosen.ckpt, chosen.which)
+    settings = settings_of(policy.told.get("env"))
+    if chosen.max_steps is not None:
+        settings["max_steps"] = chosen.max_steps
+    if chosen.serve:
+        try:
+            from agents.serve import serve
+        except ImportError as error:
+            raise UserError(f"serve=true: {error.name} is not installed; run pip install -e '.[serve]'") from error
+        serve(policy, settings, chosen.port)
+        return None
+    config = compose.config_of(chosen.ckpt)
+    target = Path(chosen.out) if chosen.out else (config.parent if config else Path(chosen.ckpt).parent) / "live.html"
+    write(target, live_page(policy, settings, chosen.seeds))
+    print(f"{target} ({target.stat().st_size / 1000:.0f} kB)")
+    return target
+
+
+def live_page(policy: Policy, settings: dict[str, Any], seeds: int) -> str:
+    """The page's text. Raises EnvError or UserError where the scenario or the networks can't run in one."""
+    weights = plain(policy)
+    made = program(settings)
+    scripts = f"{web('policy.js')}\n{web('engine.js')}\nconst PROGRAM = {made.source};"
+    run = policy.told.get("run") or {}
+    about = (
+        f"{run.get('name') or settings.get('scenario')}, trained for {run['frames']:,} frames"
+        if run.get("frames")
+        else ""
+    )
+    data = {"world": world(made, settings, seeds), "policy": weights}
+    return page("live", data, ENGINE=scripts, BEGIN=BEGIN, ABOUT=html.escape(about))
+
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
+        print(__doc__)
+        sys.exit(0)
+    with compose.guard(EnvError):
+        run(options.parse(Options, sys.argv[1:]))

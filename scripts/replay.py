@@ -1,0 +1,131 @@
+"""Shows what agents do: python scripts/replay.py ckpt=RUN_DIR [option=value …]
+
+  ckpt=RUN_DIR|FILE    a run directory, one of its checkpoints, or a policy.safetensors: plays and records episodes
+  recording=FILE       instead of ckpt: a recording made before (replay.safetensors, or a run's replays/*.safetensors)
+  formats=[html]       what to draw, any of: html (a player in one file), gif, mp4, png (four moments side by side)
+  episodes=4           episodes to record; gif, mp4 and png show the one named by `episode`
+  episode=0            number of the episode that gif, mp4 and png show
+  seed=0               seed of the episodes
+  deterministic=true   true: the policy's mode | false: samples, as in training
+  max_steps=null       time limit of the episodes, steps; null: that of the run
+  which=last           last | best: which checkpoint of a run directory
+  width=480            width of gif and mp4 in pixels
+  speed=2              seconds of the simulation per second of gif and mp4
+  out=null             folder to write to; null: replay/ in the run directory, or beside the recording
+
+The recording is written too (replay.safetensors): the simulator's states, small, and drawn again at any time.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+
+from agents.policy import Policy
+from agents.replay import record_policy, strip
+from envs.base import EnvError
+from envs.drawing import image
+from envs.film import film
+from envs.page import page, write
+from envs.replay import Recording
+from marl import compose, options
+from marl.errors import UserError
+
+
+@dataclass
+class Options:
+    """The options above."""
+
+    ckpt: str | None = None
+    recording: str | None = None
+    formats: list[Literal["html", "gif", "mp4", "png"]] = field(default_factory=lambda: ["html"])
+    episodes: Annotated[int, Field(ge=1)] = 4
+    episode: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = 0
+    deterministic: bool = True
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    which: Literal["last", "best"] = "last"
+    width: Annotated[int, Field(ge=16)] = 480
+    speed: Annotated[float, Field(gt=0)] = 2.0
+    out: str | None = None
+
+
+def run(chosen: Options) -> Path:
+    """Record or load, draw, say where; returns the folder. Raises UserError, EnvError."""
+    if (chosen.ckpt is None) == (chosen.recording is None):
+        raise UserError("ckpt=…: a run directory or checkpoint is needed, or recording=FILE instead of it")
+    if chosen.recording:
+        recording = Recording.load(chosen.recording)
+        folder = Path(chosen.out or Path(chosen.recording).parent)
+    else:
+        config = compose.config_of(chosen.ckpt)
+        home = config.parent if config else Path(chosen.ckpt).parent
+        folder = Path(chosen.out or home / "replay")
+        policy = Policy.load(chosen.ckpt, chosen.which)
+        recording = record_policy(policy, chosen.episodes, chosen.seed, chosen.deterministic, chosen.max_steps)
+        recording.save(folder / "replay.safetensors")
+        say(folder / "replay.safetensors")
+    if chosen.episode >= recording.episodes:
+        raise UserError(f"episode={chosen.episode}: the recording has {recording.episodes} episodes, from 0 on")
+    name = Path(chosen.recording).stem if chosen.recording else "replay"
+    for kind in chosen.formats:
+        target = folder / f"{name}.{kind}"
+        if kind == "html":
+            write(target, page("player", film(recording)))
+        elif kind == "png":
+            Image.fromarray(strip(recording, chosen.episode)).save(target, optimize=True)
+        elif kind == "gif":
+            gif(target, images(recording, chosen), recording.dt / chosen.speed)
+        else:
+            mp4(target, images(recording, chosen), chosen.speed / recording.dt)
+        say(target)
+    return folder
+
+
+def images(recording: Recording, chosen: Options) -> Iterator[np.ndarray]:
+    """The frames of the chosen episode, uint8 [H, W, 3]."""
+    return (image(drawn, chosen.width) for drawn in recording.scenes(chosen.episode))
+
+
+def gif(path: Path, frames: Iterator[np.ndarray], seconds: float) -> None:
+    """Write an animated GIF that repeats for ever; `seconds` per frame, in hundredths (the format's unit)."""
+    pictures = [Image.fromarray(frame).quantize(64, dither=Image.Dither.NONE) for frame in frames]
+    pictures[0].save(
+        path,
+        save_all=True,
+        append_images=pictures[1:],
+        duration=max(20, round(seconds * 100) * 10),
+        loop=0,
+        optimize=True,
+    )
+
+
+def mp4(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
+    """Write an H.264 video. Raises UserError where the encoder is not installed."""
+    try:
+        import imageio_ffmpeg  # noqa: F401 - brings the encoder for imageio
+    except ImportError as error:
+        raise UserError("formats=[mp4]: imageio-ffmpeg is not installed; run pip install -e '.[video]'") from error
+    import imageio
+
+    with imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=2, quality=8) as writer:
+        for frame in frames:
+            writer.append_data(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2])  # H.264 takes even sizes
+
+
+def say(path: Path) -> None:
+    """Tell what was written."""
+    print(f"{path} ({path.stat().st_size / 1000:.0f} kB)")
+
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
+        print(__doc__)
+        sys.exit(0)
+    with compose.guard(EnvError):
+        run(options.parse(Options, sys.argv[1:]))

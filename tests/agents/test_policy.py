@@ -1,0 +1,97 @@
+"""Saved policies: they act as the trained actors did, without the simulator, and go through files unchanged."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents.on_policy import OnPolicy
+from agents.policy import Policy, describe, spec_of
+from marl import checkpoint, compose
+from marl.errors import UserError
+from tests.runs import make_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "tag", "env=vmas/mpe/simple_tag", "algo.share_actor=separate")
+
+
+def task_of(run: Path) -> OnPolicy:
+    config = compose.check(compose.saved(run, [f"init_from={run}"]))
+    return compose.build_task(config)
+
+
+def test_it_acts_as_the_trained_actors_do(run: Path) -> None:
+    policy, task = Policy.load(run), task_of(run)
+    observation, _ = task.env.reset(3)
+    assert set(policy.actors) == {"adversary", "agent"}
+    for deterministic in (True, False):
+        draws = [torch.Generator().manual_seed(1) for _ in range(2)]
+        mine = policy.act(observation, deterministic, draws[0])
+        for name, actor in task.loss.actors.items():
+            wanted = actor.head.to_env(actor.act(observation[name], deterministic, draws[1])[0])
+            assert torch.equal(mine[name], wanted)
+    values = policy.values(observation)
+    for name, critic in task.loss.critics.items():
+        assert torch.equal(values[name], critic(observation[name]))
+    assert policy.told["run"]["evaluation"]["episodes"] == 3
+
+
+def test_a_policy_file_is_the_same_policy(run: Path, tmp_path: Path) -> None:
+    policy = Policy.load(run, "best")
+    policy.save(tmp_path / "policy.safetensors")
+    again = Policy.load(tmp_path / "policy.safetensors")
+    assert again.told == policy.told and not list(tmp_path.glob(".*"))
+    observation = {n: torch.randn(7, g.n_agents, g.observation_size) for n, g in policy.spec.groups.items()}
+    for name, action in policy.act(observation).items():
+        assert torch.equal(again.act(observation)[name], action)
+    assert Policy.load(tmp_path).told == policy.told  # its folder will do
+
+
+def test_specs_survive_the_description(run: Path) -> None:
+    spec = task_of(run).env.spec
+    assert describe(spec_of(describe(spec))) == describe(spec)
+
+
+ALONE = """
+import sys, torch
+from agents.policy import Policy
+policy = Policy.load(sys.argv[1])
+policy.act({n: torch.zeros(1, g.n_agents, g.observation_size) for n, g in policy.spec.groups.items()})
+names = ("hydra", "omegaconf", "vmas", "torchrl", "agents.ppo", "agents.on_policy", "marl.engine")
+wrong = [m for m in names if m in sys.modules]
+assert not wrong, wrong
+"""
+
+
+def test_neither_training_code_nor_hydra_nor_a_simulator_is_needed(run: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", ALONE, str(run)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_mistakes_are_told_in_a_sentence(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no checkpoint at"):
+        Policy.load(tmp_path)
+    (tmp_path / "x.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="can't be read as a policy"):
+        Policy.load(tmp_path / "x.safetensors")
+    policy = Policy.load(run)
+    with pytest.raises(UserError, match="has the groups adversary, agent; give a dict"):
+        policy.act(torch.zeros(1, 3, 16))
+    with pytest.raises(UserError, match=r"observation of adversary: shape \(2, 3, 5\)"):
+        policy.act({"adversary": torch.zeros(2, 3, 5), "agent": torch.zeros(2, 1, 14)})
+    for target in ("os.system", "subprocess.Popen", "torch.optim.Adam"):
+        with pytest.raises(UserError, match=r"network._target_=.*subclasses of torch.nn.Module only"):
+            Policy({**policy.told, "network": {"_target_": target}})
+    state = checkpoint.load(run / "checkpoints" / "last.pt")
+    del state["task"]["spec"]
+    checkpoint.save(tmp_path / "old.pt", state)
+    with pytest.raises(UserError, match="earlier version"):
+        Policy.load(tmp_path / "old.pt")
+    state["config"]["algo"] = None
+    checkpoint.save(tmp_path / "digits.pt", state)
+    with pytest.raises(UserError, match="no agents"):
+        Policy.load(tmp_path / "digits.pt")

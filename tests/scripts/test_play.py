@@ -1,0 +1,230 @@
+"""The live page in a real browser: it runs from a file, and a person can drag, take over, freeze and reset."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agents.policy import Policy
+from agents.session import Session
+from envs.base import EnvError
+from marl.errors import UserError
+from tests.runs import make_run
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    return {
+        name: make_run(folder / name, f"env=vmas/{env}", "env.max_steps=100")
+        for name, env in [("balance", "balance"), ("navigation", "navigation"), ("simple_spread", "mpe/simple_spread")]
+    }
+
+
+def start(browser, page) -> None:
+    browser.size(1200, 1000)
+    browser.open(page)
+    browser.wait("return window.live && live.ready", seconds=60)
+
+
+@pytest.mark.parametrize("name", ["balance", "navigation", "simple_spread"])
+def test_the_page_runs_the_scenario(runs, name: str, script, browser) -> None:
+    module = script("play")
+    page = module.run(module.Options(str(runs[name]), seeds=4))
+    assert page.stat().st_size < 2_000_000
+    start(browser, page)
+    browser.wait("return live.engine.steps > 5", seconds=30)
+
+    # take over: the arrow keys are the agent's action
+    browser.run("document.querySelectorAll('#agents button')[1].click()")
+    browser.keys("t")
+    assert browser.run("return live.taking()") == "agent_1"
+    from selenium.webdriver import ActionChains, Keys
+
+    ActionChains(browser.driver).key_down(Keys.ARROW_RIGHT).perform()
+    assert browser.run("return live.engine.about('agent_1').action") == [1, 0]
+    began = browser.run("return live.engine.steps")
+    browser.wait("return live.engine.steps >= arguments[0] + 3 || live.engine.steps < arguments[0]", began, seconds=30)
+    ActionChains(browser.driver).key_up(Keys.ARROW_RIGHT).perform()
+    assert browser.run("return live.engine.about('agent_1').action") == [0, 0]
+    browser.keys("t")
+    assert browser.run("return live.taking()") is None
+
+    # freeze: it stays where it is while the others go on
+    browser.click("#freeze")
+    still = browser.run(
+        "const p = live.engine.place('agent_1'); return [p.x, p.y, live.engine.steps, live.engine.seed]"
+    )
+    browser.wait(
+        "return live.engine.steps > arguments[0] + 2 || live.engine.seed !== arguments[1]", *still[2:], seconds=30
+    )
+    now = browser.run("const p = live.engine.place('agent_1'); return [p.x, p.y, live.engine.steps, live.engine.seed]")
+    if now[3] == still[3]:
+        assert now[:2] == still[:2]
+    browser.click("#freeze")
+
+    # drag an agent, and a landmark (a goal, an obstacle)
+    browser.click("#play")
+    assert browser.run("return live.engine.playing") is False
+    landmark = browser.run("return live.engine.places().find(p => p.drags && !live.engine.names.includes(p.name)).name")
+    for entity in ("agent_0", landmark):
+        at = browser.run("return live.at(arguments[0])", entity)
+        before = browser.run("const p = live.engine.place(arguments[0]); return [p.x, p.y]", entity)
+        browser.drag("#view", tuple(at), (at[0] + 60, at[1] - 30))
+        after = browser.run("const p = live.engine.place(arguments[0]); return [p.x, p.y]", entity)
+        assert after[0] > before[0] + 0.02 and after[1] > before[1] + 0.01, (entity, before, after)
+
+    # reset with a seed, a single step, slow motion
+    browser.run("document.getElementById('seed').value = 3")
+    browser.click("#reset")
+    assert browser.run("return [live.engine.seed, live.engine.steps, live.engine.done]") == [3, 0, False]
+    first = browser.run("return Array.from(live.engine.s)")
+    browser.click("#step")
+    assert browser.run("return live.engine.steps") == 1
+    browser.click("#reset")
+    assert browser.run("return Array.from(live.engine.s)") == first
+    browser.run("const s = document.getElementById('speed'); s.value = -4; s.dispatchEvent(new Event('input'))")
+    assert browser.run("return live.engine.speed") == 1 / 16
+    shown = browser.run("return document.getElementById('observation').textContent")
+    assert "observation" in shown and len(shown) > 40
+    browser.wait("return live.busy < 16.7", seconds=30)  # milliseconds of work per frame: fit for 60 frames a second
+    assert browser.errors() == [] and browser.requests() == []
+
+
+def test_seeds_are_the_simulators_and_the_page_plays_as_python_does(runs, script, browser) -> None:
+    """The whole page, step for step: states from Python's own reset, policy and scenario in JavaScript."""
+    module = script("play")
+    start(browser, module.run(module.Options(str(runs["simple_spread"]), seeds=2)))
+    page = browser.run("""
+        const e = live.engine, out = [];
+        e.playing = false; e.reset(1);
+        for (let i = 0; i < 20; i++) {
+          e.step();
+          out.push([...e.observation.agents, ...e.wanted.agents, ...e.values.agents]);
+        }
+        return out;""")
+    policy = Policy.load(runs["simple_spread"])
+    session = Session(policy, {k: v for k, v in policy.told["env"].items() if not k.startswith("_")})
+    session.reset(1)
+    for row in page:
+        session.step()
+        mine = [
+            *session.observation["agents"].flatten().tolist(),
+            *session.wanted["agents"].flatten().tolist(),
+            *session.values["agents"].flatten().tolist(),
+        ]
+        assert row == pytest.approx(mine, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def server(runs):
+    """The address of a served page."""
+    command = [sys.executable, str(ROOT / "scripts" / "play.py"), f"ckpt={runs['navigation']}", "serve=true", "port=0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("http://127.0.0.1:"), line + process.stdout.read()
+        yield line.split()[0]
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_the_served_page_in_a_browser(server: str, browser) -> None:
+    pytest.importorskip("aiohttp", reason="pip install -e '.[serve]'")
+    start(browser, server)
+    browser.wait("return live.engine.steps > 2", seconds=60)
+    browser.click("#play")
+    browser.wait("return live.engine.playing === false", seconds=20)
+    at = browser.run("return live.at('agent_1')")
+    browser.drag("#view", tuple(at), (at[0] + 80, at[1]))
+    moved = "return live.at('agent_1')[0] > arguments[0] + 20"
+    browser.wait(moved, at[0], seconds=20)
+    browser.run("live.engine.socket.close()")
+    browser.wait("return document.getElementById('note').textContent.includes('ended')", seconds=20)
+    assert browser.errors() == []
+
+
+def test_several_connections_have_worlds_of_their_own(server: str) -> None:
+    aiohttp = pytest.importorskip("aiohttp", reason="pip install -e '.[serve]'")
+
+    async def talk() -> None:
+        headers = {"Origin": server.rstrip("/")}
+        async with aiohttp.ClientSession() as session:
+
+            async def connect():
+                return await session.ws_connect(f"{server}ws", headers=headers)
+
+            async def until(socket, wanted):
+                while not wanted(told := json.loads((await asyncio.wait_for(socket.receive(), 60)).data)):
+                    pass
+                return told
+
+            one, two = await connect(), await connect()
+            for socket in (one, two):
+                assert (await until(socket, lambda m: "hello" in m))["hello"]["scenario"] == "navigation"
+                await socket.send_json({"do": "play", "on": False})
+                await until(socket, lambda m: m.get("playing") is False)
+            await one.send_json({"do": "drag", "name": "agent_0", "x": 0.9, "y": 0.8})
+            told = await until(
+                one, lambda m: any(p["name"] == "agent_0" and abs(p["x"] - 0.9) < 1e-6 for p in m["places"])
+            )
+            assert told["about"]["agent_0"]["observation"][:2] == pytest.approx([0.9, 0.8])
+            await two.send_json({"do": "reset", "seed": 4})
+            other = await until(two, lambda m: m["seed"] == 4)
+            assert all(abs(p["x"] - 0.9) > 1e-6 for p in other["places"])
+            await one.close()  # one leaves, rudely or not: the other goes on
+            for nonsense in ('{"do": "fly"}', "nonsense", '{"do": "drag", "name": "nobody", "x": 1, "y": 2}', "[]"):
+                await two.send_str(nonsense)
+                assert "error" in await until(two, lambda m: True)
+            await two.send_json({"do": "step"})
+            assert (await until(two, lambda m: "steps" in m))["steps"] == 1
+            await two.close()
+            with pytest.raises(aiohttp.WSServerHandshakeError):  # a page from elsewhere may not connect
+                await session.ws_connect(f"{server}ws", headers={"Origin": "http://example.org"})
+
+    asyncio.run(talk())
+
+
+def test_a_missing_web_library_is_told_in_a_sentence(runs, script, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    monkeypatch.delitem(sys.modules, "agents.serve", raising=False)
+    module = script("play")
+    with pytest.raises(UserError, match=r"serve=true: aiohttp is not installed; run pip install -e '\.\[serve\]'"):
+        module.run(module.Options(str(runs["navigation"]), serve=True))
+
+
+def test_a_session_obeys(runs) -> None:
+    policy = Policy.load(runs["simple_spread"])
+    settings = {k: v for k, v in policy.told["env"].items() if not k.startswith("_")}
+    session = Session(policy, settings)
+    session.command({"do": "freeze", "name": "agent_2", "on": True})
+    session.command({"do": "act", "name": "agent_0", "action": [1.0, 0.0]})
+    place = session.entities["agent_2"].state.pos.clone()
+    for _ in range(3):
+        session.command({"do": "step"})
+    assert (session.entities["agent_2"].state.pos == place).all()
+    assert session.entities["agent_0"].state.vel[0, 0] > 0.1 and session.steps == 3
+    with pytest.raises(UserError, match="not understood"):
+        session.command({"do": "act", "name": "agent_0", "action": [1.0]})
+    for _ in range(200):
+        session.step()
+        if session.done:
+            break
+    assert session.done
+    session.step()
+    assert session.seed == 1 and session.steps == 0
+
+
+def test_scenarios_that_cannot_run_in_a_page_say_so(script, tmp_path: Path) -> None:
+    run, module = make_run(tmp_path / "push", "env=vmas/mpe/simple_push"), script("play")
+    with pytest.raises(EnvError, match="'mpe/simple_push' can't run as JavaScript: .*serve=true") as error:
+        module.run(module.Options(str(run)))
+    assert "\n" not in str(error.value) and not (run / "live.html").exists()
