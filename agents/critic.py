@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.actor import Share
+from agents.normalize import ValueNorm, ValueNormalization, rescale
 from envs.base import GroupSpec
 from marl.errors import UserError
 from marl.networks import PerAgent
@@ -36,9 +37,12 @@ class Critic(nn.Module):
         kind: see above.
         share: shared = one network for all agents; separate = one per agent.
         state_size: S, or None where the environment offers no global state.
+        value_norm: none | running = the network predicts normalised returns (`agents.normalize.ValueNorm`) |
+            popart = and its output layer is rescaled whenever the statistics move.
+        value_norm_beta: see `ValueNorm`.
 
     Raises:
-        UserError: the kind needs a global state and the environment offers none.
+        UserError: the kind needs a global state and the environment offers none, or PopArt an output layer.
     """
 
     def __init__(
@@ -48,6 +52,8 @@ class Critic(nn.Module):
         kind: Kind = "concat",
         share: Share = "shared",
         state_size: int | None = None,
+        value_norm: ValueNormalization = "none",
+        value_norm_beta: float = 0.99999,
     ) -> None:
         super().__init__()
         self.kind = kind
@@ -70,9 +76,45 @@ class Critic(nn.Module):
             self.network = network(size, spec.n_agents)
         else:
             self.network = PerAgent(network, spec.n_agents, size, 1, share == "shared")
+        self.value_norm = None if value_norm == "none" else ValueNorm(value_norm_beta)
+        self.outputs = self._output_layers() if value_norm == "popart" else ()
+
+    def _output_layers(self) -> tuple[nn.Linear, ...]:
+        networks = (self.network,) if self.joint else tuple(self.network.networks)
+        layers = tuple(getattr(network, "head", None) for network in networks)
+        if not all(isinstance(layer, nn.Linear) and layer.bias is not None for layer in layers):
+            raise UserError(
+                "algo.value_norm=popart: needs a critic network whose output is a torch.nn.Linear with a bias, "
+                "called `head`; use running, or another network."
+            )
+        return layers
+
+    def denormalize(self, value: Tensor) -> Tensor:
+        """What `forward` gave, in units of the return: float32 [...] -> [...]."""
+        return value if self.value_norm is None else self.value_norm.denormalize(value)
+
+    @torch.no_grad()
+    def learn_scale(self, returns: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Take a rollout's returns into the statistics, once per rollout; then what the loss is to compare with.
+
+        Args:
+            returns: float32 [T, E, A].
+            value: of the same frames at collection time, in units of the return, float32 [T, E, A].
+
+        Returns:
+            Returns and old values in units of `forward`'s: under the new statistics, but for the old values of
+            `running`, which stay what the network said. Without normalisation both as they came.
+        """
+        if self.value_norm is None:
+            return returns, value
+        old, said = self.value_norm.mean_std(), self.value_norm.normalize(value)
+        self.value_norm.update(returns)
+        for layer in self.outputs:
+            rescale(layer, old, self.value_norm.mean_std())
+        return self.value_norm.normalize(returns), self.value_norm.normalize(value) if self.outputs else said
 
     def forward(self, observation: Tensor, state: Tensor | None = None) -> Tensor:
-        """Values of the agents.
+        """Values of the agents, normalised ones where values are normalised (`denormalize` leads back).
 
         Args:
             observation: float32 [..., A, F].

@@ -125,3 +125,30 @@ def report(episodes: Episodes) -> dict:
         "episode_length": statistics(episodes.lengths.astype(float)),
         "groups": groups,
     }
+
+
+def flat(block: Mapping) -> dict[str, float]:
+    """`report`'s block as the flat figures that are logged; groups by themselves where there are several."""
+    figures = {"episode_return": block["episode_return"]["mean"], "episode_length": block["episode_length"]["mean"]}
+    figures |= {f"episode_return/{key}": block["episode_return"][key] for key in ("iqm", "std")}
+    figures["episode_return/ci95_low"], figures["episode_return/ci95_high"] = block["episode_return"]["ci95"]
+    figures["episodes"] = float(block["episode_return"]["episodes"])
+    for name, group in block["groups"].items():
+        if len(block["groups"]) > 1:
+            figures[f"{name}/episode_return"] = group["episode_return"]["mean"]
+        figures |= {f"{name}/info/{key}": value for key, value in group["info"].items()}
+    return figures
+
+
+def nested(metrics: Mapping[str, float]) -> dict:
+    """`flat`'s figures as the block of `summary.json`."""
+    prefix = "episode_return"
+    block = {
+        "mean": metrics[prefix],
+        "iqm": metrics[f"{prefix}/iqm"],
+        "std": metrics[f"{prefix}/std"],
+        "ci95": [metrics[f"{prefix}/ci95_low"], metrics[f"{prefix}/ci95_high"]],
+        "episodes": int(metrics["episodes"]),
+    }
+    rest = {k: v for k, v in metrics.items() if not k.startswith(prefix) and k != "episodes"}
+    return {prefix: block, **rest}

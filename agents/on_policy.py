@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from agents.advantage import bootstrap_at, explained_variance, gae, normalize_advantage
-from agents.evaluate import Episodes, evaluate, report
+from agents.evaluate import Episodes, evaluate, flat, nested, report
 from agents.ppo import PPO, make_loss
 from agents.rollout import EpisodeReturns, Rollout
 from envs.base import Env
@@ -125,22 +125,23 @@ class OnPolicy:
                 self.algo.lam,
             )
             explained.append(explained_variance(value[:-1], returns))
+            target, old_value = self.loss.critics[name].learn_scale(returns, value[:-1])
             self.rows[name] = {
                 "observation": self.rollout.observed[name][:-1],
                 "action": self.rollout.action[name],
                 "log_prob": self.rollout.log_prob[name],
                 "advantage": normalize_advantage(advantage, self.algo.normalize_advantage),
-                "return": returns,
+                "return": target,
             }
             if self.algo.value_clip is not None:
-                self.rows[name]["value"] = value[:-1]
+                self.rows[name]["value"] = old_value
             if len(self.loss.groups) > 1:
                 self.figures[f"{name}/explained_variance"] = explained[-1]
         self.figures["explained_variance"] = torch.stack(explained).mean()
 
     @torch.no_grad()
     def _values(self, name: str, truncated: Tensor) -> tuple[Tensor, Tensor]:
-        """Values [T + 1, E, A] of all that the policy saw, and [N, A] of the true final observations."""
+        """Values in return units: [T + 1, E, A] of all that the policy saw, [N, A] of the true final observations."""
         critic, roll = self.loss.critics[name], self.rollout
         state = roll.states if critic.uses_state else None
         steps = max(1, VALUE_ROWS // self.env.num_envs)
@@ -148,7 +149,7 @@ class OnPolicy:
         value = torch.cat([critic(roll.observed[name][s], None if state is None else state[s]) for s in spans])
         final = roll.next[name].flatten(0, 1)[truncated]
         final_state = None if state is None else roll.next_states.flatten(0, 1)[truncated]
-        return value, critic(final, final_state)
+        return critic.denormalize(value), critic.denormalize(critic(final, final_state))
 
     def _episode_figures(self) -> dict[str, Tensor]:
         """Means over the episodes that ended in this rollout (NaN where none did)."""
@@ -207,31 +208,11 @@ class OnPolicy:
 
     def evaluate(self) -> dict[str, float]:
         """Play `eval_episodes` episodes, the same starts every time; flat statistics of their returns."""
-        block = report(self.play())
-        figures = {"episode_return": block["episode_return"]["mean"], "episode_length": block["episode_length"]["mean"]}
-        figures |= {f"episode_return/{key}": block["episode_return"][key] for key in ("iqm", "std")}
-        figures["episode_return/ci95_low"], figures["episode_return/ci95_high"] = block["episode_return"]["ci95"]
-        figures["episodes"] = float(block["episode_return"]["episodes"])
-        for name, group in block["groups"].items():
-            if len(block["groups"]) > 1:
-                figures[f"{name}/episode_return"] = group["episode_return"]["mean"]
-            figures |= {f"{name}/info/{key}": value for key, value in group["info"].items()}
-        return figures
+        return flat(report(self.play()))
 
     def summary(self, metrics: dict[str, float]) -> dict:
         """`summary.json`'s block: {"episode_return": {"mean", "iqm", "std", "ci95", "episodes"}, …}."""
-        if not metrics:
-            return {}
-        prefix = "episode_return"
-        block = {
-            "mean": metrics[prefix],
-            "iqm": metrics[f"{prefix}/iqm"],
-            "std": metrics[f"{prefix}/std"],
-            "ci95": [metrics[f"{prefix}/ci95_low"], metrics[f"{prefix}/ci95_high"]],
-            "episodes": int(metrics["episodes"]),
-        }
-        rest = {k: v for k, v in metrics.items() if not k.startswith(prefix) and k != "episodes"}
-        return {prefix: block, **rest}
+        return nested(metrics) if metrics else {}
 
     def state_dict(self) -> dict:
         """Environment, first observation of the next rollout, running returns and random streams."""

@@ -19,6 +19,7 @@ from agents.advantage import Normalization
 from agents.critic import Critic, Kind
 from agents.derivatives import ClippedSurrogate
 from agents.distributions import Policy, Std
+from agents.normalize import ValueNormalization
 from envs.base import EnvSpec
 from marl.errors import UserError
 
@@ -51,6 +52,8 @@ class PPO:
     value_loss: ValueLoss = "l2"
     huber_delta: Annotated[float, Field(gt=0)] = 10.0
     value_clip: Annotated[float, Field(gt=0)] | None = None
+    value_norm: ValueNormalization = "none"
+    value_norm_beta: Annotated[float, Field(ge=0, lt=1)] = 0.99999
     normalize_advantage: Normalization = "none"
     target_kl: Annotated[float, Field(gt=0)] | None = None
 
@@ -199,5 +202,13 @@ def make_loss(
         actors[name] = Actor(
             group, network, config.share_actor, config.policy, config.std, config.init_std, config.min_std
         )
-        critics[name] = Critic(group, critic_network or network, config.critic, config.share_critic, spec.state_size)
+        critics[name] = Critic(
+            group,
+            critic_network or network,
+            config.critic,
+            config.share_critic,
+            spec.state_size,
+            config.value_norm,
+            config.value_norm_beta,
+        )
     return PPOLoss(actors, critics, config)

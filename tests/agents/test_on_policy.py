@@ -59,6 +59,21 @@ def test_advantages_equal_torchrl_with_true_final_values():
     torch.testing.assert_close(task.rows["agents"]["advantage"], advantage, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("value_norm", ["running", "popart"])
+def test_normalised_values_leave_the_advantages_in_units_of_the_reward(value_norm):
+    plain, task = make(value_clip=0.2), make(value_clip=0.2, value_norm=value_norm)
+    for each in (plain, task):
+        each.collect(0)
+    a, b = plain.rows["agents"], task.rows["agents"]
+    critic = task.loss.critics["agents"]
+    assert torch.equal(a["advantage"], b["advantage"])  # the statistics come into play with the second rollout
+    torch.testing.assert_close(critic.denormalize(b["return"]), a["return"])
+    assert b["return"].mean().abs() < 1e-4 and (b["return"].std(correction=0) - 1).abs() < 1e-3
+    with torch.no_grad():
+        said = critic(task.rollout.observed["agents"][:-1])
+    torch.testing.assert_close(b["value"], said, rtol=1e-4, atol=1e-5)
+
+
 def test_kl_stop_ends_the_epochs():
     task = make(epochs=6, target_kl=1e-9)
     task.collect(0)
@@ -89,13 +104,21 @@ class Break(Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("critic", ["local", "concat"])
-def test_resume_is_exact(tmp_path, critic):
-    _, whole = fit(make(critic=critic), tmp_path / "a")
+@pytest.mark.parametrize(
+    "algo",
+    [
+        {"critic": "local"},
+        {"critic": "concat"},
+        {"value_norm": "popart", "value_clip": 0.2},
+    ],
+    ids=str,
+)
+def test_resume_is_exact(tmp_path, algo):
+    _, whole = fit(make(**algo), tmp_path / "a")
     with pytest.raises(KeyboardInterrupt):
-        fit(make(critic=critic), tmp_path / "b", callbacks=[Break()])
+        fit(make(**algo), tmp_path / "b", callbacks=[Break()])
     resume = tmp_path / "b" / "checkpoints" / "last.pt"
-    _, resumed = fit(make(critic=critic), tmp_path / "b", resume=resume)
+    _, resumed = fit(make(**algo), tmp_path / "b", resume=resume)
     for (name, a), b in zip(whole.task.loss.state_dict().items(), resumed.task.loss.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert whole.evaluation == resumed.evaluation
@@ -119,6 +142,7 @@ def test_evaluating_more_often_changes_nothing(tmp_path):
         ("balance", {"continuous_actions": False, "multi_discrete": True}, {"share_actor": "separate"}),
         ("balance", {"global_state": True}, {"critic": "state", "share_critic": "separate"}),
         ("navigation", {"global_state": True}, {"critic": "agent_state", "value_loss": "huber", "value_clip": 0.2}),
+        ("mpe/simple_tag", {}, {"value_norm": "running"}),
         ("balance", {}, {"policy": "clipped_normal", "std": "independent", "normalize_advantage": "agent"}),
     ],
 )
