@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.distributions import Policy, Std, make_head
+from agents.inputs import Inputs
 from envs.base import GroupSpec
 from marl.networks import PerAgent
 
@@ -24,6 +25,7 @@ class Actor(nn.Module):
         network: factory `network(in_shape, out_features) -> nn.Module`.
         share: shared = one network for all agents; separate = one per agent.
         policy, std, init_std, min_std: see `agents.distributions.make_head`.
+        normalize, limit, ids: see `agents.inputs.Inputs`; ids go to a shared network only, others need none.
 
     Raises:
         UserError: the policy does not fit the group's actions.
@@ -38,15 +40,19 @@ class Actor(nn.Module):
         std: Std = "state",
         init_std: float = 1.0,
         min_std: float = 0.01,
+        normalize: bool = False,
+        limit: float = 10.0,
+        ids: bool = False,
     ) -> None:
         super().__init__()
         shared = share == "shared"
         self.head = make_head(spec.action, policy, std, init_std, min_std, shared)
-        self.network = PerAgent(network, spec.n_agents, spec.observation_size, self.head.n_features, shared)
+        self.inputs = Inputs(spec.observation_size, spec.n_agents, normalize, limit, ids and shared)
+        self.network = PerAgent(network, spec.n_agents, self.inputs.size, self.head.n_features, shared)
 
     def forward(self, observation: Tensor) -> Tensor:
         """Parameters of the policy: observation float32 [..., A, F] -> [..., A, n_features]."""
-        return self.network(observation)
+        return self.network(self.inputs(observation))
 
     def act(
         self,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.actor import Share
+from agents.inputs import Inputs
 from agents.normalize import ValueNorm, ValueNormalization, rescale
 from envs.base import GroupSpec
 from marl.errors import UserError
@@ -40,6 +41,8 @@ class Critic(nn.Module):
         value_norm: none | running = the network predicts normalised returns (`agents.normalize.ValueNorm`) |
             popart = and its output layer is rescaled whenever the statistics move.
         value_norm_beta: see `ValueNorm`.
+        normalize, limit, ids: see `agents.inputs.Inputs`, for observations and global state; ids go to a shared network
+            of the kinds local and agent_state, the others tell the agents apart by their outputs.
 
     Raises:
         UserError: the kind needs a global state and the environment offers none, or PopArt an output layer.
@@ -54,6 +57,9 @@ class Critic(nn.Module):
         state_size: int | None = None,
         value_norm: ValueNormalization = "none",
         value_norm_beta: float = 0.99999,
+        normalize: bool = False,
+        limit: float = 10.0,
+        ids: bool = False,
     ) -> None:
         super().__init__()
         self.kind = kind
@@ -64,11 +70,15 @@ class Critic(nn.Module):
                 f"algo.critic={kind} needs a global state, which this environment does not offer: "
                 "use algo.critic=concat or algo.critic=local, or switch its global state on."
             )
+        A, F = spec.n_agents, spec.observation_size
+        ids = ids and share == "shared" and kind in ("local", "agent_state")
+        self.inputs = Inputs(F, A, normalize and kind != "state", limit, ids)
+        self.state_inputs = Inputs(state_size or 0, A, normalize and self.uses_state, limit)
         size = {
-            "local": spec.observation_size,
-            "concat": spec.n_agents * spec.observation_size,
+            "local": self.inputs.size,
+            "concat": A * F,
             "state": state_size,
-            "agent_state": (state_size or 0) + spec.observation_size,
+            "agent_state": (state_size or 0) + self.inputs.size,
         }[kind]
         # One call for all agents: the input is common to them and the network is too.
         self.joint = share == "shared" and kind in ("concat", "state")
@@ -88,6 +98,12 @@ class Critic(nn.Module):
                 "called `head`; use running, or another network."
             )
         return layers
+
+    def learn_inputs(self, observation: Tensor, state: Tensor | None) -> None:
+        """Take what a rollout saw, [..., A, F] and [..., S], into the inputs' statistics, where there are any."""
+        self.inputs.learn(observation)
+        if self.uses_state:
+            self.state_inputs.learn(state)
 
     def denormalize(self, value: Tensor) -> Tensor:
         """What `forward` gave, in units of the return: float32 [...] -> [...]."""
@@ -123,13 +139,13 @@ class Critic(nn.Module):
         Returns:
             float32 [..., A].
         """
-        if self.kind == "local":
-            x = observation
-        elif self.kind == "concat":
+        if self.uses_state:
+            x = state = self.state_inputs(state)
+        if self.kind != "state":
+            x = observation = self.inputs(observation)
+        if self.kind == "concat":
             x = observation.flatten(-2)
-        elif self.kind == "state":
-            x = state
-        else:
+        elif self.kind == "agent_state":
             x = torch.cat([state.unsqueeze(-2).expand(*observation.shape[:-1], -1), observation], -1)
         if self.joint:
             return self.network(x).float()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from agents.advantage import bootstrap_at, explained_variance, gae, normalize_advantage
 from agents.evaluate import Episodes, evaluate, flat, nested, report
+from agents.normalize import RewardNorm
 from agents.ppo import PPO, make_loss
 from agents.rollout import EpisodeReturns, Rollout
 from envs.base import Env
@@ -91,6 +92,9 @@ class OnPolicy:
         self.minibatch_generator = generator(seed, "minibatches", self.device)
         groups = self.env.spec.groups.items()
         self.returns = {n: EpisodeReturns(self.env.num_envs, g.n_agents, self.device) for n, g in groups}
+        scaled = groups if algo.reward_norm == "std" else ()
+        norms = {n: RewardNorm(self.env.num_envs, g.n_agents, algo.gamma, algo.reward_limit) for n, g in scaled}
+        self.reward_norm = nn.ModuleDict(norms).to(self.device)
         self.lengths = EpisodeReturns(self.env.num_envs, 1, self.device)
         self.started = False
         self.figures: dict[str, Tensor] = {}
@@ -112,7 +116,7 @@ class OnPolicy:
         truncated = self.rollout.truncated.flatten().nonzero().squeeze(-1)  # one wait for the device per iteration
         explained = []
         for name in self.loss.groups:
-            reward = self.rollout.reward[name]
+            reward = self._scaled(name)
             value, final_value = self._values(name, truncated)
             next_value = bootstrap_at(value, final_value, truncated)
             advantage, returns = gae(
@@ -138,6 +142,12 @@ class OnPolicy:
             if len(self.loss.groups) > 1:
                 self.figures[f"{name}/explained_variance"] = explained[-1]
         self.figures["explained_variance"] = torch.stack(explained).mean()
+
+    def _scaled(self, name: str) -> Tensor:
+        """The rollout's rewards [T, E, A] as the critic learns them."""
+        reward = self.rollout.reward[name]
+        reward = reward if self.algo.reward_scale == 1 else self.algo.reward_scale * reward
+        return self.reward_norm[name](reward, self.rollout.done) if self.reward_norm else reward
 
     @torch.no_grad()
     def _values(self, name: str, truncated: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,7 +190,8 @@ class OnPolicy:
                 yield TensorDict(take(rows, index), batch_size=[len(index)])
             self.figures["epochs"] = float(epoch + 1)
             if self.algo.target_kl is not None and torch.stack(self.kl).mean() > self.algo.target_kl:
-                return
+                break
+        self.loss.learn_inputs(self.rollout.observed, self.rollout.states)  # for the next rollout: this one is done
 
     def observe(self, outputs: dict[str, Tensor]) -> None:
         """Keep the epoch's KL divergences where a KL stop is asked for."""
@@ -224,6 +235,7 @@ class OnPolicy:
             "lengths": self.lengths.carry,
             "policy": self.policy_generator.get_state(),
             "minibatches": self.minibatch_generator.get_state(),
+            "reward_norm": self.reward_norm.state_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -236,4 +248,5 @@ class OnPolicy:
         self.lengths.carry = state["lengths"]
         self.policy_generator.set_state(state["policy"].cpu())
         self.minibatch_generator.set_state(state["minibatches"].cpu())
+        self.reward_norm.load_state_dict(state["reward_norm"])
         self.started = True

@@ -19,7 +19,7 @@ from agents.advantage import Normalization
 from agents.critic import Critic, Kind
 from agents.derivatives import ClippedSurrogate
 from agents.distributions import Policy, Std
-from agents.normalize import ValueNormalization
+from agents.normalize import RewardNormalization, ValueNormalization
 from envs.base import EnvSpec
 from marl.errors import UserError
 
@@ -31,7 +31,7 @@ class PPO:
     """Settings of IPPO and MAPPO; `conf/algo/ppo.yaml` explains each.
 
     Raises:
-        UserError: init_std is not above min_std.
+        UserError: init_std is not above min_std, or there is no shared network for agent_ids.
     """
 
     critic: Kind = "concat"
@@ -54,12 +54,27 @@ class PPO:
     value_clip: Annotated[float, Field(gt=0)] | None = None
     value_norm: ValueNormalization = "none"
     value_norm_beta: Annotated[float, Field(ge=0, lt=1)] = 0.99999
+    normalize_observation: bool = False
+    observation_limit: Annotated[float, Field(gt=0)] = 10.0
+    agent_ids: bool = False
+    reward_norm: RewardNormalization = "none"
+    reward_limit: Annotated[float, Field(gt=0)] = 10.0
+    reward_scale: Annotated[float, Field(gt=0)] = 1.0
     normalize_advantage: Normalization = "none"
     target_kl: Annotated[float, Field(gt=0)] | None = None
 
     def __post_init__(self) -> None:
         if self.init_std <= self.min_std:
             raise UserError(f"algo.init_std={self.init_std} must be above algo.min_std={self.min_std}.")
+        if (
+            self.agent_ids
+            and self.share_actor == "separate"
+            and not (self.share_critic == "shared" and self.critic in ("local", "agent_state"))
+        ):
+            raise UserError(
+                "algo.agent_ids=true: needs a network that agents share, algo.share_actor=shared, or "
+                "algo.share_critic=shared with algo.critic=local or agent_state."
+            )
 
 
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,6 +175,17 @@ class PPOLoss(nn.Module):
             out |= {f"{g}/{key}": x.detach() for g, part in parts.items() for key, x in part.items()}
         return out
 
+    def learn_inputs(self, observed: Mapping[str, Tensor], states: Tensor | None) -> None:
+        """Take a rollout, {group: [T + 1, E, A, F]} and [T + 1, E, S], into the statistics of the networks' inputs.
+
+        What is seen first by the next rollout is left to that one.
+        """
+        if not self.config.normalize_observation:
+            return
+        for name, observation in observed.items():
+            self.actors[name].inputs.learn(observation[:-1])
+            self.critics[name].learn_inputs(observation[:-1], None if states is None else states[:-1])
+
     def _group(self, group: str, batch: Mapping, state: Tensor | None) -> dict[str, Tensor]:
         cfg, actor = self.config, self.actors[group]
         observation = batch["observation"]
@@ -198,9 +224,10 @@ def make_loss(
         UserError: the policy does not fit the actions, or the critic needs a state the environment lacks.
     """
     actors, critics = {}, {}
+    inputs = {"normalize": config.normalize_observation, "limit": config.observation_limit, "ids": config.agent_ids}
     for name, group in spec.groups.items():
         actors[name] = Actor(
-            group, network, config.share_actor, config.policy, config.std, config.init_std, config.min_std
+            group, network, config.share_actor, config.policy, config.std, config.init_std, config.min_std, **inputs
         )
         critics[name] = Critic(
             group,
@@ -210,5 +237,6 @@ def make_loss(
             spec.state_size,
             config.value_norm,
             config.value_norm_beta,
+            **inputs,
         )
     return PPOLoss(actors, critics, config)

@@ -74,6 +74,34 @@ def test_normalised_values_leave_the_advantages_in_units_of_the_reward(value_nor
     torch.testing.assert_close(b["value"], said, rtol=1e-4, atol=1e-5)
 
 
+def test_rewards_are_scaled_for_the_critic_and_reported_as_they_are():
+    plain, task = make(), make(reward_scale=0.5)
+    for each in (plain, task):
+        for _ in range(2):
+            each.collect(0)
+    value = task._values("agents", torch.zeros(0, dtype=torch.int64))[0]
+    step, end = task.rows["agents"]["return"] - value[:-1], task.rollout.done[-1:]
+    last = step[-1:] + value[-2:-1] - 0.5 * task.rollout.reward["agents"][-1:]  # gamma V(next), nothing at an end
+    torch.testing.assert_close(last[~end], (0.99 * value[-1:])[~end], atol=1e-5, rtol=1e-4)
+    assert task.metrics()["episode_return"] == plain.metrics()["episode_return"]
+
+
+def test_input_statistics_move_after_the_update_and_with_nothing_else():
+    task = make(normalize_observation=True, minibatch_size=20)
+    actor = task.loss.actors["agents"]
+    for k in range(2):
+        task.collect(k)
+        frozen = actor.inputs.norm.count.item()
+        for batch in task.batches(k):
+            out = task.loss(batch)
+            assert out["approx_kl"] < 1e-8 and actor.inputs.norm.count.item() == frozen == 180 * k
+    task.evaluate()
+    seen = task.rollout.observed["agents"][:-1].reshape(-1, task.rollout.observed["agents"].shape[-1])
+    assert actor.inputs.norm.count.item() == 2 * len(seen)
+    critic = task.loss.critics["agents"]
+    assert torch.equal(critic.inputs.norm.mean, actor.inputs.norm.mean)
+
+
 def test_kl_stop_ends_the_epochs():
     task = make(epochs=6, target_kl=1e-9)
     task.collect(0)
@@ -109,7 +137,7 @@ class Break(Callback):
     [
         {"critic": "local"},
         {"critic": "concat"},
-        {"value_norm": "popart", "value_clip": 0.2},
+        {"value_norm": "popart", "value_clip": 0.2, "normalize_observation": True, "reward_norm": "std"},
     ],
     ids=str,
 )
@@ -142,7 +170,12 @@ def test_evaluating_more_often_changes_nothing(tmp_path):
         ("balance", {"continuous_actions": False, "multi_discrete": True}, {"share_actor": "separate"}),
         ("balance", {"global_state": True}, {"critic": "state", "share_critic": "separate"}),
         ("navigation", {"global_state": True}, {"critic": "agent_state", "value_loss": "huber", "value_clip": 0.2}),
-        ("mpe/simple_tag", {}, {"value_norm": "running"}),
+        ("mpe/simple_tag", {}, {"value_norm": "running", "reward_norm": "std", "agent_ids": True}),
+        (
+            "balance",
+            {"global_state": True},
+            {"critic": "agent_state", "normalize_observation": True, "agent_ids": True},
+        ),
         ("balance", {}, {"policy": "clipped_normal", "std": "independent", "normalize_advantage": "agent"}),
     ],
 )
