@@ -74,7 +74,8 @@ class OnPolicy:
         if self.env.spec.max_steps is None:
             raise UserError("env.max_steps=null: evaluation needs a time limit, a number of steps of at least 1")
         self.units_per_iteration = batch = algo.rollout_steps * self.env.num_envs
-        if algo.minibatch_size > batch:
+        self.minibatch_size = algo.minibatch_size or batch
+        if self.minibatch_size > batch:
             raise UserError(
                 f"algo.minibatch_size={algo.minibatch_size}: larger than the rollout of algo.rollout_steps * "
                 f"env.num_envs = {batch} frames; at most {batch} is allowed"
@@ -84,7 +85,7 @@ class OnPolicy:
                 f"frames={frames}: smaller than one iteration of {batch} frames; at least {batch} is allowed"
             )
         self.iterations = -(-frames // batch)
-        self.minibatches = batch // algo.minibatch_size
+        self.minibatches = batch // self.minibatch_size
         self.steps_per_iteration = algo.epochs * self.minibatches
         self.loss = make_loss(self.env.spec, algo, network, critic_network).to(self.device)
         self.rollout = Rollout(self.env, self.loss.actors, algo.rollout_steps)
@@ -112,6 +113,7 @@ class OnPolicy:
             self.started = True
         self.rollout.collect(self.policy_generator)
         self.figures = self._episode_figures()
+        self.figures |= self.loss.advance(min(iteration / max(self.iterations - 1, 1), 1.0))
         self.rows = {}
         truncated = self.rollout.truncated.flatten().nonzero().squeeze(-1)  # one wait for the device per iteration
         explained = []
@@ -178,16 +180,22 @@ class OnPolicy:
         return figures
 
     def batches(self, iteration: int) -> Iterator[TensorDict]:
-        """Shuffled minibatches of `minibatch_size` frames, `epochs` times over; fewer where the KL stop says so."""
-        B, count = self.algo.minibatch_size, self.units_per_iteration
+        """Shuffled minibatches of `minibatch_size` frames, `epochs` times over; fewer where the KL stop says so.
+
+        With `minibatch_size` null the rollout is the one minibatch of an epoch, as it lies: no shuffle, no copy.
+        """
+        B, count = self.minibatch_size, self.units_per_iteration
         rows = {n: {k: v.flatten(0, 1) for k, v in tensors.items()} for n, tensors in self.rows.items()}
         if self.loss.uses_state:
             rows["state"] = self.rollout.states[:-1].flatten(0, 1)
         for epoch in range(self.algo.epochs):
             self.kl = []
-            order = torch.randperm(count, generator=self.minibatch_generator, device=self.device)
-            for index in order[: self.minibatches * B].split(B):
-                yield TensorDict(take(rows, index), batch_size=[len(index)])
+            if self.algo.minibatch_size is None:
+                yield TensorDict(rows, batch_size=[count])
+            else:
+                order = torch.randperm(count, generator=self.minibatch_generator, device=self.device)
+                for index in order[: self.minibatches * B].split(B):
+                    yield TensorDict(take(rows, index), batch_size=[len(index)])
             self.figures["epochs"] = float(epoch + 1)
             if self.algo.target_kl is not None and torch.stack(self.kl).mean() > self.algo.target_kl:
                 break

@@ -20,6 +20,7 @@ from agents.critic import Critic, Kind
 from agents.derivatives import ClippedSurrogate
 from agents.distributions import Policy, Std
 from agents.normalize import RewardNormalization, ValueNormalization
+from agents.schedules import Scheduled, Shape
 from envs.base import EnvSpec
 from marl.errors import UserError
 
@@ -45,9 +46,14 @@ class PPO:
     lam: Annotated[float, Field(ge=0, le=1)] = 0.95
     rollout_steps: Annotated[int, Field(ge=1)] = 100
     epochs: Annotated[int, Field(ge=1)] = 5
-    minibatch_size: Annotated[int, Field(ge=1)] = 1000
+    minibatch_size: Annotated[int, Field(ge=1)] | None = 1000
     clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    clip_schedule: Shape = "constant"
+    clip_final: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
     entropy_coef: Annotated[float, Field(ge=0)] = 0.0
+    entropy_schedule: Shape = "constant"
+    entropy_final: Annotated[float, Field(ge=0)] = 0.0
     critic_coef: Annotated[float, Field(ge=0)] = 1.0
     value_loss: ValueLoss = "l2"
     huber_delta: Annotated[float, Field(gt=0)] = 10.0
@@ -77,13 +83,19 @@ class PPO:
             )
 
 
-def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor, Tensor]:
+def clipped_surrogate(
+    log_ratio: Tensor, advantage: Tensor, clip: float | Tensor, dual: float | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """PPO's policy loss (Schulman et al. 2017, equation 7, negated) and how far the policy moved.
+
+    With `dual` c an action with a negative advantage counts at most c times that advantage, however likely the new
+    policy makes it: max(min(ratio * A, clipped ratio * A), c A) where A < 0 (Ye et al. 2020, equation 5).
 
     Args:
         log_ratio: log pi(a|s) - log pi_old(a|s), float32 [B, A].
         advantage: float32 [B, A].
-        clip: epsilon; the ratio is clipped into [1 - clip, 1 + clip].
+        clip: epsilon; the ratio is clipped into [1 - clip, 1 + clip]; a number or a scalar on the device.
+        dual: c, above 1; None = no such bound.
 
     Returns:
         Scalars. The loss: mean of -min(ratio * advantage, clipped ratio * advantage). approx_kl: mean of
@@ -91,7 +103,7 @@ def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> tupl
         joschu.net/blog/kl-approx.html). clip_fraction: the share of samples whose ratio left [1 - clip, 1 + clip].
         The last two carry no gradient.
     """
-    return ClippedSurrogate.apply(log_ratio, advantage, clip)
+    return ClippedSurrogate.apply(log_ratio, advantage, clip, dual)
 
 
 def value_loss(
@@ -149,6 +161,8 @@ class PPOLoss(nn.Module):
         self.config = config
         self.groups = tuple(self.actors)
         self.uses_state = any(critic.uses_state for critic in self.critics.values())
+        self.clip = Scheduled(config.clip, config.clip_schedule, config.clip_final)
+        self.entropy_coef = Scheduled(config.entropy_coef, config.entropy_schedule, config.entropy_final)
 
     def forward(self, batch: Mapping) -> dict[str, Tensor]:
         """The loss of a minibatch.
@@ -175,6 +189,11 @@ class PPOLoss(nn.Module):
             out |= {f"{g}/{key}": x.detach() for g, part in parts.items() for key, x in part.items()}
         return out
 
+    def advance(self, progress: float) -> dict[str, float]:
+        """Set what is scheduled to its value at `progress` of the run, 0 to 1; those values by name."""
+        scheduled = {"clip": self.clip, "entropy_coef": self.entropy_coef}
+        return {name: each.advance(progress) for name, each in scheduled.items() if each.shape != "constant"}
+
     def learn_inputs(self, observed: Mapping[str, Tensor], states: Tensor | None) -> None:
         """Take a rollout, {group: [T + 1, E, A, F]} and [T + 1, E, S], into the statistics of the networks' inputs.
 
@@ -190,19 +209,21 @@ class PPOLoss(nn.Module):
         cfg, actor = self.config, self.actors[group]
         observation = batch["observation"]
         params = actor(observation)
-        if cfg.entropy_coef > 0:
+        if self.entropy_coef.matters:
             log_prob, entropy = actor.head.log_prob_and_entropy(params, batch["action"])
         else:
             log_prob, entropy = actor.head.log_prob(params, batch["action"]), None
         log_ratio = log_prob - batch["log_prob"]
-        policy, approx_kl, clip_fraction = clipped_surrogate(log_ratio, batch["advantage"], cfg.clip)
+        policy, approx_kl, clip_fraction = clipped_surrogate(
+            log_ratio, batch["advantage"], self.clip.value, cfg.dual_clip
+        )
         old_value = batch["value"] if cfg.value_clip is not None else None
         value = self.critics[group](observation, state)
         critic = value_loss(value, batch["return"], old_value, cfg.value_loss, cfg.huber_delta, cfg.value_clip).mean()
         out = {"loss": policy + cfg.critic_coef * critic, "policy_loss": policy, "value_loss": critic}
         if entropy is not None:
             out["entropy"] = entropy.mean()
-            out["loss"] = out["loss"] - cfg.entropy_coef * out["entropy"]
+            out["loss"] = out["loss"] - self.entropy_coef.value * out["entropy"]
         return out | {"approx_kl": approx_kl, "clip_fraction": clip_fraction}
 
 

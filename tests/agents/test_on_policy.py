@@ -10,6 +10,7 @@ from torchrl.objectives.value.functional import generalized_advantage_estimate
 from agents.evaluate import statistics
 from agents.on_policy import OnPolicy
 from agents.ppo import PPO
+from agents.schedules import KLAdaptive
 from envs.vmas import VmasEnv
 from marl.callbacks import Callback
 from marl.engine import Trainer
@@ -40,6 +41,15 @@ def test_minibatches_hold_every_frame_once_per_epoch():
         assert torch.equal(epoch.sort(0).values, rows.sort(0).values)
     assert not torch.equal(seen[:60], seen[60:120])
     assert task.steps_per_iteration == 9 and task.iterations == 3
+
+
+def test_without_a_size_the_rollout_is_the_minibatch():
+    task = make(minibatch_size=None, epochs=3)
+    task.collect(0)
+    seen = [batch["agents", "log_prob"] for batch in task.batches(0)]
+    assert len(seen) == 3 == task.steps_per_iteration
+    assert all(torch.equal(x, task.rollout.log_prob["agents"].flatten(0, 1)) for x in seen)
+    assert seen[0].data_ptr() == task.rollout.log_prob["agents"].data_ptr()  # nothing is copied
 
 
 def test_advantages_equal_torchrl_with_true_final_values():
@@ -132,6 +142,20 @@ class Break(Callback):
             raise KeyboardInterrupt
 
 
+def test_a_learning_rate_that_follows_the_kl_is_resumed(tmp_path):
+    algo = {"clip_schedule": "linear", "entropy_coef": 0.01, "entropy_schedule": "cosine", "minibatch_size": None}
+    adaptive = {"target": 1.0}
+    _, whole = fit(make(**algo), tmp_path / "a", callbacks=[KLAdaptive(**adaptive)])
+    rates = [group["lr"] for group in whole.optimizer.param_groups]
+    assert rates == pytest.approx([1e-3 * 1.5**3] * 2)  # three iterations far below the target
+    with pytest.raises(KeyboardInterrupt):
+        fit(make(**algo), tmp_path / "b", callbacks=[KLAdaptive(**adaptive), Break()])
+    resume = tmp_path / "b" / "checkpoints" / "last.pt"
+    _, resumed = fit(make(**algo), tmp_path / "b", resume=resume, callbacks=[KLAdaptive(**adaptive)])
+    assert [group["lr"] for group in resumed.optimizer.param_groups] == rates
+    assert resumed.evaluation == whole.evaluation
+
+
 @pytest.mark.parametrize(
     "algo",
     [
@@ -170,7 +194,7 @@ def test_evaluating_more_often_changes_nothing(tmp_path):
         ("balance", {"continuous_actions": False, "multi_discrete": True}, {"share_actor": "separate"}),
         ("balance", {"global_state": True}, {"critic": "state", "share_critic": "separate"}),
         ("navigation", {"global_state": True}, {"critic": "agent_state", "value_loss": "huber", "value_clip": 0.2}),
-        ("mpe/simple_tag", {}, {"value_norm": "running", "reward_norm": "std", "agent_ids": True}),
+        ("mpe/simple_tag", {}, {"value_norm": "running", "reward_norm": "std", "agent_ids": True, "dual_clip": 3.0}),
         (
             "balance",
             {"global_state": True},
