@@ -78,7 +78,12 @@ class ClippedSurrogate(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, log_ratio: Tensor, advantage: Tensor, clip: float | Tensor, dual: float | None
+        ctx,
+        log_ratio: Tensor,
+        advantage: Tensor,
+        clip: float | Tensor,
+        dual: float | None,
+        weight: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         ratio_minus_1 = log_ratio.expm1()
         ratio = ratio_minus_1 + 1.0
@@ -90,6 +95,12 @@ class ClippedSurrogate(torch.autograd.Function):
             bound = torch.where(advantage < 0, dual * advantage, -torch.inf)
             counts = counts & (free >= bound)
             least = torch.maximum(least, bound)
+        if weight is not None:
+            ctx.save_for_backward(torch.where(counts, free, 0.0).mul_(weight).neg_())
+            approx_kl = ((ratio_minus_1 - log_ratio) * weight).sum()
+            clip_fraction = ((ratio_minus_1.abs_() > clip) * weight).sum()
+            ctx.mark_non_differentiable(approx_kl, clip_fraction)
+            return (least * weight).sum().neg_(), approx_kl, clip_fraction
         loss = least.mean().neg_()
         ctx.save_for_backward(torch.where(counts, free, 0.0).div_(-free.numel()))
         approx_kl = (ratio_minus_1 - log_ratio).mean()
@@ -100,4 +111,4 @@ class ClippedSurrogate(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        return gradient * ctx.saved_tensors[0], None, None, None
+        return gradient * ctx.saved_tensors[0], None, None, None, None

@@ -58,14 +58,17 @@ def evaluate(
     lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
     returns: dict[str, Tensor] = {}
     info: dict[str, dict[str, Tensor]] = {name: {} for name in env.spec.groups}
+    masked = any(group.masks for group in env.spec.groups.values())
     for t in range(env.spec.max_steps):
+        masks = env.masks() if masked else {}
         if random:
             actions = env.random_action(generator)
         else:
-            actions = {
-                name: actor.head.to_env(actor.act(observation[name], deterministic, generator)[0])
-                for name, actor in actors.items()
-            }
+            actions = {}
+            for name, actor in actors.items():
+                mask = masks.get(name, {}).get("action")
+                raw, _ = actor.act(observation[name], deterministic, generator, mask=mask)
+                actions[name] = actor.head.to_env(raw)
         step = env.step(actions)
         for name, reward in step.reward.items():
             _accumulate(returns, name, reward, running)

@@ -132,13 +132,15 @@ class OnPolicy:
             )
             explained.append(explained_variance(value[:-1], returns))
             target, old_value = self.loss.critics[name].learn_scale(returns, value[:-1])
+            kept = {kind: mask[:-1] for kind, mask in self.rollout.masks[name].items()}
             self.rows[name] = {
                 "observation": self.rollout.observed[name][:-1],
                 "action": self.rollout.action[name],
                 "log_prob": self.rollout.log_prob[name],
-                "advantage": normalize_advantage(advantage, self.algo.normalize_advantage),
+                "advantage": normalize_advantage(advantage, self.algo.normalize_advantage, alive=kept.get("alive")),
                 "return": target,
             }
+            self.rows[name] |= {"mask" if kind == "action" else kind: mask for kind, mask in kept.items()}
             if self.algo.value_clip is not None:
                 self.rows[name]["value"] = old_value
             if len(self.loss.groups) > 1:
@@ -199,7 +201,7 @@ class OnPolicy:
             self.figures["epochs"] = float(epoch + 1)
             if self.algo.target_kl is not None and torch.stack(self.kl).mean() > self.algo.target_kl:
                 break
-        self.loss.learn_inputs(self.rollout.observed, self.rollout.states)  # for the next rollout: this one is done
+        self.loss.learn_inputs(self.rollout)  # for the next rollout: this one is done
 
     def observe(self, outputs: dict[str, Tensor]) -> None:
         """Keep the epoch's KL divergences where a KL stop is asked for."""
@@ -256,5 +258,5 @@ class OnPolicy:
         self.lengths.carry = state["lengths"]
         self.policy_generator.set_state(state["policy"].cpu())
         self.minibatch_generator.set_state(state["minibatches"].cpu())
-        self.reward_norm.load_state_dict(state["reward_norm"])
+        self.reward_norm.load_state_dict(state.get("reward_norm", {}))
         self.started = True

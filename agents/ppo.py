@@ -20,6 +20,7 @@ from agents.critic import Critic, Kind
 from agents.derivatives import ClippedSurrogate
 from agents.distributions import Policy, Std
 from agents.normalize import RewardNormalization, ValueNormalization
+from agents.rollout import Rollout
 from agents.schedules import Scheduled, Shape
 from envs.base import EnvSpec
 from marl.errors import UserError
@@ -84,7 +85,11 @@ class PPO:
 
 
 def clipped_surrogate(
-    log_ratio: Tensor, advantage: Tensor, clip: float | Tensor, dual: float | None = None
+    log_ratio: Tensor,
+    advantage: Tensor,
+    clip: float | Tensor,
+    dual: float | None = None,
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """PPO's policy loss (Schulman et al. 2017, equation 7, negated) and how far the policy moved.
 
@@ -96,6 +101,7 @@ def clipped_surrogate(
         advantage: float32 [B, A].
         clip: epsilon; the ratio is clipped into [1 - clip, 1 + clip]; a number or a scalar on the device.
         dual: c, above 1; None = no such bound.
+        weight: float32 [B, A], sum 1: of each sample in the three means; None = all alike.
 
     Returns:
         Scalars. The loss: mean of -min(ratio * advantage, clipped ratio * advantage). approx_kl: mean of
@@ -103,7 +109,18 @@ def clipped_surrogate(
         joschu.net/blog/kl-approx.html). clip_fraction: the share of samples whose ratio left [1 - clip, 1 + clip].
         The last two carry no gradient.
     """
-    return ClippedSurrogate.apply(log_ratio, advantage, clip, dual)
+    return ClippedSurrogate.apply(log_ratio, advantage, clip, dual, weight)
+
+
+def of_the_living(alive: Tensor) -> Tensor:
+    """Weights of a mean over the samples of agents that are alive: bool [B, A] -> float32 [B, A].
+
+    Death masking (Yu et al. 2022, section 5.5): the dead have no part in policy loss, entropy and the advantages'
+    normalisation. Their values are learnt like the others', from an observation of zeros and the agent's id, since the
+    living are bootstrapped from them.
+    """
+    weight = alive.float()
+    return weight / weight.sum().clamp(min=1.0)
 
 
 def value_loss(
@@ -170,7 +187,8 @@ class PPOLoss(nn.Module):
         Args:
             batch: TensorDict or nested dict {group: {observation float32 [B, A, F], action (raw) [B, A, D],
                 log_prob float32 [B, A], advantage float32 [B, A], return float32 [B, A], value float32 [B, A]
-                (read only with value_clip)}}, and "state" float32 [B, S] where a critic uses it.
+                (read only with value_clip), mask bool [B, A, n_features] and alive bool [B, A] (read only where
+                the group has such masks)}}, and "state" float32 [B, S] where a critic uses it.
 
         Returns:
             Scalars on the device, all but "loss" detached: loss (to minimise), policy_loss, value_loss,
@@ -194,35 +212,39 @@ class PPOLoss(nn.Module):
         scheduled = {"clip": self.clip, "entropy_coef": self.entropy_coef}
         return {name: each.advance(progress) for name, each in scheduled.items() if each.shape != "constant"}
 
-    def learn_inputs(self, observed: Mapping[str, Tensor], states: Tensor | None) -> None:
-        """Take a rollout, {group: [T + 1, E, A, F]} and [T + 1, E, S], into the statistics of the networks' inputs.
+    def learn_inputs(self, rollout: Rollout) -> None:
+        """Take what a rollout saw into the statistics of the networks' inputs; observations of the dead are left out.
 
         What is seen first by the next rollout is left to that one.
         """
         if not self.config.normalize_observation:
             return
-        for name, observation in observed.items():
-            self.actors[name].inputs.learn(observation[:-1])
-            self.critics[name].learn_inputs(observation[:-1], None if states is None else states[:-1])
+        states = None if rollout.states is None else rollout.states[:-1]
+        for name, observed in rollout.observed.items():
+            alive = rollout.masks[name].get("alive")
+            seen = observed[:-1] if alive is None else observed[:-1][alive[:-1]]
+            self.actors[name].inputs.learn(seen)
+            self.critics[name].learn_inputs(seen, states)
 
     def _group(self, group: str, batch: Mapping, state: Tensor | None) -> dict[str, Tensor]:
         cfg, actor = self.config, self.actors[group]
         observation = batch["observation"]
-        params = actor(observation)
+        params = actor(observation, batch["mask"] if "action" in actor.masks else None)
         if self.entropy_coef.matters:
             log_prob, entropy = actor.head.log_prob_and_entropy(params, batch["action"])
         else:
             log_prob, entropy = actor.head.log_prob(params, batch["action"]), None
+        weight = of_the_living(batch["alive"]) if "alive" in actor.masks else None
         log_ratio = log_prob - batch["log_prob"]
         policy, approx_kl, clip_fraction = clipped_surrogate(
-            log_ratio, batch["advantage"], self.clip.value, cfg.dual_clip
+            log_ratio, batch["advantage"], self.clip.value, cfg.dual_clip, weight
         )
         old_value = batch["value"] if cfg.value_clip is not None else None
         value = self.critics[group](observation, state)
         critic = value_loss(value, batch["return"], old_value, cfg.value_loss, cfg.huber_delta, cfg.value_clip).mean()
         out = {"loss": policy + cfg.critic_coef * critic, "policy_loss": policy, "value_loss": critic}
         if entropy is not None:
-            out["entropy"] = entropy.mean()
+            out["entropy"] = entropy.mean() if weight is None else (entropy * weight).sum()
             out["loss"] = out["loss"] - self.entropy_coef.value * out["entropy"]
         return out | {"approx_kl": approx_kl, "clip_fraction": clip_fraction}
 
