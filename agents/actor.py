@@ -48,13 +48,13 @@ class Actor(nn.Module):
         super().__init__()
         shared = share == "shared"
         self.head = make_head(spec.action, policy, std, init_std, min_std, shared)
-        self.masks = spec.masks
+        self.n_agents, self.masks = spec.n_agents, spec.masks
         if "action" in spec.masks and spec.action.kind == "continuous":
             raise UserError(f"group {spec.name}: its actions are continuous; only discrete ones can be masked.")
         self.inputs = Inputs(spec.observation_size, spec.n_agents, normalize, limit, ids and shared)
         self.network = PerAgent(network, spec.n_agents, self.inputs.size, self.head.n_features, shared)
 
-    def forward(self, observation: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, observation: Tensor, mask: Tensor | None = None, only: int | None = None) -> Tensor:
         """Parameters of the policy.
 
         Args:
@@ -62,11 +62,12 @@ class Actor(nn.Module):
             mask: bool [..., A, n_features] of a categorical policy: where False the logit is that of a choice that does
                 not exist, so that it is never drawn, has no part in the entropy and gets no gradient (Huang and
                 Ontanon 2022). Where nothing is allowed, everything is.
+            only: one agent with a network of its own, the others' parameters being zeros; None = all.
 
         Returns:
             [..., A, n_features].
         """
-        params = self.network(self.inputs(observation))
+        params = self.network(self.inputs(observation), only)
         return params if mask is None else params.masked_fill(~mask, ABSENT)
 
     def act(

@@ -71,7 +71,7 @@ class CategoricalTerms(torch.autograd.Function):
 
 
 class ClippedSurrogate(torch.autograd.Function):
-    """Mean clipped surrogate and two diagnostics from one exponential; see `agents.ppo.clipped_surrogate`.
+    """Mean clipped surrogate and two diagnostics from one exponential; see `agents.losses.clipped_surrogate`.
 
     d loss / d log ratio = -ratio * advantage where the unclipped term is the one that counts, else 0.
     """

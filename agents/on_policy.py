@@ -18,6 +18,7 @@ from agents.evaluate import Episodes, evaluate, flat, nested, report
 from agents.normalize import RewardNorm
 from agents.ppo import PPO, make_loss
 from agents.rollout import EpisodeReturns, Rollout
+from agents.sequential import Turns
 from envs.base import Env
 from marl.errors import UserError
 from marl.seeding import derive, generator
@@ -86,11 +87,12 @@ class OnPolicy:
             )
         self.iterations = -(-frames // batch)
         self.minibatches = batch // self.minibatch_size
-        self.steps_per_iteration = algo.epochs * self.minibatches
         self.loss = make_loss(self.env.spec, algo, network, critic_network).to(self.device)
         self.rollout = Rollout(self.env, self.loss.actors, algo.rollout_steps)
         self.policy_generator = generator(seed, "policy", self.device)
         self.minibatch_generator = generator(seed, "minibatches", self.device)
+        self.turns = Turns(self.loss, self.minibatch_generator) if algo.update == "sequential" else None
+        self.steps_per_iteration = algo.epochs * self.minibatches * (self.turns.count if self.turns else 1)
         groups = self.env.spec.groups.items()
         self.returns = {n: EpisodeReturns(self.env.num_envs, g.n_agents, self.device) for n, g in groups}
         scaled = groups if algo.reward_norm == "std" else ()
@@ -186,10 +188,15 @@ class OnPolicy:
 
         With `minibatch_size` null the rollout is the one minibatch of an epoch, as it lies: no shuffle, no copy.
         """
-        B, count = self.minibatch_size, self.units_per_iteration
         rows = {n: {k: v.flatten(0, 1) for k, v in tensors.items()} for n, tensors in self.rows.items()}
         if self.loss.uses_state:
             rows["state"] = self.rollout.states[:-1].flatten(0, 1)
+        for _ in (None,) if self.turns is None else self.turns.take(rows):
+            yield from self._epochs(rows)
+        self.loss.learn_inputs(self.rollout)  # for the next rollout: this one is done
+
+    def _epochs(self, rows: dict) -> Iterator[TensorDict]:
+        B, count = self.minibatch_size, self.units_per_iteration
         for epoch in range(self.algo.epochs):
             self.kl = []
             if self.algo.minibatch_size is None:
@@ -201,7 +208,6 @@ class OnPolicy:
             self.figures["epochs"] = float(epoch + 1)
             if self.algo.target_kl is not None and torch.stack(self.kl).mean() > self.algo.target_kl:
                 break
-        self.loss.learn_inputs(self.rollout)  # for the next rollout: this one is done
 
     def observe(self, outputs: dict[str, Tensor]) -> None:
         """Keep the epoch's KL divergences where a KL stop is asked for."""

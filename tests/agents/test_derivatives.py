@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from agents.ppo import clipped_surrogate
+from agents.losses import clipped_surrogate
 
 
 def test_clipped_surrogate_by_hand():

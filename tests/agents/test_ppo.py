@@ -17,7 +17,8 @@ from torchrl.modules import TanhNormal as TorchRLTanhNormal
 from torchrl.objectives import ClipPPOLoss
 
 from agents.distributions import Categorical, ClippedNormal, TanhNormal
-from agents.ppo import PPO, make_loss, value_loss
+from agents.losses import value_loss
+from agents.ppo import PPO, make_loss
 from agents.schedules import Scheduled
 from envs.base import ActionSpec, EnvSpec, GroupSpec
 from marl.errors import UserError
