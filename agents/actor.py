@@ -9,8 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from agents.distributions import Policy, Std, make_head
+from agents.distributions import ABSENT, Policy, Std, make_head
+from agents.inputs import Inputs
 from envs.base import GroupSpec
+from marl.errors import UserError
 from marl.networks import PerAgent
 
 Share = Literal["shared", "separate"]
@@ -24,9 +26,10 @@ class Actor(nn.Module):
         network: factory `network(in_shape, out_features) -> nn.Module`.
         share: shared = one network for all agents; separate = one per agent.
         policy, std, init_std, min_std: see `agents.distributions.make_head`.
+        normalize, limit, ids: see `agents.inputs.Inputs`; ids go to a shared network only, others need none.
 
     Raises:
-        UserError: the policy does not fit the group's actions.
+        UserError: the policy does not fit the group's actions, or masks of continuous actions.
     """
 
     def __init__(
@@ -38,15 +41,34 @@ class Actor(nn.Module):
         std: Std = "state",
         init_std: float = 1.0,
         min_std: float = 0.01,
+        normalize: bool = False,
+        limit: float = 10.0,
+        ids: bool = False,
     ) -> None:
         super().__init__()
         shared = share == "shared"
         self.head = make_head(spec.action, policy, std, init_std, min_std, shared)
-        self.network = PerAgent(network, spec.n_agents, spec.observation_size, self.head.n_features, shared)
+        self.n_agents, self.masks = spec.n_agents, spec.masks
+        if "action" in spec.masks and spec.action.kind == "continuous":
+            raise UserError(f"group {spec.name}: its actions are continuous; only discrete ones can be masked.")
+        self.inputs = Inputs(spec.observation_size, spec.n_agents, normalize, limit, ids and shared)
+        self.network = PerAgent(network, spec.n_agents, self.inputs.size, self.head.n_features, shared)
 
-    def forward(self, observation: Tensor) -> Tensor:
-        """Parameters of the policy: observation float32 [..., A, F] -> [..., A, n_features]."""
-        return self.network(observation)
+    def forward(self, observation: Tensor, mask: Tensor | None = None, only: int | None = None) -> Tensor:
+        """Parameters of the policy.
+
+        Args:
+            observation: float32 [..., A, F].
+            mask: bool [..., A, n_features] of a categorical policy: where False the logit is that of a choice that does
+                not exist, so that it is never drawn, has no part in the entropy and gets no gradient (Huang and
+                Ontanon 2022). Where nothing is allowed, everything is.
+            only: one agent with a network of its own, the others' parameters being zeros; None = all.
+
+        Returns:
+            [..., A, n_features].
+        """
+        params = self.network(self.inputs(observation), only)
+        return params if mask is None else params.masked_fill(~mask, ABSENT)
 
     def act(
         self,
@@ -54,6 +76,7 @@ class Actor(nn.Module):
         deterministic: bool = False,
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Choose actions.
 
@@ -62,17 +85,18 @@ class Actor(nn.Module):
             deterministic: the policy's mode instead of a sample.
             generator: source of the randomness; None is the device's default generator.
             noise: float32 [..., A, noise_size] from `head.noise`, drawn beforehand.
+            mask: of actions, see `forward`.
 
         Returns:
             raw action [..., A, D] (`head.to_env` gives the environment's action), log-probability float32
             [..., A].
         """
-        params = self(observation)
+        params = self(observation, mask)
         if deterministic:
             raw = self.head.mode(params)
             return raw, self.head.log_prob(params, raw)
         return self.head.sample(params, generator, noise)
 
-    def evaluate(self, observation: Tensor, raw: Tensor) -> Tensor:
+    def evaluate(self, observation: Tensor, raw: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-probability of given actions: observation [..., A, F], raw [..., A, D] -> float32 [..., A]."""
-        return self.head.log_prob(self(observation), raw)
+        return self.head.log_prob(self(observation, mask), raw)

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from agents.normalize import sum_over_ranks
+
 Normalization = Literal["none", "batch", "agent"]
 
 
@@ -85,13 +87,16 @@ def bootstrap_at(value: Tensor, final_value: Tensor, index: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def normalize_advantage(advantage: Tensor, mode: Normalization, eps: float = 1e-6) -> Tensor:
+def normalize_advantage(
+    advantage: Tensor, mode: Normalization, eps: float = 1e-6, alive: Tensor | None = None
+) -> Tensor:
     """Advantages with mean 0 and standard deviation 1.
 
     Args:
         advantage: float32 [..., A].
         mode: none = as they are; batch = one mean and deviation for all; agent = one for each agent.
         eps: added to the deviation, so that constant advantages become 0 and not NaN.
+        alive: bool [..., A]: mean and deviation are those of the living; None = all.
 
     Returns:
         float32 [..., A].
@@ -99,6 +104,13 @@ def normalize_advantage(advantage: Tensor, mode: Normalization, eps: float = 1e-
     if mode == "none":
         return advantage
     dims = tuple(range(advantage.dim() - 1)) if mode == "agent" else tuple(range(advantage.dim()))
+    if alive is not None:
+        count, total = sum_over_ranks(
+            torch.stack([x.sum(dims, keepdim=True) for x in (alive.float(), advantage * alive)])
+        )
+        centred = advantage - total / count.clamp(min=1)
+        square = sum_over_ranks((centred.square() * alive).sum(dims, keepdim=True))
+        return centred / ((square / count.clamp(min=1)).sqrt() + eps)
     # The population's deviation (correction 0) is defined for a single element too.
     var, mean = torch.var_mean(advantage, dims, correction=0, keepdim=True)
     return (advantage - mean) / (var.sqrt() + eps)

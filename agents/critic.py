@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from agents.actor import Share
+from agents.inputs import Inputs
+from agents.normalize import ValueNorm, ValueNormalization, rescale
 from envs.base import GroupSpec
 from marl.errors import UserError
 from marl.networks import PerAgent
@@ -36,9 +38,14 @@ class Critic(nn.Module):
         kind: see above.
         share: shared = one network for all agents; separate = one per agent.
         state_size: S, or None where the environment offers no global state.
+        value_norm: none | running = the network predicts normalised returns (`agents.normalize.ValueNorm`) |
+            popart = and its output layer is rescaled whenever the statistics move.
+        value_norm_beta: see `ValueNorm`.
+        normalize, limit, ids: see `agents.inputs.Inputs`, for observations and global state; ids go to a shared network
+            of the kinds local and agent_state, the others tell the agents apart by their outputs.
 
     Raises:
-        UserError: the kind needs a global state and the environment offers none.
+        UserError: the kind needs a global state and the environment offers none, or PopArt an output layer.
     """
 
     def __init__(
@@ -48,6 +55,11 @@ class Critic(nn.Module):
         kind: Kind = "concat",
         share: Share = "shared",
         state_size: int | None = None,
+        value_norm: ValueNormalization = "none",
+        value_norm_beta: float = 0.99999,
+        normalize: bool = False,
+        limit: float = 10.0,
+        ids: bool = False,
     ) -> None:
         super().__init__()
         self.kind = kind
@@ -58,11 +70,15 @@ class Critic(nn.Module):
                 f"algo.critic={kind} needs a global state, which this environment does not offer: "
                 "use algo.critic=concat or algo.critic=local, or switch its global state on."
             )
+        A, F = spec.n_agents, spec.observation_size
+        ids = ids and share == "shared" and kind in ("local", "agent_state")
+        self.inputs = Inputs(F, A, normalize and kind != "state", limit, ids)
+        self.state_inputs = Inputs(state_size or 0, A, normalize and self.uses_state, limit)
         size = {
-            "local": spec.observation_size,
-            "concat": spec.n_agents * spec.observation_size,
+            "local": self.inputs.size,
+            "concat": A * F,
             "state": state_size,
-            "agent_state": (state_size or 0) + spec.observation_size,
+            "agent_state": (state_size or 0) + self.inputs.size,
         }[kind]
         # One call for all agents: the input is common to them and the network is too.
         self.joint = share == "shared" and kind in ("concat", "state")
@@ -70,9 +86,51 @@ class Critic(nn.Module):
             self.network = network(size, spec.n_agents)
         else:
             self.network = PerAgent(network, spec.n_agents, size, 1, share == "shared")
+        self.value_norm = None if value_norm == "none" else ValueNorm(value_norm_beta)
+        self.outputs = self._output_layers() if value_norm == "popart" else ()
+
+    def _output_layers(self) -> tuple[nn.Linear, ...]:
+        networks = (self.network,) if self.joint else tuple(self.network.networks)
+        layers = tuple(getattr(network, "head", None) for network in networks)
+        if not all(isinstance(layer, nn.Linear) and layer.bias is not None for layer in layers):
+            raise UserError(
+                "algo.value_norm=popart: needs a critic network whose output is a torch.nn.Linear with a bias, "
+                "called `head`; use running, or another network."
+            )
+        return layers
+
+    def learn_inputs(self, observation: Tensor, state: Tensor | None) -> None:
+        """Take what a rollout saw, [..., A, F] and [..., S], into the inputs' statistics, where there are any."""
+        self.inputs.learn(observation)
+        if self.uses_state:
+            self.state_inputs.learn(state)
+
+    def denormalize(self, value: Tensor) -> Tensor:
+        """What `forward` gave, in units of the return: float32 [...] -> [...]."""
+        return value if self.value_norm is None else self.value_norm.denormalize(value)
+
+    @torch.no_grad()
+    def learn_scale(self, returns: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Take a rollout's returns into the statistics, once per rollout; then what the loss is to compare with.
+
+        Args:
+            returns: float32 [T, E, A].
+            value: of the same frames at collection time, in units of the return, float32 [T, E, A].
+
+        Returns:
+            Returns and old values in units of `forward`'s: under the new statistics, but for the old values of
+            `running`, which stay what the network said. Without normalisation both as they came.
+        """
+        if self.value_norm is None:
+            return returns, value
+        old, said = self.value_norm.mean_std(), self.value_norm.normalize(value)
+        self.value_norm.update(returns)
+        for layer in self.outputs:
+            rescale(layer, old, self.value_norm.mean_std())
+        return self.value_norm.normalize(returns), self.value_norm.normalize(value) if self.outputs else said
 
     def forward(self, observation: Tensor, state: Tensor | None = None) -> Tensor:
-        """Values of the agents.
+        """Values of the agents, normalised ones where values are normalised (`denormalize` leads back).
 
         Args:
             observation: float32 [..., A, F].
@@ -81,13 +139,13 @@ class Critic(nn.Module):
         Returns:
             float32 [..., A].
         """
-        if self.kind == "local":
-            x = observation
-        elif self.kind == "concat":
+        if self.uses_state:
+            x = state = self.state_inputs(state)
+        if self.kind != "state":
+            x = observation = self.inputs(observation)
+        if self.kind == "concat":
             x = observation.flatten(-2)
-        elif self.kind == "state":
-            x = state
-        else:
+        elif self.kind == "agent_state":
             x = torch.cat([state.unsqueeze(-2).expand(*observation.shape[:-1], -1), observation], -1)
         if self.joint:
             return self.network(x).float()

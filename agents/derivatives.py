@@ -71,19 +71,38 @@ class CategoricalTerms(torch.autograd.Function):
 
 
 class ClippedSurrogate(torch.autograd.Function):
-    """Mean clipped surrogate and two diagnostics from one exponential; see `agents.ppo.clipped_surrogate`.
+    """Mean clipped surrogate and two diagnostics from one exponential; see `agents.losses.clipped_surrogate`.
 
-    d loss / d log ratio = -ratio * advantage where the unclipped term is the smaller one, else 0.
+    d loss / d log ratio = -ratio * advantage where the unclipped term is the one that counts, else 0.
     """
 
     @staticmethod
-    def forward(ctx, log_ratio: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx,
+        log_ratio: Tensor,
+        advantage: Tensor,
+        clip: float | Tensor,
+        dual: float | None,
+        weight: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         ratio_minus_1 = log_ratio.expm1()
         ratio = ratio_minus_1 + 1.0
         free = ratio * advantage
         clipped = ratio.clamp_(1 - clip, 1 + clip).mul_(advantage)
-        loss = torch.minimum(free, clipped).mean().neg_()
-        ctx.save_for_backward(torch.where(free <= clipped, free, 0.0).div_(-free.numel()))
+        least = torch.minimum(free, clipped)
+        counts = free <= clipped
+        if dual is not None:
+            bound = torch.where(advantage < 0, dual * advantage, -torch.inf)
+            counts = counts & (free >= bound)
+            least = torch.maximum(least, bound)
+        if weight is not None:
+            ctx.save_for_backward(torch.where(counts, free, 0.0).mul_(weight).neg_())
+            approx_kl = ((ratio_minus_1 - log_ratio) * weight).sum()
+            clip_fraction = ((ratio_minus_1.abs_() > clip) * weight).sum()
+            ctx.mark_non_differentiable(approx_kl, clip_fraction)
+            return (least * weight).sum().neg_(), approx_kl, clip_fraction
+        loss = least.mean().neg_()
+        ctx.save_for_backward(torch.where(counts, free, 0.0).div_(-free.numel()))
         approx_kl = (ratio_minus_1 - log_ratio).mean()
         clip_fraction = (ratio_minus_1.abs_() > clip).mean(dtype=torch.float32)
         ctx.mark_non_differentiable(approx_kl, clip_fraction)
@@ -92,4 +111,4 @@ class ClippedSurrogate(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        return gradient * ctx.saved_tensors[0], None, None
+        return gradient * ctx.saved_tensors[0], None, None, None, None

@@ -58,14 +58,17 @@ def evaluate(
     lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
     returns: dict[str, Tensor] = {}
     info: dict[str, dict[str, Tensor]] = {name: {} for name in env.spec.groups}
+    masked = any(group.masks for group in env.spec.groups.values())
     for t in range(env.spec.max_steps):
+        masks = env.masks() if masked else {}
         if random:
             actions = env.random_action(generator)
         else:
-            actions = {
-                name: actor.head.to_env(actor.act(observation[name], deterministic, generator)[0])
-                for name, actor in actors.items()
-            }
+            actions = {}
+            for name, actor in actors.items():
+                mask = masks.get(name, {}).get("action")
+                raw, _ = actor.act(observation[name], deterministic, generator, mask=mask)
+                actions[name] = actor.head.to_env(raw)
         step = env.step(actions)
         for name, reward in step.reward.items():
             _accumulate(returns, name, reward, running)
@@ -125,3 +128,30 @@ def report(episodes: Episodes) -> dict:
         "episode_length": statistics(episodes.lengths.astype(float)),
         "groups": groups,
     }
+
+
+def flat(block: Mapping) -> dict[str, float]:
+    """`report`'s block as the flat figures that are logged; groups by themselves where there are several."""
+    figures = {"episode_return": block["episode_return"]["mean"], "episode_length": block["episode_length"]["mean"]}
+    figures |= {f"episode_return/{key}": block["episode_return"][key] for key in ("iqm", "std")}
+    figures["episode_return/ci95_low"], figures["episode_return/ci95_high"] = block["episode_return"]["ci95"]
+    figures["episodes"] = float(block["episode_return"]["episodes"])
+    for name, group in block["groups"].items():
+        if len(block["groups"]) > 1:
+            figures[f"{name}/episode_return"] = group["episode_return"]["mean"]
+        figures |= {f"{name}/info/{key}": value for key, value in group["info"].items()}
+    return figures
+
+
+def nested(metrics: Mapping[str, float]) -> dict:
+    """`flat`'s figures as the block of `summary.json`."""
+    prefix = "episode_return"
+    block = {
+        "mean": metrics[prefix],
+        "iqm": metrics[f"{prefix}/iqm"],
+        "std": metrics[f"{prefix}/std"],
+        "ci95": [metrics[f"{prefix}/ci95_low"], metrics[f"{prefix}/ci95_high"]],
+        "episodes": int(metrics["episodes"]),
+    }
+    rest = {k: v for k, v in metrics.items() if not k.startswith(prefix) and k != "episodes"}
+    return {prefix: block, **rest}

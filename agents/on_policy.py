@@ -14,10 +14,12 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from agents.advantage import bootstrap_at, explained_variance, gae, normalize_advantage
-from agents.evaluate import Episodes, evaluate, report
+from agents.evaluate import Episodes, evaluate, flat, nested, report
+from agents.normalize import RewardNorm
 from agents.policy import describe
 from agents.ppo import PPO, make_loss
 from agents.rollout import EpisodeReturns, Rollout
+from agents.sequential import Turns
 from envs.base import Env
 from marl.errors import UserError
 from marl.seeding import derive, generator
@@ -74,7 +76,8 @@ class OnPolicy:
         if self.env.spec.max_steps is None:
             raise UserError("env.max_steps=null: evaluation needs a time limit, a number of steps of at least 1")
         self.units_per_iteration = batch = algo.rollout_steps * self.env.num_envs
-        if algo.minibatch_size > batch:
+        self.minibatch_size = algo.minibatch_size or batch
+        if self.minibatch_size > batch:
             raise UserError(
                 f"algo.minibatch_size={algo.minibatch_size}: larger than the rollout of algo.rollout_steps * "
                 f"env.num_envs = {batch} frames; at most {batch} is allowed"
@@ -84,14 +87,18 @@ class OnPolicy:
                 f"frames={frames}: smaller than one iteration of {batch} frames; at least {batch} is allowed"
             )
         self.iterations = -(-frames // batch)
-        self.minibatches = batch // algo.minibatch_size
-        self.steps_per_iteration = algo.epochs * self.minibatches
+        self.minibatches = batch // self.minibatch_size
         self.loss = make_loss(self.env.spec, algo, network, critic_network).to(self.device)
         self.rollout = Rollout(self.env, self.loss.actors, algo.rollout_steps)
         self.policy_generator = generator(seed, "policy", self.device)
         self.minibatch_generator = generator(seed, "minibatches", self.device)
+        self.turns = Turns(self.loss, self.minibatch_generator) if algo.update == "sequential" else None
+        self.steps_per_iteration = algo.epochs * self.minibatches * (self.turns.count if self.turns else 1)
         groups = self.env.spec.groups.items()
         self.returns = {n: EpisodeReturns(self.env.num_envs, g.n_agents, self.device) for n, g in groups}
+        scaled = groups if algo.reward_norm == "std" else ()
+        norms = {n: RewardNorm(self.env.num_envs, g.n_agents, algo.gamma, algo.reward_limit) for n, g in scaled}
+        self.reward_norm = nn.ModuleDict(norms).to(self.device)
         self.lengths = EpisodeReturns(self.env.num_envs, 1, self.device)
         self.started = False
         self.figures: dict[str, Tensor] = {}
@@ -109,11 +116,12 @@ class OnPolicy:
             self.started = True
         self.rollout.collect(self.policy_generator)
         self.figures = self._episode_figures()
+        self.figures |= self.loss.advance(min(iteration / max(self.iterations - 1, 1), 1.0))
         self.rows = {}
         truncated = self.rollout.truncated.flatten().nonzero().squeeze(-1)  # one wait for the device per iteration
         explained = []
         for name in self.loss.groups:
-            reward = self.rollout.reward[name]
+            reward = self._scaled(name)
             value, final_value = self._values(name, truncated)
             next_value = bootstrap_at(value, final_value, truncated)
             advantage, returns = gae(
@@ -126,22 +134,31 @@ class OnPolicy:
                 self.algo.lam,
             )
             explained.append(explained_variance(value[:-1], returns))
+            target, old_value = self.loss.critics[name].learn_scale(returns, value[:-1])
+            kept = {kind: mask[:-1] for kind, mask in self.rollout.masks[name].items()}
             self.rows[name] = {
                 "observation": self.rollout.observed[name][:-1],
                 "action": self.rollout.action[name],
                 "log_prob": self.rollout.log_prob[name],
-                "advantage": normalize_advantage(advantage, self.algo.normalize_advantage),
-                "return": returns,
+                "advantage": normalize_advantage(advantage, self.algo.normalize_advantage, alive=kept.get("alive")),
+                "return": target,
             }
+            self.rows[name] |= {"mask" if kind == "action" else kind: mask for kind, mask in kept.items()}
             if self.algo.value_clip is not None:
-                self.rows[name]["value"] = value[:-1]
+                self.rows[name]["value"] = old_value
             if len(self.loss.groups) > 1:
                 self.figures[f"{name}/explained_variance"] = explained[-1]
         self.figures["explained_variance"] = torch.stack(explained).mean()
 
+    def _scaled(self, name: str) -> Tensor:
+        """The rollout's rewards [T, E, A] as the critic learns them."""
+        reward = self.rollout.reward[name]
+        reward = reward if self.algo.reward_scale == 1 else self.algo.reward_scale * reward
+        return self.reward_norm[name](reward, self.rollout.done) if self.reward_norm else reward
+
     @torch.no_grad()
     def _values(self, name: str, truncated: Tensor) -> tuple[Tensor, Tensor]:
-        """Values [T + 1, E, A] of all that the policy saw, and [N, A] of the true final observations."""
+        """Values in return units: [T + 1, E, A] of all that the policy saw, [N, A] of the true final observations."""
         critic, roll = self.loss.critics[name], self.rollout
         state = roll.states if critic.uses_state else None
         steps = max(1, VALUE_ROWS // self.env.num_envs)
@@ -149,7 +166,7 @@ class OnPolicy:
         value = torch.cat([critic(roll.observed[name][s], None if state is None else state[s]) for s in spans])
         final = roll.next[name].flatten(0, 1)[truncated]
         final_state = None if state is None else roll.next_states.flatten(0, 1)[truncated]
-        return value, critic(final, final_state)
+        return critic.denormalize(value), critic.denormalize(critic(final, final_state))
 
     def _episode_figures(self) -> dict[str, Tensor]:
         """Means over the episodes that ended in this rollout (NaN where none did)."""
@@ -168,19 +185,30 @@ class OnPolicy:
         return figures
 
     def batches(self, iteration: int) -> Iterator[TensorDict]:
-        """Shuffled minibatches of `minibatch_size` frames, `epochs` times over; fewer where the KL stop says so."""
-        B, count = self.algo.minibatch_size, self.units_per_iteration
+        """Shuffled minibatches of `minibatch_size` frames, `epochs` times over; fewer where the KL stop says so.
+
+        With `minibatch_size` null the rollout is the one minibatch of an epoch, as it lies: no shuffle, no copy.
+        """
         rows = {n: {k: v.flatten(0, 1) for k, v in tensors.items()} for n, tensors in self.rows.items()}
         if self.loss.uses_state:
             rows["state"] = self.rollout.states[:-1].flatten(0, 1)
+        for _ in (None,) if self.turns is None else self.turns.take(rows):
+            yield from self._epochs(rows)
+        self.loss.learn_inputs(self.rollout)  # for the next rollout: this one is done
+
+    def _epochs(self, rows: dict) -> Iterator[TensorDict]:
+        B, count = self.minibatch_size, self.units_per_iteration
         for epoch in range(self.algo.epochs):
             self.kl = []
-            order = torch.randperm(count, generator=self.minibatch_generator, device=self.device)
-            for index in order[: self.minibatches * B].split(B):
-                yield TensorDict(take(rows, index), batch_size=[len(index)])
+            if self.algo.minibatch_size is None:
+                yield TensorDict(rows, batch_size=[count])
+            else:
+                order = torch.randperm(count, generator=self.minibatch_generator, device=self.device)
+                for index in order[: self.minibatches * B].split(B):
+                    yield TensorDict(take(rows, index), batch_size=[len(index)])
             self.figures["epochs"] = float(epoch + 1)
             if self.algo.target_kl is not None and torch.stack(self.kl).mean() > self.algo.target_kl:
-                return
+                break
 
     def observe(self, outputs: dict[str, Tensor]) -> None:
         """Keep the epoch's KL divergences where a KL stop is asked for."""
@@ -208,31 +236,11 @@ class OnPolicy:
 
     def evaluate(self) -> dict[str, float]:
         """Play `eval_episodes` episodes, the same starts every time; flat statistics of their returns."""
-        block = report(self.play())
-        figures = {"episode_return": block["episode_return"]["mean"], "episode_length": block["episode_length"]["mean"]}
-        figures |= {f"episode_return/{key}": block["episode_return"][key] for key in ("iqm", "std")}
-        figures["episode_return/ci95_low"], figures["episode_return/ci95_high"] = block["episode_return"]["ci95"]
-        figures["episodes"] = float(block["episode_return"]["episodes"])
-        for name, group in block["groups"].items():
-            if len(block["groups"]) > 1:
-                figures[f"{name}/episode_return"] = group["episode_return"]["mean"]
-            figures |= {f"{name}/info/{key}": value for key, value in group["info"].items()}
-        return figures
+        return flat(report(self.play()))
 
     def summary(self, metrics: dict[str, float]) -> dict:
         """`summary.json`'s block: {"episode_return": {"mean", "iqm", "std", "ci95", "episodes"}, …}."""
-        if not metrics:
-            return {}
-        prefix = "episode_return"
-        block = {
-            "mean": metrics[prefix],
-            "iqm": metrics[f"{prefix}/iqm"],
-            "std": metrics[f"{prefix}/std"],
-            "ci95": [metrics[f"{prefix}/ci95_low"], metrics[f"{prefix}/ci95_high"]],
-            "episodes": int(metrics["episodes"]),
-        }
-        rest = {k: v for k, v in metrics.items() if not k.startswith(prefix) and k != "episodes"}
-        return {prefix: block, **rest}
+        return nested(metrics) if metrics else {}
 
     def state_dict(self) -> dict:
         """Spec, environment, first observation of the next rollout, running returns and random streams."""
@@ -245,6 +253,7 @@ class OnPolicy:
             "lengths": self.lengths.carry,
             "policy": self.policy_generator.get_state(),
             "minibatches": self.minibatch_generator.get_state(),
+            "reward_norm": self.reward_norm.state_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -257,4 +266,5 @@ class OnPolicy:
         self.lengths.carry = state["lengths"]
         self.policy_generator.set_state(state["policy"].cpu())
         self.minibatch_generator.set_state(state["minibatches"].cpu())
+        self.reward_norm.load_state_dict(state.get("reward_norm", {}))
         self.started = True

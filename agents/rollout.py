@@ -21,6 +21,8 @@ class Rollout:
             "next" the true next observation, the reward [T, E, A, 1] and done, terminated, truncated [T, E, 1].
             "action" is the raw action (the pre-tanh sample of a squashed Gaussian).
         observed: {group: [T + 1, E, A, F]}: what the policy saw, with what it will see next at the end.
+        masks: {group: {"action": bool [T + 1, E, A, sum(nvec)], "alive": bool [T + 1, E, A]}} of `observed`, where the
+            environment has them (`Env.masks`); under "action_mask" and "alive" in `data`.
         states: global state [T + 1, E, S] likewise, or None.
     """
 
@@ -31,15 +33,19 @@ class Rollout:
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(*shape, dtype=dtype, device=device)
 
+        self.masks: dict[str, dict[str, Tensor]] = {}
         self.observed, self.params, self.action, self.log_prob, self.reward, self.next = {}, {}, {}, {}, {}, {}
         for name, group in env.spec.groups.items():
             A, F, head = group.n_agents, group.observation_size, actors[name].head
             self.observed[name] = zeros(steps + 1, E, A, F)
+            sizes = {"action": (A, sum(group.action.nvec)), "alive": (A,)}
+            self.masks[name] = {kind: zeros(steps + 1, E, *sizes[kind], dtype=torch.bool) for kind in group.masks}
             self.next[name] = zeros(steps, E, A, F)
             self.params[name] = zeros(steps, E, A, head.n_features)
             self.action[name] = zeros(steps, E, A, head.raw_size, dtype=head.raw_dtype)
             self.log_prob[name] = zeros(steps, E, A)
             self.reward[name] = zeros(steps, E, A)
+        self.masked = any(self.masks.values())
         S = env.spec.state_size
         self.states = zeros(steps + 1, E, S) if S else None
         self.next_states = zeros(steps, E, S) if S else None
@@ -59,6 +65,8 @@ class Rollout:
                 "action": self.action[name],
                 "log_prob": self.log_prob[name],
             }
+            names = {"action": "action_mask", "alive": "alive"}
+            groups[name] |= {names[kind]: mask[:T] for kind, mask in self.masks[name].items()}
             after[name] = {"observation": self.next[name], "reward": self.reward[name].unsqueeze(-1)}
         for key in ("done", "terminated", "truncated"):
             after[key] = getattr(self, key).unsqueeze(-1)
@@ -73,6 +81,15 @@ class Rollout:
             self.observed[name][-1].copy_(value)
         if self.states is not None:
             self.states[-1].copy_(state)
+        self._read_masks(-1)
+
+    def _read_masks(self, t: int) -> None:
+        """Keep the environment's masks of what is `observed` at t."""
+        if self.masked:
+            masks = self.env.masks()
+            for name, kinds in self.masks.items():
+                for kind, buffer in kinds.items():
+                    buffer[t].copy_(masks[name][kind])
 
     @torch.no_grad()
     def collect(self, generator: torch.Generator | None = None) -> TensorDict:
@@ -80,7 +97,8 @@ class Rollout:
         E, device = self.env.num_envs, self.env.device
         noise = {}
         for name, actor in self.actors.items():
-            self.observed[name][0].copy_(self.observed[name][-1])
+            for buffer in (self.observed[name], *self.masks[name].values()):
+                buffer[0].copy_(buffer[-1])
             A = self.env.spec.groups[name].n_agents
             noise[name] = actor.head.noise((self.steps, E, A), device, generator)
         if self.states is not None:
@@ -88,12 +106,14 @@ class Rollout:
         for t in range(self.steps):
             actions = {}
             for name, actor in self.actors.items():
-                params = actor(self.observed[name][t])
+                mask = self.masks[name].get("action")
+                params = actor(self.observed[name][t], None if mask is None else mask[t])
                 raw = actor.head.draw(params, noise[name][t])
                 self.params[name][t].copy_(params)
                 self.action[name][t].copy_(raw)
                 actions[name] = actor.head.to_env(raw)
             self.env.step_into(t, actions)
+            self._read_masks(t + 1)
         for name, actor in self.actors.items():  # once for the whole rollout, outside of the loop
             self.log_prob[name].copy_(actor.head.log_prob(self.params[name], self.action[name]))
         torch.logical_or(self.terminated, self.truncated, out=self.done)
@@ -103,6 +123,9 @@ class Rollout:
         """What the next rollout starts from: the environment and what the policy will see first."""
         state = {"env": self.env.snapshot()}
         state["observation"] = {name: value[-1].clone() for name, value in self.observed.items()}
+        state["masks"] = {
+            n: {kind: mask[-1].clone() for kind, mask in masks.items()} for n, masks in self.masks.items()
+        }
         if self.states is not None:
             state["state"] = self.states[-1].clone()
         return state
@@ -112,6 +135,8 @@ class Rollout:
         self.env.restore(state["env"])
         for name, value in state["observation"].items():
             self.observed[name][-1].copy_(value)
+            for kind, mask in self.masks[name].items():
+                mask[-1].copy_(state["masks"][name][kind])
         if self.states is not None:
             self.states[-1].copy_(state["state"])
 

@@ -37,12 +37,16 @@ class ActionSpec:
 
 @dataclass(frozen=True, eq=False)
 class GroupSpec:
-    """A group of agents that share sizes of observation and action: F = observation_size, D = action.size."""
+    """A group of agents that share sizes of observation and action: F = observation_size, D = action.size.
+
+    masks: what `Env.masks` tells of the group: "action" (discrete kinds only), "alive", both or nothing.
+    """
 
     name: str
     agents: tuple[str, ...]
     observation_size: int
     action: ActionSpec
+    masks: tuple[Literal["action", "alive"], ...] = ()
 
     @property
     def n_agents(self) -> int:
@@ -96,6 +100,15 @@ class Env(ABC):
     def step(self, action: dict[str, Tensor]) -> Transition:
         """Advance by one step with {group: [E, A, D]}, float (continuous, clamped to the range) or int64 (discrete)."""
 
+    def masks(self) -> dict[str, dict[str, Tensor]]:
+        """{group: {kind: mask}} of the observations handed out last, by `reset` or `step`, for every `GroupSpec.masks`.
+
+        "action": bool [E, A, sum(nvec)], True where a choice is allowed, the action's dimensions one after the other;
+        where none is, all are taken to be. "alive": bool [E, A]; the observation of a dead agent is all zeros (in
+        `next_observation` too), its action is ignored, and its episode ends with that of the others.
+        """
+        return {}
+
     @abstractmethod
     def snapshot(self) -> dict[str, Tensor]:
         """Everything that decides the next step, random streams included: cloned tensors under flat names."""
@@ -129,14 +142,22 @@ class Env(ABC):
             next_state[t].copy_(made.next_state)
 
     def random_action(self, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Uniform actions {group: [E, A, D]} from the caller's generator, which lives on the CPU or on `device`."""
-        actions = {}
+        """Uniform actions {group: [E, A, D]} from the caller's generator, which lives on the CPU or on `device`.
+
+        Where actions are masked, uniform over the allowed ones of the observations handed out last.
+        """
+        actions, masks = {}, self.masks()
         where = self.device if generator is None else generator.device
         for name, group in self.spec.groups.items():
             act, shape = group.action, (self.num_envs, group.n_agents)
             if act.kind == "continuous":
                 unit = torch.rand(*shape, act.size, generator=generator, device=where).to(self.device)
                 actions[name] = act.low + unit * (act.high - act.low)
+            elif "action" in group.masks:
+                parts = masks[name]["action"].split(act.nvec, -1)
+                ranks = [torch.rand(part.shape, generator=generator, device=where).to(self.device) for part in parts]
+                draws = [rank.masked_fill(~part, -1.0) for rank, part in zip(ranks, parts, strict=True)]
+                actions[name] = torch.stack([draw.argmax(-1) for draw in draws], -1)
             else:
                 draws = [torch.randint(n, shape, generator=generator, device=where) for n in act.nvec]
                 actions[name] = torch.stack(draws, -1).to(self.device)

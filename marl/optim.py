@@ -161,8 +161,13 @@ class Schedule:
 
 
 def clip_gradients(parameters: list[nn.Parameter], max_norm: float | None) -> Tensor:
-    """L2 norm of the gradients, scaled down to `max_norm` in place; stays on the device (no host sync)."""
+    """L2 norm of the gradients, scaled down to `max_norm` in place; stays on the device (no host sync).
+
+    0 where none has a gradient: a part may be left out of some steps.
+    """
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return torch.zeros((), device=parameters[0].device)
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if max_norm is not None:
         torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))

@@ -30,8 +30,13 @@ class PerAgent(nn.Module):
         copies = 1 if shared else n_agents
         self.networks = nn.ModuleList(factory(in_shape, out_features) for _ in range(copies))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, only: int | None = None) -> Tensor:
+        """All agents' outputs; with `only` those of one agent with a network of its own, zeros for the others."""
         if self.shared:
             return self.networks[0](x)
         inputs = x.unbind(self._agent_dim)
+        if only is not None:
+            own = self.networks[only](inputs[only])
+            nothing = torch.zeros_like(own)
+            return torch.stack([own if i == only else nothing for i in range(self.n_agents)], dim=-2)
         return torch.stack([network(a) for network, a in zip(self.networks, inputs, strict=True)], dim=-2)

@@ -10,6 +10,7 @@ from torchrl.objectives.value.functional import generalized_advantage_estimate
 from agents.evaluate import statistics
 from agents.on_policy import OnPolicy
 from agents.ppo import PPO
+from agents.schedules import KLAdaptive
 from envs.vmas import VmasEnv
 from marl.callbacks import Callback
 from marl.engine import Trainer
@@ -42,6 +43,15 @@ def test_minibatches_hold_every_frame_once_per_epoch():
     assert task.steps_per_iteration == 9 and task.iterations == 3
 
 
+def test_without_a_size_the_rollout_is_the_minibatch():
+    task = make(minibatch_size=None, epochs=3)
+    task.collect(0)
+    seen = [batch["agents", "log_prob"] for batch in task.batches(0)]
+    assert len(seen) == 3 == task.steps_per_iteration
+    assert all(torch.equal(x, task.rollout.log_prob["agents"].flatten(0, 1)) for x in seen)
+    assert seen[0].data_ptr() == task.rollout.log_prob["agents"].data_ptr()  # nothing is copied
+
+
 def test_advantages_equal_torchrl_with_true_final_values():
     task = make(critic="local", gamma=0.9, lam=0.8)
     task.collect(0)
@@ -57,6 +67,49 @@ def test_advantages_equal_torchrl_with_true_final_values():
         target.append(generalized_advantage_estimate(0.9, 0.8, *pick)[0])
     advantage = torch.cat(target, -1).movedim(0, 1)
     torch.testing.assert_close(task.rows["agents"]["advantage"], advantage, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("value_norm", ["running", "popart"])
+def test_normalised_values_leave_the_advantages_in_units_of_the_reward(value_norm):
+    plain, task = make(value_clip=0.2), make(value_clip=0.2, value_norm=value_norm)
+    for each in (plain, task):
+        each.collect(0)
+    a, b = plain.rows["agents"], task.rows["agents"]
+    critic = task.loss.critics["agents"]
+    assert torch.equal(a["advantage"], b["advantage"])  # the statistics come into play with the second rollout
+    torch.testing.assert_close(critic.denormalize(b["return"]), a["return"])
+    assert b["return"].mean().abs() < 1e-4 and (b["return"].std(correction=0) - 1).abs() < 1e-3
+    with torch.no_grad():
+        said = critic(task.rollout.observed["agents"][:-1])
+    torch.testing.assert_close(b["value"], said, rtol=1e-4, atol=1e-5)
+
+
+def test_rewards_are_scaled_for_the_critic_and_reported_as_they_are():
+    plain, task = make(), make(reward_scale=0.5)
+    for each in (plain, task):
+        for _ in range(2):
+            each.collect(0)
+    value = task._values("agents", torch.zeros(0, dtype=torch.int64))[0]
+    step, end = task.rows["agents"]["return"] - value[:-1], task.rollout.done[-1:]
+    last = step[-1:] + value[-2:-1] - 0.5 * task.rollout.reward["agents"][-1:]  # gamma V(next), nothing at an end
+    torch.testing.assert_close(last[~end], (0.99 * value[-1:])[~end], atol=1e-5, rtol=1e-4)
+    assert task.metrics()["episode_return"] == plain.metrics()["episode_return"]
+
+
+def test_input_statistics_move_after_the_update_and_with_nothing_else():
+    task = make(normalize_observation=True, minibatch_size=20)
+    actor = task.loss.actors["agents"]
+    for k in range(2):
+        task.collect(k)
+        frozen = actor.inputs.norm.count.item()
+        for batch in task.batches(k):
+            out = task.loss(batch)
+            assert out["approx_kl"] < 1e-8 and actor.inputs.norm.count.item() == frozen == 180 * k
+    task.evaluate()
+    seen = task.rollout.observed["agents"][:-1].reshape(-1, task.rollout.observed["agents"].shape[-1])
+    assert actor.inputs.norm.count.item() == 2 * len(seen)
+    critic = task.loss.critics["agents"]
+    assert torch.equal(critic.inputs.norm.mean, actor.inputs.norm.mean)
 
 
 def test_kl_stop_ends_the_epochs():
@@ -89,13 +142,35 @@ class Break(Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("critic", ["local", "concat"])
-def test_resume_is_exact(tmp_path, critic):
-    _, whole = fit(make(critic=critic), tmp_path / "a")
+def test_a_learning_rate_that_follows_the_kl_is_resumed(tmp_path):
+    algo = {"clip_schedule": "linear", "entropy_coef": 0.01, "entropy_schedule": "cosine", "minibatch_size": None}
+    adaptive = {"target": 1.0}
+    _, whole = fit(make(**algo), tmp_path / "a", callbacks=[KLAdaptive(**adaptive)])
+    rates = [group["lr"] for group in whole.optimizer.param_groups]
+    assert rates == pytest.approx([1e-3 * 1.5**3] * 2)  # three iterations far below the target
     with pytest.raises(KeyboardInterrupt):
-        fit(make(critic=critic), tmp_path / "b", callbacks=[Break()])
+        fit(make(**algo), tmp_path / "b", callbacks=[KLAdaptive(**adaptive), Break()])
     resume = tmp_path / "b" / "checkpoints" / "last.pt"
-    _, resumed = fit(make(critic=critic), tmp_path / "b", resume=resume)
+    _, resumed = fit(make(**algo), tmp_path / "b", resume=resume, callbacks=[KLAdaptive(**adaptive)])
+    assert [group["lr"] for group in resumed.optimizer.param_groups] == rates
+    assert resumed.evaluation == whole.evaluation
+
+
+@pytest.mark.parametrize(
+    "algo",
+    [
+        {"critic": "local"},
+        {"critic": "concat"},
+        {"value_norm": "popart", "value_clip": 0.2, "normalize_observation": True, "reward_norm": "std"},
+    ],
+    ids=str,
+)
+def test_resume_is_exact(tmp_path, algo):
+    _, whole = fit(make(**algo), tmp_path / "a")
+    with pytest.raises(KeyboardInterrupt):
+        fit(make(**algo), tmp_path / "b", callbacks=[Break()])
+    resume = tmp_path / "b" / "checkpoints" / "last.pt"
+    _, resumed = fit(make(**algo), tmp_path / "b", resume=resume)
     for (name, a), b in zip(whole.task.loss.state_dict().items(), resumed.task.loss.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert whole.evaluation == resumed.evaluation
@@ -119,6 +194,12 @@ def test_evaluating_more_often_changes_nothing(tmp_path):
         ("balance", {"continuous_actions": False, "multi_discrete": True}, {"share_actor": "separate"}),
         ("balance", {"global_state": True}, {"critic": "state", "share_critic": "separate"}),
         ("navigation", {"global_state": True}, {"critic": "agent_state", "value_loss": "huber", "value_clip": 0.2}),
+        ("mpe/simple_tag", {}, {"value_norm": "running", "reward_norm": "std", "agent_ids": True, "dual_clip": 3.0}),
+        (
+            "balance",
+            {"global_state": True},
+            {"critic": "agent_state", "normalize_observation": True, "agent_ids": True},
+        ),
         ("balance", {}, {"policy": "clipped_normal", "std": "independent", "normalize_advantage": "agent"}),
     ],
 )
