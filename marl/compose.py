@@ -1,6 +1,7 @@
 """From a command line to objects: compose the configuration with Hydra, check it, build what it describes."""
 
 import argparse
+import errno
 import inspect
 import os
 import re
@@ -23,14 +24,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from marl import checkpoint, device, seeding
+from marl import checkpoint, device, distributed, seeding
 from marl.engine import Trainer
-from marl.errors import UserError, closest
+from marl.errors import Diverged, LostProcess, Stopped, UserError, closest
 from marl.schema import resolve, validate
 from marl.task import Task
+from marl.transfer import load_weights
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 FREE = re.compile(r"^[\w.]*kwargs\.\w")  # keys below scenario_kwargs and the like need no "+" to be added
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 Job = Callable[[DictConfig, Path], Any]
 
@@ -137,6 +140,7 @@ def build_task(config: Mapping[str, Any]) -> Task:
     Raises:
         UserError: a part that the task needs is null, or whatever the constructors object to.
     """
+    config = distributed.share(config)
     node = config["task"]
     constructor = resolve(node["_target_"], "task._target_")
     seeding.seed_global(config["seed"])
@@ -157,15 +161,6 @@ def build_task(config: Mapping[str, Any]) -> Task:
     if config["init_from"] and not config["resume"]:
         load_weights(task, checkpoint.find(config["init_from"]))
     return task
-
-
-def load_weights(task: Task, path: str | Path) -> None:
-    """Put the modules of a checkpoint into `task`: all of them, and nothing else. Raises UserError otherwise."""
-    try:
-        task.loss.load_state_dict(checkpoint.load(path, next(task.loss.parameters()).device)["loss"])
-    except (RuntimeError, KeyError) as error:
-        why = " ".join(str(error).split())
-        raise UserError(f"{path} does not fit this task's networks: {why[:200]}") from error
 
 
 def build_trainer(config: Mapping[str, Any]) -> Trainer:
@@ -198,6 +193,10 @@ def run(job: Job, *errors: type[Exception]) -> None:
     sys.path.insert(0, os.getcwd())  # a user's own classes are named from the directory they work in
     arguments = sys.argv[1:] = _free(sys.argv[1:])
     with guard(*errors):
+        distributed.start()
+        moment = distributed.began()
+        if moment and not any(a.startswith(("hydra.run.dir=", "paths.run_dir=", "resume=")) for a in arguments):
+            arguments.append("paths.run_dir=${paths.output_dir}/${name}/" + moment)
         if any(a.startswith("resume=") and a not in ("resume=", "resume=null") for a in arguments):
             if {"-m", "--multirun"} & set(arguments):
                 raise UserError("resume=…: continues one run; it cannot be part of a sweep")
@@ -205,6 +204,7 @@ def run(job: Job, *errors: type[Exception]) -> None:
             parser.add_argument("-cd", "--config-dir")  # of no use here: the run's configuration is whole
             cfg = compose(parser.parse_known_args(arguments)[1])
             job(cfg, config_of(cfg.resume).parent.resolve())
+            distributed.stop()
             return
 
         @wraps(job)
@@ -215,30 +215,49 @@ def run(job: Job, *errors: type[Exception]) -> None:
                 with guard(*errors):  # here, since Hydra would print a line of its own and exit 1
                     return job(cfg, run_dir)
             except SystemExit:
-                if {path.name for path in run_dir.iterdir()} <= {"config.yaml"}:  # nothing began: leave no litter
-                    shutil.rmtree(run_dir)
-                    if run_dir.parent.name == cfg.name and not any(run_dir.parent.iterdir()):
-                        run_dir.parent.rmdir()
+                if distributed.main():
+                    leave_no_litter(run_dir, cfg.name)
                 raise
 
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print, for the guard to word
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(inside_hydra)()
+        distributed.stop()
+
+
+def leave_no_litter(run_dir: Path, name: str) -> None:
+    """Remove the directory of a run in which nothing began."""
+    if {path.name for path in run_dir.iterdir()} <= {"config.yaml"}:
+        shutil.rmtree(run_dir)
+        if run_dir.parent.name == name and not any(run_dir.parent.iterdir()):
+            run_dir.parent.rmdir()
 
 
 @contextmanager
 def guard(*errors: type[Exception]) -> Iterator[None]:
-    """Turn a user's mistake into `error: …` on stderr and exit code 2; HYDRA_FULL_ERROR=1 adds the traceback."""
+    """Turn what ends a run into `error: …` on stderr and an exit code (`marl.errors`); a user's mistake has 2.
+
+    HYDRA_FULL_ERROR=1 adds the traceback.
+    """
     try:
         yield
     except KeyboardInterrupt:
         print("interrupted; resume=RUN_DIR continues from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
-    except (UserError, HydraException, OmegaConfBaseException, *errors) as error:
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(stopped.exit_code) from None
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        print(f"error: cannot write{where}: {error.strerror}; earlier checkpoints are untouched", file=sys.stderr)
+        raise SystemExit(2) from None
+    except (UserError, Diverged, LostProcess, HydraException, OmegaConfBaseException, *errors) as error:
         if FULL_ERROR or any(a.startswith("debug=") for a in sys.argv):
             traceback.print_exc()
-        text = str(error) if isinstance(error, (UserError, *errors)) else sentence(error)
-        print(f"error: {text}", file=sys.stderr)
-        raise SystemExit(2) from None
+        own = isinstance(error, (UserError, Diverged, LostProcess, *errors))
+        print(f"error: {str(error) if own else sentence(error)}", file=sys.stderr)
+        raise SystemExit(getattr(error, "exit_code", 2)) from None
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import platform
 import resource
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -68,3 +69,19 @@ def write(path: str | Path, **content) -> dict:
     }
     write_json(path, content)
     return content
+
+
+def finish(trainer: Any) -> dict:
+    """Write and return the summary of a run of `marl.engine.Trainer` that has come to its end."""
+    task, best = trainer.task, trainer.best
+    return write(
+        trainer.run_dir / "summary.json",
+        task=task.name,
+        seed=trainer.seed,
+        **{task.unit: trainer.units},
+        final=task.summary(trainer.evaluation),
+        best=best and {**task.summary(best["evaluation"]), "iteration": best["iteration"]},
+        stopped=trainer.stop_reason,
+        seconds={k: trainer.seconds[k] for k in ("collect", "update", "evaluate", "compile", "total")},
+        command=trainer.command,
+    )

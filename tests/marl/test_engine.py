@@ -63,7 +63,13 @@ def test_run_directory_and_summary(tmp_path):
     summary, trainer = run(tmp_path)
     assert {"metrics.csv", "summary.json", "checkpoints"} <= {p.name for p in tmp_path.iterdir()}
     assert list(tmp_path.glob("events.out.tfevents*"))
-    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {
+        "last.pt",
+        "last-1.pt",
+        "best.pt",
+        "last.safetensors",
+        "best.safetensors",
+    }
     assert json.loads((tmp_path / "summary.json").read_text()) == json.loads(json.dumps(summary))
     assert summary["task"] == "supervised" and summary["epochs"] == 6 and summary["seed"] == 3
     assert set(summary["seconds"]) == {"collect", "update", "evaluate", "compile", "total"}
@@ -116,7 +122,7 @@ def test_max_iterations_shortens_the_run(tmp_path):
 
 def test_keep_every(tmp_path):
     run(tmp_path, keep_every=2)
-    kept = {p.name for p in (tmp_path / "checkpoints").glob("iteration_*")}
+    kept = {p.name for p in (tmp_path / "checkpoints").glob("iteration_*.pt")}
     assert kept == {"iteration_2.pt", "iteration_4.pt", "iteration_6.pt"}
 
 
