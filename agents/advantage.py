@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from marl import distributed
+
 Normalization = Literal["none", "batch", "agent"]
 
 
@@ -101,6 +103,9 @@ def normalize_advantage(advantage: Tensor, mode: Normalization, eps: float = 1e-
     dims = tuple(range(advantage.dim() - 1)) if mode == "agent" else tuple(range(advantage.dim()))
     # The population's deviation (correction 0) is defined for a single element too.
     var, mean = torch.var_mean(advantage, dims, correction=0, keepdim=True)
+    if distributed.world() > 1:  # every process holds as many: the variance of all is that within and between them
+        own, mean = mean, distributed.mean(mean)
+        var = distributed.mean(var + (own - mean).square())
     return (advantage - mean) / (var.sqrt() + eps)
 
 
