@@ -24,12 +24,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from marl import checkpoint, device, distributed, seeding
+from marl import device, distributed, seeding
 from marl.engine import Trainer
 from marl.errors import Diverged, LostProcess, Stopped, UserError, closest
 from marl.schema import resolve, validate
 from marl.task import Task
-from marl.transfer import load_weights
+from marl.transfer import begin_from, load_weights  # noqa: F401 (the latter for users of this module)
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 FREE = re.compile(r"^[\w.]*kwargs\.\w")  # keys below scenario_kwargs and the like need no "+" to be added
@@ -159,7 +159,7 @@ def build_task(config: Mapping[str, Any]) -> Task:
         arguments["device"] = device.pick(arguments["device"])
     task = part(node, **arguments)
     if config["init_from"] and not config["resume"]:
-        load_weights(task, checkpoint.find(config["init_from"]))
+        begin_from(task, config["init_from"], config.get("strict", True))
     return task
 
 

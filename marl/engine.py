@@ -266,15 +266,7 @@ class Trainer:
 
     def publish(self, record: dict[str, float]) -> None:
         """Add rates and learning rates to the record, log it, tell the callbacks."""
-        seconds = {stage: self.seconds[stage] - self.logged.get(stage, 0.0) for stage in ("collect", "update")}
-        self.logged = dict(self.seconds)
-        unit = self.task.unit
-        record |= {f"{stage}_seconds": value for stage, value in seconds.items()}
-        record[f"{unit}_per_second"] = self.task.units_per_iteration / max(sum(seconds.values()), 1e-9)
-        rates = {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
-        record["lr"] = next(iter(rates.values()))
-        if len(set(rates.values())) > 1:
-            record |= {f"lr/{name}": rate for name, rate in rates.items()}
+        record |= summary.rates(self)
         self.seconds["total"] = record["seconds"] = time.perf_counter() - self.begun
         for logger in self.loggers:
             logger.log(record, self.units)

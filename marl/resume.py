@@ -12,7 +12,7 @@ from marl.schema import show
 FIXED = ("seed", "task", "env", "data", "network", "critic_network", "objective", "optimizer", "scheduler")
 FIXED_ALGO = ("critic", "share_actor", "share_critic", "policy", "std", "min_std", "init_std")
 FREE_TASK = ("eval_episodes", "eval_deterministic")  # they touch no stream of training
-QUIET = ("paths", "resume", "init_from", "ckpt", "experiment", "name")  # where things lie; nothing learns from it
+QUIET = ("paths", "resume", "init_from", "strict", "ckpt", "experiment", "name")  # nothing learns from these
 
 
 def resumed(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any] | None:

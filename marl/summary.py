@@ -71,6 +71,17 @@ def write(path: str | Path, **content) -> dict:
     return content
 
 
+def rates(trainer: Any) -> dict[str, float]:
+    """How long this iteration took, its speed, and the learning rates (by part where they differ)."""
+    seconds = {stage: trainer.seconds[stage] - trainer.logged.get(stage, 0.0) for stage in ("collect", "update")}
+    trainer.logged = dict(trainer.seconds)
+    task, lr = trainer.task, {group["name"]: float(group["lr"]) for group in trainer.optimizer.param_groups}
+    figures = {f"{stage}_seconds": value for stage, value in seconds.items()}
+    figures[f"{task.unit}_per_second"] = task.units_per_iteration / max(sum(seconds.values()), 1e-9)
+    figures["lr"] = next(iter(lr.values()))
+    return figures | ({f"lr/{name}": rate for name, rate in lr.items()} if len(set(lr.values())) > 1 else {})
+
+
 def finish(trainer: Any) -> dict:
     """Write and return the summary of a run of `marl.engine.Trainer` that has come to its end."""
     task, best = trainer.task, trainer.best
