@@ -15,7 +15,7 @@ from envs.base import EnvError
 
 @contextmanager
 def named(scenario: str, step: int) -> Iterator[None]:
-    """Turn what a scenario raises at `step` (steps since its environments were reset) into an EnvError."""
+    """Turn what a scenario raises at `step` into an EnvError; steps count from the last reset, 0 is the first trial."""
     try:
         yield
     except (EnvError, AssertionError):  # an assertion in the simulator is about the actions
@@ -24,7 +24,7 @@ def named(scenario: str, step: int) -> Iterator[None]:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         said = " ".join(str(error).split()) or "no message"
         raise EnvError(
-            f"scenario {scenario!r} raised {type(error).__name__} at step {step} of its environments, in "
+            f"scenario {scenario!r} raised {type(error).__name__} {_when(step)}, in "
             f"{frame.filename}:{frame.lineno} ({frame.name}): {said[:300]}"
         ) from error
 
@@ -38,7 +38,7 @@ def check(scenario: str, step: int, num_envs: int, agents: list[str], observatio
     """
     def refuse(method: str, agent: str, got: Any, wanted: str) -> None:
         told = f"{got.dtype} {list(got.shape)}" if isinstance(got, Tensor) else type(got).__name__
-        raise EnvError(f"scenario {scenario!r}: {method} of {agent} returned {told} at step {step}; must be {wanted}")
+        raise EnvError(f"scenario {scenario!r}: {method} of {agent} returned {told} {_when(step)}; must be {wanted}")
 
     for agent, seen, reward in zip(agents, observations, rewards, strict=True):
         parts = seen.values() if isinstance(seen, dict) else [seen]
@@ -49,3 +49,7 @@ def check(scenario: str, step: int, num_envs: int, agents: list[str], observatio
             refuse("reward", agent, reward, f"a tensor [{num_envs}], one number per environment")
     if terminated.dtype != torch.bool or terminated.shape != (num_envs,):
         refuse("done", "the scenario", terminated, f"a bool tensor [{num_envs}]")
+
+
+def _when(step: int) -> str:
+    return f"at step {step} of its environments" if step else "when it was tried out"

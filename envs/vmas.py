@@ -77,7 +77,9 @@ class VmasEnv(Env):
         self._simulator = build(num_envs, stream)
         self._global_state = global_state
         self._groups = self._make_groups(stream, heterogeneous, groups)
-        self._pool = Pool(self._simulator, build(pool_size, nursery_stream), stream, nursery_stream, self._observe)
+        nursery = build(pool_size, nursery_stream)
+        with faults.named(scenario, 0):
+            self._pool = Pool(self._simulator, nursery, stream, nursery_stream, self._observe)
         self.shared_draws = tuple(sorted(self._pool.drawn))
         self._pool_every = max_steps if self.shared_draws and max_steps else pool_every
         seen = self._restart(seed)
@@ -109,10 +111,10 @@ class VmasEnv(Env):
 
     def _make_groups(self, stream: Stream, heterogeneous: str, teams: dict[str, list[str]] | None) -> dict[str, Group]:
         sim = self._simulator
-        with stream, faults.named(self.scenario, 1):
+        with stream, faults.named(self.scenario, 0):
             observations, rewards, terminated, _, infos = sim.step(sim.get_random_actions())
             names = [agent.name for agent in sim.agents]
-            faults.check(self.scenario, 1, self.num_envs, names, observations, rewards, terminated)
+            faults.check(self.scenario, 0, self.num_envs, names, observations, rewards, terminated)
         sizes = [flatten(o).shape[-1] for o in observations]
         actions = [agent_actions(sim, agent) for agent in sim.agents]
         flat = [{k: v for k, v in flatten_info(i).items() if v.dim() and len(v) == self.num_envs} for i in infos]

@@ -5,6 +5,7 @@ Every function does nothing, at no cost, where there is one process only.
 
 import os
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from marl.errors import LostProcess, UserError
 
 SILENCE = timedelta(seconds=50)  # a process that does not answer for so long is lost
+STARTING = timedelta(minutes=5)  # for all to begin; imports may take long on a busy machine
 LOST = ("gloo", "Connection", "connection", "Timed out", "timed out", "NCCL", "TCPStore", "peer")
 
 
@@ -40,11 +42,36 @@ def start() -> None:
     """Join the others if torchrun started this process as one of several: gloo on CPUs, nccl between GPUs."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         return
+    backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=SILENCE)
-    else:
-        dist.init_process_group("gloo", timeout=SILENCE)
+        backend = "cpu:gloo,cuda:nccl"
+    number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    # torchrun's own store outlives a restart: without a prefix the addresses of dead processes are found in it.
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(host, port, count, number == 0 and not shared, STARTING)
+    store = dist.PrefixStore(_meet(store, number, count), store)
+    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=SILENCE)
+
+
+def _meet(store: dist.Store, number: int, count: int) -> str:
+    """A name for this attempt that all processes now alive share: process 0 makes it, and answers those who ask."""
+    own = uuid.uuid4().hex
+    if number:
+        store.set(f"hello/{number}", own)
+        found = store.get(f"answer/{own}").decode()  # waits; nobody but a living process 0 can know the question
+        store.add(f"met/{found}", 1)
+        return found
+    until = time.monotonic() + STARTING.total_seconds()
+    while store.add(f"met/{own}", 0) < count - 1:
+        for other in range(1, count):
+            if store.check([f"hello/{other}"]):
+                store.set(f"answer/{store.get(f'hello/{other}').decode()}", own)
+        if time.monotonic() > until:
+            raise LostProcess(f"not all of {count} processes have started within {STARTING}")
+        time.sleep(0.02)
+    return own
 
 
 def stop() -> None:

@@ -175,8 +175,8 @@ def survive(overrides: list[str], folder: Path, kills: int, seed: int, compiles:
     killed = aimed = resumed = 0
     while killed < kills:
         again = [f"resume={cut}"] if (cut / "config.yaml").exists() else overrides
-        resumed += len(again) == 1
-        if killed % 3 == 1:
+        resumed += again is not overrides
+        if killed % 3 == 0:
             stage = STAGES[aimed % len(STAGES)]
             aimed += 1
             status = wait(fork(again, cut, stage, dice.randrange(1, 4)))
@@ -191,7 +191,9 @@ def survive(overrides: list[str], folder: Path, kills: int, seed: int, compiles:
                 raise SystemExit((cut / "output.txt").read_text()[-3000:])
             break  # it came to its end before it could be killed
         killed += 1
-    if os.waitstatus_to_exitcode(wait(fork([f"resume={cut}"], cut))) != 0:
+    again = [f"resume={cut}"] if (cut / "config.yaml").exists() else overrides
+    resumed += again is not overrides
+    if os.waitstatus_to_exitcode(wait(fork(again, cut))) != 0:
         raise SystemExit((cut / "output.txt").read_text()[-3000:])
     return {"kills": killed, "in_a_write": aimed, "resumed": resumed, "differences": compare(whole, cut)}
 
