@@ -6,7 +6,6 @@ import inspect
 import os
 import re
 import shlex
-import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,12 +27,13 @@ from marl import device, distributed, seeding
 from marl.engine import Trainer
 from marl.errors import Diverged, LostProcess, Stopped, UserError, closest
 from marl.schema import resolve, validate
+from marl.summary import leave_no_litter
 from marl.task import Task
-from marl.transfer import begin_from, load_weights  # noqa: F401 (the latter for users of this module)
+from marl.transfer import begin_from, load_weights  # noqa: F401 - the latter for users of this module
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 FREE = re.compile(r"^[\w.]*kwargs\.\w")  # keys below scenario_kwargs and the like need no "+" to be added
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 Job = Callable[[DictConfig, Path], Any]
 
@@ -194,9 +194,7 @@ def run(job: Job, *errors: type[Exception]) -> None:
     arguments = sys.argv[1:] = _free(sys.argv[1:])
     with guard(*errors):
         distributed.start()
-        moment = distributed.began()
-        if moment and not any(a.startswith(("hydra.run.dir=", "paths.run_dir=", "resume=")) for a in arguments):
-            arguments.append("paths.run_dir=${paths.output_dir}/${name}/" + moment)
+        sys.argv += distributed.directory(arguments)
         if any(a.startswith("resume=") and a not in ("resume=", "resume=null") for a in arguments):
             if {"-m", "--multirun"} & set(arguments):
                 raise UserError("resume=…: continues one run; it cannot be part of a sweep")
@@ -224,14 +222,6 @@ def run(job: Job, *errors: type[Exception]) -> None:
         distributed.stop()
 
 
-def leave_no_litter(run_dir: Path, name: str) -> None:
-    """Remove the directory of a run in which nothing began."""
-    if {path.name for path in run_dir.iterdir()} <= {"config.yaml"}:
-        shutil.rmtree(run_dir)
-        if run_dir.parent.name == name and not any(run_dir.parent.iterdir()):
-            run_dir.parent.rmdir()
-
-
 @contextmanager
 def guard(*errors: type[Exception]) -> Iterator[None]:
     """Turn what ends a run into `error: …` on stderr and an exit code (`marl.errors`); a user's mistake has 2.
@@ -249,14 +239,14 @@ def guard(*errors: type[Exception]) -> Iterator[None]:
     except OSError as error:
         if error.errno not in DISK:
             raise
-        where = f" {error.filename}" if error.filename else ""
-        print(f"error: cannot write{where}: {error.strerror}; earlier checkpoints are untouched", file=sys.stderr)
+        told = f"cannot write {error.filename or 'a file'}: {error.strerror}; earlier checkpoints are untouched"
+        print(f"error: {told}", file=sys.stderr)
         raise SystemExit(2) from None
     except (UserError, Diverged, LostProcess, HydraException, OmegaConfBaseException, *errors) as error:
         if FULL_ERROR or any(a.startswith("debug=") for a in sys.argv):
             traceback.print_exc()
-        own = isinstance(error, (UserError, Diverged, LostProcess, *errors))
-        print(f"error: {str(error) if own else sentence(error)}", file=sys.stderr)
+        composing = isinstance(error, (HydraException, OmegaConfBaseException))
+        print(f"error: {sentence(error) if composing else error}", file=sys.stderr)
         raise SystemExit(getattr(error, "exit_code", 2)) from None
 
 

@@ -6,7 +6,7 @@ Every function does nothing, at no cost, where there is one process only.
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -86,12 +86,16 @@ def restarted() -> bool:
     return any(int(os.environ.get(name) or 0) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
 
-def began() -> str | None:
-    """The moment torchrun was started, as text for a run directory: the same in all processes and after a restart."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return None
-    moment = psutil.Process(os.getppid()).create_time()
-    return agree(time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(moment)))
+def directory(arguments: Sequence[str]) -> list[str]:
+    """An override that names a run directory, where torchrun started this process and `arguments` name none.
+
+    It is called after the moment torchrun began: the same in all processes, and after a restart.
+    """
+    named = any(a.startswith(("hydra.run.dir=", "paths.run_dir=", "resume=")) for a in arguments)
+    if named or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return []
+    moment = time.localtime(psutil.Process(os.getppid()).create_time())
+    return ["paths.run_dir=${paths.output_dir}/${name}/" + agree(time.strftime("%Y-%m-%d_%H-%M-%S", moment))]
 
 
 def stream(purpose: str) -> str:

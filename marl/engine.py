@@ -153,13 +153,11 @@ class Trainer:
         self.loss = distributed.wrap(torch.compile(task.loss) if self.compile else task.loss)
         self.clipped = [[p for p in module.parameters() if p.requires_grad] for module in parts.values()]
         self.clipped = [parameters for parameters in self.clipped if parameters]
-        main = distributed.main()  # one process decides and writes
-        self.callbacks = [*callbacks, ProgressBar(self.progress)] if main else []
-        self.loggers = list(loggers) if main else []
-        if not main:
+        self.callbacks, self.loggers = [*callbacks, ProgressBar(self.progress)], list(loggers)
+        if not distributed.main():  # one process decides and writes
+            self.callbacks, self.loggers = [], []
             seeding.seed_global(seeding.derive(seed, distributed.stream("global")))
-        self.iteration, self.pending, self.stop_reason = 0, 0, None
-        self.best: dict | None = None
+        self.iteration, self.pending, self.stop_reason, self.best = 0, 0, None, None
         self.evaluation: dict[str, float] = {}
         self.seconds = defaultdict(float, compile=getattr(task, "compile_seconds", 0.0))
         self.logged: dict[str, float] = {}
@@ -295,13 +293,8 @@ class Trainer:
 
     def load(self, source: str | Path | Mapping) -> None:
         """Continue from a checkpoint of the same configuration: a file, or what `checkpoint.load` read of it."""
-        content = source if isinstance(source, Mapping) else checkpoint.load(source, self.device)
-        state.restore(self, content)
+        state.restore(self, source if isinstance(source, Mapping) else checkpoint.load(source, self.device))
 
     def finish(self) -> dict:
-        """Write and return `summary.json`."""
-        if not distributed.main():
-            return {}
-        if self.stop_reason:
-            print(f"stopped: {self.stop_reason}", flush=True)
-        return summary.finish(self)
+        """Write and return `summary.json` (in one process; {} in the others)."""
+        return summary.finish(self) if distributed.main() else {}

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import resource
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,8 @@ def rates(trainer: Any) -> dict[str, float]:
 def finish(trainer: Any) -> dict:
     """Write and return the summary of a run of `marl.engine.Trainer` that has come to its end."""
     task, best = trainer.task, trainer.best
+    if trainer.stop_reason:
+        print(f"stopped: {trainer.stop_reason}", flush=True)
     return write(
         trainer.run_dir / "summary.json",
         task=task.name,
@@ -96,3 +99,11 @@ def finish(trainer: Any) -> dict:
         seconds={k: trainer.seconds[k] for k in ("collect", "update", "evaluate", "compile", "total")},
         command=trainer.command,
     )
+
+
+def leave_no_litter(run_dir: Path, name: str) -> None:
+    """Remove the directory of a run in which nothing began."""
+    if {path.name for path in run_dir.iterdir()} <= {"config.yaml"}:
+        shutil.rmtree(run_dir)
+        if run_dir.parent.name == name and not any(run_dir.parent.iterdir()):
+            run_dir.parent.rmdir()
