@@ -34,6 +34,7 @@ from marl.transfer import begin_from, load_weights  # noqa: F401 - the latter fo
 CONF = Path(__file__).resolve().parent.parent / "conf"
 FREE = re.compile(r"^[\w.]*kwargs\.\w")  # keys below scenario_kwargs and the like need no "+" to be added
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+COMPOSING = (HydraException, OmegaConfBaseException)
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 Job = Callable[[DictConfig, Path], Any]
 
@@ -242,11 +243,10 @@ def guard(*errors: type[Exception]) -> Iterator[None]:
         told = f"cannot write {error.filename or 'a file'}: {error.strerror}; earlier checkpoints are untouched"
         print(f"error: {told}", file=sys.stderr)
         raise SystemExit(2) from None
-    except (UserError, Diverged, LostProcess, HydraException, OmegaConfBaseException, *errors) as error:
+    except (UserError, Diverged, LostProcess, *COMPOSING, *errors) as error:
         if FULL_ERROR or any(a.startswith("debug=") for a in sys.argv):
             traceback.print_exc()
-        composing = isinstance(error, (HydraException, OmegaConfBaseException))
-        print(f"error: {sentence(error) if composing else error}", file=sys.stderr)
+        print(f"error: {sentence(error) if isinstance(error, COMPOSING) else error}", file=sys.stderr)
         raise SystemExit(getattr(error, "exit_code", 2)) from None
 
 
@@ -255,7 +255,7 @@ def worded() -> Iterator[None]:
     """Turn complaints of Hydra and OmegaConf into UserErrors."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as error:
+    except COMPOSING as error:
         raise UserError(sentence(error)) from error
 
 

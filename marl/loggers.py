@@ -2,6 +2,7 @@
 
 import csv
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,9 @@ class TensorBoardLogger(Logger):
     def open(self, run_dir, config, iteration, units):
         from torch.utils.tensorboard import SummaryWriter
 
-        old = any(Path(run_dir).glob("events.out.tfevents*"))  # of a run that was killed, before a checkpoint even
+        old = [path.name.split(".")[3] for path in Path(run_dir).glob("events.out.tfevents.*")]  # of a killed run
+        while str(int(time.time())).zfill(10) in old:  # files are read in the order of their seconds
+            time.sleep(0.05)
         self.writer = SummaryWriter(str(run_dir), purge_step=units + 1 if old else None)
 
     def log(self, record, step):
