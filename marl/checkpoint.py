@@ -178,7 +178,7 @@ def candidates(run_dir: str | Path) -> list[Path]:
     return [path for _, path in [*last, *kept]]
 
 
-def newest(run_dir: str | Path) -> tuple[Path, dict] | None:
+def newest(run_dir: str | Path, map_location: str | torch.device = "cpu") -> tuple[Path, dict] | None:
     """The newest good checkpoint of a run and its content; None where there is none at all.
 
     Damaged ones on the way are named on stderr. Raises UserError where all of them are damaged.
@@ -187,7 +187,7 @@ def newest(run_dir: str | Path) -> tuple[Path, dict] | None:
     problems = []
     for path in found:
         try:
-            state = load(path)
+            state = load(path, map_location)
         except UserError as error:
             problems.append(str(error))
             continue

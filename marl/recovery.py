@@ -34,7 +34,7 @@ def refuse_bad_weights(trainer: Any) -> None:
 
 def _go_back(trainer: Any, told: str) -> None:
     """Restore the newest good checkpoint, with lower learning rates; the logs lose what came after it."""
-    found = checkpoint.newest(trainer.run_dir)
+    found = checkpoint.newest(trainer.run_dir, trainer.device)
     if found is None:
         raise Diverged(f"{told}; there is no checkpoint yet to restore")
     restores = trainer.restores + 1

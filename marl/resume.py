@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from marl import checkpoint, distributed
+from marl import checkpoint, device, distributed
 from marl.errors import UserError
 from marl.schema import show
 
@@ -21,10 +21,11 @@ def resumed(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any] | None:
     With `resume=FILE` that file; with `resume=RUN_DIR`, or after a restart by torchrun or Slurm, the newest good one.
     Says what differs in the configuration. Raises UserError as `compare` and `checkpoint.newest`.
     """
+    where = device.pick(config.get("device", "cpu"))
     if config["resume"] and Path(config["resume"]).is_file():
-        content = checkpoint.load(config["resume"])
+        content = checkpoint.load(config["resume"], where)
     elif config["resume"] or distributed.restarted():
-        content = (checkpoint.newest(run_dir) or (None, None))[1]
+        content = (checkpoint.newest(run_dir, where) or (None, None))[1]
     else:
         content = None
     if content is None:  # or killed before its first checkpoint: it begins anew
