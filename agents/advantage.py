@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from agents.normalize import sum_over_ranks
+from marl import distributed
 
 Normalization = Literal["none", "batch", "agent"]
 
@@ -105,14 +105,17 @@ def normalize_advantage(
         return advantage
     dims = tuple(range(advantage.dim() - 1)) if mode == "agent" else tuple(range(advantage.dim()))
     if alive is not None:
-        count, total = sum_over_ranks(
+        count, total = distributed.total(
             torch.stack([x.sum(dims, keepdim=True) for x in (alive.float(), advantage * alive)])
         )
         centred = advantage - total / count.clamp(min=1)
-        square = sum_over_ranks((centred.square() * alive).sum(dims, keepdim=True))
+        square = distributed.total((centred.square() * alive).sum(dims, keepdim=True))
         return centred / ((square / count.clamp(min=1)).sqrt() + eps)
     # The population's deviation (correction 0) is defined for a single element too.
     var, mean = torch.var_mean(advantage, dims, correction=0, keepdim=True)
+    if distributed.world() > 1:  # every process holds as many: the variance of all is that within and between them
+        own, mean = mean, distributed.mean(mean)
+        var = distributed.mean(var + (own - mean).square())
     return (advantage - mean) / (var.sqrt() + eps)
 
 

@@ -6,19 +6,12 @@ Shapes: T time, E environments, A agents in a group, F features, `...` any leadi
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from marl import distributed
 
 ValueNormalization = Literal["none", "running", "popart"]
 RewardNormalization = Literal["none", "std"]
-
-
-def sum_over_ranks(values: Tensor) -> Tensor:
-    """`values`, summed over the processes of a distributed run; as they are where there is one process only."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        values = values.clone()
-        dist.all_reduce(values)
-    return values
 
 
 class ValueNorm(nn.Module):
@@ -46,7 +39,7 @@ class ValueNorm(nn.Module):
         """Take the returns of a rollout, float32 of any shape, into the averages."""
         x = returns.double()
         one = x.new_ones(())
-        count, *sums = sum_over_ranks(torch.stack([one * x.numel(), x.sum(), x.square().sum()])).unbind()
+        count, *sums = distributed.total(torch.stack([one * x.numel(), x.sum(), x.square().sum()])).unbind()
         self.moments.lerp_(torch.stack(sums) / count, 1 - self.beta)
         self.weight.lerp_(one, 1 - self.beta)
 
@@ -104,7 +97,7 @@ class RunningMoments(nn.Module):
         """Merge float32 [..., F]."""
         rows = x.reshape(-1, x.shape[-1]).double() - self.mean
         count = rows.new_full((1,), len(rows))
-        sums = sum_over_ranks(torch.cat([count, rows.sum(0), rows.square().sum(0)]))
+        sums = distributed.total(torch.cat([count, rows.sum(0), rows.square().sum(0)]))
         n, s1, s2 = sums.split([1, len(self.mean), len(self.mean)])
         self.count.add_(n[0])
         move = s1 / self.count

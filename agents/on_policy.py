@@ -21,6 +21,8 @@ from agents.ppo import PPO, make_loss
 from agents.rollout import EpisodeReturns, Rollout
 from agents.sequential import Turns
 from envs.base import Env
+from marl import distributed
+from marl.distributed import stream
 from marl.errors import UserError
 from marl.seeding import derive, generator
 
@@ -70,28 +72,30 @@ class OnPolicy:
         self.algo, self.seed, self.device = algo, seed, torch.device(device)
         self.make_env, self.eval_episodes, self.eval_deterministic = env, eval_episodes, eval_deterministic
         began = time.perf_counter()
-        self.env = env(seed=derive(seed, "environment"), device=device)
+        self.env = env(seed=derive(seed, stream("environment")), device=device)
         self.compile_seconds = time.perf_counter() - began  # nearly all of it a kernel, unless it was kept from before
         self.eval_env: Env | None = None
         if self.env.spec.max_steps is None:
             raise UserError("env.max_steps=null: evaluation needs a time limit, a number of steps of at least 1")
-        self.units_per_iteration = batch = algo.rollout_steps * self.env.num_envs
+        self.rows_per_iteration = batch = algo.rollout_steps * self.env.num_envs
+        self.units_per_iteration = batch * distributed.world()  # `num_envs` and `minibatch_size` are one process's part
         self.minibatch_size = algo.minibatch_size or batch
         if self.minibatch_size > batch:
             raise UserError(
                 f"algo.minibatch_size={algo.minibatch_size}: larger than the rollout of algo.rollout_steps * "
                 f"env.num_envs = {batch} frames; at most {batch} is allowed"
             )
-        if frames < batch:
+        whole = self.units_per_iteration
+        if frames < whole:
             raise UserError(
-                f"frames={frames}: smaller than one iteration of {batch} frames; at least {batch} is allowed"
+                f"frames={frames}: smaller than one iteration of {whole} frames; at least {whole} is allowed"
             )
-        self.iterations = -(-frames // batch)
+        self.iterations = -(-frames // whole)
         self.minibatches = batch // self.minibatch_size
         self.loss = make_loss(self.env.spec, algo, network, critic_network).to(self.device)
         self.rollout = Rollout(self.env, self.loss.actors, algo.rollout_steps)
-        self.policy_generator = generator(seed, "policy", self.device)
-        self.minibatch_generator = generator(seed, "minibatches", self.device)
+        self.policy_generator = generator(seed, stream("policy"), self.device)
+        self.minibatch_generator = generator(seed, stream("minibatches"), self.device)
         self.turns = Turns(self.loss, self.minibatch_generator) if algo.update == "sequential" else None
         self.steps_per_iteration = algo.epochs * self.minibatches * (self.turns.count if self.turns else 1)
         groups = self.env.spec.groups.items()
@@ -112,7 +116,7 @@ class OnPolicy:
     def collect(self, iteration: int) -> None:
         """A rollout under the current policy, its values, advantages and returns."""
         if not self.started:
-            self.rollout.reset(derive(self.seed, "environment"))
+            self.rollout.reset(derive(self.seed, stream("environment")))
             self.started = True
         self.rollout.collect(self.policy_generator)
         self.figures = self._episode_figures()
@@ -171,16 +175,16 @@ class OnPolicy:
     def _episode_figures(self) -> dict[str, Tensor]:
         """Means over the episodes that ended in this rollout (NaN where none did)."""
         done = self.rollout.done
-        ended = done.sum()
+        ended = distributed.total(done.sum())
         figures, means = {}, []
         for name, returns in self.returns.items():
             totals = returns.add(self.rollout.reward[name], done).mean(-1)
-            means.append((totals * done).sum() / ended)
+            means.append(distributed.total((totals * done).sum()) / ended)
             if len(self.returns) > 1:
                 figures[f"{name}/episode_return"] = means[-1]
         lengths = self.lengths.add(torch.ones_like(done, dtype=torch.float32).unsqueeze(-1), done).squeeze(-1)
         figures["episode_return"] = torch.stack(means).mean()
-        figures["episode_length"] = (lengths * done).sum() / ended
+        figures["episode_length"] = distributed.total((lengths * done).sum()) / ended
         figures["episodes"] = ended
         return figures
 
@@ -197,7 +201,7 @@ class OnPolicy:
         self.loss.learn_inputs(self.rollout)  # for the next rollout: this one is done
 
     def _epochs(self, rows: dict) -> Iterator[TensorDict]:
-        B, count = self.minibatch_size, self.units_per_iteration
+        B, count = self.minibatch_size, self.rows_per_iteration
         for epoch in range(self.algo.epochs):
             self.kl = []
             if self.algo.minibatch_size is None:
@@ -207,8 +211,11 @@ class OnPolicy:
                 for index in order[: self.minibatches * B].split(B):
                     yield TensorDict(take(rows, index), batch_size=[len(index)])
             self.figures["epochs"] = float(epoch + 1)
-            if self.algo.target_kl is not None and torch.stack(self.kl).mean() > self.algo.target_kl:
+            if self.algo.target_kl is not None and self._mean_kl() > self.algo.target_kl:
                 break
+
+    def _mean_kl(self) -> Tensor:
+        return distributed.mean(torch.stack(self.kl).mean())
 
     def observe(self, outputs: dict[str, Tensor]) -> None:
         """Keep the epoch's KL divergences where a KL stop is asked for."""
@@ -218,6 +225,19 @@ class OnPolicy:
     def metrics(self) -> dict[str, Tensor | float]:
         """Episode figures, explained variance and epochs done of this iteration."""
         return self.figures
+
+    def diagnose(self) -> str | None:
+        """The first number of the rollout that is not finite: what it is, whose, in which environment and step."""
+        found = []
+        for name, group in self.env.spec.groups.items():
+            held = {"observation": self.rollout.observed, "action": self.rollout.action, "reward": self.rollout.reward}
+            for order, (what, tensors) in enumerate(held.items()):
+                bad = (~torch.isfinite(tensors[name])).nonzero()
+                if len(bad):
+                    t, e, a = bad[0, :3].tolist()
+                    value = tensors[name][tuple(bad[0])].item()
+                    found.append((t, order, f"{what} of {group.agents[a]} is {value} in environment {e}, step {t}"))
+        return f"{min(found)[2]} of the rollout" if found else None
 
     def play(
         self,
@@ -267,4 +287,12 @@ class OnPolicy:
         self.policy_generator.set_state(state["policy"].cpu())
         self.minibatch_generator.set_state(state["minibatches"].cpu())
         self.reward_norm.load_state_dict(state.get("reward_norm", {}))
+        self.started = True
+
+    def rejoin(self, iteration: int) -> None:
+        """Begin new episodes, from streams not used before: this run was another number of processes' until now."""
+        where = f"after iteration {iteration}, {distributed.world()} processes"
+        self.policy_generator = generator(self.seed, stream(f"policy {where}"), self.device)
+        self.minibatch_generator = generator(self.seed, stream(f"minibatches {where}"), self.device)
+        self.rollout.reset(derive(self.seed, stream(f"environment {where}")))
         self.started = True

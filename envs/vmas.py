@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from envs import faults
 from envs.base import Env, EnvError, EnvSpec, Transition
 from envs.fast import FastStep
 from envs.groups import Group, agent_actions, assign, flatten, flatten_info
@@ -76,7 +77,9 @@ class VmasEnv(Env):
         self._simulator = build(num_envs, stream)
         self._global_state = global_state
         self._groups = self._make_groups(stream, heterogeneous, groups)
-        self._pool = Pool(self._simulator, build(pool_size, nursery_stream), stream, nursery_stream, self._observe)
+        nursery = build(pool_size, nursery_stream)
+        with faults.named(scenario, 0):
+            self._pool = Pool(self._simulator, nursery, stream, nursery_stream, self._observe)
         self.shared_draws = tuple(sorted(self._pool.drawn))
         self._pool_every = max_steps if self.shared_draws and max_steps else pool_every
         seen = self._restart(seed)
@@ -108,8 +111,10 @@ class VmasEnv(Env):
 
     def _make_groups(self, stream: Stream, heterogeneous: str, teams: dict[str, list[str]] | None) -> dict[str, Group]:
         sim = self._simulator
-        with stream:
-            observations, _, _, _, infos = sim.step(sim.get_random_actions())
+        with stream, faults.named(self.scenario, 0):
+            observations, rewards, terminated, _, infos = sim.step(sim.get_random_actions())
+            names = [agent.name for agent in sim.agents]
+            faults.check(self.scenario, 0, self.num_envs, names, observations, rewards, terminated)
         sizes = [flatten(o).shape[-1] for o in observations]
         actions = [agent_actions(sim, agent) for agent in sim.agents]
         flat = [{k: v for k, v in flatten_info(i).items() if v.dim() and len(v) == self.num_envs} for i in infos]
@@ -157,10 +162,13 @@ class VmasEnv(Env):
         sim, pool = self._simulator, self._pool
         with pool.stream:
             try:
-                observations, rewards, terminated, over, infos = sim.step(self._hand_out(action))
+                with faults.named(self.scenario, self._ticks + 1):
+                    observations, rewards, terminated, over, infos = sim.step(self._hand_out(action))
             except AssertionError as error:
                 raise EnvError(f"the simulator refused the action (not a number, or outside of the allowed "
                                f"choices): {error or 'nan'}.") from error
+        names = [agent.name for agent in sim.agents]
+        faults.check(self.scenario, self._ticks + 1, self.num_envs, names, observations, rewards, terminated)
         seen = self._observe(sim, observations)
         truncated = over & ~terminated
         done = over | terminated

@@ -1,62 +1,163 @@
-"""Checkpoints: written atomically, loaded without running any code."""
+"""Checkpoints: written whole or not at all, with a digest, and loaded without running any code."""
 
+import hashlib
+import io
 import os
-import pickle
+import re
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+import safetensors
+import safetensors.torch
 import torch
+from torch import Tensor
 
 from marl.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no digest and one process only
+TAG = b"\nsha256:"  # the file ends with it, 64 hexadecimal digits and a line feed; torch.load passes over that
+TRAILER = len(TAG) + 64 + 1
 
 
-def save(path: str | Path, state: dict) -> None:
+def save(path: str | Path, state: Mapping, keep: int = 1) -> None:
     """Write `state` (tensors and plain Python) so that `path` holds either the old file or the new one, whole.
 
-    Temporary file beside it, flush to disk, rename, flush the directory. Raises UserError with the path when the
-    disk refuses; the earlier file is then untouched.
+    The files before it stay as `NAME-1.pt` (the previous one), `NAME-2.pt` and so on, `keep` in all. Raises
+    UserError with the path when the disk refuses; the earlier files are then untouched.
     """
     path = Path(path)
+    buffer = io.BytesIO()  # in memory first: torch's own writer ends the process where a disk is full
+    torch.save({"format_version": FORMAT_VERSION, **state}, buffer)
+    content = buffer.getbuffer()
+    trailer = TAG + hashlib.sha256(content).hexdigest().encode() + b"\n"
+    write(path, content, trailer, keep=keep)
+
+
+def save_weights(path: str | Path, weights: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """Write `weights` alone in the safetensors format, as safely as `save` does; `about` becomes its metadata.
+
+    Its metadata hold the digest of the whole file, taken with zeros in the digest's place.
+    """
+    flat = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+    content = safetensors.torch.save(flat, metadata={**about, "sha256": "0" * 64})
+    digest = hashlib.sha256(content).hexdigest().encode()
+    write(Path(path), content.replace(b'"sha256":"' + b"0" * 64, b'"sha256":"' + digest, 1))
+
+
+def write(path: Path, *content: bytes, keep: int = 1) -> None:
+    """Write a file atomically: temporary file beside it, flush to disk, rename, flush the directory."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            torch.save({"format_version": FORMAT_VERSION, **state}, file)
+            for part in content:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
+        if keep > 1 and path.is_file():
+            _shift(path, keep)
         os.replace(temporary, path)
         directory = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"cannot write checkpoint {path}: {reason(error)}; the earlier one is untouched") from error
+    except OSError as error:
+        what = "checkpoint" if path.suffix in (".pt", ".safetensors") else "file"
+        raise UserError(f"cannot write {what} {path}: {reason(error)}; the earlier one is untouched") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:  # a directory that cannot be written to has been reported above
+            pass
+
+
+def _shift(path: Path, keep: int) -> None:
+    """Make room: `path` is kept as number 1, number 1 as 2, …; `path` itself stays in place all the while."""
+    for number in range(keep - 1, 1, -1):
+        newer = _numbered(path, number - 1)
+        if newer.exists():
+            os.replace(newer, _numbered(path, number))
+    link = path.with_name(f".{path.name}.{os.getpid()}.link.tmp")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+        os.replace(link, _numbered(path, 1))
+    except OSError:  # a file system without hard links: for a moment only the numbered files exist
+        os.replace(path, _numbered(path, 1))
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in `folder`."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def reason(error: Exception) -> str:
     """First line of an error's message, or its kind where it says nothing."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict:
-    """Read a checkpoint with `weights_only=True`. Raises UserError naming the file when it is missing or broken."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist")
+    """Read a checkpoint: its digest first, then with `weights_only=True`.
+
+    Raises UserError naming the file when it is missing, damaged, foreign, of a newer format, or holds anything but
+    tensors and plain Python.
+    """
+    content = _read(path)
+    payload, trailer = memoryview(content)[:-TRAILER], content[-TRAILER:]
+    if not trailer.startswith(TAG):
+        raise UserError(f"checkpoint {path} cannot be read: it is truncated, or not of this framework (no digest)")
+    if trailer[len(TAG) : -1] != hashlib.sha256(payload).hexdigest().encode() or trailer[-1:] != b"\n":
+        raise UserError(f"checkpoint {path} cannot be read: it is damaged (its digest does not match)")
     try:
-        state = torch.load(path, map_location=map_location, weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        state = torch.load(io.BytesIO(payload), map_location=map_location, weights_only=True)
+    except Exception as error:  # an unpickler fed with nonsense may raise anything
         raise UserError(f"checkpoint {path} cannot be read: {reason(error)}") from error
     version = state.get("format_version") if isinstance(state, dict) else None
     if not isinstance(version, int):
         raise UserError(f"{path} is no checkpoint of this framework (no format_version)")
-    if version > FORMAT_VERSION:
-        raise UserError(f"checkpoint {path} has format {version}; this version reads up to {FORMAT_VERSION}")
+    if version != FORMAT_VERSION:
+        older = "an older" if version < FORMAT_VERSION else "a newer"
+        raise UserError(f"checkpoint {path} has format {version}, of {older} version; this one reads {FORMAT_VERSION}")
     return state
+
+
+def load_weights(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """The weights of a checkpoint (its loss module's state) or of a `.safetensors` file. Raises UserError as `load`."""
+    if Path(path).suffix != ".safetensors":
+        state = load(path, map_location).get("loss")
+        if not isinstance(state, dict):
+            raise UserError(f"checkpoint {path} holds no weights")
+        return state
+    content = _read(path)
+    digest = re.search(rb'"sha256":"([0-9a-f]{64})"', content)
+    if digest is None:
+        raise UserError(f"weights {path} cannot be read: truncated, or not of this framework (no digest)")
+    zeros = content[: digest.start(1)] + b"0" * 64 + content[digest.end(1) :]
+    if hashlib.sha256(zeros).hexdigest().encode() != digest[1]:
+        raise UserError(f"weights {path} cannot be read: the file is damaged (its digest does not match)")
+    try:
+        found = safetensors.torch.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"weights {path} cannot be read: {reason(error)}") from error
+    return {name: value.to(map_location) for name, value in found.items()}
+
+
+def _read(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"checkpoint {path} does not exist") from None
+    except OSError as error:
+        raise UserError(f"checkpoint {path} cannot be read: {reason(error)}") from error
 
 
 def find(run: str | Path, which: str = "last") -> Path:
@@ -66,3 +167,35 @@ def find(run: str | Path, which: str = "last") -> Path:
     if not path.is_file():
         raise UserError(f"no checkpoint at {run}: expected a file, or a run directory with {path}")
     return path
+
+
+def candidates(run_dir: str | Path) -> list[Path]:
+    """What a run can be resumed from, the newest first: last.pt, the ones before it, then those kept every n."""
+    folder = Path(run_dir) / "checkpoints"
+    numbered = {path: re.fullmatch(r"(last|iteration_)-?(\d*)\.pt", path.name) for path in folder.glob("*.pt")}
+    last = sorted((int(m[2] or 0), p) for p, m in numbered.items() if m and m[1] == "last")
+    kept = sorted(((int(m[2]), p) for p, m in numbered.items() if m and m[1] != "last" and m[2]), reverse=True)
+    return [path for _, path in [*last, *kept]]
+
+
+def newest(run_dir: str | Path, map_location: str | torch.device = "cpu") -> tuple[Path, dict] | None:
+    """The newest good checkpoint of a run and its content; None where there is none at all.
+
+    Damaged ones on the way are named on stderr. Raises UserError where all of them are damaged.
+    """
+    found = candidates(run_dir)
+    problems = []
+    for path in found:
+        try:
+            state = load(path, map_location)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            print(f"warning: {problem}", file=sys.stderr)
+        if problems:
+            print(f"warning: continuing from {path}, iteration {state['iteration']}", file=sys.stderr, flush=True)
+        return path, state
+    if found:
+        raise UserError("; ".join(problems))
+    return None

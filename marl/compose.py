@@ -1,11 +1,11 @@
 """From a command line to objects: compose the configuration with Hydra, check it, build what it describes."""
 
 import argparse
+import errno
 import inspect
 import os
 import re
 import shlex
-import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,14 +23,18 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from marl import checkpoint, device, seeding
+from marl import device, distributed, seeding
 from marl.engine import Trainer
-from marl.errors import UserError, closest
+from marl.errors import Diverged, LostProcess, Stopped, UserError, closest
 from marl.schema import resolve, validate
+from marl.summary import leave_no_litter
 from marl.task import Task
+from marl.transfer import begin_from, load_weights  # noqa: F401 - the latter for users of this module
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 FREE = re.compile(r"^[\w.]*kwargs\.\w")  # keys below scenario_kwargs and the like need no "+" to be added
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+COMPOSING = (HydraException, OmegaConfBaseException)
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 Job = Callable[[DictConfig, Path], Any]
 
@@ -137,6 +141,7 @@ def build_task(config: Mapping[str, Any]) -> Task:
     Raises:
         UserError: a part that the task needs is null, or whatever the constructors object to.
     """
+    config = distributed.share(config)
     node = config["task"]
     constructor = resolve(node["_target_"], "task._target_")
     seeding.seed_global(config["seed"])
@@ -156,17 +161,8 @@ def build_task(config: Mapping[str, Any]) -> Task:
     device.keep_freed_memory()
     task = part(node, **arguments)
     if config["init_from"] and not config["resume"]:
-        load_weights(task, checkpoint.find(config["init_from"]))
+        begin_from(task, config["init_from"], config.get("strict", True))
     return task
-
-
-def load_weights(task: Task, path: str | Path) -> None:
-    """Put the modules of a checkpoint into `task`: all of them, and nothing else. Raises UserError otherwise."""
-    try:
-        task.loss.load_state_dict(checkpoint.load(path, next(task.loss.parameters()).device)["loss"])
-    except (RuntimeError, KeyError) as error:
-        why = " ".join(str(error).split())
-        raise UserError(f"{path} does not fit this task's networks: {why[:200]}") from error
 
 
 def build_trainer(config: Mapping[str, Any]) -> Trainer:
@@ -199,6 +195,8 @@ def run(job: Job, *errors: type[Exception]) -> None:
     sys.path.insert(0, os.getcwd())  # a user's own classes are named from the directory they work in
     arguments = sys.argv[1:] = _free(sys.argv[1:])
     with guard(*errors):
+        distributed.start()
+        sys.argv += distributed.directory(arguments)
         if any(a.startswith("resume=") and a not in ("resume=", "resume=null") for a in arguments):
             if {"-m", "--multirun"} & set(arguments):
                 raise UserError("resume=…: continues one run; it cannot be part of a sweep")
@@ -206,6 +204,7 @@ def run(job: Job, *errors: type[Exception]) -> None:
             parser.add_argument("-cd", "--config-dir")  # of no use here: the run's configuration is whole
             cfg = compose(parser.parse_known_args(arguments)[1])
             job(cfg, config_of(cfg.resume).parent.resolve())
+            distributed.stop()
             return
 
         @wraps(job)
@@ -216,30 +215,40 @@ def run(job: Job, *errors: type[Exception]) -> None:
                 with guard(*errors):  # here, since Hydra would print a line of its own and exit 1
                     return job(cfg, run_dir)
             except SystemExit:
-                if {path.name for path in run_dir.iterdir()} <= {"config.yaml"}:  # nothing began: leave no litter
-                    shutil.rmtree(run_dir)
-                    if run_dir.parent.name == cfg.name and not any(run_dir.parent.iterdir()):
-                        run_dir.parent.rmdir()
+                if distributed.main():
+                    leave_no_litter(run_dir, cfg.name)
                 raise
 
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print, for the guard to word
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(inside_hydra)()
+        distributed.stop()
 
 
 @contextmanager
 def guard(*errors: type[Exception]) -> Iterator[None]:
-    """Turn a user's mistake into `error: …` on stderr and exit code 2; HYDRA_FULL_ERROR=1 adds the traceback."""
+    """Turn what ends a run into `error: …` on stderr and an exit code (`marl.errors`); a user's mistake has 2.
+
+    HYDRA_FULL_ERROR=1 adds the traceback.
+    """
     try:
         yield
     except KeyboardInterrupt:
         print("interrupted; resume=RUN_DIR continues from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
-    except (UserError, HydraException, OmegaConfBaseException, *errors) as error:
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(stopped.exit_code) from None
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        told = f"cannot write {error.filename or 'a file'}: {error.strerror}; earlier checkpoints are untouched"
+        print(f"error: {told}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except (UserError, Diverged, LostProcess, *COMPOSING, *errors) as error:
         if FULL_ERROR or any(a.startswith("debug=") for a in sys.argv):
             traceback.print_exc()
-        text = str(error) if isinstance(error, (UserError, *errors)) else sentence(error)
-        print(f"error: {text}", file=sys.stderr)
-        raise SystemExit(2) from None
+        print(f"error: {sentence(error) if isinstance(error, COMPOSING) else error}", file=sys.stderr)
+        raise SystemExit(getattr(error, "exit_code", 2)) from None
 
 
 @contextmanager
@@ -247,7 +256,7 @@ def worded() -> Iterator[None]:
     """Turn complaints of Hydra and OmegaConf into UserErrors."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as error:
+    except COMPOSING as error:
         raise UserError(sentence(error)) from error
 
 

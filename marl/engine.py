@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,13 @@ from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor
 
-from marl import checkpoint, seeding, summary
+from marl import checkpoint, distributed, divergence, recovery, seeding, state, summary
 from marl.callbacks import Callback, better, monitored
 from marl.errors import UserError
 from marl.loggers import Logger
 from marl.optim import OptimizerConfig, ScheduleConfig, clip_gradients
 from marl.progress import ProgressBar
+from marl.signals import Signals
 from marl.task import Task
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -35,9 +36,16 @@ class Trainer:
         compile: run the loss module through `torch.compile`.
         evaluate_every: iterations between evaluations (the last one always counts); 0: only at the end.
         checkpoint_every: iterations between writes of `checkpoints/last.pt`; 0: only at the end.
+        keep_last: how many of the latest are kept: last.pt, last-1.pt, … A damaged one is passed over on resume.
         keep_every: also keep `checkpoints/iteration_N.pt` every so many iterations; null: never.
         monitor: metric of the evaluation that decides `checkpoints/best.pt`; null: the task's own.
         mode: whether `monitor` is to be maximised or minimised; null: the task's own.
+        non_finite: what a loss or gradient that is not finite does: "stop" ends the run (Diverged), "skip" leaves
+            its minibatch out and counts it, "restore" goes back to the last checkpoint with lower learning rates.
+        restore_factor: what "restore" multiplies the learning rates by.
+        max_restores: "restore" ends the run when this is not enough.
+        strategy: "ddp" splits the work over the processes of torchrun; "single" refuses several processes.
+        deterministic: use deterministic algorithms only; the same bits for the same seed on a GPU too, more slowly.
         threads: CPU threads for torch; null: torch's default.
         progress: "rich" bar, "plain" lines, "off", or "auto" (by whether the output is a terminal).
     """
@@ -51,23 +59,34 @@ class Trainer:
         compile: bool = False,
         evaluate_every: Annotated[int, Field(ge=0)] = 10,
         checkpoint_every: Annotated[int, Field(ge=0)] = 10,
+        keep_last: Annotated[int, Field(ge=1)] = 2,
         keep_every: Annotated[int, Field(ge=1)] | None = None,
         monitor: str | None = None,
         mode: Literal["max", "min"] | None = None,
+        non_finite: Literal["stop", "skip", "restore"] = "stop",
+        restore_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5,
+        max_restores: Annotated[int, Field(ge=1)] = 3,
+        strategy: Literal["single", "ddp"] = "single",
+        deterministic: bool = False,
         threads: Annotated[int, Field(ge=1)] | None = None,
         progress: Literal["auto", "rich", "plain", "off"] = "auto",
     ):
         self.max_iterations, self.precision, self.grad_clip = max_iterations, precision, grad_clip
         self.accumulate, self.compile = accumulate, compile
-        self.evaluate_every, self.checkpoint_every, self.keep_every = evaluate_every, checkpoint_every, keep_every
+        self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
+        self.keep_last, self.keep_every, self.strategy = keep_last, keep_every, strategy
+        self.non_finite, self.restore_factor, self.max_restores = non_finite, restore_factor, max_restores
         self.monitor, self.mode, self.progress = monitor, mode, progress
         if threads is not None:
             torch.set_num_threads(threads)
+        seeding.use_deterministic_algorithms(deterministic)
 
     def fit(self, task: Task, run_dir: str | Path, **setup) -> dict:
-        """Train `task` and return its summary (also written to `run_dir/summary.json`). See `start` for `setup`."""
-        self.start(task, Path(run_dir), **setup)
-        try:
+        """Train `task` and return its summary (also written to `run_dir/summary.json`). See `start` for `setup`.
+
+        Raises Diverged, LostProcess and Stopped (see `marl.errors`), and UserError where a file cannot be written.
+        """
+        with self.running(task, Path(run_dir), setup) as signals:
             while self.iteration < self.iterations and self.stop_reason is None:
                 with self.clock("collect"):
                     task.collect(self.iteration)
@@ -76,16 +95,29 @@ class Trainer:
                         task.observe(self.update(batch))
                     self.optimizer_step(flush=True)
                     record = self.record()
+                if not recovery.healthy(self, record):
+                    continue
                 if self.due(self.evaluate_every):
                     with self.clock("evaluate"):
                         self.evaluate(record)
                 self.publish(record)
-                if self.due(self.checkpoint_every):
+                asked = distributed.largest(signals.received)
+                if asked or self.due(self.checkpoint_every):
                     self.save("last")
-        finally:
-            for part in (*self.callbacks, *self.loggers):
-                part.on_end(self) if isinstance(part, Callback) else part.close()
-        return self.finish()
+                if asked:
+                    signals.leave(asked, self.iteration)
+            return self.finish()
+
+    @contextmanager
+    def running(self, task: Task, run_dir: Path, setup: dict):
+        """Start; catch signals and lost processes meanwhile; in the end close callbacks and loggers, come what may."""
+        with Signals() as signals, distributed.watched():
+            self.start(task, run_dir, **setup)
+            try:
+                yield signals
+            finally:
+                for part in (*self.callbacks, *self.loggers):
+                    part.on_end(self) if isinstance(part, Callback) else part.close()
 
     def start(
         self,
@@ -97,13 +129,15 @@ class Trainer:
         loggers: Sequence[Logger] = (),
         seed: int = 0,
         config: dict | None = None,
-        resume: str | Path | None = None,
+        resume: str | Path | Mapping | None = None,
         command: str = "",
     ) -> None:
-        """Build what the loop needs; continue from the checkpoint `resume` where one is given."""
+        """Build what the loop needs; continue from the checkpoint `resume` (a file, or its content) if given."""
         self.task, self.run_dir, self.seed, self.config, self.command = task, run_dir, seed, config or {}, command
         self.monitor, self.mode = self.monitor or task.monitor[0], self.mode or task.monitor[1]
         self.device = next(task.loss.parameters()).device
+        if distributed.world() > 1 and self.strategy == "single":
+            raise UserError("trainer.strategy='single': torchrun started several processes; trainer=ddp uses them")
         if self.precision == "fp16" and self.device.type == "cpu":
             raise UserError("trainer.precision='fp16': needs a GPU; on a CPU fp32 and bf16 are allowed")
         self.iterations = self.max_iterations or task.iterations
@@ -116,22 +150,25 @@ class Trainer:
         autocast = partial(torch.autocast, self.device.type, AUTOCAST.get(self.precision))
         self.autocast = nullcontext if self.precision == "fp32" else autocast
         # The raw module stays in task.loss, so that state dicts carry no prefix of the compiler's.
-        self.loss = torch.compile(task.loss) if self.compile else task.loss
+        self.loss = distributed.wrap(torch.compile(task.loss) if self.compile else task.loss)
         self.clipped = [[p for p in module.parameters() if p.requires_grad] for module in parts.values()]
         self.clipped = [parameters for parameters in self.clipped if parameters]
-        self.callbacks = [*callbacks, ProgressBar(self.progress)]
-        self.loggers = list(loggers)
-        self.iteration, self.pending, self.stop_reason = 0, 0, None
-        self.best: dict | None = None
+        self.callbacks, self.loggers = [*callbacks, ProgressBar(self.progress)], list(loggers)
+        if not distributed.main():  # one process decides and writes
+            self.callbacks, self.loggers = [], []
+            seeding.seed_global(seeding.derive(seed, distributed.stream("global")))
+        self.iteration, self.pending, self.stop_reason, self.best = 0, 0, None, None
         self.evaluation: dict[str, float] = {}
         self.seconds = defaultdict(float, compile=getattr(task, "compile_seconds", 0.0))
         self.logged: dict[str, float] = {}
         self.totals: dict[str, Tensor] = {}
-        self.batches = self.norms = 0
+        self.batches = self.norms = self.skipped = self.restores = 0
+        self.last: dict[str, float] = {}  # the latest record whose figures were finite
         if resume is not None:
             self.load(resume)
         self.begun = time.perf_counter() - self.seconds["total"]
         run_dir.mkdir(parents=True, exist_ok=True)
+        checkpoint.sweep(run_dir / "checkpoints")
         for logger in self.loggers:
             logger.open(run_dir, self.config, self.iteration, self.units)
         for callback in self.callbacks:
@@ -158,7 +195,8 @@ class Trainer:
         loss = outputs["loss"] if self.accumulate == 1 else outputs["loss"] / self.accumulate
         self.scaler.scale(loss).backward()
         self.pending += 1
-        self.add({key: value.detach() for key, value in outputs.items()})
+        figures = {key: value.detach() for key, value in outputs.items()}
+        self.add(divergence.masked(figures) if self.non_finite == "skip" else figures)
         self.batches += 1
         self.optimizer_step()
         return outputs
@@ -169,9 +207,16 @@ class Trainer:
             return
         self.scaler.unscale_(self.optimizer)
         norms = [clip_gradients(parameters, self.grad_clip) for parameters in self.clipped]
-        self.norms += torch.linalg.vector_norm(torch.stack(norms)) if len(norms) > 1 else norms[0]
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        norm = torch.linalg.vector_norm(torch.stack(norms)) if len(norms) > 1 else norms[0]
+        if self.non_finite == "skip" or self.scaler.is_enabled():
+            finite = torch.isfinite(norm)
+            self.skipped, norm = self.skipped + ~finite, torch.where(finite, norm, 0)
+        self.norms += norm
+        if self.non_finite == "skip" and not self.scaler.is_enabled():
+            divergence.step_if_finite(self.optimizer, finite)
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step("step")
         self.pending = 0
@@ -181,17 +226,20 @@ class Trainer:
         """Sum scalars over the iteration's batches, on the device."""
         if self.batches == 0:
             self.totals = {key: value.float().clone() for key, value in outputs.items()}
-            self.steps, self.norms = 0, 0
+            self.steps = self.norms = self.skipped = 0
         else:
             torch._foreach_add_(list(self.totals.values()), list(outputs.values()))
 
     def record(self) -> dict[str, float]:
         """The iteration's figures, brought to the host in one transfer."""
         figures = {key: total / self.batches for key, total in self.totals.items()}
-        figures |= {"grad_norm": self.norms / max(self.steps, 1), **self.task.metrics()}
+        figures["grad_norm"] = self.norms / max(self.steps, 1)
+        self.watched = tuple(figures)
+        figures |= divergence.shares(figures, self.skipped, self.batches) if self.non_finite == "skip" else {}
+        figures |= self.task.metrics()
         self.batches = 0
         tensors = {key: value for key, value in figures.items() if isinstance(value, Tensor)}
-        values = torch.stack([value.detach().float() for value in tensors.values()]).tolist()
+        values = distributed.mean(torch.stack([value.detach().float() for value in tensors.values()])).tolist()
         figures |= dict(zip(tensors, values, strict=True))
         self.schedule.step("iteration")
         self.iteration += 1
@@ -204,7 +252,7 @@ class Trainer:
 
     def evaluate(self, record: dict[str, float]) -> None:
         """Evaluate, remember the best, tell schedule and callbacks."""
-        self.evaluation = self.task.evaluate()
+        self.evaluation = distributed.agree(self.task.evaluate())
         record |= {f"eval/{key}": value for key, value in self.evaluation.items()}
         value = monitored(self.evaluation, self.monitor, "trainer.monitor")
         self.schedule.observe(self.evaluation, self.monitor)
@@ -216,20 +264,13 @@ class Trainer:
 
     def publish(self, record: dict[str, float]) -> None:
         """Add rates and learning rates to the record, log it, tell the callbacks."""
-        seconds = {stage: self.seconds[stage] - self.logged.get(stage, 0.0) for stage in ("collect", "update")}
-        self.logged = dict(self.seconds)
-        unit = self.task.unit
-        record |= {f"{stage}_seconds": value for stage, value in seconds.items()}
-        record[f"{unit}_per_second"] = self.task.units_per_iteration / max(sum(seconds.values()), 1e-9)
-        rates = {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
-        record["lr"] = next(iter(rates.values()))
-        if len(set(rates.values())) > 1:
-            record |= {f"lr/{name}": rate for name, rate in rates.items()}
+        record |= summary.rates(self)
         self.seconds["total"] = record["seconds"] = time.perf_counter() - self.begun
         for logger in self.loggers:
             logger.log(record, self.units)
         for callback in self.callbacks:
             callback.on_iteration(self, record)
+        self.stop_reason = distributed.agree(self.stop_reason)
         if self.keep_every and self.iteration % self.keep_every == 0:
             self.save(f"iteration_{self.iteration}")
 
@@ -238,55 +279,22 @@ class Trainer:
         self.stop_reason = reason
 
     def save(self, name: str) -> None:
-        """Write `checkpoints/<name>.pt`: everything that decides the next step."""
-        checkpoint.save(self.run_dir / "checkpoints" / f"{name}.pt", self.state_dict())
+        """Write `checkpoints/<name>.pt`: everything that decides the next step. Logs are on the disk before it."""
+        recovery.refuse_bad_weights(self)
+        content = state.capture(self)
+        for logger in self.loggers:
+            logger.flush()
+        if distributed.main():
+            path = self.run_dir / "checkpoints" / f"{name}.pt"
+            checkpoint.save(path, content, self.keep_last if name == "last" else 1)
+            if name == "best" or self.due(0):
+                about = {"iteration": str(self.iteration), "task": self.task.name}
+                checkpoint.save_weights(path.with_suffix(".safetensors"), content["loss"], about)
 
-    def state_dict(self) -> dict:
-        """Modules, optimiser, schedule, scaler, task (environment, streams), counters, config, versions."""
-        return {
-            "loss": self.task.loss.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "task": self.task.state_dict(),
-            "random": seeding.global_state(),
-            "callbacks": [callback.state_dict() for callback in self.callbacks],
-            "iteration": self.iteration,
-            "best": self.best,
-            "evaluation": self.evaluation,
-            "seconds": dict(self.seconds),
-            "config": self.config,
-            "versions": summary.versions(),
-        }
-
-    def load(self, path: str | Path) -> None:
-        """Continue from a checkpoint of the same configuration."""
-        state = checkpoint.load(path, self.device)
-        self.task.loss.load_state_dict(state["loss"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.task.load_state_dict(state["task"])
-        for callback, saved in zip(self.callbacks, state["callbacks"], strict=False):
-            callback.load_state_dict(saved)
-        self.iteration, self.best, self.evaluation = state["iteration"], state["best"], state["evaluation"]
-        self.seconds.update(state["seconds"])
-        self.logged = dict(self.seconds)
-        seeding.restore_global_state(state["random"])
+    def load(self, source: str | Path | Mapping) -> None:
+        """Continue from a checkpoint of the same configuration: a file, or what `checkpoint.load` read of it."""
+        state.restore(self, source if isinstance(source, Mapping) else checkpoint.load(source, self.device))
 
     def finish(self) -> dict:
-        """Write and return `summary.json`."""
-        if self.stop_reason:
-            print(f"stopped: {self.stop_reason}", flush=True)
-        best = self.best and {**self.task.summary(self.best["evaluation"]), "iteration": self.best["iteration"]}
-        return summary.write(
-            self.run_dir / "summary.json",
-            task=self.task.name,
-            seed=self.seed,
-            **{self.task.unit: self.units},
-            final=self.task.summary(self.evaluation),
-            best=best,
-            stopped=self.stop_reason,
-            seconds={k: self.seconds[k] for k in ("collect", "update", "evaluate", "compile", "total")},
-            command=self.command,
-        )
+        """Write and return `summary.json` (in one process; {} in the others)."""
+        return summary.finish(self) if distributed.main() else {}

@@ -1,11 +1,35 @@
-"""The exception for mistakes in a user's configuration, and the search for the name the user meant."""
+"""What ends a run: a user's mistake, divergence, a lost process, a signal; each with the exit code of its script."""
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
     """One sentence that names the key, its value and what is allowed; scripts print it and exit 2."""
+
+    exit_code = 2
+
+
+class Diverged(RuntimeError):
+    """A loss or gradient that is not finite; scripts print the sentence and exit 3."""
+
+    exit_code = 3
+
+
+class LostProcess(RuntimeError):
+    """Another process of a distributed run is gone or does not answer; scripts print the sentence and exit 4."""
+
+    exit_code = 4
+
+
+class Stopped(Exception):
+    """A signal ended the run after a finished update and a checkpoint; scripts exit 128 + the signal's number."""
+
+    def __init__(self, signum: int, iteration: int) -> None:
+        name = signal.Signals(signum).name
+        super().__init__(f"{name}: stopped after iteration {iteration}; resume=RUN_DIR continues from there")
+        self.exit_code = 128 + signum
 
 
 def closest(name: str, options: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ class Logger:
     def log(self, record: dict[str, float], step: int) -> None:
         """Write one record; `step` is the count of frames or epochs."""
 
+    def flush(self) -> None:
+        """Bring what was logged to the disk: a checkpoint follows, and its iterations won't be logged again."""
+
     def close(self) -> None:
         """Flush and close."""
 
@@ -30,9 +34,10 @@ class CSVLogger(Logger):
         self.columns: list[str] = []
         if iteration > 0 and self.path.is_file():
             with open(self.path, newline="") as file:
-                reader = csv.DictReader(file)
-                self.columns = list(reader.fieldnames or [])
-                rows = [row for row in reader if row["iteration"] and float(row["iteration"]) <= iteration]
+                whole = [line for line in file if line.endswith("\n")]  # a kill may have cut the last row short
+            reader = csv.DictReader(whole)
+            self.columns = list(reader.fieldnames or [])
+            rows = [row for row in reader if row["iteration"] and float(row["iteration"]) <= iteration]
         else:
             rows = []
         self._rewrite(rows)
@@ -58,6 +63,9 @@ class CSVLogger(Logger):
         csv.DictWriter(self.file, self.columns, restval="").writerow(record)
         self.file.flush()
 
+    def flush(self):
+        os.fsync(self.file.fileno())
+
     def close(self):
         self.file.close()
 
@@ -68,11 +76,17 @@ class TensorBoardLogger(Logger):
     def open(self, run_dir, config, iteration, units):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(run_dir), purge_step=units + 1 if iteration > 0 else None)
+        old = [path.name.split(".")[3] for path in Path(run_dir).glob("events.out.tfevents.*")]  # of a killed run
+        while str(int(time.time())).zfill(10) in old:  # files are read in the order of their seconds
+            time.sleep(0.05)
+        self.writer = SummaryWriter(str(run_dir), purge_step=units + 1 if old else None)
 
     def log(self, record, step):
         for key, value in record.items():
             self.writer.add_scalar(key, value, step)
+
+    def flush(self):
+        self.writer.flush()
 
     def close(self):
         self.writer.close()

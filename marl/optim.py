@@ -1,6 +1,7 @@
 """Optimisers and learning-rate schedules of torch by name, with a learning rate per part and frozen parts."""
 
 import inspect
+import warnings
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -149,6 +150,20 @@ class Schedule:
             if key not in evaluation:
                 raise UserError(f"scheduler.monitor={key!r}: evaluation has {', '.join(sorted(evaluation))}")
             self.scheduler.step(evaluation[key])
+
+    def replay(self, state: dict) -> list[dict[str, Any]] | None:
+        """Walk to where `state` stood, on a schedule laid over another length; the settings that groups have there.
+
+        None where the length makes no difference: no schedule, or one that only looks at evaluations.
+        """
+        if self.plateau or self.scheduler is None:
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the optimiser has not stepped
+            for _ in range(state["last_epoch"] - self.scheduler.last_epoch):
+                self.scheduler.step()
+        groups = self.scheduler.optimizer.param_groups
+        return [{key: value for key, value in group.items() if key != "params"} for group in groups]
 
     def state_dict(self) -> dict:
         """State of the schedule, plain Python."""

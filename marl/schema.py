@@ -35,6 +35,7 @@ class TopLevel:
     ckpt: str | None = None
     resume: str | None = None
     init_from: str | None = None
+    strict: bool = True
     experiment: str | None = None
     env: Node = None
     algo: Node = None

@@ -1,6 +1,7 @@
 """Independent streams of random numbers, one per purpose, all derived from one seed."""
 
 import hashlib
+import os
 import random
 
 import numpy as np
@@ -47,3 +48,12 @@ def restore_global_state(state: dict) -> None:
     np.random.set_state((name, np.asarray(keys, dtype=np.uint32), *rest))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+
+
+def use_deterministic_algorithms(wanted: bool) -> None:
+    """Refuse algorithms whose result depends on timing; where torch has no other kind, it raises when they are met."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it; read when CUDA starts
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.deterministic = wanted
+    torch.backends.cudnn.benchmark = False

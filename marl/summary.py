@@ -6,8 +6,10 @@ import math
 import os
 import platform
 import resource
+import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -68,3 +70,40 @@ def write(path: str | Path, **content) -> dict:
     }
     write_json(path, content)
     return content
+
+
+def rates(trainer: Any) -> dict[str, float]:
+    """How long this iteration took, its speed, and the learning rates (by part where they differ)."""
+    seconds = {stage: trainer.seconds[stage] - trainer.logged.get(stage, 0.0) for stage in ("collect", "update")}
+    trainer.logged = dict(trainer.seconds)
+    task, lr = trainer.task, {group["name"]: float(group["lr"]) for group in trainer.optimizer.param_groups}
+    figures = {f"{stage}_seconds": value for stage, value in seconds.items()}
+    figures[f"{task.unit}_per_second"] = task.units_per_iteration / max(sum(seconds.values()), 1e-9)
+    figures["lr"] = next(iter(lr.values()))
+    return figures | ({f"lr/{name}": rate for name, rate in lr.items()} if len(set(lr.values())) > 1 else {})
+
+
+def finish(trainer: Any) -> dict:
+    """Write and return the summary of a run of `marl.engine.Trainer` that has come to its end."""
+    task, best = trainer.task, trainer.best
+    if trainer.stop_reason:
+        print(f"stopped: {trainer.stop_reason}", flush=True)
+    return write(
+        trainer.run_dir / "summary.json",
+        task=task.name,
+        seed=trainer.seed,
+        **{task.unit: trainer.units},
+        final=task.summary(trainer.evaluation),
+        best=best and {**task.summary(best["evaluation"]), "iteration": best["iteration"]},
+        stopped=trainer.stop_reason,
+        seconds={k: trainer.seconds[k] for k in ("collect", "update", "evaluate", "compile", "total")},
+        command=trainer.command,
+    )
+
+
+def leave_no_litter(run_dir: Path, name: str) -> None:
+    """Remove the directory of a run in which nothing began."""
+    if {path.name for path in run_dir.iterdir()} <= {"config.yaml"}:
+        shutil.rmtree(run_dir)
+        if run_dir.parent.name == name and not any(run_dir.parent.iterdir()):
+            run_dir.parent.rmdir()

@@ -157,6 +157,17 @@ class Supervised:
     def load_state_dict(self, state: dict) -> None:
         self.loader.seed = state["shuffle_seed"]
 
+    def rejoin(self, iteration: int) -> None:
+        """Nothing: an epoch's order depends on its number and the seed, whoever takes which rows of it."""
+
+    def diagnose(self) -> str | None:
+        """The first training row that is not finite."""
+        for key in ("x", "y"):
+            bad = (~torch.isfinite(self.loader.rows[key])).nonzero()
+            if len(bad):
+                return f"row {bad[0, 0].item()} of the training split has a value in {key!r} that is not finite"
+        return None
+
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         """No gradients and evaluation mode inside; the mode of before afterwards."""

@@ -64,7 +64,7 @@ def evaluate(options: Options, overrides: list[str]) -> dict:
         UserError, EnvError: no such checkpoint, or overrides that don't fit it.
     """
     path = checkpoint.find(options.ckpt, options.which)
-    cfg = compose.saved(path, overrides)
+    cfg = compose.saved(path, [*overrides, "++strict=true"])
     cfg.resume, cfg.init_from = None, str(path) if options.policy == "trained" else None
     config = compose.check(cfg)
     compose.build_trainer(config)  # for its number of threads: sums in the same order give the same bits

@@ -9,8 +9,9 @@ from rich.text import Text
 from rich.tree import Tree
 
 from envs.base import EnvError
-from marl import compose
+from marl import compose, distributed
 from marl.errors import UserError
+from marl.resume import resumed
 
 
 def train(cfg: DictConfig, run_dir: Path) -> float | None:
@@ -23,20 +24,17 @@ def train(cfg: DictConfig, run_dir: Path) -> float | None:
     if config["ckpt"]:
         raise UserError("ckpt=…: scripts/evaluate.py reads it; here resume=RUN_DIR or init_from=RUN_DIR is meant")
     trainer = compose.build_trainer(config)
+    content = resumed(config, run_dir)
     task = compose.build_task(config)
-    resume = run_dir / "checkpoints" / "last.pt"
-    if not config["resume"] or not resume.is_file():  # killed before its first checkpoint: it begins anew
-        resume = None
-    else:
-        compose.load_weights(task, resume)  # refuses other networks before anything of the run is touched
-
     # What is kept says nothing of the interruption: a resumed run ends like one that ran through.
     config |= {"resume": None, "paths": {**(config["paths"] or {}), "run_dir": str(run_dir)}}
     setup = compose.build_setup(config)
-    show(config)
-    save(config, run_dir)
-    summary = trainer.fit(task, run_dir, resume=resume, **setup)
-    report(summary, run_dir)
+    if distributed.main():
+        show(config)
+        save(config, run_dir)
+    summary = trainer.fit(task, run_dir, resume=content, **setup)
+    if distributed.main():
+        report(summary, run_dir)
     return trainer.best and trainer.best["value"]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from tensordict import TensorDict
 
+from marl import distributed
 from marl.seeding import generator
 
 
@@ -30,6 +31,14 @@ class ShuffledBatches:
         return order.to(self.rows.device) if self.rows.device is not None else order
 
     def epoch(self, epoch: int) -> Iterator[TensorDict]:
-        """TensorDicts [B] that together hold every row once."""
+        """TensorDicts [B] that together hold every row once.
+
+        Several processes take equal parts of each minibatch, so that the mean of their gradients is that of the
+        minibatch; rows of the last one that don't divide evenly are left out of the epoch.
+        """
+        count, rank = distributed.world(), distributed.rank()
         for index in self.permutation(epoch).split(self.batch_size):
-            yield self.rows[index]
+            if count > 1:
+                index = index[rank : len(index) // count * count : count]
+            if len(index):
+                yield self.rows[index]

@@ -12,9 +12,10 @@ from torch import nn
 
 from agents.actor import Actor
 from agents.critic import Critic
-from agents.normalize import ObservationNorm, RewardNorm, RunningMoments, ValueNorm, sum_over_ranks
+from agents.normalize import ObservationNorm, RewardNorm, RunningMoments, ValueNorm
 from agents.ppo import PPO
 from envs.base import ActionSpec, GroupSpec
+from marl.distributed import total as sum_over_ranks
 from marl.errors import UserError
 from marl.networks import MLP
 

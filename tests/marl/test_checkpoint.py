@@ -1,6 +1,12 @@
 """Checkpoints: atomic, readable without code, refused in one sentence when broken."""
 
+import os
 import pickle
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,7 +50,7 @@ def test_failed_write_leaves_the_old_file(tmp_path):
 
 def test_pickles_never_run(tmp_path):
     bomb, path = tmp_path / "ran", tmp_path / "evil.pt"
-    torch.save({"format_version": 1, "x": Evil(bomb)}, path)
+    checkpoint.save(path, {"x": Evil(bomb)})  # with a digest that is right
     with pytest.raises(UserError, match="cannot be read"):
         checkpoint.load(path)
     assert not bomb.exists()
@@ -66,11 +72,163 @@ def test_truncated_newer_and_missing(tmp_path):
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(UserError, match="cannot be read"):
         checkpoint.load(path)
-    torch.save({"format_version": 99}, path)
+    checkpoint.save(path, {"format_version": 99})
     with pytest.raises(UserError, match="format 99"):
         checkpoint.load(path)
-    torch.save({"w": torch.zeros(1)}, path)
+    checkpoint.save(path, {"format_version": None})
     with pytest.raises(UserError, match="no checkpoint of this framework"):
         checkpoint.load(path)
     with pytest.raises(UserError, match="no checkpoint at"):
         checkpoint.find(tmp_path)
+
+
+# ---- the last k, and what is used when one of them is damaged
+
+
+def test_the_last_k_are_kept_and_the_newest_good_one_is_found(tmp_path, capsys):
+    folder = tmp_path / "checkpoints"
+    assert checkpoint.newest(tmp_path) is None
+    for iteration in range(1, 6):
+        checkpoint.save(folder / "last.pt", {"iteration": iteration}, keep=3)
+    checkpoint.save(folder / "iteration_2.pt", {"iteration": 2})
+    checkpoint.save(folder / "iteration_10.pt", {"iteration": 10})
+    names = ["last.pt", "last-1.pt", "last-2.pt", "iteration_10.pt", "iteration_2.pt"]
+    assert [path.name for path in checkpoint.candidates(tmp_path)] == names
+    assert [checkpoint.load(folder / name)["iteration"] for name in names[:3]] == [5, 4, 3]
+    assert checkpoint.newest(tmp_path)[1]["iteration"] == 5 and not capsys.readouterr().err
+    (folder / "last.pt").write_bytes((folder / "last.pt").read_bytes()[:-9])
+    os.truncate(folder / "last-1.pt", 0)
+    path, state = checkpoint.newest(tmp_path)
+    told = capsys.readouterr().err
+    assert (path.name, state["iteration"]) == ("last-2.pt", 3)
+    assert "last.pt cannot be read" in told and "last-1.pt cannot be read" in told and "iteration 3" in told
+    for path in folder.iterdir():
+        os.truncate(path, 100)
+    with pytest.raises(UserError, match="last.pt cannot be read.*iteration_2.pt cannot be read"):
+        checkpoint.newest(tmp_path)
+
+
+def test_keeping_works_without_hard_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    for iteration in (1, 2, 3):
+        checkpoint.save(tmp_path / "last.pt", {"iteration": iteration}, keep=2)
+    assert [checkpoint.load(tmp_path / name)["iteration"] for name in ("last.pt", "last-1.pt")] == [3, 2]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_temporary_files_of_killed_processes_are_swept_up(tmp_path):
+    (tmp_path / ".last.pt.123.tmp").write_bytes(b"half a file")
+    checkpoint.save(tmp_path / "last.pt", {"iteration": 1})
+    checkpoint.sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+# ---- weights alone
+
+
+def test_weights_as_safetensors(tmp_path):
+    from safetensors import safe_open
+
+    weights = {"a.weight": torch.randn(3, 2), "a.bias": torch.zeros(3, dtype=torch.float64)}
+    path = tmp_path / "best.safetensors"
+    checkpoint.save_weights(path, weights, {"iteration": "7"})
+    with safe_open(path, "pt") as file:  # anybody's reader
+        assert file.metadata()["iteration"] == "7"
+        assert torch.equal(file.get_tensor("a.weight"), weights["a.weight"])
+    loaded = checkpoint.load_weights(path)
+    assert all(torch.equal(loaded[key], value) and loaded[key].dtype == value.dtype for key, value in weights.items())
+
+
+# ---- 1,000 damaged or foreign files
+
+
+def damaged(good: bytes, dice: random.Random) -> bytes:
+    """A truncated, bit-flipped, overwritten, grown or foreign version of a file."""
+    kind = dice.randrange(6)
+    where = dice.randrange(len(good))
+    if kind == 0:
+        return good[:where]
+    if kind == 1:
+        return good[:where] + bytes([good[where] ^ (1 << dice.randrange(8))]) + good[where + 1 :]
+    if kind == 2:
+        junk = dice.randbytes(dice.randrange(1, 200))
+        made = good[:where] + junk + good[where + len(junk) :]
+        return made if made != good else good[:where]
+    if kind == 3:
+        return good + dice.randbytes(dice.randrange(1, 200))
+    if kind == 4:
+        return dice.randbytes(dice.randrange(0, 3000))
+    return good[where:] + good[:where] if where else b""
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_five_hundred_damaged_files_each(tmp_path, suffix):
+    dice, path = random.Random(0), tmp_path / f"x{suffix}"
+    weights = {"layer.weight": torch.randn(8, 4), "layer.bias": torch.randn(8)}
+    if suffix == ".pt":
+        checkpoint.save(path, {"loss": weights, "iteration": 3, "config": {"seed": 0}})
+    else:
+        checkpoint.save_weights(path, weights, {"iteration": "3"})
+    good = path.read_bytes()
+    assert set(checkpoint.load_weights(path)) == set(weights)
+    for number in range(500):
+        path.write_bytes(damaged(good, dice))
+        with pytest.raises(UserError, match=f"x{suffix}") as error:
+            checkpoint.load_weights(path)
+        assert "\n" not in str(error.value), number
+
+
+@pytest.mark.parametrize("content", [{"w": torch.zeros(3)}, [1, 2], "x", Evil("/nowhere/ran"), {"format_version": 2}])
+def test_files_of_torch_and_pickle_are_foreign(tmp_path, content):
+    path = tmp_path / "x.pt"
+    torch.save(content, path)
+    with pytest.raises(UserError, match="no digest"):
+        checkpoint.load(path)
+    path.write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(UserError, match="no digest"):
+        checkpoint.load(path)
+
+
+# ---- disks that refuse
+
+
+FULL = "No space left on device; the earlier one is untouched"
+SAVE = """
+import sys, torch
+from marl import checkpoint
+from marl.errors import UserError
+path = sys.argv[1]
+try:
+    checkpoint.save(path, {"iteration": 1, "w": torch.zeros(1000)}, keep=2)
+    checkpoint.save(path, {"iteration": 2, "w": torch.zeros(1000)}, keep=2)
+    print("saved", flush=True)
+    checkpoint.save(path, {"iteration": 3, "w": torch.zeros(1_000_000)}, keep=2)
+except UserError as error:
+    print(error)
+for name in (path, path.replace("last", "last-1")):
+    print(checkpoint.load(name)["iteration"])
+"""
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path):
+    mount = f"mount -t tmpfs -o size=1m none {tmp_path}"
+    run = f'{mount} && {sys.executable} -c "$SAVE" {tmp_path}/last.pt && ls -A {tmp_path}'
+    environment = {**os.environ, "SAVE": SAVE, "PYTHONPATH": str(Path(__file__).resolve().parent.parent.parent)}
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "sh", "-c", mount]).returncode:
+        pytest.skip("this machine lets nobody mount a small file system")
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", run], env=environment, capture_output=True, text=True)
+    said = done.stdout.splitlines()
+    assert said[0] == "saved" and done.returncode == 0, done.stderr
+    assert said[1] == f"cannot write checkpoint {tmp_path}/last.pt: {FULL}"
+    assert said[2:] == ["2", "1", "last-1.pt", "last.pt"]  # both still load, and no temporary file is left
+
+
+def test_a_directory_that_cannot_be_made_or_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write checkpoint .*file/checkpoints/last.pt: (Not a directory|File)"):
+        checkpoint.save(tmp_path / "file" / "checkpoints" / "last.pt", {"iteration": 1})
+    with pytest.raises(UserError, match="cannot write checkpoint /proc/none/last.pt"):  # nobody, root neither, may
+        checkpoint.save("/proc/none/last.pt", {"iteration": 1})

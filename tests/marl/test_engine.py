@@ -1,69 +1,28 @@
 """The engine on a small supervised task: loop, accumulation, precision, logs, checkpoints, exact resume."""
 
-import csv
 import json
 import math
-from functools import partial
 
 import pytest
 import torch
-from torch import nn
 
 from marl import checkpoint
-from marl.callbacks import Callback, EarlyStopping
-from marl.data import Sine
-from marl.engine import Trainer
+from marl.callbacks import EarlyStopping
 from marl.errors import UserError
-from marl.loggers import CSVLogger, TensorBoardLogger
-from marl.networks import MLP
-from marl.optim import OptimizerConfig, ScheduleConfig
-from marl.supervised import Supervised
-
-LINEAR = ScheduleConfig([{"name": "LinearLR", "start_factor": 1.0, "end_factor": 0.0, "total_iters": "total"}])
-
-
-def make_task(epochs: int = 6, batch_size: int = 64, dropout: float = 0.0, dtype=None) -> Supervised:
-    torch.manual_seed(0)
-    network = partial(MLP, hidden=[16], dropout=dropout)
-    return Supervised(Sine(samples=200), network, nn.MSELoss(), epochs, batch_size, seed=3)
-
-
-def run(path, epochs=6, resume=None, callbacks=(), stop_after=None, task=None, **settings):
-    task = task or make_task(epochs, dropout=0.1)
-    trainer = Trainer(**{"progress": "off", "evaluate_every": 2, "checkpoint_every": 1, **settings})
-    if stop_after is not None:
-        callbacks = [*callbacks, StopAfter(stop_after)]
-    setup = dict(optimizer=OptimizerConfig(lr=0.01), schedule=LINEAR, loggers=[CSVLogger(), TensorBoardLogger()])
-    summary = trainer.fit(task, path, **setup, callbacks=list(callbacks), seed=3, resume=resume)
-    return summary, trainer
-
-
-class StopAfter(Callback):
-    """Breaks off as a killed process would: no final evaluation, no summary."""
-
-    def __init__(self, iteration):
-        self.iteration = iteration
-
-    def on_start(self, trainer):
-        self.save = trainer.save
-
-    def on_iteration(self, trainer, record):
-        if trainer.iteration == self.iteration:
-            trainer.save("last")
-            raise KeyboardInterrupt
-
-
-def rows(path) -> list[dict]:
-    with open(path / "metrics.csv", newline="") as file:
-        timed = ("seconds", "per_second")
-        return [{k: v for k, v in row.items() if not k.endswith(timed)} for row in csv.DictReader(file)]
+from tests.marl.runs import make_task, rows, run
 
 
 def test_run_directory_and_summary(tmp_path):
     summary, trainer = run(tmp_path)
     assert {"metrics.csv", "summary.json", "checkpoints"} <= {p.name for p in tmp_path.iterdir()}
     assert list(tmp_path.glob("events.out.tfevents*"))
-    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {
+        "last.pt",
+        "last-1.pt",
+        "best.pt",
+        "last.safetensors",
+        "best.safetensors",
+    }
     assert json.loads((tmp_path / "summary.json").read_text()) == json.loads(json.dumps(summary))
     assert summary["task"] == "supervised" and summary["epochs"] == 6 and summary["seed"] == 3
     assert set(summary["seconds"]) == {"collect", "update", "evaluate", "compile", "total"}
@@ -116,7 +75,7 @@ def test_max_iterations_shortens_the_run(tmp_path):
 
 def test_keep_every(tmp_path):
     run(tmp_path, keep_every=2)
-    kept = {p.name for p in (tmp_path / "checkpoints").glob("iteration_*")}
+    kept = {p.name for p in (tmp_path / "checkpoints").glob("iteration_*.pt")}
     assert kept == {"iteration_2.pt", "iteration_4.pt", "iteration_6.pt"}
 
 

@@ -129,8 +129,9 @@ def test_resume_by_the_command_line_continues_in_place(run: Path, shell, tmp_pat
 
 def test_resume_refuses_other_networks_and_leaves_the_run_alone(run: Path, script) -> None:
     before = (run / "config.yaml").read_text()
-    with pytest.raises(UserError, match="does not fit this task's networks"):
-        script("train").train(compose.compose([f"resume={run}", "network.hidden=[8]"]), run)
+    told = r"network.hidden: \[16\] -> \[8\]: refused.*allowed, had it been alone: frames"
+    with pytest.raises(UserError, match=told):
+        script("train").train(compose.compose([f"resume={run}", "network.hidden=[8]", "frames=900"]), run)
     assert (run / "config.yaml").read_text() == before
 
 

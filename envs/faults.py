@@ -1,0 +1,55 @@
+"""Faults of a scenario's own code, named with the scenario, the method, the agent and the step."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.base import EnvError
+
+
+@contextmanager
+def named(scenario: str, step: int) -> Iterator[None]:
+    """Turn what a scenario raises at `step` into an EnvError; steps count from the last reset, 0 is the first trial."""
+    try:
+        yield
+    except (EnvError, AssertionError):  # an assertion in the simulator is about the actions
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        said = " ".join(str(error).split()) or "no message"
+        raise EnvError(
+            f"scenario {scenario!r} raised {type(error).__name__} {_when(step)}, in "
+            f"{frame.filename}:{frame.lineno} ({frame.name}): {said[:300]}"
+        ) from error
+
+
+def check(scenario: str, step: int, num_envs: int, agents: list[str], observations: list[Any], rewards: list[Tensor],
+          terminated: Tensor) -> None:
+    """Refuse what a scenario returns in a wrong shape or dtype. Looks at no number, so nothing waits for the device.
+
+    observations: per agent float32 [E, F] or a dict of such; rewards: per agent [E] or [E, 1]; terminated: bool [E].
+    Raises EnvError naming the scenario, the method, the agent and the step.
+    """
+    def refuse(method: str, agent: str, got: Any, wanted: str) -> None:
+        told = f"{got.dtype} {list(got.shape)}" if isinstance(got, Tensor) else type(got).__name__
+        raise EnvError(f"scenario {scenario!r}: {method} of {agent} returned {told} {_when(step)}; must be {wanted}")
+
+    for agent, seen, reward in zip(agents, observations, rewards, strict=True):
+        parts = seen.values() if isinstance(seen, dict) else [seen]
+        for part in parts:
+            if not isinstance(part, Tensor) or part.dim() < 2 or len(part) != num_envs or not part.is_floating_point():
+                refuse("observation", agent, part, f"a float tensor [{num_envs}, F], environments first")
+        if not isinstance(reward, Tensor) or reward.numel() != num_envs or reward.is_complex():
+            refuse("reward", agent, reward, f"a tensor [{num_envs}], one number per environment")
+    if terminated.dtype != torch.bool or terminated.shape != (num_envs,):
+        refuse("done", "the scenario", terminated, f"a bool tensor [{num_envs}]")
+
+
+def _when(step: int) -> str:
+    return f"at step {step} of its environments" if step else "when it was tried out"

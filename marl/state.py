@@ -1,0 +1,57 @@
+"""Everything that decides a run's next step, as one dictionary: taken for a checkpoint, put back on resume."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from marl import distributed, resume, seeding, summary
+
+
+def capture(trainer: Any) -> dict[str, Any]:
+    """Modules, optimiser, schedule, scaler, every process's task and streams, counters, configuration, versions."""
+    own = {"task": trainer.task.state_dict(), "random": seeding.global_state()}
+    return {
+        "loss": trainer.task.loss.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "schedule": trainer.schedule.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
+        "processes": distributed.gather(own),
+        "callbacks": [callback.state_dict() for callback in trainer.callbacks],
+        "iteration": trainer.iteration,
+        "iterations": trainer.iterations,
+        "restores": trainer.restores,
+        "stop_reason": trainer.stop_reason,
+        "best": trainer.best,
+        "evaluation": trainer.evaluation,
+        "seconds": dict(trainer.seconds),
+        "config": trainer.config,
+        "versions": summary.versions(),
+    }
+
+
+def restore(trainer: Any, state: Mapping[str, Any]) -> None:
+    """Put back what `capture` took. Another number of processes starts new episodes, from new streams."""
+    longer = trainer.iterations != state["iterations"]
+    groups = trainer.schedule.replay(state["schedule"]) if longer else None
+    trainer.task.loss.load_state_dict(state["loss"])
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    if groups is None:
+        trainer.schedule.load_state_dict(state["schedule"])
+    else:
+        for group, settings in zip(trainer.optimizer.param_groups, groups, strict=True):
+            group.update(settings)
+    trainer.scaler.load_state_dict(state["scaler"])
+    if len(state["processes"]) == distributed.world():
+        own = state["processes"][distributed.rank()]
+        trainer.task.load_state_dict(own["task"])
+        seeding.restore_global_state(own["random"])
+    else:
+        trainer.task.rejoin(state["iteration"])
+    for callback, saved in zip(trainer.callbacks, state["callbacks"], strict=False):
+        callback.load_state_dict(saved)
+    trainer.iteration, trainer.best, trainer.evaluation = state["iteration"], state["best"], state["evaluation"]
+    trainer.restores = state["restores"]
+    changed = resume.differences(state["config"], trainer.config)
+    if not longer and not any(key.startswith("callbacks") for key in changed):
+        trainer.stop_reason = state["stop_reason"]
+    trainer.seconds.update(state["seconds"])
+    trainer.logged = dict(trainer.seconds)

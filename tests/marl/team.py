@@ -1,0 +1,86 @@
+"""One process of several, for test_distributed.py: runs checks of its own and writes what they gave to a file."""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from agents.advantage import normalize_advantage
+from marl import distributed
+from marl.data import Digits, ShuffledBatches
+from marl.engine import Trainer
+from marl.errors import UserError
+from marl.networks import MLP
+from marl.optim import OptimizerConfig
+from marl.supervised import Supervised
+from tests.marl.runs import make_task
+
+
+def gradients() -> list[float]:
+    """The gradient of one fixed batch of 32 rows, of which every process has its part, before the optimiser's step."""
+    task = make_task(epochs=1, batch_size=32)
+    trainer = Trainer(progress="off", strategy="ddp")
+    kept = []
+    trainer.optimizer_step = lambda flush=False: None
+    trainer.start(task, Path(sys.argv[1]) / "gradients")
+    for batch in task.batches(0):
+        trainer.update(batch)
+        break
+    for parameter in task.loss.parameters():
+        kept += parameter.grad.flatten().tolist()
+    return kept
+
+
+def statistics() -> dict:
+    """Normalised advantages and reductions, of numbers that depend on the process."""
+    everything = torch.randn(10, 4, 3, generator=torch.Generator().manual_seed(0))
+    part = everything.chunk(distributed.world(), 1)[distributed.rank()]
+    return {
+        "batch": normalize_advantage(part, "batch").flatten().tolist(),
+        "agent": normalize_advantage(part, "agent").flatten().tolist(),
+        "total": distributed.total(torch.tensor(distributed.rank() + 1)).item(),
+        "mean": distributed.mean(torch.tensor(float(distributed.rank()))).item(),
+        "largest": distributed.largest(distributed.rank() * 5),
+        "agreed": distributed.agree(f"said by {distributed.rank()}"),
+        "gathered": distributed.gather(distributed.rank()),
+        "stream": distributed.stream("policy"),
+    }
+
+
+def work() -> dict:
+    """How work is split."""
+    data = make_task().loader.rows
+    loader = ShuffledBatches(data, 60, seed=1)
+    config = {"env": {"num_envs": 6}, "algo": {"minibatch_size": 4}, "task": {"batch_size": 4}}
+    found = {"rows": [row for batch in loader.epoch(0) for row in batch["x"].flatten().tolist()], "sizes": len(data)}
+    found["share"] = distributed.share(config)
+    try:
+        distributed.share({"env": {"num_envs": 7}})
+    except UserError as error:
+        found["odd"] = str(error)
+    return found
+
+
+def learning() -> dict:
+    """A classifier trained by everybody together."""
+    torch.manual_seed(0)
+    task = Supervised(Digits(), partial(MLP, hidden=[16]), nn.CrossEntropyLoss(), 8, 64, seed=0)
+    folder = Path(sys.argv[1]) / "learning"
+    trainer = Trainer(progress="off", strategy="ddp", evaluate_every=5, checkpoint_every=5)
+    trainer.fit(task, folder, optimizer=OptimizerConfig(lr=0.02), seed=0)
+    return {"figures": trainer.evaluation, "weights": torch.cat([p.flatten() for p in task.loss.parameters()]).tolist()}
+
+
+def main() -> None:
+    distributed.start()
+    results = {"gradients": gradients(), "statistics": statistics(), "work": work(), "learning": learning()}
+    path = Path(sys.argv[1]) / f"{distributed.world()}_{distributed.rank()}.json"
+    path.write_text(json.dumps(results))
+    distributed.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Numbers that are not finite: named, skipped or restored from; never in a checkpoint."""
+
+import pytest
+import torch
+from torch import nn
+
+from marl import checkpoint, divergence
+from marl.callbacks import Callback
+from marl.engine import Trainer
+from marl.errors import Diverged
+from marl.loggers import CSVLogger
+from marl.optim import OptimizerConfig, ScheduleConfig
+from tests.marl.runs import make_task, rows, run
+
+
+class Faulty(nn.MSELoss):
+    """Squared errors that are not finite in chosen batches of training, or whose gradient is not."""
+
+    def __init__(self, bad: set[int], value: float = float("nan"), gradient: bool = False) -> None:
+        super().__init__()
+        self.bad, self.value, self.gradient, self.count = bad, value, gradient, 0
+
+    def forward(self, outputs, target):
+        loss = super().forward(outputs, target)
+        if not self.training:
+            return loss
+        self.count += 1
+        if self.count - 1 not in self.bad:
+            return loss
+        # A finite loss with a gradient that is not: the root's slope at zero.
+        return loss + (outputs.sum() * 0).sqrt() if self.gradient else loss * self.value
+
+
+def faulty(bad, epochs=6, **kwargs):
+    return make_task(epochs, batch_size=40, objective=Faulty(bad, **kwargs))  # four batches per epoch
+
+
+def weights(task) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in task.loss.parameters()])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_the_run_stops_and_says_where(tmp_path, value):
+    with pytest.raises(Diverged) as error:
+        run(tmp_path, task=faulty({13}, value=value))  # in the fourth epoch
+    told = str(error.value)
+    assert told.startswith("iteration 4: loss is nan") and "of iteration 3: loss 0." in told
+    assert "weight 'model" in told and error.value.exit_code == 3
+    assert checkpoint.load(tmp_path / "checkpoints" / "last.pt")["iteration"] == 3 and len(rows(tmp_path)) == 3
+
+
+def test_data_is_named(tmp_path):
+    task = make_task(3)
+    task.loader.rows["x"][17] = float("nan")
+    with pytest.raises(Diverged, match="row 17 of the training split has a value in 'x'"):
+        run(tmp_path, task=task, evaluate_every=0)
+
+
+@pytest.mark.parametrize(("name", "gradient"), [("Adam", False), ("Adam", True), ("RMSprop", False)])
+def test_bad_minibatches_are_skipped_and_counted(tmp_path, name, gradient):
+    task = faulty({1, 6, 7}, epochs=2, gradient=gradient)
+    trainer_run(tmp_path / "skip", task, name, non_finite="skip")
+    table = rows(tmp_path / "skip")
+    assert [float(row["skipped_minibatches"]) for row in table] == [1, 2]
+    assert torch.isfinite(weights(task)).all() and all(float(row["loss"]) < 10 for row in table)
+    if not gradient:
+        assert [float(row["finite"]) for row in table] == [0.75, 0.5]
+        other = Without(faulty(set(), epochs=2), {1, 6, 7})
+        trainer_run(tmp_path / "other", other.task, name)
+        assert torch.equal(weights(other.task), weights(task))  # as if they had not been there
+
+
+def trainer_run(path, task, name, **settings):
+    trainer = Trainer(progress="off", evaluate_every=0, **settings)
+    return trainer.fit(task, path, optimizer=OptimizerConfig(name, lr=0.01), loggers=[CSVLogger()])
+
+
+class Without:
+    """A task that leaves chosen batches out."""
+
+    def __init__(self, task, gone: set[int]) -> None:
+        self.task, batches, count = task, task.batches, iter(range(10**6))
+        task.batches = lambda iteration: (batch for batch in batches(iteration) if next(count) not in gone)
+
+
+def test_an_iteration_of_nothing_but_bad_minibatches_stops(tmp_path):
+    with pytest.raises(Diverged, match="iteration 2: loss is nan"):
+        trainer_run(tmp_path, faulty({4, 5, 6, 7}, epochs=3), "Adam", non_finite="skip")
+
+
+def test_restoring_lowers_the_rates_and_leaves_no_gap(tmp_path, capsys):
+    task = faulty({9})  # in the third of six epochs
+    _, trainer = run(tmp_path, task=task, non_finite="restore", evaluate_every=0)
+    assert "back to iteration 2, learning rates times 0.5" in capsys.readouterr().out and trainer.restores == 1
+    table = rows(tmp_path)
+    assert [int(row["iteration"]) for row in table] == [1, 2, 3, 4, 5, 6]
+    rates = [float(row["lr"]) for row in table]
+    plain = [0.01 * left / 6 for left in (5, 4, 3, 2, 1, 0)]
+    assert rates == pytest.approx([*plain[:2], *(rate / 2 for rate in plain[2:])])
+
+
+def test_restoring_ends_when_it_does_not_help(tmp_path):
+    with pytest.raises(Diverged, match="restored trainer.max_restores=2 times"):
+        run(tmp_path, task=faulty(set(range(9, 99))), non_finite="restore", max_restores=2, evaluate_every=0)
+    with pytest.raises(Diverged, match="there is no checkpoint yet to restore"):
+        run(tmp_path / "early", task=faulty({0}), non_finite="restore", evaluate_every=0)
+
+
+class Break(Callback):
+    """Makes a weight infinite behind the engine's back."""
+
+    def on_iteration(self, trainer, record):
+        if trainer.iteration == 2:
+            with torch.no_grad():
+                next(trainer.task.loss.parameters()).view(-1)[0] = float("inf")
+
+
+def test_no_checkpoint_holds_a_weight_that_is_not_finite(tmp_path):
+    with pytest.raises(Diverged, match="iteration 2: weight 'model.body.0.weight' is not finite; no checkpoint"):
+        run(tmp_path, callbacks=[Break()])
+    assert checkpoint.load(tmp_path / "checkpoints" / "last.pt")["iteration"] == 1
+
+
+@pytest.mark.parametrize("stages", [
+    [{"name": "LinearLR", "start_factor": 1.0, "end_factor": 0.0, "total_iters": 10}],
+    [{"name": "CosineAnnealingLR", "T_max": 10}],
+    [{"name": "ConstantLR", "factor": 1.0, "length": 3}, {"name": "ExponentialLR", "gamma": 0.9}],
+    [{"name": "OneCycleLR", "max_lr": 0.1, "total_steps": 11}],
+])  # fmt: skip
+def test_lowered_rates_stay_lower_for_the_rest_of_the_schedule(stages):
+    rates = []
+    for factor in (1.0, 0.25):
+        layer = nn.Linear(2, 2)
+        optimizer = OptimizerConfig(lr=0.1).build({"model": layer})
+        schedule = ScheduleConfig(stages).build(optimizer, 10, 10)
+        layer(torch.ones(2)).sum().backward()
+        rates.append([])
+        for step in range(9):
+            if step == 4:
+                divergence.lower_rates(optimizer, schedule.scheduler, factor)
+            optimizer.step()
+            schedule.step("iteration")
+            rates[-1].append(optimizer.param_groups[0]["lr"])
+    assert rates[1][:4] == rates[0][:4]
+    assert rates[1][4:] == pytest.approx([rate / 4 for rate in rates[0][4:]])

@@ -1,0 +1,222 @@
+"""Resuming: what may change, what may not, a longer run, damaged checkpoints, logs without gaps or doubles."""
+
+import csv
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from marl import checkpoint, resume
+from marl.callbacks import EarlyStopping
+from marl.errors import UserError
+from marl.optim import OptimizerConfig, ScheduleConfig
+from tests.marl.runs import StopAfter, rows, run
+
+OLD = {
+    "seed": 0,
+    "frames": 100,
+    "env": {"num_envs": 4, "scenario_kwargs": {"n": 3}},
+    "algo": {"gamma": 0.9, "critic": "local"},
+    "task": {"eval_episodes": 5, "batch_size": 64},
+    "network": {"hidden": [8]},
+    "trainer": {"max_iterations": None},
+    "paths": {"run_dir": "here"},
+}
+
+
+def change(**keys) -> dict:
+    """OLD with dotted keys changed (two underscores for a dot)."""
+    new = {key: dict(value) if isinstance(value, dict) else value for key, value in OLD.items()}
+    for key, value in keys.items():
+        group, _, rest = key.partition("__")
+        if rest:
+            new[group][rest] = value
+        else:
+            new[group] = value
+    return new
+
+
+def test_differences_are_told_key_by_key():
+    new = change(frames=200, paths__run_dir="there", algo__gamma=0.95, algo__epochs=3, trainer__max_iterations=7)
+    assert resume.compare(OLD, OLD) == []
+    lines = resume.compare(new, OLD)
+    assert lines == [
+        "frames: 100 -> 200",
+        "algo.gamma: 0.9 -> 0.95",
+        "algo.epochs: null -> 3",
+        "trainer.max_iterations: null -> 7",
+    ]
+    gone = {key: value for key, value in OLD.items() if key != "frames"}
+    assert resume.compare(gone, OLD) == ["frames: 100 -> null"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"seed": 1}, "seed: 0 -> 1"),
+        ({"env__num_envs": 8}, "env.num_envs: 4 -> 8"),
+        ({"env__scenario_kwargs": {"n": 4}}, "env.scenario_kwargs.n: 3 -> 4"),
+        ({"network__hidden": [8, 8]}, r"network.hidden: \[8\] -> \[8, 8\]"),
+        ({"algo__critic": "concat"}, "algo.critic: local -> concat"),
+        ({"task__batch_size": 32}, "task.batch_size: 64 -> 32"),
+        ({"optimizer": {"lr": 1}}, 'optimizer: null -> {"lr": 1}'),
+    ],
+)
+def test_what_would_contradict_the_checkpoint_is_refused(keys, line):
+    with pytest.raises(UserError, match=f"resume=…: {line}: refused.*init_from") as error:
+        resume.compare(change(**keys, frames=7), OLD)
+    assert "allowed, had it been alone: frames: 100 -> 7" in str(error.value)
+
+
+def test_evaluation_may_change():
+    assert resume.compare(change(task__eval_episodes=9), OLD) == ["task.eval_episodes: 5 -> 9"]
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stop_after=4)
+    path = tmp_path / "checkpoints" / "last.pt"
+    path.write_bytes(path.read_bytes()[:-200])
+    content = resume.resumed({"resume": str(tmp_path)}, tmp_path)
+    assert content["iteration"] == 3 and "last.pt cannot be read" in capsys.readouterr().err
+    _, resumed = run(tmp_path, resume=content)
+    _, whole = run(tmp_path / "whole")
+    assert rows(tmp_path) == rows(tmp_path / "whole")
+    assert resume.resumed({"resume": None}, tmp_path) is None
+    assert resume.resumed({"resume": str(tmp_path)}, tmp_path / "empty") is None
+
+
+def test_restarted_by_torchrun_or_slurm(tmp_path, monkeypatch):
+    run(tmp_path, max_iterations=2)
+    for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.setenv(name, "0")
+        assert resume.resumed({"resume": None}, tmp_path) is None
+        monkeypatch.setenv(name, "1")
+        assert resume.resumed({"resume": None}, tmp_path)["iteration"] == 2
+        monkeypatch.delenv(name)
+
+
+def test_a_file_can_be_named(tmp_path):
+    run(tmp_path, keep_every=2)
+    content = resume.resumed({"resume": str(tmp_path / "checkpoints" / "iteration_2.pt")}, tmp_path)
+    assert content["iteration"] == 2
+
+
+def test_logs_of_a_killed_run_are_cut_back(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stop_after=5)
+    last = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
+    path = tmp_path / "checkpoints" / "iteration_3.pt"
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "other", stop_after=3)
+    path.write_bytes((tmp_path / "other" / "checkpoints" / "last.pt").read_bytes())
+    with open(tmp_path / "metrics.csv", "a") as file:
+        file.write("1")  # a row that the kill cut short: it must not be taken for iteration 1
+    run(tmp_path, resume=path)
+    run(tmp_path / "whole")
+    assert last["iteration"] == 5 and rows(tmp_path) == rows(tmp_path / "whole")
+    for folder in (tmp_path, tmp_path / "whole"):
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        assert [point.step for point in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_killed_before_its_first_checkpoint_logs_nothing_twice(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stop_after=2)
+    run(tmp_path)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [point.step for point in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6] and len(rows(tmp_path)) == 6
+
+
+def test_a_finished_run_is_extended(tmp_path):
+    run(tmp_path, epochs=6)
+    summary, _ = run(tmp_path, epochs=12, resume=tmp_path / "checkpoints" / "last.pt")
+    assert summary["epochs"] == 12 and [int(row["iteration"]) for row in rows(tmp_path)] == list(range(1, 13))
+    rates = [float(row["lr"]) for row in rows(tmp_path)]
+    # The schedule is laid over the longer run: it goes on from where a run of 12 would be, not from zero.
+    assert rates[:6] == pytest.approx([0.01 * left / 6 for left in (5, 4, 3, 2, 1, 0)])
+    assert rates[6:] == pytest.approx([0.01 * left / 12 for left in (5, 4, 3, 2, 1, 0)])
+
+
+def test_a_finished_run_stays_finished(tmp_path):
+    first, _ = run(tmp_path)
+    again, _ = run(tmp_path, resume=tmp_path / "checkpoints" / "last.pt")
+    assert again["final"] == first["final"] and again["epochs"] == first["epochs"] and len(rows(tmp_path)) == 6
+
+
+def test_a_run_that_stopped_early_stays_stopped(tmp_path):
+    def stopping():
+        return EarlyStopping(patience=2, min_delta=1e9)
+
+    run(tmp_path, epochs=100, callbacks=[stopping()], evaluate_every=1)
+    last = tmp_path / "checkpoints" / "last.pt"
+    again, _ = run(tmp_path, epochs=100, callbacks=[stopping()], evaluate_every=1, resume=last)
+    assert again["epochs"] == 3 and "not improved" in again["stopped"]
+    longer, _ = run(tmp_path, epochs=101, callbacks=[stopping()], evaluate_every=1, resume=last)
+    assert longer["epochs"] == 4  # asked to go on: it does, until the next evaluation
+
+
+@pytest.mark.parametrize("stages", [
+    [{"name": "LinearLR", "start_factor": 1.0, "end_factor": 0.0, "total_iters": "total"}],
+    [{"name": "CosineAnnealingLR", "T_max": "total"}],
+    [{"name": "OneCycleLR", "max_lr": 0.1, "total_steps": "total"}],
+    [{"name": "ConstantLR", "factor": 1, "length": 3}, {"name": "LinearLR", "end_factor": 0, "total_iters": "total"}],
+])  # fmt: skip
+def test_a_schedule_laid_anew_goes_on_like_one_of_that_length(stages):
+    def build(total):
+        layer = torch.nn.Linear(2, 2)
+        optimizer = OptimizerConfig(lr=0.1).build({"model": layer})
+        layer(torch.ones(2)).sum().backward()
+        return optimizer, ScheduleConfig(stages).build(optimizer, total, total)
+
+    def walk(optimizer, schedule, steps):
+        for _ in range(steps):
+            optimizer.step()
+            schedule.step("iteration")
+        return optimizer.param_groups[0]["lr"]
+
+    short, long, laid = build(10), build(20), build(20)
+    walk(*short, 6)
+    groups = laid[1].replay(short[1].state_dict())
+    laid[0].load_state_dict(short[0].state_dict())
+    laid[0].param_groups[0].update(groups[0])
+    walk(*long, 6)
+    for _ in range(10):
+        assert walk(*laid, 1) == pytest.approx(walk(*long, 1))
+
+
+def test_a_torn_table_has_whole_rows_only(tmp_path):
+    from marl.loggers import CSVLogger
+
+    (tmp_path / "metrics.csv").write_text("iteration,loss\n1,0.5\n2,0.4\n3,0")
+    logger = CSVLogger()
+    logger.open(tmp_path, {}, 3, 3)
+    logger.close()
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        assert list(csv.DictReader(file)) == [{"iteration": "1", "loss": "0.5"}, {"iteration": "2", "loss": "0.4"}]
+
+
+@pytest.mark.parametrize("every", [0, 1, 3])
+def test_evaluation_does_not_change_training(tmp_path, every):
+    _, trainer = run(tmp_path, evaluate_every=every)
+    _, other = run(tmp_path / "other", evaluate_every=2)
+    weights = [torch.cat([p.flatten() for p in t.task.loss.parameters()]) for t in (trainer, other)]
+    assert torch.equal(*weights)
+
+
+def test_deterministic_algorithms_give_the_same_bits(tmp_path):
+    try:
+        losses = [run(tmp_path / str(i), deterministic=True)[0]["final"]["loss"] for i in range(2)]
+        assert torch.are_deterministic_algorithms_enabled() and losses[0] == losses[1]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    run(tmp_path / "not")
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_stop_after_leaves_what_a_kill_leaves(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, callbacks=[StopAfter(2)])
+    assert not (tmp_path / "summary.json").exists()
