@@ -216,6 +216,9 @@ class OnPolicy:
         for name, group in block["groups"].items():
             if len(block["groups"]) > 1:
                 figures[f"{name}/episode_return"] = group["episode_return"]["mean"]
+            if len(group["agents"]) > 1:
+                agents = group["agents"].items()
+                figures |= {f"{name}/{agent}/episode_return": values["mean"] for agent, values in agents}
             figures |= {f"{name}/info/{key}": value for key, value in group["info"].items()}
         return figures
 

@@ -1,0 +1,61 @@
+"""`train.py -m …`: Hydra's multirun as a sweep of `marl.sweep`, one folder that the same command continues."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from marl import compose, sweep
+from marl.compose import Job
+from marl.errors import UserError
+
+
+def begin(arguments: Sequence[str]) -> sweep.Sweep:
+    """The sweep that the command line describes, in its folder; the same one as before where it was begun before.
+
+    The folder is added to `sys.argv`, for Hydra and its launchers.
+    """
+    known, overrides = argparse.ArgumentParser(add_help=False), []
+    known.add_argument("-cd", "--config-dir")
+    overrides = [o for o in known.parse_known_args(arguments)[1] if not o.startswith("-")]
+    with compose.worded():
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        own = [o for o in parsed if not o.key_or_group.startswith("hydra")]
+        jobs = BasicSweeper.split_arguments(own, None)[0]
+    place = next((o.value() for o in parsed if o.key_or_group == "hydra.sweep.dir"), None)
+    if place is not None:
+        begun = sweep.Sweep(Path(place).resolve(), jobs, [o.input_line for o in own])
+    else:
+        once = compose.compose([o.input_line for o in own if not o.is_sweep_override()])
+        begun = sweep.Sweep.open(Path(once.paths.sweep_dir).resolve(), jobs, [o.input_line for o in own])
+        sys.argv.append(f"hydra.sweep.dir='{begun.folder}'")
+    begun.begin()
+    return begun
+
+
+def work(job: Job, cfg: DictConfig, run_dir: Path, mistakes: Sequence[type[Exception]]) -> Any:
+    """`job(cfg, run_dir)` as a part of a sweep: done ones are skipped, begun ones continued, failures written down."""
+    expected = (UserError, HydraException, OmegaConfBaseException, *mistakes)
+    saved, config = run_dir / "config.yaml", None
+    with suppress(*expected):  # the job will run into the same mistake, and have it written down
+        config = compose.check(cfg)
+    earlier = OmegaConf.to_container(OmegaConf.load(saved)) if saved.is_file() else None
+    same = earlier is not None and config is not None and _content(earlier) == _content(config)
+    if same:
+        cfg.resume = str(run_dir)
+    overrides = list(HydraConfig.get().overrides.task)
+    return sweep.work(run_dir, overrides, lambda: job(cfg, run_dir), same, expected)
+
+
+def _content(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a run's result in its configuration."""
+    return {key: value for key, value in config.items() if key not in ("resume", "paths")}
