@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from marl.report.compare import Comparison, Curve, Estimate
 
@@ -96,6 +97,7 @@ def curves(comparison: Comparison, task: str) -> Figure:
     for axes, over in zip(figure.subplots(1, 2, sharey=True), ("units", "seconds"), strict=True):
         lines(axes, comparison, comparison.curves(task, over))
         axes.set(xlabel=axis(comparison, over))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     figure.axes[0].set_ylabel(f"{comparison.metric.replace('_', ' ')} (IQM)")
     figure.axes[0].legend()
     figure.suptitle(task)
@@ -108,6 +110,7 @@ def sample_efficiency(comparison: Comparison) -> Figure:
     for axes, over in zip(figure.subplots(1, 2, sharey=True), ("units", "seconds"), strict=True):
         lines(axes, comparison, comparison.overall(over))
         axes.set(xlabel=axis(comparison, over), ylim=(-0.03, 1.03))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     figure.axes[0].set_ylabel("normalised score (IQM)")
     figure.axes[0].legend()
     return figure
@@ -181,6 +184,7 @@ def parts(comparison: Comparison, task: str) -> Figure | None:
                 axes.plot(curve.x, curve.value, label=label, color=COLOURS[i % len(COLOURS)])
                 axes.fill_between(curve.x, curve.low, curve.high, color=COLOURS[i % len(COLOURS)], alpha=0.15, lw=0)
         axes.set(title=algorithm, xlabel=axis(comparison, "units"))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     figure.axes[0].set_ylabel("episode return (IQM)")
     figure.axes[-1].legend(fontsize=7)
     figure.suptitle(f"{task}: groups and agents")
