@@ -36,7 +36,7 @@ def find(places: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
                 if file not in seen and (content := marl_eval.content(file)):
                     seen.add(file)
                     runs += marl_eval.read(content, str(file))
-                elif path.is_file() and file not in seen:
+                elif path.is_file() and str(path) == str(place) and file not in seen:
                     raise UserError(f"{file}: not a file in marl-eval's format (environment, task, algorithm, run)")
     if not runs:
         why = f" ({'; '.join(left_out)})" if left_out else ""
