@@ -72,6 +72,8 @@ class StudyConfig:
     direction: Literal["maximize", "minimize"] = "maximize"
     metric: str | None = None
     seeds: Annotated[list[int], Field(min_length=1)] = field(default_factory=lambda: [0])
+    finalists: Annotated[int, Field(ge=1)] = 3
+    final_seeds: list[int] = field(default_factory=lambda: [50, 51])
     fresh_seeds: list[int] = field(default_factory=lambda: [100, 101, 102])
     sampler: Literal["tpe", "cmaes", "random"] = "tpe"
     startup_trials: Annotated[int, Field(ge=1)] = 10

@@ -7,7 +7,8 @@
   out=null             folder of trials, preset and study.md; null: outputs/tune/NAME
   sampler=null         null: as the study says | tpe | cmaes | random
   pruner=null          null: as the study says | median | hyperband | none
-  confirm=true         train the best and the default on fresh seeds at the end; false: only work on trials
+  confirm=true         at the end choose among the finalists and train the winner and the default on fresh seeds;
+                       false: only work on trials
   seed=null            of the sampler; null: another one each time
 
 Any other key=value is added to the configuration of every trial. The same command continues a study; trials of killed
@@ -91,8 +92,9 @@ class Tuning:
             check_arguments(tuning.Parameter, given, f"space.{key}")
             self.space[key] = tuning.Parameter(**given)
             self.space[key].check(key)
-        if set(self.config.seeds) & set(self.config.fresh_seeds):
-            raise UserError(f"fresh_seeds={self.config.fresh_seeds}: must have none of seeds={self.config.seeds}")
+        used = [*self.config.seeds, *self.config.final_seeds]
+        if set(used) & set(self.config.fresh_seeds):
+            raise UserError(f"fresh_seeds={self.config.fresh_seeds}: must have none of seeds and final_seeds {used}")
         self.name = path.stem
         self.out = Path(options.out or f"outputs/tune/{self.name}").resolve()
         config = compose.check(compose.compose([*self.base, *(f"{key}={self.any(key)}" for key in self.space)]))
@@ -174,38 +176,57 @@ class Tuning:
 
     # ---- what was found --------------------------------------------------------------------------------------
 
+    def choose(self) -> dict[int, list[float]]:
+        """The finalists' scores on `final_seeds`, best first: {trial: scores}; the best of noisy scores is luck."""
+        trials = self.study.get_trials(deepcopy=False, states=(self.optuna.trial.TrialState.COMPLETE,))
+        sign = -1 if self.config.direction == "maximize" else 1
+        trials = sorted(trials, key=lambda trial: sign * trial.value)[: self.config.finalists]
+        if not trials:
+            raise UserError(f"study={self.name}: no trial was completed, so there is no best one")
+        found = {}
+        for trial in trials if len(trials) > 1 else []:
+            seeds = self.config.final_seeds
+            found[trial.number] = [self.score(f"trial {trial.number}", self.settings(trial), seed) for seed in seeds]
+        best = sorted(found, key=lambda number: sign * sum(found[number]))
+        self.winner = self.study.trials[best[0]] if best else trials[0]
+        return {number: found[number] for number in best}
+
     def confirm(self) -> dict[str, list[float]]:
-        """Scores of the default and of the best trial's settings on the fresh seeds."""
-        best = [f"{key}={value}" for key, value in self.best().items()]
-        found: dict[str, list[float]] = {"default": [], "best": []}
-        for seed in self.config.fresh_seeds:
-            for name, overrides in (("default", []), ("best", best)):
-                folder = self.out / "confirm" / f"{name}_{self.study.best_trial.number}" / str(seed)
-                watch = self.tuning.Pruning(metric=self.config.metric)
-                given = [*overrides, f"seed={seed}"]
-                known = sweep.read(folder)
-                if known.get("status") != "done" or known.get("overrides") != given:
-                    self.run(given, folder, watch)
-                    write_json(folder / "score.json", {"score": watch.value})
-                found[name].append(yaml.safe_load((folder / "score.json").read_text())["score"])
-                print(f"{name}, seed {seed}: {found[name][-1]:.4g}", flush=True)
+        """Scores of the default and of the winner's settings on the fresh seeds."""
+        winner, seeds = f"trial {self.winner.number}", self.config.fresh_seeds
+        return {
+            "default": [self.score("default", [], seed) for seed in seeds],
+            "best": [self.score(winner, self.settings(self.winner), seed) for seed in seeds],
+        }
+
+    def score(self, name: str, overrides: list[str], seed: int) -> float:
+        """The last evaluation of a whole training; found, where it was done before."""
+        folder = self.out / "finals" / name.replace(" ", "_") / str(seed)
+        watch, given = self.tuning.Pruning(metric=self.config.metric), [*overrides, f"seed={seed}"]
+        known = sweep.read(folder)
+        if known.get("status") != "done" or known.get("overrides") != given or not (folder / "score.json").exists():
+            (folder / "job.json").unlink(missing_ok=True)
+            self.run(given, folder, watch)
+            write_json(folder / "score.json", {"score": watch.value})
+        found = yaml.safe_load((folder / "score.json").read_text())["score"]
+        print(f"{name}, seed {seed}: {found:.4g}", flush=True)
         return found
 
-    def best(self) -> dict[str, str]:
-        """The best trial's settings as text."""
-        return {key: self.tuning.text(value) for key, value in self.study.best_trial.params.items()}
+    def settings(self, trial: Any) -> list[str]:
+        """A trial's settings as overrides."""
+        return [f"{key}={self.tuning.text(value)}" for key, value in trial.params.items()]
 
-    def write(self, found: dict[str, list[float]] | None) -> None:
+    def write(self, finalists: dict[int, list[float]], found: dict[str, list[float]]) -> None:
         """Write the preset and study.md, and print where they are."""
-        best, name = self.study.best_trial, f"{self.name}_best"
+        best, name = self.winner, f"{self.name}_best"
         score = f"trial {best.number} of {len(self.study.trials)}, score {best.value:.4g} on seeds {self.config.seeds}"
         said = "Not yet trained on fresh seeds."
-        if found:
+        if found["best"]:
             said = self.tuning.verdict(found["best"], found["default"], self.config.direction)
         preset = self.out / "conf" / "experiment" / f"{name}.yaml"
         preset.parent.mkdir(parents=True, exist_ok=True)
         head = f"# @package _global_\n# Found by tune.py, study {self.name}: {score}.\n# {said}\n"
-        preset.write_text(head + as_preset([*self.base, *(f"{k}={v}" for k, v in self.best().items())], name))
+        preset.write_text(head + as_preset([*self.base, *self.settings(best)], name))
         trials = self.study.get_trials(deepcopy=False)
         table = Table("Trials.", self.tuning.COLUMNS, [self.tuning.describe(trial) for trial in trials])
         lines = [f"# Study {self.name}", "", f"Best: {score}.", "", said, "", table.markdown()]
@@ -214,10 +235,13 @@ class Tuning:
             lines += ["Share of the variance of scores that a setting explains (fANOVA over complete trials):", ""]
             rows = [[key, f"{value:.2f}"] for key, value in weights.items()]
             lines.append(Table("", ["setting", "share"], rows).markdown())
-        if found:
-            seeds = [str(seed) for seed in self.config.fresh_seeds]
-            rows = [[key, *(f"{value:.4g}" for value in values)] for key, values in found.items()]
-            lines.append(Table("", ["fresh seed", *seeds], rows).markdown())
+        for title, seeds, scores in (
+            ("finalists, seed", self.config.final_seeds, {f"trial {n}": values for n, values in finalists.items()}),
+            ("fresh seed", self.config.fresh_seeds, found),
+        ):
+            rows = [[key, *(f"{value:.4g}" for value in values)] for key, values in scores.items() if values]
+            if rows:
+                lines.append(Table("", [title, *map(str, seeds)], rows).markdown())
         (self.out / "study.md").write_text("\n".join(lines))
         print(f"{score}\n{said}\ntrials: {self.out / 'study.md'}")
         print(f"python scripts/train.py --config-dir {self.out / 'conf'} experiment={name}")
@@ -261,7 +285,7 @@ def main(arguments: list[str]) -> Tuning:
         if code:
             print(f"worker {i} ended with exit code {code}: see {tuning.out / f'worker_{i}.log'}", file=sys.stderr)
     if options.confirm:
-        tuning.write(tuning.confirm() if tuning.config.fresh_seeds else None)
+        tuning.write(tuning.choose(), tuning.confirm())
     return tuning
 
 

@@ -120,7 +120,11 @@ def efficiency(comparison: Comparison) -> Table:
     found = comparison.milestones()
     shares = list(next(iter(found.values())))
     rows = []
-    for (task, algorithm), reached in sorted(found.items(), key=lambda item: comparison.tasks.index(item[0][0])):
+
+    def order(task: str, algorithm: str) -> tuple[int, int]:
+        return comparison.tasks.index(task), comparison.algorithms.index(algorithm)
+
+    for (task, algorithm), reached in sorted(found.items(), key=lambda item: order(*item[0])):
         total = len(comparison.groups[algorithm, task])
         cells = []
         for share in shares:
