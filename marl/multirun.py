@@ -24,9 +24,10 @@ def begin(arguments: Sequence[str]) -> sweep.Sweep:
 
     The folder is added to `sys.argv`, for Hydra and its launchers.
     """
-    known, overrides = argparse.ArgumentParser(add_help=False), []
-    known.add_argument("-cd", "--config-dir")
-    overrides = [o for o in known.parse_known_args(arguments)[1] if not o.startswith("-")]
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("-cd", "--config-dir")
+    known, rest = parser.parse_known_args(arguments)
+    overrides = [o for o in rest if not o.startswith("-")]
     with compose.worded():
         parsed = OverridesParser.create().parse_overrides(overrides)
         own = [o for o in parsed if not o.key_or_group.startswith("hydra")]
@@ -35,7 +36,10 @@ def begin(arguments: Sequence[str]) -> sweep.Sweep:
     if place is not None:
         begun = sweep.Sweep(Path(place).resolve(), jobs, [o.input_line for o in own])
     else:
-        once = compose.compose([o.input_line for o in own if not o.is_sweep_override()])
+        once = [o.input_line for o in own if not o.is_sweep_override()]
+        if known.config_dir:
+            once.append(f"hydra.searchpath=['file://{Path(known.config_dir).resolve()}']")
+        once = compose.compose(once)
         begun = sweep.Sweep.open(Path(once.paths.sweep_dir).resolve(), jobs, [o.input_line for o in own])
         sys.argv.append(f"hydra.sweep.dir='{begun.folder}'")
     begun.begin()

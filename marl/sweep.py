@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -257,10 +258,14 @@ class Sweep:
 
 def progress(folder: Path) -> dict[str, Any]:
     """How far a job has come, from the last rows of its `metrics.csv`: "so_far" as text, "score" as a number."""
-    try:
-        text = (folder / "metrics.csv").read_text()
-    except FileNotFoundError:
-        text = ""
+    path = folder / "metrics.csv"
+    return _last_rows(path, path.stat().st_mtime_ns) if path.exists() else {"so_far": None, "score": None}
+
+
+@lru_cache(maxsize=1024)
+def _last_rows(path: Path, changed: int) -> dict[str, Any]:
+    """`progress` of a file as it was when it was last `changed`."""
+    text = path.read_text()
     rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))  # the last line may be half written
     last = rows[-1] if rows else {}
     unit = next((unit for unit in ("frames", "epochs") if last.get(unit)), None)

@@ -165,7 +165,7 @@ class Tuning:
         if ended["status"] != "done":
             if trial is not None:
                 trial.set_user_attr("reason", ended.get("reason") or ended["status"])
-            raise TrialFailed(ended.get("reason"))
+            raise TrialFailed(f"{folder}: training failed with {ended.get('reason')}")
         return ended["value"]
 
     def tell(self, study: Any, trial: Any) -> None:
@@ -247,8 +247,8 @@ class Tuning:
         print(f"python scripts/train.py --config-dir {self.out / 'conf'} experiment={name}")
 
 
-class TrialFailed(Exception):
-    """A trial's training ended with an error."""
+class TrialFailed(UserError):
+    """A training ended with an error, which `output.log` in its folder tells."""
 
 
 def as_preset(overrides: list[str], name: str) -> str:

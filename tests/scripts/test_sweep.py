@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-JOB = ["-m", "experiment=threshold", "logger=csv"]
+JOB = ["-m", "experiment=threshold"]
 
 
 def jobs(folder: Path) -> list[dict]:
@@ -25,7 +25,10 @@ def status(folder: Path) -> list[str]:
 
 
 def test_a_failed_job_ends_no_other_and_the_same_command_repeats_only_that(shell, tmp_path: Path) -> None:
-    command = [*JOB, "epochs=1", "seed=-1,0,1"]
+    mine = tmp_path / "conf" / "logger" / "mine.yaml"  # configurations of one's own are found, too
+    mine.parent.mkdir(parents=True)
+    mine.write_text("csv:\n  _target_: marl.loggers.CSVLogger\n")
+    command = ["--config-dir", "conf", *JOB, "logger=mine", "epochs=1", "seed=-1,0,1"]
     done = shell(tmp_path, "train", *command)
     (folder,) = tmp_path.glob("multirun/threshold/*")
     assert done.returncode == 2 and done.stderr == (

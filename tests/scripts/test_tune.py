@@ -15,7 +15,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent.parent / "scripts")) 
 
 STUDY = """\
 base: [task=supervised, data=threshold, objective=binary_cross_entropy, env=null, algo=null, frames=null,
-       network=linear, epochs=3, trainer.evaluate_every=1, logger=csv]
+       network=linear, epochs=3, trainer.evaluate_every=1, logger=csv,
+       task.batch_size=8]
 n_trials: 4
 metric: accuracy
 seeds: [0]
