@@ -31,6 +31,7 @@ from envs.base import Env, EnvError
 from marl import checkpoint, compose
 from marl.errors import UserError
 from marl.report import matrix
+from marl.report.runs import ALGORITHMS
 from marl.schema import check_arguments
 from marl.seeding import derive
 from marl.summary import write_json
@@ -83,14 +84,17 @@ def sizes(env: Env) -> dict[str, tuple]:
     return {name: (g.n_agents, g.observation_size, g.action.kind, g.action.size) for name, g in groups}
 
 
-def labels(runs: list[str]) -> list[str]:
-    """Short names of runs that tell them apart: the last parts of their paths, as many as that needs."""
+def labels(runs: list[str], options: Options) -> list[str]:
+    """Short names of runs that tell them apart: algorithm, algorithm and seed, or the last parts of their paths."""
+    configs = [compose.saved(checkpoint.find(run, options.which)) for run in runs]
+    algorithms = [ALGORITHMS.get(cfg.algo.critic, "mappo") if cfg.algo else "" for cfg in configs]
+    seeds = [f"{name} {cfg.seed}" for name, cfg in zip(algorithms, configs, strict=True)]
     parts = [Path(run).resolve().parts for run in runs]
-    for count in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(p[-count:]) for p in parts]
-        if len(set(names)) == len(names):
+    paths = (["/".join(p[-count:]) for p in parts] for count in range(1, max(map(len, parts)) + 1))
+    for names in (algorithms, seeds, *paths):
+        if len({*names, *options.opponents}) == len(names) + len(options.opponents):
             return names
-    return [f"{name} ({i})" for i, name in enumerate(runs)]  # one run given twice
+    return [f"{run} ({i})" for i, run in enumerate(runs)]  # one run given twice
 
 
 def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
@@ -110,7 +114,7 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
     if side not in groups:
         raise UserError(f"side={side}: there are {', '.join(groups)}")
     env = first.make_env(num_envs=options.episodes, seed=derive(options.seed, "evaluation"), device=first.device)
-    teams: dict[str, Team] = dict(zip(labels(runs), (dict(task.loss.actors) for task in tasks), strict=True))
+    teams: dict[str, Team] = dict(zip(labels(runs, options), (dict(task.loss.actors) for task in tasks), strict=True))
     teams |= {name: {group: opponents.make(name, env, group) for group in groups} for name in options.opponents}
 
     cells = []

@@ -5,6 +5,8 @@
   metric=episode_return  figure of the evaluations that is compared; more is better
   score=auto           a run's score: final (last evaluation) | best | absolute | auto: absolute where all have it
   bounds={}            what becomes 0 and 1 when scores are normalised: bounds={balance: [0, 60]}; else the extremes
+  imported=null        what to put behind the names of algorithms from marl-eval files, such as imported=BenchMARL;
+                       null: "imported", and only where a run of ours has the same name
   title=null           heading of the page; null: made from the tasks
   reps=2000            resamples of the bootstrap (five times as many for single figures); at least 100
   seed=0               of the bootstrap
@@ -37,6 +39,7 @@ class Options:
     metric: str = "episode_return"
     score: Literal["auto", "final", "best", "absolute"] = "auto"
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
+    imported: str | None = None
     title: str | None = None
     reps: Annotated[int, Field(ge=100)] = 2000
     seed: Annotated[int, Field(ge=0)] = 0
@@ -49,7 +52,7 @@ def parse(arguments: list[str]) -> tuple[list[str], Options]:
     for argument in arguments:
         name, given, text = argument.partition("=")
         if given and name in names:
-            values[name] = text if name in ("out", "title", "metric") else yaml.safe_load(text)
+            values[name] = text if name in ("out", "title", "metric", "imported") else yaml.safe_load(text)
         elif given and name.isidentifier() and not Path(argument).exists():
             raise UserError(f"unknown option '{name}'{closest(name, names)} (there are {', '.join(names)})")
         else:
@@ -62,7 +65,7 @@ def parse(arguments: list[str]) -> tuple[list[str], Options]:
 
 def report(places: list[str], options: Options) -> Comparison:
     """Read, compare, write, print the table of scores."""
-    runs, left_out = find(places)
+    runs, left_out = find(places, options.imported)
     bounds = {task: tuple(pair) for task, pair in options.bounds.items()}
     comparison = Comparison(runs, options.metric, options.score, bounds, options.reps, options.seed)
     out = Path(options.out)

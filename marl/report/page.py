@@ -42,6 +42,8 @@ def facts(comparison: Comparison, left_out: Sequence[str]) -> list[str]:
     apart = [a for a in comparison.algorithms if a not in comparison.complete]
     if apart:
         said.append(f"Left out of what is said over all tasks, since they did not run on each: {', '.join(apart)}.")
+    variants = {f"{run.algorithm} on {run.task}": run.variant for run in comparison.runs if run.variant}
+    said += [f"{name}: {variant[:500]}." for name, variant in variants.items()]
     return said + [f"Left out: {sentence}." for sentence in left_out]
 
 

@@ -24,6 +24,7 @@ class Run:
         curves: {metric: float [N]} of the evaluations, such as "episode_return", "agents/agent_0/episode_return".
         absolute: {metric: value} of the absolute metric (best checkpoint, ten times the episodes, fresh seeds).
         settings: the configuration with flat keys, for telling variants apart. source: where it was read.
+        variant: what sets it apart, where that is too long for a name.
     """
 
     algorithm: str
@@ -37,6 +38,7 @@ class Run:
     settings: dict[str, str] = field(default_factory=dict)
     source: str = ""
     unit: str = "frames"
+    variant: str = ""
 
     def score(self, metric: str, which: str) -> float:
         """The run in one number: its "final" or "best" evaluation, or the "absolute" metric."""

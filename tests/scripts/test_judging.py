@@ -86,7 +86,7 @@ def test_cross_play(tag: list[str], script, tmp_path: Path) -> None:
     module = script("crossplay")
     options = ["opponents=[still,simple_tag]", "episodes=3", f"out={tmp_path}"]
     result = module.crossplay(*module.parse([*tag, *options]))
-    assert result["teams"] == ["a", "b", "still", "simple_tag"] and result["side"] == "adversary"
+    assert result["teams"] == ["mappo 0", "mappo 1", "still", "simple_tag"] and result["side"] == "adversary"
     cells = json.loads((tmp_path / "crossplay.json").read_text())["cells"]
     assert len(cells) == 4 and all(len(row) == 4 for row in cells)
     assert all(c["adversary"]["episodes"] == 3 and len(c["agent"]["ci95"]) == 2 for row in cells for c in row)

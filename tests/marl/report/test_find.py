@@ -95,3 +95,21 @@ def test_what_is_no_run_is_named(place: str, sentence: str, tmp_path: Path) -> N
     (tmp_path / "other.json").write_text("[1, 2]")
     with pytest.raises(UserError, match=sentence):
         find([tmp_path / place])
+
+
+def test_many_differences_make_numbered_variants(tmp_path: Path) -> None:
+    for i in range(2):
+        settings = {f"a_rather_long_key_{j}": i for j in range(9)}
+        write_run(tmp_path / str(i), [i], **settings)
+    runs, _ = find([tmp_path])
+    assert [run.algorithm for run in runs] == ["mappo variant 1", "mappo variant 2"]
+    assert "a_rather_long_key_8=1" in runs[1].variant
+
+
+def test_imported_runs_stand_beside_ours_under_names_of_their_own(tmp_path: Path) -> None:
+    write_run(tmp_path / "ours", [1], critic="local")
+    theirs = benchmarl([0.0], [4.0])
+    theirs["vmas"]["balance"]["ippo"] = theirs["vmas"]["balance"]["masac"]
+    (tmp_path / "b.json").write_text(json.dumps(theirs))
+    names = [[run.algorithm for run in find([tmp_path], name)[0]] for name in (None, "BenchMARL")]
+    assert names == [["ippo", "masac", "ippo (imported)"], ["ippo", "masac (BenchMARL)", "ippo (BenchMARL)"]]
