@@ -87,16 +87,20 @@ def theirs(name: str) -> str:
 
 
 def write(path: Path, runs: Sequence[Run]) -> dict:
-    """Write `runs` for marl-eval and BenchMARL's plots; returns what was written. The means stand for the episodes."""
+    """Write `runs` for marl-eval and BenchMARL's plots; returns what was written. The means stand for the episodes.
+
+    Only returns that every run has are written: marl-eval refuses files whose runs differ in their metrics.
+    """
     whole: dict = {}
+    complete = [{n for n, v in run.curves.items() if n.endswith(RETURN) and np.isfinite(v).all()} for run in runs]
+    names = sorted(set.intersection(*complete))
     for run in runs:
-        names = [n for n, values in run.curves.items() if n.endswith(RETURN) and np.isfinite(values).all()]
         entry: dict = {}
         for i, (units, seconds) in enumerate(zip(run.units, run.seconds, strict=True)):
             entry[f"step_{i}"] = {"step_count": int(units), "elapsed_time": float(seconds)}
             entry[f"step_{i}"] |= {theirs(name): [float(run.curves[name][i])] for name in names}
-        absolute = run.absolute or {name: run.score(name, "final") for name in names}
-        entry["absolute_metrics"] = {theirs(name): [value] for name, value in absolute.items()}
+        final = {name: run.score(name, "final") for name in names}
+        entry["absolute_metrics"] = {theirs(name): [run.absolute.get(name, final[name])] for name in names}
         algorithms = whole.setdefault(run.environment, {}).setdefault(run.task, {})
         algorithms.setdefault(run.algorithm, {})[f"seed_{run.seed}"] = entry
     write_json(path, whole)

@@ -59,6 +59,7 @@ def test_what_is_written_for_marl_eval_is_read_again(tmp_path: Path) -> None:
     write_run(tmp_path / "a", [1, 2], seed=1, agents={"agent_0": [3, 4]})
     write_run(tmp_path / "b", [3, 5], seed=2, critic="local", agents={"agent_0": [3, 4]})
     runs, _ = find([tmp_path / "a", tmp_path / "b"])
+    runs[0].curves["agents/agent_1/episode_return"] = np.zeros(2)  # which the other has not: marl-eval would refuse it
     written = marl_eval.write(tmp_path / "metrics.json", runs)
     entry = written["vmas"]["balance"]["mappo"]["seed_1"]
     assert entry["step_1"] == {"step_count": 200, "elapsed_time": 4.0, "return": [2.0], "agents/agent_0_return": [4.0]}
@@ -66,7 +67,8 @@ def test_what_is_written_for_marl_eval_is_read_again(tmp_path: Path) -> None:
     again, _ = find([tmp_path / "metrics.json"])
     for run, copy in zip(runs, again, strict=True):
         assert (copy.algorithm, copy.task, copy.seed) == (run.algorithm, run.task, run.seed)
-        assert all(copy.curves[name].tolist() == values.tolist() for name, values in run.curves.items())
+        assert all(values.tolist() == run.curves[name].tolist() for name, values in copy.curves.items())
+        assert list(copy.curves) == ["agents/agent_0/episode_return", "episode_return"]
         assert copy.units.tolist() == run.units.tolist() and copy.seconds.tolist() == run.seconds.tolist()
 
 
