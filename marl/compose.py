@@ -9,7 +9,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -209,9 +209,6 @@ def run(job: Job, *errors: type[Exception]) -> None:
             return
 
         from marl import multirun  # which builds on this module
-
-        many = multirun.begin(arguments) if {"-m", "--multirun"} & set(arguments) else None
-
         @wraps(job)
         def inside_hydra(cfg: DictConfig) -> Any:
             run_dir = Path(HydraConfig.get().runtime.output_dir)
@@ -229,10 +226,8 @@ def run(job: Job, *errors: type[Exception]) -> None:
                 raise
 
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print, for the guard to word
-        with many.watch() if many else nullcontext():
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(inside_hydra)()
-        if many:
-            many.check()
+        start = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(inside_hydra)
+        multirun.run(arguments, start) if {"-m", "--multirun"} & set(arguments) else start()
 
 
 @contextmanager
@@ -265,7 +260,7 @@ def sentence(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.removesuffix(".yaml").partition("/")
         if group == "hydra":
-            return f"{group}/{option.replace('/', '=')}: no such option; launchers need pip install -e '.[sweep]'"
+            return f"hydra/{option.replace('/', '=')}: no such option; launchers need pip install -e '.[sweep]'"
         options = group_options(group)
         return f"{group}={option}: no such option{closest(option, options)} (there are {', '.join(options)})"
     if isinstance(error, OverrideParseException):

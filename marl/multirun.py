@@ -1,8 +1,10 @@
 """`train.py -m …`: Hydra's multirun as a sweep of `marl.sweep`, one folder that the same command continues."""
 
 import argparse
+import os
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,17 @@ from omegaconf.errors import OmegaConfBaseException
 from marl import compose, sweep
 from marl.compose import Job
 from marl.errors import UserError
+
+# Settings of joblib's launcher; with n_jobs=1 it would run the jobs in this very process.
+ONE_AT_A_TIME = ("n_jobs=2", "pre_dispatch=1", "batch_size=1")
+
+
+def run(arguments: Sequence[str], start: Callable[[], Any]) -> None:
+    """A whole sweep, its table shown. Raises UserError (or exits 1) at the end where jobs failed."""
+    begun = begin(arguments)
+    with begun.watch():
+        launch(begun, start)
+    begun.check()
 
 
 def begin(arguments: Sequence[str]) -> sweep.Sweep:
@@ -46,8 +59,31 @@ def begin(arguments: Sequence[str]) -> sweep.Sweep:
     return begun
 
 
+def launch(sweep_begun: sweep.Sweep, start: Callable[[], Any]) -> None:
+    """`start()`, Hydra's multirun; where joblib loses a worker process, go on without the job that was at fault.
+
+    joblib ends all workers when one is killed from outside. What is left is then run one job at a time, so that the
+    one that kills its process again is known and put down as failed, and after that in parallel again.
+    """
+    os.environ[sweep.START] = f"{os.getpid()} {time.time()}"
+    arguments, alone = list(sys.argv), False
+    while True:
+        sys.argv = arguments + [f"hydra.launcher.{o}" for o in ONE_AT_A_TIME if alone]
+        try:
+            return start()
+        except Exception as error:
+            if type(error).__name__ not in ("TerminatedWorkerError", "BrokenProcessPool"):
+                raise
+            if alone and not sweep_begun.give_up():
+                raise
+            alone = not alone
+            print("a worker process was killed; going on with the jobs that are left", flush=True)
+
+
 def work(job: Job, cfg: DictConfig, run_dir: Path, mistakes: Sequence[type[Exception]]) -> Any:
     """`job(cfg, run_dir)` as a part of a sweep: done ones are skipped, begun ones continued, failures written down."""
+    if os.getcwd() not in sys.path:  # a worker process: a user's own classes are named from the directory they work in
+        sys.path.insert(0, os.getcwd())
     expected = (UserError, HydraException, OmegaConfBaseException, *mistakes)
     saved, config = run_dir / "config.yaml", None
     with suppress(*expected):  # the job will run into the same mistake, and have it written down

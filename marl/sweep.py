@@ -29,6 +29,7 @@ from marl.errors import UserError
 from marl.summary import write_json
 
 STYLES = {"done": "green", "running": "yellow", "failed": "red", "interrupted": "magenta", "waiting": "dim"}
+START = "MARL_SWEEP_START"  # environment variable: which start of the sweep a process belongs to
 LOOK_EVERY = 2.0  # seconds between looks at the jobs' files
 
 
@@ -55,9 +56,12 @@ def work(
         if not mine:
             return None
         known = read(folder)
-        if unchanged and known.get("status") == "done" and known.get("overrides") == list(overrides):
+        start = os.environ.get(START)
+        ended = unchanged and known.get("status") == "done"
+        failed_just_now = start is not None and known.get("status") == "failed" and known.get("start") == start
+        if (ended or failed_just_now) and known.get("overrides") == list(overrides):
             return known.get("value")
-        began, record = time.time(), {"overrides": list(overrides), "began": time.time()}
+        began, record = time.time(), {"overrides": list(overrides), "began": time.time(), "start": start}
         write_json(folder / "job.json", {**record, "status": "running"})
         with open(folder / "output.log", "a", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
             try:
@@ -197,6 +201,16 @@ class Sweep:
         temporary = self.folder / f".jobs.{os.getpid()}.tmp"
         temporary.write_text(text.getvalue())
         os.replace(temporary, self.folder / "jobs.csv")
+
+    def give_up(self) -> int:
+        """Put jobs down as failed whose processes were ended from outside; returns how many."""
+        lost = [row for row in self.rows() if row["status"] == "interrupted"]
+        for row in lost:
+            folder = Path(row["folder"])
+            reason = "its process was killed (perhaps for want of memory)"
+            end = {"status": "failed", "reason": reason, "mistake": False, "value": None}
+            write_json(folder / "job.json", {**read(folder), **end})
+        return len(lost)
 
     def check(self) -> None:
         """Where jobs failed, raise UserError if all did by the user's mistake, else exit 1 with one line on stderr."""

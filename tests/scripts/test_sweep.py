@@ -75,6 +75,32 @@ def test_a_parallel_sweep_that_is_killed_half_way_is_continued(tmp_path: Path) -
             assert [int(row["iteration"]) for row in csv.DictReader(file)] == list(range(1, 61))
 
 
+DEADLY = '''"""Data whose reader is killed from outside, for one of its settings."""
+import os, signal
+from marl.data import Threshold
+
+class Deadly(Threshold):
+    """Threshold, unless it is 5."""
+    def __init__(self, threshold: float = 8.0):
+        if threshold == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().__init__(threshold)
+'''
+
+
+def test_a_killed_worker_ends_no_other_job(shell, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs pip install -e '.[sweep]'")
+    files = {"deadly.py": DEADLY, "conf/data/deadly.yaml": "_target_: deadly.Deadly\nthreshold: 8.0\n"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=s"]
+    sizes = ["--config-dir", "conf", "data=deadly", "data.threshold=5,8", "epochs=1", "logger=csv"]
+    done = shell(tmp_path, "train", *JOB, *sizes, *parallel)
+    assert done.returncode == 1 and status(tmp_path / "s") == ["failed", "done"]
+    assert "1 of 2 jobs failed, the first with: its process was killed" in done.stderr
+
+
 def test_the_slurm_path_works_without_slurm(shell, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs pip install -e '.[sweep]'")
     sizes = ["epochs=1", "seed=0,-1", "hydra/launcher=submitit_local", "hydra.sweep.dir=s"]
