@@ -68,13 +68,14 @@ def launch(sweep_begun: sweep.Sweep, start: Callable[[], Any]) -> None:
     os.environ[sweep.START] = f"{os.getpid()} {time.time()}"
     arguments, alone = list(sys.argv), False
     while True:
+        began = time.time()
         sys.argv = arguments + [f"hydra.launcher.{o}" for o in ONE_AT_A_TIME if alone]
         try:
             return start()
         except Exception as error:
             if type(error).__name__ not in ("TerminatedWorkerError", "BrokenProcessPool"):
                 raise
-            if alone and not sweep_begun.give_up():
+            if alone and not sweep_begun.give_up(began):
                 raise
             alone = not alone
             print("a worker process was killed; going on with the jobs that are left", flush=True)

@@ -202,11 +202,11 @@ class Sweep:
         temporary.write_text(text.getvalue())
         os.replace(temporary, self.folder / "jobs.csv")
 
-    def give_up(self) -> int:
-        """Put jobs down as failed whose processes were ended from outside; returns how many."""
-        lost = [row for row in self.rows() if row["status"] == "interrupted"]
-        for row in lost:
-            folder = Path(row["folder"])
+    def give_up(self, since: float) -> int:
+        """Put jobs down as failed that began after `since` and whose processes were killed; returns how many."""
+        lost = [Path(row["folder"]) for row in self.rows() if row["status"] == "interrupted"]
+        lost = [folder for folder in lost if read(folder)["began"] >= since]
+        for folder in lost:
             reason = "its process was killed (perhaps for want of memory)"
             end = {"status": "failed", "reason": reason, "mistake": False, "value": None}
             write_json(folder / "job.json", {**read(folder), **end})

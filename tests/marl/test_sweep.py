@@ -80,6 +80,8 @@ def test_a_killed_job_is_told_from_a_running_one(begun: sweep.Sweep) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert begun.rows()[0]["status"] == "interrupted"
+    assert begun.give_up(time.time()) == 0 and begun.give_up(0) == 1  # of those that began since
+    assert begun.rows()[0]["status"] == "failed" and "was killed" in begun.rows()[0]["reason"]
     assert sweep.work(folder, JOBS[0], lambda: 3) == 3
     assert begun.rows()[0]["status"] == "done"
 

@@ -95,8 +95,8 @@ def test_a_killed_worker_ends_no_other_job(shell, tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=s"]
-    sizes = ["--config-dir", "conf", "data=deadly", "data.threshold=5,8", "epochs=1", "logger=csv"]
-    done = shell(tmp_path, "train", *JOB, *sizes, *parallel)
+    sizes = ["data=deadly", "data.threshold=5,8", "epochs=1", "logger=csv"]
+    done = shell(tmp_path, "train", "--config-dir", "conf", *JOB, *sizes, *parallel)
     assert done.returncode == 1 and status(tmp_path / "s") == ["failed", "done"]
     assert "1 of 2 jobs failed, the first with: its process was killed" in done.stderr
 
