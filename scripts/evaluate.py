@@ -93,7 +93,9 @@ def evaluate(options: Options, overrides: list[str]) -> dict:
     config = compose.check(cfg)
     compose.build_trainer(config)  # for its number of threads: sums in the same order give the same bits
     task = compose.build_task(config)
-    if options.absolute and isinstance(task, OnPolicy):
+    if options.absolute:
+        if not isinstance(task, OnPolicy):
+            raise UserError(f"absolute=true: only agents play episodes; this run's task is {task.name}")
         options = replace(options, episodes=10 * task.eval_episodes, seed=FRESH_SEEDS + config["seed"])
     figures = judge(task, options)
 
