@@ -4,7 +4,7 @@ Shapes: E environments (one episode each), A agents in a group, F features.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,9 +13,11 @@ from scipy import stats
 from torch import Tensor
 
 from agents.actor import Actor
+from agents.disturbance import Disturbance
 from envs.base import Env
 from marl.errors import UserError
 
+Player = Callable[[Tensor, torch.Generator], Tensor]  # observation [E, A, F] -> action [E, A, D] of the environment
 CHECK_EVERY = 16  # steps between looks at whether all episodes have ended: each look waits for the device
 
 
@@ -42,10 +44,20 @@ class Episodes:
 
 @torch.no_grad()
 def evaluate(
-    env: Env, actors: Mapping[str, Actor], seed: int, deterministic: bool = True, random: bool = False
+    env: Env,
+    actors: Mapping[str, Actor | Player],
+    seed: int,
+    deterministic: bool = True,
+    random: bool = False,
+    disturbance: Disturbance | None = None,
 ) -> Episodes:
     """Play one episode in every environment of `env`, from a reset with `seed`, so that equal arguments give
-    equal numbers. `random=True` plays uniformly random actions instead of the policies.
+    equal numbers.
+
+    Args:
+        actors: who plays each group: trained actors, or functions of observation [E, A, F] and generator.
+        random: play uniformly random actions instead.
+        disturbance: noise and frozen agents that the actors have to cope with.
 
     Raises:
         UserError: the environment has no time limit, so that episodes need not end.
@@ -59,16 +71,23 @@ def evaluate(
     returns: dict[str, Tensor] = {}
     info: dict[str, dict[str, Tensor]] = {name: {} for name in env.spec.groups}
     masked = any(group.masks for group in env.spec.groups.values())
+    disturbed = disturbance and disturbance.begin(env, seed)
     for t in range(env.spec.max_steps):
         masks = env.masks() if masked else {}
         if random:
             actions = env.random_action(generator)
         else:
-            actions = {}
+            actions, seen = {}, observation
+            if disturbed:
+                seen = {name: disturbed.observation(value) for name, value in observation.items()}
             for name, actor in actors.items():
-                mask = masks.get(name, {}).get("action")
-                raw, _ = actor.act(observation[name], deterministic, generator, mask=mask)
-                actions[name] = actor.head.to_env(raw)
+                if isinstance(actor, Actor):
+                    mask = masks.get(name, {}).get("action")
+                    actions[name] = actor.head.to_env(actor.act(seen[name], deterministic, generator, mask=mask)[0])
+                else:
+                    actions[name] = actor(seen[name], generator)
+        if disturbed:
+            actions = {name: disturbed.action(name, action) for name, action in actions.items()}
         step = env.step(actions)
         for name, reward in step.reward.items():
             _accumulate(returns, name, reward, running)
@@ -139,6 +158,8 @@ def flat(block: Mapping) -> dict[str, float]:
     for name, group in block["groups"].items():
         if len(block["groups"]) > 1:
             figures[f"{name}/episode_return"] = group["episode_return"]["mean"]
+        if len(group["agents"]) > 1:
+            figures |= {f"{name}/{a}/episode_return": values["mean"] for a, values in group["agents"].items()}
         figures |= {f"{name}/info/{key}": value for key, value in group["info"].items()}
     return figures
 

@@ -14,6 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from agents.advantage import bootstrap_at, explained_variance, gae, normalize_advantage
+from agents.disturbance import Disturbance
 from agents.evaluate import Episodes, evaluate, flat, nested, report
 from agents.normalize import RewardNorm
 from agents.policy import describe
@@ -245,6 +246,7 @@ class OnPolicy:
         seed: int | None = None,
         deterministic: bool | None = None,
         random: bool = False,
+        disturbance: Disturbance | None = None,
     ) -> Episodes:
         """Episodes of the current policy in the evaluation environment; defaults are those of training."""
         episodes = episodes or self.eval_episodes
@@ -252,7 +254,7 @@ class OnPolicy:
             self.eval_env = self.make_env(seed=derive(self.seed, "evaluation"), device=self.device, num_envs=episodes)
         seed = derive(self.seed if seed is None else seed, "evaluation")
         deterministic = self.eval_deterministic if deterministic is None else deterministic
-        return evaluate(self.eval_env, self.loss.actors, seed, deterministic, random)
+        return evaluate(self.eval_env, self.loss.actors, seed, deterministic, random, disturbance)
 
     def evaluate(self) -> dict[str, float]:
         """Play `eval_episodes` episodes, the same starts every time; flat statistics of their returns."""

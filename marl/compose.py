@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
@@ -207,10 +208,13 @@ def run(job: Job, *errors: type[Exception]) -> None:
             distributed.stop()
             return
 
+        from marl import multirun  # which builds on this module
         @wraps(job)
         def inside_hydra(cfg: DictConfig) -> Any:
             run_dir = Path(HydraConfig.get().runtime.output_dir)
             cfg.experiment = HydraConfig.get().runtime.choices.get("experiment")
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                return multirun.work(job, cfg, run_dir, errors)
             try:
                 with guard(*errors):  # here, since Hydra would print a line of its own and exit 1
                     return job(cfg, run_dir)
@@ -220,7 +224,8 @@ def run(job: Job, *errors: type[Exception]) -> None:
                 raise
 
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print, for the guard to word
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(inside_hydra)()
+        start = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(inside_hydra)
+        multirun.run(arguments, start) if {"-m", "--multirun"} & set(arguments) else start()
         distributed.stop()
 
 
@@ -264,6 +269,8 @@ def sentence(error: Exception) -> str:
     """What Hydra or OmegaConf complains about, in one sentence with the closest names."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.removesuffix(".yaml").partition("/")
+        if group == "hydra":
+            return f"hydra/{option.replace('/', '=')}: no such option; launchers need pip install -e '.[sweep]'"
         options = group_options(group)
         return f"{group}={option}: no such option{closest(option, options)} (there are {', '.join(options)})"
     if isinstance(error, OverrideParseException):

@@ -7,29 +7,43 @@
   deterministic=null   true: the policy's mode | false: samples; null: as in the run's own evaluations (true)
   seed=null            seed of the episodes; null: that of the run's own evaluations, which gives the same numbers
   out=null             where to write the result; null: evaluation.json beside the checkpoint
+  absolute=false       true: the absolute metric (Gorsane et al. 2022): the best checkpoint, ten times the episodes of
+                       the run's own evaluations, episodes that no evaluation has seen; evaluation_absolute.json
+
+Robustness: the policy as it was trained, in conditions that it was not trained in; robustness_WHAT.json and .png
+
+  vary=null            observation_noise (standard deviation, in the observation's units) | action_noise (standard
+                       deviation as a share of half the range; discrete actions: probability of a random one) |
+                       frozen (agents that never act) | n_agents | any key, such as env.scenario_kwargs.package_mass
+  values=null          the values to go through, such as values=[0,0.1,0.2]
 
 Any other key=value changes the run's configuration, for example env.max_steps=200 or device=cpu.
 """
 
+import json
 import os
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
+from agents.disturbance import Disturbance
 from agents.evaluate import report
 from agents.on_policy import OnPolicy
 from envs.base import EnvError
 from marl import checkpoint, compose
 from marl.errors import UserError
+from marl.report import matrix
 from marl.schema import check_arguments
 from marl.summary import write_json
 from marl.task import Task
+
+FRESH_SEEDS = 1_000_000  # the absolute metric's seeds begin here, so that they are no run's own
 
 
 @dataclass
@@ -43,14 +57,22 @@ class Options:
     deterministic: bool | None = None
     seed: Annotated[int, Field(ge=0)] | None = None
     out: str | None = None
+    absolute: bool = False
+    vary: str | None = None
+    values: list[Any] | None = None
 
 
 def parse(arguments: list[str]) -> tuple[Options, list[str]]:
     """Options and, apart, the overrides of the run's configuration. Raises UserError for a wrong option."""
     names = {field.name for field in fields(Options)}
     own = [a.partition("=") for a in arguments if "=" in a and a.partition("=")[0] in names]
-    values = {name: text if name in ("ckpt", "out") else yaml.safe_load(text) for name, _, text in own}
+    values = {name: text if name in ("ckpt", "out", "vary") else yaml.safe_load(text) for name, _, text in own}
     check_arguments(Options, values, "")
+    if ("vary" in values) != ("values" in values):
+        raise UserError("vary and values go together: vary=action_noise values=[0,0.1,0.2]")
+    for name, fixed in (("which", "best"), ("policy", "trained"), ("episodes", None), ("seed", None)):
+        if values.get("absolute") and values.get(name, fixed) != fixed:
+            raise UserError(f"{name}={values[name]}: absolute=true decides that by itself")
     return Options(**values), [a for a in arguments if a.partition("=")[0] not in names]
 
 
@@ -63,14 +85,22 @@ def evaluate(options: Options, overrides: list[str]) -> dict:
     Raises:
         UserError, EnvError: no such checkpoint, or overrides that don't fit it.
     """
-    path = checkpoint.find(options.ckpt, options.which)
+    path = checkpoint.find(options.ckpt, "best" if options.absolute else options.which)
+    if options.vary:
+        return robustness(path, options, overrides)
     cfg = compose.saved(path, [*overrides, "++strict=true"])
     cfg.resume, cfg.init_from = None, str(path) if options.policy == "trained" else None
     config = compose.check(cfg)
     compose.build_trainer(config)  # for its number of threads: sums in the same order give the same bits
-    figures = judge(compose.build_task(config), options)
+    task = compose.build_task(config)
+    if options.absolute:
+        if not isinstance(task, OnPolicy):
+            raise UserError(f"absolute=true: only agents play episodes; this run's task is {task.name}")
+        options = replace(options, episodes=10 * task.eval_episodes, seed=FRESH_SEEDS + config["seed"])
+    figures = judge(task, options)
 
-    name = "evaluation.json" if options.policy == "trained" else f"evaluation_{options.policy}.json"
+    kind = "absolute" if options.absolute else options.policy
+    name = "evaluation.json" if kind == "trained" else f"evaluation_{kind}.json"
     out = Path(options.out) if options.out else path.parent / name
     result = {**figures, "task": config["task"]["_target_"], "checkpoint": str(path), "options": asdict(options)}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +108,59 @@ def evaluate(options: Options, overrides: list[str]) -> dict:
     show(figures, f"{options.policy}, {path}")
     print(f"written to {out}")
     return result
+
+
+def robustness(path: Path, options: Options, overrides: list[str]) -> dict:
+    """Evaluate once per value of what `options.vary` names; print a table, write JSON and a picture.
+
+    Only the actors are loaded: a critic may see all agents, and is not needed.
+    """
+    key = {"n_agents": "env.scenario_kwargs.n_agents"}.get(options.vary, options.vary)
+    disturbs, rows = key in {field.name for field in fields(Disturbance)}, []
+    for value in options.values:
+        given = f"{key}={json.dumps(value)}"
+        if disturbs:
+            check_arguments(Disturbance, {key: value}, "")
+        cfg = compose.saved(path, overrides if disturbs else [*overrides, given])
+        cfg.resume = cfg.init_from = None
+        config = compose.check(cfg)
+        if not rows or not disturbs:
+            compose.build_trainer(config)
+            task = compose.build_task(config)
+            if not isinstance(task, OnPolicy):
+                raise UserError(f"vary={options.vary}: only agents play episodes; this run's task is {task.name}")
+            if options.policy == "trained":
+                load_actors(task, path, given)
+        disturbance = Disturbance(**{key: value}) if disturbs else None
+        random = options.policy == "random"
+        played = task.play(options.episodes, options.seed, options.deterministic, random, disturbance)
+        rows.append({"value": value, **report(played)})
+
+    out = Path(options.out) if options.out else path.parent / f"robustness_{options.vary.rpartition('.')[2]}.json"
+    result = {"vary": key, "rows": rows, "checkpoint": str(path), "options": asdict(options)}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, result)
+    returns = [row["episode_return"] for row in rows]
+    table = Table(options.vary, "mean return", "95 % interval", "IQM", "episodes", title=str(path))
+    for value, one in zip(options.values, returns, strict=True):
+        low, high = one["ci95"]
+        numbers = (f"{one['mean']:.3f}", f"{low:.3f} to {high:.3f}", f"{one['iqm']:.3f}", str(one["episodes"]))
+        table.add_row(str(value), *numbers)
+    Console().print(table)
+    matrix.line(options.values, returns, options.vary, out.with_suffix(".png"))
+    print(f"written to {out} and {out.with_suffix('.png').name}")
+    return result
+
+
+def load_actors(task: OnPolicy, path: Path, given: str) -> None:
+    """Put the actors of a checkpoint into `task`. Raises UserError where they don't fit what `given` made of it."""
+    state = checkpoint.load(path, task.device)["loss"]
+    actors = {key.removeprefix("actors."): value for key, value in state.items() if key.startswith("actors.")}
+    try:
+        task.loss.actors.load_state_dict(actors)
+    except RuntimeError as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{given}: the policy of {path} does not fit then: {why[:200]}") from error
 
 
 def judge(task: Task, options: Options) -> dict:

@@ -1,6 +1,7 @@
 """Trains what the configuration describes; `python scripts/train.py --help` shows what can be said."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,12 +11,15 @@ from rich.tree import Tree
 
 from envs.base import EnvError
 from marl import compose, distributed
+from marl.callbacks import Callback
 from marl.errors import UserError
 from marl.resume import resumed
 
 
-def train(cfg: DictConfig, run_dir: Path) -> float | None:
+def train(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback] = ()) -> float | None:
     """Compose, check, build, fit, evaluate: the run ends in `run_dir`; returns its best monitored metric.
+
+    `callbacks` join those of the configuration.
 
     Raises:
         UserError, EnvError: a mistake in the configuration, before anything expensive starts.
@@ -29,6 +33,7 @@ def train(cfg: DictConfig, run_dir: Path) -> float | None:
     # What is kept says nothing of the interruption: a resumed run ends like one that ran through.
     config |= {"resume": None, "paths": {**(config["paths"] or {}), "run_dir": str(run_dir)}}
     setup = compose.build_setup(config)
+    setup["callbacks"] += callbacks
     if distributed.main():
         show(config)
         save(config, run_dir)

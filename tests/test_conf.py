@@ -12,7 +12,8 @@ from marl.loggers import CSVLogger, TensorBoardLogger
 
 CONF = compose.CONF
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
-OPTIONS = [f"{group}={option}" for group in GROUPS for option in compose.group_options(group)]
+CHOSEN = [group for group in GROUPS if group != "study"]  # studies are read by tune.py alone
+OPTIONS = [f"{group}={option}" for group in CHOSEN for option in compose.group_options(group)]
 PLAIN = sorted(p for g in GROUPS if g not in ("experiment", "debug") for p in (CONF / g).rglob("*.yaml"))
 
 

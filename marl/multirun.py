@@ -1,0 +1,102 @@
+"""`train.py -m …`: Hydra's multirun as a sweep of `marl.sweep`, one folder that the same command continues."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from marl import compose, sweep
+from marl.compose import Job
+from marl.errors import UserError
+
+# Settings of joblib's launcher; with n_jobs=1 it would run the jobs in this very process.
+ONE_AT_A_TIME = ("n_jobs=2", "pre_dispatch=1", "batch_size=1")
+
+
+def run(arguments: Sequence[str], start: Callable[[], Any]) -> None:
+    """A whole sweep, its table shown. Raises UserError (or exits 1) at the end where jobs failed."""
+    begun = begin(arguments)
+    with begun.watch():
+        launch(begun, start)
+    begun.check()
+
+
+def begin(arguments: Sequence[str]) -> sweep.Sweep:
+    """The sweep that the command line describes, in its folder; the same one as before where it was begun before.
+
+    The folder is added to `sys.argv`, for Hydra and its launchers.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("-cd", "--config-dir")
+    known, rest = parser.parse_known_args(arguments)
+    overrides = [o for o in rest if not o.startswith("-")]
+    with compose.worded():
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        own = [o for o in parsed if not o.key_or_group.startswith("hydra")]
+        jobs = BasicSweeper.split_arguments(own, None)[0]
+    place = next((o.value() for o in parsed if o.key_or_group == "hydra.sweep.dir"), None)
+    if place is not None:
+        begun = sweep.Sweep(Path(place).resolve(), jobs, [o.input_line for o in own])
+    else:
+        once = [o.input_line for o in own if not o.is_sweep_override()]
+        if known.config_dir:
+            once.append(f"hydra.searchpath=['file://{Path(known.config_dir).resolve()}']")
+        once = compose.compose(once)
+        begun = sweep.Sweep.open(Path(once.paths.sweep_dir).resolve(), jobs, [o.input_line for o in own])
+        sys.argv.append(f"hydra.sweep.dir='{begun.folder}'")
+    begun.begin()
+    return begun
+
+
+def launch(sweep_begun: sweep.Sweep, start: Callable[[], Any]) -> None:
+    """`start()`, Hydra's multirun; where joblib loses a worker process, go on without the job that was at fault.
+
+    joblib ends all workers when one is killed from outside. What is left is then run one job at a time, so that the
+    one that kills its process again is known and put down as failed, and after that in parallel again.
+    """
+    os.environ[sweep.START] = f"{os.getpid()} {time.time()}"
+    arguments, alone = list(sys.argv), False
+    while True:
+        began = time.time()
+        sys.argv = arguments + [f"hydra.launcher.{o}" for o in ONE_AT_A_TIME if alone]
+        try:
+            return start()
+        except Exception as error:
+            if type(error).__name__ not in ("TerminatedWorkerError", "BrokenProcessPool"):
+                raise
+            if alone and not sweep_begun.give_up(began):
+                raise
+            alone = not alone
+            print("a worker process was killed; going on with the jobs that are left", flush=True)
+
+
+def work(job: Job, cfg: DictConfig, run_dir: Path, mistakes: Sequence[type[Exception]]) -> Any:
+    """`job(cfg, run_dir)` as a part of a sweep: done ones are skipped, begun ones continued, failures written down."""
+    if os.getcwd() not in sys.path:  # a worker process: a user's own classes are named from the directory they work in
+        sys.path.insert(0, os.getcwd())
+    expected = (UserError, HydraException, OmegaConfBaseException, *mistakes)
+    saved, config = run_dir / "config.yaml", None
+    with suppress(*expected):  # the job will run into the same mistake, and have it written down
+        config = compose.check(cfg)
+    earlier = OmegaConf.to_container(OmegaConf.load(saved)) if saved.is_file() else None
+    same = earlier is not None and config is not None and _content(earlier) == _content(config)
+    if same:
+        cfg.resume = str(run_dir)
+    overrides = list(HydraConfig.get().overrides.task)
+    return sweep.work(run_dir, overrides, lambda: job(cfg, run_dir), same, expected)
+
+
+def _content(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a run's result in its configuration."""
+    return {key: value for key, value in config.items() if key not in ("resume", "paths")}

@@ -1,0 +1,83 @@
+"""Finds runs to report on, in folders, sweeps, globs and marl-eval files, and tells variants apart by name."""
+
+import glob
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from marl.errors import UserError
+from marl.report import marl_eval
+from marl.report.runs import Run, read
+
+LONG = 60  # characters of settings in a name, from which variants are numbered instead
+
+
+def find(places: Sequence[str | Path], imported: str | None = None) -> tuple[list[Run], list[str]]:
+    """All runs in `places`: run directories, folders of them (sweeps), marl-eval JSON files, and globs of these.
+
+    `imported` is added to the names of algorithms from marl-eval files; see `tell_apart`.
+
+    Returns:
+        The runs, and a sentence for each one that was left out (unfinished, or never evaluated).
+
+    Raises:
+        UserError: a place that doesn't exist, or nothing to report on.
+    """
+    runs, left_out, seen = [], [], set()
+    for place in places:
+        expanded = [Path(p) for p in sorted(glob.glob(str(place), recursive=True))] or [Path(place)]
+        for path in expanded:
+            if not path.exists():
+                raise UserError(f"{place}: no such file or folder")
+            tables = [path / "metrics.csv"] if (path / "metrics.csv").is_file() else sorted(path.rglob("metrics.csv"))
+            files = [path] if path.is_file() else sorted(path.rglob("*.json")) if path not in seen else []
+            for folder in (table.parent.resolve() for table in tables):
+                if folder not in seen:
+                    seen.add(folder)
+                    run = read(folder)
+                    (left_out if isinstance(run, str) else runs).append(run)
+            for file in (file.resolve() for file in files):
+                if file not in seen and (content := marl_eval.content(file)):
+                    seen.add(file)
+                    runs += marl_eval.read(content, str(file))
+                elif path.is_file() and str(path) == str(place) and file not in seen:
+                    raise UserError(f"{file}: not a file in marl-eval's format (environment, task, algorithm, run)")
+    if not runs:
+        why = f" ({'; '.join(left_out)})" if left_out else ""
+        raise UserError(f"{', '.join(map(str, places))}: no finished run with evaluations{why}")
+    tell_apart(runs, imported)
+    return runs, left_out
+
+
+def tell_apart(runs: Sequence[Run], imported: str | None = None) -> None:
+    """Add to the names of algorithms and tasks what differs between runs that would else share a name.
+
+    Only settings that vary within one algorithm on one task count: keys of `env` go to the task's name, all others to
+    the algorithm's; where that would be long, the variants are numbered and `Run.variant` tells what they are.
+    Algorithms of marl-eval files, whose settings nobody knows, get `imported` behind their names: always where it is
+    given, else where one of ours has the same. Runs that can't be told apart get a seed of their own, so that none
+    hides another.
+    """
+    ours = {run.algorithm for run in runs if run.settings}
+    for run in runs:
+        if not run.settings and (imported or run.algorithm in ours):
+            run.algorithm += f" ({imported or 'imported'})"
+    for own, name in ((False, "algorithm"), (True, "task")):
+        together = defaultdict(list)
+        for run in runs:
+            together[run.algorithm, run.environment, run.task].append(run)
+        for group in together.values():
+            keys = dict.fromkeys(key for run in group for key in run.settings if key.startswith("env.") == own)
+            varied = [key for key in keys if len({run.settings.get(key) for run in group}) > 1]
+            variants: dict[str, int] = {}
+            for run in group if varied else []:
+                said = " ".join(f"{key.rpartition('.')[2]}={run.settings.get(key, 'unset')}" for key in varied)
+                number = variants.setdefault(said, len(variants) + 1)
+                if len(said) > LONG:
+                    run.variant, said = said, f"variant {number}"
+                setattr(run, name, f"{getattr(run, name)} {said}".replace(",", ";"))
+    taken = set()
+    for run in runs:
+        while (run.algorithm, run.environment, run.task, run.seed) in taken:
+            run.seed += 1000
+        taken.add((run.algorithm, run.environment, run.task, run.seed))

@@ -1,0 +1,107 @@
+"""A report's pages: one self-contained HTML file (no network, no other files) and the same in Markdown."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from marl.report import figures, tables
+from marl.report.compare import Comparison
+from marl.report.tables import Table
+
+TEMPLATE = Path(__file__).with_name("page.html")
+SECTIONS = {  # figures and tables by the beginnings of their names, in reading order
+    "Learning curves": ("curves_", "Interquartile mean over runs, with 95 % bands of the stratified bootstrap."),
+    "Scores": ("scores", ""),
+    "Aggregates": ("aggregates", ""),
+    "Performance profiles": ("profiles", "The further right and up, the better; where lines cross neither dominates."),
+    "Probability of improvement": ("improvement", "An interval that holds 0.5 does not tell the two apart."),
+    "Sample efficiency": ("sample_efficiency", "Normalised score over all tasks while training."),
+    "Groups and agents": ("agents", "Not drawn where all agents get the same."),
+}
+
+
+def facts(comparison: Comparison, left_out: Sequence[str]) -> list[str]:
+    """What a reader has to know of the comparison, in sentences."""
+    said = [
+        f"{len(comparison.runs)} runs: {len(comparison.algorithms)} algorithms ({', '.join(comparison.algorithms)}) "
+        f"on {len(comparison.tasks)} tasks ({', '.join(comparison.tasks)}).",
+        {
+            "final": "A run's score is its last evaluation.",
+            "best": "A run's score is its best evaluation, which flatters it: it is chosen after the fact.",
+            "absolute": "A run's score is its absolute metric: the best checkpoint, fresh episodes.",
+        }[comparison.which],
+        f"Intervals: 95 %, percentiles of a stratified bootstrap over runs ({comparison.reps} resamples or more). "
+        "They tell of other seeds, not of other tasks.",
+    ]
+    few = sorted({f"{a} on {t}" for (a, t), runs in comparison.groups.items() if len(runs) < 5})
+    if few:
+        said.append(f"Fewer than 5 runs, so that intervals are rough and too narrow: {', '.join(few)}.")
+    apart = [a for a in comparison.algorithms if a not in comparison.complete]
+    if apart:
+        said.append(f"Left out of what is said over all tasks, since they did not run on each: {', '.join(apart)}.")
+    variants = {f"{run.algorithm} on {run.task}": run.variant for run in comparison.runs if run.variant}
+    said += [f"{name}: {variant[:500]}." for name, variant in variants.items()]
+    return said + [f"Left out: {sentence}." for sentence in left_out]
+
+
+def html(title: str, said: Sequence[str], drawn: Mapping[str, Figure], made: Mapping[str, Table]) -> str:
+    """The page."""
+    body = ["<ul>", *(f"<li>{escape(sentence)}</li>" for sentence in said), "</ul>"]
+    for heading, (start, hint) in SECTIONS.items():
+        images = [_image(name, figure) for name, figure in drawn.items() if name.startswith(start)]
+        grids = [_grid(table) for name, table in made.items() if name.startswith(start)]
+        if images or grids:
+            body += [f"<h2>{escape(heading)}</h2>", f"<p>{escape(hint)}</p>" if hint else "", *images, *grids]
+    body += ["<h2>Normalisation</h2>", _grid(made["limits"])]
+    return TEMPLATE.read_text().replace("{{title}}", escape(title)).replace("{{body}}", "\n".join(body))
+
+
+def _image(name: str, figure: Figure) -> str:
+    data = base64.b64encode(figures.svg(figure)).decode()
+    alt = escape(name.replace("_", " "))
+    return f'<figure><img alt="{alt}" src="data:image/svg+xml;base64,{data}"><figcaption>{alt}</figcaption></figure>'
+
+
+def _grid(table: Table) -> str:
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
+    rows = []
+    for i, row in enumerate(table.rows):
+        best = [" class=best" if (i, j) in table.best else "" for j in range(len(row))]
+        cells = "".join(f"<td{mark}>{escape(cell)}</td>" for mark, cell in zip(best, row, strict=True))
+        rows.append(f"<tr>{cells}</tr>")
+    inside = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f"<div class=wide><table><caption>{escape(table.caption)}</caption>{inside}</table></div>"
+
+
+def markdown(title: str, said: Sequence[str], drawn: Mapping[str, Figure], made: Mapping[str, Table]) -> str:
+    """The same for a repository or a wiki; figures lie in `figures/`."""
+    lines = [f"# {title}", "", *(f"- {sentence}" for sentence in said), ""]
+    for heading, (start, hint) in {**SECTIONS, "Normalisation": ("limits", "")}.items():
+        images = [f"![{name}](figures/{name}.png)\n" for name in drawn if name.startswith(start)]
+        grids = [f"{table.caption}\n\n{table.markdown()}" for name, table in made.items() if name.startswith(start)]
+        if images or grids:
+            lines += [f"## {heading}", "", *([hint, ""] if hint else []), *images, *grids]
+    return "\n".join(lines)
+
+
+def write(out: Path, title: str, comparison: Comparison, left_out: Sequence[str] = ()) -> list[Path]:
+    """Write report.html, report.md, figures/*.png and *.pdf, tables/*.md, *.tex and *.csv; returns what was written."""
+    drawn = figures.draw(comparison)
+    made = {**tables.make(comparison), "limits": tables.limits(comparison)}
+    said = facts(comparison, left_out)
+    written = {
+        "report.html": html(title, said, drawn, made),
+        "report.md": markdown(title, said, drawn, made),
+    }
+    for name, table in made.items():
+        for ending, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.csv())):
+            written[f"tables/{name}.{ending}"] = text
+    (out / "tables").mkdir(parents=True, exist_ok=True)
+    for name, text in written.items():
+        (out / name).write_text(text)
+    for name, figure in drawn.items():
+        figures.save(figure, out / "figures", name)
+    return [out / name for name in written] + sorted((out / "figures").iterdir())

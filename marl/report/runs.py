@@ -1,0 +1,101 @@
+"""A run to report on: what it trained on what, and its evaluations, read from a run directory."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+# What may differ between runs that are still the same algorithm on the same task: keys of the configuration.
+SAME = ("seed", "name", "paths", "resume", "init_from", "ckpt", "experiment", "logger", "callbacks", "device")
+ALGORITHMS = {"local": "ippo"}  # by algo.critic; every other critic sees more than its agent: mappo
+
+
+@dataclass
+class Run:
+    """One training run.
+
+    Attributes:
+        algorithm, environment, task, seed: what was trained on what.
+        units: float [N] frames (or epochs) at each evaluation; seconds: float [N] of wall-clock, NaN if unknown.
+        curves: {metric: float [N]} of the evaluations, such as "episode_return", "agents/agent_0/episode_return".
+        absolute: {metric: value} of the absolute metric (best checkpoint, ten times the episodes, fresh seeds).
+        settings: the configuration with flat keys, for telling variants apart. source: where it was read.
+        variant: what sets it apart, where that is too long for a name.
+    """
+
+    algorithm: str
+    environment: str
+    task: str
+    seed: int
+    units: np.ndarray
+    seconds: np.ndarray
+    curves: dict[str, np.ndarray]
+    absolute: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+    source: str = ""
+    unit: str = "frames"
+    variant: str = ""
+
+    def score(self, metric: str, which: str) -> float:
+        """The run in one number: its "final" or "best" evaluation, or the "absolute" metric."""
+        if which == "absolute":
+            return self.absolute[metric]
+        values = self.curves[metric]
+        return float(values[-1] if which == "final" else np.nanmax(values))
+
+
+def read(folder: Path) -> Run | str:
+    """A run directory; a sentence where it can't be reported on."""
+    if not (folder / "config.yaml").is_file():
+        return f"{folder}: has no config.yaml"
+    if not (folder / "summary.json").is_file():
+        return f"{folder}: unfinished"
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = [name for name in (rows[0] if rows else {}) if name.startswith("eval/")]
+    rows = [row for row in rows if any(row[name] for name in names)]
+    if not rows:
+        return f"{folder}: never evaluated"
+    numbers = {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+    unit = "frames" if "frames" in rows[0] else "epochs"
+    kind, _, task = str(config["env"]["scenario"] if config.get("env") else config["task"]["_target_"]).rpartition("/")
+    rl = config.get("algo") is not None
+    return Run(
+        algorithm=ALGORITHMS.get(config["algo"]["critic"], "mappo") if rl else "supervised",
+        environment="vmas" if rl else "supervised",
+        task="/".join(filter(None, (kind, task))) if rl else config["data"]["_target_"].rpartition(".")[2],
+        seed=int(config["seed"]),
+        units=np.array([float(row[unit]) for row in rows]),
+        seconds=np.array([float(row.get("seconds") or "nan") for row in rows]),
+        curves={name.removeprefix("eval/"): values for name, values in numbers.items()},
+        absolute=_absolute(folder),
+        settings=dict(flat({key: value for key, value in config.items() if key not in SAME})),
+        source=str(folder),
+        unit=unit,
+    )
+
+
+def _absolute(folder: Path) -> dict[str, float]:
+    path = folder / "checkpoints" / "evaluation_absolute.json"
+    if not path.is_file():
+        return {}
+    content = json.loads(path.read_text())
+    found = {"episode_return": content["episode_return"]["mean"]}
+    for name, group in content["groups"].items():
+        found[f"{name}/episode_return"] = group["episode_return"]["mean"]
+        found |= {f"{name}/{agent}/episode_return": values["mean"] for agent, values in group["agents"].items()}
+    return found
+
+
+def flat(tree: Mapping, prefix: str = ""):
+    """Leaves of a nested mapping as ("a.b", text) pairs."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", json.dumps(value) if not isinstance(value, str) else value

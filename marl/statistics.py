@@ -1,0 +1,114 @@
+"""Statistics of few runs on several tasks: IQM, stratified bootstrap, probability of improvement, profiles.
+
+After Agarwal et al. 2021 ("Deep reinforcement learning at the edge of the statistical precipice", NeurIPS) and
+Gorsane et al. 2022 ("Towards a standardised performance evaluation protocol for cooperative MARL", NeurIPS).
+
+Scores of one algorithm are *strata*: one float array [..., R] per task, its last axis the R runs (seeds) of the task.
+Leading axes (points of a curve, resamples of the bootstrap) are the same for all tasks; R may differ between tasks.
+Legend: M tasks, R runs of a task, N points of a curve, B resamples, K thresholds.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import stats
+
+Strata = Sequence[np.ndarray]
+Statistic = Callable[[Strata], np.ndarray]
+
+
+def iqm(strata: Strata) -> np.ndarray:
+    """Interquartile mean [...] of all runs of all tasks: the mean of the middle half (25 % cut off at either end)."""
+    return stats.trim_mean(np.concatenate(strata, -1), 0.25, axis=-1)
+
+
+def mean(strata: Strata) -> np.ndarray:
+    """Mean [...] over tasks of the mean over a task's runs."""
+    return np.mean([np.mean(runs, -1) for runs in strata], 0)
+
+
+def median(strata: Strata) -> np.ndarray:
+    """Median [...] over tasks of the mean over a task's runs; of one task it is the median over its runs."""
+    if len(strata) == 1:
+        return np.median(strata[0], -1)
+    return np.median([np.mean(runs, -1) for runs in strata], 0)
+
+
+def optimality_gap(strata: Strata, target: float = 1.0) -> np.ndarray:
+    """How far [...] runs fall short of the normalised score `target`, on average over tasks; less is better."""
+    return target - np.mean([np.mean(np.minimum(runs, target), -1) for runs in strata], 0)
+
+
+def resample(strata: Strata, reps: int, generator: np.random.Generator) -> list[np.ndarray]:
+    """`reps` resamples of every task's runs, with replacement and task by task: [..., R] -> [..., B, R]."""
+    drawn = []
+    for runs in strata:
+        n = np.shape(runs)[-1]
+        drawn.append(np.asarray(runs, float)[..., generator.integers(n, size=(reps, n))])
+    return drawn
+
+
+def bounds(resampled: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """The percentile interval (low, high) [...] of a statistic's resamples [..., B]."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail], axis=-1)
+    return low, high
+
+
+def interval(
+    statistic: Statistic, strata: Strata, reps: int = 5000, seed: int = 0, confidence: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile interval (low, high) of `statistic` from the stratified bootstrap over runs.
+
+    A single run per task has nothing to resample: the interval is then NaN, not zero wide.
+    """
+    if all(np.shape(runs)[-1] == 1 for runs in strata):
+        nothing = np.full_like(np.asarray(statistic(strata), float), np.nan)
+        return nothing, nothing
+    return bounds(statistic(resample(strata, reps, np.random.default_rng(seed))), confidence)
+
+
+def improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """P(a run of x beats a run of y) [...] on one task, ties counted half: Mann-Whitney's U over R_x R_y.
+
+    Args:
+        x, y: [..., R_x] and [..., R_y] scores.
+    """
+    difference = np.asarray(x)[..., :, None] - np.asarray(y)[..., None, :]
+    return np.mean((difference > 0) + 0.5 * (difference == 0), axis=(-2, -1))
+
+
+def probability_of_improvement(x: Strata, y: Strata) -> np.ndarray:
+    """P(X > Y) [...], the mean over tasks of `improvement`; x and y hold the same tasks in the same order."""
+    return np.mean([improvement(a, b) for a, b in zip(x, y, strict=True)], 0)
+
+
+def improvement_interval(
+    x: Strata, y: Strata, reps: int = 2000, seed: int = 0, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of `probability_of_improvement`, the runs of x and of y resampled independently."""
+    if all(np.shape(runs)[-1] == 1 for runs in (*x, *y)):
+        return float("nan"), float("nan")
+    generator = np.random.default_rng(seed)
+    drawn = (resample(side, reps, generator) for side in (x, y))
+    low, high = bounds(probability_of_improvement(*drawn), confidence)
+    return float(low), float(high)
+
+
+def profile(strata: Strata, thresholds: np.ndarray) -> np.ndarray:
+    """Share of runs [..., K] whose score exceeds each threshold, averaged over tasks (run-score distribution)."""
+    above = [np.mean(np.asarray(runs)[..., None, :] > thresholds[:, None], -1) for runs in strata]
+    return np.mean(above, 0)
+
+
+def profile_interval(
+    strata: Strata, thresholds: np.ndarray, reps: int = 2000, seed: int = 0, confidence: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pointwise percentile interval (low, high) [K] of `profile`."""
+    return interval(lambda drawn: np.moveaxis(profile(drawn, thresholds), -1, 0), strata, reps, seed, confidence)
+
+
+def normalise(scores: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Map `low` to 0 and `high` to 1. Where both are equal every score is as good as any: all become 0.5."""
+    scores = np.asarray(scores, float)
+    return np.full_like(scores, 0.5) if high == low else (scores - low) / (high - low)

@@ -1,0 +1,154 @@
+"""Teams against teams: python scripts/crossplay.py RUN_DIR… [option=value …] [configuration key=value …]
+
+  RUN_DIR…             runs (or checkpoints) on the same competitive scenario: each has trained every team
+  opponents=[random]   opponents that nobody trained: random | still | simple_tag (scripted, for mpe/simple_tag) | a
+                       dotted path of a class of yours, see agents/opponents.py
+  side=null            the group that the rows play, the columns play all others; null: the first one
+  which=last           last | best: which checkpoint of a run directory
+  episodes=200         episodes per pair, played at once
+  deterministic=true   true: the policies' modes | false: samples
+  seed=0               of the episodes: all pairs start from the same states
+  out=crossplay        folder for crossplay.json, .md, .csv, .tex and a picture for each side
+
+Rows play one side and columns the other, so the matrix needs no symmetry; cells are mean returns with 95 % intervals.
+Any other key=value changes the runs' configuration, for example env.max_steps=200.
+"""
+
+import os
+import sys
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field
+
+from agents import opponents
+from agents.actor import Actor
+from agents.evaluate import Player, evaluate, report
+from agents.on_policy import OnPolicy
+from envs.base import Env, EnvError
+from marl import checkpoint, compose
+from marl.errors import UserError
+from marl.report import matrix
+from marl.report.runs import ALGORITHMS
+from marl.schema import check_arguments
+from marl.seeding import derive
+from marl.summary import write_json
+
+Team = dict[str, Actor | Player]  # who plays each group
+
+
+@dataclass
+class Options:
+    """The options above."""
+
+    opponents: list[str] = field(default_factory=lambda: ["random"])
+    side: str | None = None
+    which: Literal["last", "best"] = "last"
+    episodes: Annotated[int, Field(ge=2)] = 200
+    deterministic: bool = True
+    seed: Annotated[int, Field(ge=0)] = 0
+    out: str = "crossplay"
+
+
+def parse(arguments: list[str]) -> tuple[list[str], Options, list[str]]:
+    """Runs, options, and overrides of the runs' configurations. Raises UserError for wrong ones."""
+    names = {field.name for field in fields(Options)}
+    pairs = [a.partition("=") for a in arguments if "=" in a and a.partition("=")[0] in names]
+    values = {name: text if name in ("out", "side") else yaml.safe_load(text) for name, _, text in pairs}
+    check_arguments(Options, values, "")
+    rest = [a for a in arguments if a.partition("=")[0] not in names]
+    runs = [a for a in rest if "=" not in a or Path(a).exists()]
+    if not runs:
+        raise UserError("name the runs that play: RUN_DIR…")
+    return runs, Options(**values), [a for a in rest if a not in runs]
+
+
+def load(run: str, options: Options, overrides: list[str]) -> OnPolicy:
+    """The task of a run with its trained actors."""
+    path = checkpoint.find(run, options.which)
+    cfg = compose.saved(path, overrides)
+    cfg.resume, cfg.init_from = None, str(path)
+    config = compose.check(cfg)
+    compose.build_trainer(config)
+    task = compose.build_task(config)
+    if not isinstance(task, OnPolicy):
+        raise UserError(f"{run}: only agents play; this run's task is {task.name}")
+    return task
+
+
+def sizes(env: Env) -> dict[str, tuple]:
+    """What two runs must share to meet."""
+    groups = env.spec.groups.items()
+    return {name: (g.n_agents, g.observation_size, g.action.kind, g.action.size) for name, g in groups}
+
+
+def labels(runs: list[str], options: Options) -> list[str]:
+    """Short names of runs that tell them apart: algorithm, algorithm and seed, or the last parts of their paths."""
+    configs = [compose.saved(checkpoint.find(run, options.which)) for run in runs]
+    algorithms = [ALGORITHMS.get(cfg.algo.critic, "mappo") if cfg.algo else "" for cfg in configs]
+    seeds = [f"{name} {cfg.seed}" for name, cfg in zip(algorithms, configs, strict=True)]
+    parts = [Path(run).resolve().parts for run in runs]
+    paths = (["/".join(p[-count:]) for p in parts] for count in range(1, max(map(len, parts)) + 1))
+    for names in (algorithms, seeds, *paths):
+        if len({*names, *options.opponents}) == len(names) + len(options.opponents):
+            return names
+    return [f"{run} ({i})" for i, run in enumerate(runs)]  # one run given twice
+
+
+def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
+    """Play every pair, print and write the matrices; returns what was written to crossplay.json.
+
+    Raises:
+        UserError: one team only, runs of other teams or sizes, an unknown side or opponent.
+    """
+    tasks = [load(run, options, overrides) for run in runs]
+    first, groups = tasks[0], list(tasks[0].env.spec.groups)
+    if len(groups) < 2:
+        raise UserError(f"{runs[0]}: has one group of agents, {groups[0]}; there is nobody to play against")
+    for run, task in zip(runs, tasks, strict=True):
+        if sizes(task.env) != sizes(first.env):
+            raise UserError(f"{run}: its teams {sizes(task.env)} differ from {sizes(first.env)} of {runs[0]}")
+    side = options.side or groups[0]
+    if side not in groups:
+        raise UserError(f"side={side}: there are {', '.join(groups)}")
+    env = first.make_env(num_envs=options.episodes, seed=derive(options.seed, "evaluation"), device=first.device)
+    teams: dict[str, Team] = dict(zip(labels(runs, options), (dict(task.loss.actors) for task in tasks), strict=True))
+    teams |= {name: {group: opponents.make(name, env, group) for group in groups} for name in options.opponents}
+
+    cells = []
+    for row in teams.values():
+        cells.append([])
+        for column in teams.values():
+            players = {group: (row if group == side else column)[group] for group in groups}
+            played = report(evaluate(env, players, derive(options.seed, "evaluation"), options.deterministic))
+            cells[-1].append({group: played["groups"][group]["episode_return"] for group in groups})
+
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    names, others = list(teams), ", ".join(group for group in groups if group != side)
+    result = {"side": side, "groups": groups, "teams": names, "cells": cells, "runs": runs, "options": asdict(options)}
+    write_json(out / "crossplay.json", result)
+    text = []
+    for group in groups:
+        one = [[cell[group] for cell in row] for row in cells]
+        caption = f"Episode return of {group}; rows play {side}, columns play {others}."
+        table = matrix.table(names, names, one, caption)
+        (out / f"{group}.csv").write_text(table.csv())
+        (out / f"{group}.tex").write_text(table.latex())
+        matrix.heat(names, names, one, (f"{side}", f"{others}"), group, out / f"{group}.png")
+        text.append(f"{caption}\n\n{table.markdown()}")
+    (out / "crossplay.md").write_text("\n".join(text))
+    print("\n".join(text))
+    print(f"written to {out}")
+    return result
+
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
+        print(__doc__)
+        sys.exit(0)
+    sys.path.insert(0, os.getcwd())  # a user's own classes are named from the directory they work in
+    with compose.guard(EnvError):
+        crossplay(*parse(sys.argv[1:]))

@@ -1,0 +1,88 @@
+"""Compares runs: python scripts/report.py RUNS… [option=value …]
+
+  RUNS…                run directories, sweeps or other folders of runs, globs, and marl-eval's JSON files (BenchMARL's)
+  out=report           folder for report.html, report.md, figures/, tables/ and metrics.json (marl-eval's format)
+  metric=episode_return  figure of the evaluations that is compared; more is better
+  score=auto           a run's score: final (last evaluation) | best | absolute | auto: absolute where all have it
+  bounds={}            what becomes 0 and 1 when scores are normalised: bounds={balance: [0, 60]}; else the extremes
+  imported=null        what to put behind the names of algorithms from marl-eval files, such as imported=BenchMARL;
+                       null: "imported", and only where a run of ours has the same name
+  title=null           heading of the page; null: made from the tasks
+  reps=2000            resamples of the bootstrap (five times as many for single figures); at least 100
+  seed=0               of the bootstrap
+
+Curves over frames and over seconds, aggregates, performance profiles, probability of improvement, sample efficiency,
+returns of groups and agents.
+"""
+
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field
+
+from marl import compose
+from marl.errors import UserError, closest
+from marl.report import marl_eval, page
+from marl.report.compare import Comparison
+from marl.report.find import find
+from marl.schema import check_arguments
+
+
+@dataclass
+class Options:
+    """The options above."""
+
+    out: str = "report"
+    metric: str = "episode_return"
+    score: Literal["auto", "final", "best", "absolute"] = "auto"
+    bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
+    imported: str | None = None
+    title: str | None = None
+    reps: Annotated[int, Field(ge=100)] = 2000
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+def parse(arguments: list[str]) -> tuple[list[str], Options]:
+    """Places of runs, and options. Raises UserError for a wrong option, or no places."""
+    names = [field.name for field in fields(Options)]
+    values, places = {}, []
+    for argument in arguments:
+        name, given, text = argument.partition("=")
+        if given and name in names:
+            values[name] = text if name in ("out", "title", "metric", "imported") else yaml.safe_load(text)
+        elif given and name.isidentifier() and not Path(argument).exists():
+            raise UserError(f"unknown option '{name}'{closest(name, names)} (there are {', '.join(names)})")
+        else:
+            places.append(argument)
+    check_arguments(Options, values, "")
+    if not places:
+        raise UserError("name the runs to report on: folders, globs or marl-eval files")
+    return places, Options(**values)
+
+
+def report(places: list[str], options: Options) -> Comparison:
+    """Read, compare, write, print the table of scores."""
+    runs, left_out = find(places, options.imported)
+    bounds = {task: tuple(pair) for task, pair in options.bounds.items()}
+    comparison = Comparison(runs, options.metric, options.score, bounds, options.reps, options.seed)
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    title = options.title or f"{', '.join(comparison.algorithms)} on {', '.join(comparison.tasks)}"
+    written = page.write(out, title, comparison, left_out)
+    marl_eval.write(out / "metrics.json", runs)
+    for sentence in page.facts(comparison, left_out):
+        print(sentence)
+    print((out / "tables" / "scores.md").read_text())
+    print(f"{len(written) + 1} files in {out}; open {out / 'report.html'}")
+    return comparison
+
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
+        print(__doc__)
+        sys.exit(0)
+    with compose.guard():
+        report(*parse(sys.argv[1:]))

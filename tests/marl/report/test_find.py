@@ -1,0 +1,117 @@
+"""Finding and reading runs: folders, sweeps, globs, marl-eval files; variants told apart; what is left out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from marl.errors import UserError
+from marl.report import marl_eval
+from marl.report.find import find
+from tests.marl.report.helpers import absolute, write_run
+
+
+def benchmarl(first: list[float], last: list[float]) -> dict:
+    """A file as BenchMARL's JsonWriter makes it, with the largest return of an episode as its "absolute" metric."""
+    run = {
+        "absolute_metrics": {"return": [max(first + last)], "agents_return": [max(first + last)]},
+        "step_0": {"step_count": 6000, "return": first, "agents_return": first},
+        "step_10": {"step_count": 66000, "return": last, "agents_return": last},
+        "step_2": {"step_count": 18000, "return": first, "agents_return": first},
+    }
+    return {"vmas": {"balance": {"masac": {"seed_7": run}}}}
+
+
+def test_a_run_directory_is_read(tmp_path: Path) -> None:
+    write_run(tmp_path / "r", [1, 2.5], seed=3, critic="local", agents={"agent_0": [0, 1]})
+    absolute(tmp_path / "r", 2.25)
+    (run,), left_out = find([tmp_path / "r"])
+    assert (run.algorithm, run.environment, run.task, run.seed, run.unit) == ("ippo", "vmas", "balance", 3, "frames")
+    assert run.units.tolist() == [100, 200] and run.seconds.tolist() == [2, 4] and left_out == []
+    assert run.curves["episode_return"].tolist() == [1, 2.5]
+    assert run.curves["agents/agent_0/episode_return"].tolist() == [0, 1]
+    scores = [run.score("episode_return", which) for which in ("final", "best", "absolute")]
+    assert scores == [2.5, 2.5, 2.25]
+
+
+def test_sweeps_globs_and_files_are_searched_once(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / "sweep" / str(seed), [seed], seed=seed)
+    write_run(tmp_path / "sweep" / "3", [9], seed=3, finished=False)
+    write_run(tmp_path / "sweep" / "4", [], seed=4)
+    (tmp_path / "sweep" / "other.json").write_text('{"a": 1}')
+    (tmp_path / "b.json").write_text(json.dumps(benchmarl([0.0, 2.0], [4.0, 6.0])))
+    runs, left_out = find([tmp_path / "sweep", str(tmp_path / "sweep" / "*"), tmp_path / "b.json"])
+    assert [(run.algorithm, run.seed) for run in runs] == [("mappo", 0), ("mappo", 1), ("mappo", 2), ("masac", 7)]
+    assert sorted(text.rpartition(": ")[2] for text in left_out) == ["never evaluated", "unfinished"]
+
+
+def test_benchmarls_files_are_read_in_order_and_without_their_absolute_metric(tmp_path: Path) -> None:
+    (tmp_path / "b.json").write_text(json.dumps(benchmarl([0.0, 2.0], [4.0, 6.0])))
+    (run,), _ = find([tmp_path])
+    assert run.units.tolist() == [6000, 18000, 66000] and run.curves["episode_return"].tolist() == [1, 1, 5]
+    assert run.curves["agents/episode_return"].tolist() == [1, 1, 5]
+    assert run.absolute == {} and np.isnan(run.seconds).all()
+
+
+def test_what_is_written_for_marl_eval_is_read_again(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [1, 2], seed=1, agents={"agent_0": [3, 4]})
+    write_run(tmp_path / "b", [3, 5], seed=2, critic="local", agents={"agent_0": [3, 4]})
+    runs, _ = find([tmp_path / "a", tmp_path / "b"])
+    runs[0].curves["agents/agent_1/episode_return"] = np.zeros(2)  # which the other has not: marl-eval would refuse it
+    written = marl_eval.write(tmp_path / "metrics.json", runs)
+    entry = written["vmas"]["balance"]["mappo"]["seed_1"]
+    assert entry["step_1"] == {"step_count": 200, "elapsed_time": 4.0, "return": [2.0], "agents/agent_0_return": [4.0]}
+    assert entry["absolute_metrics"]["return"] == [2.0]
+    again, _ = find([tmp_path / "metrics.json"])
+    for run, copy in zip(runs, again, strict=True):
+        assert (copy.algorithm, copy.task, copy.seed) == (run.algorithm, run.task, run.seed)
+        assert all(values.tolist() == run.curves[name].tolist() for name, values in copy.curves.items())
+        assert list(copy.curves) == ["agents/agent_0/episode_return", "episode_return"]
+        assert copy.units.tolist() == run.units.tolist() and copy.seconds.tolist() == run.seconds.tolist()
+
+
+def test_variants_are_told_apart_by_what_differs(tmp_path: Path) -> None:
+    for i, (clip, seed) in enumerate([(0.1, 0), (0.1, 1), (0.2, 0)]):
+        write_run(tmp_path / str(i), [i], seed=seed, clip=clip)
+    write_run(tmp_path / "n", [1], scenario="navigation", clip=0.3)  # another task: nothing to tell apart there
+    write_run(tmp_path / "twin", [1], scenario="navigation", clip=0.3)
+    runs, _ = find([tmp_path])
+    names = [(run.algorithm, run.task, run.seed) for run in runs]
+    assert names[:3] == [("mappo clip=0.1", "balance", 0), ("mappo clip=0.1", "balance", 1),
+                         ("mappo clip=0.2", "balance", 0)]  # fmt: skip
+    assert names[3:] == [("mappo", "navigation", 0), ("mappo", "navigation", 1000)]
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        ("nowhere", "nowhere: no such file or folder"),
+        ("empty", "empty: no finished run with evaluations"),
+        ("other.json", "not a file in marl-eval's format"),
+    ],
+)
+def test_what_is_no_run_is_named(place: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other.json").write_text("[1, 2]")
+    with pytest.raises(UserError, match=sentence):
+        find([tmp_path / place])
+
+
+def test_many_differences_make_numbered_variants(tmp_path: Path) -> None:
+    for i in range(2):
+        settings = {f"a_rather_long_key_{j}": i for j in range(9)}
+        write_run(tmp_path / str(i), [i], **settings)
+    runs, _ = find([tmp_path])
+    assert [run.algorithm for run in runs] == ["mappo variant 1", "mappo variant 2"]
+    assert "a_rather_long_key_8=1" in runs[1].variant
+
+
+def test_imported_runs_stand_beside_ours_under_names_of_their_own(tmp_path: Path) -> None:
+    write_run(tmp_path / "ours", [1], critic="local")
+    theirs = benchmarl([0.0], [4.0])
+    theirs["vmas"]["balance"]["ippo"] = theirs["vmas"]["balance"]["masac"]
+    (tmp_path / "b.json").write_text(json.dumps(theirs))
+    names = [[run.algorithm for run in find([tmp_path], name)[0]] for name in (None, "BenchMARL")]
+    assert names == [["ippo", "masac", "ippo (imported)"], ["ippo", "masac (BenchMARL)", "ippo (BenchMARL)"]]

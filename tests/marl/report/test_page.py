@@ -1,0 +1,58 @@
+"""The report as a reader gets it: files on disk, and the page in a real browser without a network."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from marl.report import page
+from marl.report.compare import Comparison
+from marl.report.find import find
+from tests.marl.report.helpers import write_run
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    """A report on two algorithms, two tasks, two seeds."""
+    folder = tmp_path_factory.mktemp("page")
+    for i, (critic, task) in enumerate((c, t) for c in ("concat", "local") for t in ("balance", "navigation")):
+        for seed in (0, 1):
+            values = [0, 10 + i + seed, 20 - i + 3 * seed]
+            agents = {"agent_0": values, "agent_1": [2 * v for v in values]}
+            place = folder / "runs" / f"{critic}_{task}_{seed}"
+            write_run(place, values, seed=seed, critic=critic, scenario=task, agents=agents)
+    runs, _ = find([folder / "runs"])
+    page.write(folder / "out", "A & B <report>", Comparison(runs, reps=200), ["x: unfinished"])
+    return folder / "out"
+
+
+def test_figures_and_tables_come_in_every_format(out: Path) -> None:
+    names = {"aggregates", "profiles", "improvement", "sample_efficiency"}
+    names |= {f"{kind}_{task}" for kind in ("curves", "agents") for task in ("balance", "navigation")}
+    assert {path.name for path in (out / "figures").iterdir()} == {f"{n}.{e}" for n in names for e in ("png", "pdf")}
+    assert all((out / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG" for name in names)
+    assert all((out / "figures" / f"{name}.pdf").read_bytes()[:5] == b"%PDF-" for name in names)
+    tables = {"scores", "aggregates", "improvement", "sample_efficiency", "agents", "limits"}
+    files = {path.name for path in (out / "tables").iterdir()}
+    assert files == {f"{table}.{ending}" for table in tables for ending in ("md", "tex", "csv")}
+    text = (out / "report.md").read_text()
+    pictures = re.findall(r"!\[\w+\]\((figures/\w+\.png)\)", text)
+    assert len(pictures) == len(names) and all((out / picture).is_file() for picture in pictures)
+    assert "Left out: x: unfinished." in text and "Fewer than 5 runs" in text
+
+
+def test_the_page_opens_without_a_network_and_sorts_its_tables(out: Path, browser) -> None:
+    browser.open(out / "report.html")
+    assert browser.run("return document.title") == "A & B <report>"
+    loaded = "return [...document.images].every(i => i.complete && i.naturalWidth > 100) && document.images.length"
+    assert browser.wait(loaded) == 8
+    headings = browser.run("return [...document.querySelectorAll('h2')].map(h => h.textContent)")
+    assert headings[0] == "Learning curves" and "Probability of improvement" in headings
+    column = "return [...document.querySelector('table').tBodies[0].rows].map(r => r.cells[2].textContent)"
+    before = browser.run(column)
+    browser.run("document.querySelectorAll('table')[0].querySelectorAll('th')[2].click()")
+    numbers = [float(cell.split(" ")[0]) for cell in browser.run(column)]
+    assert numbers == sorted(numbers) and len(before) == 4
+    browser.run("document.querySelectorAll('table')[0].querySelectorAll('th')[2].click()")
+    assert [float(cell.split(" ")[0]) for cell in browser.run(column)] == numbers[::-1]
+    assert browser.errors() == [] and browser.requests() == []

@@ -1,0 +1,114 @@
+"""The bookkeeping of sweeps: what is skipped, what is begun again, what is told of failures; all read from files."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from marl import sweep
+from marl.errors import UserError
+
+JOBS = [["algo=a", "seed=0"], ["algo=a", "seed=1"], ["algo=a", "seed=2"]]
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> sweep.Sweep:
+    made = sweep.Sweep(tmp_path / "s", JOBS, ["algo=a", "seed=0,1,2"])
+    made.begin()
+    return made
+
+
+def fail(error: Exception):
+    def call():
+        print("working")
+        raise error
+
+    return call
+
+
+def test_a_job_that_is_done_is_not_done_again(tmp_path: Path) -> None:
+    calls = []
+
+    def call() -> float:
+        calls.append(1)
+        print("hello")
+        return 2.5
+
+    for _ in range(2):
+        assert sweep.work(tmp_path, ["seed=0"], call) == 2.5
+    assert len(calls) == 1 and (tmp_path / "output.log").read_text() == "hello\n"
+    sweep.work(tmp_path, ["seed=0"], call, unchanged=False)
+    sweep.work(tmp_path, ["seed=1"], call)
+    assert len(calls) == 3
+
+
+def test_failures_are_written_down_and_tried_again(begun: sweep.Sweep) -> None:
+    folder = begun.folder
+    assert sweep.work(folder / "0", JOBS[0], fail(UserError("seed=0: bad")), mistakes=(UserError,)) is None
+    assert sweep.work(folder / "1", JOBS[1], fail(ZeroDivisionError("a\nb")), mistakes=(UserError,)) is None
+    rows = begun.rows()
+    assert [row["status"] for row in rows] == ["failed", "failed", "waiting"]
+    assert [row["reason"] for row in rows] == ["seed=0: bad", "ZeroDivisionError: a b", None]
+    assert [row["what"] for row in rows] == ["seed=0", "seed=1", "seed=2"]
+    logs = [(folder / str(i) / "output.log").read_text() for i in (0, 1)]
+    assert logs[0] == "working\nerror: seed=0: bad\n" and "Traceback" in logs[1]
+    with pytest.raises(SystemExit) as stop:
+        begun.check()
+    assert stop.value.code == 1
+    assert sweep.work(folder / "1", JOBS[1], lambda: 1.0) == 1.0
+    with pytest.raises(UserError, match="1 of 3 jobs failed, the first with: seed=0: bad"):
+        begun.check()
+
+
+def sleep_in(folder: str) -> None:
+    sweep.work(Path(folder), JOBS[0], lambda: time.sleep(60))
+
+
+def test_a_killed_job_is_told_from_a_running_one(begun: sweep.Sweep) -> None:
+    folder = begun.folder / "0"
+    process = multiprocessing.get_context("spawn").Process(target=sleep_in, args=(str(folder),))
+    process.start()
+    end = time.monotonic() + 60
+    while begun.rows()[0]["status"] != "running":
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert sweep.work(folder, JOBS[0], lambda: pytest.fail("two at once")) is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert begun.rows()[0]["status"] == "interrupted"
+    assert begun.give_up(time.time()) == 0 and begun.give_up(0) == 1  # of those that began since
+    assert begun.rows()[0]["status"] == "failed" and "was killed" in begun.rows()[0]["reason"]
+    assert sweep.work(folder, JOBS[0], lambda: 3) == 3
+    assert begun.rows()[0]["status"] == "done"
+
+
+def test_the_same_sweep_is_found_again_and_another_is_not(begun: sweep.Sweep, tmp_path: Path) -> None:
+    again = sweep.Sweep.open(tmp_path / "new", JOBS, ["seed=0,1,2", "algo=a"])
+    assert again.folder == begun.folder
+    other = sweep.Sweep.open(tmp_path / "new", JOBS[:2], ["algo=a", "seed=0,1"])
+    assert other.folder == tmp_path / "new"
+    with pytest.raises(UserError, match=r"holds another sweep \(algo=a seed=0,1,2\)"):
+        sweep.Sweep(begun.folder, JOBS[:2], ["algo=a", "seed=0,1"]).begin()
+
+
+def test_the_table_is_shown_and_kept(begun: sweep.Sweep, capsys) -> None:
+    with begun.watch():
+        sweep.work(begun.folder / "0", JOBS[0], lambda: 7.25)
+        (begun.folder / "1").mkdir()
+        text = "iteration,frames,eval/episode_return\n1,100,\n2,200,-3.5\n3,30"  # a line half written
+        (begun.folder / "1" / "metrics.csv").write_text(text)
+    shown = capsys.readouterr().out
+    assert "1 done, 2 waiting" in shown and "7.25" in shown and "200 frames" in shown and "-3.5" in shown
+    kept = (begun.folder / "jobs.csv").read_text().splitlines()
+    assert kept[0].startswith("job,status,what") and kept[1].startswith("0,done,seed=0")
+    assert json.loads((begun.folder / "0" / "job.json").read_text())["value"] == 7.25
+
+
+def test_a_sweep_that_never_began_leaves_nothing(begun: sweep.Sweep) -> None:
+    with begun.watch():
+        pass
+    assert not begun.folder.exists()

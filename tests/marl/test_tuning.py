@@ -1,0 +1,157 @@
+"""Studies without training: what the configuration means, pruning, storages, trials left behind, verdicts."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+
+optuna = pytest.importorskip("optuna", reason="needs pip install -e '.[tune]'")
+
+from marl import compose, sweep, tuning  # noqa: E402
+from marl.errors import UserError  # noqa: E402
+from marl.schema import check_arguments  # noqa: E402
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.mark.parametrize("name", compose.group_options("study"))
+def test_the_studies_that_are_shipped_fit(name: str) -> None:
+    node = yaml.safe_load((compose.CONF / "study" / f"{name}.yaml").read_text())
+    check_arguments(tuning.StudyConfig, node, "")
+    config = tuning.StudyConfig(**node)
+    assert config.space and not set(config.seeds) & set(config.fresh_seeds)
+    for key, given in config.space.items():
+        check_arguments(tuning.Parameter, given, f"space.{key}")
+        tuning.Parameter(**given).check(key)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({}, "space.x: needs either low and high, or choices"),
+        ({"low": 1, "high": 2, "choices": [1]}, "needs either"),
+        ({"choices": []}, "at least one value"),
+        ({"low": 2, "high": 1}, "low=2 must not exceed high=1"),
+        ({"low": 0, "high": 1, "log": True}, "log=true needs low above 0"),
+    ],
+)
+def test_impossible_spaces_are_refused(given: dict, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        tuning.Parameter(**given).check("x")
+
+
+def test_values_are_written_as_on_the_command_line() -> None:
+    space = {"rate": {"low": 1e-4, "high": 1e-2, "log": True}, "size": {"low": 2, "high": 8, "step": 2}}
+    space |= {"hidden": {"choices": [[8], [64, 64]]}, "mode": {"choices": ["a", None, True]}}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    seen = {key: set() for key in space}
+    for _ in range(40):
+        trial = study.ask()
+        for key, given in space.items():
+            seen[key].add(tuning.Parameter(**given).suggest(trial, key))
+    assert seen["size"] == {"2", "4", "6", "8"} and seen["hidden"] == {"[8]", "[64, 64]"}
+    assert seen["mode"] == {"a", "null", "true"} and all(1e-4 <= float(rate) <= 1e-2 for rate in seen["rate"])
+
+
+def trainer(iteration: int, iterations: int = 10) -> SimpleNamespace:
+    found = SimpleNamespace(iteration=iteration, iterations=iterations, monitor="episode_return", reason=None)
+    found.stop = lambda reason: setattr(found, "reason", reason)
+    return found
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband", "none"])
+def test_trials_that_fall_behind_are_stopped(pruner: str) -> None:
+    config = tuning.StudyConfig([], {}, pruner=pruner, pruner_trials=4, pruner_warmup=2, sampler="random")
+    study = optuna.create_study(
+        direction="maximize", pruner=config.make_pruner(10), sampler=config.make_sampler(0), study_name="s"
+    )
+    for _ in range(8):
+        trial = study.ask()
+        for step in range(1, 11):
+            trial.report(float(step), step)
+            assert not trial.should_prune()  # Hyperband's bookkeeping happens here
+        study.tell(trial, 10.0)
+    stopped = []
+    for _ in range(6):  # Hyperband compares within brackets, and not every one has peers yet
+        bad = tuning.Pruning(study.ask())
+        for iteration in range(1, 10):
+            at = trainer(iteration)
+            bad.on_evaluation(at, {"episode_return": -5.0})
+            if bad.pruned:
+                stopped.append(iteration)
+                assert at.reason.startswith("pruned: -5 at iteration")
+                break
+        assert bad.value == -5.0
+    assert bool(stopped) == (pruner != "none") and all(2 <= iteration < 9 for iteration in stopped)
+    last = tuning.Pruning(study.ask())
+    last.on_evaluation(trainer(10), {"episode_return": -5.0})
+    assert not last.pruned  # nothing is left to be saved
+
+
+@pytest.mark.parametrize(("sampler", "kind"), [("tpe", "TPESampler"), ("cmaes", "CmaEsSampler")])
+def test_samplers_search(sampler: str, kind: str) -> None:
+    config = tuning.StudyConfig([], {}, sampler=sampler, startup_trials=5)
+    study = optuna.create_study(sampler=config.make_sampler(0))
+    study.optimize(lambda trial: (trial.suggest_float("x", -5, 5) - 2) ** 2 + trial.suggest_float("y", -1, 1) ** 2, 40)
+    assert type(study.sampler).__name__ == kind and study.best_value < 0.5
+
+
+@pytest.mark.parametrize("place", ["sqlite:///{}/deep/s.db", "{}/deep/journal.log"])
+def test_storages_keep_a_study(place: str, tmp_path: Path) -> None:
+    place = place.format(tmp_path)
+    for trials in (1, 2):
+        study = optuna.create_study(storage=tuning.open_storage(place), study_name="s", load_if_exists=True)
+        study.optimize(lambda trial: trial.suggest_float("x", 0, 1), 1)
+        assert len(study.trials) == trials
+
+
+def hold(place: str, folder: str) -> None:
+    study = optuna.load_study(study_name="s", storage=tuning.open_storage(place))
+
+    def call() -> None:
+        trial.suggest_float("x", 0, 1)
+        (Path(folder) / "ready").touch()
+        time.sleep(60)
+
+    trial = study.ask()
+    sweep.work(Path(folder) / str(trial.number), [], call)
+
+
+def test_trials_of_killed_processes_are_tried_again(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(tuning, "SETTLED", 0.0)
+    place = f"sqlite:///{tmp_path}/s.db"
+    study = optuna.create_study(storage=tuning.open_storage(place), study_name="s")
+    process = multiprocessing.get_context("spawn").Process(target=hold, args=(place, str(tmp_path)))
+    process.start()
+    end = time.monotonic() + 100
+    while not (tmp_path / "ready").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert tuning.reclaim(study, tmp_path) == []  # somebody is at it
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert tuning.reclaim(study, tmp_path) == [0] and tuning.reclaim(study, tmp_path) == []
+    assert study.trials[0].state.name == "FAIL"
+    retried = study.ask()
+    assert retried.suggest_float("x", 0, 1) == study.trials[0].params["x"]
+
+
+def test_a_verdict_says_better_only_where_the_interval_does() -> None:
+    assert tuning.verdict([5, 6, 7], [1, 2, 3], "maximize").startswith("Better than the default: IQM 6 against 2 on 3")
+    assert tuning.verdict([5, 6, 7], [1, 2, 3], "minimize").startswith("Worse than")
+    assert tuning.verdict([1, 5, 6], [2, 4, 7], "maximize").startswith("Not told apart from")
+    assert "P(better) 1.00 [1.00, 1.00]" in tuning.verdict([5, 6], [1, 2], "maximize")
+
+
+def test_importances_need_enough_trials() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    assert tuning.importances(study) == {}
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1) + 0 * trial.suggest_float("y", 0, 1), 20)
+    found = tuning.importances(study)
+    assert found["x"] > 0.9 and np.isclose(sum(found.values()), 1)
