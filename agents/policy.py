@@ -94,7 +94,7 @@ class Policy(nn.Module):
             return cls._from_file(path).to(device)
         path = checkpoint.find(path, which)
         state = checkpoint.load(path)
-        spec, config = state.get("task", {}).get("spec"), state.get("config", {})
+        spec, config = state["processes"][0]["task"].get("spec"), state["config"]
         if not config.get("algo"):
             raise UserError(f"{path}: a checkpoint of {config.get('name', 'another task')}, which has no agents")
         if spec is None:

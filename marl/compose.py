@@ -209,6 +209,7 @@ def run(job: Job, *errors: type[Exception]) -> None:
             return
 
         from marl import multirun  # which builds on this module
+
         @wraps(job)
         def inside_hydra(cfg: DictConfig) -> Any:
             run_dir = Path(HydraConfig.get().runtime.output_dir)
@@ -243,17 +244,17 @@ def guard(*errors: type[Exception]) -> Iterator[None]:
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         raise SystemExit(stopped.exit_code) from None
+    except (UserError, Diverged, LostProcess, *COMPOSING, *errors) as error:
+        if FULL_ERROR or any(a.startswith("debug=") for a in sys.argv):
+            traceback.print_exc()
+        print(f"error: {sentence(error) if isinstance(error, COMPOSING) else error}", file=sys.stderr)
+        raise SystemExit(getattr(error, "exit_code", 2)) from None
     except OSError as error:
         if error.errno not in DISK:
             raise
         told = f"cannot write {error.filename or 'a file'}: {error.strerror}; earlier checkpoints are untouched"
         print(f"error: {told}", file=sys.stderr)
         raise SystemExit(2) from None
-    except (UserError, Diverged, LostProcess, *COMPOSING, *errors) as error:
-        if FULL_ERROR or any(a.startswith("debug=") for a in sys.argv):
-            traceback.print_exc()
-        print(f"error: {sentence(error) if isinstance(error, COMPOSING) else error}", file=sys.stderr)
-        raise SystemExit(getattr(error, "exit_code", 2)) from None
 
 
 @contextmanager

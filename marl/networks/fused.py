@@ -28,11 +28,11 @@ def available(activation: str) -> bool:
 def worthwhile(x: Tensor, layers: list[nn.Linear]) -> bool:
     """Whether `mlp` may and should be used for x [N, F]: float32 on a CPU, eager, plain layers without hooks."""
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()  # first: sizes are symbols then
+        and not torch.jit.is_tracing()
+        and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.shape[0] * layers[0].out_features >= SMALLEST
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled("cpu")
         and not any(
             type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks for layer in layers

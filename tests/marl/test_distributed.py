@@ -133,7 +133,9 @@ def test_a_killed_process_a_restart_and_another_number_of_processes(tmp_path: Pa
     resume = [sys.executable, str(ROOT / "scripts" / "train.py"), f"resume={run}", f"trainer.max_iterations={done + 3}"]
     alone = subprocess.run(resume, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
     assert alone.returncode == 0, alone.stderr
-    assert iterations(run) == list(range(1, done + 4)) and f"resuming after iteration {done}" in alone.stdout
+    assert iterations(run) == list(range(1, done + 4))
+    # The kill may have come between the log's last line and its checkpoint.
+    assert any(f"resuming after iteration {last}\n" in alone.stdout for last in (done - 1, done))
 
 
 def test_several_processes_need_the_strategy(tmp_path: Path) -> None:
