@@ -20,7 +20,7 @@ REFERENCE = [  # BenchMARL's fine-tuned settings; conf/env/vmas holds its tasks'
     "algo=mappo", "algo.gamma=0.9", "algo.lam=0.9", "algo.clip=0.2", "algo.entropy_coef=0", "algo.critic_coef=1",
     "algo.value_loss=l2", "algo.normalize_advantage=none", "algo.init_std=1.0", "network.hidden=[256,256]",
     "network.activation=tanh", "optimizer.lr=5e-5", "optimizer.kwargs.eps=1e-6", "scheduler=constant",
-    "trainer.grad_clip=5",
+    "trainer.grad_clip=5", "trainer.threads=null",  # all cores, as every library takes by itself
 ]  # fmt: skip
 # JaxMARL's baselines/IPPO/config/ippo_ff_mpe.yaml; its minibatch of 1,536 rows is 512 frames of 3 agents.
 JAX_SHAPES = [
