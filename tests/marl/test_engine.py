@@ -26,7 +26,8 @@ def test_run_directory_and_summary(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text()) == json.loads(json.dumps(summary))
     assert summary["task"] == "supervised" and summary["epochs"] == 6 and summary["seed"] == 3
     assert set(summary["seconds"]) == {"collect", "update", "evaluate", "compile", "total"}
-    assert summary["peak_memory_bytes"] > 1e6 and summary["versions"]["torch"] == torch.__version__
+    assert summary["peak_memory_bytes"] > 1e6
+    assert torch.__version__.startswith(summary["versions"]["torch"])
     table = rows(tmp_path)
     assert [int(row["iteration"]) for row in table] == [1, 2, 3, 4, 5, 6]
     assert [bool(row["eval/loss"]) for row in table] == [False, True] * 3
