@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from aiohttp import WSMsgType, web
@@ -22,6 +24,8 @@ def application(policy: Policy, settings: dict[str, Any], most: int = MOST) -> w
     about = "streamed from Python"
     text = pages.page("live", {}, ENGINE=pages.web("remote.js"), BEGIN=BEGIN, ABOUT=about)
     open_now: set[web.WebSocketResponse] = set()
+    # Simulators swap the process's random generators while they run, so all worlds step on one thread.
+    worlds = ThreadPoolExecutor(1, "worlds")
 
     async def index(request: web.Request) -> web.Response:
         return web.Response(text=text, content_type="text/html")
@@ -40,10 +44,10 @@ def application(policy: Policy, settings: dict[str, Any], most: int = MOST) -> w
             return socket
         open_now.add(socket)
         try:
-            session = await asyncio.to_thread(Session, policy, settings)
+            session = await asyncio.get_running_loop().run_in_executor(worlds, Session, policy, settings)
             await socket.send_json({"hello": session.hello()})
-            await _play(socket, session)
-        except ConnectionResetError:
+            await _play(socket, session, worlds)
+        except* ConnectionResetError:
             pass  # the browser has gone: nothing is left to tell it
         finally:
             open_now.discard(socket)
@@ -55,42 +59,34 @@ def application(policy: Policy, settings: dict[str, Any], most: int = MOST) -> w
     return app
 
 
-async def _play(socket: web.WebSocketResponse, session: Session) -> None:
+async def _play(socket: web.WebSocketResponse, session: Session, worlds: Executor) -> None:
     """Step in time and do what comes in, until the browser leaves."""
-    turn = asyncio.Lock()  # a session is not safe for two threads at once
+    clock = asyncio.get_running_loop()
 
-    async def show() -> None:
-        await socket.send_json(await asyncio.to_thread(session.frame))
+    def after(job: Callable[..., None], *given: Any) -> dict[str, Any]:
+        job(*given)
+        return session.frame()
 
     async def run() -> None:
-        clock = asyncio.get_running_loop()
         due = clock.time()
         while not socket.closed:
             due = max(due + session.simulator.world.dt / session.speed, clock.time())
             if session.playing:
-                async with turn:
-                    await asyncio.to_thread(session.step)
-                    await show()
+                await socket.send_json(await clock.run_in_executor(worlds, after, session.step))
             await asyncio.sleep(min(max(due - clock.time(), 0.005), 1.0))
 
-    async with turn:
-        await show()
-    running = asyncio.create_task(run())
-    try:
+    await socket.send_json(await clock.run_in_executor(worlds, session.frame))
+    async with asyncio.TaskGroup() as group:  # a world that fails ends its connection, and is in the log
+        running = group.create_task(run())
         async for message in socket:
             if message.type != WSMsgType.TEXT:
                 continue
             try:
-                async with turn:
-                    told = json.loads(message.data)
-                    await asyncio.to_thread(session.command, told)
-                    await show()
+                told = json.loads(message.data)
+                await socket.send_json(await clock.run_in_executor(worlds, after, session.command, told))
             except (UserError, json.JSONDecodeError) as error:
                 await socket.send_json({"error": str(error)})
-    finally:
         running.cancel()
-        with contextlib.suppress(asyncio.CancelledError, ConnectionResetError):
-            await running
 
 
 def serve(policy: Policy, settings: dict[str, Any], port: int = 8000) -> None:
