@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from agents.distributions import Categorical, ClippedNormal, TanhNormal
+from agents.inputs import Inputs
 from agents.policy import Policy
 from marl.errors import UserError
 from marl.networks import ACTIVATIONS, MLP, Linear, PerAgent
@@ -46,6 +47,13 @@ def layers(network: nn.Module) -> list[dict[str, Any]]:
     return out
 
 
+def inputs(made: Inputs) -> dict[str, Any]:
+    """What stands before a network: normalisation of every feature, then the agent's id."""
+    norm = made.norm
+    told = norm and {"scale": numbers(norm.scale), "shift": numbers(norm.shift), "limit": norm.limit}
+    return {"norm": told, "ids": made.ids is not None}
+
+
 def plain(policy: Policy) -> dict[str, Any]:
     """{group: actor and critic}, JSON-able: what the page's `policy.js` reads."""
     out = {}
@@ -61,10 +69,14 @@ def plain(policy: Policy) -> dict[str, Any]:
             "nvec": list(getattr(head, "nvec", ())),
             "low": None if group.action.low is None else group.action.low.flatten().tolist(),
             "high": None if group.action.high is None else group.action.high.flatten().tolist(),
+            "inputs": inputs(actor.inputs),
             "networks": [layers(n) for n in actor.network.networks],
             "critic": {
                 "kind": critic.kind,
                 "joint": critic.joint,
+                "inputs": inputs(critic.inputs),
+                "state_inputs": inputs(critic.state_inputs),
+                "mean_std": list(map(float, critic.value_norm.mean_std() if critic.value_norm else (0, 1))),
                 "networks": [
                     layers(n)
                     for n in (critic.network.networks if isinstance(critic.network, PerAgent) else [critic.network])

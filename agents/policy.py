@@ -17,15 +17,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from agents.actor import Actor
-from agents.critic import Critic
+from agents.architecture import Architecture
 from envs.base import ActionSpec, EnvSpec, GroupSpec
 from marl import checkpoint
 from marl.errors import UserError
 from marl.schema import resolve
 
 FORMAT = 1
-ACTOR = ("share_actor", "policy", "std", "init_std", "min_std")  # of the algorithm's settings, in the Actor's order
 
 
 def describe(spec: EnvSpec) -> dict[str, Any]:
@@ -40,6 +38,7 @@ def describe(spec: EnvSpec) -> dict[str, Any]:
             "agents": list(group.agents),
             "observation_size": group.observation_size,
             "action": {"kind": a.kind, "nvec": list(a.nvec), **action},
+            "masks": list(group.masks),
         }
     return {"groups": groups, "state_size": spec.state_size, "max_steps": spec.max_steps}
 
@@ -51,7 +50,9 @@ def spec_of(told: Mapping[str, Any]) -> EnvSpec:
         a = group["action"]
         low, high, mask = (None if a[key] is None else torch.tensor(a[key]) for key in ("low", "high", "mask"))
         action = ActionSpec(a["kind"], low, high, tuple(a["nvec"]), mask)
-        groups[name] = GroupSpec(name, tuple(group["agents"]), group["observation_size"], action)
+        groups[name] = GroupSpec(
+            name, tuple(group["agents"]), group["observation_size"], action, tuple(group.get("masks", ()))
+        )
     return EnvSpec(groups, told["state_size"], told["max_steps"])
 
 
@@ -69,15 +70,10 @@ class Policy(nn.Module):
         super().__init__()
         self.told = dict(told)
         self.spec = spec_of(told["spec"])
-        algo, network = told["algo"], _factory(told["network"], "network")
-        critic_network = _factory(told["critic_network"], "critic_network") if told.get("critic_network") else network
-        self.actors = nn.ModuleDict()
-        self.critics = nn.ModuleDict()
-        for name, group in self.spec.groups.items():
-            self.actors[name] = Actor(group, network, *(algo[key] for key in ACTOR))
-            self.critics[name] = Critic(
-                group, critic_network, algo["critic"], algo["share_critic"], self.spec.state_size
-            )
+        network = _factory(told["network"], "network")
+        critic_network = _factory(told["critic_network"], "critic_network") if told.get("critic_network") else None
+        actors, critics = Architecture.of(told["algo"]).build(self.spec, network, critic_network)
+        self.actors, self.critics = nn.ModuleDict(actors), nn.ModuleDict(critics)
         self.eval()
 
     @classmethod
@@ -162,10 +158,12 @@ class Policy(nn.Module):
         observation: Mapping[str, Tensor] | Tensor,
         deterministic: bool = True,
         generator: torch.Generator | None = None,
+        masks: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> dict[str, Tensor] | Tensor:
         """Actions in the environment's units: {group: [..., A, F]} -> {group: [..., A, D]}.
 
         A tensor instead of a dict stands for the only group, and gets a tensor back. deterministic: the policy's mode.
+        masks: as `Env.masks` returns them; without them every action is taken to be allowed.
 
         Raises:
             UserError: a tensor where there are several groups, or another shape than the policy was trained on.
@@ -174,7 +172,7 @@ class Policy(nn.Module):
             if len(self.actors) > 1:
                 raise UserError(f"observation: this policy has the groups {', '.join(self.actors)}; give a dict")
             only = next(iter(self.actors))
-            return self.act({only: observation}, deterministic, generator)[only]
+            return self.act({only: observation}, deterministic, generator, masks)[only]
         actions = {}
         for name, actor in self.actors.items():
             seen, group = observation[name], self.spec.groups[name]
@@ -183,13 +181,14 @@ class Policy(nn.Module):
                     f"observation of {name}: shape {tuple(seen.shape)}; it must end with the agents and "
                     f"features {(group.n_agents, group.observation_size)}"
                 )
-            actions[name] = actor.head.to_env(actor.act(seen.float(), deterministic, generator)[0])
+            mask = None if masks is None else masks[name].get("action")
+            actions[name] = actor.head.to_env(actor.act(seen.float(), deterministic, generator, mask=mask)[0])
         return actions
 
     @torch.no_grad()
     def values(self, observation: Mapping[str, Tensor], state: Tensor | None = None) -> dict[str, Tensor]:
-        """What the critics expect: {group: [..., A, F]} and, for those that read it, the state [..., S] -> [..., A]."""
-        return {name: critic(observation[name], state) for name, critic in self.critics.items()}
+        """The returns that the critics expect: {group: [..., A, F]} and, where read, state [..., S] -> [..., A]."""
+        return {n: critic.denormalize(critic(observation[n], state)) for n, critic in self.critics.items()}
 
 
 def _factory(node: Mapping[str, Any], key: str) -> Any:

@@ -12,12 +12,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from agents.actor import Actor, Share
+from agents.actor import Actor
 from agents.advantage import Normalization
-from agents.critic import Critic, Kind
-from agents.distributions import Policy, Std
+from agents.architecture import Architecture
+from agents.critic import Critic
 from agents.losses import ValueLoss, clipped_surrogate, counted, mean_weights, value_loss
-from agents.normalize import RewardNormalization, ValueNormalization
+from agents.normalize import RewardNormalization
 from agents.rollout import Rollout
 from agents.schedules import Scheduled, Shape
 from envs.base import EnvSpec
@@ -27,21 +27,13 @@ Update = Literal["joint", "sequential"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPO:
+class PPO(Architecture):
     """Settings of IPPO and MAPPO; `conf/algo/ppo.yaml` explains each.
 
     Raises:
-        UserError: init_std is not above min_std, no shared network for agent_ids, or a shared one for
-            update=sequential.
+        UserError: as `Architecture`, or a shared network for update=sequential.
     """
 
-    critic: Kind = "concat"
-    share_actor: Share = "shared"
-    share_critic: Share = "shared"
-    policy: Policy = "auto"
-    std: Std = "state"
-    init_std: Annotated[float, Field(gt=0)] = 1.0
-    min_std: Annotated[float, Field(gt=0)] = 0.01
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.99
     lam: Annotated[float, Field(ge=0, le=1)] = 0.95
     rollout_steps: Annotated[int, Field(ge=1)] = 100
@@ -59,11 +51,6 @@ class PPO:
     value_loss: ValueLoss = "l2"
     huber_delta: Annotated[float, Field(gt=0)] = 10.0
     value_clip: Annotated[float, Field(gt=0)] | None = None
-    value_norm: ValueNormalization = "none"
-    value_norm_beta: Annotated[float, Field(ge=0, lt=1)] = 0.99999
-    normalize_observation: bool = False
-    observation_limit: Annotated[float, Field(gt=0)] = 10.0
-    agent_ids: bool = False
     reward_norm: RewardNormalization = "none"
     reward_limit: Annotated[float, Field(gt=0)] = 10.0
     reward_scale: Annotated[float, Field(gt=0)] = 1.0
@@ -71,19 +58,9 @@ class PPO:
     target_kl: Annotated[float, Field(gt=0)] | None = None
 
     def __post_init__(self) -> None:
-        if self.init_std <= self.min_std:
-            raise UserError(f"algo.init_std={self.init_std} must be above algo.min_std={self.min_std}.")
+        super().__post_init__()
         if self.update == "sequential" and (self.share_actor == "shared" or self.std == "independent"):
             raise UserError("algo.update=sequential: needs algo.share_actor=separate and algo.std=state.")
-        if (
-            self.agent_ids
-            and self.share_actor == "separate"
-            and not (self.share_critic == "shared" and self.critic in ("local", "agent_state"))
-        ):
-            raise UserError(
-                "algo.agent_ids=true: needs a network that agents share, algo.share_actor=shared, or "
-                "algo.share_critic=shared with algo.critic=local or agent_state."
-            )
 
 
 class PPOLoss(nn.Module):
@@ -197,31 +174,5 @@ def make_loss(
     network: Callable[..., nn.Module],
     critic_network: Callable[..., nn.Module] | None = None,
 ) -> PPOLoss:
-    """Actor and critic of every group of an environment, and the loss that trains them.
-
-    Args:
-        spec: the environment.
-        config: the algorithm's settings.
-        network: factory `network(in_shape, out_features) -> nn.Module` of the actors.
-        critic_network: the same of the critics; None = `network`.
-
-    Raises:
-        UserError: the policy does not fit the actions, or the critic needs a state the environment lacks.
-    """
-    actors, critics = {}, {}
-    inputs = {"normalize": config.normalize_observation, "limit": config.observation_limit, "ids": config.agent_ids}
-    for name, group in spec.groups.items():
-        actors[name] = Actor(
-            group, network, config.share_actor, config.policy, config.std, config.init_std, config.min_std, **inputs
-        )
-        critics[name] = Critic(
-            group,
-            critic_network or network,
-            config.critic,
-            config.share_critic,
-            spec.state_size,
-            config.value_norm,
-            config.value_norm_beta,
-            **inputs,
-        )
-    return PPOLoss(actors, critics, config)
+    """Actors and critics of an environment (`Architecture.build`), and the loss that trains them."""
+    return PPOLoss(*config.build(spec, network, critic_network), config)

@@ -12,14 +12,13 @@ from torch import Tensor
 from agents.actor import Actor
 from agents.critic import Critic
 from agents.policy import Policy
+from envs.base import STATE
 from envs.drawing import image
 from envs.replay import Act, Recording, Restorer, record
 from marl.callbacks import Callback
 from marl.errors import UserError
 from marl.loggers import TensorBoardLogger
 from marl.seeding import derive
-
-STATE = "/state"  # the environment's global state among the observations
 
 
 def act_with(
@@ -32,7 +31,8 @@ def act_with(
     def act(observation: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         here = {name: value.to(device) for name, value in observation.items()}
         actions = {n: a.head.to_env(a.act(here[n], deterministic, generator)[0]).cpu() for n, a in actors.items()}
-        return actions, {n: critic(here[n], here.get(STATE)).cpu() for n, critic in critics.items()}
+        values = {n: critic.denormalize(critic(here[n], here.get(STATE))) for n, critic in critics.items()}
+        return actions, {n: value.cpu() for n, value in values.items()}
 
     return act
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from agents.policy import Policy
+from envs.base import STATE
 from envs.drawing import scene
 from envs.film import shape_row
 from envs.live import camera, groups, single
-from envs.vmas import STATE
 from marl.errors import UserError
 
 SEEDS = 1_000_000

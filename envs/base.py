@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+STATE = "/state"  # the global state's key where it lies among the groups' observations; no group has a slash
+
 
 class EnvError(ValueError):
     """A user's mistake, told in one sentence that names the key, the value and what is allowed."""

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.base import EnvError, Transition
+from envs.base import STATE, EnvError, Transition
 from envs.kernel.make import Compiled, compiled
 from envs.kernel.runtime import ConstantChanged, KernelStep
 from envs.kernel.trace import drawn_values
 
-STATE = "/state"  # the key of the global state among the observations, as in envs.vmas
 CHOICES = 16  # kernels for different values of what resets draw for the whole batch
 SPREAD = 100.0  # µs of work from which a second thread pays
 SPEED = 1e-4  # µs per operation and environment, on one thread; only to choose the number of threads

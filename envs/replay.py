@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from envs.base import EnvError
+from envs.base import STATE, EnvError
 from envs.drawing import Scene, scene
 from envs.vmas import VmasEnv
 
@@ -152,7 +152,7 @@ def record(
     env = VmasEnv(**settings, num_envs=episodes, seed=seed, fast="off")
     simulator, pool = env._simulator, env._pool
     observation, state = env.reset(seed)
-    observation |= {} if state is None else {"/state": state}
+    observation |= {} if state is None else {STATE: state}
     taken = _Taker(env)
     names = list(env.spec.groups)
     seen, actions, rewards, values = [observation], [], [], []

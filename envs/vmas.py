@@ -10,14 +10,12 @@ from pydantic import Field
 from torch import Tensor
 
 from envs import faults
-from envs.base import Env, EnvError, EnvSpec, Transition
+from envs.base import STATE, Env, EnvError, EnvSpec, Transition
 from envs.fast import FastStep
 from envs.groups import Group, agent_actions, assign, flatten, flatten_info
 from envs.pool import Pool
 from envs.random import Stream, pack_python, spread, unpack_python
 from envs.simulator import Simulator, build_simulator, find_scenario, global_state, uses_host_random
-
-STATE = "/state"  # key of the global state among the observations; no group has a slash in its name
 
 
 class VmasEnv(Env):

@@ -51,11 +51,24 @@ function network(layers) {
   return (x) => made.reduce((value, layer) => layer(value), x);
 }
 
+// A function of `count` agents' features (or of one state), from what agents/layers.py tells of a network's inputs.
+function inputs({ norm, ids }, features) {
+  const scale = norm && floats(norm.scale), shift = norm && floats(norm.shift);
+  const whiten = (v, k) => Math.min(norm.limit, Math.max(-norm.limit, v * scale[k % features] + shift[k % features]));
+  const normal = norm ? (x) => x.map(whiten) : (x) => x;
+  return (x, agent, agents) => (ids ? Float32Array.of(...normal(x), ...Array.from({ length: agents }, (_, i) => +(i === agent)))
+    : normal(x));
+}
+
 // {act(observations), value(observations, state)}: {group: Float32Array of all agents' features} to {group: numbers}.
 function makePolicy(groups) {
   const made = {};
   for (const [name, group] of Object.entries(groups))
-    made[name] = { ...group, actors: group.networks.map(network), critics: group.critic.networks.map(network) };
+    made[name] = {
+      ...group, actors: group.networks.map(network), critics: group.critic.networks.map(network),
+      before: inputs(group.inputs, group.features), beforeCritic: inputs(group.critic.inputs, group.features),
+      beforeState: inputs(group.critic.state_inputs, Infinity),
+    };
 
   function action(group, params, agent, out) {
     const D = group.size;
@@ -80,7 +93,8 @@ function makePolicy(groups) {
       for (const [name, group] of Object.entries(made)) {
         const F = group.features, actions = (out[name] = new Float32Array(group.agents * group.size));
         for (let i = 0; i < group.agents; i++) {
-          const params = group.actors[group.actors.length > 1 ? i : 0](observations[name].subarray(i * F, (i + 1) * F));
+          const seen = group.before(observations[name].subarray(i * F, (i + 1) * F), i, group.agents);
+          const params = group.actors[group.actors.length > 1 ? i : 0](seen);
           action(group, params, i, actions);
         }
       }
@@ -89,13 +103,14 @@ function makePolicy(groups) {
     value(observations, state) {
       const out = {};
       for (const [name, group] of Object.entries(made)) {
-        const { kind, joint } = group.critic, F = group.features;
-        const input = (i) => (kind === "concat" ? observations[name] : kind === "state" ? state
-          : kind === "local" ? observations[name].subarray(i * F, (i + 1) * F)
-          : Float32Array.of(...state, ...observations[name].subarray(i * F, (i + 1) * F)));
-        if (joint) out[name] = Float32Array.from(group.critics[0](input(0)));
-        else out[name] = Float32Array.from({ length: group.agents }, (_, i) =>
+        const { kind, joint, mean_std: [mean, std] } = group.critic, F = group.features;
+        const own = (i) => group.beforeCritic(observations[name].subarray(i * F, (i + 1) * F), i, group.agents);
+        const input = (i) => (kind === "concat" ? group.beforeCritic(observations[name])
+          : kind === "state" ? group.beforeState(state)
+          : kind === "local" ? own(i) : Float32Array.of(...group.beforeState(state), ...own(i)));
+        const values = joint ? group.critics[0](input(0)) : Array.from({ length: group.agents }, (_, i) =>
           group.critics[group.critics.length > 1 ? i : 0](input(i))[0]);
+        out[name] = Float32Array.from(values, (v) => v * std + mean);
       }
       return out;
     },

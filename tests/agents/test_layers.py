@@ -30,13 +30,18 @@ CASES = [({}, {"activation": name}, CONTINUOUS) for name in ACTIVATIONS] + [
     ({"critic": "agent_state", "policy": "clipped_normal", "std": "independent"}, {"hidden": []}, CONTINUOUS),
     ({"critic": "state"}, {"dropout": 0.5}, ActionSpec("discrete", nvec=(9,))),
     ({"critic": "concat", "share_critic": "separate"}, {}, ActionSpec("multi_discrete", nvec=(3, 3, 4))),
+    ({"critic": "concat", "value_norm": "running", "normalize_observation": True}, {}, CONTINUOUS),
+    ({"critic": "local", "agent_ids": True, "normalize_observation": True}, {}, CONTINUOUS),
+    ({"critic": "agent_state", "agent_ids": True, "value_norm": "popart"}, {}, CONTINUOUS),
+    ({"critic": "agent_state", "normalize_observation": True}, {}, CONTINUOUS),
+    ({"critic": "state", "normalize_observation": True}, {}, CONTINUOUS),
 ]
 
 
 def make(algo: dict, network: dict, action: ActionSpec) -> Policy:
     spec = EnvSpec({"agents": GroupSpec("agents", ("a", "b"), 5, action)}, state_size=4, max_steps=10)
     torch.manual_seed(0)
-    return Policy(
+    policy = Policy(
         {
             "spec": describe(spec),
             "algo": {**ALGO, **algo},
@@ -45,6 +50,11 @@ def make(algo: dict, network: dict, action: ActionSpec) -> Policy:
             "network": {"_target_": "marl.networks.MLP", "hidden": [16, 8], **network},
         }
     )
+    seen = 3 * torch.randn(100, 2, 5) + torch.arange(5.0)
+    policy.actors["agents"].inputs.learn(seen)  # statistics, where there are any, that are not those of the beginning
+    policy.critics["agents"].learn_inputs(seen, torch.randn(100, 4) - 1)
+    policy.critics["agents"].learn_scale(5 * torch.randn(100, 2) + 3, torch.zeros(100, 2))
+    return policy
 
 
 @pytest.mark.parametrize(("algo", "network", "action"), CASES)

@@ -9,8 +9,10 @@ import torch
 
 from agents.on_policy import OnPolicy
 from agents.policy import Policy, describe, spec_of
+from agents.replay import record_policy
 from marl import checkpoint, compose
 from marl.errors import UserError
+from tests.agents.masked_env import Doors
 from tests.runs import make_run
 
 
@@ -38,6 +40,47 @@ def test_it_acts_as_the_trained_actors_do(run: Path) -> None:
     for name, critic in task.loss.critics.items():
         assert torch.equal(values[name], critic(observation[name]))
     assert policy.told["run"]["evaluation"]["episodes"] == 3
+
+
+TOOLKIT = [
+    "algo.normalize_observation=true",
+    "algo.agent_ids=true",
+    "algo.value_norm=popart",
+    "algo.critic=agent_state",
+    "env.global_state=true",
+    "env=vmas/navigation",
+]
+
+
+def test_everything_that_shapes_the_networks_is_rebuilt(tmp_path: Path) -> None:
+    """Each setting of the architecture changes the weights' names or the function: saved, it must come back."""
+    run = make_run(tmp_path / "run", *TOOLKIT)
+    policy, task = Policy.load(run), task_of(run)
+    task.loss.load_state_dict(checkpoint.load(run / "checkpoints" / "last.pt")["loss"])
+    observation, state = task.env.reset(3)
+    actor, critic = task.loss.actors["agent"], task.loss.critics["agent"]
+    assert not torch.equal(actor.inputs.norm.scale, torch.ones_like(actor.inputs.norm.scale))
+    assert torch.equal(policy.act(observation)["agent"], actor.head.to_env(actor.act(observation["agent"], True)[0]))
+    wanted = critic.denormalize(critic(observation["agent"], state))
+    assert torch.equal(policy.values(observation, state)["agent"], wanted)
+    policy.save(tmp_path / "policy.safetensors")
+    again = Policy.load(tmp_path / "policy.safetensors")
+    assert torch.equal(again.values(observation, state)["agent"], wanted)
+    recorded = record_policy(policy, max_steps=3)
+    assert recorded.lengths == [3]
+
+
+def test_masks_of_actions_reach_the_policy() -> None:
+    env = Doors(num_envs=50, seed=1)
+    told = {"spec": describe(env.spec), "algo": {}, "network": {"_target_": "marl.networks.MLP"}}
+    policy = Policy(told)
+    assert describe(policy.spec) == describe(env.spec)
+    observation, _ = env.reset(1)
+    for deterministic in (True, False):
+        env.step(policy.act(observation, deterministic, masks=env.masks()))  # the environment checks every choice
+    with pytest.raises(AssertionError, match="not open"):
+        for _ in range(20):
+            env.step(policy.act(observation, False))
 
 
 def test_a_policy_file_is_the_same_policy(run: Path, tmp_path: Path) -> None:
