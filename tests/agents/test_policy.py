@@ -58,14 +58,14 @@ def test_everything_that_shapes_the_networks_is_rebuilt(tmp_path: Path) -> None:
     policy, task = Policy.load(run), task_of(run)
     task.loss.load_state_dict(checkpoint.load(run / "checkpoints" / "last.pt")["loss"])
     observation, state = task.env.reset(3)
-    actor, critic = task.loss.actors["agent"], task.loss.critics["agent"]
+    actor, critic = task.loss.actors["agents"], task.loss.critics["agents"]
     assert not torch.equal(actor.inputs.norm.scale, torch.ones_like(actor.inputs.norm.scale))
-    assert torch.equal(policy.act(observation)["agent"], actor.head.to_env(actor.act(observation["agent"], True)[0]))
-    wanted = critic.denormalize(critic(observation["agent"], state))
-    assert torch.equal(policy.values(observation, state)["agent"], wanted)
+    assert torch.equal(policy.act(observation)["agents"], actor.head.to_env(actor.act(observation["agents"], True)[0]))
+    wanted = critic.denormalize(critic(observation["agents"], state))
+    assert torch.equal(policy.values(observation, state)["agents"], wanted)
     policy.save(tmp_path / "policy.safetensors")
     again = Policy.load(tmp_path / "policy.safetensors")
-    assert torch.equal(again.values(observation, state)["agent"], wanted)
+    assert torch.equal(again.values(observation, state)["agents"], wanted)
     recorded = record_policy(policy, max_steps=3)
     assert recorded.lengths == [3]
 
