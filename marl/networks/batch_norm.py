@@ -29,6 +29,7 @@ class BatchNorm(nn.BatchNorm1d):
         variance = square - mean.square()
         with torch.no_grad():
             self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean.detach(), self.momentum)
-            self.running_var.lerp_((variance * count / (count - 1)).detach(), self.momentum)
+            share = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean.detach(), share)
+            self.running_var.lerp_((variance * count / (count - 1)).detach(), share)
         return (rows - mean) / (variance + self.eps).sqrt() * self.weight + self.bias
