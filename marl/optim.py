@@ -29,8 +29,8 @@ class OptimizerConfig:
     Weight decay and `l1` spare biases and normalisation layers by default (they are scale-free). `lr_per_part` gives
     a part its own learning rate, `freeze` keeps parts as they are, `unfreeze` {part: n} keeps them for n iterations
     (epochs). Each names a part or something inside of one by its dotted path, as in `model.body`; the longest path
-    counts. Muon, which takes matrices only, has AdamW beside it for the rest. `l1` adds l1·sign(w) to the gradient after clipping, where Adam and SGD add weight_decay·w. The fused kernel
-    is used where torch has one.
+    counts. `l1` adds l1·sign(w) to the gradient after clipping, where Adam and SGD add weight_decay·w. The fused
+    kernel is used where torch has one; Muon, which takes matrices only, has AdamW beside it for the rest.
     """
 
     name: str = "Adam"
@@ -62,6 +62,8 @@ class OptimizerConfig:
         ]
         if not groups:
             raise UserError(f"optimizer.freeze={self.freeze}: nothing is left to train")
+        if not any(p.requires_grad for group in groups for p in group["params"]):
+            raise UserError(f"optimizer.unfreeze={self.unfreeze}: nothing would train before iteration {min(later)}")
         accepted = inspect.signature(kind).parameters
         kwargs = dict(self.kwargs)
         if "weight_decay" not in accepted:

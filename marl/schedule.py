@@ -49,8 +49,9 @@ class ScheduleConfig:
     A stage is `{name: CosineAnnealingLR, T_max: total, length: 100}`: `length` in scheduler steps (null: the rest
     of the run); the string "total" in a value stands for the stage's length. `schedulers` of a stage
     (ChainedScheduler, SequentialLR) are such mappings again; `lr_lambda` is the dotted path of a function from
-    scheduler steps to a factor. The scheduler steps once per optimiser step or once per iteration of the engine (`interval`). ReduceLROnPlateau
-    watches `monitor`: a figure of the evaluation, or any other that is logged, each iteration then.
+    scheduler steps to a factor. The scheduler steps once per optimiser step or once per iteration of the engine
+    (`interval`). ReduceLROnPlateau watches `monitor`: a figure of the evaluation, or any other that is logged, each
+    iteration then.
     """
 
     stages: list[dict[str, Any]] = field(default_factory=list)
