@@ -131,8 +131,8 @@ class Overfit(Callback):
             return {name: value.item() for name, value in trainer.task.loss(batch).items()}
 
     def on_iteration(self, trainer, record: dict) -> None:
-        now, told = record[self.figure], f"{self.figure} of one minibatch: {self.first:.4g} -> {record[self.figure]:.4g}"
-        told += f" after {trainer.iteration * self.steps} steps"
+        now, steps = record[self.figure], trainer.iteration * self.steps
+        told = f"{self.figure} of one minibatch: {self.first:.4g} -> {now:.4g} after {steps} steps"
         if abs(now) <= self.target * abs(self.first):
             trainer.stop(f"learnt by heart, {told}")
         elif trainer.iteration >= trainer.iterations:

@@ -36,18 +36,25 @@ def layers(task: Task) -> list[Layer]:
     return _layers(task.loss, batch, len(batch))
 
 
+def outermost(loss: nn.Module) -> dict[str, nn.Module]:
+    """The networks in a loss module by name: the outermost modules with a tuple `in_shape` and `out_features`."""
+    found: dict[str, nn.Module] = {}
+    for name, module in loss.named_modules():
+        is_network = isinstance(getattr(module, "in_shape", None), tuple) and hasattr(module, "out_features")
+        if is_network and not any(name.startswith(f"{other}.") for other in found):
+            found[name] = module
+    return found
+
+
 def networks(loss: nn.Module) -> dict[str, list[Layer] | str]:
     """The layers of every network in a loss module, without data: {name of the network: layers, or why not}.
 
-    A network is the outermost module with an `in_shape` and `out_features`, as all in `marl.networks` have them. It sees
-    one row of zeros in evaluation mode, which leaves weights, statistics and random streams alone.
+    Each (see `outermost`) is given one row of zeros in evaluation mode, which leaves weights, statistics and random
+    streams alone.
     """
     found: dict[str, list[Layer] | str] = {}
-    for name, module in loss.named_modules():
-        shape = getattr(module, "in_shape", None)
-        outer = any(name.startswith(f"{other}.") for other in found)
-        if outer or not isinstance(shape, tuple) or not hasattr(module, "out_features"):
-            continue
+    for name, module in outermost(loss).items():
+        shape = module.in_shape
         training = {each: each.training for each in module.modules()}
         device = next((p.device for p in module.parameters()), torch.device("cpu"))
         try:
