@@ -15,8 +15,6 @@
   seed=0               of agents: the episodes that are played
 """
 
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,7 +26,7 @@ from torch import Tensor
 from agents import attribution as agents_attribution
 from agents.on_policy import OnPolicy
 from envs.base import EnvError
-from marl import attribution, checkpoint, compose, options
+from marl import attribution, checkpoint, cli, compose, options
 from marl.errors import UserError
 from marl.features import features
 from marl.task import Task
@@ -54,14 +52,10 @@ class Options:
 def explain(chosen: Options) -> Path:
     """Rebuild the run's task with its weights, write what was asked for. Raises UserError where options don't fit."""
     path = checkpoint.find(chosen.ckpt, chosen.which)
-    cfg = compose.saved(path, ["++strict=true"])
-    cfg.resume, cfg.init_from = None, str(path)
-    config = compose.check(cfg)
-    compose.build_trainer(config)
-    task = compose.build_task(config)
+    _, task = compose.rebuild(path)
     task.loss.eval()
     agents = isinstance(task, OnPolicy)
-    folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    folder = compose.home_of(path)
     name = {"attribution": "attribution.png", "features": "features.safetensors"}[chosen.what]
     out = Path(chosen.out) if chosen.out else folder / "explained" / name
     if chosen.what == "features":
@@ -163,9 +157,4 @@ def write_features(task: Task, chosen: Options, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
-        print(__doc__)
-        sys.exit(0)
-    sys.path.insert(0, os.getcwd())  # a user's own classes are named from the directory they work in
-    with compose.guard(EnvError):
-        explain(options.parse(Options, sys.argv[1:]))
+    cli.main(__doc__, lambda arguments: explain(options.parse(Options, arguments)), EnvError)

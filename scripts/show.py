@@ -7,7 +7,6 @@
 for example: python scripts/show.py schedule algo=mappo scheduler=cosine out=cosine.png
 """
 
-import sys
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from envs.base import EnvError
-from marl import compose, describe, graph
+from marl import cli, compose, describe, graph
 from marl.errors import UserError, closest
 
 SUBJECTS = ("schedule", "model", "graph")
@@ -96,8 +95,4 @@ def run(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
-        print(__doc__)
-        sys.exit(0)
-    with compose.guard(EnvError):
-        run(sys.argv[1:])
+    cli.main(__doc__, run, EnvError)
