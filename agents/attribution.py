@@ -58,7 +58,7 @@ def attribute(actor: Actor, seen: Tensor, agent: int, steps: int = 64) -> tuple[
         def output(observation: Tensor, d: int = d) -> Tensor:
             if continuous:
                 return actor.head.to_env(actor.head.mode(actor(observation)))[:, agent, d]
-            taken = raw.repeat_interleave(len(observation) // len(raw), 0) if len(observation) != len(raw) else raw
+            taken = raw.repeat(len(observation) // len(raw), 1, 1)  # all rows at one point, then at the next
             return actor.evaluate(observation, taken)[:, agent]
 
         shares, error = integrated_gradients(output, seen, baseline, steps)

@@ -20,31 +20,49 @@ from marl.optim import ScheduleConfig
 class Anomaly(Callback):
     """Names the first layer whose output or gradient is not finite, and ends the run there (Diverged).
 
-    Every layer's output is looked at as it comes, and the gradient that comes back to it; torch's anomaly detection
-    (`torch.autograd.set_detect_anomaly`) shows the line of the forward pass for what lies between layers. Slow.
+    Every layer's output is looked at as it comes, and the gradient that comes back to it; for what lies between layers
+    there is torch's anomaly detection (`torch.autograd.set_detect_anomaly`), which shows the line of the forward pass.
+    Slow.
     """
 
     handles: list = field(default_factory=list, init=False)
+    last: str = field(default="the loss", init=False)  # the layer that a gradient has reached
 
     def on_start(self, trainer) -> None:
         torch.autograd.set_detect_anomaly(True)
-        loss = trainer.task.loss
+        loss, update = trainer.task.loss, trainer.update
         self.handles = [each.register_forward_hook(self._watch(name)) for name, each in leaves(loss).items()]
         self.handles.append(loss.register_forward_hook(self._total))
+
+        def watched(batch: TensorDict) -> dict[str, Tensor]:
+            try:
+                return update(batch)
+            except RuntimeError as error:
+                if "returned nan values" not in str(error):
+                    raise
+                told = f"debug=anomaly: {error} It lies in the backward pass of {self.last} or of what feeds it"
+                raise Diverged(f"{told}; the traceback above shows the line of the forward pass") from error
+
+        trainer.update = watched
 
     def on_end(self, trainer) -> None:
         torch.autograd.set_detect_anomaly(False)
         for handle in self.handles:
             handle.remove()
         self.handles = []
+        vars(trainer).pop("update", None)  # the class's own shows again
 
-    @staticmethod
-    def _watch(name: str):
+    def _watch(self, name: str):
         def gradient(grad: Tensor) -> None:
             if not torch.isfinite(grad).all():
-                raise Diverged(f"debug=anomaly: the gradient that comes back to layer '{name}' {count(grad)}")
+                raise Diverged(
+                    f"debug=anomaly: the gradient that comes back to layer '{name}' {count(grad)}; "
+                    f"that of {self.last}, after it, was finite"
+                )
+            self.last = f"layer '{name}'"
 
         def hook(layer: nn.Module, inputs: tuple, output: Any) -> None:
+            self.last = "the loss"
             tensor = output_of(output)
             if tensor is None or not tensor.is_floating_point():
                 return
@@ -134,6 +152,7 @@ class Overfit(Callback):
         now, steps = record[self.figure], trainer.iteration * self.steps
         told = f"{self.figure} of one minibatch: {self.first:.4g} -> {now:.4g} after {steps} steps"
         if abs(now) <= self.target * abs(self.first):
+            trainer.evaluation = trainer.task.evaluate()  # for the summary: the loop ends here
             trainer.stop(f"learnt by heart, {told}")
         elif trainer.iteration >= trainer.iterations:
             raise UserError(

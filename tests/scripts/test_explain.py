@@ -2,23 +2,21 @@
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from agents.attribution import attribute, observations
 from marl import compose
+from marl.errors import UserError
 from tests.runs import TINY, make_run
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    import os
-
-    from omegaconf import OmegaConf
-
     folder = tmp_path_factory.mktemp("digits")
     config = compose.check(compose.compose(["experiment=digits", "epochs=2", "trainer.progress=off"]))
     task = compose.build_task(config)
-    OmegaConf.save(config, os.path.join(folder, "config.yaml"))
+    OmegaConf.save(config, folder / "config.yaml")
     compose.build_trainer(config).fit(task, folder, **compose.build_setup(config))
     return folder
 
@@ -39,15 +37,16 @@ def test_features_of_layers_are_a_file(digits, script):
     assert found["input"].shape == (7, 1, 8, 8) and found["model.body.0"].shape == (7, 64)
 
 
-def test_actions_are_explained_by_parts_of_the_observation(tmp_path, shell):
+def test_actions_are_explained_by_parts_of_the_observation(tmp_path, script, shell, capsys):
     pytest.importorskip("captum")
-    make_run(tmp_path / "run")
-    done = shell(tmp_path, "explain", "ckpt=run", "rows=40", "steps=16", "out=parts.png")
-    assert done.returncode == 0, done.stderr
-    assert "most: " in done.stdout and (tmp_path / "parts.png").read_bytes().startswith(b"\x89PNG")
-    for wrong, words in (("names=[a,b]", "2 names for an observation of 16 parts"), ("agent=9", "agents 0 to 3")):
-        done = shell(tmp_path, "explain", "ckpt=run", "rows=40", wrong)
-        assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+    run, module = str(make_run(tmp_path / "run")), script("explain")
+    parts = [f"part {i}" for i in range(16)]
+    out = module.explain(module.Options(run, rows=40, steps=16, out=str(tmp_path / "parts.png"), names=parts))
+    assert "most: part" in capsys.readouterr().out and out.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UserError, match="2 names for an observation of 16 parts"):
+        module.explain(module.Options(run, rows=40, steps=2, names=["a", "b"]))
+    done = shell(tmp_path, "explain", "ckpt=run", "agent=9")
+    assert done.returncode == 2 and "agents 0 to 3" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_only_what_the_actor_reads_has_a_share():
