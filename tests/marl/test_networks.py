@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from marl.errors import UserError
 from marl.networks import ACTIVATIONS, CNN, GRU, LSTM, MLP, Embedding, Linear, PerAgent, fused
+from marl.networks.common import initialise
 
 CASES = [
     (MLP, 5),
@@ -243,3 +244,11 @@ def test_initialisation_by_type_of_layer():
     for wrong in ({"convolution": "xavier"}, {"conv": "xaviar"}):
         with pytest.raises(UserError, match="allowed are"):
             MLP(3, 1, init=wrong)
+
+
+def test_recurrent_layers_are_initialised_with_gain_one():
+    body, head = torch.nn.GRU(6, 8, 1), torch.nn.Linear(8, 2)
+    before = head.weight.detach().clone()
+    initialise(body, head, "tanh", {"recurrent": "orthogonal"}, None)
+    torch.testing.assert_close(body.weight_hh_l0.T @ body.weight_hh_l0, torch.eye(8), atol=1e-5, rtol=0)
+    assert not body.bias_hh_l0.any() and torch.equal(head.weight, before)
