@@ -1,4 +1,4 @@
-"""Memories in training: what a rollout did step by step is what the loss computes on chunks, and where it was forgotten."""
+"""Memories in training: the loss computes on chunks what the rollout did step by step, and they end with episodes."""
 
 from functools import partial
 
@@ -197,7 +197,8 @@ def test_sequential_updates_take_the_ratios_of_whole_sequences():
 
 def test_resuming_gives_the_same_bits(tmp_path):
     def fit(name, resume=None, **settings):
-        task, trainer = make(network="lstm", burn_in=2), Trainer(progress="off", evaluate_every=2, **settings)
+        trainer = Trainer(progress="off", threads=1, evaluate_every=2, **settings)
+        task = make(network="lstm", burn_in=2)
         summary = trainer.fit(task, tmp_path / name, optimizer=OptimizerConfig(lr=1e-2), resume=resume)
         return task, summary
 
