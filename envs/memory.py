@@ -62,6 +62,7 @@ class MemoryEnv(Env):
         group = GroupSpec("agents", agents, n_cues + 1, ActionSpec("discrete", nvec=(n_cues,)))
         state_size = n_agents * n_cues + 1 if global_state else None
         self.spec = EnvSpec({"agents": group}, state_size, max_steps or max_delay + 2)
+        self.one_hot = torch.eye(n_cues, device=self.device)  # torch's own one_hot waits for the device to check it
         self.generator = torch.Generator(self.device)
         self.reset(seed)
 
@@ -73,7 +74,7 @@ class MemoryEnv(Env):
         return cue, torch.randint(low, high + 1, (self.num_envs,), **how)
 
     def _see(self) -> tuple[dict[str, Tensor], Tensor | None]:
-        cue = torch.nn.functional.one_hot(self.cue, self.n_cues).float()
+        cue = self.one_hot[self.cue]
         asked = (self.time == self.delay + 1).float()
         shown = cue * (self.time == 0).view(-1, 1, 1)
         question = asked.view(-1, 1, 1).expand(*self.cue.shape, 1)

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from agents.chunks import Chunks, policy_params, values
 from agents.memory import Memories, forget
@@ -242,3 +243,21 @@ def test_chunks_are_where_they_belong():
     assert chunks.cut(x).tolist() == [[0, 10, 20], [1, 11, 21], [30, 40, 50], [31, 41, 51]]
     assert chunks.cut_before(x).tolist()[2:] == [[10, 20, 30, 40, 50], [11, 21, 31, 41, 51]]
     assert chunks.marks == {0: [0], 1: [1]} and RECALL().spec.max_steps == 5
+
+
+class ReadsNothingBack(TorchDispatchMode):
+    """Fails on what would make a device's results wait for the host."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero"), name
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("network", ["gru", "lstm"])
+def test_playing_reads_nothing_back_from_the_device(network):
+    task = make(network)
+    task.rollout.reset(0)
+    with ReadsNothingBack():
+        task.rollout.collect(torch.Generator().manual_seed(0))
+    assert task.rollout.done.any()
