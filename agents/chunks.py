@@ -112,7 +112,7 @@ def flat(rows: Mapping) -> dict[str, Tensor]:
 def policy_params(actor: Actor, rows: Mapping, only: int | None = None) -> Tensor:
     """Parameters of the policy for a group's `rows`: [B, A, n_features], of chunks [B * L, A, n_features]."""
     mask = rows["mask"] if "action" in actor.masks else None
-    if "start" not in rows.keys():  # noqa: SIM118 - TensorDict knows no other way
+    if rows["observation"].dim() == 3:
         return actor(rows["observation"], mask, only)
     burn_in = _burn_in(rows)
     mask = None if mask is None else mask.flatten(0, 1)
@@ -131,7 +131,7 @@ def values(critic: Critic, rows: Mapping, state: Tensor | None) -> Tensor:
 
     state: float32 [B, S], of chunks [B, b + L, S], where the critic reads it.
     """
-    if "start" not in rows.keys():  # noqa: SIM118 - TensorDict knows no other way
+    if rows["observation"].dim() == 3:
         return critic(rows["observation"], state)
     burn_in = _burn_in(rows)
     if critic.memory_shape is None:

@@ -20,7 +20,13 @@ def test_mappo_learns_balance(tmp_path):
 
 def test_the_memory_task_is_learnt_with_a_memory_only(tmp_path):
     """36,000 frames gave the GRU returns of 1.00 for seeds 0 to 3, the best there is; chance is 0.25, +- 0.01 here."""
-    size = ["experiment=memory", "trainer.evaluate_every=0", "task.eval_episodes=1000"]
+    size = [
+        "experiment=memory",
+        "env.min_delay=3",
+        "env.max_delay=6",
+        "trainer.evaluate_every=0",
+        "task.eval_episodes=1000",
+    ]
     assert trained(tmp_path / "gru", *size, "frames=36000") >= 0.95
     mlp = ["network=mlp", "network.hidden=[64,64]", "frames=20000"]
     assert trained(tmp_path / "mlp", *size, *mlp) == pytest.approx(0.25, abs=0.05)

@@ -26,6 +26,7 @@ CASES = {
     "burn-in as long as a chunk": {"burn_in": 4, "network": "lstm", "critic": "agent_state"},
     "normalised": {"normalize_observation": True, "agent_ids": True, "value_norm": "popart", "critic": "local"},
     "one sequence": {"chunk_length": None, "minibatch_size": 36},
+    "a class of one's own": {"network": "elman", "share_actor": "separate"},
     "masks": {"env": partial(Doors, num_envs=6), "share_actor": "separate"},
 }
 
