@@ -58,7 +58,7 @@ class Actor(nn.Module):
             raise UserError(f"group {spec.name}: its actions are continuous; only discrete ones can be masked.")
         self.inputs = Inputs(spec.observation_size, spec.n_agents, normalize, limit, ids and shared)
         self.network = PerAgent(network, spec.n_agents, self.inputs.size, self.head.n_features, shared)
-        size = self.network.memory_size
+        size = getattr(self.network, "memory_size", 0)
         self.memory_shape = (spec.n_agents, size) if size else None
 
     def forward(self, observation: Tensor, mask: Tensor | None = None, only: int | None = None) -> Tensor:

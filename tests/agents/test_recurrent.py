@@ -131,6 +131,24 @@ def test_memories_go_on_from_rollout_to_rollout():
     torch.testing.assert_close(long.rows["agents"]["return"][6:], short.rows["agents"]["return"], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("rows", [6, 30, 72])
+def test_values_do_not_depend_on_the_size_of_the_critics_calls(rows, monkeypatch):
+    task = make("lstm", critic="local", burn_in=1)
+    task.collect(0)
+    critic, roll = task.loss.critics["agents"], task.rollout
+    where, found = roll.truncated.flatten().nonzero().squeeze(-1), []
+    for size in (1 << 15, rows):  # all 13 times at once; 1, 5 and 12 at a time
+        monkeypatch.setattr("agents.values.VALUE_ROWS", size)
+        roll.memories["critic"].clear()
+        roll.kept["critic"]["agents"].zero_()
+        values_and_ends = values_of(critic, "agents", roll, where)
+        kept = roll.kept["critic"]["agents"].clone(), roll.memories["critic"].now["agents"]
+        found.append((*values_and_ends, *kept))
+    assert len(where) and found[0][2][1:].any()
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
 def test_each_environment_is_forgotten_by_itself():
     memory, done = torch.randn(5, 3, 8), torch.tensor([True, False, False, True, False])
     left = forget(memory, done)
