@@ -91,7 +91,7 @@ class Chunks:
         """
         E = rollout.env.num_envs
         start = self.cut_before(rollout.starts[:-1])
-        burns = torch.arange(self.count, device=start.device).repeat_interleave(E) > 0
+        burns = (torch.arange(self.count, device=start.device) > 0).unsqueeze(-1).expand(-1, E).reshape(-1)
         made = {}
         for name, tensors in rows.items():
             made[name] = {k: self.cut_before(v) if k == "observation" else self.cut(v) for k, v in tensors.items()}

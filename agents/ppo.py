@@ -75,6 +75,11 @@ class PPO(Architecture):
                 f"{self.rollout_steps}, since a rollout's first chunk has no steps before it"
             )
 
+    @property
+    def loss_class(self) -> type["PPOLoss"]:
+        """The module that trains by these settings; an algorithm of one's own names another."""
+        return PPOLoss
+
 
 class PPOLoss(nn.Module):
     """Policy, value and entropy losses of every group of agents, from one minibatch.
@@ -150,6 +155,10 @@ class PPOLoss(nn.Module):
             self.actors[name].inputs.learn(seen)
             self.critics[name].learn_inputs(seen, states)
 
+    def surrogate(self, log_ratio: Tensor, advantage: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The policy's loss to minimise, approx_kl and clip_fraction; see `agents.losses.clipped_surrogate`."""
+        return clipped_surrogate(log_ratio, advantage, self.clip.value, self.config.dual_clip, weight)
+
     def _group(self, group: str, batch: Mapping, state: Tensor | None) -> dict[str, Tensor]:
         cfg, actor = self.config, self.actors[group]
         observation = batch["observation"]
@@ -167,9 +176,7 @@ class PPOLoss(nn.Module):
         if only is not None or "alive" in actor.masks:
             counts = counted(log_ratio, rows["alive"] if "alive" in actor.masks else None, only)
             log_ratio, weight = log_ratio.masked_fill(~counts, 0.0), mean_weights(counts)
-        policy, approx_kl, clip_fraction = clipped_surrogate(
-            log_ratio, rows["advantage"], self.clip.value, cfg.dual_clip, weight
-        )
+        policy, approx_kl, clip_fraction = self.surrogate(log_ratio, rows["advantage"], weight)
         if self.critic_turns:
             value = values(self.critics[group], batch, state)
             old = rows["value"] if cfg.value_clip is not None else None
@@ -191,4 +198,4 @@ def make_loss(
     critic_network: Callable[..., nn.Module] | None = None,
 ) -> PPOLoss:
     """Actors and critics of an environment (`Architecture.build`), and the loss that trains them."""
-    return PPOLoss(*config.build(spec, network, critic_network), config)
+    return config.loss_class(*config.build(spec, network, critic_network), config)
