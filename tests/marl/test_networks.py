@@ -9,7 +9,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from marl.errors import UserError
 from marl.networks import ACTIVATIONS, CNN, GRU, LSTM, MLP, Embedding, Linear, PerAgent, fused
-from marl.networks.common import initialise
 
 CASES = [
     (MLP, 5),
@@ -248,9 +247,12 @@ def test_initialisation_by_type_of_layer():
             MLP(3, 1, init=wrong)
 
 
-def test_recurrent_layers_are_initialised_with_gain_one():
-    body, head = torch.nn.GRU(6, 8, 1), torch.nn.Linear(8, 2)
-    before = head.weight.detach().clone()
-    initialise(body, head, "tanh", {"recurrent": "orthogonal"}, None)
-    torch.testing.assert_close(body.weight_hh_l0.T @ body.weight_hh_l0, torch.eye(8), atol=1e-5, rtol=0)
-    assert not body.bias_hh_l0.any() and torch.equal(head.weight, before)
+@pytest.mark.parametrize("in_shape", [(6, 4), 4])  # a sequence, a stream
+@pytest.mark.parametrize("init", ["orthogonal", {"recurrent": "orthogonal", "head": 0.5}])
+def test_recurrent_layers_are_initialised_with_gain_one(in_shape, init):
+    net = GRU(in_shape, 2, hidden=8, init=init)
+    weights = [value for name, value in net.body.named_parameters() if "weight_hh" in name]
+    assert len(weights) == 1
+    torch.testing.assert_close(weights[0].T @ weights[0], torch.eye(8), atol=1e-5, rtol=0)
+    assert not any(value.any() for name, value in net.body.named_parameters() if "bias" in name)
+    assert isinstance(init, str) or (net.head.weight == 0.5).all()
