@@ -42,7 +42,8 @@ def assemble(network: nn.Module, traced: torch.fx.Graph, merged: bool) -> nx.DiG
     for node in traced.nodes:
         value = node.meta.get("val")
         if node.op == "placeholder" and isinstance(value, Tensor) and not _is_weight(node):
-            graph.add_node(node.name, label="memory" if node.name == "memory" else "input", shape=tuple(value.shape[1:]))
+            label = "memory" if node.name == "memory" else "input"
+            graph.add_node(node.name, label=label, shape=tuple(value.shape[1:]))
             place[node] = node.name
         if node.op != "call_function":
             continue
