@@ -34,7 +34,7 @@ from rich.table import Table
 
 from agents.disturbance import Disturbance
 from agents.evaluate import report
-from agents.on_policy import OnPolicy
+from agents.playing import Plays
 from envs.base import EnvError
 from marl import checkpoint, compose
 from marl.errors import UserError
@@ -94,7 +94,7 @@ def evaluate(options: Options, overrides: list[str]) -> dict:
     compose.build_trainer(config)  # for its number of threads: sums in the same order give the same bits
     task = compose.build_task(config)
     if options.absolute:
-        if not isinstance(task, OnPolicy):
+        if not isinstance(task, Plays):
             raise UserError(f"absolute=true: only agents play episodes; this run's task is {task.name}")
         options = replace(options, episodes=10 * task.eval_episodes, seed=FRESH_SEEDS + config["seed"])
     figures = judge(task, options)
@@ -127,7 +127,7 @@ def robustness(path: Path, options: Options, overrides: list[str]) -> dict:
         if not rows or not disturbs:
             compose.build_trainer(config)
             task = compose.build_task(config)
-            if not isinstance(task, OnPolicy):
+            if not isinstance(task, Plays):
                 raise UserError(f"vary={options.vary}: only agents play episodes; this run's task is {task.name}")
             if options.policy == "trained":
                 load_actors(task, path, given)
@@ -152,7 +152,7 @@ def robustness(path: Path, options: Options, overrides: list[str]) -> dict:
     return result
 
 
-def load_actors(task: OnPolicy, path: Path, given: str) -> None:
+def load_actors(task: Plays, path: Path, given: str) -> None:
     """Put the actors of a checkpoint into `task`. Raises UserError where they don't fit what `given` made of it."""
     state = checkpoint.load(path, task.device)["loss"]
     actors = {key.removeprefix("actors."): value for key, value in state.items() if key.startswith("actors.")}
@@ -165,7 +165,7 @@ def load_actors(task: OnPolicy, path: Path, given: str) -> None:
 
 def judge(task: Task, options: Options) -> dict:
     """The figures of `task` as it stands: of episodes where agents play, else of the validation and test data."""
-    if isinstance(task, OnPolicy):
+    if isinstance(task, Plays):
         random = options.policy == "random"
         return report(task.play(options.episodes, options.seed, options.deterministic, random))
     asked = {"episodes": options.episodes, "deterministic": options.deterministic, "seed": options.seed}

@@ -62,7 +62,7 @@ def read(folder: Path) -> Run | str:
     if not rows:
         return f"{folder}: never evaluated"
     numbers = {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
-    unit = "frames" if "frames" in rows[0] else "epochs"
+    unit = next(unit for unit in ("frames", "epochs", "batches") if unit in rows[0])
     kind, _, task = str(config["env"]["scenario"] if config.get("env") else config["task"]["_target_"]).rpartition("/")
     rl = config.get("algo") is not None
     return Run(

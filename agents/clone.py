@@ -1,0 +1,244 @@
+"""Behaviour cloning: actors learn a teacher's actions from recorded episodes, as a supervised task (Pomerleau 1991).
+
+Shapes: S steps in the data, B minibatch rows, A agents in a group, F features, D action dimensions.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from agents.actor import Actor
+from agents.critic import Critic
+from agents.evaluate import flat, nested, report
+from agents.playing import Plays
+from agents.policy import Policy, describe, spec_of
+from agents.ppo import PPO
+from agents.record import acting, record, to_raw
+from envs.base import Env
+from marl import distributed
+from marl.data import Episodes, Loader
+from marl.data.episodes import Flat
+from marl.data.episodes import nested as steps_of
+from marl.epochs import Epochs
+from marl.errors import UserError
+from marl.seeding import derive
+
+Part = Annotated[float, Field(ge=0, le=1)]
+
+
+class CloneLoss(nn.Module):
+    """−log π(teacher's action | observation), averaged over the agents (the living ones) and summed over the groups.
+
+    The density is that of the raw action, as in PPO's loss. The critics come along untrained, so that the checkpoint
+    has the form of any other agents' checkpoint.
+    """
+
+    def __init__(self, actors: Mapping[str, Actor], critics: Mapping[str, Critic]) -> None:
+        super().__init__()
+        self.actors, self.critics = nn.ModuleDict(actors), nn.ModuleDict(critics)
+        self.critics.requires_grad_(False)
+
+    def forward(self, batch: TensorDict) -> dict[str, Tensor]:
+        """{group: {observation [B, A, F], raw [B, A, D], mask, alive}} → "loss" [] and, beside it, how far the mode lies.
+
+        "error": mean |mode − action| in the environment's units; "accuracy" where actions are choices.
+        """
+        losses, misses = [], []
+        for name, actor in self.actors.items():
+            rows = batch[name]
+            params = actor(rows["observation"], rows.get("mask", None))
+            log_prob = actor.head.log_prob(params, rows["raw"])
+            alive = rows.get("alive", None)
+            counts = torch.ones_like(log_prob) if alive is None else alive.float()
+            total = counts.sum().clamp(min=1)
+            losses.append(-(log_prob * counts).sum() / total)
+            mode = actor.head.mode(params.detach())
+            if mode.is_floating_point():
+                miss = (actor.head.to_env(mode) - actor.head.to_env(rows["raw"])).abs()
+            else:
+                miss = (mode == rows["raw"]).float()
+            misses.append((miss.mean(-1) * counts).sum() / total)
+        figure = "error" if mode.is_floating_point() else "accuracy"
+        return {"loss": torch.stack(losses).sum(), figure: torch.stack(misses).mean()}
+
+
+class Clone(Plays, Epochs):
+    """Actors that imitate recorded episodes; an iteration of the engine is an epoch. See `marl.task.Task`.
+
+    `evaluate` gives the likelihood of the held-out episodes' actions ("validation_loss", …) and plays episodes.
+
+    With `dagger_every` the learner acts from time to time, the teacher says what it would have done, and both are added
+    to the data (DAgger, Ross et al. 2011): round i plays `dagger_episodes` episodes, in which the teacher moves the
+    agents with probability `dagger_beta` ** i at every step.
+
+    Args:
+        data: the recorded episodes.
+        env: factory of environments, for evaluation and DAgger; its agents must be those of the data.
+        algo: the settings of which the networks depend (`agents.architecture`); the rest is for PPO.
+        network, critic_network: as for `agents.on_policy.OnPolicy`.
+        epochs: passes over the training episodes.
+        batch_size: steps of an environment (all agents together) per minibatch.
+        eval_episodes, eval_deterministic: see `agents.playing.Plays`.
+        workers: processes that make the batches.
+        dagger_every: epochs between rounds; None: no DAgger.
+        dagger_teacher: run directory or checkpoint of the teacher; None: the one that the data name.
+        dagger_labels: the teacher's "samples", as its recorded actions are, or its "mode".
+
+    Raises:
+        UserError: data of other agents, a network with a memory, or a minibatch larger than the data.
+    """
+
+    name = "clone"
+
+    def __init__(
+        self,
+        data: Episodes,
+        env: Callable[..., Env],
+        algo: PPO,
+        network: Callable[..., nn.Module],
+        critic_network: Callable[..., nn.Module] | None = None,
+        epochs: Annotated[int, Field(ge=1)] = 30,
+        batch_size: Annotated[int, Field(ge=1)] = 256,
+        seed: Annotated[int, Field(ge=0)] = 0,
+        device: str | torch.device = "cpu",
+        eval_episodes: Annotated[int, Field(ge=1)] = 200,
+        eval_deterministic: bool = True,
+        workers: Annotated[int, Field(ge=0)] = 0,
+        dagger_every: Annotated[int, Field(ge=1)] | None = None,
+        dagger_episodes: Annotated[int, Field(ge=1)] = 20,
+        dagger_beta: Part = 0.0,
+        dagger_teacher: str | None = None,
+        dagger_labels: Literal["samples", "mode"] = "samples",
+    ) -> None:
+        self.data, self.seed, self.device = data, seed, torch.device(device)
+        self.spec = spec_of(data.manifest["spec"])
+        self.plays(self._checked(env), eval_episodes, eval_deterministic)
+        actors, critics = algo.build(self.spec, network, critic_network)
+        if any(getattr(actor, "memory_shape", None) for actor in actors.values()):
+            raise UserError("network: has a memory, which cloning does not train; use one without, such as network=mlp")
+        self.loss = CloneLoss(actors, critics).to(self.device)
+        self.heads = data.manifest.get("policy", {}).get("heads", {})
+        rows = self._rows(data.steps)
+        if batch_size > len(data.train):
+            raise UserError(f"task.batch_size={batch_size}: must be at most {len(data.train)}, the steps to learn from")
+        moved = None if data.steps.is_memmap() or workers else self.device
+        rows = rows if moved is None else rows.to(moved)
+        self.loader = Loader(
+            rows, batch_size, seed, among=data.train, workers=workers, device=None if moved else self.device
+        )
+        self.held_out = rows[data.validation].to(self.device)
+        for name, actor in self.loss.actors.items():  # where observations are normalised: by the training split alone
+            actor.inputs.learn(rows[name, "observation"][data.train].to(self.device))
+        self.budget(epochs)
+        self.dagger_every, self.dagger_episodes, self.dagger_beta = dagger_every, dagger_episodes, dagger_beta
+        self.dagger_labels, self.teacher, self.rounds = dagger_labels, None, 0
+        self.gathered: dict[str, Tensor] = {}
+        if dagger_every:
+            self._prepare_dagger(dagger_teacher, epochs, batch_size)
+
+    def _checked(self, env: Callable[..., Env]) -> Callable[..., Env]:
+        """`env`, whose agents are made sure to be those of the data whenever one is built."""
+
+        def build(**settings) -> Env:
+            made = env(**settings)
+            own, recorded = describe(made.spec)["groups"], describe(self.spec)["groups"]
+            if own != recorded:
+                where = (self.data.manifest.get("env") or {}).get("scenario", "another environment")
+                raise UserError(f"env: its agents are not those of {self.data.folder}, which were recorded in {where}")
+            return made
+
+        return build
+
+    def _rows(self, steps: TensorDict) -> TensorDict:
+        """Steps as recorded → what the loss reads; views, nothing is copied unless raw actions have to be found."""
+        rows = {}
+        for name, actor in self.loss.actors.items():
+            told = steps[name]
+            same = "raw" in told.keys() and self.heads.get(name) == type(actor.head).__name__
+            raw = told["raw"] if same else to_raw(actor.head.cpu(), told["action"])
+            actor.head.to(self.device)
+            names = {"observation": "observation", "action_mask": "mask", "alive": "alive"}
+            rows[name] = {own: told[key] for key, own in names.items() if key in told.keys()} | {"raw": raw}
+        return TensorDict(rows, batch_size=[len(steps)])
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The actors of all groups."""
+        return {"actor": self.loss.actors}
+
+    # ---- DAgger ----------------------------------------------------------------------------------------------
+
+    def _prepare_dagger(self, teacher: str | None, epochs: int, batch_size: int) -> None:
+        if distributed.world() > 1:
+            raise UserError("task.dagger_every: DAgger runs in one process; start it without torchrun")
+        source = teacher or self.data.manifest.get("policy", {}).get("ckpt")
+        if not source:
+            raise UserError("task.dagger_teacher=null: the data don't name their teacher; give its run directory")
+        self.teacher = Policy.load(source, device=self.device)
+        if describe(self.teacher.spec)["groups"] != describe(self.spec)["groups"]:
+            raise UserError(f"task.dagger_teacher={source}: acts for other agents than those of {self.data.folder}")
+        most = len(self.loader.order.draw(torch.Generator())) + (epochs - 1) // self.dagger_every * (
+            self.dagger_episodes * (self.spec.max_steps or 0)
+        )
+        self.steps_per_iteration = -(-most // batch_size)
+
+    def collect(self, iteration: int) -> None:
+        """A round of DAgger where it is due: the learner's episodes under the teacher's labels join the data."""
+        if not (self.dagger_every and iteration and iteration % self.dagger_every == 0):
+            return
+        self.rounds += 1
+        seed = derive(self.seed, f"dagger/{self.rounds}")
+        env = self.make_env(seed=seed, device=self.device, num_envs=self.dagger_episodes)
+        teacher = acting(self.teacher.actors, deterministic=self.dagger_labels == "mode")
+        with self.evaluating():
+            learner = acting(self.loss.actors)
+            made = record(env, teacher, seed, learner, self.dagger_beta**self.rounds)
+        old = self.gathered
+        self.gathered = {key: torch.cat([old[key], value]) if old else value for key, value in made.items()}
+        self._add_gathered()
+
+    def _add_gathered(self) -> None:
+        kept = {name: type(actor.head).__name__ for name, actor in self.teacher.actors.items()}
+        self.heads, recorded = kept, self.heads
+        added = self._rows(steps_of(self.gathered))
+        self.heads = recorded
+        first = self._rows(self.data.steps[self.data.train])
+        self.loader.rows = torch.cat([first, added.select(*first.keys())]).to(self.device)
+
+    def metrics(self) -> dict[str, Tensor | float]:
+        """With DAgger: how many steps there are to learn from."""
+        return {"steps": float(len(self.loader.rows))} if self.gathered else {}
+
+    # ---- judging ---------------------------------------------------------------------------------------------
+
+    def evaluate(self) -> dict[str, float]:
+        """Figures of the held-out episodes, then of episodes played by the actors as they are."""
+        held_out = {f"validation_{name}": value for name, value in self.means(self.held_out).items()}
+        return {**flat(report(self.play())), **held_out}
+
+    def summary(self, metrics: dict[str, float]) -> dict:
+        """As for the agents' tasks, with the figures of the held-out episodes."""
+        return nested(metrics) if metrics else {}
+
+    def diagnose(self) -> str | None:
+        """The first group whose recorded observations or actions are not finite."""
+        for name in self.loss.actors:
+            for key in ("observation", "raw"):
+                if not torch.isfinite(self.loader.rows[name, key]).all():
+                    return f"{key} of {name} in the recorded episodes has a value that is not finite"
+        return None
+
+    def state_dict(self) -> dict:
+        """Spec, place in the data, and what DAgger gathered."""
+        gathered: Flat = self.gathered
+        return {**super().state_dict(), "spec": describe(self.spec), "rounds": self.rounds, "gathered": dict(gathered)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`, to the same bits."""
+        super().load_state_dict(state)
+        self.rounds, self.gathered = state["rounds"], {key: value.cpu() for key, value in state["gathered"].items()}
+        if self.gathered:
+            self._add_gathered()
