@@ -23,7 +23,7 @@ from marl import distributed
 from marl.data import Episodes, Loader
 from marl.data.episodes import Flat
 from marl.data.episodes import nested as steps_of
-from marl.epochs import Epochs
+from marl.epochs import EVALUATION_ROWS, Epochs
 from marl.errors import UserError
 from marl.seeding import derive
 
@@ -33,21 +33,24 @@ Part = Annotated[float, Field(ge=0, le=1)]
 class CloneLoss(nn.Module):
     """−log π(teacher's action | observation), averaged over the agents (the living ones) and summed over the groups.
 
-    The density is that of the raw action, as in PPO's loss. The critics come along untrained, so that the checkpoint
-    has the form of any other agents' checkpoint.
+    The density is that of the raw action, as in PPO's loss. With `critic_coef` the squared error of the critics against
+    the teacher's returns comes to it; at 0 they come along untrained, so that the checkpoint has the form of any other
+    agents' checkpoint.
     """
 
-    def __init__(self, actors: Mapping[str, Actor], critics: Mapping[str, Critic]) -> None:
+    def __init__(self, actors: Mapping[str, Actor], critics: Mapping[str, Critic], critic_coef: float = 0.0) -> None:
         super().__init__()
         self.actors, self.critics = nn.ModuleDict(actors), nn.ModuleDict(critics)
-        self.critics.requires_grad_(False)
+        self.critic_coef = critic_coef
+        self.critics.requires_grad_(critic_coef > 0)
 
     def forward(self, batch: TensorDict) -> dict[str, Tensor]:
-        """{group: {observation [B, A, F], raw [B, A, D], mask, alive}} → "loss" [] and, beside it, how far the mode lies.
+        """{group: {observation [B, A, F], raw [B, A, D], mask, alive, return [B, A]}}, state → figures on the device.
 
-        "error": mean |mode − action| in the environment's units; "accuracy" where actions are choices.
+        "loss", and beside it "error": mean |mode − action| in the environment's units, or "accuracy" where actions are
+        choices; "value_loss" where the critics learn.
         """
-        losses, misses = [], []
+        losses, misses, values = [], [], []
         for name, actor in self.actors.items():
             rows = batch[name]
             params = actor(rows["observation"], rows.get("mask", None))
@@ -62,8 +65,15 @@ class CloneLoss(nn.Module):
             else:
                 miss = (mode == rows["raw"]).float()
             misses.append((miss.mean(-1) * counts).sum() / total)
+            if "return" in rows.keys():
+                value = self.critics[name](rows["observation"], batch.get("state", None))
+                values.append(nn.functional.mse_loss(value, rows["return"]))
         figure = "error" if mode.is_floating_point() else "accuracy"
-        return {"loss": torch.stack(losses).sum(), figure: torch.stack(misses).mean()}
+        loss, figures = torch.stack(losses).sum(), {figure: torch.stack(misses).mean()}
+        if values:
+            figures["value_loss"] = torch.stack(values).sum().detach()
+            loss = loss + self.critic_coef * torch.stack(values).sum()
+        return {"loss": loss, **figures}
 
 
 class Clone(Plays, Epochs):
@@ -83,13 +93,16 @@ class Clone(Plays, Epochs):
         epochs: passes over the training episodes.
         batch_size: steps of an environment (all agents together) per minibatch.
         eval_episodes, eval_deterministic: see `agents.playing.Plays`.
-        workers: processes that make the batches.
+        critic_coef: weight of the critics' loss, so that PPO can go on from the clone with critics that know its worth:
+            their target is the discounted return (`algo.gamma`) of the episode from there on, the value of where it
+            ended standing for the rest of an episode that was cut off. 0: only actors learn.
         dagger_every: epochs between rounds; None: no DAgger.
         dagger_teacher: run directory or checkpoint of the teacher; None: the one that the data name.
         dagger_labels: the teacher's "samples", as its recorded actions are, or its "mode".
 
     Raises:
-        UserError: data of other agents, a network with a memory, or a minibatch larger than the data.
+        UserError: data of other agents, a network with a memory, a minibatch larger than the data, or critics that are
+            to learn from DAgger's episodes, in which the learner acts.
     """
 
     name = "clone"
@@ -107,7 +120,7 @@ class Clone(Plays, Epochs):
         device: str | torch.device = "cpu",
         eval_episodes: Annotated[int, Field(ge=1)] = 200,
         eval_deterministic: bool = True,
-        workers: Annotated[int, Field(ge=0)] = 0,
+        critic_coef: Annotated[float, Field(ge=0)] = 0.0,
         dagger_every: Annotated[int, Field(ge=1)] | None = None,
         dagger_episodes: Annotated[int, Field(ge=1)] = 20,
         dagger_beta: Part = 0.0,
@@ -120,19 +133,18 @@ class Clone(Plays, Epochs):
         actors, critics = algo.build(self.spec, network, critic_network)
         if any(getattr(actor, "memory_shape", None) for actor in actors.values()):
             raise UserError("network: has a memory, which cloning does not train; use one without, such as network=mlp")
-        self.loss = CloneLoss(actors, critics).to(self.device)
+        if critic_coef and dagger_every:
+            raise UserError(f"task.critic_coef={critic_coef}: not with task.dagger_every, where the learner acts")
+        self.loss, self.gamma = CloneLoss(actors, critics, critic_coef).to(self.device), algo.gamma
         self.heads = data.manifest.get("policy", {}).get("heads", {})
-        rows = self._rows(data.steps)
+        rows = self._rows(data.steps, returns=critic_coef > 0)
         if batch_size > len(data.train):
             raise UserError(f"task.batch_size={batch_size}: must be at most {len(data.train)}, the steps to learn from")
-        moved = None if data.steps.is_memmap() or workers else self.device
-        rows = rows if moved is None else rows.to(moved)
-        self.loader = Loader(
-            rows, batch_size, seed, among=data.train, workers=workers, device=None if moved else self.device
-        )
-        self.held_out = rows[data.validation].to(self.device)
-        for name, actor in self.loss.actors.items():  # where observations are normalised: by the training split alone
-            actor.inputs.learn(rows[name, "observation"][data.train].to(self.device))
+        self.loader = Loader(rows, batch_size, seed, among=data.train, device=self.device)
+        for name in self.loss.actors:  # where observations are normalised: by the training split alone
+            seen = rows[name, "observation"][data.train].to(self.device)
+            self.loss.actors[name].inputs.learn(seen)
+            self.loss.critics[name].learn_inputs(seen, rows["state"][data.train] if "state" in rows.keys() else None)
         self.budget(epochs)
         self.dagger_every, self.dagger_episodes, self.dagger_beta = dagger_every, dagger_episodes, dagger_beta
         self.dagger_labels, self.teacher, self.rounds = dagger_labels, None, 0
@@ -153,8 +165,11 @@ class Clone(Plays, Epochs):
 
         return build
 
-    def _rows(self, steps: TensorDict) -> TensorDict:
-        """Steps as recorded → what the loss reads; views, nothing is copied unless raw actions have to be found."""
+    def _rows(self, steps: TensorDict, returns: bool = False) -> TensorDict:
+        """Steps as recorded → what the loss reads; views, copied only where raw actions have to be found.
+
+        returns: with room for the critics' targets.
+        """
         rows = {}
         for name, actor in self.loss.actors.items():
             told = steps[name]
@@ -163,11 +178,38 @@ class Clone(Plays, Epochs):
             actor.head.to(self.device)
             names = {"observation": "observation", "action_mask": "mask", "alive": "alive"}
             rows[name] = {own: told[key] for key, own in names.items() if key in told.keys()} | {"raw": raw}
-        return TensorDict(rows, batch_size=[len(steps)])
+            if returns:
+                rows[name]["return"] = torch.zeros(len(steps), actor.n_agents)
+        uses = any(critic.uses_state for critic in self.loss.critics.values()) and "state" in steps.keys()
+        return TensorDict(rows | ({"state": steps["state"]} if uses else {}), batch_size=[len(steps)])
 
     def parts(self) -> dict[str, nn.Module]:
-        """The actors of all groups."""
-        return {"actor": self.loss.actors}
+        """The actors of all groups, and the critics where they learn."""
+        critics = {"critic": self.loss.critics} if self.loss.critic_coef else {}
+        return {"actor": self.loss.actors, **critics}
+
+    # ---- what the critics learn --------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _learn_returns(self) -> None:
+        """Write into the rows what the critics are to say of every recorded step, as they stand."""
+        rows, final, length = self.loader.rows, self.data.final, self.data.final["length"]
+        for name, critic in self.loss.critics.items():
+            seen, state = final[f"{name}/final_observation"].to(self.device), final.get("final_state")
+            end = critic.denormalize(critic(seen, None if state is None else state.to(self.device))).cpu()
+            told = self.data.steps["next"]
+            returns = discounted(told[name, "reward"], told["terminated"], end, length, self.gamma)
+            value = self._values(name)
+            rows[name, "return"].copy_(critic.learn_scale(returns.to(self.device), value)[0])
+
+    def _values(self, name: str) -> Tensor:
+        """The critic's values of all recorded steps, in units of the return: [S, A]."""
+        critic, rows = self.loss.critics[name], self.loader.rows
+        parts = []
+        for index in torch.arange(len(rows)).split(EVALUATION_ROWS):
+            part = rows[index].to(self.device)
+            parts.append(critic.denormalize(critic(part[name, "observation"], part.get("state", None))))
+        return torch.cat(parts)
 
     # ---- DAgger ----------------------------------------------------------------------------------------------
 
@@ -186,7 +228,9 @@ class Clone(Plays, Epochs):
         self.steps_per_iteration = -(-most // batch_size)
 
     def collect(self, iteration: int) -> None:
-        """A round of DAgger where it is due: the learner's episodes under the teacher's labels join the data."""
+        """The critics' targets, and a round of DAgger where it is due: its episodes join the data."""
+        if self.loss.critic_coef:
+            self._learn_returns()
         if not (self.dagger_every and iteration and iteration % self.dagger_every == 0):
             return
         self.rounds += 1
@@ -206,7 +250,7 @@ class Clone(Plays, Epochs):
         added = self._rows(steps_of(self.gathered))
         self.heads = recorded
         first = self._rows(self.data.steps[self.data.train])
-        self.loader.rows = torch.cat([first, added.select(*first.keys())]).to(self.device)
+        self.loader.rows = torch.cat([first, added.select(*first.keys())])
 
     def metrics(self) -> dict[str, Tensor | float]:
         """With DAgger: how many steps there are to learn from."""
@@ -216,8 +260,8 @@ class Clone(Plays, Epochs):
 
     def evaluate(self) -> dict[str, float]:
         """Figures of the held-out episodes, then of episodes played by the actors as they are."""
-        held_out = {f"validation_{name}": value for name, value in self.means(self.held_out).items()}
-        return {**flat(report(self.play())), **held_out}
+        held_out = self.means(self._rows(self.data.steps[self.data.validation]).to(self.device))
+        return {**flat(report(self.play())), **{f"validation_{name}": value for name, value in held_out.items()}}
 
     def summary(self, metrics: dict[str, float]) -> dict:
         """As for the agents' tasks, with the figures of the held-out episodes."""
@@ -242,3 +286,27 @@ class Clone(Plays, Epochs):
         self.rounds, self.gathered = state["rounds"], {key: value.cpu() for key, value in state["gathered"].items()}
         if self.gathered:
             self._add_gathered()
+
+
+def discounted(reward: Tensor, terminated: Tensor, end: Tensor, length: Tensor, gamma: float) -> Tensor:
+    """Discounted returns of episodes that lie one after the other.
+
+    Args:
+        reward: float32 [S, A].
+        terminated: bool [S]; an episode that ends without was cut off.
+        end: float32 [N, A], the value of where each episode ended, which stands for the rest of those cut off.
+        length: int64 [N], steps of each episode.
+        gamma: discount per step.
+
+    Returns:
+        float32 [S, A].
+    """
+    stops = length.cumsum(0)
+    result, following = torch.empty_like(reward), end.clone()
+    following[terminated[stops - 1]] = 0.0
+    for back in range(1, int(length.max()) + 1):  # all episodes at once, from their last steps to their first
+        there = length >= back
+        at = (stops - back)[there]
+        following[there] = reward[at] + gamma * following[there]
+        result[at] = following[there]
+    return result

@@ -32,6 +32,7 @@ from marl.errors import UserError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+FINAL = "episodes.safetensors"  # beside a memory-mapped copy: what there is per episode
 PER_EPISODE = ("length", "final_state")  # and GROUP/final_observation: all else is per step
 
 Flat = Mapping[str, Tensor]
@@ -95,7 +96,7 @@ def shards(folder: str | Path) -> Iterator[dict[str, Tensor]]:
         yield checkpoint.load_weights(folder / shard["file"])
 
 
-def memmap(folder: str | Path, target: str | Path | None = None) -> TensorDict:
+def mapped(folder: str | Path, target: str | Path | None = None) -> TensorDict:
     """The whole data set as a memory-mapped TensorDict [S] under TorchRL's names; written once, then only opened.
 
     ("GROUP", "observation" | "action" | "raw"), ("next", "GROUP", "reward"), ("next", "terminated" | "truncated" |
@@ -110,7 +111,7 @@ def memmap(folder: str | Path, target: str | Path | None = None) -> TensorDict:
     if not (target / MANIFEST).is_file() or (target / MANIFEST).read_text() != told:
         temporary = target.with_name(f".{target.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        made, start, episode = None, 0, 0
+        made, start, episode, ends = None, 0, 0, []
         total = manifest(folder)["metadata"]["total_steps"]
         for shard in shards(folder):
             part = nested(shard, episode)
@@ -118,10 +119,16 @@ def memmap(folder: str | Path, target: str | Path | None = None) -> TensorDict:
                 made = part[:1].expand(total).memmap_like(temporary)
             made[start : start + len(part)] = part
             start, episode = start + len(part), episode + len(shard["length"])
+            ends.append({name: value for name, value in shard.items() if per_episode(name)})
+        checkpoint.save_weights(temporary / FINAL, _joined(ends), {"format": str(FORMAT)})
         (temporary / MANIFEST).write_text(told)
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
     return TensorDict.load_memmap(target)
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def nested(flat: Flat, first: int = 0) -> TensorDict:
@@ -149,6 +156,7 @@ class Episodes:
     Attributes:
         manifest: what `manifest.json` says.
         steps: TensorDict [S] of all steps (`nested`), in memory or memory-mapped.
+        final: {name: tensor [N, ...]} what a shard has per episode, such as "length" and "GROUP/final_observation".
         train, validation: int64, which rows of `steps` belong to the split: whole episodes, dealt by `seed`.
 
     memmap: read from a memory-mapped copy, for sets larger than memory. Raises UserError as `manifest` and `shards`.
@@ -164,13 +172,16 @@ class Episodes:
     ) -> None:
         self.folder, self.manifest = folder, manifest(folder)
         if memmap:
-            self.steps = globals()["memmap"](folder)
+            self.steps = mapped(folder)
+            self.final = checkpoint.load_weights(Path(folder).expanduser() / "memmap" / FINAL)
         else:
-            parts, first = [], 0
+            parts, first, ends = [], 0, []
             for shard in shards(folder):
                 parts.append(nested(shard, first))
+                ends.append({name: value for name, value in shard.items() if per_episode(name)})
                 first += len(shard["length"])
             self.steps = torch.cat(parts) if len(parts) > 1 else parts[0]
+            self.final = _joined(ends)
         total = self.manifest["metadata"]["total_episodes"]
         count = total if episodes is None else episodes
         if not 2 <= count <= total:
