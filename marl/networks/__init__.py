@@ -5,6 +5,7 @@ from marl.networks.common import ACTIVATIONS
 from marl.networks.linear import Linear
 from marl.networks.mlp import MLP
 from marl.networks.per_agent import PerAgent
+from marl.networks.polynomial import Polynomial
 from marl.networks.recurrent import GRU, LSTM
 
-__all__ = ["ACTIVATIONS", "CNN", "GRU", "LSTM", "MLP", "Linear", "PerAgent"]
+__all__ = ["ACTIVATIONS", "CNN", "GRU", "LSTM", "MLP", "Linear", "PerAgent", "Polynomial"]
