@@ -16,6 +16,7 @@ from agents.actor import Actor
 from agents.disturbance import Disturbance
 from envs.base import Env
 from marl.errors import UserError
+from marl.statistics import iqm
 
 Player = Callable[[Tensor, torch.Generator], Tensor]  # observation [E, A, F] -> action [E, A, D] of the environment
 CHECK_EVERY = 16  # steps between looks at whether all episodes have ended: each look waits for the device
@@ -128,8 +129,7 @@ def statistics(values: np.ndarray) -> dict:
     n = len(values)
     mean, std = float(np.mean(values)), float(np.std(values, ddof=1)) if n > 1 else math.nan
     half = float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n) if n > 1 else math.nan
-    iqm = float(stats.trim_mean(values, 0.25))
-    return {"mean": mean, "iqm": iqm, "std": std, "ci95": [mean - half, mean + half], "episodes": n}
+    return {"mean": mean, "iqm": float(iqm([values])), "std": std, "ci95": [mean - half, mean + half], "episodes": n}
 
 
 def report(episodes: Episodes) -> dict:

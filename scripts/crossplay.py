@@ -14,13 +14,10 @@ Rows play one side and columns the other, so the matrix needs no symmetry; cells
 Any other key=value changes the runs' configuration, for example env.max_steps=200.
 """
 
-import os
-import sys
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field
 
 from agents import opponents
@@ -28,11 +25,11 @@ from agents.actor import Actor
 from agents.evaluate import Player, evaluate, report
 from agents.on_policy import OnPolicy
 from envs.base import Env, EnvError
-from marl import checkpoint, compose
+from marl import checkpoint, cli, compose
 from marl.errors import UserError
+from marl.options import split
 from marl.report import matrix
 from marl.report.runs import ALGORITHMS
-from marl.schema import check_arguments
 from marl.seeding import derive
 from marl.summary import write_json
 
@@ -54,11 +51,7 @@ class Options:
 
 def parse(arguments: list[str]) -> tuple[list[str], Options, list[str]]:
     """Runs, options, and overrides of the runs' configurations. Raises UserError for wrong ones."""
-    names = {field.name for field in fields(Options)}
-    pairs = [a.partition("=") for a in arguments if "=" in a and a.partition("=")[0] in names]
-    values = {name: text if name in ("out", "side") else yaml.safe_load(text) for name, _, text in pairs}
-    check_arguments(Options, values, "")
-    rest = [a for a in arguments if a.partition("=")[0] not in names]
+    values, rest = split(Options, arguments)
     runs = [a for a in rest if "=" not in a or Path(a).exists()]
     if not runs:
         raise UserError("name the runs that play: RUN_DIR…")
@@ -67,12 +60,7 @@ def parse(arguments: list[str]) -> tuple[list[str], Options, list[str]]:
 
 def load(run: str, options: Options, overrides: list[str]) -> OnPolicy:
     """The task of a run with its trained actors."""
-    path = checkpoint.find(run, options.which)
-    cfg = compose.saved(path, overrides)
-    cfg.resume, cfg.init_from = None, str(path)
-    config = compose.check(cfg)
-    compose.build_trainer(config)
-    task = compose.build_task(config)
+    _, task = compose.rebuild(checkpoint.find(run, options.which), overrides)
     if not isinstance(task, OnPolicy):
         raise UserError(f"{run}: only agents play; this run's task is {task.name}")
     return task
@@ -146,9 +134,4 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
-        print(__doc__)
-        sys.exit(0)
-    sys.path.insert(0, os.getcwd())  # a user's own classes are named from the directory they work in
-    with compose.guard(EnvError):
-        crossplay(*parse(sys.argv[1:]))
+    cli.main(__doc__, lambda arguments: crossplay(*parse(arguments)), EnvError)

@@ -6,14 +6,13 @@
 for example: python scripts/show.py schedule algo=mappo scheduler=cosine out=cosine.png
 """
 
-import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from envs.base import EnvError
-from marl import compose, describe
+from marl import cli, compose, describe
 from marl.errors import UserError, closest
 
 SUBJECTS = ("schedule", "model")
@@ -81,8 +80,4 @@ def run(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
-        print(__doc__)
-        sys.exit(0)
-    with compose.guard(EnvError):
-        run(sys.argv[1:])
+    cli.main(__doc__, run, EnvError)
