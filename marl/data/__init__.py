@@ -8,6 +8,7 @@ from marl.data.images import Digits, FashionMNIST
 from marl.data.loader import Loader
 from marl.data.made import LinearRegression, LogisticRegression, Sine, Threshold
 from marl.data.readers import CSV, IDX, NPZ, ImageFolder
+from marl.data.reconstruction import Reconstruction
 from marl.data.stream import CSVStream, Stream
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "LogisticRegression",
     "NPZ",
     "Noise",
+    "Reconstruction",
     "Shift",
     "Sine",
     "Stream",
