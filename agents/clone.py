@@ -130,6 +130,8 @@ class Clone(Plays, Epochs):
         self.data, self.seed, self.device = data, seed, torch.device(device)
         self.spec = spec_of(data.manifest["spec"])
         self.plays(self._checked(env), eval_episodes, eval_deterministic)
+        # At once, since an environment of other agents is to be told before anything is learned.
+        self.eval_env = self.make_env(seed=derive(seed, "evaluation"), device=self.device, num_envs=eval_episodes)
         actors, critics = algo.build(self.spec, network, critic_network)
         if any(getattr(actor, "memory_shape", None) for actor in actors.values()):
             raise UserError("network: has a memory, which cloning does not train; use one without, such as network=mlp")
@@ -159,8 +161,9 @@ class Clone(Plays, Epochs):
             made = env(**settings)
             own, recorded = describe(made.spec)["groups"], describe(self.spec)["groups"]
             if own != recorded:
-                where = (self.data.manifest.get("env") or {}).get("scenario", "another environment")
-                raise UserError(f"env: its agents are not those of {self.data.folder}, which were recorded in {where}")
+                node = self.data.manifest.get("env") or {}
+                told = {key: node[key] for key in ("scenario", "id", "scenario_kwargs") if key in node}
+                raise UserError(f"env: its agents are not those of {self.data.folder}, recorded in {told}")
             return made
 
         return build

@@ -14,8 +14,6 @@ The folder holds shards (safetensors) and manifest.json; docs/data.md has its fo
   python scripts/train.py experiment=clone data.folder=FOLDER    trains an actor from it
 """
 
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ from pydantic import Field
 from agents.policy import Policy, describe
 from agents.record import acting, metadata, record
 from envs.base import EnvError
-from marl import compose, options
+from marl import cli, compose, options
 from marl.data.episodes import append, manifest
 from marl.errors import UserError
 from marl.schema import resolve
@@ -53,8 +51,7 @@ def run(chosen: Options) -> Path:
     node = policy.told.get("env")
     if not node:
         raise UserError(f"{chosen.ckpt}: doesn't say how its environment is built; give its run directory")
-    config = compose.config_of(chosen.ckpt)
-    folder = Path(chosen.out) if chosen.out else (config.parent if config else Path(chosen.ckpt).parent) / "episodes"
+    folder = Path(chosen.out or compose.home_of(chosen.ckpt) / "episodes")
     teacher = player(chosen, policy)
     source = chosen.policy if chosen.policy != "trained" else str(chosen.ckpt)
     about = {
@@ -98,9 +95,4 @@ def player(chosen: Options, policy: Policy) -> Callable[..., Any] | None:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
-        print(__doc__)
-        sys.exit(0)
-    sys.path.insert(0, os.getcwd())  # a user's own functions are named from the directory they work in
-    with compose.guard(EnvError):
-        run(options.parse(Options, sys.argv[1:]))
+    cli.main(__doc__, lambda arguments: run(options.parse(Options, arguments)), EnvError)
