@@ -74,10 +74,18 @@ def read(folder: Path) -> Run | str:
         seconds=np.array([float(row.get("seconds") or "nan") for row in rows]),
         curves={name.removeprefix("eval/"): values for name, values in numbers.items()},
         absolute=_absolute(folder),
-        settings=dict(flat({key: value for key, value in config.items() if key not in SAME})),
+        settings=dict(flat(_decisive(config))),
         source=str(folder),
         unit=unit,
     )
+
+
+def _decisive(config: Mapping) -> dict:
+    """What tells one kind of run from another; folds of a cross-validation are runs of one kind, as seeds are."""
+    kept = {key: value for key, value in config.items() if key not in SAME}
+    if kept.get("data"):
+        kept["data"] = {key: value for key, value in kept["data"].items() if key != "fold"}
+    return kept
 
 
 def _absolute(folder: Path) -> dict[str, float]:

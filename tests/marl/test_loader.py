@@ -212,3 +212,11 @@ def test_a_stream_is_scaled_by_its_training_rows_and_learned(table, tmp_path):
     table.write_text("a,y\n1,2\nhello,3\n")
     with pytest.raises(UserError, match="line 3 is not 2 numbers"):
         CSVStream(str(table), "y")
+
+
+def test_pinned_memory_changes_no_number_and_is_pinned_where_there_is_a_gpu():
+    settings = {"batch_size": 5, "seed": 4, "mixup": 0.3}
+    plain, pinned = Loader(rows(), **settings), Loader(rows(), **settings, pin_memory=True)
+    for a, b in zip(plain.epoch(0), pinned.epoch(0), strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in a.keys())
+        assert b["x"].is_pinned() == torch.cuda.is_available()
