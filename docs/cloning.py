@@ -1,4 +1,4 @@
-"""Draws docs/cloning.png: `python docs/cloning.py OUT.png TEACHER CLONE NAME=RUN_DIR,RUN_DIR… …`: MAPPO from a clone."""
+"""Draws docs/cloning.png, MAPPO from a clone: `python docs/cloning.py OUT.png TEACHER CLONE NAME=RUN,RUN,RUN …`."""
 
 import json
 import sys

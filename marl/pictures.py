@@ -38,7 +38,8 @@ class Pictures(Callback):
             return
         drawn = {"curves": draw_curves(self.records)} if self.curves else {}
         if getattr(trainer.task, "kind", None) == "classification" and trainer.evaluation:
-            drawn |= self._classes(trainer.task)
+            with trainer.averaged():  # as it was evaluated
+                drawn |= self._classes(trainer.task)
         for name, figure in drawn.items():
             path = Path(trainer.run_dir) / "figures" / f"{name}.png"
             path.parent.mkdir(exist_ok=True)
@@ -90,10 +91,12 @@ def draw_curves(records: list[dict[str, float]]) -> Any:
     figure = _figure(4.2 * max(1, len(kinds)), 3.2)
     for i, kind in enumerate(kinds):
         axes = figure.add_subplot(1, len(kinds), i + 1)
-        for name, label in ((kind, "training"), (f"eval/{kind}", "evaluation"), (f"eval/test_{kind}", "test")):
+        splits = ((kind, "training"), (f"eval/{kind}", "evaluation"), (f"eval/test_{kind}", "test"))
+        for color, (name, label) in enumerate(splits):
             points = [(r[unit], r[name]) for r in records if name in r]
             if points:
-                axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 30 else None)
+                marker = "." if len(points) < 30 else None
+                axes.plot(*zip(*points, strict=True), label=label, marker=marker, color=f"C{color}")
         axes.set(xlabel=unit, title=kind.replace("_", " "))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)

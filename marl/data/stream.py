@@ -1,6 +1,7 @@
 """Data sets that are read row by row (iterable ones), for files larger than memory."""
 
 import csv
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,7 +20,7 @@ from marl.seeding import generator
 Row = tuple[Tensor, Tensor]
 
 
-class Stream:
+class Stream(ABC):
     """Training rows that come one after the other. Subclass it with `rows` and `__len__`.
 
     buffer: rows held to be shuffled: each next row is drawn from the buffer and replaced by the next one read. 1 keeps
@@ -28,13 +29,13 @@ class Stream:
 
     buffer = 1
 
+    @abstractmethod
     def rows(self) -> Iterator[Row]:
         """All (x, y) in an order that is always the same."""
-        raise NotImplementedError
 
+    @abstractmethod
     def __len__(self) -> int:
         """How many there are."""
-        raise NotImplementedError
 
     def shuffled(self, seed: int, epoch: int) -> Iterator[Row]:
         """`rows` through the buffer, in an order that is a function of seed and epoch."""
