@@ -62,6 +62,11 @@ class PPO(Architecture):
         if self.update == "sequential" and (self.share_actor == "shared" or self.std == "independent"):
             raise UserError("algo.update=sequential: needs algo.share_actor=separate and algo.std=state.")
 
+    @property
+    def loss_class(self) -> type["PPOLoss"]:
+        """The module that trains by these settings; an algorithm of one's own names another."""
+        return PPOLoss
+
 
 class PPOLoss(nn.Module):
     """Policy, value and entropy losses of every group of agents, from one minibatch.
@@ -135,6 +140,10 @@ class PPOLoss(nn.Module):
             self.actors[name].inputs.learn(seen)
             self.critics[name].learn_inputs(seen, states)
 
+    def surrogate(self, log_ratio: Tensor, advantage: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The policy's loss to minimise, approx_kl and clip_fraction; see `agents.losses.clipped_surrogate`."""
+        return clipped_surrogate(log_ratio, advantage, self.clip.value, self.config.dual_clip, weight)
+
     def _group(self, group: str, batch: Mapping, state: Tensor | None) -> dict[str, Tensor]:
         cfg, actor = self.config, self.actors[group]
         observation = batch["observation"]
@@ -151,9 +160,7 @@ class PPOLoss(nn.Module):
         if only is not None or "alive" in actor.masks:
             counts = counted(log_ratio, batch["alive"] if "alive" in actor.masks else None, only)
             log_ratio, weight = log_ratio.masked_fill(~counts, 0.0), mean_weights(counts)
-        policy, approx_kl, clip_fraction = clipped_surrogate(
-            log_ratio, batch["advantage"], self.clip.value, cfg.dual_clip, weight
-        )
+        policy, approx_kl, clip_fraction = self.surrogate(log_ratio, batch["advantage"], weight)
         if self.critic_turns:
             value = self.critics[group](observation, state)
             old = batch["value"] if cfg.value_clip is not None else None
@@ -175,4 +182,4 @@ def make_loss(
     critic_network: Callable[..., nn.Module] | None = None,
 ) -> PPOLoss:
     """Actors and critics of an environment (`Architecture.build`), and the loss that trains them."""
-    return PPOLoss(*config.build(spec, network, critic_network), config)
+    return config.loss_class(*config.build(spec, network, critic_network), config)

@@ -4,13 +4,15 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from marl.errors import Diverged, LostProcess, Stopped, UserError
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p"}
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -27,6 +29,17 @@ def main(document: str, job: Callable[[list[str]], Any], *errors: type[Exception
 def find_user_modules() -> None:
     """A user's own classes are named from the directory they work in."""
     sys.path.insert(0, os.getcwd())
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """Hydra's flags, with their values, before the overrides: among them it takes none of what comes after."""
+    flags, overrides, left = [], [], iter(arguments)
+    for argument in left:
+        if argument in WITH_VALUE:
+            flags += [argument, *islice(left, 1)]
+        else:
+            (flags if argument.startswith("-") else overrides).append(argument)
+    return flags + overrides
 
 
 @contextmanager

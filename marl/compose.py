@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from marl import device, distributed, seeding
-from marl.cli import find_user_modules, guard
+from marl.cli import find_user_modules, flags_first, guard
 from marl.engine import Trainer
 from marl.errors import UserError, closest
 from marl.schema import resolve, validate
@@ -213,7 +213,7 @@ def run(job: Job, *errors: type[Exception]) -> None:
     (UserError, Hydra's own complaints, and `errors`) end with one line on stderr and exit code 2.
     """
     find_user_modules()
-    arguments = sys.argv[1:] = _free(sys.argv[1:])
+    arguments = sys.argv[1:] = flags_first(_free(sys.argv[1:]))
     with guard(*errors), worded():
         distributed.start()
         sys.argv += distributed.directory(arguments)
