@@ -158,3 +158,30 @@ def test_recomputing_serves_supervised_runs_and_agents(tmp_path):
     figures = [rows(make_run(tmp_path / f"agents {wanted}", f"trainer.recompute={wanted}")) for wanted in (True, False)]
     for a, b in zip(*figures, strict=True):
         assert float(a["value_loss"]) == pytest.approx(float(b["value_loss"]), rel=1e-4)
+
+
+class Scaled(Trainer):
+    """Scales its loss as fp16 does, in float32: by a power of two, which changes no bit."""
+
+    def start(self, *arguments, **setup):
+        super().start(*arguments, **setup)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+
+
+def test_a_scaled_loss_steps_as_a_plain_one_and_an_overflow_is_left_out(tmp_path):
+    weights = []
+    for kind in (Trainer, Scaled):
+        task = make_task(epochs=3)
+        trainer = kind(progress="off")
+        trainer.fit(task, tmp_path / kind.__name__, optimizer=OptimizerConfig(lr=0.01))
+        weights.append([p.detach() for p in task.loss.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+    assert trainer.scaler.get_scale() == 1024.0
+    trainer.start(make_task(epochs=3), tmp_path / "overflow")
+    trainer.batches = trainer.steps = 0
+    before = [p.detach().clone() for p in trainer.task.loss.parameters()]
+    batch = next(trainer.task.batches(0))
+    batch["y"] = torch.full_like(batch["y"], 1e37)  # its error is finite, its scaled gradient is not
+    trainer.update(batch)
+    assert trainer.scaler.get_scale() == 512.0 and trainer.skipped == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.task.loss.parameters(), strict=True))
