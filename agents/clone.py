@@ -3,7 +3,7 @@
 Shapes: S steps in the data, B minibatch rows, A agents in a group, F features, D action dimensions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
@@ -11,9 +11,8 @@ from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents.actor import Actor
-from agents.critic import Critic
 from agents.evaluate import flat, nested, report
+from agents.imitation import CloneLoss, discounted
 from agents.playing import Plays
 from agents.policy import Policy, describe, spec_of
 from agents.ppo import PPO
@@ -28,52 +27,6 @@ from marl.errors import UserError
 from marl.seeding import derive
 
 Part = Annotated[float, Field(ge=0, le=1)]
-
-
-class CloneLoss(nn.Module):
-    """−log π(teacher's action | observation), averaged over the agents (the living ones) and summed over the groups.
-
-    The density is that of the raw action, as in PPO's loss. With `critic_coef` the squared error of the critics against
-    the teacher's returns comes to it; at 0 they come along untrained, so that the checkpoint has the form of any other
-    agents' checkpoint.
-    """
-
-    def __init__(self, actors: Mapping[str, Actor], critics: Mapping[str, Critic], critic_coef: float = 0.0) -> None:
-        super().__init__()
-        self.actors, self.critics = nn.ModuleDict(actors), nn.ModuleDict(critics)
-        self.critic_coef = critic_coef
-        self.critics.requires_grad_(critic_coef > 0)
-
-    def forward(self, batch: TensorDict) -> dict[str, Tensor]:
-        """{group: {observation [B, A, F], raw [B, A, D], mask, alive, return [B, A]}}, state → figures on the device.
-
-        "loss", and beside it "error": mean |mode − action| in the environment's units, or "accuracy" where actions are
-        choices; "value_loss" where the critics learn.
-        """
-        losses, misses, values = [], [], []
-        for name, actor in self.actors.items():
-            rows = batch[name]
-            params = actor(rows["observation"], rows.get("mask", None))
-            log_prob = actor.head.log_prob(params, rows["raw"])
-            alive = rows.get("alive", None)
-            counts = torch.ones_like(log_prob) if alive is None else alive.float()
-            total = counts.sum().clamp(min=1)
-            losses.append(-(log_prob * counts).sum() / total)
-            mode = actor.head.mode(params.detach())
-            if mode.is_floating_point():
-                miss = (actor.head.to_env(mode) - actor.head.to_env(rows["raw"])).abs()
-            else:
-                miss = (mode == rows["raw"]).float()
-            misses.append((miss.mean(-1) * counts).sum() / total)
-            if "return" in rows.keys():
-                value = self.critics[name](rows["observation"], batch.get("state", None))
-                values.append(nn.functional.mse_loss(value, rows["return"]))
-        figure = "error" if mode.is_floating_point() else "accuracy"
-        loss, figures = torch.stack(losses).sum(), {figure: torch.stack(misses).mean()}
-        if values:
-            figures["value_loss"] = torch.stack(values).sum().detach()
-            loss = loss + self.critic_coef * torch.stack(values).sum()
-        return {"loss": loss, **figures}
 
 
 class Clone(Plays, Epochs):
@@ -137,7 +90,7 @@ class Clone(Plays, Epochs):
             raise UserError("network: has a memory, which cloning does not train; use one without, such as network=mlp")
         if critic_coef and dagger_every:
             raise UserError(f"task.critic_coef={critic_coef}: not with task.dagger_every, where the learner acts")
-        self.loss, self.gamma = CloneLoss(actors, critics, critic_coef).to(self.device), algo.gamma
+        self.loss, self.algo = CloneLoss(actors, critics, critic_coef).to(self.device), algo
         self.heads = data.manifest.get("policy", {}).get("heads", {})
         rows = self._rows(data.steps, returns=critic_coef > 0)
         if batch_size > len(data.train):
@@ -201,7 +154,8 @@ class Clone(Plays, Epochs):
             seen, state = final[f"{name}/final_observation"].to(self.device), final.get("final_state")
             end = critic.denormalize(critic(seen, None if state is None else state.to(self.device))).cpu()
             told = self.data.steps["next"]
-            returns = discounted(told[name, "reward"], told["terminated"], end, length, self.gamma)
+            reward = self.algo.reward_scale * told[name, "reward"]
+            returns = discounted(reward, told["terminated"], end, length, self.algo.gamma)
             value = self._values(name)
             rows[name, "return"].copy_(critic.learn_scale(returns.to(self.device), value)[0])
 
@@ -289,27 +243,3 @@ class Clone(Plays, Epochs):
         self.rounds, self.gathered = state["rounds"], {key: value.cpu() for key, value in state["gathered"].items()}
         if self.gathered:
             self._add_gathered()
-
-
-def discounted(reward: Tensor, terminated: Tensor, end: Tensor, length: Tensor, gamma: float) -> Tensor:
-    """Discounted returns of episodes that lie one after the other.
-
-    Args:
-        reward: float32 [S, A].
-        terminated: bool [S]; an episode that ends without was cut off.
-        end: float32 [N, A], the value of where each episode ended, which stands for the rest of those cut off.
-        length: int64 [N], steps of each episode.
-        gamma: discount per step.
-
-    Returns:
-        float32 [S, A].
-    """
-    stops = length.cumsum(0)
-    result, following = torch.empty_like(reward), end.clone()
-    following[terminated[stops - 1]] = 0.0
-    for back in range(1, int(length.max()) + 1):  # all episodes at once, from their last steps to their first
-        there = length >= back
-        at = (stops - back)[there]
-        following[there] = reward[at] + gamma * following[there]
-        result[at] = following[there]
-    return result

@@ -21,7 +21,12 @@ Acts = Callable[[Mapping[str, Tensor], Mapping, torch.Generator], dict[str, tupl
 
 
 def acting(actors: Mapping[str, nn.Module], deterministic: bool = False) -> Acts:
-    """What `record` asks for, of actors (`agents.actor.Actor`) or of functions observation, generator -> action."""
+    """What `record` asks for, of actors (`agents.actor.Actor`) or of functions observation, generator -> action.
+
+    Raises UserError for an actor with a memory, which nobody would carry from step to step here.
+    """
+    if with_memory := [name for name, actor in actors.items() if getattr(actor, "memory_shape", None)]:
+        raise UserError(f"the policy of {', '.join(with_memory)} has a memory; only policies without can be recorded")
 
     def act(observation, masks, generator):
         chosen = {}

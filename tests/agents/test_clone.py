@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents.clone import Clone, discounted
+from agents.clone import Clone
+from agents.imitation import discounted
 from agents.on_policy import OnPolicy
 from agents.policy import Policy, describe
 from agents.ppo import PPO
@@ -177,3 +178,7 @@ def test_mistakes_are_one_sentence(tmp_path):
         clone(folder, dagger_every=1)
     with pytest.raises(UserError, match="task.critic_coef=0.5: not with task.dagger_every"):
         clone(folder, dagger_every=1, critic_coef=0.5)
+    actors, _ = teacher()
+    actors["agents"].memory_shape = (3, 4)  # as those of recurrent networks say
+    with pytest.raises(UserError, match="the policy of agents has a memory"):
+        acting(actors)
