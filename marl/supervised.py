@@ -101,7 +101,7 @@ class Supervised(Epochs):
         augment: Sequence[Augment] = (),
         mixup: Annotated[float, Field(ge=0)] = 0.0,
         batches_per_iteration: Annotated[int, Field(ge=1)] | None = None,
-        metrics: Sequence[measures.Name] = (),
+        metrics: Sequence[str] = (),
     ) -> None:
         """Raises UserError where the minibatch exceeds the training split or the objective can't price the data."""
         if batch_size > len(data.train):

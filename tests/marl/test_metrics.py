@@ -67,6 +67,7 @@ def test_of_numbers():
     ("names", "kind", "message"),
     [
         (["r2"], "classification", r"task.metrics=\[r2\]: not for classification data \(allowed are precision"),
+        (["f2"], "classification", r"task.metrics=\[f2\]: not for classification data"),
         (["f1"], "regression", "allowed are r2, mae"),
         (["top_9"], "classification", "must be below 5"),
         (["f1"], "ranking", "which has no others"),
