@@ -14,6 +14,7 @@ from torch import Tensor
 
 from agents.actor import Actor
 from agents.disturbance import Disturbance
+from agents.memory import Memories
 from envs.base import Env
 from marl.errors import UserError
 from marl.statistics import iqm
@@ -73,6 +74,7 @@ def evaluate(
     info: dict[str, dict[str, Tensor]] = {name: {} for name in env.spec.groups}
     masked = any(group.masks for group in env.spec.groups.values())
     disturbed = disturbance and disturbance.begin(env, seed)
+    memories = Memories(actors, env.num_envs, env.device)
     for t in range(env.spec.max_steps):
         masks = env.masks() if masked else {}
         if random:
@@ -84,7 +86,7 @@ def evaluate(
             for name, actor in actors.items():
                 if isinstance(actor, Actor):
                     mask = masks.get(name, {}).get("action")
-                    actions[name] = actor.head.to_env(actor.act(seen[name], deterministic, generator, mask=mask)[0])
+                    actions[name] = memories.act(name, actor, seen[name], deterministic, generator, mask)
                 else:
                     actions[name] = actor(seen[name], generator)
         if disturbed:
@@ -95,7 +97,9 @@ def evaluate(
             for key, value in step.info.get(name, {}).items():
                 _accumulate(info[name], key, value, running)
         lengths += running
-        running = running & ~(step.terminated | step.truncated)
+        done = step.terminated | step.truncated
+        running = running & ~done
+        memories.forget(done)
         observation = step.observation
         if t % CHECK_EVERY == CHECK_EVERY - 1 and not running.any():
             break

@@ -14,19 +14,19 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from agents.advantage import bootstrap_at, explained_variance, gae, normalize_advantage
+from agents.chunks import Chunks
 from agents.normalize import RewardNorm
 from agents.playing import Plays
 from agents.policy import describe
 from agents.ppo import PPO, make_loss
 from agents.rollout import EpisodeReturns, Rollout
 from agents.sequential import Turns
+from agents.values import values_of
 from envs.base import Env
 from marl import distributed
 from marl.distributed import stream
 from marl.errors import UserError
 from marl.seeding import derive, generator
-
-VALUE_ROWS = 1 << 15  # environment frames per call of the critic: bounds its memory, and keeps it in cache
 
 
 def take(rows: Mapping, index: Tensor) -> dict:
@@ -47,6 +47,7 @@ class OnPolicy(Plays):
         eval_episodes: episodes per evaluation, played at once.
         eval_deterministic: evaluate the policy's mode instead of samples.
 
+    With networks that have a memory minibatches are of whole chunks (`agents.chunks`), `minibatch_size` rounded down.
     Frames beyond the last full minibatch of an epoch are left out of it; every epoch shuffles anew, so all are
     used in turn.
 
@@ -75,7 +76,7 @@ class OnPolicy(Plays):
         self.compile_seconds = time.perf_counter() - began  # nearly all of it a kernel, unless it was kept from before
         if self.env.spec.max_steps is None:
             raise UserError("env.max_steps=null: evaluation needs a time limit, a number of steps of at least 1")
-        self.rows_per_iteration = batch = algo.rollout_steps * self.env.num_envs
+        batch = algo.rollout_steps * self.env.num_envs
         self.units_per_iteration = batch * distributed.world()  # `num_envs` and `minibatch_size` are one process's part
         self.minibatch_size = algo.minibatch_size or batch
         if self.minibatch_size > batch:
@@ -89,9 +90,13 @@ class OnPolicy(Plays):
                 f"frames={frames}: smaller than one iteration of {whole} frames; at least {whole} is allowed"
             )
         self.iterations = -(-frames // whole)
-        self.minibatches = batch // self.minibatch_size
         self.loss = make_loss(self.env.spec, algo, network, critic_network).to(self.device)
-        self.rollout = Rollout(self.env, self.loss.actors, algo.rollout_steps)
+        self.chunks = Chunks.of(algo, [*self.loss.actors.values(), *self.loss.critics.values()])
+        per_row = self.chunks.length if self.chunks else 1  # frames: a row is a frame, or a chunk of its environment's
+        self.rows_per_iteration, self.minibatch_rows = batch // per_row, self.minibatch_size // per_row
+        self.minibatches = self.rows_per_iteration // self.minibatch_rows
+        marks = self.chunks and self.chunks.marks
+        self.rollout = Rollout(self.env, self.loss.actors, algo.rollout_steps, self.loss.critics, marks)
         self.policy_generator = generator(seed, stream("policy"), self.device)
         self.minibatch_generator = generator(seed, stream("minibatches"), self.device)
         self.turns = Turns(self.loss, self.minibatch_generator) if algo.update == "sequential" else None
@@ -124,7 +129,7 @@ class OnPolicy(Plays):
         explained = []
         for name in self.loss.groups:
             reward = self._scaled(name)
-            value, final_value = self._values(name, truncated)
+            value, final_value = values_of(self.loss.critics[name], name, self.rollout, truncated)
             next_value = bootstrap_at(value, final_value, truncated)
             advantage, returns = gae(
                 reward,
@@ -158,18 +163,6 @@ class OnPolicy(Plays):
         reward = reward if self.algo.reward_scale == 1 else self.algo.reward_scale * reward
         return self.reward_norm[name](reward, self.rollout.done) if self.reward_norm else reward
 
-    @torch.no_grad()
-    def _values(self, name: str, truncated: Tensor) -> tuple[Tensor, Tensor]:
-        """Values in return units: [T + 1, E, A] of all that the policy saw, [N, A] of the true final observations."""
-        critic, roll = self.loss.critics[name], self.rollout
-        state = roll.states if critic.uses_state else None
-        steps = max(1, VALUE_ROWS // self.env.num_envs)
-        spans = [slice(t, t + steps) for t in range(0, len(roll.observed[name]), steps)]
-        value = torch.cat([critic(roll.observed[name][s], None if state is None else state[s]) for s in spans])
-        final = roll.next[name].flatten(0, 1)[truncated]
-        final_state = None if state is None else roll.next_states.flatten(0, 1)[truncated]
-        return critic.denormalize(value), critic.denormalize(critic(final, final_state))
-
     def _episode_figures(self) -> dict[str, Tensor]:
         """Means over the episodes that ended in this rollout (NaN where none did)."""
         done = self.rollout.done
@@ -191,15 +184,19 @@ class OnPolicy(Plays):
 
         With `minibatch_size` null the rollout is the one minibatch of an epoch, as it lies: no shuffle, no copy.
         """
-        rows = {n: {k: v.flatten(0, 1) for k, v in tensors.items()} for n, tensors in self.rows.items()}
+        if self.chunks:
+            rows = self.chunks.rows(self.rows, self.rollout)
+        else:
+            rows = {n: {k: v.flatten(0, 1) for k, v in tensors.items()} for n, tensors in self.rows.items()}
         if self.loss.uses_state:
-            rows["state"] = self.rollout.states[:-1].flatten(0, 1)
+            states = self.rollout.states[:-1]
+            rows["state"] = self.chunks.cut_before(states) if self.chunks else states.flatten(0, 1)
         for _ in (None,) if self.turns is None else self.turns.take(rows):
             yield from self._epochs(rows)
         self.loss.learn_inputs(self.rollout)  # for the next rollout: this one is done
 
     def _epochs(self, rows: dict) -> Iterator[TensorDict]:
-        B, count = self.minibatch_size, self.rows_per_iteration
+        B, count = self.minibatch_rows, self.rows_per_iteration
         for epoch in range(self.algo.epochs):
             self.kl = []
             if self.algo.minibatch_size is None:

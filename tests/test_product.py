@@ -66,7 +66,7 @@ ALL = list(itertools.product(*KINDS.values()))
 
 
 def covering(combinations: list[tuple], strength: int = 3) -> list[tuple]:
-    """Few combinations in which every `strength` choices of different kinds meet at least once; greedy, reproducible."""
+    """Few combinations in which every `strength` choices of different kinds meet; greedy, always the same."""
     order = random.Random(0)
     places = list(itertools.combinations(range(len(combinations[0])), strength))
     missing = {(at, tuple(c[i] for i in at)) for c in combinations for at in places}
@@ -113,8 +113,9 @@ def test_it_runs_or_is_refused_in_a_sentence(names: tuple[str, ...], tmp_path: P
     assert summary["final"]["episode_return"]["mean"] == figures["episode_return"]
     policy = Policy.load(tmp_path)
     observation, state = task.eval_env.reset(0)
-    policy.values(observation, state)
-    task.eval_env.step(policy.act(observation))
+    policy.values(observation, state, policy.critic_memory(2))
+    actions, _ = policy.act(observation, memory=policy.memory(2))
+    task.eval_env.step(actions)
 
 
 def to_yaml(config: dict) -> str:

@@ -19,6 +19,7 @@ EVERYTHING = [
     "algo.dual_clip=3",
     "algo.reward_norm=std",
 ]
+MEMORY = ["network=lstm", "network.hidden=8", "algo.chunk_length=3", "algo.burn_in=2", "algo.entropy_coef=0.01"]
 # What reads a tensor's values on the host, as called from Python and as an operator; then sizes that values decide.
 CALLS = {"item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "allclose"}
 READS = {"_local_scalar_dense", "is_nonzero", "equal"}
@@ -68,7 +69,7 @@ def one_iteration(trainer, task, watch: dict) -> None:
             task.observe(trainer.update(batch))
 
 
-@pytest.mark.parametrize("more", [[], EVERYTHING, ["algo=ippo", "env.continuous_actions=false", *EVERYTHING]])
+@pytest.mark.parametrize("more", [[], EVERYTHING, MEMORY, ["algo=ippo", "env.continuous_actions=false", *EVERYTHING]])
 def test_neither_rollout_nor_update_reads_values(tmp_path, more) -> None:
     trainer, task = begun(tmp_path, *more)
     assert task.env.path == "kernel"
@@ -86,7 +87,7 @@ def test_the_watch_notices(tmp_path) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("more", [[], EVERYTHING])
+@pytest.mark.parametrize("more", [[], EVERYTHING, MEMORY])
 def test_neither_rollout_nor_update_waits_on_a_gpu(tmp_path, more) -> None:
     trainer, task = begun(tmp_path, "trainer=gpu", *more)
 

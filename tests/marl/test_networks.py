@@ -188,7 +188,9 @@ def test_shared_network_gives_equal_agents_equal_outputs():
         (lambda: MLP((), 2), r"in_shape=\(\)"),
         (lambda: CNN(5, 2), r"network=cnn.*\(5,\)"),
         (lambda: CNN((1, 8, 8), 2, channels=[4] * 4), r"layer 4 leaves no pixel of \(1, 8, 8\)"),
-        (lambda: LSTM(5, 2), r"network=lstm.*\(5,\)"),
+        (lambda: LSTM(5, 2)(torch.zeros(3, 5)), r"network=lstm.*\(5,\), unless"),
+        (lambda: LSTM((1, 2, 3, 4), 2), r"network=lstm.*\(1, 2, 3, 4\)"),
+        (lambda: GRU(5, 2, layers=2, dropout=0.1), r"network\.dropout.*must be 0 for agents"),
         (lambda: LSTM((4, 5), 2, dropout=0.1), r"network\.dropout.*must be 0"),
     ],
 )
