@@ -16,7 +16,7 @@ from agents.imitation import CloneLoss, discounted
 from agents.playing import Plays
 from agents.policy import Policy, describe, spec_of
 from agents.ppo import PPO
-from agents.record import acting, record, to_raw
+from agents.record import Acting, record, to_raw
 from envs.base import Env
 from marl import distributed
 from marl.data import Episodes, Loader
@@ -193,9 +193,9 @@ class Clone(Plays, Epochs):
         self.rounds += 1
         seed = derive(self.seed, f"dagger/{self.rounds}")
         env = self.make_env(seed=seed, device=self.device, num_envs=self.dagger_episodes)
-        teacher = acting(self.teacher.actors, deterministic=self.dagger_labels == "mode")
+        teacher = Acting(self.teacher.actors, deterministic=self.dagger_labels == "mode")
         with self.evaluating():
-            learner = acting(self.loss.actors)
+            learner = Acting(self.loss.actors)
             made = record(env, teacher, seed, learner, self.dagger_beta**self.rounds)
         old = self.gathered
         self.gathered = {key: torch.cat([old[key], value]) if old else value for key, value in made.items()}

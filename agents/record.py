@@ -4,47 +4,47 @@ Shapes: T time, E environments (one episode each), A agents in a group, F featur
 episodes together.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from agents.actor import Actor
+from agents.memory import Memories
 from envs.base import ActionSpec, Env, EnvSpec
 from marl.errors import UserError
 
 CHECK_EVERY = 16  # steps between looks at whether all episodes have ended: each look waits for the device
 
-# observation {group: [E, A, F]}, masks, generator -> {group: (action in the environment's units, raw action or None)}
-Acts = Callable[[Mapping[str, Tensor], Mapping, torch.Generator], dict[str, tuple[Tensor, Tensor | None]]]
+class Acting:
+    """What `record` asks for, of actors (`agents.actor.Actor`) or of functions observation, generator -> action."""
 
+    def __init__(self, actors: Mapping[str, Any], deterministic: bool = False) -> None:
+        self.actors, self.deterministic = actors, deterministic
 
-def acting(actors: Mapping[str, nn.Module], deterministic: bool = False) -> Acts:
-    """What `record` asks for, of actors (`agents.actor.Actor`) or of functions observation, generator -> action.
+    def begin(self, n_envs: int, device: torch.device) -> None:
+        """New episodes: networks with a memory remember nothing."""
+        self.memories = Memories(self.actors, n_envs, device)
 
-    Raises UserError for an actor with a memory, which nobody would carry from step to step here.
-    """
-    if with_memory := [name for name, actor in actors.items() if getattr(actor, "memory_shape", None)]:
-        raise UserError(f"the policy of {', '.join(with_memory)} has a memory; only policies without can be recorded")
-
-    def act(observation, masks, generator):
+    def __call__(
+        self, observation: Mapping[str, Tensor], masks: Mapping, generator: torch.Generator
+    ) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """{group: [E, A, F]} -> {group: (action in the environment's units, raw action or None)}, both [E, A, D]."""
         chosen = {}
-        for name, actor in actors.items():
+        for name, actor in self.actors.items():
             if isinstance(actor, Actor):
-                mask = masks.get(name, {}).get("action")
-                raw = actor.act(observation[name], deterministic, generator, mask=mask)[0]
+                params = self.memories.params(name, actor, observation[name], masks.get(name, {}).get("action"))
+                raw = actor.choose(params, self.deterministic, generator)[0]
                 chosen[name] = actor.head.to_env(raw), raw
             else:
                 chosen[name] = actor(observation[name], generator), None
         return chosen
 
-    return act
-
 
 @torch.no_grad()
 def record(
-    env: Env, teacher: Acts | None, seed: int, driver: Acts | None = None, beta: float = 0.0
+    env: Env, teacher: Acting | None, seed: int, driver: Acting | None = None, beta: float = 0.0
 ) -> dict[str, Tensor]:
     """One episode in every environment, from a reset with `seed`; equal arguments give equal episodes.
 
@@ -65,6 +65,8 @@ def record(
     generator = torch.Generator(env.device).manual_seed(seed)
     observation, state = env.reset(seed)
     running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+    for player in filter(None, (teacher, driver)):
+        player.begin(env.num_envs, env.device)
     kept: dict[str, list[Tensor]] = {}
     final: dict[str, Tensor] = {}
 

@@ -14,15 +14,14 @@ The folder holds shards (safetensors) and manifest.json; docs/data.md has its fo
   python scripts/train.py experiment=clone data.folder=FOLDER    trains an actor from it
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from agents.policy import Policy, describe
-from agents.record import acting, metadata, record
+from agents.record import Acting, metadata, record
 from envs.base import EnvError
 from marl import cli, compose, options
 from marl.data.episodes import append, manifest
@@ -82,16 +81,16 @@ def run(chosen: Options) -> Path:
     return folder
 
 
-def player(chosen: Options, policy: Policy) -> Callable[..., Any] | None:
+def player(chosen: Options, policy: Policy) -> Acting | None:
     """Who acts: the saved actors, a function of the user's for every group, or None for uniformly random actions."""
     if chosen.policy == "random":
         return None
     if chosen.policy == "trained":
-        return acting(policy.actors, chosen.deterministic)
+        return Acting(policy.actors, chosen.deterministic)
     if "." not in chosen.policy:
         raise UserError(f"policy={chosen.policy}: must be trained, random, or the dotted path of a function")
     function = resolve(chosen.policy, "policy")
-    return acting(dict.fromkeys(policy.spec.groups, function))
+    return Acting(dict.fromkeys(policy.spec.groups, function))
 
 
 if __name__ == "__main__":

@@ -11,14 +11,14 @@ from agents.imitation import discounted
 from agents.on_policy import OnPolicy
 from agents.policy import Policy, describe
 from agents.ppo import PPO
-from agents.record import acting, record, to_raw
+from agents.record import Acting, record, to_raw
 from envs.vmas import VmasEnv
 from marl import transfer
 from marl.data import Episodes
 from marl.data.episodes import append
 from marl.engine import Trainer
 from marl.errors import UserError
-from marl.networks import MLP
+from marl.networks import LSTM, MLP
 from marl.optim import OptimizerConfig
 from marl.seeding import seed_global
 
@@ -39,7 +39,7 @@ def dataset(folder: Path, discrete: bool = False, raw: bool = True, **algo) -> P
     actors, env = teacher(discrete, **algo)
     heads = {name: type(actor.head).__name__ for name, actor in actors.items()}
     for seed in (0, 1):
-        made = record(env, acting(actors), seed)
+        made = record(env, Acting(actors), seed)
         if not raw:
             made = {name: value for name, value in made.items() if not name.endswith("/raw")}
         append(folder, made, {"spec": describe(env.spec), "policy": {"heads": heads}})
@@ -178,7 +178,22 @@ def test_mistakes_are_one_sentence(tmp_path):
         clone(folder, dagger_every=1)
     with pytest.raises(UserError, match="task.critic_coef=0.5: not with task.dagger_every"):
         clone(folder, dagger_every=1, critic_coef=0.5)
-    actors, _ = teacher()
-    actors["agents"].memory_shape = (3, 4)  # as those of recurrent networks say
-    with pytest.raises(UserError, match="the policy of agents has a memory"):
-        acting(actors)
+    with pytest.raises(UserError, match="network: has a memory, which cloning does not train"):
+        Clone(Episodes(str(folder)), ENV, PPO(), partial(LSTM, hidden=8), batch_size=32)
+
+
+def test_a_teacher_may_have_a_memory():
+    seed_global(1)
+    env = ENV(num_envs=4, seed=0, device="cpu")
+    actors, _ = PPO().build(env.spec, partial(LSTM, hidden=8))
+    player = Acting(actors, deterministic=True)
+    made = [record(env, player, seed) for seed in (0, 0)]
+    assert all(torch.equal(made[0][name], value) for name, value in made[1].items())  # begins without memories
+    T, E = 12, 4
+    assert made[0]["length"].tolist() == [T] * E
+    seen = made[0]["agents/observation"].unflatten(0, (E, T)).transpose(0, 1)
+    actor = actors["agents"]
+    with torch.no_grad():
+        params, _ = actor.unroll(seen, torch.zeros(E, *actor.memory_shape))
+    expected = actor.head.mode(params).transpose(0, 1).flatten(0, 1)
+    torch.testing.assert_close(made[0]["agents/raw"], expected, atol=1e-6, rtol=1e-5)
