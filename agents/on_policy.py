@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from agents.advantage import bootstrap_at, explained_variance, gae, normalize_advantage
 from agents.chunks import Chunks
-from agents.disturbance import Disturbance
-from agents.evaluate import Episodes, evaluate, flat, nested, report
 from agents.normalize import RewardNorm
+from agents.playing import Plays
 from agents.policy import describe
 from agents.ppo import PPO, make_loss
 from agents.rollout import EpisodeReturns, Rollout
@@ -35,7 +34,7 @@ def take(rows: Mapping, index: Tensor) -> dict:
     return {k: v.index_select(0, index) if isinstance(v, Tensor) else take(v, index) for k, v in rows.items()}
 
 
-class OnPolicy:
+class OnPolicy(Plays):
     """Collects a rollout per iteration and yields its minibatches, epoch by epoch. See `marl.task.Task`.
 
     Args:
@@ -57,7 +56,6 @@ class OnPolicy:
     """
 
     name, unit = "on_policy", "frames"
-    monitor = ("episode_return", "max")
 
     def __init__(
         self,
@@ -72,11 +70,10 @@ class OnPolicy:
         eval_deterministic: bool = True,
     ):
         self.algo, self.seed, self.device = algo, seed, torch.device(device)
-        self.make_env, self.eval_episodes, self.eval_deterministic = env, eval_episodes, eval_deterministic
+        self.plays(env, eval_episodes, eval_deterministic)
         began = time.perf_counter()
         self.env = env(seed=derive(seed, stream("environment")), device=device)
         self.compile_seconds = time.perf_counter() - began  # nearly all of it a kernel, unless it was kept from before
-        self.eval_env: Env | None = None
         if self.env.spec.max_steps is None:
             raise UserError("env.max_steps=null: evaluation needs a time limit, a number of steps of at least 1")
         batch = algo.rollout_steps * self.env.num_envs
@@ -236,30 +233,6 @@ class OnPolicy:
                     value = tensors[name][tuple(bad[0])].item()
                     found.append((t, order, f"{what} of {group.agents[a]} is {value} in environment {e}, step {t}"))
         return f"{min(found)[2]} of the rollout" if found else None
-
-    def play(
-        self,
-        episodes: int | None = None,
-        seed: int | None = None,
-        deterministic: bool | None = None,
-        random: bool = False,
-        disturbance: Disturbance | None = None,
-    ) -> Episodes:
-        """Episodes of the current policy in the evaluation environment; defaults are those of training."""
-        episodes = episodes or self.eval_episodes
-        if self.eval_env is None or self.eval_env.num_envs != episodes:
-            self.eval_env = self.make_env(seed=derive(self.seed, "evaluation"), device=self.device, num_envs=episodes)
-        seed = derive(self.seed if seed is None else seed, "evaluation")
-        deterministic = self.eval_deterministic if deterministic is None else deterministic
-        return evaluate(self.eval_env, self.loss.actors, seed, deterministic, random, disturbance)
-
-    def evaluate(self) -> dict[str, float]:
-        """Play `eval_episodes` episodes, the same starts every time; flat statistics of their returns."""
-        return flat(report(self.play()))
-
-    def summary(self, metrics: dict[str, float]) -> dict:
-        """`summary.json`'s block: {"episode_return": {"mean", "iqm", "std", "ci95", "episodes"}, …}."""
-        return nested(metrics) if metrics else {}
 
     def state_dict(self) -> dict:
         """Spec, environment, first observation of the next rollout, running returns and random streams."""
