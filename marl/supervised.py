@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from marl.data import ArrayData, ShuffledBatches
 from marl.errors import UserError
+from marl.networks import reads_team
 
 EVALUATION_ROWS = 4096  # rows per forward pass outside training: bounds memory, changes no figure
 
@@ -79,6 +80,10 @@ class Supervised:
         self.kind = data.kind
         self.in_shape = data.in_shape
         self.device = torch.device(device)
+        if reads_team(network) and len(data.in_shape) == 1:  # it would take the rows of a minibatch for a team
+            raise UserError(
+                f"network: reads sets (members, features), not inputs {data.in_shape}; use network=mlp for them"
+            )
         model = network(data.in_shape, data.out_features)
         self.loss = SupervisedLoss(model, objective, data).to(self.device)
         self.loader = ShuffledBatches(data.train.to(self.device), batch_size, seed)

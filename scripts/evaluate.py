@@ -17,7 +17,9 @@ Robustness: the policy as it was trained, in conditions that it was not trained 
                        frozen (agents that never act) | n_agents | any key, such as env.scenario_kwargs.package_mass
   values=null          the values to go through, such as values=[0,0.1,0.2]
 
-Any other key=value changes the run's configuration, for example env.max_steps=200 or device=cpu.
+Any other key=value changes the run's configuration, for example env.max_steps=200 or device=cpu. Another number of
+agents, env.scenario_kwargs.n_agents=5, suits a policy that all agents share and whose observation stays as wide: an
+MLP of each agent's own observation, or a network that reads the team (docs/teams.md).
 """
 
 import json
@@ -89,10 +91,16 @@ def evaluate(options: Options, overrides: list[str]) -> dict:
     if options.vary:
         return robustness(path, options, overrides)
     cfg = compose.saved(path, [*overrides, "++strict=true"])
-    cfg.resume, cfg.init_from = None, str(path) if options.policy == "trained" else None
+    trained = options.policy == "trained"
+    changed = trained and any(o.startswith(("env", "++env")) for o in overrides)  # agents may be others: no critic then
+    cfg.resume, cfg.init_from = None, str(path) if trained and not changed else None
     config = compose.check(cfg)
     compose.build_trainer(config)  # for its number of threads: sums in the same order give the same bits
     task = compose.build_task(config)
+    if changed and isinstance(task, OnPolicy):
+        load_actors(task, path, " ".join(overrides))
+    elif changed:
+        compose.load_weights(task, path)
     if options.absolute:
         if not isinstance(task, OnPolicy):
             raise UserError(f"absolute=true: only agents play episodes; this run's task is {task.name}")
@@ -154,8 +162,27 @@ def robustness(path: Path, options: Options, overrides: list[str]) -> dict:
 
 def load_actors(task: OnPolicy, path: Path, given: str) -> None:
     """Put the actors of a checkpoint into `task`. Raises UserError where they don't fit what `given` made of it."""
-    state = checkpoint.load(path, task.device)["loss"]
+    saved = checkpoint.load(path, task.device)
+    state, trained = saved["loss"], saved["processes"][0]["task"].get("spec", {"groups": {}})["groups"]
     actors = {key.removeprefix("actors."): value for key, value in state.items() if key.startswith("actors.")}
+    for name, group in task.env.spec.groups.items():
+        before, now = trained.get(name), group.observation_size
+        if before and before["observation_size"] != now:
+            raise UserError(
+                f"{given}: agents of {name} see {now} numbers then, and the policy of {path} reads "
+                f"{before['observation_size']}; only a policy whose observation keeps its size can be played so"
+            )
+        if before and len(before["agents"]) != group.n_agents:
+            if any(key.startswith(f"{name}.network.networks.1.") for key in actors):
+                raise UserError(
+                    f"{given}: makes {group.n_agents} agents of {name}, and the policy of {path} has a network for each "
+                    f"of its {len(before['agents'])}; only a policy that all share can be played so"
+                )
+            if task.loss.actors[name].inputs.ids is not None:
+                raise UserError(
+                    f"{given}: makes {group.n_agents} agents of {name}, and the policy of {path} knows its "
+                    f"{len(before['agents'])} by their ids (algo.agent_ids=true), which others don't have"
+                )
     try:
         task.loss.actors.load_state_dict(actors)
     except RuntimeError as error:

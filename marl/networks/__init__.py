@@ -6,5 +6,18 @@ from marl.networks.linear import Linear
 from marl.networks.mlp import MLP
 from marl.networks.per_agent import PerAgent
 from marl.networks.recurrent import GRU, LSTM
+from marl.networks.team import Attention, DeepSets, Graph, reads_team
 
-__all__ = ["ACTIVATIONS", "CNN", "GRU", "LSTM", "MLP", "Linear", "PerAgent"]
+__all__ = [
+    "ACTIVATIONS",
+    "CNN",
+    "GRU",
+    "LSTM",
+    "MLP",
+    "Attention",
+    "DeepSets",
+    "Graph",
+    "Linear",
+    "PerAgent",
+    "reads_team",
+]

@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from marl.networks.common import Shape, shape_tuple
+from marl.networks.team import refuse_separate
 
 
 class PerAgent(nn.Module):
     """`factory(in_shape, out_features)` once for the group (`shared`), or once per agent with its own initial weights.
 
     forward: float [..., A, *in_shape] → float [..., A, out_features].
-    `networks` holds the 1 or A networks, so that both kinds of checkpoint are read alike.
+    `networks` holds the 1 or A networks, so that both kinds of checkpoint are read alike. Shared, it may be a network
+    that reads the whole team (`marl.networks.team`); UserError where there would be one of those per agent.
     """
 
     def __init__(
@@ -28,6 +30,8 @@ class PerAgent(nn.Module):
         self.shared = shared
         self._agent_dim = -1 - len(shape_tuple(in_shape))
         copies = 1 if shared else n_agents
+        if not shared:
+            refuse_separate(factory)
         self.networks = nn.ModuleList(factory(in_shape, out_features) for _ in range(copies))
 
     def forward(self, x: Tensor, only: int | None = None) -> Tensor:
