@@ -77,8 +77,9 @@ class Critic(nn.Module):
         A, F = spec.n_agents, spec.observation_size
         self.team = reads_team(network)
         if self.team and kind in ("local", "state"):
+            seen = "one agent" if kind == "local" else "the global state"
             raise UserError(
-                f"algo.critic={kind}: its network sees {'one agent' if kind == 'local' else 'the global state'} only, and "
+                f"algo.critic={kind}: its network sees {seen} only, and "
                 "this one reads the whole team: use algo.critic=concat or agent_state, or network@critic_network=mlp."
             )
         ids = ids and share == "shared" and (kind in ("local", "agent_state") or self.team)

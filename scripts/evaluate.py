@@ -175,8 +175,8 @@ def load_actors(task: OnPolicy, path: Path, given: str) -> None:
         if before and len(before["agents"]) != group.n_agents:
             if any(key.startswith(f"{name}.network.networks.1.") for key in actors):
                 raise UserError(
-                    f"{given}: makes {group.n_agents} agents of {name}, and the policy of {path} has a network for each "
-                    f"of its {len(before['agents'])}; only a policy that all share can be played so"
+                    f"{given}: makes {group.n_agents} agents of {name}, and the policy of {path} has a network for "
+                    f"each of its {len(before['agents'])}; only a policy that all share can be played so"
                 )
             if task.loss.actors[name].inputs.ids is not None:
                 raise UserError(

@@ -11,7 +11,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from marl.errors import UserError
-from marl.networks.common import ActivationName, Gain, InitName, Shape, Width, activation_module, initialise, shape_tuple
+from marl.networks.common import (
+    ActivationName,
+    Gain,
+    InitName,
+    Shape,
+    Width,
+    activation_module,
+    initialise,
+    shape_tuple,
+)
 from marl.networks.mlp import MLP
 
 Pool = Literal["mean", "max", "sum"]
