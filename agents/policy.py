@@ -17,7 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from agents.actor import Actor
 from agents.architecture import Architecture
+from agents.critic import Critic
+from agents.groups import algorithms, everyone, read, source
 from envs.base import ActionSpec, EnvSpec, GroupSpec
 from marl import checkpoint
 from marl.errors import UserError
@@ -57,10 +60,10 @@ def spec_of(told: Mapping[str, Any]) -> EnvSpec:
 
 
 class Policy(nn.Module):
-    """The actors of all groups, and their critics where they were kept.
+    """The actors of all groups that learnt, and their critics.
 
-    told: what the file says: "spec", "algo", "network", "critic_network" (configuration nodes) and, for people and
-    other programs, "env" (how its environment is built), "run" (seed, frames, evaluation).
+    told: what the file says: "spec", "algo", "network", "critic_network", "groups" (configuration nodes) and, for
+    people and other programs, "env" (how its environment is built), "run" (seed, frames, evaluation).
 
     Raises:
         UserError: the description names networks that can't be built here.
@@ -72,9 +75,18 @@ class Policy(nn.Module):
         self.spec = spec_of(told["spec"])
         network = _factory(told["network"], "network")
         critic_network = _factory(told["critic_network"], "critic_network") if told.get("critic_network") else None
-        actors, critics = Architecture.of(told["algo"]).build(self.spec, network, critic_network)
+        settings = read(told.get("groups"), self.spec)
+        algos = algorithms(Architecture.of(told["algo"]), settings)
+        actors, critics = Architecture.of(told["algo"]).build(self.spec, network, critic_network, algos)
         self.actors, self.critics = nn.ModuleDict(actors), nn.ModuleDict(critics)
+        self.settings = settings
+        acting = {n: group for n, group in self.spec.groups.items() if n in actors}
+        self.spec = EnvSpec(acting, self.spec.state_size, self.spec.max_steps)
         self.eval()
+
+    def everyone(self) -> tuple[dict[str, Actor], dict[str, Critic]]:
+        """Actors and critics of all groups of the environment; see `agents.groups.everyone`."""
+        return everyone(self.settings, self.actors, self.critics)
 
     @classmethod
     def load(cls, path: str | Path, which: str = "last", device: str | torch.device = "cpu") -> Policy:
@@ -102,6 +114,7 @@ class Policy(nn.Module):
             {
                 "spec": spec,
                 **{key: config.get(key) for key in ("algo", "network", "critic_network", "env")},
+                "groups": config.get("groups"),
                 "run": {
                     "checkpoint": "/".join(path.resolve().parts[-3:]),
                     "name": config.get("name"),
@@ -174,8 +187,8 @@ class Policy(nn.Module):
             only = next(iter(self.actors))
             return self.act({only: observation}, deterministic, generator, masks)[only]
         actions = {}
-        for name, actor in self.actors.items():
-            seen, group = observation[name], self.spec.groups[name]
+        for name, actor in self._present(self.actors, observation).items():
+            seen, group = observation[name], self.spec.groups[source(self.settings, name)]
             if seen.shape[-2:] != (group.n_agents, group.observation_size):
                 raise UserError(
                     f"observation of {name}: shape {tuple(seen.shape)}; it must end with the agents and "
@@ -188,7 +201,13 @@ class Policy(nn.Module):
     @torch.no_grad()
     def values(self, observation: Mapping[str, Tensor], state: Tensor | None = None) -> dict[str, Tensor]:
         """The returns that the critics expect: {group: [..., A, F]} and, where read, state [..., S] -> [..., A]."""
-        return {n: critic.denormalize(critic(observation[n], state)) for n, critic in self.critics.items()}
+        critics = self._present(self.critics, observation)
+        return {n: critic.denormalize(critic(observation[n], state)) for n, critic in critics.items()}
+
+    def _present(self, modules: nn.ModuleDict, observation: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Actors or critics of the groups that learnt, and of those observed that are played by their past versions."""
+        found = {n: source(self.settings, n) for n in self.settings if n in modules or n in observation}
+        return {name: modules[of] for name, of in found.items() if of in modules}
 
 
 def _factory(node: Mapping[str, Any], key: str) -> Any:

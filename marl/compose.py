@@ -33,7 +33,7 @@ from marl.task import Task
 from marl.transfer import begin_from, load_weights  # noqa: F401 - the latter for users of this module
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-FREE = re.compile(r"^[\w.]*kwargs\.\w")  # keys below scenario_kwargs and the like need no "+" to be added
+FREE = re.compile(r"^([\w.]*kwargs|groups)\.\w")  # keys below scenario_kwargs and the like need no "+" to be added
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
 COMPOSING = (HydraException, OmegaConfBaseException)
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"

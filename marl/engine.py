@@ -153,9 +153,9 @@ class Trainer:
         self.loss = distributed.wrap(torch.compile(task.loss) if self.compile else task.loss)
         self.clipped = [[p for p in module.parameters() if p.requires_grad] for module in parts.values()]
         self.clipped = [parameters for parameters in self.clipped if parameters]
-        self.callbacks, self.loggers = [*callbacks, ProgressBar(self.progress)], list(loggers)
+        callbacks = [*callbacks, *getattr(task, "callbacks", ()), ProgressBar(self.progress)]
+        self.callbacks, self.loggers = (callbacks, list(loggers)) if distributed.main() else ([], [])
         if not distributed.main():  # one process decides and writes
-            self.callbacks, self.loggers = [], []
             seeding.seed_global(seeding.derive(seed, distributed.stream("global")))
         self.iteration, self.pending, self.stop_reason, self.best = 0, 0, None, None
         self.evaluation: dict[str, float] = {}
