@@ -73,14 +73,19 @@ class Cast:
                 start += count
         return blocks
 
-    def begin(self, actors: Mapping[str, Actor]) -> None:
-        """Take in the actors that learn; then players and pools exist."""
+    def begin(self, actors: Mapping[str, Actor]) -> tuple[frozenset[str], list[Callback]]:
+        """Take in the actors that learn; then players and pools exist.
+
+        Returns:
+            The learning groups that do not act everywhere themselves, and what the engine must call for the pools.
+        """
         self.actors, self.seats = dict(actors), {}
         for name, one in self.settings.items():
             if one.pools:
                 self.pools[name] = Pool(name, one, self.actors[one.of or name], self.seed)
             elif not one.learns:
                 self.seats[name] = self.player(one.policy, one, name, self.env)
+        return frozenset(self.blocks) & frozenset(actors), [Keeper(list(self.pools.values()))] if self.pools else []
 
     def player(self, policy: str, one: GroupSettings, name: str, env: Env) -> Actor | Player:
         """Who plays the group `name` of `env` where `policy` says so. Raises UserError for an unknown policy."""
@@ -93,10 +98,6 @@ class Cast:
                 "dotted paths of classes)"
             )
         return opponents.make(policy, env, name)
-
-    def callbacks(self) -> list[Callback]:
-        """What the engine must call for the pools."""
-        return [Keeper(list(self.pools.values()))] if self.pools else []
 
     def draw(self, iteration: int) -> None:
         """Choose the past versions of a rollout."""

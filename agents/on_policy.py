@@ -86,16 +86,12 @@ class OnPolicy:
             )
         whole = self.units_per_iteration
         if frames < whole:
-            raise UserError(
-                f"frames={frames}: smaller than one iteration of {whole} frames; at least {whole} is allowed"
-            )
+            raise UserError(f"frames={frames}: smaller than one iteration of {whole}; at least {whole} is allowed")
         self.iterations = -(-frames // whole)
         self.minibatches = batch // self.minibatch_size
         self.cast = Cast(self.env, algo, groups, seed)
         self.loss = make_loss(self.env.spec, algo, network, critic_network, self.cast.algos).to(self.device)
-        self.cast.begin(self.loss.actors)
-        self.callbacks = self.cast.callbacks()
-        self.loss.partly = frozenset(self.cast.blocks) & frozenset(self.loss.groups)
+        self.loss.partly, self.callbacks = self.cast.begin(self.loss.actors)
         others = None if self.cast.simple else self.cast.act
         self.rollout = Rollout(self.env, self.loss.actors, algo.rollout_steps, others)
         self.policy_generator = generator(seed, stream("policy"), self.device)
