@@ -1,6 +1,7 @@
 """The actor: observations of a group of agents to actions, one network for all agents or one each.
 
-Shapes: A agents in the group, F features, D action dimensions, `...` any leading dimensions.
+Shapes: A agents in the group, F features, D action dimensions, L steps of a sequence, M numbers of memory, `...` any
+leading dimensions.
 """
 
 from collections.abc import Callable
@@ -28,6 +29,10 @@ class Actor(nn.Module):
         policy, std, init_std, min_std: see `agents.distributions.make_head`.
         normalize, limit, ids: see `agents.inputs.Inputs`; ids go to a shared network only, others need none.
 
+    Attributes:
+        memory_shape: (A, M), what the network remembers from step to step; None where it remembers nothing. A network
+            with a memory is asked through `unroll` and `remember`.
+
     Raises:
         UserError: the policy does not fit the group's actions, or masks of continuous actions.
     """
@@ -53,6 +58,8 @@ class Actor(nn.Module):
             raise UserError(f"group {spec.name}: its actions are continuous; only discrete ones can be masked.")
         self.inputs = Inputs(spec.observation_size, spec.n_agents, normalize, limit, ids and shared)
         self.network = PerAgent(network, spec.n_agents, self.inputs.size, self.head.n_features, shared)
+        size = getattr(self.network, "memory_size", 0)
+        self.memory_shape = (spec.n_agents, size) if size else None
 
     def forward(self, observation: Tensor, mask: Tensor | None = None, only: int | None = None) -> Tensor:
         """Parameters of the policy.
@@ -67,8 +74,28 @@ class Actor(nn.Module):
         Returns:
             [..., A, n_features].
         """
-        params = self.network(self.inputs(observation), only)
-        return params if mask is None else params.masked_fill(~mask, ABSENT)
+        return allowed(self.network(self.inputs(observation), only), mask)
+
+    def unroll(
+        self, observation: Tensor, memory: Tensor, start: Tensor | None = None, only: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Parameters of the policy along sequences, before any mask (`allowed`).
+
+        Args:
+            observation: float32 [L, ..., A, F].
+            memory: float32 [..., A, M], before the first step; zeros at an episode's beginning.
+            start: bool [L, ...], True where an episode begins, so that the memory is forgotten; None = nowhere.
+            only: as in `forward`.
+
+        Returns:
+            [L, ..., A, n_features], and the memory after each step [L, ..., A, M].
+        """
+        return self.network.unroll(self.inputs(observation), memory, start, only)
+
+    def remember(self, observation: Tensor, memory: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One step: observation [..., A, F], memory [..., A, M] -> parameters, as `forward`'s, and memory after it."""
+        params, memories = self.unroll(observation.unsqueeze(0), memory)
+        return allowed(params[0], mask), memories[0]
 
     def act(
         self,
@@ -91,7 +118,16 @@ class Actor(nn.Module):
             raw action [..., A, D] (`head.to_env` gives the environment's action), log-probability float32
             [..., A].
         """
-        params = self(observation, mask)
+        return self.choose(self(observation, mask), deterministic, generator, noise)
+
+    def choose(
+        self,
+        params: Tensor,
+        deterministic: bool = False,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `act`, from the policy's parameters [..., A, n_features]."""
         if deterministic:
             raw = self.head.mode(params)
             return raw, self.head.log_prob(params, raw)
@@ -100,3 +136,8 @@ class Actor(nn.Module):
     def evaluate(self, observation: Tensor, raw: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-probability of given actions: observation [..., A, F], raw [..., A, D] -> float32 [..., A]."""
         return self.head.log_prob(self(observation, mask), raw)
+
+
+def allowed(params: Tensor, mask: Tensor | None) -> Tensor:
+    """Parameters with the logits of forbidden choices (mask False) as those of choices that don't exist."""
+    return params if mask is None else params.masked_fill(~mask, ABSENT)

@@ -82,6 +82,7 @@ class Cast:
         self.actors, self.seats = dict(actors), {}
         for name, one in self.settings.items():
             if one.pools:
+                without_memory(self.actors[one.of or name], f"groups.{name}")
                 self.pools[name] = Pool(name, one, self.actors[one.of or name], self.seed)
             elif not one.learns:
                 self.seats[name] = self.player(one.policy, one, name, self.env)
@@ -167,4 +168,11 @@ def frozen(path: str, whose: str, name: str, env: Env) -> Actor:
     trained, group = policy.spec.groups[whose], env.spec.groups[name]
     if sizes(trained) != sizes(group):
         raise UserError(f"groups.{name}.policy={path}: sizes {sizes(trained)} differ from the group's {sizes(group)}")
+    without_memory(policy.actors[whose], f"groups.{name}.policy={path}")
     return policy.actors[whose].requires_grad_(False)
+
+
+def without_memory(actor: Actor, key: str) -> None:
+    """Raises UserError for a network with a memory, which nobody carries for players besides those who learn."""
+    if actor.memory_shape is not None:
+        raise UserError(f"{key}: past versions and saved policies play without a memory here; use another network")

@@ -1,7 +1,7 @@
 """The critic: one value per agent, from what this kind of critic may see (all that IPPO and MAPPO differ in).
 
-Shapes: A agents in the group, F features of an observation, S features of the global state, `...` leading
-dimensions.
+Shapes: A agents in the group, F features of an observation, S features of the global state, L steps of
+a sequence, M numbers of memory, `...` leading dimensions.
 """
 
 from collections.abc import Callable
@@ -46,6 +46,10 @@ class Critic(nn.Module):
         value_norm_beta: see `ValueNorm`.
         normalize, limit, ids: see `agents.inputs.Inputs`, for observations and global state; ids go to a shared network
             of the kinds local and agent_state, the others tell the agents apart by their outputs.
+
+    Attributes:
+        memory_shape: what the network remembers from step to step, (M,) or, one row per agent, (A, M); None where it
+            remembers nothing. A network with a memory is asked through `unroll`.
 
     Raises:
         UserError: the kind needs a global state and the environment offers none, or PopArt an output layer; a network
@@ -97,6 +101,8 @@ class Critic(nn.Module):
             self.network = network(size, spec.n_agents)
         else:
             self.network = PerAgent(network, spec.n_agents, size, 1, share == "shared")
+        memory = getattr(self.network, "memory_size", 0)
+        self.memory_shape = None if not memory else (memory,) if self.joint else (A, memory)
         self.value_norm = None if value_norm == "none" else ValueNorm(value_norm_beta)
         self.outputs = self._output_layers() if value_norm == "popart" else ()
 
@@ -150,6 +156,32 @@ class Critic(nn.Module):
         Returns:
             float32 [..., A].
         """
+        x = self._input(observation, state)
+        return self.network(x).float() if self.joint else self.network(x).squeeze(-1).float()
+
+    def unroll(
+        self, observation: Tensor, state: Tensor | None, memory: Tensor, start: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Values along sequences.
+
+        Args:
+            observation, state: float32 [L, ..., A, F] and [L, ..., S], as `forward`'s.
+            memory: float32 [..., *memory_shape], before the first step; zeros at an episode's beginning.
+            start: bool [L, ...], True where an episode begins, so that the memory is forgotten; None = nowhere.
+
+        Returns:
+            float32 [L, ..., A], and the memory after each step [L, ..., *memory_shape].
+        """
+        x = self._input(observation, state)
+        if self.joint:
+            value, memories = self.network(x, memory, start)
+        else:
+            value, memories = self.network.unroll(x, memory, start)
+            value = value.squeeze(-1)
+        return value.float(), memories
+
+    def _input(self, observation: Tensor, state: Tensor | None) -> Tensor:
+        """What the network reads: [..., size] for all agents, or [..., A, size]."""
         if self.uses_state:
             x = state = self.state_inputs(state)
         if self.kind != "state":
@@ -159,8 +191,6 @@ class Critic(nn.Module):
         elif self.kind == "agent_state":
             parts = [state.unsqueeze(-2).expand(*observation.shape[:-1], -1), observation]
             x = torch.cat(parts[::-1] if self.team else parts, -1)  # a graph knows positions by their features' indices
-        if self.joint:
-            return self.network(x).float()
-        if self.kind in ("concat", "state") and not self.team:
+        if not self.joint and self.kind in ("concat", "state") and not self.team:
             x = x.unsqueeze(-2).expand(*x.shape[:-1], self.n_agents, x.shape[-1])
-        return self.network(x).squeeze(-1).float()
+        return x

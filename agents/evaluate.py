@@ -14,8 +14,10 @@ from torch import Tensor
 
 from agents.actor import Actor
 from agents.disturbance import Disturbance
+from agents.memory import Memories
 from envs.base import Env
 from marl.errors import UserError
+from marl.statistics import iqm
 
 Player = Callable[[Tensor, torch.Generator], Tensor]  # observation [E, A, F] -> action [E, A, D] of the environment
 CHECK_EVERY = 16  # steps between looks at whether all episodes have ended: each look waits for the device
@@ -76,6 +78,7 @@ def evaluate(
     info: dict[str, dict[str, Tensor]] = {name: {} for name in env.spec.groups}
     masked = any(group.masks for group in env.spec.groups.values())
     disturbed = disturbance and disturbance.begin(env, seed)
+    memories = Memories(actors, env.num_envs, env.device)
     for t in range(env.spec.max_steps):
         masks = env.masks() if masked else {}
         if random:
@@ -87,7 +90,7 @@ def evaluate(
             for name, actor in actors.items():
                 if isinstance(actor, Actor):
                     mask = masks.get(name, {}).get("action")
-                    actions[name] = actor.head.to_env(actor.act(seen[name], deterministic, generator, mask=mask)[0])
+                    actions[name] = memories.act(name, actor, seen[name], deterministic, generator, mask)
                 else:
                     actions[name] = actor(seen[name], generator)
         if disturbed:
@@ -98,7 +101,9 @@ def evaluate(
             for key, value in step.info.get(name, {}).items():
                 _accumulate(info[name], key, value, running)
         lengths += running
-        running = running & ~(step.terminated | step.truncated)
+        done = step.terminated | step.truncated
+        running = running & ~done
+        memories.forget(done)
         observation = step.observation
         if t % CHECK_EVERY == CHECK_EVERY - 1 and not running.any():
             break
@@ -133,8 +138,7 @@ def statistics(values: np.ndarray) -> dict:
     n = len(values)
     mean, std = float(np.mean(values)), float(np.std(values, ddof=1)) if n > 1 else math.nan
     half = float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n) if n > 1 else math.nan
-    iqm = float(stats.trim_mean(values, 0.25))
-    return {"mean": mean, "iqm": iqm, "std": std, "ci95": [mean - half, mean + half], "episodes": n}
+    return {"mean": mean, "iqm": float(iqm([values])), "std": std, "ci95": [mean - half, mean + half], "episodes": n}
 
 
 def report(episodes: Episodes) -> dict:

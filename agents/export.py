@@ -25,22 +25,32 @@ FILES = {"onnx": "policy.onnx", "torch_export": "policy.pt2", "safetensors": "po
 class Exported(nn.Module):
     """The deterministic policy as one function: observations of all groups in order -> their actions in order.
 
-    float32 [B, A, F] each -> float32 [B, A, D] in the environment's units (discrete actions: int64).
+    float32 [B, A, F] each -> float32 [B, A, D] in the environment's units (discrete actions: int64). What groups with a
+    memory remember follows, float32 [B, A, M] before the step -> after it; zeros at an episode's beginning.
     """
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         self.actors = policy.actors
 
-    def forward(self, *observations: Tensor) -> tuple[Tensor, ...]:
-        return tuple(
-            actor.head.to_env(actor.head.mode(actor(observation)))
-            for actor, observation in zip(self.actors.values(), observations, strict=True)
-        )
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        observations, memories = inputs[: len(self.actors)], iter(inputs[len(self.actors) :])
+        actions, after = [], []
+        for actor, observation in zip(self.actors.values(), observations, strict=True):
+            if actor.memory_shape is None:
+                params = actor(observation)
+            else:
+                params, memory = actor.remember(observation, next(memories))
+                after.append(memory)
+            actions.append(actor.head.to_env(actor.head.mode(params)))
+        return (*actions, *after)
 
 
 def inputs(policy: Policy) -> dict[str, GroupSpec]:
-    """{name of the input: group}, in order; the outputs are called `<group>_action` likewise."""
+    """{name of the input: group}, in order; the outputs are called `<group>_action` likewise.
+
+    Inputs `<group>_memory` and outputs `<group>_next_memory` follow, of the groups of `policy.memory()`.
+    """
     return {f"{name}_observation": group for name, group in policy.spec.groups.items()}
 
 
@@ -66,6 +76,7 @@ def export(policy: Policy, format: str, folder: str | Path) -> Path:
 
 def _traced(policy: Policy) -> torch.export.ExportedProgram:
     examples = tuple(torch.zeros(2, g.n_agents, g.observation_size) for g in policy.spec.groups.values())
+    examples += tuple(policy.memory(2).values())
     batch = torch.export.Dim("batch", min=1)
     return torch.export.export(Exported(policy), examples, dynamic_shapes=(tuple({0: batch} for _ in examples),))
 
@@ -80,14 +91,18 @@ def _onnx(policy: Policy, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(f"format=onnx: {error.name} is not installed; run pip install -e '.[export]'") from error
-    names = list(inputs(policy))
+    remembering = list(policy.memory())
+    names = [*inputs(policy), *(f"{name}_memory" for name in remembering)]
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own: nothing a user could change
         program = torch.onnx.export(
             _traced(policy),
             input_names=names,
-            output_names=[f"{name}_action" for name in policy.spec.groups],
+            output_names=[
+                *(f"{name}_action" for name in policy.spec.groups),
+                *(f"{name}_next_memory" for name in remembering),
+            ],
             dynamo=True,
             verbose=False,
         )
@@ -117,9 +132,13 @@ def card(policy: Policy, format: str) -> str:
             f"{', '.join(f'`{a}`' for a in group.agents)}, in this order; features as the scenario's "
             "`observation` returns them (a dict's entries joined in sorted order of the keys) |"
         )
+    memory = {name: f"float32 [B, {', '.join(map(str, zeros.shape))}]" for name, zeros in policy.memory().items()}
+    for name, shape in memory.items():
+        rows.append(f"| `{name}_memory` | {shape} | zeros at an episode's beginning, then `{name}_next_memory` |")
     rows += ["", "| output | shape | what it is |", "|---|---|---|"]
     for name, group in policy.spec.groups.items():
         rows.append(f"| `{name}_action` | {_action(group)} |")
+    rows += [f"| `{name}_next_memory` | {shape} | what the next step needs |" for name, shape in memory.items()]
     rows += ["", "Observations are not normalised outside of the file: whatever the policy needs is inside it."]
     critic = policy.told["algo"]["critic"]
     if format == "safetensors":

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from agents.advantage import bootstrap_at, explained_variance, gae, normalize_advantage
 from agents.cast import Cast
+from agents.chunks import Chunks
 from agents.disturbance import Disturbance
 from agents.evaluate import Episodes, evaluate, flat, nested, report
 from agents.normalize import reward_norms
@@ -22,13 +23,12 @@ from agents.policy import describe
 from agents.ppo import PPO, make_loss
 from agents.rollout import EpisodeReturns, Rollout, take
 from agents.sequential import Turns
+from agents.values import values_of
 from envs.base import Env
 from marl import distributed
 from marl.distributed import stream
 from marl.errors import UserError
 from marl.seeding import derive, generator
-
-VALUE_ROWS = 1 << 15  # environment frames per call of the critic: bounds its memory, and keeps it in cache
 
 
 class OnPolicy:
@@ -45,6 +45,7 @@ class OnPolicy:
         eval_deterministic: evaluate the policy's mode instead of samples.
         groups: {group: who plays it, by which settings} (`agents.groups.GroupSettings`); None: all learn by `algo`.
 
+    With networks that have a memory minibatches are of whole chunks (`agents.chunks`), `minibatch_size` rounded down.
     Frames beyond the last full minibatch of an epoch are left out of it; every epoch shuffles anew, so all are
     used in turn.
 
@@ -76,7 +77,7 @@ class OnPolicy:
         self.eval_env: Env | None = None
         if self.env.spec.max_steps is None:
             raise UserError("env.max_steps=null: evaluation needs a time limit, a number of steps of at least 1")
-        self.rows_per_iteration = batch = algo.rollout_steps * self.env.num_envs
+        batch = algo.rollout_steps * self.env.num_envs
         self.units_per_iteration = batch * distributed.world()  # `num_envs` and `minibatch_size` are one process's part
         self.minibatch_size = algo.minibatch_size or batch
         if self.minibatch_size > batch:
@@ -88,12 +89,16 @@ class OnPolicy:
         if frames < whole:
             raise UserError(f"frames={frames}: smaller than one iteration of {whole}; at least {whole} is allowed")
         self.iterations = -(-frames // whole)
-        self.minibatches = batch // self.minibatch_size
         self.cast = Cast(self.env, algo, groups, seed)
         self.loss = make_loss(self.env.spec, algo, network, critic_network, self.cast.algos).to(self.device)
         self.loss.partly, self.callbacks = self.cast.begin(self.loss.actors)
+        self.chunks = Chunks.of(algo, [*self.loss.actors.values(), *self.loss.critics.values()])
+        per_row = self.chunks.length if self.chunks else 1  # frames: a row is a frame, or a chunk of its environment's
+        self.rows_per_iteration, self.minibatch_rows = batch // per_row, self.minibatch_size // per_row
+        self.minibatches = self.rows_per_iteration // self.minibatch_rows
+        marks = self.chunks and self.chunks.marks
         others = None if self.cast.simple else self.cast.act
-        self.rollout = Rollout(self.env, self.loss.actors, algo.rollout_steps, others)
+        self.rollout = Rollout(self.env, self.loss.actors, algo.rollout_steps, self.loss.critics, marks, others)
         self.policy_generator = generator(seed, stream("policy"), self.device)
         self.minibatch_generator = generator(seed, stream("minibatches"), self.device)
         self.turns = Turns(self.loss, self.minibatch_generator) if algo.update == "sequential" else None
@@ -125,7 +130,7 @@ class OnPolicy:
         explained = []
         for name, algo in self.cast.algos.items():
             reward = self._scaled(name)
-            value, final_value = self._values(name, truncated)
+            value, final_value = values_of(self.loss.critics[name], name, self.rollout, truncated)
             next_value = bootstrap_at(value, final_value, truncated)
             advantage, returns = gae(
                 reward,
@@ -164,18 +169,6 @@ class OnPolicy:
         reward = reward if scale == 1 else scale * reward
         return self.reward_norm[name](reward, self.rollout.done) if name in self.reward_norm else reward
 
-    @torch.no_grad()
-    def _values(self, name: str, truncated: Tensor) -> tuple[Tensor, Tensor]:
-        """Values in return units: [T + 1, E, A] of all that the policy saw, [N, A] of the true final observations."""
-        critic, roll = self.loss.critics[name], self.rollout
-        state = roll.states if critic.uses_state else None
-        steps = max(1, VALUE_ROWS // self.env.num_envs)
-        spans = [slice(t, t + steps) for t in range(0, len(roll.observed[name]), steps)]
-        value = torch.cat([critic(roll.observed[name][s], None if state is None else state[s]) for s in spans])
-        final = roll.next[name].flatten(0, 1)[truncated]
-        final_state = None if state is None else roll.next_states.flatten(0, 1)[truncated]
-        return critic.denormalize(value), critic.denormalize(critic(final, final_state))
-
     def _episode_figures(self) -> dict[str, Tensor]:
         """Means over the episodes that ended in this rollout (NaN where none did)."""
         done = self.rollout.done
@@ -198,15 +191,19 @@ class OnPolicy:
 
         With `minibatch_size` null the rollout is the one minibatch of an epoch, as it lies: no shuffle, no copy.
         """
-        rows = {n: {k: v.flatten(0, 1) for k, v in tensors.items()} for n, tensors in self.rows.items()}
+        if self.chunks:
+            rows = self.chunks.rows(self.rows, self.rollout)
+        else:
+            rows = {n: {k: v.flatten(0, 1) for k, v in tensors.items()} for n, tensors in self.rows.items()}
         if self.loss.uses_state:
-            rows["state"] = self.rollout.states[:-1].flatten(0, 1)
+            states = self.rollout.states[:-1]
+            rows["state"] = self.chunks.cut_before(states) if self.chunks else states.flatten(0, 1)
         for _ in (None,) if self.turns is None else self.turns.take(rows):
             yield from self._epochs(rows)
         self.loss.learn_inputs(self.rollout)  # for the next rollout: this one is done
 
     def _epochs(self, rows: dict) -> Iterator[TensorDict]:
-        B, count = self.minibatch_size, self.rows_per_iteration
+        B, count = self.minibatch_rows, self.rows_per_iteration
         for epoch in range(self.algo.epochs):
             self.kl = []
             if self.algo.minibatch_size is None:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from agents import memory as memories
 from agents.actor import Actor
 from agents.architecture import Architecture
 from agents.critic import Critic
@@ -172,21 +173,27 @@ class Policy(nn.Module):
         deterministic: bool = True,
         generator: torch.Generator | None = None,
         masks: Mapping[str, Mapping[str, Tensor]] | None = None,
-    ) -> dict[str, Tensor] | Tensor:
+        memory: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor] | Tensor | tuple[dict[str, Tensor] | Tensor, dict[str, Tensor]]:
         """Actions in the environment's units: {group: [..., A, F]} -> {group: [..., A, D]}.
 
         A tensor instead of a dict stands for the only group, and gets a tensor back. deterministic: the policy's mode.
         masks: as `Env.masks` returns them; without them every action is taken to be allowed.
+        memory: what the actors remember of the episode so far, {group: [..., A, M]}: `memory(...)` at its beginning,
+        from then on what the step before returned (with `forget` where episodes end). With it the result is a pair,
+        actions and memory after the step. Policies that remember nothing neither need nor mind it ({}).
 
         Raises:
-            UserError: a tensor where there are several groups, or another shape than the policy was trained on.
+            UserError: a tensor where there are several groups, another shape than the policy was trained on, or no
+                memory where it has one.
         """
         if isinstance(observation, Tensor):
             if len(self.actors) > 1:
                 raise UserError(f"observation: this policy has the groups {', '.join(self.actors)}; give a dict")
             only = next(iter(self.actors))
-            return self.act({only: observation}, deterministic, generator, masks)[only]
-        actions = {}
+            made = self.act({only: observation}, deterministic, generator, masks, memory)
+            return made[only] if memory is None else (made[0][only], made[1])
+        actions, after = {}, {}
         for name, actor in self._present(self.actors, observation).items():
             seen, group = observation[name], self.spec.groups[source(self.settings, name)]
             if seen.shape[-2:] != (group.n_agents, group.observation_size):
@@ -195,19 +202,66 @@ class Policy(nn.Module):
                     f"features {(group.n_agents, group.observation_size)}"
                 )
             mask = None if masks is None else masks[name].get("action")
-            actions[name] = actor.head.to_env(actor.act(seen.float(), deterministic, generator, mask=mask)[0])
-        return actions
+            if actor.memory_shape is None:
+                params = actor(seen.float(), mask)
+            else:
+                params, after[name] = actor.remember(seen.float(), _remembered(memory, name, "memory"), mask)
+            actions[name] = actor.head.to_env(actor.choose(params, deterministic, generator)[0])
+        return actions if memory is None else (actions, after)
 
     @torch.no_grad()
-    def values(self, observation: Mapping[str, Tensor], state: Tensor | None = None) -> dict[str, Tensor]:
-        """The returns that the critics expect: {group: [..., A, F]} and, where read, state [..., S] -> [..., A]."""
-        critics = self._present(self.critics, observation)
-        return {n: critic.denormalize(critic(observation[n], state)) for n, critic in critics.items()}
+    def values(
+        self,
+        observation: Mapping[str, Tensor],
+        state: Tensor | None = None,
+        memory: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor] | tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The returns that the critics expect: {group: [..., A, F]} and, where read, state [..., S] -> [..., A].
+
+        memory: as in `act`, but the critics' own, which begins as `critic_memory(...)`.
+        """
+        made, after = {}, {}
+        for name, critic in self._present(self.critics, observation).items():
+            if critic.memory_shape is None:
+                value = critic(observation[name], state)
+            else:
+                kept = _remembered(memory, name, "critic_memory")
+                now = None if state is None else state.unsqueeze(0)
+                value, after[name] = (x[0] for x in critic.unroll(observation[name].unsqueeze(0), now, kept))
+            made[name] = critic.denormalize(value)
+        return made if memory is None else (made, after)
 
     def _present(self, modules: nn.ModuleDict, observation: Mapping[str, Tensor]) -> dict[str, Any]:
         """Actors or critics of the groups that learnt, and of those observed that are played by their past versions."""
         found = {n: source(self.settings, n) for n in self.settings if n in modules or n in observation}
         return {name: modules[of] for name, of in found.items() if of in modules}
+
+    def memory(self, *leading: int) -> dict[str, Tensor]:
+        """What the actors remember at an episode's beginning: zeros [*leading, A, M] by group; {} if never anything."""
+        return self._zeros(self.actors, leading)
+
+    def critic_memory(self, *leading: int) -> dict[str, Tensor]:
+        """The same of the critics."""
+        return self._zeros(self.critics, leading)
+
+    def _zeros(self, modules: nn.ModuleDict, leading: tuple[int, ...]) -> dict[str, Tensor]:
+        shapes = {name: module.memory_shape for name, module in modules.items() if module.memory_shape}
+        device = next(self.parameters()).device
+        return {name: torch.zeros(*leading, *shape, device=device) for name, shape in shapes.items()}
+
+
+def forget(memory: Mapping[str, Tensor], done: Tensor) -> dict[str, Tensor]:
+    """Memory {group: [E, ...]} with zeros where an episode has ended, done bool [E]."""
+    return {name: memories.forget(value, done) for name, value in memory.items()}
+
+
+def _remembered(memory: Mapping[str, Tensor] | None, name: str, beginning: str) -> Tensor:
+    if memory is None or name not in memory:
+        raise UserError(
+            f"memory: this policy remembers what {name} saw; give memory=policy.{beginning}(E) at the beginning of "
+            "episodes, then what came back beside the result"
+        )
+    return memory[name]
 
 
 def _factory(node: Mapping[str, Any], key: str) -> Any:

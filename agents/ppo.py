@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from agents.actor import Actor
 from agents.advantage import Normalization
 from agents.architecture import Architecture
+from agents.chunks import flat, policy_params, values
 from agents.critic import Critic
 from agents.losses import ValueLoss, clipped_surrogate, counted, mean_weights, value_loss
 from agents.normalize import RewardNormalization
@@ -31,7 +32,7 @@ class PPO(Architecture):
     """Settings of IPPO and MAPPO; `conf/algo/ppo.yaml` explains each.
 
     Raises:
-        UserError: as `Architecture`, or a shared network for update=sequential.
+        UserError: as `Architecture`, a shared network for update=sequential, or chunks that don't fit the rollout.
     """
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.99
@@ -40,6 +41,8 @@ class PPO(Architecture):
     update: Update = "joint"
     epochs: Annotated[int, Field(ge=1)] = 5
     minibatch_size: Annotated[int, Field(ge=1)] | None = 1000
+    chunk_length: Annotated[int, Field(ge=1)] | None = None
+    burn_in: Annotated[int, Field(ge=0)] = 0
     clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     clip_schedule: Shape = "constant"
     clip_final: Annotated[float, Field(gt=0, lt=1)] = 0.05
@@ -61,6 +64,21 @@ class PPO(Architecture):
         super().__post_init__()
         if self.update == "sequential" and (self.share_actor == "shared" or self.std == "independent"):
             raise UserError("algo.update=sequential: needs algo.share_actor=separate and algo.std=state.")
+        length = self.chunk_length or self.rollout_steps
+        if self.rollout_steps % length:
+            raise UserError(
+                f"algo.chunk_length={length}: must divide algo.rollout_steps={self.rollout_steps} without a remainder"
+            )
+        if self.burn_in and not self.burn_in <= length < self.rollout_steps:
+            raise UserError(
+                f"algo.burn_in={self.burn_in}: at most algo.chunk_length, which must be below algo.rollout_steps="
+                f"{self.rollout_steps}, since a rollout's first chunk has no steps before it"
+            )
+
+    @property
+    def loss_class(self) -> type["PPOLoss"]:
+        """The module that trains by these settings; an algorithm of one's own names another."""
+        return PPOLoss
 
 
 class PPOLoss(nn.Module):
@@ -97,6 +115,7 @@ class PPOLoss(nn.Module):
         self.turn: dict[str, int] = {}
         self.critic_turns = 1
         self.uses_state = any(critic.uses_state for critic in self.critics.values())
+        self.recurrent = any(module.memory_shape for module in (*self.actors.values(), *self.critics.values()))
         self.clip, self.entropy_coef = scheduled(config)
         own = {group: nn.ModuleList(scheduled(each)) for group, each in self.configs.items() if each is not config}
         self.own = nn.ModuleDict(own)  # {group: clip and entropy_coef}; nothing of it is saved
@@ -109,7 +128,8 @@ class PPOLoss(nn.Module):
                 log_prob float32 [B, A], advantage float32 [B, A], return float32 [B, A], value float32 [B, A]
                 (read only with value_clip), mask bool [B, A, n_features] and alive bool [B, A] (read only where
                 the group has such masks), own bool [B, A] (read only of the groups in `partly`)}}, and "state"
-                float32 [B, S] where a critic uses it.
+                float32 [B, S] where a critic uses it. Where a network has a memory the rows are chunks, [B, L, ...], as
+                `agents.chunks.Chunks.rows` makes them.
 
         Returns:
             Scalars on the device, all but "loss" detached: loss (to minimise), policy_loss, value_loss,
@@ -150,6 +170,20 @@ class PPOLoss(nn.Module):
             self.actors[name].inputs.learn(seen)
             self.critics[name].learn_inputs(seen, states)
 
+    def surrogate(
+        self,
+        log_ratio: Tensor,
+        advantage: Tensor,
+        weight: Tensor | None,
+        clip: float | Tensor,
+        dual: float | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The policy's loss to minimise, approx_kl and clip_fraction; see `agents.losses.clipped_surrogate`.
+
+        clip, dual: the group's own, as they now are.
+        """
+        return clipped_surrogate(log_ratio, advantage, clip, dual, weight)
+
     def _group(self, group: str, batch: Mapping, state: Tensor | None) -> dict[str, Tensor]:
         cfg, actor = self.configs[group], self.actors[group]
         clip, entropy_coef = self.own[group] if group in self.own else (self.clip, self.entropy_coef)
@@ -158,25 +192,25 @@ class PPOLoss(nn.Module):
             names = ["loss", "policy_loss", "value_loss", *["entropy"] * entropy_coef.matters]
             return dict.fromkeys([*names, "approx_kl", "clip_fraction"], observation.new_zeros(()))
         only = self.turn.get(group)
-        params = actor(observation, batch["mask"] if "action" in actor.masks else None, only)
+        params = policy_params(actor, batch, only)
+        rows = flat(batch) if self.recurrent else batch
         if entropy_coef.matters:
-            log_prob, entropy = actor.head.log_prob_and_entropy(params, batch["action"])
+            log_prob, entropy = actor.head.log_prob_and_entropy(params, rows["action"])
         else:
-            log_prob, entropy = actor.head.log_prob(params, batch["action"]), None
-        log_ratio, weight, own = log_prob - batch["log_prob"], None, None
+            log_prob, entropy = actor.head.log_prob(params, rows["action"]), None
+        log_ratio, weight, own = log_prob - rows["log_prob"], None, None
         if only is not None or "alive" in actor.masks or group in self.partly:
-            counts = counted(log_ratio, batch["alive"] if "alive" in actor.masks else None, only)
+            counts = counted(log_ratio, rows["alive"] if "alive" in actor.masks else None, only)
             if group in self.partly:
-                own = batch["own"]
+                own = rows["own"]
                 counts = counts & own
             log_ratio, weight = log_ratio.masked_fill(~counts, 0.0), mean_weights(counts)
-        policy, approx_kl, clip_fraction = clipped_surrogate(
-            log_ratio, batch["advantage"], clip.value, cfg.dual_clip, weight
-        )
+        settings = weight, clip.value, cfg.dual_clip
+        policy, approx_kl, clip_fraction = self.surrogate(log_ratio, rows["advantage"], *settings)
         if self.critic_turns:
-            value = self.critics[group](observation, state)
-            old = batch["value"] if cfg.value_clip is not None else None
-            critic = value_loss(value, batch["return"], old, cfg.value_loss, cfg.huber_delta, cfg.value_clip)
+            value = values(self.critics[group], batch, state)
+            old = rows["value"] if cfg.value_clip is not None else None
+            critic = value_loss(value, rows["return"], old, cfg.value_loss, cfg.huber_delta, cfg.value_clip)
             critic = critic.mean() if own is None else (critic * mean_weights(own)).sum()
         else:
             critic = policy.new_zeros(())
@@ -207,4 +241,4 @@ def make_loss(
 
     configs: {group: its own settings} of the groups that learn; None = all, with `config`.
     """
-    return PPOLoss(*config.build(spec, network, critic_network, configs), config, configs)
+    return config.loss_class(*config.build(spec, network, critic_network, configs), config, configs)

@@ -12,6 +12,7 @@ from torch import Tensor
 from agents.actor import Actor
 from agents.critic import Critic
 from agents.groups import everyone
+from agents.memory import Memories
 from agents.policy import Policy
 from envs.base import STATE
 from envs.drawing import image
@@ -25,14 +26,22 @@ from marl.seeding import derive
 def act_with(
     actors: Mapping[str, Actor], critics: Mapping[str, Critic], deterministic: bool = True, seed: int = 0
 ) -> Act:
-    """What `envs.replay.record` asks for: actions in the environment's units and values, on the CPU."""
+    """What `envs.replay.record` asks for: actions in the environment's units and values, on the CPU.
+
+    To be called once per step of episodes that begin together: where networks have a memory, it is carried in here.
+    """
     device = next(iter(actors.values())).parameters().__next__().device
     generator = torch.Generator(device).manual_seed(seed)
+    carried: list[Memories] = []
 
     def act(observation: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         here = {name: value.to(device) for name, value in observation.items()}
-        actions = {n: a.head.to_env(a.act(here[n], deterministic, generator)[0]).cpu() for n, a in actors.items()}
-        values = {n: critic.denormalize(critic(here[n], here.get(STATE))) for n, critic in critics.items()}
+        if not carried:  # the number of episodes is known from here on
+            episodes = len(next(iter(here.values())))
+            carried.extend(Memories(modules, episodes, device) for modules in (actors, critics))
+        acting, judging = carried
+        actions = {n: acting.act(n, a, here[n], deterministic, generator).cpu() for n, a in actors.items()}
+        values = {n: judging.value(n, critic, here[n], here.get(STATE)) for n, critic in critics.items()}
         return actions, {n: value.cpu() for n, value in values.items()}
 
     return act

@@ -10,6 +10,8 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from agents.actor import Actor
+from agents.critic import Critic
+from agents.memory import Memories
 from envs.base import Env
 
 # Puts what is not the actors' doing into their actions {group: [E, A, D]}, given observations and masks of actions.
@@ -29,10 +31,29 @@ class Rollout:
         masks: {group: {"action": bool [T + 1, E, A, sum(nvec)], "alive": bool [T + 1, E, A]}} of `observed`, where the
             environment has them (`Env.masks`); under "action_mask" and "alive" in `data`.
         states: global state [T + 1, E, S] likewise, or None.
+        memories: {"actor" | "critic": `agents.memory.Memories`}: what networks remember before the next rollout's first
+            step (the critics' are moved on by `agents.values.values_of`).
+        kept: {"actor" | "critic": {group: float32 [K, E, *memory_shape]}}: the same before the steps of `marks`.
+        starts: bool [T + 1, E], True where an episode began after this rollout's first step: there memories are zeros.
+
+    Args:
+        env: the environments.
+        actors: who plays, by group.
+        steps: T.
+        critics: by group, where they may have a memory.
+        marks: {t: numbers k below K}: the memory of before step t is kept as the k-th.
     """
 
-    def __init__(self, env: Env, actors: Mapping[str, Actor], steps: int, others: Others | None = None):
-        self.env, self.actors, self.steps, self.others = env, actors, steps, others
+    def __init__(
+        self,
+        env: Env,
+        actors: Mapping[str, Actor],
+        steps: int,
+        critics: Mapping[str, Critic] | None = None,
+        marks: Mapping[int, list[int]] | None = None,
+        others: Others | None = None,
+    ):
+        self.env, self.actors, self.steps, self.marks, self.others = env, actors, steps, marks or {}, others
         E, device = env.num_envs, env.device
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -59,6 +80,15 @@ class Rollout:
         self.terminated = zeros(steps, E, dtype=torch.bool)
         self.truncated = zeros(steps, E, dtype=torch.bool)
         self.done = zeros(steps, E, dtype=torch.bool)
+        self.starts = zeros(steps + 1, E, dtype=torch.bool)
+        modules = {"actor": actors, "critic": critics or {}}
+        self.memories = {kind: Memories(made, E, device) for kind, made in modules.items()}
+        K = 1 + max((k for ks in self.marks.values() for k in ks), default=-1)
+        self.kept = {
+            kind: {name: zeros(K, *memory.shape) for name, memory in memories.now.items()}
+            for kind, memories in self.memories.items()
+        }
+        self.recurrent = any(memories.now for memories in self.memories.values())
         self.data = self._views(steps, E, device)
         after = {name: value[1:] for name, value in self.observed.items()}
         states = (None, None) if self.states is None else (self.states[1:], self.next_states)
@@ -87,6 +117,8 @@ class Rollout:
         if self.states is not None:
             self.states[-1].copy_(state)
         self._read_masks(-1)
+        for memories in self.memories.values():
+            memories.clear()
 
     def _read_masks(self, t: int) -> None:
         """Keep the environment's masks of what is `observed` at t."""
@@ -109,11 +141,15 @@ class Rollout:
             noise[name] = actor.head.noise((self.steps, E, A), device, generator)
         if self.states is not None:
             self.states[0].copy_(self.states[-1])
+        memories, kept = self.memories["actor"], self.kept["actor"]
         for t in range(self.steps):
             actions = {}
+            for k in self.marks.get(t, ()):
+                for name, memory in memories.now.items():
+                    kept[name][k].copy_(memory)
             for name, actor in self.actors.items():
                 mask = self.masks[name].get("action")
-                params = actor(self.observed[name][t], None if mask is None else mask[t])
+                params = memories.params(name, actor, self.observed[name][t], None if mask is None else mask[t])
                 raw = actor.head.draw(params, noise[name][t])
                 self.params[name][t].copy_(params)
                 self.action[name][t].copy_(raw)
@@ -123,9 +159,12 @@ class Rollout:
                 self.others(actions, {name: value[t] for name, value in self.observed.items()}, masks)
             self.env.step_into(t, actions)
             self._read_masks(t + 1)
+            if memories.now:
+                memories.forget(self.terminated[t] | self.truncated[t])
         for name, actor in self.actors.items():  # once for the whole rollout, outside of the loop
             self.log_prob[name].copy_(actor.head.log_prob(self.params[name], self.action[name]))
         torch.logical_or(self.terminated, self.truncated, out=self.done)
+        self.starts[1:].copy_(self.done)
         return self.data
 
     def not_finite(self) -> str | None:
@@ -152,6 +191,11 @@ class Rollout:
         }
         if self.states is not None:
             state["state"] = self.states[-1].clone()
+        if self.recurrent:
+            state["memory"] = {
+                kind: {name: memory.clone() for name, memory in memories.now.items()}
+                for kind, memories in self.memories.items()
+            }
         return state
 
     def load_state_dict(self, state: dict) -> None:
@@ -163,6 +207,9 @@ class Rollout:
                 mask[-1].copy_(state["masks"][name][kind])
         if self.states is not None:
             self.states[-1].copy_(state["state"])
+        for kind, memories in self.memories.items():
+            for name, memory in memories.now.items():
+                memories.now[name] = state["memory"][kind][name].to(memory.device, copy=True)
 
 
 class EpisodeReturns:

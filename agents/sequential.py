@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from agents.actor import Actor
+from agents.chunks import policy_params
 from agents.ppo import PPOLoss
 
 
@@ -50,9 +51,12 @@ class Turns:
 
 @torch.no_grad()
 def correction(actor: Actor, agent: int, rows: dict[str, Tensor]) -> Tensor:
-    """pi_new(a|o) / pi_old(a|o) of one agent, float32 [N, 1]; 1 where it is dead. `rows` are what `PPOLoss` reads."""
-    params = actor(rows["observation"], rows.get("mask"), agent)
-    log_ratio = (actor.head.log_prob(params, rows["action"]) - rows["log_prob"])[:, agent]
+    """pi_new(a|o) / pi_old(a|o) of one agent, float32 [N, 1]; 1 where it is dead. `rows` are what `PPOLoss` reads.
+
+    Of chunks [N, L, ...]: float32 [N, L, 1].
+    """
+    params = policy_params(actor, rows, agent).view(*rows["log_prob"].shape, -1)
+    log_ratio = (actor.head.log_prob(params, rows["action"]) - rows["log_prob"])[..., agent]
     if "alive" in rows:
-        log_ratio = log_ratio.masked_fill(~rows["alive"][:, agent], 0.0)
+        log_ratio = log_ratio.masked_fill(~rows["alive"][..., agent], 0.0)
     return log_ratio.exp().unsqueeze(-1)

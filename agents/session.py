@@ -55,11 +55,14 @@ class Session:
         self.observation = {**seen, STATE: state}
         self.reward = {g: torch.zeros(1, spec.n_agents) for g, spec in self.env.spec.groups.items()}
         self.held.clear()
+        self.memories = self.policy.memory(1), self.policy.critic_memory(1)  # before this step, whatever is dragged now
         self._think()
 
     def _think(self) -> None:
-        self.wanted = self.policy.act(self.observation)
-        self.values = self.policy.values(self.observation, self.observation[STATE])
+        acting, judging = self.memories
+        self.wanted, acted = self.policy.act(self.observation, memory=acting)
+        self.values, judged = self.policy.values(self.observation, self.observation[STATE], judging)
+        self.after = acted, judged
 
     @torch.no_grad()
     def step(self) -> None:
@@ -89,6 +92,7 @@ class Session:
             self._look()
         else:
             self.observation = self.env._observe(self.simulator, observations)
+        self.memories = self.after
         self._think()
 
     def _put(self, name: str, position: Tensor, rotation: Tensor | None = None) -> None:

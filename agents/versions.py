@@ -15,12 +15,7 @@ from marl.errors import UserError
 
 def load(run: str, which: str = "last", overrides: Sequence[str] = ()) -> OnPolicy:
     """The task of a run (or checkpoint) with its trained actors. Raises UserError where no agents play."""
-    path = checkpoint.find(run, which)
-    cfg = compose.saved(path, overrides)
-    cfg.resume, cfg.init_from = None, str(path)
-    config = compose.check(cfg)
-    compose.build_trainer(config)
-    task = compose.build_task(config)
+    _, task = compose.rebuild(checkpoint.find(run, which), overrides)
     if not isinstance(task, OnPolicy):
         raise UserError(f"{run}: only agents play; this run's task is {task.name}")
     return task

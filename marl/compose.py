@@ -1,13 +1,11 @@
 """From a command line to objects: compose the configuration with Hydra, check it, build what it describes."""
 
 import argparse
-import errno
 import inspect
 import os
 import re
 import shlex
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -25,18 +23,18 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from marl import device, distributed, seeding
+from marl.cli import find_user_modules, flags_first, guard
 from marl.engine import Trainer
-from marl.errors import Diverged, LostProcess, Stopped, UserError, closest
+from marl.errors import UserError, closest
 from marl.schema import resolve, validate
 from marl.summary import leave_no_litter
 from marl.task import Task
 from marl.transfer import begin_from, load_weights  # noqa: F401 - the latter for users of this module
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-FREE = re.compile(r"^([\w.]*kwargs|groups)\.\w")  # keys below scenario_kwargs and the like need no "+" to be added
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+# What needs no "+" to be added: keys below groups, scenario_kwargs and the like, and mappings whose keys are names.
+FREE = re.compile(r"^([\w.]*kwargs|groups)\.\w|^[\w.]+\.(unfreeze|lr_per_part|categories|losses|weights|init)=\{")
 COMPOSING = (HydraException, OmegaConfBaseException)
-FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 Job = Callable[[DictConfig, Path], Any]
 
 
@@ -107,6 +105,12 @@ def config_of(run: str | Path) -> Path | None:
     return next((place / "config.yaml" for place in places if (place / "config.yaml").is_file()), None)
 
 
+def home_of(run: str | Path) -> Path:
+    """Where to put what is made from a run directory, a checkpoint or another file: the run's, else the file's own."""
+    config = config_of(run)
+    return config.parent if config else Path(run).parent
+
+
 def check(cfg: DictConfig) -> dict[str, Any]:
     """`cfg` resolved to plain Python and validated (`marl.schema`), with every key that has no value named.
 
@@ -166,6 +170,21 @@ def build_task(config: Mapping[str, Any]) -> Task:
     return task
 
 
+def rebuild(run: str | Path, overrides: Sequence[str] = (), weights: bool = True) -> tuple[dict[str, Any], Task]:
+    """The checked configuration and the task of a run directory or checkpoint, with its `weights` or fresh ones.
+
+    The run's number of threads is set too: sums in the same order give the same bits.
+
+    Raises:
+        UserError: no run there, overrides that don't apply to it, or weights that don't fit what they made of it.
+    """
+    cfg = saved(run, [*overrides, "++strict=true"])
+    cfg.resume, cfg.init_from = None, str(run) if weights else None
+    config = check(cfg)
+    build_trainer(config)
+    return config, build_task(config)
+
+
 def build_trainer(config: Mapping[str, Any]) -> Trainer:
     """The engine with the settings of `config["trainer"]`; sets torch's number of threads."""
     return part(config["trainer"])
@@ -193,9 +212,9 @@ def run(job: Job, *errors: type[Exception]) -> None:
     `resume=RUN_DIR` continues in that directory, with the configuration that it holds. Mistakes of the user
     (UserError, Hydra's own complaints, and `errors`) end with one line on stderr and exit code 2.
     """
-    sys.path.insert(0, os.getcwd())  # a user's own classes are named from the directory they work in
-    arguments = sys.argv[1:] = _free(sys.argv[1:])
-    with guard(*errors):
+    find_user_modules()
+    arguments = sys.argv[1:] = flags_first(_free(sys.argv[1:]))
+    with guard(*errors), worded():
         distributed.start()
         sys.argv += distributed.directory(arguments)
         if any(a.startswith("resume=") and a not in ("resume=", "resume=null") for a in arguments):
@@ -217,7 +236,7 @@ def run(job: Job, *errors: type[Exception]) -> None:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 return multirun.work(job, cfg, run_dir, errors)
             try:
-                with guard(*errors):  # here, since Hydra would print a line of its own and exit 1
+                with guard(*errors), worded():  # here, since Hydra would print a line of its own and exit 1
                     return job(cfg, run_dir)
             except SystemExit:
                 if distributed.main():
@@ -228,33 +247,6 @@ def run(job: Job, *errors: type[Exception]) -> None:
         start = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(inside_hydra)
         multirun.run(arguments, start) if {"-m", "--multirun"} & set(arguments) else start()
         distributed.stop()
-
-
-@contextmanager
-def guard(*errors: type[Exception]) -> Iterator[None]:
-    """Turn what ends a run into `error: …` on stderr and an exit code (`marl.errors`); a user's mistake has 2.
-
-    HYDRA_FULL_ERROR=1 adds the traceback.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("interrupted; resume=RUN_DIR continues from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        raise SystemExit(stopped.exit_code) from None
-    except (UserError, Diverged, LostProcess, *COMPOSING, *errors) as error:
-        if FULL_ERROR or any(a.startswith("debug=") for a in sys.argv):
-            traceback.print_exc()
-        print(f"error: {sentence(error) if isinstance(error, COMPOSING) else error}", file=sys.stderr)
-        raise SystemExit(getattr(error, "exit_code", 2)) from None
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        told = f"cannot write {error.filename or 'a file'}: {error.strerror}; earlier checkpoints are untouched"
-        print(f"error: {told}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 @contextmanager

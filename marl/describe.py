@@ -33,23 +33,60 @@ def layers(task: Task) -> list[Layer]:
     """
     task.collect(0)
     batch = next(iter(task.batches(0)))
+    return _layers(task.loss, batch, len(batch))
+
+
+def outermost(loss: nn.Module) -> dict[str, nn.Module]:
+    """The networks in a loss module by name: the outermost modules with a tuple `in_shape` and `out_features`."""
+    found: dict[str, nn.Module] = {}
+    for name, module in loss.named_modules():
+        is_network = isinstance(getattr(module, "in_shape", None), tuple) and hasattr(module, "out_features")
+        if is_network and not any(name.startswith(f"{other}.") for other in found):
+            found[name] = module
+    return found
+
+
+def networks(loss: nn.Module) -> dict[str, list[Layer] | str]:
+    """The layers of every network in a loss module, without data: {name of the network: layers, or why not}.
+
+    Each (see `outermost`) is given one row of zeros in evaluation mode, which leaves weights, statistics and random
+    streams alone.
+    """
+    found: dict[str, list[Layer] | str] = {}
+    for name, module in outermost(loss).items():
+        shape = module.in_shape
+        training = {each: each.training for each in module.modules()}
+        device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        try:
+            found[name] = _layers(module.eval(), torch.zeros(1, *shape, device=device))
+        except Exception as error:  # a network of other people's: it may want more than one row of zeros
+            found[name] = f"not measured: {type(error).__name__}: {str(error).splitlines()[0][:100]}"
+        finally:
+            for each, mode in training.items():
+                each.training = mode
+    return found
+
+
+def _layers(module: nn.Module, batch: Any, rows: int = 1) -> list[Layer]:
+    """The layers without children of `module`, in the order `module(batch)` calls them; FLOPs per row."""
     shapes: dict[str, tuple[int, ...]] = {}
-    leaves = {name: module for name, module in task.loss.named_modules() if not list(module.children())}
+    leaves = {name: each for name, each in module.named_modules() if not list(each.children())}
     # Hooks also make an MLP run layer by layer, so that each is counted.
-    handles = [module.register_forward_hook(_note(name, shapes)) for name, module in leaves.items()]
+    handles = [each.register_forward_hook(_note(name, shapes)) for name, each in leaves.items()]
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            task.loss(batch)
+            module(batch)
     finally:
         for handle in handles:
             handle.remove()
-    root, counts = type(task.loss).__name__, counter.get_flop_counts()
+    root, counts = type(module).__name__, counter.get_flop_counts()
     found = []
     for name, shape in shapes.items():
         own = list(leaves[name].parameters())
-        flops = sum(counts.get(f"{root}.{name}", {}).values()) / len(batch)
-        found.append(Layer(name, type(leaves[name]).__name__, shape, sum(p.numel() for p in own if p.requires_grad),
-                           sum(p.numel() for p in own if not p.requires_grad), flops))
+        flops = sum(counts.get(f"{root}.{name}" if name else root, {}).values()) / rows
+        trained = sum(p.numel() for p in own if p.requires_grad)
+        frozen = sum(p.numel() for p in own if not p.requires_grad)
+        found.append(Layer(name, type(leaves[name]).__name__, shape, trained, frozen, flops))
     return found
 
 

@@ -58,7 +58,9 @@ def lower_rates(optimizer: torch.optim.Optimizer, scheduler: object | None, fact
     for group in optimizer.param_groups:
         for key in {"lr", "initial_lr", "max_lr", "min_lr"} & set(group):
             group[key] = group[key] * factor
-    for part in (scheduler, *getattr(scheduler, "_schedulers", ())):
+    parts = [scheduler]
+    for part in parts:
+        parts += getattr(part, "_schedulers", ())
         if hasattr(part, "base_lrs"):
             part.base_lrs = [rate * factor for rate in part.base_lrs]
         if hasattr(part, "_last_lr"):

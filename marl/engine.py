@@ -3,8 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,16 +12,14 @@ from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor
 
-from marl import checkpoint, distributed, divergence, recovery, seeding, state, summary
+from marl import checkpoint, distributed, divergence, recovery, seeding, state, stepping, summary
+from marl.averaging import Kind
 from marl.callbacks import Callback, better, monitored
-from marl.errors import UserError
 from marl.loggers import Logger
-from marl.optim import OptimizerConfig, ScheduleConfig, clip_gradients
+from marl.optim import OptimizerConfig, ScheduleConfig
 from marl.progress import ProgressBar
 from marl.signals import Signals
 from marl.task import Task
-
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
@@ -32,8 +29,13 @@ class Trainer:
         max_iterations: stop after this many iterations; null: the task's own budget.
         precision: "fp32", "bf16" or "fp16" autocast (fp16 scales the loss and needs a GPU).
         grad_clip: largest L2 norm of the gradient of each part (actor, critic, model); null: no clipping.
+        clip_value: largest absolute value of each number of the gradient, before `grad_clip`; null: any.
         accumulate: minibatches whose gradients are averaged into one optimiser step.
         compile: run the loss module through `torch.compile`.
+        recompute: keep no activations inside of stacks of layers, compute them again in the backward pass.
+        average: evaluate and save an average of the weights (`marl.averaging`): "none", "ema" or "swa".
+        average_decay: weight of the past in an ema, per optimiser step.
+        average_from: share of the run after which averaging begins.
         evaluate_every: iterations between evaluations (the last one always counts); 0: only at the end.
         checkpoint_every: iterations between writes of `checkpoints/last.pt`; 0: only at the end.
         keep_last: how many of the latest are kept: last.pt, last-1.pt, … A damaged one is passed over on resume.
@@ -55,8 +57,13 @@ class Trainer:
         max_iterations: Annotated[int, Field(ge=1)] | None = None,
         precision: Literal["fp32", "bf16", "fp16"] = "fp32",
         grad_clip: Annotated[float, Field(gt=0)] | None = None,
+        clip_value: Annotated[float, Field(gt=0)] | None = None,
         accumulate: Annotated[int, Field(ge=1)] = 1,
         compile: bool = False,
+        recompute: bool = False,
+        average: Kind = "none",
+        average_decay: Annotated[float, Field(gt=0, lt=1)] = 0.999,
+        average_from: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         evaluate_every: Annotated[int, Field(ge=0)] = 10,
         checkpoint_every: Annotated[int, Field(ge=0)] = 10,
         keep_last: Annotated[int, Field(ge=1)] = 2,
@@ -72,7 +79,8 @@ class Trainer:
         progress: Literal["auto", "rich", "plain", "off"] = "auto",
     ):
         self.max_iterations, self.precision, self.grad_clip = max_iterations, precision, grad_clip
-        self.accumulate, self.compile = accumulate, compile
+        self.clip_value, self.accumulate, self.compile, self.recompute = clip_value, accumulate, compile, recompute
+        self.average, self.average_decay, self.average_from = average, average_decay, average_from
         self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
         self.keep_last, self.keep_every, self.strategy = keep_last, keep_every, strategy
         self.non_finite, self.restore_factor, self.max_restores = non_finite, restore_factor, max_restores
@@ -88,6 +96,7 @@ class Trainer:
         """
         with self.running(task, Path(run_dir), setup) as signals:
             while self.iteration < self.iterations and self.stop_reason is None:
+                stepping.unfreeze(self)
                 with self.clock("collect"):
                     task.collect(self.iteration)
                 with self.clock("update"):
@@ -136,23 +145,7 @@ class Trainer:
         self.task, self.run_dir, self.seed, self.config, self.command = task, run_dir, seed, config or {}, command
         self.monitor, self.mode = self.monitor or task.monitor[0], self.mode or task.monitor[1]
         self.device = next(task.loss.parameters()).device
-        if distributed.world() > 1 and self.strategy == "single":
-            raise UserError("trainer.strategy='single': torchrun started several processes; trainer=ddp uses them")
-        if self.precision == "fp16" and self.device.type == "cpu":
-            raise UserError("trainer.precision='fp16': needs a GPU; on a CPU fp32 and bf16 are allowed")
-        self.iterations = self.max_iterations or task.iterations
-        steps = self.iterations * -(-task.steps_per_iteration // self.accumulate)
-        parts = task.parts()
-        self.optimizer = (optimizer or OptimizerConfig()).build(parts)
-        self.schedule = (schedule or ScheduleConfig()).build(self.optimizer, self.iterations, steps)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        # Entering autocast costs as much as a small layer, so fp32 does without.
-        autocast = partial(torch.autocast, self.device.type, AUTOCAST.get(self.precision))
-        self.autocast = nullcontext if self.precision == "fp32" else autocast
-        # The raw module stays in task.loss, so that state dicts carry no prefix of the compiler's.
-        self.loss = distributed.wrap(torch.compile(task.loss) if self.compile else task.loss)
-        self.clipped = [[p for p in module.parameters() if p.requires_grad] for module in parts.values()]
-        self.clipped = [parameters for parameters in self.clipped if parameters]
+        stepping.prepare(self, optimizer or OptimizerConfig(), schedule or ScheduleConfig())
         callbacks = [*callbacks, *getattr(task, "callbacks", ()), ProgressBar(self.progress)]
         self.callbacks, self.loggers = (callbacks, list(loggers)) if distributed.main() else ([], [])
         if not distributed.main():  # one process decides and writes
@@ -195,6 +188,8 @@ class Trainer:
         loss = outputs["loss"] if self.accumulate == 1 else outputs["loss"] / self.accumulate
         self.scaler.scale(loss).backward()
         self.pending += 1
+        if self.held is not None:
+            self.held.append(batch)
         figures = {key: value.detach() for key, value in outputs.items()}
         self.add(divergence.masked(figures) if self.non_finite == "skip" else figures)
         self.batches += 1
@@ -205,22 +200,7 @@ class Trainer:
         """Clip and step once `accumulate` batches are in, or with what there is at the end of an iteration."""
         if self.pending < (1 if flush else self.accumulate):
             return
-        self.scaler.unscale_(self.optimizer)
-        norms = [clip_gradients(parameters, self.grad_clip) for parameters in self.clipped]
-        norm = torch.linalg.vector_norm(torch.stack(norms)) if len(norms) > 1 else norms[0]
-        if self.non_finite == "skip" or self.scaler.is_enabled():
-            finite = torch.isfinite(norm)
-            self.skipped, norm = self.skipped + ~finite, torch.where(finite, norm, 0)
-        self.norms += norm
-        if self.non_finite == "skip" and not self.scaler.is_enabled():
-            divergence.step_if_finite(self.optimizer, finite)
-        else:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.schedule.step("step")
-        self.pending = 0
-        self.steps += 1
+        stepping.step(self)
 
     def add(self, outputs: dict[str, Tensor]) -> None:
         """Sum scalars over the iteration's batches, on the device."""
@@ -242,7 +222,10 @@ class Trainer:
         values = distributed.mean(torch.stack([value.detach().float() for value in tensors.values()])).tolist()
         figures |= dict(zip(tensors, values, strict=True))
         self.schedule.step("iteration")
+        self.schedule.follow(figures)
         self.iteration += 1
+        if self.averaging is not None:
+            self.averaging.update("swa", self.iteration / self.iterations)
         return {"iteration": self.iteration, self.task.unit: self.units, **figures}
 
     def due(self, every: int) -> bool:
@@ -252,15 +235,20 @@ class Trainer:
 
     def evaluate(self, record: dict[str, float]) -> None:
         """Evaluate, remember the best, tell schedule and callbacks."""
-        self.evaluation = distributed.agree(self.task.evaluate())
+        with self.averaged():
+            self.evaluation = distributed.agree(self.task.evaluate())
         record |= {f"eval/{key}": value for key, value in self.evaluation.items()}
         value = monitored(self.evaluation, self.monitor, "trainer.monitor")
-        self.schedule.observe(self.evaluation, self.monitor)
+        self.schedule.observe(self.evaluation, self.monitor, record)
         for callback in self.callbacks:
             callback.on_evaluation(self, self.evaluation)
         if better(value, self.best and self.best["value"], self.mode):
             self.best = {"value": value, "iteration": self.iteration, "evaluation": self.evaluation}
             self.save("best")
+
+    def averaged(self) -> AbstractContextManager:
+        """The task with the average of its weights inside, where one is kept."""
+        return nullcontext() if self.averaging is None else self.averaging.swapped(self.iteration)
 
     def publish(self, record: dict[str, float]) -> None:
         """Add rates and learning rates to the record, log it, tell the callbacks."""

@@ -1,7 +1,8 @@
 """Supervised losses that need more than torch's own say in a config file; any torch.nn loss works by dotted path."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -10,6 +11,17 @@ from torch.nn import functional as F
 
 Positive = Annotated[float, Field(gt=0)]
 Price = Annotated[float, Field(ge=0)]
+Transform = Literal["log_softmax", "softmax", "sigmoid", "log_sigmoid", "exp", "softplus", "tanh", "normalize"]
+TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "log_softmax": partial(F.log_softmax, dim=-1),
+    "softmax": partial(F.softmax, dim=-1),
+    "sigmoid": torch.sigmoid,
+    "log_sigmoid": F.logsigmoid,
+    "exp": torch.exp,
+    "softplus": F.softplus,
+    "tanh": torch.tanh,
+    "normalize": partial(F.normalize, dim=-1),
+}
 
 
 class CrossEntropy(nn.Module):
@@ -38,10 +50,11 @@ class CrossEntropy(nn.Module):
 class BinaryCrossEntropy(nn.Module):
     """−[w·y·log σ(z) + (1 − y)·log(1 − σ(z))], averaged: logits z [B, O] against y [B, O] float in [0, 1] → [].
 
-    `positive_weight` w prices the positives, for sets in which they are rare.
+    With several outputs O it is the multi-label loss: each label is a yes or no of its own. `positive_weight` w prices
+    the positives, for sets in which they are rare: one number, or one per label.
     """
 
-    def __init__(self, positive_weight: Positive = 1.0) -> None:
+    def __init__(self, positive_weight: Positive | Sequence[Positive] = 1.0) -> None:
         super().__init__()
         self.register_buffer("positive_weight", torch.tensor(positive_weight))
 
@@ -65,6 +78,48 @@ class AsymmetricL1(nn.Module):
         return torch.maximum(self.over * error, -self.under * error).mean()
 
 
+class Transformed(nn.Module):
+    """loss(transform(outputs), target): for losses of torch's that take other than a network's plain outputs.
+
+    `transform` is applied over the last dimension: "log_softmax" (torch.nn.NLLLoss, torch.nn.KLDivLoss), "softmax",
+    "sigmoid", "log_sigmoid", "exp", "softplus" (torch.nn.PoissonNLLLoss with log_input false, …), "tanh" or
+    "normalize" (to length 1).
+    """
+
+    def __init__(self, loss: nn.Module, transform: Transform) -> None:
+        super().__init__()
+        self.loss, self.transform = loss, transform
+
+    def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
+        return self.loss(TRANSFORMS[self.transform](outputs), target)
+
+
+class ELBO(nn.Module):
+    """−log p(x|z) + beta·KL(q(z|x) ‖ N(0, 1)), the negative evidence lower bound, per row and averaged (Kingma and
+    Welling 2014; beta: Higgins et al. 2017): outputs [B, O + 2L] of `marl.networks.VAE` against y [B, O] → [].
+
+    KL = −½ Σ (1 + log σ² − μ² − σ²). `likelihood`: "bernoulli" = cross-entropy of y in [0, 1] with the logits, summed
+    over O; "gaussian" = ½ Σ (y − ŷ)², a normal with deviation 1. Raises ValueError for outputs of another size.
+    """
+
+    def __init__(self, beta: Price = 1.0, likelihood: Literal["bernoulli", "gaussian"] = "bernoulli") -> None:
+        super().__init__()
+        self.beta, self.likelihood = beta, likelihood
+
+    def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
+        size = target.shape[-1]
+        latent, odd = divmod(outputs.shape[-1] - size, 2)
+        if odd or latent < 1:
+            raise ValueError("it takes a reconstruction, means and log-variances side by side; network=vae gives them")
+        said, mean, log_variance = outputs.split([size, latent, latent], -1)
+        if self.likelihood == "bernoulli":
+            distance = F.binary_cross_entropy_with_logits(said, target, reduction="none").sum(-1)
+        else:
+            distance = F.mse_loss(said, target, reduction="none").sum(-1) / 2
+        divergence = -(1 + log_variance - mean.square() - log_variance.exp()).sum(-1) / 2
+        return (distance + self.beta * divergence).mean()
+
+
 class Weighted(nn.Module):
     """Σ weight·loss over several losses of the same outputs: `losses` {name: module}, `weights` {name: number} → [].
 
@@ -85,7 +140,7 @@ class Weighted(nn.Module):
 class Penalised(nn.Module):
     """An objective plus a price on the outputs' size: loss + l1·mean|ŷ| + l2·mean ŷ² → [].
 
-    Keeps logits or predictions small (an activity regularisation). The weights' own L2 penalty is
+    Keeps logits or predictions small (an activity regularisation). The weights' own penalties are `optimizer.l1` and
     `optimizer.weight_decay`.
     """
 

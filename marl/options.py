@@ -10,21 +10,20 @@ from marl.errors import UserError, closest
 from marl.schema import check_arguments
 
 
-def parse(options: type, arguments: Sequence[str]) -> Any:
-    """An instance of the dataclass `options` from `key=value` arguments; text stays as it is, all else is YAML.
+def split(options: type, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The values of those `key=value` that the dataclass `options` names, checked, and all other arguments.
+
+    Text stays as it is, all else is YAML.
 
     Raises:
-        UserError: no key=value, an unknown key, a missing one, or a value of a wrong type or range.
+        UserError: a required key is missing, or a value has a wrong type or range.
     """
-    hints = get_type_hints(options)
-    names = [field.name for field in fields(options)]
-    values: dict[str, Any] = {}
+    hints, values, rest = get_type_hints(options), {}, []
     for argument in arguments:
         key, equals, text = argument.partition("=")
-        if not equals:
-            raise UserError(f"cannot read {argument!r}: write key=value")
-        if key not in names:
-            raise UserError(f"unknown key '{key}'{closest(key, names)} (allowed are {', '.join(names)})")
+        if not equals or key not in hints:
+            rest.append(argument)
+            continue
         plain = hints[key] is str or set(get_args(hints[key])) == {str, type(None)}
         try:
             values[key] = (None if text == "null" else text) if plain else yaml.safe_load(text)
@@ -33,4 +32,20 @@ def parse(options: type, arguments: Sequence[str]) -> Any:
                 f"cannot read {argument!r}: write key=value, with quotes around special characters"
             ) from None
     check_arguments(options, values, "")
-    return options(**values)
+    return values, rest
+
+
+def parse(options: type, arguments: Sequence[str]) -> Any:
+    """An instance of the dataclass `options`, of scripts that take nothing else (`split`).
+
+    Raises:
+        UserError: no key=value, an unknown key, a missing one, or a value of a wrong type or range.
+    """
+    names = [field.name for field in fields(options)]
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        if not equals:
+            raise UserError(f"cannot read {argument!r}: write key=value")
+        if key not in names:
+            raise UserError(f"unknown key '{key}'{closest(key, names)} (allowed are {', '.join(names)})")
+    return options(**split(options, arguments)[0])

@@ -64,7 +64,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             found |= differences(before, after, f"{prefix}{key}.")
         elif before != after:
-            found[prefix + key] = (before, after)
+            found[f"{prefix}{key}"] = (before, after)
     return found
 
 

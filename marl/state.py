@@ -9,8 +9,13 @@ from marl import distributed, resume, seeding, summary
 def capture(trainer: Any) -> dict[str, Any]:
     """Modules, optimiser, schedule, scaler, every process's task and streams, counters, configuration, versions."""
     own = {"task": trainer.task.state_dict(), "random": seeding.global_state()}
+    weights = {"loss": trainer.task.loss.state_dict()}
+    if trainer.averaging is not None:  # "loss" is what was evaluated, and what everyone but a resumed run wants
+        with trainer.averaged():
+            averaged = {name: value.clone() for name, value in weights["loss"].items()}
+        weights = {"loss": averaged, "raw": trainer.task.loss.state_dict(), "average": trainer.averaging.state_dict()}
     return {
-        "loss": trainer.task.loss.state_dict(),
+        **weights,
         "optimizer": trainer.optimizer.state_dict(),
         "schedule": trainer.schedule.state_dict(),
         "scaler": trainer.scaler.state_dict(),
@@ -32,7 +37,9 @@ def restore(trainer: Any, state: Mapping[str, Any]) -> None:
     """Put back what `capture` took. Another number of processes starts new episodes, from new streams."""
     longer = trainer.iterations != state["iterations"]
     groups = trainer.schedule.replay(state["schedule"]) if longer else None
-    trainer.task.loss.load_state_dict(state["loss"])
+    trainer.task.loss.load_state_dict(state.get("raw", state["loss"]))
+    if trainer.averaging is not None and "average" in state:
+        trainer.averaging.load_state_dict(state["average"])
     trainer.optimizer.load_state_dict(state["optimizer"])
     if groups is None:
         trainer.schedule.load_state_dict(state["schedule"])

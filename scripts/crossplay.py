@@ -14,24 +14,21 @@ Rows play one side and columns the other, so the matrix needs no symmetry; cells
 Any other key=value changes the runs' configuration, for example env.max_steps=200.
 """
 
-import os
-import sys
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field
 
 from agents import opponents, versions
 from agents.actor import Actor
 from agents.evaluate import Player, evaluate, report
 from envs.base import EnvError
-from marl import checkpoint, compose
+from marl import checkpoint, cli, compose
 from marl.errors import UserError
+from marl.options import split
 from marl.report import matrix
 from marl.report.runs import ALGORITHMS
-from marl.schema import check_arguments
 from marl.seeding import derive
 from marl.summary import write_json
 
@@ -53,11 +50,7 @@ class Options:
 
 def parse(arguments: list[str]) -> tuple[list[str], Options, list[str]]:
     """Runs, options, and overrides of the runs' configurations. Raises UserError for wrong ones."""
-    names = {field.name for field in fields(Options)}
-    pairs = [a.partition("=") for a in arguments if "=" in a and a.partition("=")[0] in names]
-    values = {name: text if name in ("out", "side") else yaml.safe_load(text) for name, _, text in pairs}
-    check_arguments(Options, values, "")
-    rest = [a for a in arguments if a.partition("=")[0] not in names]
+    values, rest = split(Options, arguments)
     runs = [a for a in rest if "=" not in a or Path(a).exists()]
     if not runs:
         raise UserError("name the runs that play: RUN_DIR…")
@@ -127,9 +120,4 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
-        print(__doc__)
-        sys.exit(0)
-    sys.path.insert(0, os.getcwd())  # a user's own classes are named from the directory they work in
-    with compose.guard(EnvError):
-        crossplay(*parse(sys.argv[1:]))
+    cli.main(__doc__, lambda arguments: crossplay(*parse(arguments)), EnvError)

@@ -17,25 +17,22 @@ Where the teams are alike a version plays both sides and has one rating; where t
 Ratings are the most likely ones about a mean of 0, with 95 % intervals over the episodes.
 """
 
-import os
-import sys
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import yaml
 from pydantic import Field
 
 from agents import opponents, versions
 from agents.actor import Actor
 from agents.evaluate import Player, evaluate
 from envs.base import EnvError
-from marl import compose, elo
+from marl import cli, elo
 from marl.errors import UserError
+from marl.options import split
 from marl.report import matrix
 from marl.report.tables import Table
-from marl.schema import check_arguments
 from marl.seeding import derive
 from marl.summary import write_json
 
@@ -57,11 +54,7 @@ class Options:
 
 def parse(arguments: list[str]) -> tuple[list[str], Options, list[str]]:
     """Runs, options, and overrides of the runs' configurations. Raises UserError for wrong ones."""
-    names = {field.name for field in fields(Options)}
-    pairs = [a.partition("=") for a in arguments if "=" in a and a.partition("=")[0] in names]
-    values = {name: text if name in ("out", "side") else yaml.safe_load(text) for name, _, text in pairs}
-    check_arguments(Options, values, "")
-    rest = [a for a in arguments if a.partition("=")[0] not in names]
+    values, rest = split(Options, arguments)
     runs = [a for a in rest if "=" not in a or Path(a).exists()]
     if not runs:
         raise UserError("name the runs whose versions play: RUN_DIR…")
@@ -143,9 +136,4 @@ def write(result: dict, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
-        print(__doc__)
-        sys.exit(0)
-    sys.path.insert(0, os.getcwd())  # a user's own classes are named from the directory they work in
-    with compose.guard(EnvError):
-        rate(*parse(sys.argv[1:]))
+    cli.main(__doc__, lambda arguments: rate(*parse(arguments)), EnvError)

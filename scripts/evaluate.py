@@ -23,13 +23,10 @@ MLP of each agent's own observation, or a network that reads the team (docs/team
 """
 
 import json
-import os
-import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field
 from rich.console import Console
 from rich.table import Table
@@ -38,8 +35,9 @@ from agents.disturbance import Disturbance
 from agents.evaluate import report
 from agents.on_policy import OnPolicy
 from envs.base import EnvError
-from marl import checkpoint, compose
+from marl import checkpoint, cli, compose
 from marl.errors import UserError
+from marl.options import split
 from marl.report import matrix
 from marl.schema import check_arguments
 from marl.summary import write_json
@@ -66,16 +64,13 @@ class Options:
 
 def parse(arguments: list[str]) -> tuple[Options, list[str]]:
     """Options and, apart, the overrides of the run's configuration. Raises UserError for a wrong option."""
-    names = {field.name for field in fields(Options)}
-    own = [a.partition("=") for a in arguments if "=" in a and a.partition("=")[0] in names]
-    values = {name: text if name in ("ckpt", "out", "vary") else yaml.safe_load(text) for name, _, text in own}
-    check_arguments(Options, values, "")
+    values, overrides = split(Options, arguments)
     if ("vary" in values) != ("values" in values):
         raise UserError("vary and values go together: vary=action_noise values=[0,0.1,0.2]")
     for name, fixed in (("which", "best"), ("policy", "trained"), ("episodes", None), ("seed", None)):
         if values.get("absolute") and values.get(name, fixed) != fixed:
             raise UserError(f"{name}={values[name]}: absolute=true decides that by itself")
-    return Options(**values), [a for a in arguments if a.partition("=")[0] not in names]
+    return Options(**values), overrides
 
 
 def evaluate(options: Options, overrides: list[str]) -> dict:
@@ -90,21 +85,16 @@ def evaluate(options: Options, overrides: list[str]) -> dict:
     path = checkpoint.find(options.ckpt, "best" if options.absolute else options.which)
     if options.vary:
         return robustness(path, options, overrides)
-    cfg = compose.saved(path, [*overrides, "++strict=true"])
     trained = options.policy == "trained"
     changed = trained and any(o.startswith(("env", "++env")) for o in overrides)  # agents may be others: no critic then
-    cfg.resume, cfg.init_from = None, str(path) if trained and not changed else None
-    config = compose.check(cfg)
-    compose.build_trainer(config)  # for its number of threads: sums in the same order give the same bits
-    task = compose.build_task(config)
+    config, task = compose.rebuild(path, overrides, weights=trained and not changed)
     if changed and isinstance(task, OnPolicy):
         load_actors(task, path, " ".join(overrides))
     elif changed:
         compose.load_weights(task, path)
     if options.absolute:
-        if not isinstance(task, OnPolicy):
-            raise UserError(f"absolute=true: only agents play episodes; this run's task is {task.name}")
-        options = replace(options, episodes=10 * task.eval_episodes, seed=FRESH_SEEDS + config["seed"])
+        episodes = 10 * agents(task, "absolute=true").eval_episodes
+        options = replace(options, episodes=episodes, seed=FRESH_SEEDS + config["seed"])
     figures = judge(task, options)
 
     kind = "absolute" if options.absolute else options.policy
@@ -129,14 +119,9 @@ def robustness(path: Path, options: Options, overrides: list[str]) -> dict:
         given = f"{key}={json.dumps(value)}"
         if disturbs:
             check_arguments(Disturbance, {key: value}, "")
-        cfg = compose.saved(path, overrides if disturbs else [*overrides, given])
-        cfg.resume = cfg.init_from = None
-        config = compose.check(cfg)
         if not rows or not disturbs:
-            compose.build_trainer(config)
-            task = compose.build_task(config)
-            if not isinstance(task, OnPolicy):
-                raise UserError(f"vary={options.vary}: only agents play episodes; this run's task is {task.name}")
+            changed = overrides if disturbs else [*overrides, given]
+            task = agents(compose.rebuild(path, changed, weights=False)[1], f"vary={options.vary}")
             if options.policy == "trained":
                 load_actors(task, path, given)
         disturbance = Disturbance(**{key: value}) if disturbs else None
@@ -158,6 +143,13 @@ def robustness(path: Path, options: Options, overrides: list[str]) -> dict:
     matrix.line(options.values, returns, options.vary, out.with_suffix(".png"))
     print(f"written to {out} and {out.with_suffix('.png').name}")
     return result
+
+
+def agents(task: Task, asked: str) -> OnPolicy:
+    """`task`, which has agents. Raises UserError where it has none."""
+    if not isinstance(task, OnPolicy):
+        raise UserError(f"{asked}: only agents play episodes; this run's task is {task.name}")
+    return task
 
 
 def load_actors(task: OnPolicy, path: Path, given: str) -> None:
@@ -195,11 +187,11 @@ def judge(task: Task, options: Options) -> dict:
     if isinstance(task, OnPolicy):
         random = options.policy == "random"
         return report(task.play(options.episodes, options.seed, options.deterministic, random))
-    asked = {"episodes": options.episodes, "deterministic": options.deterministic, "seed": options.seed}
-    for key in [key for key, value in asked.items() if value is not None]:
-        raise UserError(f"{key}=…: only agents play episodes; this run's task is {task.name}")
+    for key in ("episodes", "deterministic", "seed"):
+        if getattr(options, key) is not None:
+            agents(task, f"{key}=…")
     if options.policy == "random":
-        raise UserError(f"policy=random: only agents act; this run's task is {task.name}")
+        agents(task, "policy=random")
     return task.summary(task.evaluate())
 
 
@@ -234,9 +226,4 @@ def rows(figures: dict) -> list[tuple[str, dict]]:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
-        print(__doc__)
-        sys.exit(0)
-    sys.path.insert(0, os.getcwd())  # a user's own classes are named from the directory they work in
-    with compose.guard(EnvError):
-        evaluate(*parse(sys.argv[1:]))
+    cli.main(__doc__, lambda arguments: evaluate(*parse(arguments)), EnvError)

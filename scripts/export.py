@@ -9,14 +9,13 @@ The folder gets the policy and a model card, README.md: the layout of observatio
 policy comes from and what it was worth.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from agents.export import export
 from agents.policy import Policy
-from marl import compose, options
+from marl import cli, compose, options
 
 
 @dataclass
@@ -32,16 +31,11 @@ class Options:
 def run(chosen: Options) -> Path:
     """Load, write, say where. Raises UserError: no such checkpoint, or a missing package."""
     policy = Policy.load(chosen.ckpt, chosen.which)
-    config = compose.config_of(chosen.ckpt)
-    folder = Path(chosen.out) if chosen.out else (config.parent if config else Path(chosen.ckpt).parent) / "export"
+    folder = Path(chosen.out or compose.home_of(chosen.ckpt) / "export")
     file = export(policy, chosen.format, folder)
     print(f"{file} ({file.stat().st_size / 1000:.0f} kB), described in {folder / 'README.md'}")
     return file
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
-        print(__doc__)
-        sys.exit(0)
-    with compose.guard():
-        run(options.parse(Options, sys.argv[1:]))
+    cli.main(__doc__, lambda arguments: run(options.parse(Options, arguments)))

@@ -14,7 +14,6 @@ down.
 """
 
 import html
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,7 +26,7 @@ from agents.replay import settings_of
 from envs.base import EnvError
 from envs.live import program, world
 from envs.page import page, web, write
-from marl import compose, options
+from marl import cli, compose, options
 from marl.errors import UserError
 
 BEGIN = """unpack("data").then(({ world, policy }) =>
@@ -60,8 +59,7 @@ def run(chosen: Options) -> Path | None:
             raise UserError(f"serve=true: {error.name} is not installed; run pip install -e '.[serve]'") from error
         serve(policy, settings, chosen.port)
         return None
-    config = compose.config_of(chosen.ckpt)
-    target = Path(chosen.out) if chosen.out else (config.parent if config else Path(chosen.ckpt).parent) / "live.html"
+    target = Path(chosen.out or compose.home_of(chosen.ckpt) / "live.html")
     write(target, live_page(policy, settings, chosen.seeds))
     print(f"{target} ({target.stat().st_size / 1000:.0f} kB)")
     return target
@@ -83,8 +81,4 @@ def live_page(policy: Policy, settings: dict[str, Any], seeds: int) -> str:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
-        print(__doc__)
-        sys.exit(0)
-    with compose.guard(EnvError):
-        run(options.parse(Options, sys.argv[1:]))
+    cli.main(__doc__, lambda arguments: run(options.parse(Options, arguments)), EnvError)

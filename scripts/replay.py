@@ -16,7 +16,6 @@
 The recording is written too (replay.safetensors): the simulator's states, small, and drawn again at any time.
 """
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +32,7 @@ from envs.drawing import image
 from envs.film import film
 from envs.page import page, write
 from envs.replay import Recording
-from marl import compose, options
+from marl import cli, compose, options
 from marl.errors import UserError
 
 
@@ -63,9 +62,7 @@ def run(chosen: Options) -> Path:
         recording = Recording.load(chosen.recording)
         folder = Path(chosen.out or Path(chosen.recording).parent)
     else:
-        config = compose.config_of(chosen.ckpt)
-        home = config.parent if config else Path(chosen.ckpt).parent
-        folder = Path(chosen.out or home / "replay")
+        folder = Path(chosen.out or compose.home_of(chosen.ckpt) / "replay")
         policy = Policy.load(chosen.ckpt, chosen.which)
         recording = record_policy(policy, chosen.episodes, chosen.seed, chosen.deterministic, chosen.max_steps)
         recording.save(folder / "replay.safetensors")
@@ -124,8 +121,4 @@ def say(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
-        print(__doc__)
-        sys.exit(0)
-    with compose.guard(EnvError):
-        run(options.parse(Options, sys.argv[1:]))
+    cli.main(__doc__, lambda arguments: run(options.parse(Options, arguments)), EnvError)

@@ -15,20 +15,18 @@ Curves over frames and over seconds, aggregates, performance profiles, probabili
 returns of groups and agents.
 """
 
-import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field
 
-from marl import compose
+from marl import cli
 from marl.errors import UserError, closest
+from marl.options import split
 from marl.report import marl_eval, page
 from marl.report.compare import Comparison
 from marl.report.find import find
-from marl.schema import check_arguments
 
 
 @dataclass
@@ -48,16 +46,11 @@ class Options:
 def parse(arguments: list[str]) -> tuple[list[str], Options]:
     """Places of runs, and options. Raises UserError for a wrong option, or no places."""
     names = [field.name for field in fields(Options)]
-    values, places = {}, []
-    for argument in arguments:
-        name, given, text = argument.partition("=")
-        if given and name in names:
-            values[name] = text if name in ("out", "title", "metric", "imported") else yaml.safe_load(text)
-        elif given and name.isidentifier() and not Path(argument).exists():
+    values, places = split(Options, arguments)
+    for argument in places:
+        name, given, _ = argument.partition("=")
+        if given and name.isidentifier() and not Path(argument).exists():
             raise UserError(f"unknown option '{name}'{closest(name, names)} (there are {', '.join(names)})")
-        else:
-            places.append(argument)
-    check_arguments(Options, values, "")
     if not places:
         raise UserError("name the runs to report on: folders, globs or marl-eval files")
     return places, Options(**values)
@@ -81,8 +74,4 @@ def report(places: list[str], options: Options) -> Comparison:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
-        print(__doc__)
-        sys.exit(0)
-    with compose.guard():
-        report(*parse(sys.argv[1:]))
+    cli.main(__doc__, lambda arguments: report(*parse(arguments)))

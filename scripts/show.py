@@ -1,22 +1,23 @@
-"""Shows what a run would do, without training: python scripts/show.py schedule|model [configuration key=value …]
+"""Shows what a run would do, without training: python scripts/show.py schedule|model|graph [configuration key=value …]
 
   schedule   the learning rate over the run, as a table and as a picture (schedule.png, or out=FILE.png)
   model      layers, shapes, parameters and FLOPs of the networks
+  graph      a picture of the networks' layers and what flows between them (graph.png, or out=FILE.png|svg|pdf)
 
 for example: python scripts/show.py schedule algo=mappo scheduler=cosine out=cosine.png
 """
 
-import sys
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from envs.base import EnvError
-from marl import compose, describe
+from marl import cli, compose, describe, graph
 from marl.errors import UserError, closest
 
-SUBJECTS = ("schedule", "model")
+SUBJECTS = ("schedule", "model", "graph")
 
 
 def show_model(config: dict) -> None:
@@ -29,6 +30,17 @@ def show_model(config: dict) -> None:
     Console(width=max(Console().width, 110)).print(table)
     for name, module in task.parts().items():
         print(f"{name}: {sum(p.numel() for p in module.parameters()):,} parameters")
+
+
+def show_graph(config: dict, out: Path) -> None:
+    """A picture of every network's graph."""
+    task = compose.build_task(config)
+    found = {name: module for name, module in describe.outermost(task.loss).items() if ".networks." not in name}
+    # Networks of agents that each have their own are alike: the first one stands for them.
+    found |= {n: m for n, m in describe.outermost(task.loss).items() if n.endswith(".networks.0")}
+    device = next(task.loss.parameters()).device
+    graph.draw({n: graph.trace(m, torch.zeros(2, *m.in_shape, device=device)) for n, m in found.items()}, out)
+    print(out)
 
 
 def show_schedule(config: dict, out: Path) -> None:
@@ -72,17 +84,15 @@ def run(arguments: list[str]) -> None:
         raise UserError(f"cannot show {subject!r}{closest(subject, SUBJECTS)} (allowed are {', '.join(SUBJECTS)})")
     out = [text.removeprefix("out=") for text in overrides if text.startswith("out=")]
     if out and subject == "model":
-        raise UserError(f"out={out[-1]}: a model is shown as a table; only a schedule is a picture")
+        raise UserError(f"out={out[-1]}: a model is shown as a table; a schedule and a graph are pictures")
     config = compose.check(compose.compose([text for text in overrides if not text.startswith("out=")]))
     if subject == "model":
         show_model(config)
+    elif subject == "graph":
+        show_graph(config, Path(out[-1] if out else "graph.png"))
     else:
         show_schedule(config, Path(out[-1] if out else "schedule.png"))
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
-        print(__doc__)
-        sys.exit(0)
-    with compose.guard(EnvError):
-        run(sys.argv[1:])
+    cli.main(__doc__, run, EnvError)

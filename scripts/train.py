@@ -6,14 +6,18 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
 from envs.base import EnvError
-from marl import compose, distributed
+from marl import compose, describe, distributed
 from marl.callbacks import Callback
 from marl.errors import UserError
 from marl.resume import resumed
+from marl.task import Task
+
+LAYERS = 24  # of one network in the table at the start
 
 
 def train(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback] = ()) -> float | None:
@@ -37,6 +41,7 @@ def train(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback] = ()) ->
     if distributed.main():
         show(config)
         save(config, run_dir)
+        show_networks(task)
     summary = trainer.fit(task, run_dir, resume=content, **setup)
     if distributed.main():
         report(summary, run_dir)
@@ -52,6 +57,24 @@ def show(config: dict) -> None:
         elif value is not None:
             tree.add(Text.assemble((key, "bold"), f": {value}"))
     Console().print(tree)
+
+
+def show_networks(task: Task) -> None:
+    """Print the layers of every network: shapes, parameters, FLOPs."""
+    table = Table("layer", "kind", "output", "parameters", "FLOPs per row", title="networks", title_justify="left")
+    for name, layers in describe.networks(task.loss).items():
+        if isinstance(layers, str):
+            table.add_row(name, layers)
+            continue
+        for layer in layers[:LAYERS]:
+            size = f"{layer.parameters + layer.frozen:,}" + (" frozen" if layer.frozen else "")
+            table.add_row(f"{name}.{layer.name}", layer.kind, "×".join(map(str, layer.shape[1:])), size,
+                          f"{layer.flops:,.0f}")  # fmt: skip
+        if len(layers) > LAYERS:
+            table.add_row(f"… {len(layers) - LAYERS} more: scripts/show.py model")
+        total = sum(layer.parameters + layer.frozen for layer in layers)
+        table.add_row(name, "in all", "", f"{total:,}", f"{sum(layer.flops for layer in layers):,.0f}", style="bold")
+    Console(width=max(Console().width, 110)).print(table)
 
 
 def save(config: dict, run_dir: Path) -> None:

@@ -21,7 +21,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,8 +32,9 @@ from pydantic import Field
 from train import train  # beside this file
 
 from envs.base import EnvError
-from marl import compose, sweep
+from marl import cli, compose, sweep
 from marl.errors import UserError, closest
+from marl.options import split
 from marl.report.tables import Table
 from marl.schema import check_arguments
 from marl.summary import write_json
@@ -52,15 +53,6 @@ class Options:
     pruner: Literal["median", "hyperband", "none"] | None = None
     confirm: bool = True
     seed: Annotated[int, Field(ge=0)] | None = None
-
-
-def parse(arguments: list[str]) -> tuple[Options, list[str]]:
-    """Options and, apart, overrides of every trial's configuration. Raises UserError for a wrong option."""
-    names = {field.name for field in fields(Options)}
-    own = [a.partition("=") for a in arguments if "=" in a and a.partition("=")[0] in names]
-    values = {name: text if name in ("study", "storage", "out") else yaml.safe_load(text) for name, _, text in own}
-    check_arguments(Options, values, "")
-    return Options(**values), [a for a in arguments if a.partition("=")[0] not in names]
 
 
 class Tuning:
@@ -266,7 +258,8 @@ def as_preset(overrides: list[str], name: str) -> str:
 
 def main(arguments: list[str]) -> Tuning:
     """Work on a study, with helpers where asked for; then confirm and write what was found."""
-    options, overrides = parse(arguments)
+    values, overrides = split(Options, arguments)
+    options = Options(**values)
     tuning = Tuning(options, overrides)
     done = tuning.tuning.finished(tuning.study.trials)
     if done:
@@ -290,9 +283,4 @@ def main(arguments: list[str]) -> Tuning:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
-        print(__doc__)
-        sys.exit(0)
-    sys.path.insert(0, os.getcwd())  # a user's own classes are named from the directory they work in
-    with compose.guard(EnvError):
-        main(sys.argv[1:])
+    cli.main(__doc__, main, EnvError)

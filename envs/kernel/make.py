@@ -39,7 +39,7 @@ class Compiled:
 
     why: str = ""
     varies: bool = False
-    library: str = ""
+    binary: str = ""
     places: Layout | None = None
     constants: dict[tuple[str, int], float] = field(default_factory=dict)
     shapes: dict[str, tuple] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Compiled:
     def step(self, num_envs: int, threads: int = 1) -> KernelStep:
         """The kernel for a number of environments."""
         return KernelStep(
-            load(cache_folder() / self.library), self.places, self.constants, self.shapes, self.noise, num_envs, threads
+            load(cache_folder() / self.binary), self.places, self.constants, self.shapes, self.noise, num_envs, threads
         )
 
 
@@ -66,7 +66,7 @@ def compiled(settings: dict[str, Any], specialise: bool = True) -> Compiled:
     file = cache_folder() / f"{key}.pt"
     if file.exists():
         found = _read(file)
-        if found.why or found.varies or (cache_folder() / found.library).exists():
+        if found.why or found.varies or (cache_folder() / found.binary).exists():
             return found
     try:
         made = _make(settings, specialise)

@@ -4,6 +4,7 @@ from marl.data.base import ArrayData
 from marl.data.images import Digits, FashionMNIST
 from marl.data.loader import ShuffledBatches
 from marl.data.made import LinearRegression, LogisticRegression, Sine, Threshold
+from marl.data.reconstruction import Reconstruction
 
 __all__ = [
     "ArrayData",
@@ -11,6 +12,7 @@ __all__ = [
     "FashionMNIST",
     "LinearRegression",
     "LogisticRegression",
+    "Reconstruction",
     "ShuffledBatches",
     "Sine",
     "Threshold",

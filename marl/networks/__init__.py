@@ -1,7 +1,9 @@
 """Networks behind one factory, `network(in_shape, out_features)`: one class for classifiers and agents."""
 
+from marl.networks.autoencoder import VAE, AutoEncoder
 from marl.networks.cnn import CNN
 from marl.networks.common import ACTIVATIONS
+from marl.networks.embedding import Embedding
 from marl.networks.linear import Linear
 from marl.networks.mlp import MLP
 from marl.networks.per_agent import PerAgent
@@ -14,8 +16,11 @@ __all__ = [
     "GRU",
     "LSTM",
     "MLP",
+    "VAE",
     "Attention",
+    "AutoEncoder",
     "DeepSets",
+    "Embedding",
     "Graph",
     "Linear",
     "PerAgent",

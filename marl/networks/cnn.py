@@ -10,7 +10,7 @@ from marl.errors import UserError
 from marl.networks.common import (
     ActivationName,
     Gain,
-    InitName,
+    Init,
     Probability,
     Shape,
     Width,
@@ -40,8 +40,9 @@ class CNN(nn.Module):
         hidden: Sequence[Width] = (128,),
         activation: ActivationName = "relu",
         dropout: Probability = 0.0,
-        init: InitName = "default",
+        init: Init = "default",
         last_gain: Gain | None = None,
+        gain: Gain | None = None,
     ) -> None:
         super().__init__()
         self.in_shape = shape_tuple(in_shape)
@@ -71,7 +72,7 @@ class CNN(nn.Module):
             features = width
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(features, out_features)
-        initialise(self.body, self.head, activation, init, last_gain)
+        initialise(self.body, self.head, activation, init, last_gain, gain)
 
     def forward(self, x: Tensor) -> Tensor:
         leading = x.shape[:-3]

@@ -1,8 +1,8 @@
 """What the networks share: input shapes, activations by name, initialisation."""
 
 import math
-from collections.abc import Callable
-from typing import Annotated, Literal, get_args
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from pydantic import Field
@@ -12,6 +12,8 @@ from marl.errors import UserError, closest
 
 ActivationName = Literal["tanh", "relu", "gelu", "silu", "elu", "leaky_relu", "mish"]
 InitName = Literal["default", "orthogonal", "xavier", "kaiming", "normal", "zeros"]
+LayerKind = Literal["linear", "conv", "recurrent", "embedding", "head"]
+Init = InitName | float | dict[LayerKind, InitName | float]
 Shape = int | tuple[int, ...]
 Width = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -48,44 +50,65 @@ def activation_module(name: str) -> nn.Module:
 
 
 @torch.no_grad()
-def initialise(body: nn.Module, head: nn.Linear, activation: str, init: str, last_gain: float | None) -> None:
+def initialise(
+    body: nn.Module, head: nn.Linear, activation: str, init: Init, last_gain: float | None, gain: float | None = None
+) -> None:
     """Initialise `body` and `head` in place.
 
     default     PyTorch's own (uniform, ±1/√fan_in)
-    orthogonal  every linear and convolution weight orthogonal with its activation's gain (Saxe et al. 2014; PPO's and
-                MAPPO's implementations)
+    orthogonal  weights orthogonal, times the gain (Saxe et al. 2014; PPO's and MAPPO's implementations)
     xavier      uniform, ±gain·√(6 / (fan_in + fan_out)) (Glorot and Bengio 2010)
     kaiming     normal, deviation gain/√fan_in (He et al. 2015)
     normal      normal, deviation 0.02 (as in GPT-2)
     zeros       the head 0, so that every output begins equal; the body stays PyTorch's own
+    a number    that constant
+
+    A name or number is for linear layers and convolutions, with the `gain` of the activation unless one is given. A
+    mapping chooses by type of layer, {linear, conv, recurrent, embedding, head: name or number}: what it does not name
+    stays PyTorch's own, but for a head, which follows `linear`; "zeros" there is the constant 0.
 
     All but the default set biases to 0; the head's gain is `last_gain` (1 if None). A `last_gain` makes the head
-    orthogonal where the initialisation is "default", "normal" or "zeros".
+    orthogonal where its initialisation is "default", "normal" or "zeros".
     """
-    if init not in get_args(InitName):
-        raise UserError(f"init={init!r}: unknown (allowed are {', '.join(get_args(InitName))})")
-    gain = GAINS.get(activation, math.sqrt(2.0))
-    if init in FILLERS:
-        for layer in body.modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d):
-                _fill(layer, FILLERS[init], gain)
-        _fill(head, FILLERS[init], 1.0 if last_gain is None else last_gain)
-    if init == "zeros":
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
-    if last_gain is not None and init in ("default", "normal", "zeros"):
-        _fill(head, FILLERS["orthogonal"], last_gain)
+    rules = dict(init) if isinstance(init, Mapping) else {"linear": init, "conv": init}
+    if unknown := set(rules) - set(get_args(LayerKind)):
+        raise UserError(f"init: no layers {sorted(unknown)[0]!r} (allowed are {', '.join(get_args(LayerKind))})")
+    for rule in rules.values():
+        if not isinstance(rule, int | float) and rule not in get_args(InitName):
+            raise UserError(f"init={rule!r}: unknown (allowed are {', '.join(get_args(InitName))}, or a number)")
+    gain = gain or GAINS.get(activation, math.sqrt(2.0))
+    for layer in body.modules():
+        kind = next((name for name, types in LAYERS.items() if isinstance(layer, types)), None)
+        if kind in rules and not (rules[kind] == "zeros" and not isinstance(init, Mapping)):
+            _fill(layer, rules[kind], gain)
+    rule = rules.get("head", rules.get("linear", "default"))
+    _fill(head, rule, 1.0 if last_gain is None else last_gain)
+    if last_gain is not None and rule in ("default", "normal", "zeros"):
+        _fill(head, "orthogonal", last_gain)
 
 
+LAYERS: dict[str, Any] = {
+    "linear": nn.Linear,
+    "conv": nn.modules.conv._ConvNd,
+    "recurrent": nn.RNNBase,
+    "embedding": nn.Embedding,
+}
 FILLERS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "orthogonal": nn.init.orthogonal_,
     "xavier": nn.init.xavier_uniform_,
     "kaiming": lambda weight, gain: nn.init.normal_(weight, 0.0, gain / math.sqrt(weight[0].numel())),
     "normal": lambda weight, gain: nn.init.normal_(weight, 0.0, 0.02),
+    "zeros": lambda weight, gain: nn.init.zeros_(weight),
 }
 
 
-def _fill(layer: nn.Linear | nn.Conv2d, filler: Callable[[Tensor, float], Tensor], gain: float) -> None:
-    filler(layer.weight, gain)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+def _fill(layer: nn.Module, rule: str | float, gain: float) -> None:
+    if rule == "default":
+        return
+    for name, parameter in layer.named_parameters(recurse=False):
+        if "bias" in name:
+            nn.init.zeros_(parameter)
+        elif isinstance(rule, str):
+            FILLERS[rule](parameter, gain)
+        else:
+            nn.init.constant_(parameter, rule)

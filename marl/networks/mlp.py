@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from marl.errors import UserError
 from marl.networks import fused
+from marl.networks.batch_norm import BatchNorm
 from marl.networks.common import (
     ActivationName,
     Gain,
-    InitName,
+    Init,
     Probability,
     Shape,
     Width,
@@ -18,13 +19,6 @@ from marl.networks.common import (
     initialise,
     shape_tuple,
 )
-
-
-class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation (Ioffe and Szegedy 2015) over all leading dimensions: float [..., F] → [..., F]."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
 
 class MLP(nn.Module):
@@ -43,8 +37,9 @@ class MLP(nn.Module):
         layer_norm: bool = False,
         batch_norm: bool = False,
         dropout: Probability = 0.0,
-        init: InitName = "default",
+        init: Init = "default",
         last_gain: Gain | None = None,
+        gain: Gain | None = None,
     ) -> None:
         super().__init__()
         if layer_norm and batch_norm:
@@ -66,7 +61,7 @@ class MLP(nn.Module):
             width = size
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(width, out_features)
-        initialise(self.body, self.head, activation, init, last_gain)
+        initialise(self.body, self.head, activation, init, last_gain, gain)
         self.activation = activation
         self.plain = bool(hidden) and not (layer_norm or batch_norm or dropout) and fused.available(activation)
 

@@ -13,6 +13,7 @@ class PerAgent(nn.Module):
     """`factory(in_shape, out_features)` once for the group (`shared`), or once per agent with its own initial weights.
 
     forward: float [..., A, *in_shape] → float [..., A, out_features].
+    unroll: the same of networks with a memory (`memory_size` > 0, see `marl.networks.recurrent`).
     `networks` holds the 1 or A networks, so that both kinds of checkpoint are read alike. Shared, it may be a network
     that reads the whole team (`marl.networks.team`); UserError where there would be one of those per agent.
     """
@@ -33,6 +34,7 @@ class PerAgent(nn.Module):
         if not shared:
             refuse_separate(factory)
         self.networks = nn.ModuleList(factory(in_shape, out_features) for _ in range(copies))
+        self.memory_size: int = getattr(self.networks[0], "memory_size", 0)
 
     def forward(self, x: Tensor, only: int | None = None) -> Tensor:
         """All agents' outputs; with `only` those of one agent with a network of its own, zeros for the others."""
@@ -44,3 +46,24 @@ class PerAgent(nn.Module):
             nothing = torch.zeros_like(own)
             return torch.stack([own if i == only else nothing for i in range(self.n_agents)], dim=-2)
         return torch.stack([network(a) for network, a in zip(self.networks, inputs, strict=True)], dim=-2)
+
+    def unroll(
+        self, x: Tensor, memory: Tensor, start: Tensor | None = None, only: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Along sequences: x [L, ..., A, F], memory [..., A, M], start bool [L, ...] without the agents' dimension.
+
+        Returns outputs [L, ..., A, out_features] and the memory after each step [L, ..., A, M]; with `only`, as in
+        `forward`, zeros for the others.
+        """
+        if self.shared:
+            return self.networks[0](x, memory, start)
+        given = zip(self.networks, x.unbind(-2), memory.unbind(-2), strict=True)
+        if only is not None:
+            network, own, kept = list(given)[only]
+            out, after = network(own, kept, start)
+            none = torch.zeros_like(out), torch.zeros_like(after)
+            made = [(out, after) if i == only else none for i in range(self.n_agents)]
+        else:
+            made = [network(own, kept, start) for network, own, kept in given]
+        outputs, memories = zip(*made, strict=True)
+        return torch.stack(outputs, -2), torch.stack(memories, -2)

@@ -34,6 +34,29 @@ def gradients() -> list[float]:
     return kept
 
 
+def normalised() -> dict:
+    """Outputs, gradients and running statistics of a network with BatchNorm, of one fixed batch of 32 rows."""
+    torch.manual_seed(0)
+    net = MLP(4, 1, hidden=[8], batch_norm=True)
+    rows = torch.randn(32, 4)[distributed.rank() :: distributed.world()]
+    wrapped = distributed.wrap(net)
+    outputs = wrapped(rows)
+    outputs.square().mean().backward()
+    return {
+        "outputs": outputs.flatten().tolist(),
+        "gradients": torch.cat([p.grad.flatten() for p in net.parameters()]).tolist(),
+        "statistics": torch.cat([net.body[1].running_mean, net.body[1].running_var]).tolist(),
+    }
+
+
+def thawed() -> list[float]:
+    """The weights after three epochs, the body having joined after the first."""
+    task = make_task(epochs=3, batch_size=32)
+    config = OptimizerConfig(lr=0.01, unfreeze={"model.body": 1})
+    Trainer(progress="off", strategy="ddp").fit(task, Path(sys.argv[1]) / "thawed", optimizer=config, seed=0)
+    return torch.cat([p.flatten() for p in task.loss.parameters()]).tolist()
+
+
 def statistics() -> dict:
     """Normalised advantages and reductions, of numbers that depend on the process."""
     everything = torch.randn(10, 4, 3, generator=torch.Generator().manual_seed(0))
@@ -77,6 +100,7 @@ def learning() -> dict:
 def main() -> None:
     distributed.start()
     results = {"gradients": gradients(), "statistics": statistics(), "work": work(), "learning": learning()}
+    results |= {"normalised": normalised(), "thawed": thawed()}
     path = Path(sys.argv[1]) / f"{distributed.world()}_{distributed.rank()}.json"
     path.write_text(json.dumps(results))
     distributed.stop()

@@ -51,6 +51,19 @@ def test_statistics_are_of_all_processes(results) -> None:
     assert one["stream"] == first["stream"] == "policy" != second["stream"]
 
 
+def test_batch_normalisation_is_over_the_rows_of_all_processes(results) -> None:
+    one, first, second = (results[name]["normalised"] for name in ("1_0", "2_0", "2_1"))
+    together = [value for pair in zip(first["outputs"], second["outputs"], strict=True) for value in pair]
+    assert together == pytest.approx(one["outputs"], abs=1e-5)
+    assert first["gradients"] == pytest.approx(one["gradients"], abs=1e-5) and first["gradients"] == second["gradients"]
+    assert first["statistics"] == pytest.approx(one["statistics"], abs=1e-5)
+
+
+def test_a_part_thaws_in_all_processes(results) -> None:
+    one, first, second = (results[name]["thawed"] for name in ("1_0", "2_0", "2_1"))
+    assert first == second and first == pytest.approx(one, abs=1e-4)
+
+
 def test_work_is_split_without_overlap(results) -> None:
     one, first, second = (results[name]["work"] for name in ("1_0", "2_0", "2_1"))
     assert one["sizes"] == 160 and sorted(first["rows"] + second["rows"]) == sorted(one["rows"])

@@ -8,7 +8,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from marl.errors import UserError
-from marl.networks import ACTIVATIONS, CNN, GRU, LSTM, MLP, Linear, PerAgent, fused
+from marl.networks import ACTIVATIONS, CNN, GRU, LSTM, MLP, Embedding, Linear, PerAgent, fused
 
 CASES = [
     (MLP, 5),
@@ -188,7 +188,9 @@ def test_shared_network_gives_equal_agents_equal_outputs():
         (lambda: MLP((), 2), r"in_shape=\(\)"),
         (lambda: CNN(5, 2), r"network=cnn.*\(5,\)"),
         (lambda: CNN((1, 8, 8), 2, channels=[4] * 4), r"layer 4 leaves no pixel of \(1, 8, 8\)"),
-        (lambda: LSTM(5, 2), r"network=lstm.*\(5,\)"),
+        (lambda: LSTM(5, 2)(torch.zeros(3, 5)), r"network=lstm.*\(5,\), unless"),
+        (lambda: LSTM((1, 2, 3, 4), 2), r"network=lstm.*\(1, 2, 3, 4\)"),
+        (lambda: GRU(5, 2, layers=2, dropout=0.1), r"network\.dropout.*must be 0 for agents"),
         (lambda: LSTM((4, 5), 2, dropout=0.1), r"network\.dropout.*must be 0"),
     ],
 )
@@ -212,3 +214,34 @@ def test_signature_states_types_and_ranges(name, good, bad):
     adapter.validate_python(good, strict=True)
     with pytest.raises(ValidationError):
         adapter.validate_python(bad, strict=True)
+
+
+def layers_of(net, kind):
+    return [layer for layer in net.modules() if isinstance(layer, kind)]
+
+
+def test_a_number_is_a_constant_and_gain_scales_the_hidden_layers():
+    net = MLP(4, 2, hidden=[5], init=0.25)
+    for layer in layers_of(net, torch.nn.Linear):
+        assert (layer.weight == 0.25).all() and (layer.bias == 0).all()
+    net = MLP(8, 8, hidden=[8], init="orthogonal", gain=3.0)
+    torch.testing.assert_close(net.body[0].weight @ net.body[0].weight.T, 9 * torch.eye(8), atol=1e-4, rtol=0)
+    torch.testing.assert_close(net.head.weight @ net.head.weight.T, torch.eye(8), atol=1e-4, rtol=0)
+
+
+def test_initialisation_by_type_of_layer():
+    torch.manual_seed(0)
+    net = CNN((1, 8, 8), 3, channels=[4], hidden=[16], init={"conv": 0.5, "linear": "orthogonal", "head": "zeros"})
+    conv, hidden, head = net.body[0], layers_of(net.body, torch.nn.Linear)[0], net.head
+    assert (conv.weight == 0.5).all() and (conv.bias == 0).all() and not head.weight.any()
+    torch.testing.assert_close(hidden.weight @ hidden.weight.T, 2 * torch.eye(16), atol=1e-4, rtol=0)
+    table = Embedding(3, 1, {0: 50}, size=40, hidden=[4], init={"embedding": "normal"}).tables[0]
+    assert table.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    torch.manual_seed(0)
+    plain = CNN((1, 8, 8), 3, channels=[4], hidden=[16])
+    torch.manual_seed(0)
+    some = CNN((1, 8, 8), 3, channels=[4], hidden=[16], init={"head": 1.0})
+    assert torch.equal(plain.body[0].weight, some.body[0].weight) and (some.head.weight == 1).all()
+    for wrong in ({"convolution": "xavier"}, {"conv": "xaviar"}):
+        with pytest.raises(UserError, match="allowed are"):
+            MLP(3, 1, init=wrong)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from marl import checkpoint, compose
+from marl import checkpoint, cli
 from marl.errors import Diverged, LostProcess, Stopped
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -29,13 +29,13 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "C
     ],
 )
 def test_exit_codes(error, code, said, capsys) -> None:
-    with pytest.raises(SystemExit) as stop, compose.guard():
+    with pytest.raises(SystemExit) as stop, cli.guard():
         raise error
     assert stop.value.code == code and capsys.readouterr().err.startswith(said)
 
 
 def test_other_errors_keep_their_traceback() -> None:
-    with pytest.raises(FileNotFoundError), compose.guard():
+    with pytest.raises(FileNotFoundError), cli.guard():
         raise FileNotFoundError(errno.ENOENT, "none", "x")
 
 

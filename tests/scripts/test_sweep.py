@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from marl.sweep import read
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 JOB = ["-m", "experiment=threshold"]
 
@@ -59,11 +61,11 @@ def test_a_parallel_sweep_that_is_killed_half_way_is_continued(tmp_path: Path) -
     started = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **started, start_new_session=True) as process:
         end, folder = time.monotonic() + 200, tmp_path / "s"
-        while not (folder / "jobs.csv").is_file() or "done" not in status(folder):
+        while not any(read(job).get("status") == "done" for job in folder.glob("[0-9]")):
             assert time.monotonic() < end and process.poll() is None
-            time.sleep(0.05)
+            time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)  # the sweep and its workers, which lie in its process group
-    first = [i for i, found in enumerate(status(folder)) if found == "done"]
+    first = [i for i in range(4) if read(folder / str(i)).get("status") == "done"]
     times = {i: (folder / str(i) / "summary.json").stat().st_mtime_ns for i in first}
     assert 1 <= len(first) < 4
     done = subprocess.run(command, **started, timeout=240)

@@ -176,10 +176,10 @@ def test_a_broken_compiler_is_told(monkeypatch):
 def test_a_new_process_finds_the_kernel_on_disk():
     settings = {"scenario": "simple_spread", "max_steps": 100}
     made = compiled(settings)
-    assert (cache_folder() / made.library).exists()
+    assert (cache_folder() / made.binary).exists()
     code = (
         "import time, envs.kernel.make as m, envs.simulator; t = time.perf_counter(); "
-        f"made = m.compiled({settings}); print(time.perf_counter() - t, made.library)"
+        f"made = m.compiled({settings}); print(time.perf_counter() - t, made.binary)"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert told[1] == made.library and float(told[0]) < 2
+    assert told[1] == made.binary and float(told[0]) < 2

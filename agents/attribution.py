@@ -1,0 +1,70 @@
+"""What of an observation an agent's action depends on.
+
+Shapes: N observations, A agents in a group, F features, D action dimensions.
+"""
+
+import torch
+from torch import Tensor
+
+from agents.actor import Actor
+from agents.on_policy import OnPolicy
+from marl.attribution import integrated_gradients
+from marl.errors import UserError
+
+
+@torch.no_grad()
+def observations(task: OnPolicy, rows: int, seed: int, group: str) -> Tensor:
+    """What the agents of a group see on the way: about `rows` observations [N, A, F] of episodes of the policy's mode.
+
+    Raises UserError for a group that does not exist.
+    """
+    if group not in task.loss.actors:
+        raise UserError(f"group={group}: there are {', '.join(task.loss.actors)}")
+    env = task.make_env(seed=seed, device=task.device, num_envs=max(1, rows // 20))
+    observation, _ = env.reset(seed)
+    masked = any(each.masks for each in env.spec.groups.values())
+    seen = []
+    for _ in range(20):
+        seen.append(observation[group].clone())
+        masks, actions = env.masks() if masked else {}, {}
+        for name, actor in task.loss.actors.items():
+            mask = masks.get(name, {}).get("action")
+            actions[name] = actor.head.to_env(actor.act(observation[name], True, mask=mask)[0])
+        observation = env.step(actions).observation
+    return torch.cat(seen)
+
+
+def attribute(actor: Actor, seen: Tensor, agent: int, steps: int = 64) -> tuple[list[str], Tensor, float]:
+    """Shares of each feature of an agent's own observation in what it does, against the mean observation.
+
+    Continuous actions: of each dimension of the policy's mode, in the environment's units. Discrete ones: of the
+    log-probability of the action that the policy takes. Other agents' observations, where the network sees them, are
+    one more feature at the end: the sum of their shares.
+
+    Args:
+        seen: float32 [N, A, F].
+        steps: points of the integral.
+
+    Returns:
+        Names of the outputs, mean |share| float32 [outputs, F or F + 1], the largest error of a sum of shares.
+    """
+    baseline = seen.mean(0, keepdim=True)
+    raw = actor.act(seen, True)[0].detach()
+    continuous = raw.is_floating_point()
+    names = [f"action {d}" for d in range(raw.shape[-1])] if continuous else ["log-probability"]
+    found, worst = [], 0.0
+    for d in range(len(names)):
+
+        def output(observation: Tensor, d: int = d) -> Tensor:
+            if continuous:
+                return actor.head.to_env(actor.head.mode(actor(observation)))[:, agent, d]
+            taken = raw.repeat(len(observation) // len(raw), 1, 1)  # all rows at one point, then at the next
+            return actor.evaluate(observation, taken)[:, agent]
+
+        shares, error = integrated_gradients(output, seen, baseline, steps)
+        own = shares[:, agent].abs().mean(0)
+        others = (shares.sum((1, 2)) - shares[:, agent].sum(-1)).abs().mean()
+        found.append(torch.cat([own, others.reshape(1)]))
+        worst = max(worst, error)
+    table = torch.stack(found)
+    return names, table if table[:, -1].any() else table[:, :-1], worst

@@ -1,0 +1,124 @@
+"""Everything with everything: each combination trains, saves, resumes and evaluates, or is refused in one sentence.
+
+By default a set of combinations in which every three choices of different kinds meet; PRODUCT=all runs them all:
+PRODUCT=all python -m pytest tests/test_product.py -n auto
+"""
+
+import itertools
+import math
+import os
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents.policy import Policy
+from envs.base import EnvError
+from marl import checkpoint, compose
+from marl.errors import UserError
+
+KINDS = {
+    "algorithm": {
+        "shared": [],
+        "separate": ["algo.share_actor=separate", "algo.share_critic=separate"],
+        "sequential": ["algo.update=sequential", "algo.share_actor=separate"],
+    },
+    "actions": {
+        "continuous": [],
+        "discrete": ["env.continuous_actions=false"],
+        "multi_discrete": ["env.continuous_actions=false", "env.multi_discrete=true"],
+    },
+    "critic": {
+        "local": ["algo.critic=local"],
+        "concat": ["algo.critic=concat"],
+        "state": ["algo.critic=state", "env.global_state=true"],
+        "agent_state": ["algo.critic=agent_state", "env.global_state=true"],
+        "state_missing": ["algo.critic=state"],
+    },
+    "network": {name: [f"network={name}"] for name in compose.group_options("network")},
+    "scenario": {
+        "cooperative": ["env=vmas/balance"],
+        "competitive": ["env=vmas/mpe/simple_tag"],
+        "different_sizes": ["env=vmas/mpe/simple_speaker_listener"],
+        "one_agent": ["env=vmas/balance", "env.scenario_kwargs.n_agents=1"],
+    },
+    "tools": {
+        "plain": [],
+        "normalised": ["algo.value_norm=running", "algo.normalize_observation=true", "algo.reward_norm=std"],
+        "popart_ids": ["algo.value_norm=popart", "algo.agent_ids=true", "algo.entropy_coef=0.01"],
+    },
+}
+SIZES = [
+    "env.num_envs=3",
+    "env.max_steps=5",
+    "env.fast=off",
+    "algo.rollout_steps=4",
+    "algo.minibatch_size=6",
+    "algo.epochs=2",
+    "frames=36",
+    "task.eval_episodes=2",
+    "trainer.progress=off",
+    "trainer.evaluate_every=0",
+    "logger=csv",
+]
+ALL = list(itertools.product(*KINDS.values()))
+
+
+def covering(combinations: list[tuple], strength: int = 3) -> list[tuple]:
+    """Few combinations in which every `strength` choices of different kinds meet at least once; greedy, reproducible."""
+    order = random.Random(0)
+    places = list(itertools.combinations(range(len(combinations[0])), strength))
+    missing = {(at, tuple(c[i] for i in at)) for c in combinations for at in places}
+    chosen = []
+    while missing:
+        at, values = min(missing)  # one that is still missing, the rest of the combination at random: the best of some
+        fitting = [c for c in combinations if all(c[i] == v for i, v in zip(at, values, strict=True))]
+        tried = order.sample(fitting, min(20, len(fitting)))
+        best = max(tried, key=lambda c: sum((p, tuple(c[i] for i in p)) in missing for p in places))
+        missing -= {(p, tuple(best[i] for i in p)) for p in places}
+        chosen.append(best)
+    return chosen
+
+
+CHOSEN = ALL if os.environ.get("PRODUCT") == "all" else covering(ALL, 2)
+
+
+def train(overrides: list[str], folder: Path):
+    config = compose.check(compose.compose(overrides))
+    trainer, task = compose.build_trainer(config), compose.build_task(config)
+    summary = trainer.fit(task, folder, **compose.build_setup(config))
+    return config, task, summary
+
+
+@pytest.mark.parametrize("names", CHOSEN, ids="-".join)
+def test_it_runs_or_is_refused_in_a_sentence(names: tuple[str, ...], tmp_path: Path) -> None:
+    chosen = [o for kind, name in zip(KINDS.values(), names, strict=True) for o in kind[name]]
+    overrides = [*(o for o in chosen if "=" in o and o.split("=")[0] in ("env", "network")), *chosen, *SIZES]
+    try:
+        config, _, first = train([*overrides, "trainer.max_iterations=2"], tmp_path)
+    except (UserError, EnvError) as refused:
+        said = str(refused)
+        assert "\n" not in said and 20 < len(said) < 400
+        assert not list(tmp_path.rglob("*.pt")), "refused after it began"
+        return
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    last = tmp_path / "checkpoints" / "last.pt"
+    assert checkpoint.load(last)["iteration"] == 2 and first["frames"] == 24
+    torch.manual_seed(len(names[0]))  # nothing may depend on the caller's generator
+    _, task, summary = train([f"resume={tmp_path}", "trainer.max_iterations=3"], tmp_path)
+    assert summary["frames"] == 36
+    figures = task.evaluate()
+    assert all(math.isfinite(figures[key]) for key in ("episode_return", "episode_length"))
+    assert summary["final"]["episode_return"]["mean"] == figures["episode_return"]
+    policy = Policy.load(tmp_path)
+    observation, state = task.eval_env.reset(0)
+    policy.values(observation, state, policy.critic_memory(2))
+    actions, _ = policy.act(observation, memory=policy.memory(2))
+    task.eval_env.step(actions)
+
+
+def to_yaml(config: dict) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(config)
