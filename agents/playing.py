@@ -1,13 +1,14 @@
 """What tasks have in common whose agents are judged by playing episodes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
+from agents.actor import Actor
 from agents.disturbance import Disturbance
-from agents.evaluate import Episodes, evaluate, flat, nested, report
-from envs.base import Env
+from agents.evaluate import Episodes, Player, evaluate, flat, nested, report
+from envs.base import Env, EnvSpec
 from marl.seeding import derive
 
 
@@ -15,11 +16,13 @@ class Plays:
     """A task with actors, `loss.actors`, whose evaluation plays episodes in environments of their own.
 
     Attributes:
+        spec: the groups of agents it has actors for.
         eval_episodes, eval_deterministic: how many, and whether the policy's mode acts or samples of it.
     """
 
     monitor = ("episode_return", "max")
     loss: nn.Module
+    spec: EnvSpec
     seed: int
     device: torch.device
 
@@ -42,7 +45,12 @@ class Plays:
             self.eval_env = self.make_env(seed=derive(self.seed, "evaluation"), device=self.device, num_envs=episodes)
         seed = derive(self.seed if seed is None else seed, "evaluation")
         deterministic = self.eval_deterministic if deterministic is None else deterministic
-        return evaluate(self.eval_env, self.loss.actors, seed, deterministic, random, disturbance)
+        players, random, counted = self.players(self.eval_env, random)
+        return evaluate(self.eval_env, players, seed, deterministic, random, disturbance, counted)
+
+    def players(self, env: Env, random: bool) -> tuple[Mapping[str, Actor | Player], bool, tuple[str, ...]]:
+        """Who plays each group of an evaluation, whether all act at random, and which groups' return counts."""
+        return self.loss.actors, random, ()
 
     def evaluate(self) -> dict[str, float]:
         """Play `eval_episodes` episodes, the same starts every time; flat statistics of their returns."""

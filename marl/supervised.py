@@ -15,6 +15,7 @@ from marl.data.loader import Augment, take
 from marl.data.samplers import Sampling, Subset, Weights
 from marl.epochs import EVALUATION_ROWS, Epochs
 from marl.errors import UserError
+from marl.networks import reads_team
 
 
 class SupervisedLoss(nn.Module):
@@ -111,6 +112,10 @@ class Supervised(Epochs):
         self.kind, self.measures = data.kind, measures.build(metrics, data.kind, data.out_features)
         self.in_shape = data.in_shape
         self.device = torch.device(device)
+        if reads_team(network) and len(data.in_shape) == 1:  # it would take the rows of a minibatch for a team
+            raise UserError(
+                f"network: reads sets (members, features), not inputs {data.in_shape}; use network=mlp for them"
+            )
         model = network(data.in_shape, data.out_features)
         self.loss = SupervisedLoss(model, objective, data).to(self.device)
         moved = isinstance(data.train, TensorDict) and not workers and not pin_memory

@@ -9,6 +9,7 @@ from marl.networks.mlp import MLP
 from marl.networks.per_agent import PerAgent
 from marl.networks.polynomial import Polynomial
 from marl.networks.recurrent import GRU, LSTM
+from marl.networks.team import Attention, DeepSets, Graph, reads_team
 
 __all__ = [
     "ACTIVATIONS",
@@ -17,9 +18,13 @@ __all__ = [
     "LSTM",
     "MLP",
     "VAE",
+    "Attention",
     "AutoEncoder",
+    "DeepSets",
     "Embedding",
+    "Graph",
     "Linear",
     "PerAgent",
     "Polynomial",
+    "reads_team",
 ]
