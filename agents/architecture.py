@@ -62,6 +62,7 @@ class Architecture:
         spec: EnvSpec,
         network: Callable[..., nn.Module],
         critic_network: Callable[..., nn.Module] | None = None,
+        groups: Mapping[str, "Architecture"] | None = None,
     ) -> tuple[dict[str, Actor], dict[str, Critic]]:
         """Actors and critics of an environment's groups, by group; the random numbers are drawn group by group.
 
@@ -69,24 +70,26 @@ class Architecture:
             spec: the environment.
             network: factory `network(in_shape, out_features) -> nn.Module` of the actors.
             critic_network: the same of the critics; None = `network`.
+            groups: {group: its own settings} of those that get networks; None = all groups, with these.
 
         Raises:
             UserError: the policy does not fit the actions, or the critic needs a state the environment lacks.
         """
         actors, critics = {}, {}
-        inputs = {"normalize": self.normalize_observation, "limit": self.observation_limit, "ids": self.agent_ids}
-        for name, group in spec.groups.items():
+        for name, own in (dict.fromkeys(spec.groups, self) if groups is None else groups).items():
+            group = spec.groups[name]
+            inputs = {"normalize": own.normalize_observation, "limit": own.observation_limit, "ids": own.agent_ids}
             actors[name] = Actor(
-                group, network, self.share_actor, self.policy, self.std, self.init_std, self.min_std, **inputs
+                group, network, own.share_actor, own.policy, own.std, own.init_std, own.min_std, **inputs
             )
             critics[name] = Critic(
                 group,
                 critic_network or network,
-                self.critic,
-                self.share_critic,
+                own.critic,
+                own.share_critic,
                 spec.state_size,
-                self.value_norm,
-                self.value_norm_beta,
+                own.value_norm,
+                own.value_norm_beta,
                 **inputs,
             )
         return actors, critics

@@ -15,7 +15,7 @@ from agents.inputs import Inputs
 from agents.normalize import ValueNorm, ValueNormalization, rescale
 from envs.base import GroupSpec
 from marl.errors import UserError
-from marl.networks import PerAgent
+from marl.networks import PerAgent, reads_team
 
 Kind = Literal["local", "concat", "state", "agent_state"]
 
@@ -31,6 +31,9 @@ class Critic(nn.Module):
 
     For concat and state every agent's input is the same, so a shared critic is one call of one network with A
     outputs, one value per agent: right for individual rewards too, and A times cheaper than A calls.
+
+    A shared network that reads the whole team (`marl.networks.team`) takes the observations as they are, [A, F], of
+    the kind agent_state [A, F + S]: reordering the agents reorders their values, and there may be any number of them.
 
     Args:
         spec: the group.
@@ -49,7 +52,8 @@ class Critic(nn.Module):
             remembers nothing. A network with a memory is asked through `unroll`.
 
     Raises:
-        UserError: the kind needs a global state and the environment offers none, or PopArt an output layer.
+        UserError: the kind needs a global state and the environment offers none, or PopArt an output layer; a network
+            that reads the team for the kinds local (which must not) and state (which is no team).
     """
 
     def __init__(
@@ -75,17 +79,24 @@ class Critic(nn.Module):
                 "use algo.critic=concat or algo.critic=local, or switch its global state on."
             )
         A, F = spec.n_agents, spec.observation_size
-        ids = ids and share == "shared" and kind in ("local", "agent_state")
+        self.team = reads_team(network)
+        if self.team and kind in ("local", "state"):
+            seen = "one agent" if kind == "local" else "the global state"
+            raise UserError(
+                f"algo.critic={kind}: its network sees {seen} only, and "
+                "this one reads the whole team: use algo.critic=concat or agent_state, or network@critic_network=mlp."
+            )
+        ids = ids and share == "shared" and (kind in ("local", "agent_state") or self.team)
         self.inputs = Inputs(F, A, normalize and kind != "state", limit, ids)
         self.state_inputs = Inputs(state_size or 0, A, normalize and self.uses_state, limit)
         size = {
             "local": self.inputs.size,
-            "concat": A * F,
+            "concat": self.inputs.size if self.team else A * F,
             "state": state_size,
             "agent_state": (state_size or 0) + self.inputs.size,
         }[kind]
         # One call for all agents: the input is common to them and the network is too.
-        self.joint = share == "shared" and kind in ("concat", "state")
+        self.joint = share == "shared" and kind in ("concat", "state") and not self.team
         if self.joint:
             self.network = network(size, spec.n_agents)
         else:
@@ -175,10 +186,11 @@ class Critic(nn.Module):
             x = state = self.state_inputs(state)
         if self.kind != "state":
             x = observation = self.inputs(observation)
-        if self.kind == "concat":
+        if self.kind == "concat" and not self.team:
             x = observation.flatten(-2)
         elif self.kind == "agent_state":
-            x = torch.cat([state.unsqueeze(-2).expand(*observation.shape[:-1], -1), observation], -1)
-        if not self.joint and self.kind in ("concat", "state"):
+            parts = [state.unsqueeze(-2).expand(*observation.shape[:-1], -1), observation]
+            x = torch.cat(parts[::-1] if self.team else parts, -1)  # a graph knows positions by their features' indices
+        if not self.joint and self.kind in ("concat", "state") and not self.team:
             x = x.unsqueeze(-2).expand(*x.shape[:-1], self.n_agents, x.shape[-1])
         return x

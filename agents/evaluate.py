@@ -32,16 +32,18 @@ class Episodes:
         lengths: int64 [E] steps.
         agents: {group: agent names}.
         info: {group: {name: float64 [E, A, ...]}} the scenario's own figures, averaged over the episode's steps.
+        counted: the groups whose return is the episode's; () = all.
     """
 
     returns: dict[str, np.ndarray]
     lengths: np.ndarray
     agents: dict[str, tuple[str, ...]]
     info: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    counted: tuple[str, ...] = ()
 
     def episode_returns(self) -> np.ndarray:
-        """[E]: mean over the agents of each group, then over the groups."""
-        return np.mean([values.mean(-1) for values in self.returns.values()], axis=0)
+        """[E]: mean over the agents of each group, then over the groups that count."""
+        return np.mean([self.returns[name].mean(-1) for name in self.counted or self.returns], axis=0)
 
 
 @torch.no_grad()
@@ -52,6 +54,7 @@ def evaluate(
     deterministic: bool = True,
     random: bool = False,
     disturbance: Disturbance | None = None,
+    counted: tuple[str, ...] = (),
 ) -> Episodes:
     """Play one episode in every environment of `env`, from a reset with `seed`, so that equal arguments give
     equal numbers.
@@ -60,6 +63,7 @@ def evaluate(
         actors: who plays each group: trained actors, or functions of observation [E, A, F] and generator.
         random: play uniformly random actions instead.
         disturbance: noise and frozen agents that the actors have to cope with.
+        counted: the groups whose return is the episode's; () = all.
 
     Raises:
         UserError: the environment has no time limit, so that episodes need not end.
@@ -109,6 +113,7 @@ def evaluate(
         lengths,
         {name: group.agents for name, group in env.spec.groups.items()},
         {group: {key: _per_step(value, lengths) for key, value in values.items()} for group, values in info.items()},
+        counted,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from agents.distributions import Categorical, ClippedNormal, TanhNormal
+from agents.groups import source
 from agents.inputs import Inputs
 from agents.policy import Policy
 from marl.errors import UserError
@@ -57,8 +58,9 @@ def inputs(made: Inputs) -> dict[str, Any]:
 def plain(policy: Policy) -> dict[str, Any]:
     """{group: actor and critic}, JSON-able: what the page's `policy.js` reads."""
     out = {}
-    for name, actor in policy.actors.items():
-        critic, group, head = policy.critics[name], policy.spec.groups[name], actor.head
+    actors, critics = policy.everyone()
+    for name, actor in actors.items():
+        critic, group, head = critics[name], policy.spec.groups[source(policy.settings, name)], actor.head
         if type(head) not in HEADS:
             raise UserError(f"algo.policy: the head {type(head).__name__} can't run in a page; serve=true runs all")
         out[name] = {

@@ -3,7 +3,8 @@
 Shapes: T time, E environments, A agents in a group, F features, `...` any leading dimensions.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -141,6 +142,12 @@ class ObservationNorm(RunningMoments):
     def forward(self, x: Tensor) -> Tensor:
         """float32 [..., F] -> [..., F]."""
         return torch.addcmul(self.shift, x, self.scale).clamp(-self.limit, self.limit)
+
+
+def reward_norms(n_envs: int, n_agents: Mapping[str, int], algos: Mapping[str, Any]) -> nn.ModuleDict:
+    """{group: `RewardNorm`} of the groups whose algorithm asks for it; see there for the arguments."""
+    asked = {name: algo for name, algo in algos.items() if algo.reward_norm == "std"}
+    return nn.ModuleDict({n: RewardNorm(n_envs, n_agents[n], a.gamma, a.reward_limit) for n, a in asked.items()})
 
 
 class RewardNorm(nn.Module):

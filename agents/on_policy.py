@@ -6,21 +6,23 @@ Shapes: T time, E environments, A agents in a group, F features, N ends of episo
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+from agents.actor import Actor
 from agents.advantage import bootstrap_at, explained_variance, gae, normalize_advantage
+from agents.cast import Cast
 from agents.chunks import Chunks
-from agents.disturbance import Disturbance
-from agents.evaluate import Episodes, evaluate, flat, nested, report
-from agents.normalize import RewardNorm
+from agents.evaluate import Player
+from agents.normalize import reward_norms
+from agents.playing import Plays
 from agents.policy import describe
 from agents.ppo import PPO, make_loss
-from agents.rollout import EpisodeReturns, Rollout
+from agents.rollout import EpisodeReturns, Rollout, take
 from agents.sequential import Turns
 from agents.values import values_of
 from envs.base import Env
@@ -30,12 +32,7 @@ from marl.errors import UserError
 from marl.seeding import derive, generator
 
 
-def take(rows: Mapping, index: Tensor) -> dict:
-    """The rows `index` (int64 [B]) of a nested dict of tensors, copied; several times faster than `tensor[index]`."""
-    return {k: v.index_select(0, index) if isinstance(v, Tensor) else take(v, index) for k, v in rows.items()}
-
-
-class OnPolicy:
+class OnPolicy(Plays):
     """Collects a rollout per iteration and yields its minibatches, epoch by epoch. See `marl.task.Task`.
 
     Args:
@@ -47,6 +44,7 @@ class OnPolicy:
         device: where everything lives.
         eval_episodes: episodes per evaluation, played at once.
         eval_deterministic: evaluate the policy's mode instead of samples.
+        groups: {group: who plays it, by which settings} (`agents.groups.GroupSettings`); None: all learn by `algo`.
 
     With networks that have a memory minibatches are of whole chunks (`agents.chunks`), `minibatch_size` rounded down.
     Frames beyond the last full minibatch of an epoch are left out of it; every epoch shuffles anew, so all are
@@ -57,7 +55,6 @@ class OnPolicy:
     """
 
     name, unit = "on_policy", "frames"
-    monitor = ("episode_return", "max")
 
     def __init__(
         self,
@@ -70,13 +67,14 @@ class OnPolicy:
         device: str | torch.device = "cpu",
         eval_episodes: Annotated[int, Field(ge=1)] = 200,
         eval_deterministic: bool = True,
+        groups: dict[str, Any] | None = None,
     ):
         self.algo, self.seed, self.device = algo, seed, torch.device(device)
-        self.make_env, self.eval_episodes, self.eval_deterministic = env, eval_episodes, eval_deterministic
+        self.plays(env, eval_episodes, eval_deterministic)
         began = time.perf_counter()
         self.env = env(seed=derive(seed, stream("environment")), device=device)
+        self.spec = self.env.spec
         self.compile_seconds = time.perf_counter() - began  # nearly all of it a kernel, unless it was kept from before
-        self.eval_env: Env | None = None
         if self.env.spec.max_steps is None:
             raise UserError("env.max_steps=null: evaluation needs a time limit, a number of steps of at least 1")
         batch = algo.rollout_steps * self.env.num_envs
@@ -89,26 +87,25 @@ class OnPolicy:
             )
         whole = self.units_per_iteration
         if frames < whole:
-            raise UserError(
-                f"frames={frames}: smaller than one iteration of {whole} frames; at least {whole} is allowed"
-            )
+            raise UserError(f"frames={frames}: smaller than one iteration of {whole}; at least {whole} is allowed")
         self.iterations = -(-frames // whole)
-        self.loss = make_loss(self.env.spec, algo, network, critic_network).to(self.device)
+        self.cast = Cast(self.env, algo, groups, seed)
+        self.loss = make_loss(self.env.spec, algo, network, critic_network, self.cast.algos).to(self.device)
+        self.loss.partly, self.callbacks = self.cast.begin(self.loss.actors)
         self.chunks = Chunks.of(algo, [*self.loss.actors.values(), *self.loss.critics.values()])
         per_row = self.chunks.length if self.chunks else 1  # frames: a row is a frame, or a chunk of its environment's
         self.rows_per_iteration, self.minibatch_rows = batch // per_row, self.minibatch_size // per_row
         self.minibatches = self.rows_per_iteration // self.minibatch_rows
         marks = self.chunks and self.chunks.marks
-        self.rollout = Rollout(self.env, self.loss.actors, algo.rollout_steps, self.loss.critics, marks)
+        others = None if self.cast.simple else self.cast.act
+        self.rollout = Rollout(self.env, self.loss.actors, algo.rollout_steps, self.loss.critics, marks, others)
         self.policy_generator = generator(seed, stream("policy"), self.device)
         self.minibatch_generator = generator(seed, stream("minibatches"), self.device)
         self.turns = Turns(self.loss, self.minibatch_generator) if algo.update == "sequential" else None
         self.steps_per_iteration = algo.epochs * self.minibatches * (self.turns.count if self.turns else 1)
-        groups = self.env.spec.groups.items()
-        self.returns = {n: EpisodeReturns(self.env.num_envs, g.n_agents, self.device) for n, g in groups}
-        scaled = groups if algo.reward_norm == "std" else ()
-        norms = {n: RewardNorm(self.env.num_envs, g.n_agents, algo.gamma, algo.reward_limit) for n, g in scaled}
-        self.reward_norm = nn.ModuleDict(norms).to(self.device)
+        agents = {n: g.n_agents for n, g in self.env.spec.groups.items()}
+        self.returns = {n: EpisodeReturns(self.env.num_envs, count, self.device) for n, count in agents.items()}
+        self.reward_norm = reward_norms(self.env.num_envs, agents, self.cast.algos).to(self.device)
         self.lengths = EpisodeReturns(self.env.num_envs, 1, self.device)
         self.started = False
         self.figures: dict[str, Tensor] = {}
@@ -124,13 +121,14 @@ class OnPolicy:
         if not self.started:
             self.rollout.reset(derive(self.seed, stream("environment")))
             self.started = True
+        self.cast.draw(iteration)
         self.rollout.collect(self.policy_generator)
         self.figures = self._episode_figures()
         self.figures |= self.loss.advance(min(iteration / max(self.iterations - 1, 1), 1.0))
         self.rows = {}
         truncated = self.rollout.truncated.flatten().nonzero().squeeze(-1)  # one wait for the device per iteration
         explained = []
-        for name in self.loss.groups:
+        for name, algo in self.cast.algos.items():
             reward = self._scaled(name)
             value, final_value = values_of(self.loss.critics[name], name, self.rollout, truncated)
             next_value = bootstrap_at(value, final_value, truncated)
@@ -140,22 +138,26 @@ class OnPolicy:
                 next_value,
                 self.rollout.terminated,
                 self.rollout.done,
-                self.algo.gamma,
-                self.algo.lam,
+                algo.gamma,
+                algo.lam,
             )
             explained.append(explained_variance(value[:-1], returns))
             target, old_value = self.loss.critics[name].learn_scale(returns, value[:-1])
             kept = {kind: mask[:-1] for kind, mask in self.rollout.masks[name].items()}
+            own = self.cast.own(name, advantage)
+            counts = kept.get("alive") if own is None else own & kept.get("alive", own)
             self.rows[name] = {
                 "observation": self.rollout.observed[name][:-1],
                 "action": self.rollout.action[name],
                 "log_prob": self.rollout.log_prob[name],
-                "advantage": normalize_advantage(advantage, self.algo.normalize_advantage, alive=kept.get("alive")),
+                "advantage": normalize_advantage(advantage, algo.normalize_advantage, alive=counts),
                 "return": target,
             }
             self.rows[name] |= {"mask" if kind == "action" else kind: mask for kind, mask in kept.items()}
-            if self.algo.value_clip is not None:
+            if algo.value_clip is not None:
                 self.rows[name]["value"] = old_value
+            if own is not None:
+                self.rows[name]["own"] = own
             if len(self.loss.groups) > 1:
                 self.figures[f"{name}/explained_variance"] = explained[-1]
         self.figures["explained_variance"] = torch.stack(explained).mean()
@@ -163,8 +165,9 @@ class OnPolicy:
     def _scaled(self, name: str) -> Tensor:
         """The rollout's rewards [T, E, A] as the critic learns them."""
         reward = self.rollout.reward[name]
-        reward = reward if self.algo.reward_scale == 1 else self.algo.reward_scale * reward
-        return self.reward_norm[name](reward, self.rollout.done) if self.reward_norm else reward
+        scale = self.cast.algos[name].reward_scale
+        reward = reward if scale == 1 else scale * reward
+        return self.reward_norm[name](reward, self.rollout.done) if name in self.reward_norm else reward
 
     def _episode_figures(self) -> dict[str, Tensor]:
         """Means over the episodes that ended in this rollout (NaN where none did)."""
@@ -173,9 +176,10 @@ class OnPolicy:
         figures, means = {}, []
         for name, returns in self.returns.items():
             totals = returns.add(self.rollout.reward[name], done).mean(-1)
-            means.append(distributed.total((totals * done).sum()) / ended)
+            mean = distributed.total((totals * done).sum()) / ended
+            means += [mean] * (name in self.cast.algos)
             if len(self.returns) > 1:
-                figures[f"{name}/episode_return"] = means[-1]
+                figures[f"{name}/episode_return"] = mean
         lengths = self.lengths.add(torch.ones_like(done, dtype=torch.float32).unsqueeze(-1), done).squeeze(-1)
         figures["episode_return"] = torch.stack(means).mean()
         figures["episode_length"] = distributed.total((lengths * done).sum()) / ended
@@ -226,40 +230,12 @@ class OnPolicy:
 
     def diagnose(self) -> str | None:
         """The first number of the rollout that is not finite: what it is, whose, in which environment and step."""
-        found = []
-        for name, group in self.env.spec.groups.items():
-            held = {"observation": self.rollout.observed, "action": self.rollout.action, "reward": self.rollout.reward}
-            for order, (what, tensors) in enumerate(held.items()):
-                bad = (~torch.isfinite(tensors[name])).nonzero()
-                if len(bad):
-                    t, e, a = bad[0, :3].tolist()
-                    value = tensors[name][tuple(bad[0])].item()
-                    found.append((t, order, f"{what} of {group.agents[a]} is {value} in environment {e}, step {t}"))
-        return f"{min(found)[2]} of the rollout" if found else None
+        return self.rollout.not_finite()
 
-    def play(
-        self,
-        episodes: int | None = None,
-        seed: int | None = None,
-        deterministic: bool | None = None,
-        random: bool = False,
-        disturbance: Disturbance | None = None,
-    ) -> Episodes:
-        """Episodes of the current policy in the evaluation environment; defaults are those of training."""
-        episodes = episodes or self.eval_episodes
-        if self.eval_env is None or self.eval_env.num_envs != episodes:
-            self.eval_env = self.make_env(seed=derive(self.seed, "evaluation"), device=self.device, num_envs=episodes)
-        seed = derive(self.seed if seed is None else seed, "evaluation")
-        deterministic = self.eval_deterministic if deterministic is None else deterministic
-        return evaluate(self.eval_env, self.loss.actors, seed, deterministic, random, disturbance)
-
-    def evaluate(self) -> dict[str, float]:
-        """Play `eval_episodes` episodes, the same starts every time; flat statistics of their returns."""
-        return flat(report(self.play()))
-
-    def summary(self, metrics: dict[str, float]) -> dict:
-        """`summary.json`'s block: {"episode_return": {"mean", "iqm", "std", "ci95", "episodes"}, …}."""
-        return nested(metrics) if metrics else {}
+    def players(self, env: Env, random: bool) -> tuple[Mapping[str, Actor | Player], bool, tuple[str, ...]]:
+        """As `Plays.players`; groups that do not learn are played by whom the run's cast says."""
+        # Where others play too, "random" stands for those who learn only: uniform actions are then a player's.
+        return self.cast.evaluation(env, random), random and self.cast.simple, self.cast.counted()
 
     def state_dict(self) -> dict:
         """Spec, environment, first observation of the next rollout, running returns and random streams."""
@@ -273,6 +249,7 @@ class OnPolicy:
             "policy": self.policy_generator.get_state(),
             "minibatches": self.minibatch_generator.get_state(),
             "reward_norm": self.reward_norm.state_dict(),
+            "players": self.cast.generator.get_state(),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -286,6 +263,8 @@ class OnPolicy:
         self.policy_generator.set_state(state["policy"].cpu())
         self.minibatch_generator.set_state(state["minibatches"].cpu())
         self.reward_norm.load_state_dict(state.get("reward_norm", {}))
+        if "players" in state:
+            self.cast.generator.set_state(state["players"].cpu())
         self.started = True
 
     def rejoin(self, iteration: int) -> None:

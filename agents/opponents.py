@@ -1,14 +1,17 @@
-"""Opponents that nobody trained: random, standing still, and scripted ones, to judge trained teams against.
+"""Opponents that nobody trained: random, standing still, and scripted ones, to judge and train teams against.
 
 An opponent is built as `Opponent(env, group)` and called as `opponent(observation, generator) -> action`; a class of
 your own is named by its dotted path. Shapes: E environments, A agents of the group, F features, D action dimensions.
 """
+
+import sys
 
 import torch
 from torch import Tensor
 
 from agents.disturbance import idle
 from envs.base import Env
+from envs.simulator import find_scenario
 from marl.errors import UserError
 from marl.schema import resolve
 
@@ -67,7 +70,34 @@ class SimpleTag:
         return (way * self.action.high).clamp(self.action.low, self.action.high)
 
 
-NAMES = {"random": Random, "still": Still, "simple_tag": SimpleTag}
+class Heuristic:
+    """The policy that the VMAS scenario brings itself (balance, transport, wheel, navigation, flocking, discovery).
+
+    Raises:
+        UserError: the environment is no VMAS scenario with such a policy, or its actions are discrete.
+    """
+
+    def __init__(self, env: Env, group: str):
+        scenario, self.action = getattr(env, "scenario", None), env.spec.groups[group].action
+        module = sys.modules[find_scenario(scenario).__module__] if scenario else None
+        if not hasattr(module, "HeuristicPolicy"):
+            raise UserError(f"heuristic: {scenario or type(env).__name__} has no policy of its own for {group}")
+        if self.action.kind != "continuous":
+            raise UserError("heuristic: plays with continuous actions only (env.continuous_actions=true)")
+        self.policy = module.HeuristicPolicy(continuous_action=True)
+
+    def __call__(self, observation: Tensor, generator: torch.Generator) -> Tensor:
+        """Actions [E, A, D]; what it draws comes from the process's generator, which is lent to it for the call."""
+        seed = torch.randint(2**31, (), generator=generator, device=generator.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(seed))
+            reach, each = self.action.high, enumerate(observation.unbind(1))
+            rows = [self.policy.compute_action(seen, u_range=float(reach[i, 0])) for i, seen in each]
+        action = torch.stack(rows, 1).float()
+        return torch.nn.functional.pad(action, (0, reach.shape[-1] - action.shape[-1])).clamp(self.action.low, reach)
+
+
+NAMES = {"random": Random, "still": Still, "simple_tag": SimpleTag, "heuristic": Heuristic}
 
 
 def make(name: str, env: Env, group: str):

@@ -18,7 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from agents import memory as memories
+from agents.actor import Actor
 from agents.architecture import Architecture
+from agents.critic import Critic
+from agents.groups import algorithms, everyone, read, source
 from envs.base import ActionSpec, EnvSpec, GroupSpec
 from marl import checkpoint
 from marl.errors import UserError
@@ -58,10 +61,10 @@ def spec_of(told: Mapping[str, Any]) -> EnvSpec:
 
 
 class Policy(nn.Module):
-    """The actors of all groups, and their critics where they were kept.
+    """The actors of all groups that learnt, and their critics.
 
-    told: what the file says: "spec", "algo", "network", "critic_network" (configuration nodes) and, for people and
-    other programs, "env" (how its environment is built), "run" (seed, frames, evaluation).
+    told: what the file says: "spec", "algo", "network", "critic_network", "groups" (configuration nodes) and, for
+    people and other programs, "env" (how its environment is built), "run" (seed, frames, evaluation).
 
     Raises:
         UserError: the description names networks that can't be built here.
@@ -73,9 +76,18 @@ class Policy(nn.Module):
         self.spec = spec_of(told["spec"])
         network = _factory(told["network"], "network")
         critic_network = _factory(told["critic_network"], "critic_network") if told.get("critic_network") else None
-        actors, critics = Architecture.of(told["algo"]).build(self.spec, network, critic_network)
+        settings = read(told.get("groups"), self.spec)
+        algos = algorithms(Architecture.of(told["algo"]), settings)
+        actors, critics = Architecture.of(told["algo"]).build(self.spec, network, critic_network, algos)
         self.actors, self.critics = nn.ModuleDict(actors), nn.ModuleDict(critics)
+        self.settings = settings
+        acting = {n: group for n, group in self.spec.groups.items() if n in actors}
+        self.spec = EnvSpec(acting, self.spec.state_size, self.spec.max_steps)
         self.eval()
+
+    def everyone(self) -> tuple[dict[str, Actor], dict[str, Critic]]:
+        """Actors and critics of all groups of the environment; see `agents.groups.everyone`."""
+        return everyone(self.settings, self.actors, self.critics)
 
     @classmethod
     def load(cls, path: str | Path, which: str = "last", device: str | torch.device = "cpu") -> Policy:
@@ -103,6 +115,7 @@ class Policy(nn.Module):
             {
                 "spec": spec,
                 **{key: config.get(key) for key in ("algo", "network", "critic_network", "env")},
+                "groups": config.get("groups"),
                 "run": {
                     "checkpoint": "/".join(path.resolve().parts[-3:]),
                     "name": config.get("name"),
@@ -181,8 +194,8 @@ class Policy(nn.Module):
             made = self.act({only: observation}, deterministic, generator, masks, memory)
             return made[only] if memory is None else (made[0][only], made[1])
         actions, after = {}, {}
-        for name, actor in self.actors.items():
-            seen, group = observation[name], self.spec.groups[name]
+        for name, actor in self._present(self.actors, observation).items():
+            seen, group = observation[name], self.spec.groups[source(self.settings, name)]
             if seen.shape[-2:] != (group.n_agents, group.observation_size):
                 raise UserError(
                     f"observation of {name}: shape {tuple(seen.shape)}; it must end with the agents and "
@@ -208,7 +221,7 @@ class Policy(nn.Module):
         memory: as in `act`, but the critics' own, which begins as `critic_memory(...)`.
         """
         made, after = {}, {}
-        for name, critic in self.critics.items():
+        for name, critic in self._present(self.critics, observation).items():
             if critic.memory_shape is None:
                 value = critic(observation[name], state)
             else:
@@ -217,6 +230,11 @@ class Policy(nn.Module):
                 value, after[name] = (x[0] for x in critic.unroll(observation[name].unsqueeze(0), now, kept))
             made[name] = critic.denormalize(value)
         return made if memory is None else (made, after)
+
+    def _present(self, modules: nn.ModuleDict, observation: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Actors or critics of the groups that learnt, and of those observed that are played by their past versions."""
+        found = {n: source(self.settings, n) for n in self.settings if n in modules or n in observation}
+        return {name: modules[of] for name, of in found.items() if of in modules}
 
     def memory(self, *leading: int) -> dict[str, Tensor]:
         """What the actors remember at an episode's beginning: zeros [*leading, A, M] by group; {} if never anything."""

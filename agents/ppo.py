@@ -89,6 +89,8 @@ class PPOLoss(nn.Module):
         turn: {group: the agent to train}, the groups that are not named being left out; {} = everybody. Set by
             `agents.sequential`.
         critic_turns: 0 = this turn leaves the critic out; else its loss is reported times this, the number of turns.
+        configs: {group: its settings}, `config` unless it has its own.
+        partly: groups that do not act everywhere themselves: their batches have "own", which rows of it count.
 
     The advantage is taken as it comes: normalising it is the rollout's business (`normalize_advantage`).
     Everything is computed on the device, nothing is read back; entropy is computed only where it counts.
@@ -96,18 +98,27 @@ class PPOLoss(nn.Module):
     deterministic.
     """
 
-    def __init__(self, actors: Mapping[str, Actor], critics: Mapping[str, Critic], config: PPO) -> None:
+    def __init__(
+        self,
+        actors: Mapping[str, Actor],
+        critics: Mapping[str, Critic],
+        config: PPO,
+        configs: Mapping[str, PPO] | None = None,
+    ) -> None:
         super().__init__()
         self.actors = nn.ModuleDict(actors)
         self.critics = nn.ModuleDict(critics)
         self.config = config
         self.groups = tuple(self.actors)
+        self.configs = {group: config for group in self.groups} | dict(configs or {})
+        self.partly: frozenset[str] = frozenset()
         self.turn: dict[str, int] = {}
         self.critic_turns = 1
         self.uses_state = any(critic.uses_state for critic in self.critics.values())
         self.recurrent = any(module.memory_shape for module in (*self.actors.values(), *self.critics.values()))
-        self.clip = Scheduled(config.clip, config.clip_schedule, config.clip_final)
-        self.entropy_coef = Scheduled(config.entropy_coef, config.entropy_schedule, config.entropy_final)
+        self.clip, self.entropy_coef = scheduled(config)
+        own = {group: nn.ModuleList(scheduled(each)) for group, each in self.configs.items() if each is not config}
+        self.own = nn.ModuleDict(own)  # {group: clip and entropy_coef}; nothing of it is saved
 
     def forward(self, batch: Mapping) -> dict[str, Tensor]:
         """The loss of a minibatch.
@@ -116,8 +127,9 @@ class PPOLoss(nn.Module):
             batch: TensorDict or nested dict {group: {observation float32 [B, A, F], action (raw) [B, A, D],
                 log_prob float32 [B, A], advantage float32 [B, A], return float32 [B, A], value float32 [B, A]
                 (read only with value_clip), mask bool [B, A, n_features] and alive bool [B, A] (read only where
-                the group has such masks)}}, and "state" float32 [B, S] where a critic uses it. Where a network has a
-                memory the rows are chunks, [B, L, ...], as `agents.chunks.Chunks.rows` makes them.
+                the group has such masks), own bool [B, A] (read only of the groups in `partly`)}}, and "state"
+                float32 [B, S] where a critic uses it. Where a network has a memory the rows are chunks, [B, L, ...], as
+                `agents.chunks.Chunks.rows` makes them.
 
         Returns:
             Scalars on the device, all but "loss" detached: loss (to minimise), policy_loss, value_loss,
@@ -128,9 +140,9 @@ class PPOLoss(nn.Module):
         state = batch["state"] if self.uses_state else None
         parts = {group: self._group(group, batch[group], state) for group in self.groups}
         total = {}
-        for key in parts[self.groups[0]]:
-            summed = sum(part[key] for part in parts.values())
-            total[key] = summed if key.endswith("loss") else summed / len(parts)
+        for key in dict.fromkeys(key for part in parts.values() for key in part):
+            have = [part[key] for part in parts.values() if key in part]  # an entropy need not be everybody's
+            total[key] = sum(have) if key.endswith("loss") else sum(have) / len(have)
         out = {key: x if key == "loss" else x.detach() for key, x in total.items()}
         if len(parts) > 1:
             out |= {f"{g}/{key}": x.detach() for g, part in parts.items() for key, x in part.items()}
@@ -138,57 +150,84 @@ class PPOLoss(nn.Module):
 
     def advance(self, progress: float) -> dict[str, float]:
         """Set what is scheduled to its value at `progress` of the run, 0 to 1; those values by name."""
-        scheduled = {"clip": self.clip, "entropy_coef": self.entropy_coef}
-        return {name: each.advance(progress) for name, each in scheduled.items() if each.shape != "constant"}
+        moving = {"clip": self.clip, "entropy_coef": self.entropy_coef}
+        for group, (clip, entropy_coef) in self.own.items():
+            moving |= {f"{group}/clip": clip, f"{group}/entropy_coef": entropy_coef}
+        return {name: each.advance(progress) for name, each in moving.items() if each.shape != "constant"}
 
     def learn_inputs(self, rollout: Rollout) -> None:
         """Take what a rollout saw into the statistics of the networks' inputs; observations of the dead are left out.
 
         What is seen first by the next rollout is left to that one.
         """
-        if not self.config.normalize_observation:
+        if not any(config.normalize_observation for config in self.configs.values()):
             return
         states = None if rollout.states is None else rollout.states[:-1]
-        for name, observed in rollout.observed.items():
+        for name in self.groups:
+            observed = rollout.observed[name]
             alive = rollout.masks[name].get("alive")
             seen = observed[:-1] if alive is None else observed[:-1][alive[:-1]]
             self.actors[name].inputs.learn(seen)
             self.critics[name].learn_inputs(seen, states)
 
-    def surrogate(self, log_ratio: Tensor, advantage: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The policy's loss to minimise, approx_kl and clip_fraction; see `agents.losses.clipped_surrogate`."""
-        return clipped_surrogate(log_ratio, advantage, self.clip.value, self.config.dual_clip, weight)
+    def surrogate(
+        self,
+        log_ratio: Tensor,
+        advantage: Tensor,
+        weight: Tensor | None,
+        clip: float | Tensor,
+        dual: float | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The policy's loss to minimise, approx_kl and clip_fraction; see `agents.losses.clipped_surrogate`.
+
+        clip, dual: the group's own, as they now are.
+        """
+        return clipped_surrogate(log_ratio, advantage, clip, dual, weight)
 
     def _group(self, group: str, batch: Mapping, state: Tensor | None) -> dict[str, Tensor]:
-        cfg, actor = self.config, self.actors[group]
+        cfg, actor = self.configs[group], self.actors[group]
+        clip, entropy_coef = self.own[group] if group in self.own else (self.clip, self.entropy_coef)
         observation = batch["observation"]
         if self.turn and group not in self.turn:  # its agents have all had their turn
-            names = ["loss", "policy_loss", "value_loss", *["entropy"] * self.entropy_coef.matters]
+            names = ["loss", "policy_loss", "value_loss", *["entropy"] * entropy_coef.matters]
             return dict.fromkeys([*names, "approx_kl", "clip_fraction"], observation.new_zeros(()))
         only = self.turn.get(group)
         params = policy_params(actor, batch, only)
         rows = flat(batch) if self.recurrent else batch
-        if self.entropy_coef.matters:
+        if entropy_coef.matters:
             log_prob, entropy = actor.head.log_prob_and_entropy(params, rows["action"])
         else:
             log_prob, entropy = actor.head.log_prob(params, rows["action"]), None
-        log_ratio, weight = log_prob - rows["log_prob"], None
-        if only is not None or "alive" in actor.masks:
+        log_ratio, weight, own = log_prob - rows["log_prob"], None, None
+        if only is not None or "alive" in actor.masks or group in self.partly:
             counts = counted(log_ratio, rows["alive"] if "alive" in actor.masks else None, only)
+            if group in self.partly:
+                own = rows["own"]
+                counts = counts & own
             log_ratio, weight = log_ratio.masked_fill(~counts, 0.0), mean_weights(counts)
-        policy, approx_kl, clip_fraction = self.surrogate(log_ratio, rows["advantage"], weight)
+        settings = weight, clip.value, cfg.dual_clip
+        policy, approx_kl, clip_fraction = self.surrogate(log_ratio, rows["advantage"], *settings)
         if self.critic_turns:
             value = values(self.critics[group], batch, state)
             old = rows["value"] if cfg.value_clip is not None else None
-            critic = value_loss(value, rows["return"], old, cfg.value_loss, cfg.huber_delta, cfg.value_clip).mean()
+            critic = value_loss(value, rows["return"], old, cfg.value_loss, cfg.huber_delta, cfg.value_clip)
+            critic = critic.mean() if own is None else (critic * mean_weights(own)).sum()
         else:
             critic = policy.new_zeros(())
         out = {"loss": policy + cfg.critic_coef * critic, "policy_loss": policy}
         out["value_loss"] = critic if self.critic_turns == 1 else critic.detach() * self.critic_turns
         if entropy is not None:
             out["entropy"] = entropy.mean() if weight is None else (entropy * weight).sum()
-            out["loss"] = out["loss"] - self.entropy_coef.value * out["entropy"]
+            out["loss"] = out["loss"] - entropy_coef.value * out["entropy"]
         return out | {"approx_kl": approx_kl, "clip_fraction": clip_fraction}
+
+
+def scheduled(config: PPO) -> tuple[Scheduled, Scheduled]:
+    """The clip and the entropy's coefficient of some settings, as they move over a run."""
+    return (
+        Scheduled(config.clip, config.clip_schedule, config.clip_final),
+        Scheduled(config.entropy_coef, config.entropy_schedule, config.entropy_final),
+    )
 
 
 def make_loss(
@@ -196,6 +235,10 @@ def make_loss(
     config: PPO,
     network: Callable[..., nn.Module],
     critic_network: Callable[..., nn.Module] | None = None,
+    configs: Mapping[str, PPO] | None = None,
 ) -> PPOLoss:
-    """Actors and critics of an environment (`Architecture.build`), and the loss that trains them."""
-    return config.loss_class(*config.build(spec, network, critic_network), config)
+    """Actors and critics of an environment (`Architecture.build`), and the loss that trains them.
+
+    configs: {group: its own settings} of the groups that learn; None = all, with `config`.
+    """
+    return config.loss_class(*config.build(spec, network, critic_network, configs), config, configs)

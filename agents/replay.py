@@ -11,6 +11,7 @@ from torch import Tensor
 
 from agents.actor import Actor
 from agents.critic import Critic
+from agents.groups import everyone
 from agents.memory import Memories
 from agents.policy import Policy
 from envs.base import STATE
@@ -64,7 +65,7 @@ def record_policy(
     settings = settings_of(policy.told.get("env"))
     if max_steps is not None:
         settings["max_steps"] = max_steps
-    act = act_with(policy.actors, policy.critics, deterministic, derive(seed, "policy"))
+    act = act_with(*policy.everyone(), deterministic, derive(seed, "policy"))
     return record(settings, act, episodes, derive(seed, "replay"), policy.told.get("run"))
 
 
@@ -96,8 +97,9 @@ class Replay(Callback):
         self.episodes, self.every, self.thumbnail, self.seen = episodes, every, thumbnail, 0
 
     def on_start(self, trainer) -> None:
-        """Raises UserError where no agents play, or not in VMAS."""
+        """Raises UserError where no agents play, not in VMAS, or where a group has no policy of this run."""
         settings_of(trainer.config.get("env"))
+        everyone(trainer.task.cast.settings, trainer.task.loss.actors, trainer.task.loss.critics)
 
     def on_evaluation(self, trainer, evaluation):
         self.seen += 1
@@ -113,7 +115,7 @@ class Replay(Callback):
         with torch.random.fork_rng(devices=[]):
             recording = record(
                 settings_of(trainer.config["env"]),
-                act_with(loss.actors, loss.critics),
+                act_with(*everyone(trainer.task.cast.settings, loss.actors, loss.critics)),
                 self.episodes,
                 derive(trainer.seed, "replay"),
                 note,

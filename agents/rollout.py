@@ -3,7 +3,7 @@
 Shapes: T time, E environments, A agents in a group, F features, D action dimensions, S global state features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from tensordict import TensorDict
@@ -14,9 +14,14 @@ from agents.critic import Critic
 from agents.memory import Memories
 from envs.base import Env
 
+# Puts what is not the actors' doing into their actions {group: [E, A, D]}, given observations and masks of actions.
+Others = Callable[[dict[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]], None]
+
 
 class Rollout:
     """Preallocated storage for a rollout, and the loop that fills it.
+
+    Groups without an actor of their own are played by `others`; of them there are observations and rewards only.
 
     Attributes:
         data: TensorDict [T, E] under TorchRL's keys: (group, "observation" | "action" | "log_prob"), and under
@@ -46,8 +51,9 @@ class Rollout:
         steps: int,
         critics: Mapping[str, Critic] | None = None,
         marks: Mapping[int, list[int]] | None = None,
+        others: Others | None = None,
     ):
-        self.env, self.actors, self.steps, self.marks = env, actors, steps, marks or {}
+        self.env, self.actors, self.steps, self.marks, self.others = env, actors, steps, marks or {}, others
         E, device = env.num_envs, env.device
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -56,15 +62,17 @@ class Rollout:
         self.masks: dict[str, dict[str, Tensor]] = {}
         self.observed, self.params, self.action, self.log_prob, self.reward, self.next = {}, {}, {}, {}, {}, {}
         for name, group in env.spec.groups.items():
-            A, F, head = group.n_agents, group.observation_size, actors[name].head
+            A, F = group.n_agents, group.observation_size
             self.observed[name] = zeros(steps + 1, E, A, F)
             sizes = {"action": (A, sum(group.action.nvec)), "alive": (A,)}
             self.masks[name] = {kind: zeros(steps + 1, E, *sizes[kind], dtype=torch.bool) for kind in group.masks}
             self.next[name] = zeros(steps, E, A, F)
-            self.params[name] = zeros(steps, E, A, head.n_features)
-            self.action[name] = zeros(steps, E, A, head.raw_size, dtype=head.raw_dtype)
-            self.log_prob[name] = zeros(steps, E, A)
             self.reward[name] = zeros(steps, E, A)
+            if name in actors:
+                head = actors[name].head
+                self.params[name] = zeros(steps, E, A, head.n_features)
+                self.action[name] = zeros(steps, E, A, head.raw_size, dtype=head.raw_dtype)
+                self.log_prob[name] = zeros(steps, E, A)
         self.masked = any(self.masks.values())
         S = env.spec.state_size
         self.states = zeros(steps + 1, E, S) if S else None
@@ -89,11 +97,9 @@ class Rollout:
     def _views(self, T: int, E: int, device: torch.device) -> TensorDict:
         groups, after = {}, {}
         for name in self.observed:
-            groups[name] = {
-                "observation": self.observed[name][:T],
-                "action": self.action[name],
-                "log_prob": self.log_prob[name],
-            }
+            groups[name] = {"observation": self.observed[name][:T]}
+            if name in self.action:
+                groups[name] |= {"action": self.action[name], "log_prob": self.log_prob[name]}
             names = {"action": "action_mask", "alive": "alive"}
             groups[name] |= {names[kind]: mask[:T] for kind, mask in self.masks[name].items()}
             after[name] = {"observation": self.next[name], "reward": self.reward[name].unsqueeze(-1)}
@@ -127,9 +133,10 @@ class Rollout:
         """Play T steps on from where the last rollout ended; returns `data`, overwritten."""
         E, device = self.env.num_envs, self.env.device
         noise = {}
-        for name, actor in self.actors.items():
-            for buffer in (self.observed[name], *self.masks[name].values()):
+        for name, observed in self.observed.items():
+            for buffer in (observed, *self.masks[name].values()):
                 buffer[0].copy_(buffer[-1])
+        for name, actor in self.actors.items():
             A = self.env.spec.groups[name].n_agents
             noise[name] = actor.head.noise((self.steps, E, A), device, generator)
         if self.states is not None:
@@ -147,6 +154,9 @@ class Rollout:
                 self.params[name][t].copy_(params)
                 self.action[name][t].copy_(raw)
                 actions[name] = actor.head.to_env(raw)
+            if self.others is not None:
+                masks = {name: kinds["action"][t] for name, kinds in self.masks.items() if "action" in kinds}
+                self.others(actions, {name: value[t] for name, value in self.observed.items()}, masks)
             self.env.step_into(t, actions)
             self._read_masks(t + 1)
             if memories.now:
@@ -156,6 +166,21 @@ class Rollout:
         torch.logical_or(self.terminated, self.truncated, out=self.done)
         self.starts[1:].copy_(self.done)
         return self.data
+
+    def not_finite(self) -> str | None:
+        """The first number that is not finite: what it is, whose, in which environment and step."""
+        found = []
+        for name, group in self.env.spec.groups.items():
+            held = {"observation": self.observed, "action": self.action, "reward": self.reward}
+            for order, (what, tensors) in enumerate(held.items()):
+                if name not in tensors:
+                    continue
+                bad = (~torch.isfinite(tensors[name])).nonzero()
+                if len(bad):
+                    t, e, a = bad[0, :3].tolist()
+                    value = tensors[name][tuple(bad[0])].item()
+                    found.append((t, order, f"{what} of {group.agents[a]} is {value} in environment {e}, step {t}"))
+        return f"{min(found)[2]} of the rollout" if found else None
 
     def state_dict(self) -> dict:
         """What the next rollout starts from: the environment and what the policy will see first."""
@@ -220,3 +245,8 @@ class EpisodeReturns:
         previous = torch.cat([torch.full_like(ended[:1], -1), ended[:-1]])
         self.carry = (total[-1:] - before(ended[-1:]))[0]
         return total - before(previous)
+
+
+def take(rows: Mapping, index: Tensor) -> dict:
+    """The rows `index` (int64 [B]) of a nested dict of tensors, copied; several times faster than `tensor[index]`."""
+    return {k: v.index_select(0, index) if isinstance(v, Tensor) else take(v, index) for k, v in rows.items()}

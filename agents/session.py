@@ -25,6 +25,7 @@ class Session:
     """
 
     def __init__(self, policy: Policy, settings: dict[str, Any]) -> None:
+        policy.everyone()  # or a sentence
         self.policy, self.env = policy, single(settings, num_envs=1, pool_size=2)
         self.simulator = self.env._simulator
         self.entities = {e.name: e for e in self.simulator.world.entities}

@@ -32,8 +32,8 @@ from marl.task import Task
 from marl.transfer import begin_from, load_weights  # noqa: F401 - the latter for users of this module
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-# What needs no "+" to be added: keys below scenario_kwargs and the like, and mappings whose keys are names.
-FREE = re.compile(r"^[\w.]*kwargs\.\w|^[\w.]+\.(unfreeze|lr_per_part|categories|losses|weights|init)=\{")
+# What needs no "+" to be added: keys below groups, scenario_kwargs and the like, and mappings whose keys are names.
+FREE = re.compile(r"^([\w.]*kwargs|groups)\.\w|^[\w.]+\.(unfreeze|lr_per_part|categories|losses|weights|init)=\{")
 COMPOSING = (HydraException, OmegaConfBaseException)
 Job = Callable[[DictConfig, Path], Any]
 

@@ -146,9 +146,9 @@ class Trainer:
         self.monitor, self.mode = self.monitor or task.monitor[0], self.mode or task.monitor[1]
         self.device = next(task.loss.parameters()).device
         stepping.prepare(self, optimizer or OptimizerConfig(), schedule or ScheduleConfig())
-        self.callbacks, self.loggers = [*callbacks, ProgressBar(self.progress)], list(loggers)
+        callbacks = [*callbacks, *getattr(task, "callbacks", ()), ProgressBar(self.progress)]
+        self.callbacks, self.loggers = (callbacks, list(loggers)) if distributed.main() else ([], [])
         if not distributed.main():  # one process decides and writes
-            self.callbacks, self.loggers = [], []
             seeding.seed_global(seeding.derive(seed, distributed.stream("global")))
         self.iteration, self.pending, self.stop_reason, self.best = 0, 0, None, None
         self.evaluation: dict[str, float] = {}

@@ -45,6 +45,7 @@ class TopLevel:
     objective: Node = None
     logger: Node = None
     callbacks: Node = None
+    groups: Node = None
     paths: Node = None
 
 

@@ -1,8 +1,8 @@
 """Teams against teams: python scripts/crossplay.py RUN_DIR… [option=value …] [configuration key=value …]
 
   RUN_DIR…             runs (or checkpoints) on the same competitive scenario: each has trained every team
-  opponents=[random]   opponents that nobody trained: random | still | simple_tag (scripted, for mpe/simple_tag) | a
-                       dotted path of a class of yours, see agents/opponents.py
+  opponents=[random]   opponents that nobody trained: random | still | simple_tag (scripted, for mpe/simple_tag) |
+                       heuristic (VMAS's) | a dotted path of a class of yours, see agents/opponents.py
   side=null            the group that the rows play, the columns play all others; null: the first one
   which=last           last | best: which checkpoint of a run directory
   episodes=200         episodes per pair, played at once
@@ -20,11 +20,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from agents import opponents
+from agents import opponents, versions
 from agents.actor import Actor
 from agents.evaluate import Player, evaluate, report
-from agents.on_policy import OnPolicy
-from envs.base import Env, EnvError
+from envs.base import EnvError
 from marl import checkpoint, cli, compose
 from marl.errors import UserError
 from marl.options import split
@@ -58,20 +57,6 @@ def parse(arguments: list[str]) -> tuple[list[str], Options, list[str]]:
     return runs, Options(**values), [a for a in rest if a not in runs]
 
 
-def load(run: str, options: Options, overrides: list[str]) -> OnPolicy:
-    """The task of a run with its trained actors."""
-    _, task = compose.rebuild(checkpoint.find(run, options.which), overrides)
-    if not isinstance(task, OnPolicy):
-        raise UserError(f"{run}: only agents play; this run's task is {task.name}")
-    return task
-
-
-def sizes(env: Env) -> dict[str, tuple]:
-    """What two runs must share to meet."""
-    groups = env.spec.groups.items()
-    return {name: (g.n_agents, g.observation_size, g.action.kind, g.action.size) for name, g in groups}
-
-
 def labels(runs: list[str], options: Options) -> list[str]:
     """Short names of runs that tell them apart: algorithm, algorithm and seed, or the last parts of their paths."""
     configs = [compose.saved(checkpoint.find(run, options.which)) for run in runs]
@@ -91,18 +76,19 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
     Raises:
         UserError: one team only, runs of other teams or sizes, an unknown side or opponent.
     """
-    tasks = [load(run, options, overrides) for run in runs]
+    tasks = [versions.load(run, options.which, overrides) for run in runs]
     first, groups = tasks[0], list(tasks[0].env.spec.groups)
     if len(groups) < 2:
         raise UserError(f"{runs[0]}: has one group of agents, {groups[0]}; there is nobody to play against")
     for run, task in zip(runs, tasks, strict=True):
-        if sizes(task.env) != sizes(first.env):
-            raise UserError(f"{run}: its teams {sizes(task.env)} differ from {sizes(first.env)} of {runs[0]}")
+        if versions.sizes(task.env) != versions.sizes(first.env):
+            mine, theirs = versions.sizes(task.env), versions.sizes(first.env)
+            raise UserError(f"{run}: its teams {mine} differ from {theirs} of {runs[0]}")
     side = options.side or groups[0]
     if side not in groups:
         raise UserError(f"side={side}: there are {', '.join(groups)}")
     env = first.make_env(num_envs=options.episodes, seed=derive(options.seed, "evaluation"), device=first.device)
-    teams: dict[str, Team] = dict(zip(labels(runs, options), (dict(task.loss.actors) for task in tasks), strict=True))
+    teams: dict[str, Team] = dict(zip(labels(runs, options), map(versions.team, tasks), strict=True))
     teams |= {name: {group: opponents.make(name, env, group) for group in groups} for name in options.opponents}
 
     cells = []

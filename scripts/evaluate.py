@@ -17,7 +17,9 @@ Robustness: the policy as it was trained, in conditions that it was not trained 
                        frozen (agents that never act) | n_agents | any key, such as env.scenario_kwargs.package_mass
   values=null          the values to go through, such as values=[0,0.1,0.2]
 
-Any other key=value changes the run's configuration, for example env.max_steps=200 or device=cpu.
+Any other key=value changes the run's configuration, for example env.max_steps=200 or device=cpu. Another number of
+agents, env.scenario_kwargs.n_agents=5, suits a policy that all agents share and whose observation stays as wide: an
+MLP of each agent's own observation, or a network that reads the team (docs/teams.md).
 """
 
 import json
@@ -31,7 +33,7 @@ from rich.table import Table
 
 from agents.disturbance import Disturbance
 from agents.evaluate import report
-from agents.on_policy import OnPolicy
+from agents.playing import Plays
 from envs.base import EnvError
 from marl import checkpoint, cli, compose
 from marl.errors import UserError
@@ -83,7 +85,13 @@ def evaluate(options: Options, overrides: list[str]) -> dict:
     path = checkpoint.find(options.ckpt, "best" if options.absolute else options.which)
     if options.vary:
         return robustness(path, options, overrides)
-    config, task = compose.rebuild(path, overrides, weights=options.policy == "trained")
+    trained = options.policy == "trained"
+    changed = trained and any(o.startswith(("env", "++env")) for o in overrides)  # agents may be others: no critic then
+    config, task = compose.rebuild(path, overrides, weights=trained and not changed)
+    if changed and isinstance(task, Plays):
+        load_actors(task, path, " ".join(overrides))
+    elif changed:
+        compose.load_weights(task, path)
     if options.absolute:
         episodes = 10 * agents(task, "absolute=true").eval_episodes
         options = replace(options, episodes=episodes, seed=FRESH_SEEDS + config["seed"])
@@ -137,17 +145,36 @@ def robustness(path: Path, options: Options, overrides: list[str]) -> dict:
     return result
 
 
-def agents(task: Task, asked: str) -> OnPolicy:
+def agents(task: Task, asked: str) -> Plays:
     """`task`, which has agents. Raises UserError where it has none."""
-    if not isinstance(task, OnPolicy):
+    if not isinstance(task, Plays):
         raise UserError(f"{asked}: only agents play episodes; this run's task is {task.name}")
     return task
 
 
-def load_actors(task: OnPolicy, path: Path, given: str) -> None:
+def load_actors(task: Plays, path: Path, given: str) -> None:
     """Put the actors of a checkpoint into `task`. Raises UserError where they don't fit what `given` made of it."""
-    state = checkpoint.load(path, task.device)["loss"]
+    saved = checkpoint.load(path, task.device)
+    state, trained = saved["loss"], saved["processes"][0]["task"].get("spec", {"groups": {}})["groups"]
     actors = {key.removeprefix("actors."): value for key, value in state.items() if key.startswith("actors.")}
+    for name, group in task.spec.groups.items():
+        before, now = trained.get(name), group.observation_size
+        if before and before["observation_size"] != now:
+            raise UserError(
+                f"{given}: agents of {name} see {now} numbers then, and the policy of {path} reads "
+                f"{before['observation_size']}; only a policy whose observation keeps its size can be played so"
+            )
+        if before and len(before["agents"]) != group.n_agents:
+            if any(key.startswith(f"{name}.network.networks.1.") for key in actors):
+                raise UserError(
+                    f"{given}: makes {group.n_agents} agents of {name}, and the policy of {path} has a network for "
+                    f"each of its {len(before['agents'])}; only a policy that all share can be played so"
+                )
+            if task.loss.actors[name].inputs.ids is not None:
+                raise UserError(
+                    f"{given}: makes {group.n_agents} agents of {name}, and the policy of {path} knows its "
+                    f"{len(before['agents'])} by their ids (algo.agent_ids=true), which others don't have"
+                )
     try:
         task.loss.actors.load_state_dict(actors)
     except RuntimeError as error:
@@ -157,7 +184,7 @@ def load_actors(task: OnPolicy, path: Path, given: str) -> None:
 
 def judge(task: Task, options: Options) -> dict:
     """The figures of `task` as it stands: of episodes where agents play, else of the validation and test data."""
-    if isinstance(task, OnPolicy):
+    if isinstance(task, Plays):
         random = options.policy == "random"
         return report(task.play(options.episodes, options.seed, options.deterministic, random))
     for key in ("episodes", "deterministic", "seed"):

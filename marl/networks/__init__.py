@@ -7,6 +7,24 @@ from marl.networks.embedding import Embedding
 from marl.networks.linear import Linear
 from marl.networks.mlp import MLP
 from marl.networks.per_agent import PerAgent
+from marl.networks.polynomial import Polynomial
 from marl.networks.recurrent import GRU, LSTM
+from marl.networks.team import Attention, DeepSets, Graph, reads_team
 
-__all__ = ["ACTIVATIONS", "CNN", "GRU", "LSTM", "MLP", "VAE", "AutoEncoder", "Embedding", "Linear", "PerAgent"]
+__all__ = [
+    "ACTIVATIONS",
+    "CNN",
+    "GRU",
+    "LSTM",
+    "MLP",
+    "VAE",
+    "Attention",
+    "AutoEncoder",
+    "DeepSets",
+    "Embedding",
+    "Graph",
+    "Linear",
+    "PerAgent",
+    "Polynomial",
+    "reads_team",
+]

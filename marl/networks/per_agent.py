@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from marl.networks.common import Shape, shape_tuple
+from marl.networks.team import refuse_separate
 
 
 class PerAgent(nn.Module):
@@ -13,7 +14,8 @@ class PerAgent(nn.Module):
 
     forward: float [..., A, *in_shape] → float [..., A, out_features].
     unroll: the same of networks with a memory (`memory_size` > 0, see `marl.networks.recurrent`).
-    `networks` holds the 1 or A networks, so that both kinds of checkpoint are read alike.
+    `networks` holds the 1 or A networks, so that both kinds of checkpoint are read alike. Shared, it may be a network
+    that reads the whole team (`marl.networks.team`); UserError where there would be one of those per agent.
     """
 
     def __init__(
@@ -29,6 +31,8 @@ class PerAgent(nn.Module):
         self.shared = shared
         self._agent_dim = -1 - len(shape_tuple(in_shape))
         copies = 1 if shared else n_agents
+        if not shared:
+            refuse_separate(factory)
         self.networks = nn.ModuleList(factory(in_shape, out_features) for _ in range(copies))
         self.memory_size: int = getattr(self.networks[0], "memory_size", 0)
 

@@ -13,8 +13,11 @@ from marl.report.tables import Table, number
 Statistics = Mapping[str, float | Sequence[float]]  # {"mean", "ci95": [low, high], …} of `agents.evaluate.statistics`
 
 
-def line(values: Sequence, returns: Sequence[Statistics], name: str, path: Path) -> None:
-    """Draw mean returns with their 95 % intervals over `values` of the condition `name`."""
+def line(
+    values: Sequence, returns: Sequence[Statistics], name: str, path: Path,
+    label: str = "episode return (mean, 95 % interval)",
+) -> None:  # fmt: skip
+    """Draw means (of returns, or what `label` says) with their 95 % intervals over `values` of the condition `name`."""
     numeric = all(isinstance(value, int | float) for value in values)
     x = list(values) if numeric else list(range(len(values)))
     means = np.array([one["mean"] for one in returns])
@@ -23,9 +26,10 @@ def line(values: Sequence, returns: Sequence[Statistics], name: str, path: Path)
         figure = Figure(figsize=(4.5, 3), layout="constrained")
         axes = figure.subplots()
         axes.errorbar(x, means, [means - low, high - means], marker="o", capsize=3, color=COLOURS[0])
-        axes.set(xlabel=name.replace("_", " "), ylabel="episode return (mean, 95 % interval)")
+        axes.set(xlabel=name.replace("_", " "), ylabel=label)
         if not numeric:
-            axes.set_xticks(x, [str(value) for value in values])
+            turn = {"rotation": 40, "ha": "right"} if len(values) > 6 else {}
+            axes.set_xticks(x, [str(value) for value in values], **turn)
         figure.savefig(path, dpi=200)
 
 

@@ -86,13 +86,13 @@ def test_the_mathematics_of_the_examples(project: Path) -> None:
     loss = SPO(clip=0.2).loss_class({}, {}, SPO(clip=0.2))
     log_ratio, advantage = torch.randn(50, 2) * 0.1, torch.randn(50, 2)
     log_ratio.requires_grad_()
-    value, _, fraction = loss.surrogate(log_ratio, advantage, None)
+    value, _, fraction = loss.surrogate(log_ratio, advantage, None, 0.2)
     r = log_ratio.exp()
     torch.testing.assert_close(value, -(r * advantage - advantage.abs() / 0.4 * (r - 1) ** 2).mean())
     assert fraction == ((r - 1).abs() > 0.2).float().mean()
     best = 1 + 0.2 * advantage.sign()  # where the gradient vanishes: the ratio that it draws to
     at_best = best.log().detach().requires_grad_()
-    loss.surrogate(at_best, advantage, None)[0].backward()
+    loss.surrogate(at_best, advantage, None, 0.2)[0].backward()
     assert F.l1_loss(at_best.grad, torch.zeros_like(best)) < 1e-6
 
 

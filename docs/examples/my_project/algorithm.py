@@ -17,9 +17,9 @@ class SPO(PPO):
 class SPOLoss(PPOLoss):
     """PPO's loss with another policy term; actors, critics, entropy and everything else stay."""
 
-    def surrogate(self, log_ratio, advantage, weight):
-        _, approx_kl, clip_fraction = super().surrogate(log_ratio, advantage, weight)  # the diagnostics
+    def surrogate(self, log_ratio, advantage, weight, clip, dual=None):
+        _, approx_kl, clip_fraction = super().surrogate(log_ratio, advantage, weight, clip, dual)  # the diagnostics
         ratio = log_ratio.exp()
-        gain = ratio * advantage - advantage.abs() / (2 * self.clip.value) * (ratio - 1).square()  # equation 12
+        gain = ratio * advantage - advantage.abs() / (2 * clip) * (ratio - 1).square()  # equation 12
         loss = -(gain.mean() if weight is None else (gain * weight).sum())
         return loss, approx_kl, clip_fraction

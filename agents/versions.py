@@ -1,0 +1,73 @@
+"""Runs that are to play against each other: their task with its trained actors, and the versions they kept."""
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from agents.actor import Actor
+from agents.groups import everyone
+from agents.on_policy import OnPolicy
+from envs.base import Env
+from marl import checkpoint, compose
+from marl.errors import UserError
+
+
+def load(run: str, which: str = "last", overrides: Sequence[str] = ()) -> OnPolicy:
+    """The task of a run (or checkpoint) with its trained actors. Raises UserError where no agents play."""
+    _, task = compose.rebuild(checkpoint.find(run, which), overrides)
+    if not isinstance(task, OnPolicy):
+        raise UserError(f"{run}: only agents play; this run's task is {task.name}")
+    return task
+
+
+def team(task: OnPolicy) -> dict[str, Actor]:
+    """{group: actor} of all groups. Raises UserError where this run has no policy for one of them."""
+    return everyone(task.cast.settings, task.loss.actors, task.loss.critics)[0]
+
+
+def sizes(env: Env) -> dict[str, tuple]:
+    """What two runs must share to meet."""
+    groups = env.spec.groups.items()
+    return {name: (g.n_agents, g.observation_size, g.action.kind, g.action.size) for name, g in groups}
+
+
+def kept(run: str | Path, task: OnPolicy, most: int) -> dict[int, dict[str, Actor]]:
+    """{iteration: {group: actor}} of the versions that a run kept, at most `most` of them, spread evenly.
+
+    Those of its pools where it played against its past, else its checkpoints `iteration_N.pt`
+    (trainer.keep_every), and in either case its last one.
+
+    Raises:
+        UserError: there is nothing but the last one, or a file is damaged.
+    """
+    folder = compose.config_of(run).parent
+    pools = {name: pool for name, pool in task.cast.pools.items() if (folder / "pool" / name).is_dir()}
+    if pools:
+        per_group = [{int(p.stem) for p in (folder / "pool" / n).glob("*.safetensors")} for n in pools]
+        found = sorted(set.intersection(*per_group))
+    else:
+        matches = [re.fullmatch(r"iteration_(\d+)\.pt", p.name) for p in (folder / "checkpoints").glob("*.pt")]
+        found = sorted(int(m[1]) for m in matches if m)
+    if not found:
+        raise UserError(f"{run}: kept no versions; a pool (groups.GROUP.past) or trainer.keep_every=10 keeps some")
+    last = checkpoint.load(checkpoint.find(folder))
+    found = [version for version in found if version < last["iteration"]]
+    count = min(len(found), most - 1)
+    chosen = {found[round(i * (len(found) - 1) / max(count - 1, 1))] for i in range(count)}
+    made = {}
+    for version in sorted(chosen):
+        actors = copy.deepcopy(task.loss.actors)
+        if pools:
+            for name in pools:
+                path = folder / "pool" / name / f"{version:06d}.safetensors"
+                actors[task.cast.settings[name].of or name].load_state_dict(checkpoint.load_weights(path, task.device))
+        else:
+            weights = checkpoint.load_weights(folder / "checkpoints" / f"iteration_{version}.pt", task.device)
+            actors.load_state_dict(_below(weights, "actors."))
+        made[version] = everyone(task.cast.settings, dict(actors), dict(actors))[0]
+    return made | {last["iteration"]: team(task)}
+
+
+def _below(weights: Mapping, prefix: str) -> dict:
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
