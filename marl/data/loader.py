@@ -4,6 +4,7 @@ What a batch holds depends on (seed, epoch, its number in the epoch) alone: not 
 where a run was stopped and resumed, be it in the midst of an epoch.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,9 @@ from marl.seeding import derive, generator
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 Rows = TensorDict | Dataset | Stream
+# torch's own way on Linux, which torchrl's import changes for the whole process: spawned workers start in seconds each,
+# forked ones in milliseconds, and they need no copy of the data.
+START = "fork" if sys.platform == "linux" else None
 
 
 @dataclass
@@ -182,6 +186,7 @@ class Loader:
                 collate_fn=dict,
                 pin_memory=self.pin_memory,
                 persistent_workers=self.workers > 0,
+                multiprocessing_context=START if self.workers else None,
                 generator=torch.Generator(),  # the DataLoader's own draws must not move the global stream
             )
         return self._processes
@@ -192,7 +197,8 @@ class Loader:
             epoch, number = divmod(first + done, len(self))
             here = min(count - done, len(self) - number)
             source = StreamBatches(self.stream, self.seed, epoch, range(number, number + here), self.batch_size)
-            made = DataLoader(source, batch_size=None, num_workers=self.workers, generator=torch.Generator())
+            how = {"num_workers": self.workers, "multiprocessing_context": START if self.workers else None}
+            made = DataLoader(source, batch_size=None, generator=torch.Generator(), **how)
             for offset, (x, y) in enumerate(made):
                 batch = TensorDict({"x": x, "y": y}, batch_size=[len(x)])
                 batch = self.fetch.change(batch, epoch, number + offset)
