@@ -33,7 +33,7 @@ def layers(task: Task) -> list[Layer]:
     """
     task.collect(0)
     batch = next(iter(task.batches(0)))
-    return _layers(task.loss, batch, len(batch))
+    return _layers(task.loss, (batch,), len(batch))
 
 
 def outermost(loss: nn.Module) -> dict[str, nn.Module]:
@@ -50,15 +50,17 @@ def networks(loss: nn.Module) -> dict[str, list[Layer] | str]:
     """The layers of every network in a loss module, without data: {name of the network: layers, or why not}.
 
     Each (see `outermost`) is given one row of zeros in evaluation mode, which leaves weights, statistics and random
-    streams alone.
+    streams alone; networks with a memory one step of one row.
     """
     found: dict[str, list[Layer] | str] = {}
     for name, module in outermost(loss).items():
         shape = module.in_shape
         training = {each: each.training for each in module.modules()}
         device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        memory = getattr(module, "memory_size", 0)
+        given = [(1, 1, *shape), (1, memory)] if memory else [(1, *shape)]
         try:
-            found[name] = _layers(module.eval(), torch.zeros(1, *shape, device=device))
+            found[name] = _layers(module.eval(), tuple(torch.zeros(size, device=device) for size in given))
         except Exception as error:  # a network of other people's: it may want more than one row of zeros
             found[name] = f"not measured: {type(error).__name__}: {str(error).splitlines()[0][:100]}"
         finally:
@@ -67,15 +69,15 @@ def networks(loss: nn.Module) -> dict[str, list[Layer] | str]:
     return found
 
 
-def _layers(module: nn.Module, batch: Any, rows: int = 1) -> list[Layer]:
-    """The layers without children of `module`, in the order `module(batch)` calls them; FLOPs per row."""
+def _layers(module: nn.Module, arguments: tuple, rows: int = 1) -> list[Layer]:
+    """The layers without children of `module`, in the order `module(*arguments)` calls them; FLOPs per row."""
     shapes: dict[str, tuple[int, ...]] = {}
     leaves = {name: each for name, each in module.named_modules() if not list(each.children())}
     # Hooks also make an MLP run layer by layer, so that each is counted.
     handles = [each.register_forward_hook(_note(name, shapes)) for name, each in leaves.items()]
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            module(batch)
+            module(*arguments)
     finally:
         for handle in handles:
             handle.remove()

@@ -66,7 +66,7 @@ ALL = list(itertools.product(*KINDS.values()))
 
 
 def covering(combinations: list[tuple], strength: int = 3) -> list[tuple]:
-    """Few combinations in which every `strength` choices of different kinds meet at least once; greedy, reproducible."""
+    """Few combinations in which every `strength` choices of different kinds meet; greedy, always the same."""
     order = random.Random(0)
     places = list(itertools.combinations(range(len(combinations[0])), strength))
     missing = {(at, tuple(c[i] for i in at)) for c in combinations for at in places}

@@ -90,7 +90,7 @@ def initialise(
 LAYERS: dict[str, Any] = {
     "linear": nn.Linear,
     "conv": nn.modules.conv._ConvNd,
-    "recurrent": nn.RNNBase,
+    "recurrent": (nn.RNNBase, nn.RNNCellBase),
     "embedding": nn.Embedding,
 }
 FILLERS: dict[str, Callable[[Tensor, float], Tensor]] = {

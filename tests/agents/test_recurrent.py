@@ -5,10 +5,12 @@ from functools import partial
 import pytest
 import torch
 
+from agents.attribution import observations
 from agents.chunks import Chunks, policy_params, values
 from agents.memory import Memories, forget
 from agents.ppo import PPO
 from agents.values import values_of
+from marl import describe
 from marl.engine import Trainer
 from marl.errors import UserError
 from marl.optim import OptimizerConfig
@@ -254,6 +256,15 @@ def test_what_does_not_fit_is_refused_in_a_sentence(settings, sentence):
     with pytest.raises(UserError, match=sentence) as error:
         make(**settings)
     assert "\n" not in str(error.value)
+
+
+def test_networks_are_measured_and_single_observations_explain_nothing():
+    task = make("lstm")
+    found = describe.networks(task.loss)["actors.agents.network.networks.0"]
+    assert [layer.kind for layer in found] == ["Sequential", "LSTMCell", "LSTMCell", "Linear"]
+    assert found[1].flops == 2 * 4 * 5 * (4 + 5) and found[1].parameters == 4 * 5 * (4 + 5 + 2)
+    with pytest.raises(UserError, match="this policy has a memory, so no single observation explains"):
+        observations(task, 20, 0, "agents")
 
 
 def test_chunks_are_where_they_belong():
