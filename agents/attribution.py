@@ -16,13 +16,12 @@ from marl.errors import UserError
 def observations(task: OnPolicy, rows: int, seed: int, group: str) -> Tensor:
     """What the agents of a group see on the way: about `rows` observations [N, A, F] of episodes of the policy's mode.
 
-    Raises UserError for a group that does not exist, and for actors with a memory: an action of theirs depends on the
-    whole episode so far.
+    Raises UserError for a group that does not exist, and for agents with a memory.
     """
     if group not in task.loss.actors:
         raise UserError(f"group={group}: there are {', '.join(task.loss.actors)}")
     if any(actor.memory_shape for actor in task.loss.actors.values()):
-        raise UserError("network: this policy has a memory, so no single observation explains what it does")
+        raise UserError(f"group={group}: its agents have a memory, and act on all they have seen; others are explained")
     env = task.make_env(seed=seed, device=task.device, num_envs=max(1, rows // 20))
     observation, _ = env.reset(seed)
     masked = any(each.masks for each in env.spec.groups.values())

@@ -5,7 +5,7 @@ Shapes: T time, E environments, A agents in a group, F features, N ends of episo
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 import torch
@@ -13,12 +13,13 @@ from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+from agents.actor import Actor
 from agents.advantage import bootstrap_at, explained_variance, gae, normalize_advantage
 from agents.cast import Cast
 from agents.chunks import Chunks
-from agents.disturbance import Disturbance
-from agents.evaluate import Episodes, evaluate, flat, nested, report
+from agents.evaluate import Player
 from agents.normalize import reward_norms
+from agents.playing import Plays
 from agents.policy import describe
 from agents.ppo import PPO, make_loss
 from agents.rollout import EpisodeReturns, Rollout, take
@@ -31,7 +32,7 @@ from marl.errors import UserError
 from marl.seeding import derive, generator
 
 
-class OnPolicy:
+class OnPolicy(Plays):
     """Collects a rollout per iteration and yields its minibatches, epoch by epoch. See `marl.task.Task`.
 
     Args:
@@ -54,7 +55,6 @@ class OnPolicy:
     """
 
     name, unit = "on_policy", "frames"
-    monitor = ("episode_return", "max")
 
     def __init__(
         self,
@@ -70,11 +70,11 @@ class OnPolicy:
         groups: dict[str, Any] | None = None,
     ):
         self.algo, self.seed, self.device = algo, seed, torch.device(device)
-        self.make_env, self.eval_episodes, self.eval_deterministic = env, eval_episodes, eval_deterministic
+        self.plays(env, eval_episodes, eval_deterministic)
         began = time.perf_counter()
         self.env = env(seed=derive(seed, stream("environment")), device=device)
+        self.spec = self.env.spec
         self.compile_seconds = time.perf_counter() - began  # nearly all of it a kernel, unless it was kept from before
-        self.eval_env: Env | None = None
         if self.env.spec.max_steps is None:
             raise UserError("env.max_steps=null: evaluation needs a time limit, a number of steps of at least 1")
         batch = algo.rollout_steps * self.env.num_envs
@@ -232,31 +232,10 @@ class OnPolicy:
         """The first number of the rollout that is not finite: what it is, whose, in which environment and step."""
         return self.rollout.not_finite()
 
-    def play(
-        self,
-        episodes: int | None = None,
-        seed: int | None = None,
-        deterministic: bool | None = None,
-        random: bool = False,
-        disturbance: Disturbance | None = None,
-    ) -> Episodes:
-        """Episodes of the current policy in the evaluation environment; defaults are those of training."""
-        episodes = episodes or self.eval_episodes
-        if self.eval_env is None or self.eval_env.num_envs != episodes:
-            self.eval_env = self.make_env(seed=derive(self.seed, "evaluation"), device=self.device, num_envs=episodes)
-        seed = derive(self.seed if seed is None else seed, "evaluation")
-        deterministic = self.eval_deterministic if deterministic is None else deterministic
-        players = self.cast.evaluation(self.eval_env, random)
-        random = random and self.cast.simple  # else uniform actions are those of players
-        return evaluate(self.eval_env, players, seed, deterministic, random, disturbance, self.cast.counted())
-
-    def evaluate(self) -> dict[str, float]:
-        """Play `eval_episodes` episodes, the same starts every time; flat statistics of their returns."""
-        return flat(report(self.play()))
-
-    def summary(self, metrics: dict[str, float]) -> dict:
-        """`summary.json`'s block: {"episode_return": {"mean", "iqm", "std", "ci95", "episodes"}, …}."""
-        return nested(metrics) if metrics else {}
+    def players(self, env: Env, random: bool) -> tuple[Mapping[str, Actor | Player], bool, tuple[str, ...]]:
+        """As `Plays.players`; groups that do not learn are played by whom the run's cast says."""
+        # Where others play too, "random" stands for those who learn only: uniform actions are then a player's.
+        return self.cast.evaluation(env, random), random and self.cast.simple, self.cast.counted()
 
     def state_dict(self) -> dict:
         """Spec, environment, first observation of the next rollout, running returns and random streams."""

@@ -33,7 +33,7 @@ def layers(task: Task) -> list[Layer]:
     """
     task.collect(0)
     batch = next(iter(task.batches(0)))
-    return _layers(task.loss, (batch,), len(batch))
+    return _layers(task.loss, batch, rows=len(batch))
 
 
 def outermost(loss: nn.Module) -> dict[str, nn.Module]:
@@ -50,17 +50,13 @@ def networks(loss: nn.Module) -> dict[str, list[Layer] | str]:
     """The layers of every network in a loss module, without data: {name of the network: layers, or why not}.
 
     Each (see `outermost`) is given one row of zeros in evaluation mode, which leaves weights, statistics and random
-    streams alone; networks with a memory one step of one row.
+    streams alone.
     """
     found: dict[str, list[Layer] | str] = {}
     for name, module in outermost(loss).items():
-        shape = module.in_shape
         training = {each: each.training for each in module.modules()}
-        device = next((p.device for p in module.parameters()), torch.device("cpu"))
-        memory = getattr(module, "memory_size", 0)
-        given = [(1, 1, *shape), (1, memory)] if memory else [(1, *shape)]
         try:
-            found[name] = _layers(module.eval(), tuple(torch.zeros(size, device=device) for size in given))
+            found[name] = _layers(module.eval(), *example(module))
         except Exception as error:  # a network of other people's: it may want more than one row of zeros
             found[name] = f"not measured: {type(error).__name__}: {str(error).splitlines()[0][:100]}"
         finally:
@@ -69,15 +65,24 @@ def networks(loss: nn.Module) -> dict[str, list[Layer] | str]:
     return found
 
 
-def _layers(module: nn.Module, arguments: tuple, rows: int = 1) -> list[Layer]:
-    """The layers without children of `module`, in the order `module(*arguments)` calls them; FLOPs per row."""
+def example(network: nn.Module, rows: int = 1) -> tuple[Tensor, ...]:
+    """What a network can be called with: rows of zeros [rows, *in_shape], or one step of a stream and its memory."""
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    memory = getattr(network, "memory_size", 0)
+    if memory:
+        return torch.zeros(1, rows, *network.in_shape, device=device), torch.zeros(rows, memory, device=device)
+    return (torch.zeros(rows, *network.in_shape, device=device),)
+
+
+def _layers(module: nn.Module, *inputs: Any, rows: int = 1) -> list[Layer]:
+    """The layers without children of `module`, in the order `module(*inputs)` calls them; FLOPs per row."""
     shapes: dict[str, tuple[int, ...]] = {}
     leaves = {name: each for name, each in module.named_modules() if not list(each.children())}
     # Hooks also make an MLP run layer by layer, so that each is counted.
     handles = [each.register_forward_hook(_note(name, shapes)) for name, each in leaves.items()]
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            module(*arguments)
+            module(*inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -14,8 +14,8 @@ PASSING = {"view", "reshape", "flatten", "unflatten", "_unsafe_view", "alias", "
            "getitem", "_assert_tensor_metadata", "lift_fresh_copy", "contiguous"}  # fmt: skip
 
 
-def trace(network: nn.Module, x: Tensor) -> nx.DiGraph:
-    """The graph of `network(x)`: a vertex per layer, and per operation outside of layers.
+def trace(network: nn.Module, *inputs: Tensor) -> nx.DiGraph:
+    """The graph of `network(*inputs)`: a vertex per layer, and per operation outside of layers.
 
     Vertices have "label" and "shape" (without the batch dimension). Traced by `torch.export` in evaluation mode. Raises
     UserError where it refuses.
@@ -24,7 +24,7 @@ def trace(network: nn.Module, x: Tensor) -> nx.DiGraph:
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.export.export(network.eval(), (x,), strict=False)
+            program = torch.export.export(network.eval(), inputs, strict=False)
     except Exception as error:  # the exporter has many ways to refuse
         why = str(error).splitlines()[0][:200]
         raise UserError(f"graph: {type(network).__name__} can't be traced: {why}") from error
@@ -42,8 +42,9 @@ def assemble(network: nn.Module, traced: torch.fx.Graph, merged: bool) -> nx.DiG
     for node in traced.nodes:
         value = node.meta.get("val")
         if node.op == "placeholder" and isinstance(value, Tensor) and not _is_weight(node):
-            graph.add_node("input", label="input", shape=tuple(value.shape[1:]))
-            place[node] = "input"
+            label = "memory" if node.name == "memory" else "input"
+            graph.add_node(node.name, label=label, shape=tuple(value.shape[1:]))
+            place[node] = node.name
         if node.op != "call_function":
             continue
         sources = [place[each] for each in node.all_input_nodes if each in place]
@@ -98,7 +99,8 @@ def draw(graphs: dict[str, nx.DiGraph], out: Path) -> None:
         for key, (x, y) in place.items():
             told = graph.nodes[key]
             shape = "×".join(map(str, told["shape"]))
-            box = {"boxstyle": "round", "facecolor": "white" if key == "input" else "#e8eef7", "edgecolor": "#4c6a92"}
+            colour = "white" if told["label"] in ("input", "memory") else "#e8eef7"
+            box = {"boxstyle": "round", "facecolor": colour, "edgecolor": "#4c6a92"}
             axis.text(x, y, f"{told['label']}\n{shape}".strip(), ha="center", va="center", fontsize=7, bbox=box)
         for source, target in graph.edges:
             arrow = {"arrowstyle": "->", "color": "#4c6a92", "shrinkA": 16, "shrinkB": 16}

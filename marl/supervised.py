@@ -1,8 +1,7 @@
-"""Supervised learning as a task of the engine: classification and regression on data sets in memory."""
+"""Supervised learning as a task of the engine: classification, regression, comparisons, on any data set."""
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import torch
@@ -10,11 +9,13 @@ from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from marl.data import ArrayData, ShuffledBatches
+from marl import metrics as measures
+from marl.data import ArrayData, Loader, Stream
+from marl.data.loader import Augment, take
+from marl.data.samplers import Sampling, Subset, Weights
+from marl.epochs import EVALUATION_ROWS, Epochs
 from marl.errors import UserError
 from marl.networks import reads_team
-
-EVALUATION_ROWS = 4096  # rows per forward pass outside training: bounds memory, changes no figure
 
 
 class SupervisedLoss(nn.Module):
@@ -36,31 +37,52 @@ class SupervisedLoss(nn.Module):
         return self.model((x - self.shift) / self.scale)
 
     def forward(self, batch: TensorDict) -> dict[str, Tensor]:
-        """"x" [B, *in_shape] and "y" → "loss" [] and, unless it is a regression, "accuracy" [], both on the device."""
+        """"x" [B, *in_shape] and "y" → "loss" [] and, unless it is a regression, "accuracy" [], both on the device.
+
+        Mixed rows (`marl.data.augment.mixup`) have "y2" and "share" too.
+        """
         outputs = self.outputs(batch["x"])
-        figures = {"loss": self.objective(outputs, batch["y"])}
+        loss = self.objective(outputs, batch["y"])
+        if "y2" in batch:
+            share = batch["share"][0]
+            loss = share * loss + (1 - share) * self.objective(outputs, batch["y2"])
+        figures = {"loss": loss}
         if self.kind != "regression":
             figures["accuracy"] = (labels(outputs.detach(), self.kind) == batch["y"]).float().mean()
         return figures
 
 
 def labels(outputs: Tensor, kind: str) -> Tensor:
-    """What outputs [..., O] say: classes int64 [...], or for "binary" 0 or 1 as int64 [..., O]; else unchanged."""
+    """What outputs [..., O] say: classes int64 [...], or for "binary" 0 or 1 as int64 [..., O]; else unchanged.
+
+    "ranking": of scores [..., 2, 1] whether the first is the higher, "triplets": of [..., 3, O] whether the second is
+    nearer to the first than the third is; both as 0 or 1, int64 [..., 1].
+    """
     if kind == "classification":
         return outputs.argmax(-1)
+    if kind == "ranking":
+        return (outputs[..., 0, :] > outputs[..., 1, :]).long()
+    if kind == "triplets":
+        near, far = ((outputs[..., 0, :] - outputs[..., i, :]).norm(dim=-1, keepdim=True) for i in (1, 2))
+        return (near < far).long()
     return (outputs > 0).long() if kind == "binary" else outputs
 
 
-class Supervised:
+class Supervised(Epochs):
     """Learns `data` with `network` and `objective` (see marl.task.Task); an iteration is an epoch.
 
     `evaluate` gives "loss" and "accuracy" of the validation split, by which the best checkpoint is chosen, and
     "test_loss" and "test_accuracy" of the test split, by which a model is judged and nothing is chosen.
+
+    Args:
+        data: what `marl.data.ArrayData` describes; its training split may be a map-style Dataset or a `Stream` too.
+        batch_size to mixup: see `marl.data.Loader`, `marl.data.samplers.Order`.
+        batches_per_iteration: minibatches in an iteration of the engine, instead of an epoch's: checkpoints may then
+            lie in the midst of an epoch, and the budget is counted in batches.
+        metrics: further figures of the evaluation, by their names in `marl.metrics`.
     """
 
     name = "supervised"
-    unit = "epochs"
-    units_per_iteration = 1
 
     def __init__(
         self,
@@ -71,13 +93,23 @@ class Supervised:
         batch_size: Annotated[int, Field(ge=1)] = 64,
         seed: Annotated[int, Field(ge=0)] = 0,
         device: str | torch.device = "cpu",
+        sampler: Sampling = "random",
+        weights: Weights | None = None,
+        subset: Subset | None = None,
+        drop_last: bool = False,
+        workers: Annotated[int, Field(ge=0)] = 0,
+        pin_memory: bool = False,
+        augment: Sequence[Augment] = (),
+        mixup: Annotated[float, Field(ge=0)] = 0.0,
+        batches_per_iteration: Annotated[int, Field(ge=1)] | None = None,
+        metrics: Sequence[str] = (),
     ) -> None:
         """Raises UserError where the minibatch exceeds the training split or the objective can't price the data."""
         if batch_size > len(data.train):
             raise UserError(
                 f"task.batch_size={batch_size}: must be at most {len(data.train)}, the rows of the training split"
             )
-        self.kind = data.kind
+        self.kind, self.measures = data.kind, measures.build(metrics, data.kind, data.out_features)
         self.in_shape = data.in_shape
         self.device = torch.device(device)
         if reads_team(network) and len(data.in_shape) == 1:  # it would take the rows of a minibatch for a team
@@ -86,18 +118,23 @@ class Supervised:
             )
         model = network(data.in_shape, data.out_features)
         self.loss = SupervisedLoss(model, objective, data).to(self.device)
-        self.loader = ShuffledBatches(data.train.to(self.device), batch_size, seed)
-        self.held_out = {"": data.validation.to(self.device)}
+        moved = isinstance(data.train, TensorDict) and not workers and not pin_memory
+        rows = data.train.to(self.device) if moved else data.train
+        reading = {"sampler": sampler, "weights": weights, "subset": subset, "drop_last": drop_last}
+        reading |= {"workers": workers, "pin_memory": pin_memory, "augment": augment, "mixup": mixup}
+        self.loader = Loader(rows, batch_size, seed, device=None if moved else self.device, **reading)
+        if not len(self.loader):
+            raise UserError(f"task.batch_size={batch_size}: more than an epoch has; drop_last leaves nothing")
+        self.held_out = {"": _in_memory(data.validation).to(self.device)}
         if data.test is not None:
-            self.held_out["test_"] = data.test.to(self.device)
-        self.iterations = epochs
-        self.steps_per_iteration = len(self.loader)
+            self.held_out["test_"] = _in_memory(data.test).to(self.device)
         self.monitor = ("loss", "min") if data.kind == "regression" else ("accuracy", "max")
-        self._check_objective(data.train[:3].to(self.device))
+        self.budget(epochs, batches_per_iteration)
+        self._check_objective(next(iter(self.loader.span(0, 1)))[:3])
 
     def _check_objective(self, rows: TensorDict) -> None:
         """Price three rows: a mismatch shows here as one sentence, not later as a wrong broadcast."""
-        with self._evaluating(), warnings.catch_warnings():
+        with self.evaluating(), warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # torch only warns where losses broadcast by mistake
             outputs, target = self.loss.outputs(rows["x"]), rows["y"]
             try:
@@ -114,30 +151,20 @@ class Supervised:
     def parts(self) -> dict[str, nn.Module]:
         return {"model": self.loss.model}
 
-    def collect(self, iteration: int) -> None:
-        """Nothing to gather: the data set is given, and `batches` shuffles it."""
-
-    def batches(self, iteration: int) -> Iterator[TensorDict]:
-        """TensorDicts [B] of "x" and "y" that hold every training row once, in this epoch's order."""
-        return self.loader.epoch(iteration)
-
-    def observe(self, outputs: dict[str, Tensor]) -> None:
-        """Nothing depends on the loss of a batch."""
-
-    def metrics(self) -> dict[str, Tensor | float]:
-        return {}
-
     def evaluate(self) -> dict[str, float]:
         """Means over the rows of the validation and test splits, the latter's names beginning with "test_"."""
         figures = {}
-        with self._evaluating():
-            for prefix, rows in self.held_out.items():
-                totals: dict[str, Tensor] = {}
-                for part in rows.split(EVALUATION_ROWS):
-                    for name, value in self.loss(part).items():
-                        totals[name] = totals.get(name, 0) + value.float() * len(part)
-                figures |= {prefix + name: (total / len(rows)).item() for name, total in totals.items()}
+        for prefix, rows in self.held_out.items():
+            figures |= {prefix + name: value for name, value in self.means(rows).items()}
+            if self.measures:
+                outputs = self.outputs_of(rows["x"])
+                figures |= {prefix + name: measure(outputs, rows["y"]) for name, measure in self.measures.items()}
         return figures
+
+    def outputs_of(self, x: Tensor) -> Tensor:
+        """Logits or values of raw inputs x [N, *in_shape] in evaluation mode, a part of the rows at a time."""
+        with self.evaluating():
+            return torch.cat([self.loss.outputs(part) for part in x.split(EVALUATION_ROWS)])
 
     def predict(self, x: Tensor) -> Tensor:
         """What the model says of raw inputs x [..., *in_shape] (tensor, array or list).
@@ -148,38 +175,29 @@ class Supervised:
         x = torch.as_tensor(x, dtype=torch.float32, device=self.device)
         if x.shape[x.dim() - len(self.in_shape) :] != self.in_shape:
             raise UserError(f"predict: takes inputs [..., {', '.join(map(str, self.in_shape))}], not {list(x.shape)}")
-        with self._evaluating():
+        with self.evaluating():
             return labels(self.loss.outputs(x), self.kind)
 
     def summary(self, metrics: dict[str, float]) -> dict:
         """The figures of `evaluate` among `metrics`, under the same names."""
-        names = [prefix + name for prefix in self.held_out for name in ("accuracy", "loss")]
+        names = [prefix + name for prefix in self.held_out for name in ("accuracy", "loss", *self.measures)]
         return {name: metrics[name] for name in names if name in metrics}
-
-    def state_dict(self) -> dict:
-        return {"shuffle_seed": self.loader.seed}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.loader.seed = state["shuffle_seed"]
-
-    def rejoin(self, iteration: int) -> None:
-        """Nothing: an epoch's order depends on its number and the seed, whoever takes which rows of it."""
 
     def diagnose(self) -> str | None:
         """The first training row that is not finite."""
+        if not isinstance(self.loader.rows, TensorDict):
+            return None
         for key in ("x", "y"):
             bad = (~torch.isfinite(self.loader.rows[key])).nonzero()
             if len(bad):
                 return f"row {bad[0, 0].item()} of the training split has a value in {key!r} that is not finite"
         return None
 
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """No gradients and evaluation mode inside; the mode of before afterwards."""
-        training = self.loss.training
-        self.loss.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.loss.train(training)
+
+
+def _in_memory(rows: object) -> TensorDict:
+    """A held-out split in memory, whatever kind of data set it is."""
+    if isinstance(rows, Stream):
+        x, y = (torch.stack(part) for part in zip(*rows.rows(), strict=True))
+        return TensorDict({"x": x, "y": y}, batch_size=[len(x)])
+    return rows if isinstance(rows, TensorDict) else take(rows, range(len(rows)))

@@ -282,7 +282,7 @@ def _last_rows(path: Path, changed: int) -> dict[str, Any]:
     text = path.read_text()
     rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))  # the last line may be half written
     last = rows[-1] if rows else {}
-    unit = next((unit for unit in ("frames", "epochs") if last.get(unit)), None)
+    unit = next((unit for unit in ("frames", "epochs", "batches") if last.get(unit)), None)
     scores = [row["eval/episode_return"] for row in rows if row.get("eval/episode_return")]
     so_far = f"{float(last[unit]):,.0f} {unit}" if unit else None
     return {"so_far": so_far, "score": float(scores[-1]) if scores else None}

@@ -13,9 +13,9 @@ class Task(Protocol):
 
     Attributes:
         name: kind of task, for logs and `summary.json`.
-        unit: what the budget counts, "frames" (environment frames) or "epochs".
+        unit: what the budget counts, "frames" (environment frames), "epochs" or "batches".
         iterations: the whole budget in iterations of the engine's loop.
-        units_per_iteration: frames collected per iteration, or 1 epoch.
+        units_per_iteration: frames collected per iteration, 1 epoch, or batches.
         steps_per_iteration: minibatches per iteration at most; sizes the learning-rate schedule.
         loss: module that maps a batch to a dict of device scalars; "loss" is minimised, the rest is logged.
         compile_seconds: (optional) seconds that building took, compilation included; 0 where there is none.

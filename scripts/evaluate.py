@@ -33,7 +33,7 @@ from rich.table import Table
 
 from agents.disturbance import Disturbance
 from agents.evaluate import report
-from agents.on_policy import OnPolicy
+from agents.playing import Plays
 from envs.base import EnvError
 from marl import checkpoint, cli, compose
 from marl.errors import UserError
@@ -88,7 +88,7 @@ def evaluate(options: Options, overrides: list[str]) -> dict:
     trained = options.policy == "trained"
     changed = trained and any(o.startswith(("env", "++env")) for o in overrides)  # agents may be others: no critic then
     config, task = compose.rebuild(path, overrides, weights=trained and not changed)
-    if changed and isinstance(task, OnPolicy):
+    if changed and isinstance(task, Plays):
         load_actors(task, path, " ".join(overrides))
     elif changed:
         compose.load_weights(task, path)
@@ -145,19 +145,19 @@ def robustness(path: Path, options: Options, overrides: list[str]) -> dict:
     return result
 
 
-def agents(task: Task, asked: str) -> OnPolicy:
+def agents(task: Task, asked: str) -> Plays:
     """`task`, which has agents. Raises UserError where it has none."""
-    if not isinstance(task, OnPolicy):
+    if not isinstance(task, Plays):
         raise UserError(f"{asked}: only agents play episodes; this run's task is {task.name}")
     return task
 
 
-def load_actors(task: OnPolicy, path: Path, given: str) -> None:
+def load_actors(task: Plays, path: Path, given: str) -> None:
     """Put the actors of a checkpoint into `task`. Raises UserError where they don't fit what `given` made of it."""
     saved = checkpoint.load(path, task.device)
     state, trained = saved["loss"], saved["processes"][0]["task"].get("spec", {"groups": {}})["groups"]
     actors = {key.removeprefix("actors."): value for key, value in state.items() if key.startswith("actors.")}
-    for name, group in task.env.spec.groups.items():
+    for name, group in task.spec.groups.items():
         before, now = trained.get(name), group.observation_size
         if before and before["observation_size"] != now:
             raise UserError(
@@ -184,7 +184,7 @@ def load_actors(task: OnPolicy, path: Path, given: str) -> None:
 
 def judge(task: Task, options: Options) -> dict:
     """The figures of `task` as it stands: of episodes where agents play, else of the validation and test data."""
-    if isinstance(task, OnPolicy):
+    if isinstance(task, Plays):
         random = options.policy == "random"
         return report(task.play(options.episodes, options.seed, options.deterministic, random))
     for key in ("episodes", "deterministic", "seed"):

@@ -82,6 +82,8 @@ def explain_label(task: Task, chosen: Options, out: Path) -> None:
     x = rows["x"]
     with torch.no_grad():
         given = task.loss.outputs(x)
+        if given.dim() != 2:
+            raise UserError(f"ckpt={chosen.ckpt}: single inputs are explained, not this run's pairs or triplets")
         label = given.argmax(-1) if given.shape[-1] > 1 else torch.zeros(len(x), dtype=torch.long, device=x.device)
 
     picture = x.dim() == 4

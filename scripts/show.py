@@ -9,7 +9,6 @@ for example: python scripts/show.py schedule algo=mappo scheduler=cosine out=cos
 
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -38,8 +37,7 @@ def show_graph(config: dict, out: Path) -> None:
     found = {name: module for name, module in describe.outermost(task.loss).items() if ".networks." not in name}
     # Networks of agents that each have their own are alike: the first one stands for them.
     found |= {n: m for n, m in describe.outermost(task.loss).items() if n.endswith(".networks.0")}
-    device = next(task.loss.parameters()).device
-    graph.draw({n: graph.trace(m, torch.zeros(2, *m.in_shape, device=device)) for n, m in found.items()}, out)
+    graph.draw({name: graph.trace(module, *describe.example(module, 2)) for name, module in found.items()}, out)
     print(out)
 
 

@@ -1,6 +1,7 @@
 """Trains what the configuration describes; `python scripts/train.py --help` shows what can be said."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,7 +63,11 @@ def show(config: dict) -> None:
 def show_networks(task: Task) -> None:
     """Print the layers of every network: shapes, parameters, FLOPs."""
     table = Table("layer", "kind", "output", "parameters", "FLOPs per row", title="networks", title_justify="left")
-    for name, layers in describe.networks(task.loss).items():
+    found = describe.networks(task.loss)
+    alike = {name for name in found if re.search(r"\.networks\.[1-9]\d*$", name)}  # of agents with one each
+    for name, layers in found.items():
+        if name in alike:
+            continue
         if isinstance(layers, str):
             table.add_row(name, layers)
             continue
@@ -73,7 +78,10 @@ def show_networks(task: Task) -> None:
         if len(layers) > LAYERS:
             table.add_row(f"… {len(layers) - LAYERS} more: scripts/show.py model")
         total = sum(layer.parameters + layer.frozen for layer in layers)
-        table.add_row(name, "in all", "", f"{total:,}", f"{sum(layer.flops for layer in layers):,.0f}", style="bold")
+        copies = 1 + sum(other.rpartition(".")[0] == name.rpartition(".")[0] for other in alike)
+        flops = f"{sum(layer.flops for layer in layers):,.0f}"
+        told = "in all" if copies == 1 else f"in all, {copies} such"
+        table.add_row(name, told, "", f"{total:,}", flops, style="bold")
     Console(width=max(Console().width, 110)).print(table)
 
 

@@ -28,9 +28,10 @@ def test_every_option_composes_and_fits_its_signatures(option: str, monkeypatch)
 @pytest.mark.parametrize("experiment", compose.group_options("experiment"))
 def test_every_experiment_has_a_budget_of_its_kind(experiment: str) -> None:
     config = compose.check(compose.compose([f"experiment={experiment}"]))
-    supervised = config["task"]["_target_"].endswith("Supervised")
-    assert (config["frames"] is None) == supervised and (config["epochs"] is None) != supervised
-    assert (config["env"] is None) == supervised and (config["data"] is None) != supervised
+    kind = config["task"]["_target_"].rpartition(".")[2]
+    from_data = kind in ("Supervised", "Clone")
+    assert (config["frames"] is None) == from_data and (config["epochs"] is None) != from_data
+    assert (config["env"] is None) == (kind == "Supervised") and (config["data"] is None) != from_data
     compose.build_trainer({"trainer": {**config["trainer"], "threads": None}})
     compose.build_setup({**config, "logger": None})
 

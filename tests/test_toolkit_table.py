@@ -1,4 +1,4 @@
-"""The tables of docs/toolkit.md: no item without a test, and every test that is named exists."""
+"""The tables of docs/toolkit.md and docs/data.md: no item without a test, and every test that is named exists."""
 
 import re
 from pathlib import Path
@@ -7,12 +7,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {path.stem: path.read_text() for path in (ROOT / "tests").rglob("*.py")}
-TABLES = re.findall(r"^\| item \|.*\n\|[-|]+\n((?:\|.*\n)+)", (ROOT / "docs" / "toolkit.md").read_text(), re.M)
+PAGES = "\n".join((ROOT / "docs" / name).read_text() for name in ("toolkit.md", "data.md"))
+TABLES = re.findall(r"^\| item \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGES, re.M)
 ROWS = [line for table in TABLES for line in table.splitlines()]
 
 
 def test_there_are_tables():
-    assert len(TABLES) >= 4 and len(ROWS) >= 60
+    assert len(TABLES) >= 5 and len(ROWS) >= 80
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.split("|")[1].strip())

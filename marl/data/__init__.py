@@ -1,19 +1,38 @@
-"""Data sets as tensors in memory: real digits and clothes, and made sets whose truth is known."""
+"""Data sets: digits and clothes, made ones whose truth is known, your own files, recorded episodes; their batches."""
 
+from marl.data.augment import Erase, Flip, Noise, Shift
 from marl.data.base import ArrayData
+from marl.data.derived import DigitAttributes, DigitPairs, DigitTriplets
+from marl.data.episodes import Episodes
 from marl.data.images import Digits, FashionMNIST
-from marl.data.loader import ShuffledBatches
+from marl.data.loader import Loader
 from marl.data.made import LinearRegression, LogisticRegression, Sine, Threshold
+from marl.data.readers import CSV, IDX, NPZ, ImageFolder
 from marl.data.reconstruction import Reconstruction
+from marl.data.stream import CSVStream, Stream
 
 __all__ = [
     "ArrayData",
+    "CSV",
+    "CSVStream",
+    "DigitAttributes",
+    "DigitPairs",
+    "DigitTriplets",
     "Digits",
+    "Episodes",
+    "Erase",
     "FashionMNIST",
+    "Flip",
+    "IDX",
+    "ImageFolder",
     "LinearRegression",
+    "Loader",
     "LogisticRegression",
+    "NPZ",
+    "Noise",
     "Reconstruction",
-    "ShuffledBatches",
+    "Shift",
     "Sine",
+    "Stream",
     "Threshold",
 ]

@@ -1,6 +1,6 @@
 """What a supervised data set is: three splits of rows, what their targets mean, and how inputs are scaled."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import torch
 from pydantic import Field
@@ -11,9 +11,12 @@ from marl.errors import UserError
 from marl.seeding import generator
 
 Kind = Literal["classification", "binary", "regression"]
+Compared = Literal["ranking", "triplets"]  # rows of two or three inputs; see marl.data.derived
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
+Folds = Annotated[int, Field(ge=2)] | None
+Fold = Annotated[int, Field(ge=0)]
 
 
 class ArrayData:
@@ -23,7 +26,7 @@ class ArrayData:
         train, validation, test: TensorDict [N] of "x" float32 [N, *in_shape] and "y"; `test` may be None. Models
             learn from `train`, are chosen by `validation` and judged by `test`.
         kind: what "y" is. "classification": int64 [N], the class; "binary": float32 [N, out_features] of 0 and
-            1; "regression": float32 [N, out_features].
+            1; "regression": float32 [N, out_features]; "ranking", "triplets": float32 [N, 1], see `marl.data.derived`.
         in_shape: shape of one input.
         out_features: size of the model's output: classes, labels or target dimensions.
         shift, scale: float32, broadcast over one input; the model sees (x − shift) / scale.
@@ -35,7 +38,7 @@ class ArrayData:
 
     def __init__(
         self,
-        kind: Kind,
+        kind: Kind | Compared,
         out_features: int,
         train: tuple[Tensor, Tensor],
         validation: tuple[Tensor, Tensor],
@@ -53,7 +56,9 @@ class ArrayData:
     def _rows(self, name: str, x: Tensor, y: Tensor) -> TensorDict:
         if not 0 < len(x) == len(y):
             raise UserError(f"data: {len(x)} inputs and {len(y)} targets in {name}; must be equal and above 0")
-        y = y.long() if self.kind == "classification" else y.float().reshape(len(y), self.out_features)
+        y = y.long() if self.kind == "classification" else y.float().reshape(len(y), -1)
+        if y.dim() == 2 and y.shape[1] != (1 if self.kind in get_args(Compared) else self.out_features):
+            raise UserError(f"data: {y.shape[1]} targets per row in {name}; out_features={self.out_features}")
         return TensorDict({"x": x.float(), "y": y}, batch_size=[len(x)])
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
@@ -63,12 +68,25 @@ class ArrayData:
         return mean[0], torch.where(std > 1e-8, std, 1.0)[0]
 
 
-def split(rows: int, fractions: dict[str, float], seed: int, labels: Tensor | None = None) -> list[Tensor]:
+def split(
+    rows: int,
+    fractions: dict[str, float],
+    seed: int,
+    labels: Tensor | None = None,
+    folds: int | None = None,
+    fold: int = 0,
+) -> list[Tensor]:
     """Rows dealt at random: [the rest, one per fraction], each int64 indices, disjoint and complete.
 
-    With `labels` (int [rows]) every split gets each class in proportion. Raises UserError where the `fractions`
-    (by the name of their key) leave nothing for training.
+    With `labels` (int [rows]) every split gets each class in proportion. With `folds` k, the first fraction gives way
+    to k-fold cross-validation: what the other fractions leave is dealt into k equal parts, of which number `fold` is
+    held out in its place. Raises UserError where the `fractions` (by the name of their key) leave nothing for
+    training, or for a fold that there isn't.
     """
+    if folds is not None:
+        return _folded(rows, fractions, seed, labels, folds, fold)
+    if fold:
+        raise UserError(f"data.fold={fold}: needs data.folds, into how many parts the rows are dealt")
     if sum(fractions.values()) >= 1:
         named = " + ".join(f"{name}={value}" for name, value in fractions.items())
         raise UserError(f"{named}: leaves no rows for training; must sum to less than 1")
@@ -82,3 +100,14 @@ def split(rows: int, fractions: dict[str, float], seed: int, labels: Tensor | No
         taken.append(order[chosen])
         order, left = order[~chosen], left - fraction
     return [order, *taken]
+
+
+def _folded(
+    rows: int, fractions: dict[str, float], seed: int, labels: Tensor | None, k: int, fold: int
+) -> list[Tensor]:
+    if not fold < k <= rows:
+        raise UserError(f"data.fold={fold}: must be below data.folds={k}, which is at most {rows}, the rows")
+    others = dict(list(fractions.items())[1:])
+    rest, *kept = split(rows, others, seed, labels) if others else [torch.arange(rows)]
+    parts = split(len(rest), {str(i): 1 / k for i in range(1, k)}, seed, None if labels is None else labels[rest])
+    return [rest[torch.cat([part for i, part in enumerate(parts) if i != fold])], rest[parts[fold]], *kept]

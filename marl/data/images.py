@@ -4,12 +4,14 @@ import gzip
 import math
 import struct
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from marl.data.base import ArrayData, Fraction, Seed, split
+from marl.data.base import ArrayData, Fold, Folds, Fraction, Seed, split
 from marl.errors import UserError
 
 FASHION_MNIST_FILES = (
@@ -23,17 +25,37 @@ FASHION_MNIST_FILES = (
 class Digits(ArrayData):
     """1,797 handwritten digits of 8×8 pixels (`sklearn.datasets.load_digits`, UCI): x [N, 1, 8, 8], 10 classes.
 
-    `validation` and `test` are fractions, `seed` deals them; every class is in each split in proportion.
+    `validation` and `test` are fractions, `seed` deals them; every class is in each split in proportion. `folds` and
+    `fold`: see `marl.data.base.split`. `digits`: only these, which become the classes 0, 1, … in that order.
     """
 
-    def __init__(self, validation: Fraction = 0.15, test: Fraction = 0.2, seed: Seed = 0) -> None:
-        from sklearn.datasets import load_digits  # slow to import: only for those who use it
+    def __init__(
+        self,
+        validation: Fraction = 0.15,
+        test: Fraction = 0.2,
+        seed: Seed = 0,
+        folds: Folds = None,
+        fold: Fold = 0,
+        digits: Annotated[list[Annotated[int, Field(ge=0, le=9)]], Field(min_length=2)] | None = None,
+    ) -> None:
+        x, y = load(digits)
+        rows = split(len(x), {"data.validation": validation, "data.test": test}, seed, y, folds, fold)
+        super().__init__("classification", len(digits or range(10)), *((x[index], y[index]) for index in rows))
 
-        digits = load_digits()
-        x = torch.as_tensor(digits.images, dtype=torch.float32).unsqueeze(1)
-        y = torch.as_tensor(digits.target, dtype=torch.int64)
-        rows = split(len(x), {"data.validation": validation, "data.test": test}, seed, labels=y)
-        super().__init__("classification", 10, *((x[index], y[index]) for index in rows))
+
+def load(digits: list[int] | None = None) -> tuple[Tensor, Tensor]:
+    """The handwritten digits: pictures float32 [N, 1, 8, 8] from 0 to 16, classes int64 [N]."""
+    from sklearn.datasets import load_digits  # slow to import: only for those who use it
+
+    raw = load_digits()
+    x = torch.as_tensor(raw.images, dtype=torch.float32).unsqueeze(1)
+    y = torch.as_tensor(raw.target, dtype=torch.int64)
+    if digits is None:
+        return x, y
+    if len(set(digits)) < len(digits):
+        raise UserError(f"data.digits={digits}: one is named twice")
+    kept = torch.isin(y, torch.tensor(digits))
+    return x[kept], (y[kept].unsqueeze(1) == torch.tensor(digits)).long().argmax(1)
 
 
 class FashionMNIST(ArrayData):
@@ -44,7 +66,9 @@ class FashionMNIST(ArrayData):
     Raises UserError, naming the folder and the files, where one is missing or is not what its name says.
     """
 
-    def __init__(self, folder: str, validation: Fraction = 1 / 12, seed: Seed = 0) -> None:
+    def __init__(
+        self, folder: str, validation: Fraction = 1 / 12, seed: Seed = 0, folds: Folds = None, fold: Fold = 0
+    ) -> None:
         paths = [_find(Path(folder).expanduser(), name) for name in FASHION_MNIST_FILES]
         missing = [name for name, path in zip(FASHION_MNIST_FILES, paths, strict=True) if path is None]
         if missing:
@@ -54,7 +78,7 @@ class FashionMNIST(ArrayData):
                 "https://github.com/zalandoresearch/fashion-mnist"
             )
         x, y, test_x, test_y = (read_idx(path) for path in paths if path is not None)
-        train, held_out = split(len(x), {"data.validation": validation}, seed, labels=y)
+        train, held_out = split(len(x), {"data.validation": validation}, seed, y, folds, fold)
         images, test_images = x.unsqueeze(1).float() / 255, test_x.unsqueeze(1).float() / 255
         super().__init__(
             "classification",

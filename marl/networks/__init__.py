@@ -7,6 +7,7 @@ from marl.networks.embedding import Embedding
 from marl.networks.linear import Linear
 from marl.networks.mlp import MLP
 from marl.networks.per_agent import PerAgent
+from marl.networks.polynomial import Polynomial
 from marl.networks.recurrent import GRU, LSTM
 from marl.networks.team import Attention, DeepSets, Graph, reads_team
 
@@ -24,5 +25,6 @@ __all__ = [
     "Graph",
     "Linear",
     "PerAgent",
+    "Polynomial",
     "reads_team",
 ]

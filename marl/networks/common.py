@@ -63,14 +63,15 @@ def initialise(
     zeros       the head 0, so that every output begins equal; the body stays PyTorch's own
     a number    that constant
 
-    A name or number is for linear layers and convolutions, with the `gain` of the activation unless one is given. A
-    mapping chooses by type of layer, {linear, conv, recurrent, embedding, head: name or number}: what it does not name
-    stays PyTorch's own, but for a head, which follows `linear`; "zeros" there is the constant 0.
+    A name or number is for linear, convolution and recurrent layers, with the `gain` of the activation unless one is
+    given (recurrent ones: 1). A mapping chooses by type of layer, {linear, conv, recurrent, embedding, head: name or
+    number}: what it does not name stays PyTorch's own, but for a head, which follows `linear`; "zeros" there is the
+    constant 0.
 
     All but the default set biases to 0; the head's gain is `last_gain` (1 if None). A `last_gain` makes the head
     orthogonal where its initialisation is "default", "normal" or "zeros".
     """
-    rules = dict(init) if isinstance(init, Mapping) else {"linear": init, "conv": init}
+    rules = dict(init) if isinstance(init, Mapping) else dict.fromkeys(("linear", "conv", "recurrent"), init)
     if unknown := set(rules) - set(get_args(LayerKind)):
         raise UserError(f"init: no layers {sorted(unknown)[0]!r} (allowed are {', '.join(get_args(LayerKind))})")
     for rule in rules.values():
@@ -80,7 +81,7 @@ def initialise(
     for layer in body.modules():
         kind = next((name for name, types in LAYERS.items() if isinstance(layer, types)), None)
         if kind in rules and not (rules[kind] == "zeros" and not isinstance(init, Mapping)):
-            _fill(layer, rules[kind], gain)
+            _fill(layer, rules[kind], 1.0 if kind == "recurrent" else gain)
     rule = rules.get("head", rules.get("linear", "default"))
     _fill(head, rule, 1.0 if last_gain is None else last_gain)
     if last_gain is not None and rule in ("default", "normal", "zeros"):

@@ -11,6 +11,7 @@ from marl.errors import UserError
 from marl.networks.common import (
     ActivationName,
     Gain,
+    Init,
     Probability,
     Shape,
     Width,
@@ -83,6 +84,8 @@ class _Recurrent(nn.Module):
         encoder: Sequence[Width] = (),
         activation: ActivationName = "tanh",
         last_gain: Gain | None = None,
+        init: Init = "default",
+        gain: Gain | None = None,
     ) -> None:
         super().__init__()
         self.in_shape = shape_tuple(in_shape)
@@ -106,7 +109,7 @@ class _Recurrent(nn.Module):
             self.body = self.body_class(self.width, hidden, layers, batch_first=True, dropout=dropout)
             self.memory_size = 0
         self.head = nn.Linear(hidden, out_features)
-        initialise(self.encoder, self.head, activation, "default", last_gain)
+        initialise(nn.ModuleList([self.encoder, self.body]), self.head, activation, init, last_gain, gain)
 
     def forward(
         self, x: Tensor, memory: Tensor | None = None, start: Tensor | None = None

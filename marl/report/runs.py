@@ -62,7 +62,7 @@ def read(folder: Path) -> Run | str:
     if not rows:
         return f"{folder}: never evaluated"
     numbers = {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
-    unit = "frames" if "frames" in rows[0] else "epochs"
+    unit = next(unit for unit in ("frames", "epochs", "batches") if unit in rows[0])
     kind, _, task = str(config["env"]["scenario"] if config.get("env") else config["task"]["_target_"]).rpartition("/")
     rl = config.get("algo") is not None
     return Run(
@@ -74,10 +74,18 @@ def read(folder: Path) -> Run | str:
         seconds=np.array([float(row.get("seconds") or "nan") for row in rows]),
         curves={name.removeprefix("eval/"): values for name, values in numbers.items()},
         absolute=_absolute(folder),
-        settings=dict(flat({key: value for key, value in config.items() if key not in SAME})),
+        settings=dict(flat(_decisive(config))),
         source=str(folder),
         unit=unit,
     )
+
+
+def _decisive(config: Mapping) -> dict:
+    """What tells one kind of run from another; folds of a cross-validation are runs of one kind, as seeds are."""
+    kept = {key: value for key, value in config.items() if key not in SAME}
+    if kept.get("data"):
+        kept["data"] = {key: value for key, value in kept["data"].items() if key != "fold"}
+    return kept
 
 
 def _absolute(folder: Path) -> dict[str, float]:

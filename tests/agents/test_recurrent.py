@@ -263,7 +263,7 @@ def test_networks_are_measured_and_single_observations_explain_nothing():
     found = describe.networks(task.loss)["actors.agents.network.networks.0"]
     assert [layer.kind for layer in found] == ["Sequential", "LSTMCell", "LSTMCell", "Linear"]
     assert found[1].flops == 2 * 4 * 5 * (4 + 5) and found[1].parameters == 4 * 5 * (4 + 5 + 2)
-    with pytest.raises(UserError, match="this policy has a memory, so no single observation explains"):
+    with pytest.raises(UserError, match="its agents have a memory, and act on all they have seen"):
         observations(task, 20, 0, "agents")
 
 

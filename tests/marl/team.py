@@ -10,7 +10,7 @@ from torch import nn
 
 from agents.advantage import normalize_advantage
 from marl import distributed
-from marl.data import Digits, ShuffledBatches
+from marl.data import Digits, Loader
 from marl.engine import Trainer
 from marl.errors import UserError
 from marl.networks import MLP
@@ -76,7 +76,7 @@ def statistics() -> dict:
 def work() -> dict:
     """How work is split."""
     data = make_task().loader.rows
-    loader = ShuffledBatches(data, 60, seed=1)
+    loader = Loader(data, 60, seed=1)
     config = {"env": {"num_envs": 6}, "algo": {"minibatch_size": 4}, "task": {"batch_size": 4}}
     found = {"rows": [row for batch in loader.epoch(0) for row in batch["x"].flatten().tolist()], "sizes": len(data)}
     found["share"] = distributed.share(config)

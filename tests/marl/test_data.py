@@ -12,8 +12,8 @@ from marl.data import (
     Digits,
     FashionMNIST,
     LinearRegression,
+    Loader,
     LogisticRegression,
-    ShuffledBatches,
     Sine,
     Threshold,
 )
@@ -180,7 +180,7 @@ def numbered(rows: int) -> TensorDict:
 
 
 def test_batches_hold_every_row_once_in_an_order_per_epoch():
-    loader = ShuffledBatches(numbered(10), batch_size=4, seed=0)
+    loader = Loader(numbered(10), batch_size=4, seed=0)
     epochs = [[batch["x"].tolist() for batch in loader.epoch(epoch)] for epoch in range(3)]
     assert len(loader) == 3
     for batches in epochs:
@@ -190,9 +190,9 @@ def test_batches_hold_every_row_once_in_an_order_per_epoch():
 
 
 def test_order_depends_on_seed_and_epoch_alone():
-    used, fresh = (ShuffledBatches(numbered(50), 8, seed=1) for _ in range(2))
+    used, fresh = (Loader(numbered(50), 8, seed=1) for _ in range(2))
     for epoch in range(5):
         list(used.epoch(epoch))
         torch.rand(3)  # the global stream must not matter
     assert torch.equal(used.permutation(5), fresh.permutation(5))  # as after a resume at epoch 5
-    assert not torch.equal(fresh.permutation(5), ShuffledBatches(numbered(50), 8, seed=2).permutation(5))
+    assert not torch.equal(fresh.permutation(5), Loader(numbered(50), 8, seed=2).permutation(5))

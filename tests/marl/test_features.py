@@ -11,7 +11,7 @@ from marl import compose, describe, graph
 from marl.attribution import integrated_gradients, rows_of_each
 from marl.errors import UserError
 from marl.features import features, named
-from marl.networks import CNN, LSTM, MLP, VAE
+from marl.networks import CNN, GRU, LSTM, MLP, VAE
 from tests.runs import TINY
 
 
@@ -53,6 +53,14 @@ def test_networks_are_measured_without_data_and_left_as_they_were():
     assert "critics.agents.network" in found
 
 
+def test_a_network_with_a_memory_is_measured_and_drawn():
+    net = nn.ModuleDict({"actor": GRU(5, 2, hidden=8, encoder=[4])})
+    layers = describe.networks(net)["actor"]
+    assert [layer.kind for layer in layers] == ["Linear", "Tanh", "GRUCell", "Linear"]
+    drawn = graph.trace(net["actor"], *describe.example(net["actor"], 2))
+    assert {"x", "memory", "encoder.0", "head"} <= set(drawn) and nx.has_path(drawn, "memory", "head")
+
+
 def test_a_network_that_wants_more_than_zeros_says_so():
     class Fussy(nn.Module):
         in_shape, out_features = (3,), 2
@@ -65,7 +73,7 @@ def test_a_network_that_wants_more_than_zeros_says_so():
 
 def test_graphs_are_layers_and_what_flows_between_them(tmp_path):
     cnn = graph.trace(CNN((1, 8, 8), 3, channels=[4], hidden=[5]), torch.zeros(2, 1, 8, 8))
-    assert list(nx.topological_sort(cnn)) == ["input", *(f"body.{i}" for i in range(6)), "head"]
+    assert list(nx.topological_sort(cnn)) == ["x", *(f"body.{i}" for i in range(6)), "head"]
     assert cnn.nodes["body.0"]["shape"] == (4, 8, 8) and cnn.nodes["head"]["label"] == "head\nLinear"
     vae = graph.trace(VAE(6, 6, hidden=[4], latent=2), torch.zeros(2, 6))
     last = next(node for node in vae if vae.out_degree(node) == 0)

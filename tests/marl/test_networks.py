@@ -245,3 +245,14 @@ def test_initialisation_by_type_of_layer():
     for wrong in ({"convolution": "xavier"}, {"conv": "xaviar"}):
         with pytest.raises(UserError, match="allowed are"):
             MLP(3, 1, init=wrong)
+
+
+@pytest.mark.parametrize("in_shape", [(6, 4), 4])  # a sequence, a stream
+@pytest.mark.parametrize("init", ["orthogonal", {"recurrent": "orthogonal", "head": 0.5}])
+def test_recurrent_layers_are_initialised_with_gain_one(in_shape, init):
+    net = GRU(in_shape, 2, hidden=8, init=init)
+    weights = [value for name, value in net.body.named_parameters() if "weight_hh" in name]
+    assert len(weights) == 1
+    torch.testing.assert_close(weights[0].T @ weights[0], torch.eye(8), atol=1e-5, rtol=0)
+    assert not any(value.any() for name, value in net.body.named_parameters() if "bias" in name)
+    assert isinstance(init, str) or (net.head.weight == 0.5).all()

@@ -72,6 +72,10 @@ def test_evaluation_may_change():
     assert resume.compare(change(task__eval_episodes=9), OLD) == ["task.eval_episodes: 5 -> 9"]
 
 
+def test_workers_may_change_since_they_change_no_number():
+    assert resume.compare(change(task__workers=2), OLD) == ["task.workers: null -> 2"]
+
+
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, stop_after=4)

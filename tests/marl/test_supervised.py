@@ -110,7 +110,7 @@ def test_evaluation_counts_every_row_once_whatever_the_chunks(monkeypatch):
     task = Supervised(Digits(), partial(MLP, dropout=0.5), CrossEntropy(), epochs=1)
     task.loss.train()
     whole = task.evaluate()
-    monkeypatch.setattr("marl.supervised.EVALUATION_ROWS", 50)
+    monkeypatch.setattr("marl.epochs.EVALUATION_ROWS", 50)
     assert task.evaluate() == pytest.approx(whole, rel=1e-5)
     assert task.loss.training  # left as it was found
 

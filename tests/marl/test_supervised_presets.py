@@ -18,6 +18,10 @@ FIGURES = [
     (["experiment=sine"], "test_loss", 0.0, 0.001),
     (["experiment=linear_regression"], "test_loss", 0.0, 0.012),
     (["experiment=logistic_regression"], "test_accuracy", 0.90, 0.92),
+    (["experiment=sine_polynomial"], "test_loss", 0.0, 0.002),
+    (["experiment=multi_label"], "test_accuracy", 0.97, 1.0),
+    (["experiment=ranking"], "test_accuracy", 0.92, 1.0),
+    (["experiment=triplet"], "test_accuracy", 0.96, 1.0),
 ]
 
 
@@ -34,6 +38,20 @@ def test_preset_reaches_its_figure(tmp_path, overrides, metric, least, most):
     summary, _ = fit(overrides, tmp_path)
     for block in ("final", "best"):
         assert least <= summary[block][metric] <= most
+
+
+def test_a_new_head_on_a_frozen_network(tmp_path):
+    fit(["experiment=digits", "data.digits=[0,1,2,3,4,5]", "epochs=20"], tmp_path / "six")
+    overrides = ["experiment=fine_tune", f"init_from={tmp_path / 'six'}"]
+    config = compose.check(compose.compose([*overrides, "trainer.progress=off"]))
+    task = compose.build_task(config)
+    body = {name: value.clone() for name, value in task.loss.model.body.state_dict().items()}
+    head = task.loss.model.head.weight.clone()
+    assert head.shape == (4, 64)
+    trainer = compose.build_trainer(config)
+    summary = trainer.fit(task, tmp_path / "four", **{**compose.build_setup(config), "loggers": []})
+    assert all(torch.equal(value, body[name]) for name, value in task.loss.model.body.state_dict().items())
+    assert not torch.equal(task.loss.model.head.weight, head) and summary["final"]["test_accuracy"] > 0.75
 
 
 def test_digits_preset_trains_the_actors_own_network():

@@ -68,6 +68,12 @@ def test_discrete_actions_are_explained_too():
     assert names == ["log-probability"] and table.shape == (1, 16) and table.any() and error < 1e-3
 
 
+def test_agents_with_a_memory_are_refused():
+    task = compose.build_task(compose.check(compose.compose([*TINY, "network=gru", "network.hidden=8"])))
+    with pytest.raises(UserError, match="its agents have a memory"):
+        observations(task, 40, 0, "agents")
+
+
 def test_a_graph_is_a_picture(tmp_path, shell):
     small = [*TINY, "trainer.progress=auto", "out=nets.png"]
     done = shell(tmp_path, "show", "graph", *small)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from marl.errors import UserError
 from marl.report import marl_eval
@@ -115,3 +116,13 @@ def test_imported_runs_stand_beside_ours_under_names_of_their_own(tmp_path: Path
     (tmp_path / "b.json").write_text(json.dumps(theirs))
     names = [[run.algorithm for run in find([tmp_path], name)[0]] for name in (None, "BenchMARL")]
     assert names == [["ippo", "masac", "ippo (imported)"], ["ippo", "masac (BenchMARL)", "ippo (BenchMARL)"]]
+
+
+def test_folds_of_a_cross_validation_are_runs_of_one_kind(tmp_path: Path) -> None:
+    for fold in range(3):
+        folder = write_run(tmp_path / str(fold), [fold])
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config["data"] = {"_target_": "marl.data.Digits", "folds": 3, "fold": fold}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    runs, _ = find([tmp_path])
+    assert [run.algorithm for run in runs] == ["mappo"] * 3 and len({run.seed for run in runs}) == 3

@@ -1,0 +1,194 @@
+"""Data sets of episodes on the disk: shards of safetensors under a JSON manifest, written whole or not at all.
+
+A shard holds N episodes of S steps in all, one after the other, as flat tensors:
+
+    length                int64 [N]             steps of each episode
+    GROUP/observation     float32 [S, A, F]     what the agents saw
+    GROUP/action          float32 or int64 [S, A, D], in the environment's units
+    GROUP/raw             the same before squashing or clipping, where the policy told it
+    GROUP/reward          float32 [S, A]
+    GROUP/action_mask     bool [S, A, sum(nvec)], and GROUP/alive bool [S, A], where the environment has them
+    GROUP/final_observation   float32 [N, A, F]     where the episode ended
+    state, final_state    float32 [S, X], [N, X]    the global state, where the environment has one
+    terminated, truncated bool [S]
+
+`manifest.json` comes last and names the shards, so a folder that a killed process left has no half data set in it.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from tensordict import TensorDict
+from torch import Tensor
+
+from marl import checkpoint
+from marl.data.base import Fraction, Seed, split
+from marl.errors import UserError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+FINAL = "episodes.safetensors"  # beside a memory-mapped copy: what there is per episode
+PER_EPISODE = ("length", "final_state")  # and GROUP/final_observation: all else is per step
+
+Flat = Mapping[str, Tensor]
+
+
+def per_episode(name: str) -> bool:
+    """Whether the tensor `name` of a shard has a row per episode rather than per step."""
+    return name in PER_EPISODE or name.endswith("/final_observation")
+
+
+def manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of a data set. Raises UserError where there is none, or one of another format."""
+    path = Path(folder).expanduser() / MANIFEST
+    try:
+        told = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"data.folder={folder}: no data set of episodes ({MANIFEST} is missing); "
+            f"python scripts/record.py ckpt=RUN_DIR out={folder} writes one"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {checkpoint.reason(error)}") from error
+    if told.get("format") != FORMAT:
+        raise UserError(f"{path} has format {told.get('format')}; this version reads {FORMAT}")
+    return told
+
+
+def append(folder: str | Path, episodes: Flat, about: Mapping[str, Any], source: str = "") -> Path:
+    """Add a shard to the data set in `folder`, which is begun where there is none; returns the shard's path.
+
+    Args:
+        episodes: the shard's tensors, as in the head of this file.
+        about: what the manifest tells of the whole: "spec", "env", "policy", "metadata", …; kept from the first shard.
+        source: who acted in these episodes.
+
+    Raises:
+        UserError: the folder's data set is of other agents ("spec" differs), or the disk refuses.
+    """
+    folder = Path(folder).expanduser()
+    begun = (folder / MANIFEST).is_file()
+    told = manifest(folder) if begun else {"format": FORMAT, **about, "tensors": sorted(episodes), "shards": []}
+    if told["spec"]["groups"] != json.loads(json.dumps(about["spec"]["groups"])):
+        raise UserError(f"{folder}: holds episodes of other agents; give another folder")
+    if told["tensors"] != sorted(episodes):
+        odd = sorted(set(told["tensors"]) ^ set(episodes))
+        raise UserError(f"{folder}: its episodes differ from these in having {', '.join(odd)} or not; give another")
+    path = folder / f"episodes-{len(told['shards']):05d}.safetensors"
+    checkpoint.save_weights(path, episodes, {"format": str(FORMAT)})
+    counts = {"episodes": len(episodes["length"]), "steps": int(episodes["length"].sum())}
+    told["shards"].append({"file": path.name, **counts, "source": source, "bytes": path.stat().st_size})
+    totals = {f"total_{name}": sum(shard[name] for shard in told["shards"]) for name in counts}
+    told["metadata"] = {**told.get("metadata", {}), **totals}
+    checkpoint.write(folder / MANIFEST, (json.dumps(told, indent=2) + "\n").encode())
+    return path
+
+
+def shards(folder: str | Path) -> Iterator[dict[str, Tensor]]:
+    """The shards' tensors, one shard after the other. Raises UserError where one is missing or damaged."""
+    folder = Path(folder).expanduser()
+    for shard in manifest(folder)["shards"]:
+        yield checkpoint.load_weights(folder / shard["file"])
+
+
+def mapped(folder: str | Path, target: str | Path | None = None) -> TensorDict:
+    """The whole data set as a memory-mapped TensorDict [S] under TorchRL's names; written once, then only opened.
+
+    ("GROUP", "observation" | "action" | "raw"), ("next", "GROUP", "reward"), ("next", "terminated" | "truncated" |
+    "done") and, to tell the episodes apart, "episode" and "step" (int64). The shards pass through memory one by one.
+
+    target: where the files lie; None: `memmap/` in the folder. Files of an older manifest are replaced.
+    Raises UserError as `shards`.
+    """
+    folder = Path(folder).expanduser()
+    target = Path(target) if target else folder / "memmap"
+    told = (folder / MANIFEST).read_text() if manifest(folder) else ""
+    if not (target / MANIFEST).is_file() or (target / MANIFEST).read_text() != told:
+        temporary = target.with_name(f".{target.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        made, start, episode, ends = None, 0, 0, []
+        total = manifest(folder)["metadata"]["total_steps"]
+        for shard in shards(folder):
+            part = nested(shard, episode)
+            if made is None:
+                made = part[:1].expand(total).memmap_like(temporary)
+            made[start : start + len(part)] = part
+            start, episode = start + len(part), episode + len(shard["length"])
+            ends.append({name: value for name, value in shard.items() if per_episode(name)})
+        checkpoint.save_weights(temporary / FINAL, _joined(ends), {"format": str(FORMAT)})
+        (temporary / MANIFEST).write_text(told)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+    return TensorDict.load_memmap(target)
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def nested(flat: Flat, first: int = 0) -> TensorDict:
+    """A shard's steps as a TensorDict [S] under TorchRL's names; `first` is the number of its first episode."""
+    length = flat["length"]
+    rows: dict[tuple[str, ...], Tensor] = {}
+    for name, value in flat.items():
+        if not per_episode(name):
+            after = name.rpartition("/")[2] in ("reward", "terminated", "truncated")
+            key = tuple(name.split("/"))
+            rows[("next", *key) if after else key] = value
+    rows["next", "done"] = flat["terminated"] | flat["truncated"]
+    rows["episode",] = torch.repeat_interleave(torch.arange(first, first + len(length)), length)
+    begins = length.cumsum(0) - length
+    rows["step",] = torch.arange(int(length.sum())) - torch.repeat_interleave(begins, length)
+    made = TensorDict({}, batch_size=[int(length.sum())])
+    for key, value in rows.items():
+        made[key] = value
+    return made
+
+
+class Episodes:
+    """A recorded data set, its episodes split into those to learn from and those held out.
+
+    Attributes:
+        manifest: what `manifest.json` says.
+        steps: TensorDict [S] of all steps (`nested`), in memory or memory-mapped.
+        final: {name: tensor [N, ...]} what a shard has per episode, such as "length" and "GROUP/final_observation".
+        train, validation: int64, which rows of `steps` belong to the split: whole episodes, dealt by `seed`.
+
+    memmap: read from a memory-mapped copy, for sets larger than memory. Raises UserError as `manifest` and `shards`.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        validation: Fraction = 0.1,
+        episodes: Annotated[int, Field(ge=2)] | None = None,
+        seed: Seed = 0,
+        memmap: bool = False,
+    ) -> None:
+        self.folder, self.manifest = folder, manifest(folder)
+        if memmap:
+            self.steps = mapped(folder)
+            self.final = checkpoint.load_weights(Path(folder).expanduser() / "memmap" / FINAL)
+        else:
+            parts, first, ends = [], 0, []
+            for shard in shards(folder):
+                parts.append(nested(shard, first))
+                ends.append({name: value for name, value in shard.items() if per_episode(name)})
+                first += len(shard["length"])
+            self.steps = torch.cat(parts) if len(parts) > 1 else parts[0]
+            self.final = _joined(ends)
+        total = self.manifest["metadata"]["total_episodes"]
+        count = total if episodes is None else episodes
+        if not 2 <= count <= total:
+            raise UserError(f"data.episodes={episodes}: {folder} holds {total} episodes; from 2 to {total} are allowed")
+        owner = self.steps["episode"]
+        kept, held_out = split(count, {"data.validation": validation}, seed)
+        if not len(held_out):
+            raise UserError(f"data.validation={validation}: less than one of {count} episodes; at least {1 / count}")
+        self.train = torch.isin(owner, kept).nonzero().squeeze(-1)
+        self.validation = torch.isin(owner, held_out).nonzero().squeeze(-1)

@@ -1,0 +1,198 @@
+"""Your own data by configuration: CSV, npz, a folder of pictures, IDX files."""
+
+import csv
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marl.data.base import ArrayData, Fold, Folds, Fraction, Kind, Seed, split
+from marl.data.images import read_idx
+from marl.errors import UserError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm")
+
+
+class _Dealt(ArrayData):
+    """Rows read from files, dealt at random into the three splits."""
+
+    def _deal(
+        self, kind: Kind, out: int, x: Tensor, y: Tensor, validation: float, test: float | None, seed: int,
+        folds: int | None, fold: int,
+    ) -> None:  # fmt: skip
+        fractions = {"data.validation": validation} | ({} if test is None else {"data.test": test})
+        labels = y.flatten().long() if kind != "regression" and out == 1 or kind == "classification" else None
+        parts = split(len(x), fractions, seed, labels, folds, fold)
+        super().__init__(kind, out, *((x[index], y[index]) for index in parts))
+
+
+class CSV(_Dealt):
+    """A CSV file with a header: x [N, columns] of numbers, y from the column(s) `target`.
+
+    kind: "regression": numbers; "binary": 0 or 1, a label per target; "classification": numbers or words, of which the
+    sorted different ones are the classes (`classes`). `drop` names columns that are left out. `validation` and `test`
+    (null: none) are fractions, dealt by `seed`; `folds` and `fold` as in `marl.data.base.split`.
+    Raises UserError where the file can't be read so, with the line.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        target: str | Sequence[str],
+        kind: Kind = "regression",
+        drop: Sequence[str] = (),
+        validation: Fraction = 0.15,
+        test: Fraction | None = 0.15,
+        seed: Seed = 0,
+        folds: Folds = None,
+        fold: Fold = 0,
+    ) -> None:
+        targets = [target] if isinstance(target, str) else list(target)
+        try:
+            with open(Path(path).expanduser(), newline="") as file:
+                header, *lines = [row for row in csv.reader(file) if row] or [[]]
+        except OSError as error:
+            raise UserError(f"data.path={path}: cannot be read: {error.strerror}") from error
+        for key, names in (("target", targets), ("drop", drop)):
+            if missing := [name for name in names if name not in header]:
+                raise UserError(f"data.{key}={missing}: {path} has the columns {', '.join(header)}")
+        if kind == "classification" and len(targets) > 1:
+            raise UserError(f"data.target={targets}: a classification has one column of classes")
+        inputs = [name for name in header if name not in targets and name not in drop]
+        x = _numbers(path, header, lines, inputs)
+        if kind == "classification":
+            words = [line[header.index(targets[0])] for line in lines]
+            self.classes = sorted(set(words), key=lambda word: (not word.isdigit(), word.zfill(12)))
+            y, out = torch.tensor([self.classes.index(word) for word in words]), len(self.classes)
+        else:
+            y, out = _numbers(path, header, lines, targets), len(targets)
+            _check_binary(path, y, kind)
+        self._deal(kind, out, x, y, validation, test, seed, folds, fold)
+
+
+def _numbers(path: str, header: list[str], lines: list[list[str]], names: Sequence[str]) -> Tensor:
+    places = [header.index(name) for name in names]
+    rows = []
+    for number, line in enumerate(lines, 2):
+        try:
+            rows.append([float(line[place]) for place in places])
+        except (ValueError, IndexError):
+            raise UserError(f"{path}: line {number} has no number in one of the columns {', '.join(names)}") from None
+    return torch.tensor(rows)
+
+
+def _check_binary(path: str, y: Tensor, kind: str) -> None:
+    if kind == "binary" and not torch.isin(y, torch.tensor([0.0, 1.0])).all():
+        raise UserError(f"data.kind=binary: the targets in {path} must be 0 or 1")
+
+
+class NPZ(_Dealt):
+    """Arrays of a NumPy `.npz` file: x [N, ...] and y [N] or [N, O] under the names `x` and `y`.
+
+    kind and the rest as for `CSV`; classes are whole numbers from 0 on. Nothing in the file is run (no pickles).
+    Raises UserError where it can't be read so.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        kind: Kind = "classification",
+        x: str = "x",
+        y: str = "y",
+        validation: Fraction = 0.15,
+        test: Fraction | None = 0.15,
+        seed: Seed = 0,
+        folds: Folds = None,
+        fold: Fold = 0,
+    ) -> None:
+        try:
+            with np.load(Path(path).expanduser(), allow_pickle=False) as file:
+                for key, name in (("x", x), ("y", y)):
+                    if name not in file:
+                        raise UserError(f"data.{key}={name}: {path} holds {', '.join(file)}")
+                inputs, aims = torch.from_numpy(file[x]).float(), torch.from_numpy(file[y])
+        except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"data.path={path}: no npz file of arrays of numbers ({error})") from error
+        if len(inputs) != len(aims) or not len(aims):
+            raise UserError(f"data.path={path}: {len(inputs)} inputs and {len(aims)} targets; must be equal, above 0")
+        if kind == "classification":
+            if aims.is_floating_point() or aims.dim() != 1 or aims.min() < 0:
+                raise UserError(f"data.y={y}: classes must be whole numbers from 0 on, one per row")
+            out = int(aims.max()) + 1
+        else:
+            out = 1 if aims.dim() == 1 else aims.shape[1]
+            _check_binary(path, aims.float(), kind)
+        self._deal(kind, out, inputs, aims, validation, test, seed, folds, fold)
+
+
+class ImageFolder(_Dealt):
+    """Pictures in a folder per class, FOLDER/CLASS/NAME.png: x [N, C, H, W] in [0, 1], classes in order of name.
+
+    size: [height, width] to which all are scaled; null: they have one size. grey: one channel instead of three.
+    The rest as for `CSV`. Raises UserError where there are no pictures, or of several sizes.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        size: tuple[int, int] | None = None,
+        grey: bool = False,
+        validation: Fraction = 0.15,
+        test: Fraction | None = 0.15,
+        seed: Seed = 0,
+        folds: Folds = None,
+        fold: Fold = 0,
+    ) -> None:
+        from PIL import Image, UnidentifiedImageError
+
+        root = Path(folder).expanduser()
+        found = sorted(p for p in root.glob("*/*") if p.suffix.lower() in PICTURES)
+        self.classes = sorted({path.parent.name for path in found})
+        if len(self.classes) < 2:
+            raise UserError(f"data.folder={folder}: {len(self.classes)} folders with pictures; needs one per class")
+        pictures = []
+        for path in found:
+            try:
+                with Image.open(path) as opened:
+                    image = opened.convert("L" if grey else "RGB")
+                    pictures.append(np.asarray(image if size is None else image.resize((size[1], size[0]))))
+            except (OSError, UnidentifiedImageError) as error:
+                raise UserError(f"{path}: no picture ({error})") from error
+        if len({picture.shape for picture in pictures}) > 1:
+            raise UserError(f"data.folder={folder}: pictures of several sizes; give data.size=[height,width]")
+        x = torch.from_numpy(np.stack(pictures)).float() / 255
+        x = x.unsqueeze(1) if grey else x.permute(0, 3, 1, 2).contiguous()
+        y = torch.tensor([self.classes.index(path.parent.name) for path in found])
+        self._deal("classification", len(self.classes), x, y, validation, test, seed, folds, fold)
+
+
+class IDX(_Dealt):
+    """A pair of IDX files (MNIST's format), plain or gzipped: pictures [N, H, W] in [0, 1] after division, and classes.
+
+    The rest as for `CSV`. Raises UserError where a file isn't that.
+    """
+
+    def __init__(
+        self,
+        images: str,
+        labels: str,
+        validation: Fraction = 0.15,
+        test: Fraction | None = 0.15,
+        seed: Seed = 0,
+        folds: Folds = None,
+        fold: Fold = 0,
+    ) -> None:
+        paths = [Path(images).expanduser(), Path(labels).expanduser()]
+        for key, path in zip(("images", "labels"), paths, strict=True):
+            if not path.is_file():
+                raise UserError(f"data.{key}={path}: no such file")
+        x, y = (read_idx(path) for path in paths)
+        if len(x) != len(y) or y.dim() != 1:
+            raise UserError(f"data.labels={labels}: {list(y.shape)} labels for {len(x)} pictures")
+        x = x.float().div(255).unsqueeze(1)
+        self._deal("classification", int(y.max()) + 1, x, y, validation, test, seed, folds, fold)

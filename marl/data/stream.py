@@ -1,0 +1,155 @@
+"""Data sets that are read row by row (iterable ones), for files larger than memory."""
+
+import csv
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from tensordict import TensorDict
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from marl import distributed
+from marl.data.base import Fraction, Seed
+from marl.errors import UserError
+from marl.seeding import generator
+
+Row = tuple[Tensor, Tensor]
+
+
+class Stream(ABC):
+    """Training rows that come one after the other. Subclass it with `rows` and `__len__`.
+
+    buffer: rows held to be shuffled: each next row is drawn from the buffer and replaced by the next one read. 1 keeps
+        the order of the file.
+    """
+
+    buffer = 1
+
+    @abstractmethod
+    def rows(self) -> Iterator[Row]:
+        """All (x, y) in an order that is always the same."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def shuffled(self, seed: int, epoch: int) -> Iterator[Row]:
+        """`rows` through the buffer, in an order that is a function of seed and epoch."""
+        source, held = generator(seed, f"shuffle/{epoch}"), []
+        for row in self.rows():
+            held.append(row)
+            if len(held) >= self.buffer:
+                yield _drawn(held, source)
+        while held:
+            yield _drawn(held, source)
+
+
+def _drawn(held: list[Row], source: torch.Generator) -> Row:
+    place = int(torch.randint(len(held), (), generator=source))
+    held[place], held[-1] = held[-1], held[place]
+    return held.pop()
+
+
+class StreamBatches(IterableDataset):
+    """Batches `numbers` of an epoch of a stream, each made by the worker whose turn it is.
+
+    Every worker reads the whole stream and keeps every n-th batch, which the DataLoader puts together in turn: the
+    batches are the same with any number of workers. Several processes of a run take equal parts of each.
+    """
+
+    def __init__(self, stream: Stream, seed: int, epoch: int, numbers: range, batch_size: int) -> None:
+        self.stream, self.seed, self.epoch = stream, seed, epoch
+        self.numbers, self.batch_size = numbers, batch_size
+        self.rank, self.processes = distributed.rank(), distributed.world()
+
+    def __iter__(self) -> Iterator[Row]:
+        worker = get_worker_info()
+        own, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        rows, number = [], 0
+        for row in self.stream.shuffled(self.seed, self.epoch):
+            rows.append(row)
+            if len(rows) == self.batch_size:
+                if self._wanted(number, own, count):
+                    yield self._made(rows)
+                rows, number = [], number + 1
+                if number >= self.numbers.stop:
+                    return
+        if rows and self._wanted(number, own, count):
+            yield self._made(rows)
+
+    def _wanted(self, number: int, own: int, count: int) -> bool:
+        return number in self.numbers and (number - self.numbers.start) % count == own
+
+    def _made(self, rows: list[Row]) -> Row:
+        kept = rows[self.rank : len(rows) // self.processes * self.processes : self.processes]
+        return torch.stack([x for x, _ in kept]), torch.stack([y for _, y in kept])
+
+
+class CSVStream(Stream):
+    """A CSV file of numbers read row by row; it never lies in memory as a whole, but for the held-out rows.
+
+    Every `round(1 / validation)`-th row is held out. `shift` and `scale` are mean and deviation of the training rows,
+    from one pass over the file. See `marl.data.readers.CSV` for `target` and `kind`, where classes are whole numbers
+    from 0 on here. Raises UserError where the file can't be read so.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        target: str | Sequence[str],
+        kind: Literal["classification", "binary", "regression"] = "regression",
+        validation: Fraction = 0.1,
+        buffer: Annotated[int, Field(ge=1)] = 4096,
+        seed: Seed = 0,
+    ) -> None:
+        self.path, self.kind, self.buffer = Path(path).expanduser(), kind, buffer
+        self.targets = [target] if isinstance(target, str) else list(target)
+        self.every, self.offset = max(2, round(1 / validation)), seed
+        count, total, squares, largest, held = 0, 0.0, 0.0, 0.0, []
+        for number, (x, y) in enumerate(self._read()):
+            largest = max(largest, float(y.max()))
+            if self._held_out(number):
+                held.append((x, y))
+            else:
+                count, total, squares = count + 1, total + x.double(), squares + x.double().square()
+        if not count or not held:
+            raise UserError(f"data.path={path}: {count + len(held)} rows, too few to hold some out")
+        self.count, self.in_shape = count, tuple(total.shape)
+        self.out_features = int(largest) + 1 if kind == "classification" else len(self.targets)
+        std = (squares / count - (total / count).square()).clamp(min=0).sqrt()
+        self.shift, self.scale = (total / count).float(), torch.where(std > 1e-8, std, 1.0).float()
+        x, y = (torch.stack(part) for part in zip(*held, strict=True))
+        self.train, self.test = self, None
+        self.validation = TensorDict({"x": x, "y": y}, batch_size=[len(x)])
+
+    def __len__(self) -> int:
+        return self.count
+
+    def _held_out(self, number: int) -> bool:
+        return (number + self.offset) % self.every == 0
+
+    def rows(self) -> Iterator[Row]:
+        return (row for number, row in enumerate(self._read()) if not self._held_out(number))
+
+    def _read(self) -> Iterator[Row]:
+        try:
+            with open(self.path, newline="") as file:
+                reader = csv.reader(file)
+                header = next(reader, [])
+                if missing := [name for name in self.targets if name not in header]:
+                    raise UserError(f"data.target={missing}: {self.path} has the columns {', '.join(header)}")
+                aims = [header.index(name) for name in self.targets]
+                inputs = [place for place in range(len(header)) if place not in aims]
+                for line, row in enumerate(reader, 2):
+                    try:
+                        x = torch.tensor([float(row[place]) for place in inputs])
+                        y = torch.tensor([float(row[place]) for place in aims])
+                    except (ValueError, IndexError):
+                        raise UserError(f"{self.path}: line {line} is not {len(header)} numbers") from None
+                    yield x, y[0].long() if self.kind == "classification" else y
+        except OSError as error:
+            raise UserError(f"data.path={self.path}: cannot be read: {error.strerror}") from error

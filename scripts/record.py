@@ -1,0 +1,97 @@
+"""Writes a data set of episodes: python scripts/record.py ckpt=RUN_DIR [option=value …]
+
+  ckpt=RUN_DIR|FILE    a run directory, one of its checkpoints, or a policy.safetensors (required)
+  episodes=200         how many to record
+  out=null             the data set's folder; null: episodes/ in the run directory. One that exists is added to
+  policy=trained       trained | random (uniform actions) | the dotted path of a function of your own, called with a
+                       group's observation [E, A, F] and a torch.Generator for an action [E, A, D]
+  deterministic=false  true: the policy's mode | false: samples. A clone learns the deviation only from samples
+  which=last           last | best: which checkpoint of a run directory
+  seed=0               seed of the episodes
+  shard=100            episodes per file, played at once
+
+The folder holds shards (safetensors) and manifest.json; docs/data.md has its format and how to read it.
+  python scripts/train.py experiment=clone data.folder=FOLDER    trains an actor from it
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from agents.policy import Policy, describe
+from agents.record import Acting, metadata, record
+from envs.base import EnvError
+from marl import cli, compose, options
+from marl.data.episodes import append, manifest
+from marl.errors import UserError
+from marl.schema import resolve
+from marl.seeding import derive
+
+
+@dataclass
+class Options:
+    """The options above."""
+
+    ckpt: str
+    episodes: Annotated[int, Field(ge=1)] = 200
+    out: str | None = None
+    policy: str = "trained"
+    deterministic: bool = False
+    which: Literal["last", "best"] = "last"
+    seed: Annotated[int, Field(ge=0)] = 0
+    shard: Annotated[int, Field(ge=1)] = 100
+
+
+def run(chosen: Options) -> Path:
+    """Load, play, write, say where. Raises UserError, EnvError: no such checkpoint, policy or environment."""
+    policy = Policy.load(chosen.ckpt, chosen.which)
+    node = policy.told.get("env")
+    if not node:
+        raise UserError(f"{chosen.ckpt}: doesn't say how its environment is built; give its run directory")
+    folder = Path(chosen.out or compose.home_of(chosen.ckpt) / "episodes")
+    teacher = player(chosen, policy)
+    source = chosen.policy if chosen.policy != "trained" else str(chosen.ckpt)
+    about = {
+        "spec": describe(policy.spec),
+        "env": node,
+        "policy": {
+            "ckpt": str(chosen.ckpt),
+            "which": chosen.which,
+            "heads": {name: type(actor.head).__name__ for name, actor in policy.actors.items()},
+            "run": policy.told.get("run"),
+        },
+        "metadata": metadata(
+            folder.name, policy.spec, node, source, f"{source}, deterministic={chosen.deterministic}".lower()
+        ),
+    }
+    begun = manifest(folder)["metadata"]["total_episodes"] if (folder / "manifest.json").is_file() else 0
+    returns, steps, left = [], 0, chosen.episodes
+    while left:
+        count = min(chosen.shard, left)
+        seed = derive(chosen.seed, f"record/{begun + chosen.episodes - left}")
+        env = compose.part(node)(seed=seed, device="cpu", num_envs=count)
+        episodes = record(env, teacher, seed)
+        append(folder, episodes, about, source)
+        returns.append(sum(value.mean(-1).sum().item() for name, value in episodes.items() if name.endswith("/reward")))
+        steps, left = steps + int(episodes["length"].sum()), left - count
+    mean = sum(returns) / len(policy.spec.groups) / chosen.episodes
+    print(f"{folder}: {chosen.episodes} episodes, {steps} steps, mean return {mean:.3f}")
+    return folder
+
+
+def player(chosen: Options, policy: Policy) -> Acting | None:
+    """Who acts: the saved actors, a function of the user's for every group, or None for uniformly random actions."""
+    if chosen.policy == "random":
+        return None
+    if chosen.policy == "trained":
+        return Acting(policy.actors, chosen.deterministic)
+    if "." not in chosen.policy:
+        raise UserError(f"policy={chosen.policy}: must be trained, random, or the dotted path of a function")
+    function = resolve(chosen.policy, "policy")
+    return Acting(dict.fromkeys(policy.spec.groups, function))
+
+
+if __name__ == "__main__":
+    cli.main(__doc__, lambda arguments: run(options.parse(Options, arguments)), EnvError)

@@ -1,0 +1,160 @@
+"""Your own data by configuration: what is in the files comes out, dealt into splits or folds; mistakes are worded."""
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from marl import compose
+from marl.data import CSV, IDX, NPZ, DigitAttributes, DigitPairs, Digits, DigitTriplets, ImageFolder
+from marl.data.base import split
+from marl.data.derived import ATTRIBUTES
+from marl.errors import UserError
+
+
+def everything(data) -> torch.Tensor:
+    return torch.cat([part["x"] for part in (data.train, data.validation, data.test)])
+
+
+def test_csv_columns_become_inputs_and_targets(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("name,a,y,b\n" + "".join(f"row{i},{i},{'yes' if i % 3 else 'no'},{i / 2}\n" for i in range(60)))
+    data = CSV(str(path), "y", "classification", drop=["name"])
+    assert data.classes == ["no", "yes"] and data.in_shape == (2,) and data.out_features == 2
+    assert sorted(everything(data)[:, 0].tolist()) == list(range(60))
+    for part in (data.train, data.validation, data.test):
+        assert torch.equal(part["x"][:, 0], 2 * part["x"][:, 1])
+        assert torch.equal(part["y"], (part["x"][:, 0] % 3 > 0).long())
+    number = CSV(str(path), "b", drop=["name", "y"], test=None)
+    assert number.kind == "regression" and number.test is None and torch.equal(number.train["y"] * 2, number.train["x"])
+    with pytest.raises(UserError, match="line 2 has no number in one of the columns name, a, b"):
+        CSV(str(path), "y", "classification")
+    with pytest.raises(UserError, match=r"data\.drop=\['nme'\]: .*columns name, a, y, b"):
+        CSV(str(path), "y", drop=["nme"])
+    with pytest.raises(UserError, match="data.path=.*nowhere.csv: cannot be read: No such file"):
+        CSV(str(tmp_path / "nowhere.csv"), "y")
+
+
+def test_csv_by_the_command_line(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b,u,v\n" + "".join(f"{i},{-i},{i % 2},1\n" for i in range(40)))
+    overrides = ["experiment=logistic_regression", "data=csv", f"data.path={path}", "data.target=[u,v]"]
+    overrides.append("data.kind=binary")
+    task = compose.build_task(compose.check(compose.compose([*overrides, "task.batch_size=10"])))
+    assert task.loss.model.out_features == 2 and task.kind == "binary"
+    with pytest.raises(UserError, match="data.kind=binary: .* must be 0 or 1"):
+        compose.build_task(compose.check(compose.compose([*overrides, "data.target=a"])))
+
+
+def test_npz_arrays(tmp_path):
+    path = tmp_path / "a.npz"
+    pictures, labels = np.arange(30 * 4.0).reshape(30, 1, 2, 2), np.arange(30) % 3
+    np.savez(path, pictures=pictures, labels=labels, numbers=np.ones((30, 2)))
+    data = NPZ(str(path), x="pictures", y="labels")
+    assert data.in_shape == (1, 2, 2) and data.out_features == 3 and len(everything(data)) == 30
+    assert all(int(x[0, 0, 0]) // 4 % 3 == y for x, y in zip(data.test["x"], data.test["y"], strict=True))
+    assert NPZ(str(path), "regression", "pictures", "numbers", test=None).out_features == 2
+    with pytest.raises(UserError, match="data.x=x: .* holds pictures, labels, numbers"):
+        NPZ(str(path))
+    with pytest.raises(UserError, match="classes must be whole numbers"):
+        NPZ(str(path), x="pictures", y="numbers")
+    np.savez(path, x=np.array([{"a": 1}], dtype=object), y=np.zeros(1))
+    with pytest.raises(UserError, match="no npz file of arrays of numbers"):  # an object array would be a pickle
+        NPZ(str(path))
+
+
+def test_a_folder_of_pictures(tmp_path):
+    for kind, shade in (("dark", 10), ("light", 240)):
+        (tmp_path / kind).mkdir()
+        for i in range(12):
+            Image.new("RGB", (6, 4), (shade, shade + i, 0)).save(tmp_path / kind / f"{i}.png")
+    data = ImageFolder(str(tmp_path))
+    assert data.classes == ["dark", "light"] and data.in_shape == (3, 4, 6)
+    assert torch.equal(data.train["x"][:, 0, 0, 0] > 0.5, data.train["y"] == 1)
+    assert ImageFolder(str(tmp_path), size=(8, 8), grey=True).in_shape == (1, 8, 8)
+    Image.new("L", (5, 5)).save(tmp_path / "dark" / "odd.png")
+    with pytest.raises(UserError, match=r"several sizes; give data\.size"):
+        ImageFolder(str(tmp_path))
+    (tmp_path / "dark" / "odd.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="odd.png: no picture"):
+        ImageFolder(str(tmp_path))
+    with pytest.raises(UserError, match="0 folders with pictures; needs one per class"):
+        ImageFolder(str(tmp_path / "dark"))
+
+
+def test_a_pair_of_idx_files(tmp_path):
+    pictures, labels = np.arange(20 * 4, dtype=np.uint8).reshape(20, 2, 2), (np.arange(20) % 4).astype(np.uint8)
+    for name, array in (("images", pictures), ("labels", labels)):
+        header = b"\x00\x00\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+        (tmp_path / name).write_bytes(header + array.tobytes())
+    data = IDX(str(tmp_path / "images"), str(tmp_path / "labels"))
+    assert data.in_shape == (1, 2, 2) and data.out_features == 4
+    first = (255 * data.train["x"][:, 0, 0, 0]).round().long()
+    assert torch.equal(first // 4 % 4, data.train["y"])
+    with pytest.raises(UserError, match="data.labels=.*nowhere: no such file"):
+        IDX(str(tmp_path / "images"), str(tmp_path / "nowhere"))
+
+
+def test_folds_hold_every_row_out_once_and_leave_the_test_split_alone():
+    labels = torch.arange(100) % 5
+    parts = [split(100, {"data.validation": 0.15, "data.test": 0.2}, 3, labels, 4, fold) for fold in range(4)]
+    assert all(torch.equal(part[2], parts[0][2]) for part in parts)
+    assert [len(x) for x in parts[0]] == [60, 20, 20]
+    held_out = torch.cat([part[1] for part in parts])
+    assert sorted(torch.cat([held_out, parts[0][2]]).tolist()) == list(range(100))
+    for train, validation, test in parts:
+        assert sorted(torch.cat([train, validation, test]).tolist()) == list(range(100))
+        assert labels[validation].bincount().tolist() == [4] * 5
+    with pytest.raises(UserError, match="data.fold=4: must be below data.folds=4"):
+        split(100, {"data.validation": 0.15}, 3, None, 4, 4)
+    with pytest.raises(UserError, match="data.fold=1: needs data.folds"):
+        Digits(fold=1)
+
+
+def test_scaling_of_a_fold_comes_from_its_own_training_rows():
+    shifts = {Digits(folds=3, fold=fold).shift.item() for fold in range(3)}
+    assert len(shifts) == 3
+    data = Digits(folds=3, fold=1)
+    torch.testing.assert_close(data.shift.flatten()[0], data.train["x"].mean())
+
+
+def test_some_digits_become_classes_in_the_order_given():
+    all_ten, two = Digits(), Digits(digits=[7, 3])
+    assert two.out_features == 2 and len(everything(two)) < len(everything(all_ten)) / 4
+    seven = all_ten.train["x"][all_ten.train["y"] == 7][0]
+    which = [part["y"][(part["x"] == seven).flatten(1).all(1)] for part in (two.train, two.validation, two.test)]
+    assert torch.cat(which).tolist() == [0]
+    with pytest.raises(UserError, match="one is named twice"):
+        Digits(digits=[3, 3])
+
+
+def test_labels_of_digits_are_what_they_are_called():
+    data, digits = DigitAttributes(), Digits()
+    picture = data.test["x"][0]
+    parts = [digits.train, digits.validation, digits.test]
+    same = torch.cat([part["y"][(part["x"] == picture).flatten(1).all(1)] for part in parts])
+    digit = int(same[0])
+    assert data.test["y"][0].tolist() == [float(digit in those) for those in ATTRIBUTES.values()]
+
+
+def test_pairs_and_triplets_of_digits_are_alike_and_different_as_promised():
+    digits = Digits()
+    known = {p.numpy().tobytes(): int(y) for part in (digits.train, digits.validation, digits.test)
+             for p, y in zip(part["x"], part["y"], strict=True)}  # fmt: skip
+
+    def classes(rows):
+        return torch.tensor([[known[picture.numpy().tobytes()] for picture in row] for row in rows["x"]])
+
+    pairs, triplets = DigitPairs(samples=200), DigitTriplets(samples=200, size=4)
+    for part in (pairs.train, pairs.test):
+        first, second = classes(part).unbind(1)
+        assert torch.equal(part["y"].flatten(), (first > second).float()) and (first != second).all()
+    anchor, positive, negative = classes(triplets.train).unbind(1)
+    assert torch.equal(anchor, positive) and (anchor != negative).all()
+    x = triplets.train["x"]
+    assert not (x[:, 0] == x[:, 1]).flatten(1).all(1).any()  # another picture of it
+    seen, new = ({p.numpy().tobytes() for row in part["x"] for p in row} for part in (triplets.train, triplets.test))
+    assert not seen & new
+    assert pairs.in_shape == triplets.in_shape == (1, 8, 8) and triplets.out_features == 4
