@@ -16,7 +16,7 @@ from envs.vmas import VmasEnv
 from marl import checkpoint
 from marl.engine import Trainer
 from marl.errors import UserError
-from marl.networks import MLP
+from marl.networks import GRU, MLP
 from marl.optim import OptimizerConfig
 from tests.runs import make_run
 
@@ -30,10 +30,10 @@ def upwards(env, group):
 '''
 
 
-def make(groups, env=TAG, frames=80 * 4, **algo):
+def make(groups, env=TAG, frames=80 * 4, network=None, **algo):
     torch.manual_seed(0)
     algo = PPO(**{"rollout_steps": 10, "minibatch_size": 40, "epochs": 2, **algo})
-    return OnPolicy(env, algo, partial(MLP, hidden=[8]), frames=frames, eval_episodes=4, groups=groups)
+    return OnPolicy(env, algo, network or partial(MLP, hidden=[8]), frames=frames, eval_episodes=4, groups=groups)
 
 
 def fit(task, folder, iterations=None, resume=None):
@@ -273,3 +273,12 @@ def test_saved_policies_of_other_sizes_are_refused(run):
         make({"agent": {"policy": str(run), "of": "prey"}})
     with pytest.raises(UserError, match="groups.agent.past: needs algo.update=joint"):
         make({"agent": {"past": 0.25}}, update="sequential", share_actor="separate")
+
+
+def test_networks_with_a_memory_learn_against_players_and_are_no_players(tmp_path):
+    gru = partial(GRU, hidden=8)
+    task = make({"adversary": {"policy": "random"}}, network=gru)
+    fit(task, tmp_path)
+    assert task.loss.recurrent and torch.isfinite(torch.tensor(task.evaluate()["episode_return"]))
+    with pytest.raises(UserError, match="groups.adversary: past versions and saved policies play without a memory"):
+        make({"adversary": {"past": 0.25}}, network=gru)
