@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from vmas.scenarios.transport import HeuristicPolicy
 
 from agents.groups import GroupSettings
 from agents.on_policy import OnPolicy
@@ -282,3 +283,16 @@ def test_networks_with_a_memory_learn_against_players_and_are_no_players(tmp_pat
     assert task.loss.recurrent and torch.isfinite(torch.tensor(task.evaluate()["episode_return"]))
     with pytest.raises(UserError, match="groups.adversary: past versions and saved policies play without a memory"):
         make({"adversary": {"past": 0.25}}, network=gru)
+
+
+def test_vmas_own_policy_plays_beside_learners(tmp_path):
+    teams = {"learners": ["agent_0", "agent_1"], "scripted": ["agent_2"]}
+    three = {"scenario_kwargs": {"n_agents": 3}, "groups": teams}
+    env = partial(VmasEnv, "transport", num_envs=8, max_steps=8, fast="off", **three)
+    task = make({"scripted": {"policy": "heuristic"}}, env=env)
+    fit(task, tmp_path)
+    seen = task.rollout.observed["scripted"][3]
+    wanted = HeuristicPolicy(continuous_action=True).compute_action(seen[:, 0], u_range=1.0)
+    acted = task.cast.seats["scripted"](seen, torch.Generator())
+    torch.testing.assert_close(acted[:, 0], wanted)
+    assert list(task.loss.actors) == ["learners"]
