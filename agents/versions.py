@@ -41,7 +41,7 @@ def kept(run: str | Path, task: OnPolicy, most: int) -> dict[int, dict[str, Acto
     Raises:
         UserError: there is nothing but the last one, or a file is damaged.
     """
-    folder = compose.config_of(run).parent
+    folder = checkpoint.config_of(run).parent
     pools = {name: pool for name, pool in task.cast.pools.items() if (folder / "pool" / name).is_dir()}
     if pools:
         per_group = [{int(p.stem) for p in (folder / "pool" / n).glob("*.safetensors")} for n in pools]

@@ -199,3 +199,16 @@ def newest(run_dir: str | Path, map_location: str | torch.device = "cpu") -> tup
     if found:
         raise UserError("; ".join(problems))
     return None
+
+
+def config_of(run: str | Path) -> Path | None:
+    """`config.yaml` of a run directory, or of the one that a checkpoint lies in; None where there is none."""
+    run = Path(run)
+    places = [run] if run.is_dir() else [run.parent, run.parent.parent] if run.is_file() else []
+    return next((place / "config.yaml" for place in places if (place / "config.yaml").is_file()), None)
+
+
+def home_of(run: str | Path) -> Path:
+    """Where to put what is made from a run directory, a checkpoint or another file: the run's, else the file's own."""
+    config = config_of(run)
+    return config.parent if config else Path(run).parent

@@ -22,12 +22,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from marl import device, distributed, seeding
+from marl import checkpoint, device, distributed, seeding
 from marl.cli import find_user_modules, flags_first, guard
 from marl.engine import Trainer
 from marl.errors import UserError, closest
 from marl.schema import resolve, validate
-from marl.summary import leave_no_litter
+from marl.summary import keep_earlier, leave_no_litter
 from marl.task import Task
 from marl.transfer import begin_from, load_weights  # noqa: F401 - the latter for users of this module
 
@@ -69,7 +69,7 @@ def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         UserError: no configuration there, or an override that does not fit it.
     """
-    path = config_of(run)
+    path = checkpoint.config_of(run)
     if path is None:
         raise UserError(f"{run}: no run directory with a config.yaml, nor a checkpoint in one")
     cfg = OmegaConf.load(path)
@@ -96,19 +96,6 @@ def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
                 added = override.is_add() or override.is_force_add()
                 OmegaConf.update(cfg, key, value, merge=True, force_add=added)
     return cfg
-
-
-def config_of(run: str | Path) -> Path | None:
-    """`config.yaml` of a run directory, or of the one that a checkpoint lies in; None where there is none."""
-    run = Path(run)
-    places = [run] if run.is_dir() else [run.parent, run.parent.parent] if run.is_file() else []
-    return next((place / "config.yaml" for place in places if (place / "config.yaml").is_file()), None)
-
-
-def home_of(run: str | Path) -> Path:
-    """Where to put what is made from a run directory, a checkpoint or another file: the run's, else the file's own."""
-    config = config_of(run)
-    return config.parent if config else Path(run).parent
 
 
 def check(cfg: DictConfig) -> dict[str, Any]:
@@ -223,7 +210,7 @@ def run(job: Job, *errors: type[Exception]) -> None:
             parser = argparse.ArgumentParser(add_help=False)
             parser.add_argument("-cd", "--config-dir")  # of no use here: the run's configuration is whole
             cfg = compose(parser.parse_known_args(arguments)[1])
-            job(cfg, config_of(cfg.resume).parent.resolve())
+            job(cfg, checkpoint.config_of(cfg.resume).parent.resolve())
             distributed.stop()
             return
 
@@ -237,6 +224,8 @@ def run(job: Job, *errors: type[Exception]) -> None:
                 return multirun.work(job, cfg, run_dir, errors)
             try:
                 with guard(*errors), worded():  # here, since Hydra would print a line of its own and exit 1
+                    if not distributed.restarted():
+                        keep_earlier(run_dir)
                     return job(cfg, run_dir)
             except SystemExit:
                 if distributed.main():

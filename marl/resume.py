@@ -9,8 +9,9 @@ from marl.errors import UserError
 from marl.schema import show
 
 # A change of these makes another run; what the checkpoint holds would contradict them, or silently win.
-FIXED = ("seed", "task", "env", "data", "network", "critic_network", "objective", "optimizer", "scheduler")
+FIXED = ("seed", "task", "env", "data", "network", "critic_network", "objective", "optimizer", "scheduler", "groups")
 FIXED_ALGO = ("critic", "share_actor", "share_critic", "policy", "std", "min_std", "init_std")
+FIXED_ALGO += ("value_norm", "agent_ids", "normalize_observation", "reward_norm", "update")  # what a checkpoint holds
 FREE_TASK = ("eval_episodes", "eval_deterministic", "workers", "pin_memory", "metrics")  # no number of training changes
 QUIET = ("paths", "resume", "init_from", "strict", "ckpt", "experiment", "name")  # nothing learns from these
 

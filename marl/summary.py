@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from marl.errors import UserError
+
 PACKAGES = ("torch", "torchrl", "tensordict", "vmas", "gymnasium", "hydra-core", "numpy")
 
 
@@ -101,9 +103,18 @@ def finish(trainer: Any) -> dict:
     )
 
 
+def keep_earlier(run_dir: Path) -> None:
+    """Raises UserError where a new run would write over one that got as far as a checkpoint."""
+    if (run_dir / "checkpoints" / "last.pt").exists():
+        raise UserError(
+            f"hydra.run.dir={run_dir}: holds a run already; resume={run_dir} continues it, and a new run takes another "
+            "directory"
+        )
+
+
 def leave_no_litter(run_dir: Path, name: str) -> None:
     """Remove the directory of a run in which nothing began."""
-    if {path.name for path in run_dir.iterdir()} <= {"config.yaml"}:
+    if {path.name for path in run_dir.iterdir()} <= {"config.yaml", ".run.lock"}:
         shutil.rmtree(run_dir)
         if run_dir.parent.name == name and not any(run_dir.parent.iterdir()):
             run_dir.parent.rmdir()

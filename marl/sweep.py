@@ -6,7 +6,6 @@ Everything is read from files, so it is the same for jobs in this process, in ot
 """
 
 import csv
-import fcntl
 import io
 import json
 import os
@@ -26,6 +25,7 @@ from rich.live import Live
 from rich.table import Table
 
 from marl.errors import UserError
+from marl.lock import lock, running
 from marl.summary import write_json
 
 STYLES = {"done": "green", "running": "yellow", "failed": "red", "interrupted": "magenta", "waiting": "dim"}
@@ -77,34 +77,6 @@ def work(
                 value, end = None, {"status": "failed", "reason": reason, "mistake": mistake, "value": None}
         write_json(folder / "job.json", {**record, **end, "seconds": time.time() - began})
         return value
-
-
-@contextmanager
-def lock(folder: Path) -> Iterator[bool]:
-    """Hold a job's lock, or yield False where another process holds it; the system frees it when a process dies."""
-    with open(folder / "job.lock", "w") as file:
-        for attempt in range(10):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:  # somebody at work, or just looking
-                time.sleep(0.02 * attempt)
-        else:
-            yield False
-            return
-        yield True
-
-
-def running(folder: Path) -> bool:
-    """Whether some process is at this job."""
-    try:
-        with open(folder / "job.lock") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
 
 
 def read(folder: Path) -> dict:

@@ -15,9 +15,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 
-from marl import statistics, sweep
+from marl import statistics
 from marl.callbacks import Callback, monitored
 from marl.errors import UserError
+from marl.lock import running
 
 SETTLED = 10.0  # seconds after its start from which a trial that nobody works on counts as abandoned
 
@@ -147,7 +148,7 @@ def reclaim(study: optuna.Study, folder: Path) -> list[int]:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         place = folder / str(trial.number)
         begun = (trial.datetime_start or datetime.now()).timestamp()
-        if time.time() - begun < SETTLED or not place.exists() or sweep.running(place):
+        if time.time() - begun < SETTLED or not place.exists() or running(place):
             continue
         study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         study.enqueue_trial(trial.params, skip_if_exists=False)

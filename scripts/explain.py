@@ -55,7 +55,7 @@ def explain(chosen: Options) -> Path:
     _, task = compose.rebuild(path)
     task.loss.eval()
     agents = isinstance(task, OnPolicy)
-    folder = compose.home_of(path)
+    folder = checkpoint.home_of(path)
     name = {"attribution": "attribution.png", "features": "features.safetensors"}[chosen.what]
     out = Path(chosen.out) if chosen.out else folder / "explained" / name
     if chosen.what == "features":

@@ -23,7 +23,7 @@ from pydantic import Field
 from agents.policy import Policy, describe
 from agents.record import Acting, metadata, record
 from envs.base import EnvError
-from marl import cli, compose, options
+from marl import checkpoint, cli, compose, options
 from marl.data.episodes import append, manifest
 from marl.errors import UserError
 from marl.schema import resolve
@@ -50,7 +50,7 @@ def run(chosen: Options) -> Path:
     node = policy.told.get("env")
     if not node:
         raise UserError(f"{chosen.ckpt}: doesn't say how its environment is built; give its run directory")
-    folder = Path(chosen.out or compose.home_of(chosen.ckpt) / "episodes")
+    folder = Path(chosen.out or checkpoint.home_of(chosen.ckpt) / "episodes")
     teacher = player(chosen, policy)
     source = chosen.policy if chosen.policy != "trained" else str(chosen.ckpt)
     about = {

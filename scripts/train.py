@@ -15,6 +15,7 @@ from envs.base import EnvError
 from marl import compose, describe, distributed
 from marl.callbacks import Callback
 from marl.errors import UserError
+from marl.lock import alone
 from marl.resume import resumed
 from marl.task import Task
 
@@ -32,21 +33,22 @@ def train(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback] = ()) ->
     config = compose.check(cfg)
     if config["ckpt"]:
         raise UserError("ckpt=…: scripts/evaluate.py reads it; here resume=RUN_DIR or init_from=RUN_DIR is meant")
-    trainer = compose.build_trainer(config)
-    content = resumed(config, run_dir)
-    task = compose.build_task(config)
-    # What is kept says nothing of the interruption: a resumed run ends like one that ran through.
-    config |= {"resume": None, "paths": {**(config["paths"] or {}), "run_dir": str(run_dir)}}
-    setup = compose.build_setup(config)
-    setup["callbacks"] += callbacks
-    if distributed.main():
-        show(config)
-        save(config, run_dir)
-        show_networks(task)
-    summary = trainer.fit(task, run_dir, resume=content, **setup)
-    if distributed.main():
-        report(summary, run_dir)
-    return trainer.best and trainer.best["value"]
+    with alone(run_dir, needed=distributed.main()):
+        trainer = compose.build_trainer(config)
+        content = resumed(config, run_dir)
+        task = compose.build_task(config)
+        # What is kept says nothing of the interruption: a resumed run ends like one that ran through.
+        config |= {"resume": None, "paths": {**(config["paths"] or {}), "run_dir": str(run_dir)}}
+        setup = compose.build_setup(config)
+        setup["callbacks"] += callbacks
+        if distributed.main():
+            show(config)
+            save(config, run_dir)
+            show_networks(task)
+        summary = trainer.fit(task, run_dir, resume=content, **setup)
+        if distributed.main():
+            report(summary, run_dir)
+        return trainer.best and trainer.best["value"]
 
 
 def show(config: dict) -> None:

@@ -183,3 +183,13 @@ def test_help_shows_groups_keys_and_examples(shell, tmp_path: Path) -> None:
     assert done.returncode == 0
     for text in ("resume=RUN_DIR", "algo: ippo, mappo", "num_envs", "-m seed=0,1,2"):
         assert text in done.stdout
+
+
+def test_a_run_is_not_written_over(shell, tmp_path: Path) -> None:
+    small = ["experiment=threshold", "epochs=1", "hydra.run.dir=run", "logger=csv"]
+    assert shell(tmp_path, "train", *small).returncode == 0
+    before = (tmp_path / "run" / "metrics.csv").read_bytes()
+    done = shell(tmp_path, "train", *small, "seed=1")
+    assert done.returncode == 2 and "run: holds a run already; resume=" in done.stderr, done.stderr
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
+    assert shell(tmp_path, "train", "resume=run", "epochs=2").returncode == 0
