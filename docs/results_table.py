@@ -51,7 +51,7 @@ def beside(folder: Path) -> None:
     for task in sorted({path.stem[3:-2] for path in peers}):
         sides = {"BenchMARL": [], "ours": []}
         for path in (p for p in peers if p.stem[3:-2] == task):
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
             own = folder / f"ours_{path.stem[3:]}" / "metrics.csv"
             if len(rows) < 50 or not own.is_file():
                 continue
