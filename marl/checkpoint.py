@@ -29,7 +29,7 @@ def save(path: str | Path, state: Mapping, keep: int = 1) -> None:
     path = Path(path)
     buffer = io.BytesIO()  # in memory first: torch's own writer ends the process where a disk is full
     torch.save({"format_version": FORMAT_VERSION, **state}, buffer)
-    content = buffer.getbuffer()
+    content = buffer.getvalue()  # no view: one in the traceback of a full disk crashes Python 3.12.1 at its end
     trailer = TAG + hashlib.sha256(content).hexdigest().encode() + b"\n"
     write(path, content, trailer, keep=keep)
 
