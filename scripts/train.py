@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+import agents  # noqa: F401 - its networks' kernel serves supervised tasks too
 from envs.base import EnvError
 from marl import compose, describe, distributed
 from marl.callbacks import Callback

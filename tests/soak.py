@@ -111,6 +111,7 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=5.0, help="seconds between two looks (default 5)")
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the run is ended too
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     run = start(folder)
@@ -134,6 +135,8 @@ def main() -> int:
         if died is None:
             run.send_signal(signal.SIGTERM)
             run.wait(timeout=300)
+    if not samples:
+        raise SystemExit(f"the run ended with {run.returncode}: see {folder / 'output.txt'}")
     verify(folder, seen)
     figures = report(samples, seen, folder, began)
     figures["exit_code"] = run.returncode

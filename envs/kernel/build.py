@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -60,12 +61,15 @@ def _variants() -> list[list[str]]:
     return [[*native, *openmp, *sleef], [*native, *openmp], openmp, []]
 
 
-def compile_library(source: str) -> Path:
-    """The library of a generated source, from disk if it was built before. Raises Refusal with the compiler's words."""
+def compile_library(source: str, options: Sequence[str] = FLAGS) -> Path:
+    """The library of a source, from disk if it was built before; the source defines `width`, which must be positive.
+
+    Raises Refusal with the compiler's words.
+    """
     prelude = Path(__file__).with_name("prelude.h").read_text()
     gxx = compiler()
     key = digest(
-        VERSION, source, prelude, gxx, Path(gxx).resolve().stat().st_mtime, FLAGS, torch.__version__, machine()
+        VERSION, source, prelude, gxx, Path(gxx).resolve().stat().st_mtime, list(options), torch.__version__, machine()
     )
     target = cache_folder() / f"{key}.so"
     if target.exists():
@@ -75,7 +79,7 @@ def compile_library(source: str) -> Path:
         code, built = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
         code.write_text(source)
         for flags in _variants():
-            command = [gxx, *FLAGS, f"-I{Path(__file__).parent}", str(code), "-o", str(built), *flags]
+            command = [gxx, *options, f"-I{Path(__file__).parent}", str(code), "-o", str(built), *flags]
             run = subprocess.run(command, capture_output=True, text=True)
             if run.returncode == 0 and _loads(built):
                 os.replace(built, target)  # atomic: another process may build the same

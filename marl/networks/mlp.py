@@ -72,5 +72,6 @@ class MLP(nn.Module):
         if self.plain:
             rows, layers = x.reshape(-1, x.shape[-1]), [*self.body, self.head][::2]  # the others are activations
             if fused.worthwhile(rows, layers):
-                return fused.mlp(rows, layers, self.activation).unflatten(0, x.shape[:-1])
+                out = fused.mlp(rows, layers, self.activation)
+                return out.view(*x.shape[:-1], out.shape[-1])
         return self.head(self.body(x))

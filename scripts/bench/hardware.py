@@ -1,5 +1,7 @@
 """How close to the hardware: a rollout over what its matrix products and activations need, an update over GEMM's peak.
 
+And an MLP's forward and backward pass by our kernel, over the same by torch's layers.
+
 Peaks are measured in the same process, right before; the networks are BenchMARL's, 256x256 tanh.
 """
 
@@ -16,8 +18,10 @@ from bench.learning import ours_sized
 from bench.timing import Clock, alternate, figure, timed
 from marl import compose
 from marl.callbacks import Callback
+from marl.networks import MLP
 
 STEPS = 100
+MLPS = ((1_536, 14, 64, 5), (1_600, 16, 256, 4), (16_384, 16, 256, 4))  # rows, inputs, width of two layers, outputs
 
 
 class Updates(Callback):
@@ -99,8 +103,33 @@ def update_share(options: argparse.Namespace, peak: float) -> Iterator[dict]:
                      rounds=len(watch.seconds) - 1)  # fmt: skip
 
 
+def mlp_passes(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
+    """GFLOP/s of an MLP's forward and backward pass on the CPU, and how many times as fast as its layers one by one."""
+    for rows, inputs, width, outputs in MLPS[:1] if options.quick else MLPS:
+        network, x = MLP(inputs, outputs, (width, width)), torch.randn(rows, inputs)
+        gradient, times = torch.randn(rows, outputs), max(1, 60_000 // rows)
+
+        def passes(plain: bool, network=network, x=x, gradient=gradient, times=times) -> float:
+            network.plain = plain
+
+            def work() -> None:
+                for _ in range(times):
+                    network(x).backward(gradient)
+                    network.zero_grad()
+
+            return timed(work) / times
+
+        taken = alternate(
+            {"kernel": lambda p=passes: p(True), "layers": lambda p=passes: p(False)}, options.rounds, Clock(seconds)
+        )
+        kernel, layers = (statistics.median(taken[side]) for side in ("kernel", "layers"))
+        yield figure(f"mlp/{rows}/{width}", f"MLP {width} x {width}, {rows:,} rows, forward and backward",
+                     products(network, rows, trained=True) * 1e-9 / kernel, "GFLOP/s", kernel_ms=1e3 * kernel,
+                     layers_ms=1e3 * layers, times_the_layers=layers / kernel, rounds=len(taken["kernel"]))  # fmt: skip
+
+
 def hardware(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
-    """Peaks of the machine, then the rollout and the update over them."""
+    """Peaks of the machine, then the rollout, the update and an MLP's passes over them."""
     short = 0.02 if options.quick else 0.4
     peaks = machine.gemm_peak(options.device, short)
     peak = max(peaks.values())
@@ -108,3 +137,5 @@ def hardware(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
     yield figure("peak/memory", "memory bandwidth (triad)", machine.bandwidth(options.device, short), "GB/s")
     yield from rollout_over_floor(options, peak, seconds / 4)
     yield from update_share(options, peak)
+    if not options.device.startswith("cuda"):
+        yield from mlp_passes(options, seconds / 8)

@@ -54,7 +54,7 @@ def test_mlp_computes_the_formula():
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
-@pytest.mark.parametrize("hidden", [(64,), (64, 130), (130, 129, 64)])
+@pytest.mark.parametrize("hidden", [(64,), (64, 130), (130, 129, 64), (3, 1, 17)])
 def test_fused_mlp_equals_its_layers(activation, hidden):
     torch.manual_seed(0)
     net = MLP(7, 5, hidden=hidden, activation=activation)
@@ -67,6 +67,56 @@ def test_fused_mlp_equals_its_layers(activation, hidden):
         torch.testing.assert_close(ours, theirs, atol=1e-5 * theirs.abs().max().item(), rtol=1e-4)
     with torch.no_grad():
         assert torch.equal(net(x), y)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 8, 63, 65, 3000])
+def test_rows_of_the_fused_mlp_do_not_depend_on_their_neighbours_nor_on_threads(rows):
+    torch.manual_seed(0)
+    net, x, threads = MLP(40, 5, hidden=(64, 64)), torch.randn(3000, 40), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with torch.no_grad():
+            whole, part = net(x), net(x[:rows])
+            torch.set_num_threads(2)
+            assert torch.equal(net(x), whole)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(part, whole[:rows])
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_fused_mlp_is_exact_at_the_ends_and_passes_on_what_is_not_finite(activation):
+    net = MLP(1, 1, hidden=(1,), activation=activation)
+    for p in net.parameters():
+        torch.nn.init.ones_(p) if p.dim() > 1 else torch.nn.init.zeros_(p)
+    x = torch.cat([torch.linspace(-20, 20, 4001), torch.tensor([1e-8, -1e-8, 1e30, -1e30])]).unsqueeze(1)
+    exact = getattr(torch, activation)(x.double())
+    assert ((net(x) - exact).abs() <= 3e-7 * exact.abs()).all()
+    assert net(torch.tensor([[float("nan")]])).isnan().all()
+    endless = torch.tensor([[float("inf")], [float("-inf")]])
+    torch.testing.assert_close(net(endless), getattr(torch, activation)(endless))
+
+
+def test_without_a_compiler_a_warning_says_so_and_the_layers_run(monkeypatch):
+    def build(source, options):
+        raise RuntimeError("no C++ compiler was found")
+
+    monkeypatch.setattr(fused, "compiler", build)
+    net, x = MLP(7, 5, hidden=(64, 64)), torch.randn(80, 7)
+    with pytest.warns(UserWarning, match="layer by layer.*no C.. compiler"):
+        out = net(x)
+    assert torch.equal(out, net.head(net.body(x)))
+
+
+def test_a_kernel_that_differs_from_torch_is_not_used(monkeypatch):
+    wrong = fused.compiler
+
+    def build(source, options):
+        return wrong(source.replace("g * (1.0f - y * y)", "g * (1.0f - y)"), options)
+
+    monkeypatch.setattr(fused, "compiler", build)
+    with pytest.warns(UserWarning, match="differs from torch with tanh"):
+        assert fused.library() is None
 
 
 def test_fused_mlp_gives_no_gradient_to_frozen_layers_nor_to_data():
