@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import yaml
@@ -49,3 +50,16 @@ def parse(options: type, arguments: Sequence[str]) -> Any:
         if key not in names:
             raise UserError(f"unknown key '{key}'{closest(key, names)} (allowed are {', '.join(names)})")
     return options(**split(options, arguments)[0])
+
+
+def parse_runs(options: type, arguments: Sequence[str], which: str) -> tuple[list[str], Any, list[str]]:
+    """Runs, an instance of `options`, and overrides of the runs' configurations.
+
+    Raises:
+        UserError: no runs (`which` says what they are for), or as `split`.
+    """
+    values, rest = split(options, arguments)
+    runs = [a for a in rest if "=" not in a or Path(a).exists()]
+    if not runs:
+        raise UserError(f"name the runs {which}: RUN_DIR…")
+    return runs, options(**values), [a for a in rest if a not in runs]

@@ -26,7 +26,7 @@ from agents.evaluate import Player, evaluate, report
 from envs.base import EnvError
 from marl import checkpoint, cli, compose
 from marl.errors import UserError
-from marl.options import split
+from marl.options import parse_runs
 from marl.report import matrix
 from marl.report.runs import ALGORITHMS
 from marl.seeding import derive
@@ -50,11 +50,7 @@ class Options:
 
 def parse(arguments: list[str]) -> tuple[list[str], Options, list[str]]:
     """Runs, options, and overrides of the runs' configurations. Raises UserError for wrong ones."""
-    values, rest = split(Options, arguments)
-    runs = [a for a in rest if "=" not in a or Path(a).exists()]
-    if not runs:
-        raise UserError("name the runs that play: RUN_DIR…")
-    return runs, Options(**values), [a for a in rest if a not in runs]
+    return parse_runs(Options, arguments, "that play")
 
 
 def labels(runs: list[str], options: Options) -> list[str]:

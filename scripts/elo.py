@@ -30,7 +30,7 @@ from agents.evaluate import Player, evaluate
 from envs.base import EnvError
 from marl import cli, elo
 from marl.errors import UserError
-from marl.options import split
+from marl.options import parse_runs
 from marl.report import matrix
 from marl.report.tables import Table
 from marl.seeding import derive
@@ -54,11 +54,7 @@ class Options:
 
 def parse(arguments: list[str]) -> tuple[list[str], Options, list[str]]:
     """Runs, options, and overrides of the runs' configurations. Raises UserError for wrong ones."""
-    values, rest = split(Options, arguments)
-    runs = [a for a in rest if "=" not in a or Path(a).exists()]
-    if not runs:
-        raise UserError("name the runs whose versions play: RUN_DIR…")
-    return runs, Options(**values), [a for a in rest if a not in runs]
+    return parse_runs(Options, arguments, "whose versions play")
 
 
 def rate(runs: list[str], options: Options, overrides: list[str]) -> dict:
