@@ -54,26 +54,11 @@ def gae(
 
 
 @torch.no_grad()
-def bootstrap(value: Tensor, final_value: Tensor, truncated: Tensor) -> Tensor:
+def bootstrap(value: Tensor, final_value: Tensor, index: Tensor) -> Tensor:
     """Next values of a rollout from the values of what the policy saw, mended where an episode was cut off.
 
-    After an auto-reset the next thing seen belongs to a new episode, so at truncated steps its value is
+    After an auto-reset the next thing seen belongs to a new episode, so at the N truncated steps its value is
     replaced by that of the true final observation. (At terminated steps `gae` drops the next value anyway.)
-
-    Args:
-        value: values of observation 0..T as the policy saw them, float32 [T + 1, E, A].
-        final_value: values of the true next observations, float32 [T, E, A]; read where truncated only.
-        truncated: bool [T, E].
-
-    Returns:
-        float32 [T, E, A].
-    """
-    return torch.where(truncated.unsqueeze(-1), final_value, value[1:])
-
-
-@torch.no_grad()
-def bootstrap_at(value: Tensor, final_value: Tensor, index: Tensor) -> Tensor:
-    """As `bootstrap`, where the critic was asked about the N truncated ends alone.
 
     Args:
         value: values of observation 0..T as the policy saw them, float32 [T + 1, E, A].

@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from agents.actor import Actor
-from agents.advantage import bootstrap_at, explained_variance, gae, normalize_advantage
+from agents.advantage import bootstrap, explained_variance, gae, normalize_advantage
 from agents.cast import Cast
 from agents.chunks import Chunks
 from agents.evaluate import Player
@@ -131,7 +131,7 @@ class OnPolicy(Plays):
         for name, algo in self.cast.algos.items():
             reward = self._scaled(name)
             value, final_value = values_of(self.loss.critics[name], name, self.rollout, truncated)
-            next_value = bootstrap_at(value, final_value, truncated)
+            next_value = bootstrap(value, final_value, truncated)
             advantage, returns = gae(
                 reward,
                 value[:-1],

@@ -9,7 +9,7 @@ from tensordict.nn import TensorDictModule
 from torchrl.objectives.value import GAE
 from torchrl.objectives.value.functional import generalized_advantage_estimate
 
-from agents.advantage import bootstrap, bootstrap_at, explained_variance, gae, normalize_advantage
+from agents.advantage import bootstrap, explained_variance, gae, normalize_advantage
 
 T, E, A = 25, 6, 3
 
@@ -105,7 +105,8 @@ def test_time_limit_is_no_end_of_the_world(lam):
     value[1:][9] = 3.0  # after the end at step 9 another episode begins, whose value must not matter
     truncated = torch.zeros(T, E, dtype=torch.bool)
     truncated[9] = True
-    next_value = bootstrap(value, torch.full((T, E, A), worth), truncated)
+    ends = truncated.flatten().nonzero().squeeze(-1)
+    next_value = bootstrap(value, torch.full((len(ends), A), worth), ends)
     steps = slice(0, 10)
     never = torch.zeros_like(truncated)
     advantage, _ = gae(reward, value[:-1], next_value, never, truncated, gamma, lam)
@@ -138,18 +139,17 @@ def test_an_end_cuts_what_comes_after():
     assert torch.equal(advantage[:11], changed[:11]) and not torch.equal(advantage[11:], changed[11:])
 
 
-def test_bootstrap_dense_and_sparse_agree():
+def test_bootstrap_replaces_the_next_values_of_truncated_steps_only():
     value, final = torch.randn(T + 1, E, A), torch.randn(T, E, A)
     truncated = torch.rand(T, E) < 0.2
-    dense = bootstrap(value, final, truncated)
-    assert torch.equal(dense[truncated], final[truncated])
-    assert torch.equal(dense[~truncated], value[1:][~truncated])
     index = truncated.flatten().nonzero().squeeze(-1)
     before = value.clone()
-    assert torch.equal(bootstrap_at(value, final.flatten(0, 1)[index], index), dense)
+    next_value = bootstrap(value, final.flatten(0, 1)[index], index)
+    assert torch.equal(next_value[truncated], final[truncated])
+    assert torch.equal(next_value[~truncated], value[1:][~truncated])
     assert torch.equal(value, before)
     empty = torch.empty(0, dtype=torch.int64)
-    assert torch.equal(bootstrap_at(value, torch.empty(0, A), empty), value[1:])
+    assert torch.equal(bootstrap(value, torch.empty(0, A), empty), value[1:])
 
 
 def test_normalize_advantage():
