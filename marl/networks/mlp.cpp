@@ -97,11 +97,12 @@ static void back_tile(const float* in, const float* packed, int64_t depth, const
     }
 }
 
-// sums[M][V] += over rows of gradient[row][i] * input[row][column].
+// sums[M][V] += over rows of gradient[row][i] * input[row][column]; a block is added up by itself, so that rounding
+// grows with the number of blocks and not of rows.
 template <int V>
 static void weight_tile(const float* gradient, const float* input, int64_t rows, float* sums, int64_t stride) {
     vf acc[M][V];
-    FIXED for (int i = 0; i < M; i++) FIXED for (int v = 0; v < V; v++) acc[i][v] = load(sums + i * stride + v * W);
+    FIXED for (int i = 0; i < M; i++) FIXED for (int v = 0; v < V; v++) acc[i][v] = (vf){};
     for (int64_t r = 0; r < rows; r++, gradient += P, input += P) {
         vf b[V];
         FIXED for (int v = 0; v < V; v++) b[v] = load(input + v * W);
@@ -110,7 +111,10 @@ static void weight_tile(const float* gradient, const float* input, int64_t rows,
             FIXED for (int v = 0; v < V; v++) acc[i][v] += a * b[v];
         }
     }
-    FIXED for (int i = 0; i < M; i++) FIXED for (int v = 0; v < V; v++) store(sums + i * stride + v * W, acc[i][v]);
+    FIXED for (int i = 0; i < M; i++) FIXED for (int v = 0; v < V; v++) {
+        float* sum = sums + i * stride + v * W;
+        store(sum, load(sum) + acc[i][v]);
+    }
 }
 
 // Rows [rows, columns] into panels; what is missing to whole tiles and panels is 0.
@@ -288,21 +292,22 @@ void backward(int64_t depth, int64_t rows, int64_t threads, int64_t kind, const 
             into_panels(x + b * R * size[0], size[0], n, size[0], buffer[2]);
             const float* y = kept + (b + 1) * net.hidden();
             const float* packed = to;
-            float* sum = sums + net.sums();
+            float* layer = sums + net.sums();
             for (int64_t l = depth - 1; l >= 0; l--) {
                 const int64_t outs = size[l + 1], ins = size[l], stride = padded(ins);
                 const float* g = buffer[(l + 1) % 2];
                 y = l ? y - padded(ins) * R : buffer[2];
-                sum -= padded(outs) * (stride + 1);
+                layer -= padded(outs) * (stride + 1);
                 for (int64_t p = 0; p < panels(ins); p++)
                     TILED(ins - p * P, for (int64_t o = 0; o < outs; o += M) weight_tile<V>(
-                        g + o / P * R * P + o % P, y + p * R * P, full, sum + o * stride + p * P, stride))
-                float* sum_bias = sum + padded(outs) * stride;
+                        g + o / P * R * P + o % P, y + p * R * P, full, layer + o * stride + p * P, stride))
+                float* sum_bias = layer + padded(outs) * stride;
                 for (int64_t p = 0; p < panels(outs); p++)
                     for (int v = 0; v < N; v++) {
-                        vf total = load(sum_bias + p * P + v * W);
+                        float* sum = sum_bias + p * P + v * W;
+                        vf total = (vf){};
                         for (int64_t r = 0; r < full; r++) total += load(g + (p * R + r) * P + v * W);
-                        store(sum_bias + p * P + v * W, total);
+                        store(sum, load(sum) + total);
                     }
                 if (l == 0 && !dx) break;
                 packed -= padded(ins) * outs;
