@@ -1,5 +1,6 @@
 """Networks: shapes, initialisation, the multi-agent wrapper, and the sentences for impossible choices."""
 
+import platform
 from functools import partial
 from typing import get_type_hints
 
@@ -106,6 +107,27 @@ def test_without_a_compiler_a_warning_says_so_and_the_layers_run(monkeypatch):
     with pytest.warns(UserWarning, match="layer by layer.*no C.. compiler"):
         out = net(x)
     assert torch.equal(out, net.head(net.body(x)))
+
+
+@pytest.mark.parametrize("absent", [("__AVX512F__",), ("__AVX512F__", "__AVX__")])
+def test_processors_with_shorter_vectors_get_the_same(absent, monkeypatch):
+    build = fused.compiler
+
+    def narrower(source, options):
+        for name in absent:
+            assert f"defined({name})" in source
+            source = source.replace(f"defined({name})", "0")
+        return build(source, options)
+
+    torch.manual_seed(0)
+    net, x = MLP(19, 5, hidden=(70, 33)), torch.randn(300, 19, requires_grad=True)
+    wanted = [x, *net.parameters()]
+    expected = torch.autograd.grad(net(x).square().sum(), wanted)
+    monkeypatch.setattr(fused, "compiler", narrower)
+    if platform.machine() == "x86_64":
+        assert fused.library().width() == (8 if len(absent) == 1 else 4)
+    for ours, theirs in zip(torch.autograd.grad(net(x).square().sum(), wanted), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5 * theirs.abs().max().item(), rtol=1e-4)
 
 
 def test_a_kernel_that_differs_from_torch_is_not_used(monkeypatch):
