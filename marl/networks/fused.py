@@ -21,7 +21,7 @@ compiler: Callable[[str, Sequence[str]], Path] | None = None
 
 ACTIVATIONS = {"tanh": (0, torch.tanh), "relu": (1, torch.relu)}  # number in mlp.cpp, and what it stands for
 FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w")
-SHARE = 2_000_000  # multiplications of a forward pass that are worth waking a thread for
+PARALLEL = 4_000_000  # multiplications of a forward pass below which waking threads takes longer than it saves
 TOLERANCE = 1e-5  # of the check, relative to the largest number of a result
 
 
@@ -123,7 +123,8 @@ def _shape(x: Tensor, weights: Sequence[Tensor], activation: str) -> tuple[int, 
     """What both passes are told: depth, rows, threads, activation, widths."""
     (rows, features), shapes = x.shape, [weight.shape for weight in weights]
     macs = sum([outs * ins for outs, ins in shapes])
-    threads = max(1, min(torch.get_num_threads(), rows * macs // SHARE))
+    # All of torch's threads or one: OpenMP ends and makes threads anew where teams of several sizes take turns.
+    threads = torch.get_num_threads() if rows * macs >= PARALLEL else 1
     return len(weights), rows, threads, ACTIVATIONS[activation][0], _numbers([features, *[outs for outs, _ in shapes]])
 
 
