@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from marl import distributed, divergence
 from marl.averaging import Averaging
 from marl.errors import UserError
-from marl.optim import OptimizerConfig, ScheduleConfig, clip_gradients, thaw
+from marl.optim import OptimizerConfig, Schedule, ScheduleConfig, clip_gradients, thaw
+from marl.task import Task
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -20,25 +21,17 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def prepare(trainer: Any, optimizer: OptimizerConfig, schedule: ScheduleConfig) -> None:
     """Build the trainer's optimiser, schedule, scaler, autocast, average of weights and wrapped loss.
 
-    Raises UserError where the settings contradict one another or the device.
+    Raises UserError as `built`.
     """
     task, device = trainer.task, trainer.device
-    if distributed.world() > 1 and trainer.strategy == "single":
-        raise UserError("trainer.strategy='single': torchrun started several processes; trainer=ddp uses them")
-    if trainer.precision == "fp16" and device.type == "cpu":
-        raise UserError("trainer.precision='fp16': needs a GPU; on a CPU fp32 and bf16 are allowed")
     trainer.iterations = trainer.max_iterations or task.iterations
-    steps = trainer.iterations * -(-task.steps_per_iteration // trainer.accumulate)
+    trainer.optimizer, trainer.schedule = built(trainer, task, optimizer, schedule)
     parts = task.parts()
-    trainer.optimizer = optimizer.build(parts)
-    trainer.schedule = schedule.build(trainer.optimizer, trainer.iterations, steps, trainer.mode)
     trainer.scaler = torch.amp.GradScaler(device.type, enabled=trainer.precision == "fp16")
     # Entering autocast costs as much as a small layer, so fp32 does without.
     autocast = partial(torch.autocast, device.type, AUTOCAST.get(trainer.precision))
     trainer.autocast = nullcontext if trainer.precision == "fp32" else autocast
     trainer.held = [] if isinstance(trainer.optimizer, torch.optim.LBFGS) else None  # batches that it looks at again
-    if trainer.held is not None and (trainer.precision == "fp16" or trainer.non_finite == "skip"):
-        raise UserError("optimizer.name='LBFGS': cannot go with trainer.precision=fp16 or trainer.non_finite=skip")
     trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     clipped = [[p for p in module.parameters() if id(p) in trained] for module in parts.values()]
     trainer.clipped = [parameters for parameters in clipped if parameters]
@@ -48,6 +41,25 @@ def prepare(trainer: Any, optimizer: OptimizerConfig, schedule: ScheduleConfig) 
     if trainer.recompute:
         recompute(task.loss)
     wrap(trainer)
+
+
+def built(
+    trainer: Any, task: Task, optimizer: OptimizerConfig, schedule: ScheduleConfig
+) -> tuple[torch.optim.Optimizer, Schedule]:
+    """Optimiser and schedule of a run. Called for its UserErrors alone, before anything is written, it does no harm.
+
+    Raises UserError where the settings contradict one another or the device.
+    """
+    if distributed.world() > 1 and trainer.strategy == "single":
+        raise UserError("trainer.strategy='single': torchrun started several processes; trainer=ddp uses them")
+    if trainer.precision == "fp16" and next(task.loss.parameters()).device.type == "cpu":
+        raise UserError("trainer.precision='fp16': needs a GPU; on a CPU fp32 and bf16 are allowed")
+    iterations = trainer.max_iterations or task.iterations
+    steps = iterations * -(-task.steps_per_iteration // trainer.accumulate)
+    made = optimizer.build(task.parts())
+    if isinstance(made, torch.optim.LBFGS) and (trainer.precision == "fp16" or trainer.non_finite == "skip"):
+        raise UserError("optimizer.name='LBFGS': cannot go with trainer.precision=fp16 or trainer.non_finite=skip")
+    return made, schedule.build(made, iterations, steps, trainer.mode or task.monitor[1])
 
 
 def wrap(trainer: Any) -> None:

@@ -13,7 +13,7 @@ from rich.tree import Tree
 
 import agents  # noqa: F401 - its networks' kernel serves supervised tasks too
 from envs.base import EnvError
-from marl import compose, describe, distributed
+from marl import compose, describe, distributed, stepping
 from marl.callbacks import Callback
 from marl.errors import UserError
 from marl.lock import alone
@@ -42,6 +42,7 @@ def train(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback] = ()) ->
         config |= {"resume": None, "paths": {**(config["paths"] or {}), "run_dir": str(run_dir)}}
         setup = compose.build_setup(config)
         setup["callbacks"] += callbacks
+        stepping.built(trainer, task, setup["optimizer"], setup["schedule"])  # mistakes in them are told first
         if distributed.main():
             show(config)
             save(config, run_dir)

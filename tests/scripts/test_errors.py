@@ -3,7 +3,7 @@
 import pytest
 
 from envs.base import EnvError
-from marl import cli, compose
+from marl import cli, compose, lock
 
 # (overrides, what the sentence must contain)
 MISTAKES = [
@@ -19,6 +19,7 @@ MISTAKES = [
     (["optimizer.name=Adamm"], ["optimizer.name", "Adamm", "AdamW"]),
     (["optimizer.freeze=[acter]"], ["optimizer.freeze", "acter", "actor, critic"]),
     (["trainer.precision=fp16", "device=cpu"], ["trainer.precision", "fp16", "fp32 and bf16"]),
+    (["scheduler.stages=[{name: CosineLR}]"], ["scheduler.stages[0].name", "CosineLR", "CosineAnnealingLR"]),
     (["trainer.precision=fp8"], ["trainer.precision=fp8", "'fp16'"]),
     (["device=cuda:7"], ["device=cuda:7", "cpu"]),
     (["device=gpu"], ["device=gpu", "auto, cpu, cuda"]),
@@ -41,12 +42,12 @@ def test_train_refuses_in_one_sentence(overrides, words, script, tmp_path, capsy
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(SystemExit) as stop, cli.guard(EnvError):
         script("train").train(compose.compose(overrides), tmp_path)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2
+    printed, error = capsys.readouterr()
+    assert stop.value.code == 2 and printed == ""  # told before the configuration is shown
     assert error.startswith("error: ") and error.count("\n") == 1
     for word in words:
         assert word in error
-    assert not (tmp_path / "checkpoints").exists()
+    assert {path.name for path in tmp_path.iterdir()} <= {lock.RUN}
 
 
 @pytest.mark.parametrize(
