@@ -50,19 +50,26 @@ def verify(folder: Path, seen: dict[int, bool]) -> None:
     from marl import checkpoint
     from marl.errors import UserError
 
-    for path in sorted((folder / "checkpoints").glob("last*.pt")):
+    def key(path: Path) -> tuple[int, int] | None:
         try:
             about = path.stat()
-            key = (about.st_ino, about.st_mtime_ns)
-            if key in seen:
-                continue
-            seen[key] = isinstance(checkpoint.load(path)["iteration"], int)
-        except FileNotFoundError:  # renamed meanwhile: seen under its new name the next time
+        except FileNotFoundError:
+            return None
+        return about.st_ino, about.st_mtime_ns
+
+    for path in sorted((folder / "checkpoints").glob("last*.pt")):
+        before, told = key(path), ""
+        if before is None or before in seen:
             continue
+        try:
+            good = isinstance(checkpoint.load(path)["iteration"], int)
         except UserError as error:
-            if path.is_file():
-                seen[key] = False
-                print(error, flush=True)
+            good, told = False, str(error)
+        if key(path) != before:  # renamed meanwhile: seen under its new name the next time
+            continue
+        seen[before] = good
+        if told:
+            print(told, flush=True)
 
 
 def iterations(folder: Path) -> int:
