@@ -42,7 +42,7 @@ def worthwhile(x: Tensor, layers: list[nn.Linear]) -> bool:
         and torch._C._functorch.maybe_current_level() is None  # vmap and the like
         and torch._C._len_torch_dispatch_stack() == 0  # modes that want to see every operator
         and all(map(_plain, layers))
-        and library() is not None
+        and kernel() is not None
     )
 
 
@@ -66,13 +66,13 @@ def mlp(x: Tensor, layers: Sequence[nn.Linear], activation: str) -> Tensor:
     return _forward(x, activation, parameters, keep=False)[0]
 
 
-def library() -> ctypes.CDLL | None:
+def kernel() -> ctypes.CDLL | None:
     """The compiled kernel, built or loaded and checked at the first call; None, with a warning, where there is none."""
-    return None if compiler is None else _library(compiler)
+    return None if compiler is None else _load(compiler)
 
 
 @lru_cache(maxsize=1)
-def _library(build: Callable[[str, Sequence[str]], Path]) -> ctypes.CDLL | None:
+def _load(build: Callable[[str, Sequence[str]], Path]) -> ctypes.CDLL | None:
     try:
         made = ctypes.CDLL(str(build(Path(__file__).with_name("mlp.cpp").read_text(), FLAGS)))
         number, pointer = ctypes.c_int64, ctypes.c_void_p
@@ -132,7 +132,7 @@ def _forward(
     x: Tensor, activation: str, parameters: Sequence[Tensor], keep: bool, made: ctypes.CDLL | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Result, and with `keep` what the backward pass needs of the hidden layers."""
-    made = made or library()
+    made = made or kernel()
     weights, biases = parameters[::2], parameters[1::2]
     depth, rows, threads, kind, widths = _shape(x, weights, activation)
     out = x.new_empty(rows, weights[-1].shape[0])
@@ -156,7 +156,7 @@ def _backward(
     made: ctypes.CDLL | None = None,
 ) -> list[Tensor | None]:
     """Gradients of x, then of weight and bias of each layer; None where they are not `needed`."""
-    made = made or library()
+    made = made or kernel()
     depth, rows, threads, kind, widths = _shape(x, weights, activation)
     scratch = x.new_empty(made.scratch_size(depth, rows, threads, widths))
     like = [x, *[t for weight in weights for t in (weight, weight[:, 0])]]

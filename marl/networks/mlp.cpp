@@ -23,6 +23,13 @@ typedef float vf __attribute__((vector_size(4 * W)));
 typedef float vu __attribute__((vector_size(4 * W), aligned(4), may_alias));
 #define FIXED _Pragma("GCC unroll 16")
 #define INLINE static inline __attribute__((always_inline))
+#ifdef _OPENMP
+INLINE int64_t thread() { return omp_get_thread_num(); }
+INLINE int64_t threads_here() { return omp_get_num_threads(); }
+#else
+INLINE int64_t thread() { return 0; }
+INLINE int64_t threads_here() { return 1; }
+#endif
 
 INLINE vf load(const float* p) { return *(const vu*)p; }
 INLINE void store(float* p, vf x) { *(vu*)p = x; }
@@ -163,6 +170,7 @@ struct Net {
     const float* const* weight;   // [size[l+1], size[l]]
     const float* const* bias;     // [size[l+1]]
     int64_t blocks() const { return (rows + R - 1) / R; }
+    int64_t first(int64_t me, int64_t team) const { return blocks() * me / team; }  // block of a thread
     int64_t in_block(int64_t b) const { return rows - b * R < R ? rows - b * R : R; }
     int64_t hidden() const {  // numbers of the hidden layers' results, per block
         int64_t n = 0;
@@ -214,11 +222,7 @@ void forward(int64_t depth, int64_t rows, int64_t threads, int64_t kind, const i
     float* own = scratch + net.packed();
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-#ifdef _OPENMP
-        const int64_t me = omp_get_thread_num(), team = omp_get_num_threads();
-#else
-        const int64_t me = 0, team = 1;
-#endif
+        const int64_t me = thread(), team = threads_here();
         float* to = scratch;
         int64_t turn = 0;
         for (int64_t l = 0; l < depth; l++) {
@@ -232,9 +236,9 @@ void forward(int64_t depth, int64_t rows, int64_t threads, int64_t kind, const i
             to += padded(size[l + 1]);
         }
 #pragma omp barrier
-        float* buffer[3];
-        for (int i = 0; i < 3; i++) buffer[i] = own + (me * 3 + i) * net.widest();
-        const int64_t first = net.blocks() * me / team, last = net.blocks() * (me + 1) / team;
+        float* const mine = own + me * 3 * net.widest();
+        float* const buffer[3] = {mine, mine + net.widest(), mine + 2 * net.widest()};
+        const int64_t first = net.first(me, team), last = net.first(me + 1, team);
         for (int64_t b = first; b < last; b++) {
             const int64_t n = net.in_block(b), full = rounded(n);
             into_panels(x + b * R * size[0], size[0], n, size[0], buffer[2]);
@@ -264,15 +268,9 @@ void backward(int64_t depth, int64_t rows, int64_t threads, int64_t kind, const 
     Net net{depth, rows, threads, (int)kind, size, weight, nullptr};
     float* all_sums = scratch + net.packed();
     float* own = all_sums + threads * net.sums();
-    int64_t used = 1;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-#ifdef _OPENMP
-        const int64_t me = omp_get_thread_num(), team = omp_get_num_threads();
-#else
-        const int64_t me = 0, team = 1;
-#endif
-        if (me == 0) used = team;
+        const int64_t me = thread(), team = threads_here();
         float* to = scratch;
         int64_t turn = 0;
         for (int64_t l = dx ? 0 : 1; l < depth; l++) {
@@ -283,9 +281,9 @@ void backward(int64_t depth, int64_t rows, int64_t threads, int64_t kind, const 
         float* sums = all_sums + me * net.sums();
         memset(sums, 0, net.sums() * 4);
 #pragma omp barrier
-        float* buffer[3];
-        for (int i = 0; i < 3; i++) buffer[i] = own + (me * 3 + i) * net.widest();
-        const int64_t first = net.blocks() * me / team, last = net.blocks() * (me + 1) / team;
+        float* const mine = own + me * 3 * net.widest();
+        float* const buffer[3] = {mine, mine + net.widest(), mine + 2 * net.widest()};
+        const int64_t first = net.first(me, team), last = net.first(me + 1, team);
         for (int64_t b = first; b < last; b++) {
             const int64_t n = net.in_block(b), full = rounded(n);
             into_panels(gradient + b * R * size[depth], size[depth], n, size[depth], buffer[depth % 2]);

@@ -125,7 +125,7 @@ def test_processors_with_shorter_vectors_get_the_same(absent, monkeypatch):
     expected = torch.autograd.grad(net(x).square().sum(), wanted)
     monkeypatch.setattr(fused, "compiler", narrower)
     if platform.machine() == "x86_64":
-        assert fused.library().width() == (8 if len(absent) == 1 else 4)
+        assert fused.kernel().width() == (8 if len(absent) == 1 else 4)
     for ours, theirs in zip(torch.autograd.grad(net(x).square().sum(), wanted), expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5 * theirs.abs().max().item(), rtol=1e-4)
 
@@ -138,7 +138,7 @@ def test_a_kernel_that_differs_from_torch_is_not_used(monkeypatch):
 
     monkeypatch.setattr(fused, "compiler", build)
     with pytest.warns(UserWarning, match="differs from torch with tanh"):
-        assert fused.library() is None
+        assert fused.kernel() is None
 
 
 def test_fused_mlp_gives_no_gradient_to_frozen_layers_nor_to_data():
