@@ -1,28 +1,37 @@
-"""Draws every scenario of VMAS, headless: `python docs/contact_sheet.py docs/all_scenarios.png`."""
+"""Records every scenario of VMAS and draws the recordings: `python docs/contact_sheet.py docs/all_scenarios.png`.
+
+Each tile is an episode of random actions that was recorded as states, written to disk, read back and drawn, headless.
+"""
 
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from envs.drawing import image, scene
-from envs.random import Stream
-from envs.simulator import build_simulator, scenario_names
+from envs.drawing import image
+from envs.replay import Recording, Restorer, record
+from envs.simulator import scenario_names
+from envs.vmas import VmasEnv
 
-COLUMNS, SIZE, LABEL, STEPS = 7, 150, 14, 8
+COLUMNS, SIZE, LABEL, STEPS, SEED = 7, 150, 14, 8, 3
 
 
-def tile(name: str) -> Image.Image:
-    """A scenario after some random steps, with its name."""
-    stream = Stream(3, torch.device("cpu"), True)
-    simulator = build_simulator(
-        name, 1, stream, continuous_actions=True, multi_discrete=False, max_steps=None, scenario_kwargs={}
-    )
-    with stream:
-        for _ in range(STEPS):
-            simulator.step(simulator.get_random_actions())
-    drawn = scene(simulator)
+def recorded(name: str, folder: Path) -> Recording:
+    """An episode of random actions, as it comes back from its file."""
+    settings = {"scenario": name, "max_steps": STEPS}
+    env, generator = VmasEnv(**settings, num_envs=1, fast="off"), torch.Generator().manual_seed(SEED)
+    file = folder / f"{name.replace('/', '_')}.safetensors"
+    record(settings, lambda observation: (env.random_action(generator), {}), 1, SEED).save(file)
+    return Recording.load(file)
+
+
+def tile(name: str, folder: Path) -> Image.Image:
+    """The end of a scenario's recording, with its name."""
+    recording = recorded(name, folder)
+    drawn = Restorer(recording).scene(recording.lengths[0], 0)
     picture = Image.fromarray(image(drawn, round(SIZE * min(1.0, drawn.width / drawn.height))))
     out = Image.new("RGB", (SIZE, SIZE + LABEL), "white")
     out.paste(picture, ((SIZE - picture.width) // 2, LABEL + (SIZE - picture.height) // 2))
@@ -36,7 +45,8 @@ def main(target: str) -> None:
     names = scenario_names()
     sheet = Image.new("RGB", (COLUMNS * SIZE, -(-len(names) // COLUMNS) * (SIZE + LABEL)), "white")
     for i, name in enumerate(names):
-        made = tile(name)
+        with tempfile.TemporaryDirectory() as folder:
+            made = tile(name, Path(folder))
         assert np.asarray(made)[LABEL + 2 : -2, 2:-2].std() > 0, f"nothing was drawn of {name}"
         sheet.paste(made, (i % COLUMNS * SIZE, i // COLUMNS * (SIZE + LABEL)))
         print(name, flush=True)

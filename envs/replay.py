@@ -104,7 +104,8 @@ class Restorer:
 
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
-        self.env = VmasEnv(**recording.settings, num_envs=recording.episodes, fast="off")
+        made = {"num_envs": recording.episodes, "seed": recording.seed}  # some draw colours when they are built
+        self.env = VmasEnv(**recording.settings, **made, fast="off")
         self._at: int | None = None
         unknown = self.env._pool.main.tensors.keys() - recording.state.keys()
         if unknown:

@@ -63,6 +63,7 @@ class StateMap:
 
     def __init__(self, root: Any) -> None:
         self.root = root
+        self._enums: dict[str, type[enum.Enum]] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -114,7 +115,10 @@ class StateMap:
         return False
 
     def encode(self, value: Any) -> Any:
-        """A plain value or reference as JSON can carry it; NotImplemented for anything else (functions, enums…)."""
+        """A plain value or reference as JSON can carry it; NotImplemented for anything else (functions, arrays…)."""
+        if isinstance(value, enum.Enum):  # a colour, say
+            self._enums[type(value).__qualname__] = type(value)
+            return {"enum": [type(value).__qualname__, value.name]}
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
         if id(value) in self._path_of:
@@ -134,6 +138,8 @@ class StateMap:
         ((kind, content),) = value.items()
         if kind == "object":
             return self._object_at[content]
+        if kind == "enum":
+            return self._enums[content[0]][content[1]]
         if kind == "dict":
             return {key: self.decode(item) for key, item in content}
         return (list if kind == "list" else tuple)(self.decode(item) for item in content)

@@ -1,4 +1,4 @@
-"""Which scenarios are chained for how many steps, and what must hold; two files of tests share them, and two cores."""
+"""Settings of slow scenarios, and what must hold of chained steps: files of tests share them, and two cores."""
 
 from envs.chains import TOLERANCE, chain
 from envs.simulator import scenario_names
@@ -9,6 +9,9 @@ DRAWS = {"discovery", "football"}
 # Slow to step eagerly; docs/kernels.md has all of them over fifty steps.
 STEPS = {"sampling": 10, "passage": 15, "ball_passage": 20, "multi_give_way": 20, "football": 20}
 MINUTES = {"debug/pollock", "joint_passage"}  # that building four of them takes
+# Fewer agents, walls or cells; docs/scenarios.md has them in full.
+SMALL = {"road_traffic": {"n_agents": 3}, "debug/pollock": {"n_agents": 4, "n_lines": 4, "n_boxes": 4},
+         "sampling": {"grid_spacing": 0.25}}
 NAMES = sorted(set(scenario_names()) - EAGER - MINUTES)
 
 

@@ -9,7 +9,9 @@ from envs.drawing import image, scene
 from envs.film import film, shape_row
 from envs.geometry import Shape
 from envs.replay import Recording, Restorer, record
+from envs.simulator import scenario_names
 from envs.vmas import VmasEnv
+from tests.envs.chain_cases import SMALL
 
 
 class Watcher:
@@ -47,6 +49,24 @@ def test_frames_are_the_simulators_states(navigation: Recording, tmp_path) -> No
     assert torch.equal(loaded.observation["agents"][12], observation["agents"])  # the true end, not the restart
     assert loaded.lengths == [12, 12] and loaded.terminated == [False, False] and loaded.note == {"name": "test"}
     assert torch.equal(loaded.value["agents"], loaded.observation["agents"].sum(-1))
+
+
+@pytest.mark.parametrize("scenario", scenario_names())
+def test_every_scenario_is_drawn_from_its_file_as_it_was(scenario: str, tmp_path) -> None:
+    settings = {"scenario": scenario, "max_steps": 3, "scenario_kwargs": SMALL.get(scenario, {})}
+    env = VmasEnv(**settings, num_envs=2, seed=5, fast="off")
+    actions = [env.random_action(torch.Generator().manual_seed(t)) for t in range(3)]
+    left = iter([*actions, actions[0]])  # the last only asks for the values of the end
+    record(settings, lambda observation: (next(left), {}), 2, seed=5).save(tmp_path / "a.safetensors")
+    restorer, pictures = Restorer(Recording.load(tmp_path / "a.safetensors")), []
+    env.reset(5)
+    for t in range(restorer.recording.lengths[1]):
+        pictures.append(image(restorer.scene(t, 1), 100))
+        assert (pictures[-1] == image(scene(env.simulator, 1), 100)).all()
+        env.step(actions[t])
+    assert pictures[0].std() > 0
+    final = image(restorer.scene(restorer.recording.lengths[1], 1), 100)  # not the restart, as in `env` now
+    assert (final != pictures[0]).any()
 
 
 def test_going_back_gives_the_same_picture(navigation: Recording) -> None:

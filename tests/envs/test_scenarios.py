@@ -10,13 +10,12 @@ from hydra import compose, initialize_config_dir
 from envs.compare import REPAIRED, compare
 from envs.simulator import find_scenario, keywords_of, scenario_names
 from envs.vmas import VmasEnv as AnyVmasEnv
+from tests.envs.chain_cases import SMALL
 
 VmasEnv = partial(AnyVmasEnv, fast="off")  # the eager path; tests/envs/kernel holds the kernels to it
 
 CONF = Path(__file__).parents[2] / "conf" / "env" / "vmas"
 NOISY = ("debug/asym_joint", "road_traffic")  # draw noise for the observation after a restart once more
-SMALL = {"road_traffic": {"n_agents": 3}, "debug/pollock": {"n_agents": 4, "n_lines": 4, "n_boxes": 4},
-         "sampling": {"grid_spacing": 0.25}}  # slow ones; docs/scenarios.md has them in full
 
 
 @pytest.mark.parametrize("scenario", scenario_names())
