@@ -1,7 +1,8 @@
 """Everything with everything: each combination trains, saves, resumes and evaluates, or is refused in one sentence.
 
-By default a set of combinations in which every two choices of different kinds meet; PRODUCT=all runs them all:
-PRODUCT=all python -m pytest tests/test_product.py -n auto
+By default a set of combinations in which every two choices of different kinds meet. PRODUCT=five runs every combination
+of algorithm, actions, critic, network and scenario, each with one choice of tools; PRODUCT=all each with every one:
+PRODUCT=five python -m pytest tests/test_product.py -n auto
 """
 
 import itertools
@@ -82,7 +83,15 @@ def covering(combinations: list[tuple], strength: int = 2) -> list[tuple]:
     return chosen
 
 
-CHOSEN = ALL if os.environ.get("PRODUCT") == "all" else covering(ALL)
+def in_turn(combinations: list[tuple]) -> list[tuple]:
+    """Those whose choice of the last kind is the sum of the others' numbers: each combination of the others once."""
+    numbered = [{name: i for i, name in enumerate(names)} for names in KINDS.values()]
+    places = [[number[name] for number, name in zip(numbered, c, strict=True)] for c in combinations]
+    tools = len(numbered[-1])
+    return [c for c, (*others, last) in zip(combinations, places, strict=True) if sum(others) % tools == last]
+
+
+CHOSEN = {"all": list, "five": in_turn, "pairs": covering}[os.environ.get("PRODUCT", "pairs")](ALL)
 
 
 def train(overrides: list[str], folder: Path):
