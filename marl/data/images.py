@@ -75,7 +75,8 @@ class FashionMNIST(ArrayData):
             raise UserError(
                 f"data.folder={folder}: lacks {', '.join(missing)}; Fashion-MNIST is the four files "
                 f"{', '.join(FASHION_MNIST_FILES)}, plain or .gz, from "
-                "https://github.com/zalandoresearch/fashion-mnist"
+                "https://github.com/zalandoresearch/fashion-mnist, or on Debian and Ubuntu from the package "
+                "dataset-fashion-mnist, in /usr/share/datasets/fashion-mnist"
             )
         x, y, test_x, test_y = (read_idx(path) for path in paths if path is not None)
         train, held_out = split(len(x), {"data.validation": validation}, seed, y, folds, fold)

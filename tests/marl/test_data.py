@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,8 @@ from marl.data import (
 from marl.data.base import split
 from marl.data.images import FASHION_MNIST_FILES, read_idx
 from marl.errors import UserError
+
+CLOTHES = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 
 
 @pytest.mark.parametrize("labelled", [False, True])
@@ -113,11 +116,22 @@ def test_fashion_mnist_reads_its_files(tmp_path, clothes, zipped):
         assert index % 10 == label
 
 
+@pytest.mark.skipif(not CLOTHES.is_dir(), reason=f"no {CLOTHES}: apt install dataset-fashion-mnist")
+def test_the_real_fashion_mnist() -> None:
+    data = FashionMNIST(str(CLOTHES))
+    x, y = (torch.cat([split[key] for split in (data.train, data.validation)]) for key in "xy")
+    assert x.shape == (60_000, 1, 28, 28) and data.test["x"].shape == (10_000, 1, 28, 28)
+    assert y.bincount().tolist() == [6_000] * 10 and data.test["y"].bincount().tolist() == [1_000] * 10
+    assert x.mean() == pytest.approx(0.2860, abs=1e-4)  # known of the data set
+    assert x.std() == pytest.approx(0.3530, abs=1e-4)
+
+
 def test_fashion_mnist_names_the_folder_and_the_missing_files(tmp_path, clothes):
     present = FASHION_MNIST_FILES[0]
     (tmp_path / present).write_bytes(idx(clothes[present]))
     with pytest.raises(UserError) as error:
         FashionMNIST(str(tmp_path))
+    assert str(CLOTHES) in str(error.value)
     lacks, expected = str(error.value).split(";")
     assert str(tmp_path) in lacks and present not in lacks
     assert all(name in lacks for name in FASHION_MNIST_FILES[1:])
