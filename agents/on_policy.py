@@ -25,10 +25,10 @@ from agents.ppo import PPO, make_loss
 from agents.rollout import EpisodeReturns, Rollout, take
 from agents.sequential import Turns
 from agents.values import values_of
-from envs.base import Env
+from envs.base import ActionError, Env
 from marl import distributed
 from marl.distributed import stream
-from marl.errors import UserError
+from marl.errors import NonFinite, UserError
 from marl.seeding import derive, generator
 
 
@@ -122,7 +122,12 @@ class OnPolicy(Plays):
             self.rollout.reset(derive(self.seed, stream("environment")))
             self.started = True
         self.cast.draw(iteration)
-        self.rollout.collect(self.policy_generator)
+        try:
+            self.rollout.collect(self.policy_generator)
+        except ActionError:
+            if (bad := self.rollout.not_finite()) is not None:
+                raise NonFinite(bad) from None
+            raise
         self.figures = self._episode_figures()
         self.figures |= self.loss.advance(min(iteration / max(self.iterations - 1, 1), 1.0))
         self.rows = {}
@@ -267,8 +272,16 @@ class OnPolicy(Plays):
             self.cast.generator.set_state(state["players"].cpu())
         self.started = True
 
-    def rejoin(self, iteration: int) -> None:
-        """Begin new episodes, from streams not used before: this run was another number of processes' until now."""
+    def rejoin(self, iteration: int, saved: dict) -> None:
+        """Begin new episodes, from streams not used before: this run was another number of processes' until now.
+
+        What the rewards are divided by goes on: their deviation so far, which is all processes' own.
+        """
+        for name, norm in self.reward_norm.items():
+            prefix = f"{name}.moments."
+            held = {k.removeprefix(prefix): v for k, v in saved.get("reward_norm", {}).items() if k.startswith(prefix)}
+            if held:
+                norm.moments.load_state_dict(held)
         where = f"after iteration {iteration}, {distributed.world()} processes"
         self.policy_generator = generator(self.seed, stream(f"policy {where}"), self.device)
         self.minibatch_generator = generator(self.seed, stream(f"minibatches {where}"), self.device)

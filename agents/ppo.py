@@ -158,7 +158,8 @@ class PPOLoss(nn.Module):
     def learn_inputs(self, rollout: Rollout) -> None:
         """Take what a rollout saw into the statistics of the networks' inputs; observations of the dead are left out.
 
-        What is seen first by the next rollout is left to that one.
+        Those of a frozen network stand still, as its weights do. What is seen first by the next rollout is left to
+        that one.
         """
         if not any(config.normalize_observation for config in self.configs.values()):
             return
@@ -167,8 +168,10 @@ class PPOLoss(nn.Module):
             observed = rollout.observed[name]
             alive = rollout.masks[name].get("alive")
             seen = observed[:-1] if alive is None else observed[:-1][alive[:-1]]
-            self.actors[name].inputs.learn(seen)
-            self.critics[name].learn_inputs(seen, states)
+            if _trains(self.actors[name]):
+                self.actors[name].inputs.learn(seen)
+            if _trains(self.critics[name]):
+                self.critics[name].learn_inputs(seen, states)
 
     def surrogate(
         self,
@@ -220,6 +223,10 @@ class PPOLoss(nn.Module):
             out["entropy"] = entropy.mean() if weight is None else (entropy * weight).sum()
             out["loss"] = out["loss"] - entropy_coef.value * out["entropy"]
         return out | {"approx_kl": approx_kl, "clip_fraction": clip_fraction}
+
+
+def _trains(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def scheduled(config: PPO) -> tuple[Scheduled, Scheduled]:

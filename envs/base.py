@@ -16,6 +16,10 @@ class EnvError(ValueError):
     """A user's mistake, told in one sentence that names the key, the value and what is allowed."""
 
 
+class ActionError(EnvError):
+    """The environment refuses an action: it is not a number, or outside of the allowed choices."""
+
+
 @dataclass(frozen=True, eq=False)
 class ActionSpec:
     """What the agents of one group may do.

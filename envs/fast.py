@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.base import STATE, EnvError, Transition
+from envs.base import STATE, ActionError, EnvError, Transition
 from envs.kernel.make import Compiled, compiled
 from envs.kernel.runtime import ConstantChanged, KernelStep
 from envs.kernel.trace import drawn_values
@@ -151,7 +151,7 @@ class FastStep:
     def _after(self) -> None:
         if self.kernel.saw_nan.value:
             self.kernel.saw_nan.value = 0
-            raise EnvError("the simulator refused the action (not a number, or outside of the allowed choices): nan.")
+            raise ActionError("the simulator refused the action: not a number, or outside of the allowed choices.")
 
     def step(self, action: dict[str, Tensor]) -> Transition:
         """As VmasEnv.step: new tensors each time."""

@@ -16,7 +16,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from envs.base import ActionSpec, Env, EnvError, EnvSpec, Transition
+from envs.base import ActionError, ActionSpec, Env, EnvError, EnvSpec, Transition
 from envs.groups import Group, assign
 from envs.random import spread
 
@@ -145,7 +145,7 @@ class HostEnv(Env):
                 got = f"no group {name!r}" if value is None else f"shape {tuple(value.shape)} for group {name!r}"
                 raise EnvError(f"actions must be {{{name!r}: {list(shape)}, …}}, got {got}.")
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise EnvError(f"{self.name} refused the action of group {name!r}: not a number.")
+                raise ActionError(f"{self.name} refused the action of group {name!r}: not a number.")
             group.hand_out(value, handed)
         return torch.cat([h.double() for h in handed], 1).numpy()
 

@@ -17,7 +17,7 @@ from torchrl.data.tensor_specs import TensorSpec
 from torchrl.envs import EnvBase, ParallelEnv, SerialEnv
 from torchrl.envs.utils import step_mdp
 
-from envs.base import Env, EnvError, EnvSpec, GroupSpec, Transition
+from envs.base import ActionError, Env, EnvError, EnvSpec, GroupSpec, Transition
 from envs.gymnasium_env import located
 from envs.random import Stream, spread
 from envs.torchrl_actions import action_of, encoded
@@ -205,7 +205,7 @@ class FromTorchRL(Env):
                 got = f"no group {name!r}" if value is None else f"shape {tuple(value.shape)} for group {name!r}"
                 raise EnvError(f"actions must be {{{name!r}: {list(shape)}, …}}, got {got}.")
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise EnvError(f"{self.name} refused the action of group {name!r}: not a number.")
+                raise ActionError(f"{self.name} refused the action of group {name!r}: not a number.")
         moved, terminated, truncated = self._advance({name: action[name].cpu().clone() for name in self._groups})
         if self.restart_every is not None and len(self._tape) >= self.restart_every:
             truncated = ~terminated

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from envs import faults
-from envs.base import STATE, Env, EnvError, EnvSpec, Transition
+from envs.base import STATE, ActionError, Env, EnvError, EnvSpec, Transition
 from envs.fast import FastStep
 from envs.groups import Group, agent_actions, assign, flatten, flatten_info
 from envs.pool import Pool
@@ -163,8 +163,9 @@ class VmasEnv(Env):
                 with faults.named(self.scenario, self._ticks + 1):
                     observations, rewards, terminated, over, infos = sim.step(self._hand_out(action))
             except AssertionError as error:
-                raise EnvError(f"the simulator refused the action (not a number, or outside of the allowed "
-                               f"choices): {error or 'nan'}.") from error
+                told = f": {error}" if str(error) else ""
+                raise ActionError("the simulator refused the action: not a number, or outside of the allowed choices"
+                                  f"{told}.") from error
         names = [agent.name for agent in sim.agents]
         faults.check(self.scenario, self._ticks + 1, self.num_envs, names, observations, rewards, terminated)
         seen = self._observe(sim, observations)

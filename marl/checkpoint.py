@@ -1,13 +1,19 @@
 """Checkpoints: written whole or not at all, with a digest, and loaded without running any code."""
 
+import contextlib
+import copy
 import hashlib
 import io
 import os
+import pickle
 import re
 import sys
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -18,20 +24,43 @@ from marl.errors import UserError
 FORMAT_VERSION = 2  # 1 had no digest and one process only
 TAG = b"\nsha256:"  # the file ends with it, 64 hexadecimal digits and a line feed; torch.load passes over that
 TRAILER = len(TAG) + 64 + 1
+LAST, KEPT = re.compile(r"last(?:-(\d+))?\.pt"), re.compile(r"iteration_(\d+)\.pt")
+PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dtype, torch.device)
 
 
 def save(path: str | Path, state: Mapping, keep: int = 1) -> None:
     """Write `state` (tensors and plain Python) so that `path` holds either the old file or the new one, whole.
 
     The files before it stay as `NAME-1.pt` (the previous one), `NAME-2.pt` and so on, `keep` in all. Raises
-    UserError with the path when the disk refuses; the earlier files are then untouched.
+    UserError with the path when the disk refuses, and as `plain`; the earlier files are then untouched.
     """
     path = Path(path)
     buffer = io.BytesIO()  # in memory first: torch's own writer ends the process where a disk is full
+    state = {key: plain(value, key) for key, value in state.items()}
     torch.save({"format_version": FORMAT_VERSION, **state}, buffer)
     content = buffer.getvalue()  # no view: one in the traceback of a full disk crashes Python 3.12.1 at its end
     trailer = TAG + hashlib.sha256(content).hexdigest().encode() + b"\n"
     write(path, content, trailer, keep=keep)
+
+
+def plain(value: Any, name: str) -> Any:
+    """`value` with numpy's numbers as Python's. Raises UserError, by dotted `name`, for what `load` would refuse."""
+    kind = type(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if kind in (dict, OrderedDict, Counter):
+        made = copy.copy(value)
+        for key in made:
+            made[key] = plain(value[key], f"{name}.{key}")
+        return made
+    if kind in (list, tuple, set):
+        return kind(plain(item, f"{name}[{i}]") for i, item in enumerate(value))
+    if isinstance(value, Tensor) or kind in PLAIN:
+        return value
+    raise UserError(
+        f"checkpoint: {name} is a {kind.__module__}.{kind.__qualname__}; only tensors, numbers, strings and lists and "
+        "dicts of these are kept, so that loading a checkpoint runs no code"
+    )
 
 
 def save_weights(path: str | Path, weights: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
@@ -119,6 +148,9 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict:
         raise UserError(f"checkpoint {path} cannot be read: it is damaged (its digest does not match)")
     try:
         state = torch.load(io.BytesIO(payload), map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        what = "it holds more than tensors and plain Python, and loading it could run code"
+        raise UserError(f"checkpoint {path} cannot be read: {what}") from error
     except Exception as error:  # an unpickler fed with nonsense may raise anything
         raise UserError(f"checkpoint {path} cannot be read: {reason(error)}") from error
     version = state.get("format_version") if isinstance(state, dict) else None
@@ -170,35 +202,68 @@ def find(run: str | Path, which: str = "last") -> Path:
 
 
 def candidates(run_dir: str | Path) -> list[Path]:
-    """What a run can be resumed from, the newest first: last.pt, the ones before it, then those kept every n."""
+    """What a run can be resumed from: last.pt, the ones before it, then those kept every n, the newest first."""
     folder = Path(run_dir) / "checkpoints"
-    numbered = {path: re.fullmatch(r"(last|iteration_)-?(\d*)\.pt", path.name) for path in folder.glob("*.pt")}
-    last = sorted((int(m[2] or 0), p) for p, m in numbered.items() if m and m[1] == "last")
-    kept = sorted(((int(m[2]), p) for p, m in numbered.items() if m and m[1] != "last" and m[2]), reverse=True)
-    return [path for _, path in [*last, *kept]]
+    last = [(int(m[1] or 0), path) for path in folder.glob("last*.pt") if (m := LAST.fullmatch(path.name))]
+    kept = [(_iteration(path), path) for path in folder.glob("iteration_*.pt") if _iteration(path)]
+    return [path for _, path in [*sorted(last), *sorted(kept, reverse=True)]]
+
+
+def _iteration(path: Path) -> int:
+    """Of a checkpoint kept every n, what its name says; of others 0."""
+    match = KEPT.fullmatch(path.name)
+    return int(match[1]) if match else 0
 
 
 def newest(run_dir: str | Path, map_location: str | torch.device = "cpu") -> tuple[Path, dict] | None:
     """The newest good checkpoint of a run and its content; None where there is none at all.
 
-    Damaged ones on the way are named on stderr. Raises UserError where all of them are damaged.
+    Damaged ones on the way are named on stderr and set aside as NAME.damaged, so that no good one makes room for them.
+    Raises UserError where all of them are damaged.
     """
-    found = candidates(run_dir)
-    problems = []
+    found, problems, best = candidates(run_dir), {}, None
     for path in found:
-        try:
-            state = load(path, map_location)
-        except UserError as error:
-            problems.append(str(error))
+        if best is not None and _iteration(path) <= best[1]["iteration"]:
             continue
-        for problem in problems:
-            print(f"warning: {problem}", file=sys.stderr)
-        if problems:
-            print(f"warning: continuing from {path}, iteration {state['iteration']}", file=sys.stderr, flush=True)
-        return path, state
-    if found:
-        raise UserError("; ".join(problems))
-    return None
+        try:
+            best = path, load(path, map_location)
+        except UserError as error:
+            problems[path] = str(error)
+    if best is None and found:
+        raise UserError("; ".join(problems.values()))
+    for path, problem in problems.items():
+        print(f"warning: {problem}; set aside as {path.name}.damaged", file=sys.stderr)
+        with contextlib.suppress(OSError):  # another process of the run was faster, or the disk is read-only
+            os.replace(path, path.with_name(f"{path.name}.damaged"))
+    if problems:
+        print(f"warning: continuing from {best[0]}, iteration {best[1]['iteration']}", file=sys.stderr, flush=True)
+    return best
+
+
+def branch(run_dir: str | Path, chosen: Path, iteration: int) -> list[Path]:
+    """Make `chosen`, of `iteration`, a run's newest checkpoint; later ones go to checkpoints/abandoned. Those, moved.
+
+    `last.pt` is the chosen one before anything is moved: whoever resumes after a crash in between finds it.
+    """
+    folder = Path(run_dir) / "checkpoints"
+    later = []
+    for path in [*candidates(run_dir), folder / "best.pt"]:
+        with contextlib.suppress(UserError):
+            if path.is_file() and load(path)["iteration"] > iteration:
+                later.append(path)
+    if not later:
+        return []
+    kept = folder / "abandoned"
+    kept.mkdir(exist_ok=True)
+    last = folder / "last.pt"
+    if last in later:
+        write(kept / last.name, last.read_bytes())
+        write(last, chosen.read_bytes())
+    for path in later:
+        for one in (path, path.with_suffix(".safetensors")):
+            if one != last and one.exists():
+                os.replace(one, kept / one.name)
+    return later
 
 
 def config_of(run: str | Path) -> Path | None:

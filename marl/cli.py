@@ -12,6 +12,7 @@ from typing import Any
 from marl.errors import Diverged, LostProcess, Stopped, UserError
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+DISK += (errno.EEXIST,)
 WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p"}
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 

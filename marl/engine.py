@@ -98,7 +98,9 @@ class Trainer:
             while self.iteration < self.iterations and self.stop_reason is None:
                 stepping.unfreeze(self)
                 with self.clock("collect"):
-                    task.collect(self.iteration)
+                    collected = recovery.collected(self)
+                if not collected:
+                    continue
                 with self.clock("update"):
                     for batch in task.batches(self.iteration):
                         task.observe(self.update(batch))
@@ -156,7 +158,9 @@ class Trainer:
         self.logged: dict[str, float] = {}
         self.totals: dict[str, Tensor] = {}
         self.batches = self.norms = self.skipped = self.restores = 0
+        self.lowered = 1.0  # what restores have multiplied the learning rates by
         self.last: dict[str, float] = {}  # the latest record whose figures were finite
+        self.watched: tuple[str, ...] = ()
         if resume is not None:
             self.load(resume)
         self.begun = time.perf_counter() - self.seconds["total"]
@@ -214,7 +218,7 @@ class Trainer:
         """The iteration's figures, brought to the host in one transfer."""
         figures = {key: total / self.batches for key, total in self.totals.items()}
         figures["grad_norm"] = self.norms / max(self.steps, 1)
-        self.watched = tuple(figures)
+        self.watched = tuple(name for name in figures if name != "finite")
         figures |= divergence.shares(figures, self.skipped, self.batches) if self.non_finite == "skip" else {}
         figures |= self.task.metrics()
         self.batches = 0

@@ -63,7 +63,7 @@ class Epochs:
     def load_state_dict(self, state: dict) -> None:
         self.loader.seed = state["shuffle_seed"]
 
-    def rejoin(self, iteration: int) -> None:
+    def rejoin(self, iteration: int, saved: dict) -> None:
         """Nothing: an epoch's order depends on its number and the seed, whoever takes which rows of it."""
 
     @contextmanager

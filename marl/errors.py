@@ -17,6 +17,13 @@ class Diverged(RuntimeError):
     exit_code = 3
 
 
+class NonFinite(RuntimeError):
+    """A task met a number that is not finite and can't go on; the text says which, whose and where.
+
+    The engine makes it a Diverged, or goes back to the last checkpoint (`marl.recovery`).
+    """
+
+
 class LostProcess(RuntimeError):
     """Another process of a distributed run is gone or does not answer; scripts print the sentence and exit 4."""
 

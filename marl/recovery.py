@@ -3,7 +3,7 @@
 from typing import Any
 
 from marl import checkpoint, distributed, divergence
-from marl.errors import Diverged
+from marl.errors import Diverged, NonFinite
 
 
 def healthy(trainer: Any, record: dict[str, float]) -> bool:
@@ -16,13 +16,32 @@ def healthy(trainer: Any, record: dict[str, float]) -> bool:
         trainer.last = record
         return True
     where = getattr(trainer.task, "diagnose", lambda: None)() or divergence.bad_tensor(trainer.task.loss)
-    told = divergence.sentence(trainer.iteration, bad, where, trainer.last, trainer.watched)
+    _survive(trainer, divergence.sentence(trainer.iteration, bad, where, trainer.last, trainer.watched))
+    return False
+
+
+def collected(trainer: Any) -> bool:
+    """Have the task collect; False: a number was not finite, and the last checkpoint was restored. Raises Diverged."""
+    try:
+        trainer.task.collect(trainer.iteration)
+    except NonFinite as error:
+        told = divergence.sentence(trainer.iteration + 1, str(error), None, trainer.last, trainer.watched)
+        if distributed.world() > 1:  # the others do not know of it, and can't go back along with this process
+            raise Diverged(f"{told}; the earlier checkpoints are untouched") from error
+        _survive(trainer, told, skip="")
+        return False
+    return True
+
+
+def _survive(trainer: Any, told: str, skip: str = "skip or ") -> None:
+    """Go back to the last good checkpoint where that is asked for. Raises Diverged where not, or once too often."""
     if trainer.non_finite != "restore":
-        raise Diverged(f"{told}; the earlier checkpoints are untouched (trainer.non_finite=skip or restore goes on)")
+        tried = "every minibatch was skipped" if trainer.non_finite == "skip" and skip else ""
+        ways = f"trainer.non_finite={'' if tried else skip}restore goes on"
+        raise Diverged(f"{told}; the earlier checkpoints are untouched ({f'{tried}; ' if tried else ''}{ways})")
     if trainer.restores >= trainer.max_restores:
         raise Diverged(f"{told}; restored trainer.max_restores={trainer.max_restores} times")
     _go_back(trainer, told)
-    return False
 
 
 def refuse_bad_weights(trainer: Any) -> None:
@@ -43,6 +62,7 @@ def _go_back(trainer: Any, told: str) -> None:
     trainer.restores = restores
     # The checkpoint may be older than an earlier restore, whose factor it then lacks.
     factor = trainer.restore_factor ** (restores - found[1]["restores"])
+    trainer.lowered *= factor
     divergence.lower_rates(trainer.optimizer, trainer.schedule.scheduler, factor)
     for logger in trainer.loggers:
         logger.close()

@@ -12,6 +12,8 @@ from marl.schema import show
 FIXED = ("seed", "task", "env", "data", "network", "critic_network", "objective", "optimizer", "scheduler", "groups")
 FIXED_ALGO = ("critic", "share_actor", "share_critic", "policy", "std", "min_std", "init_std")
 FIXED_ALGO += ("value_norm", "agent_ids", "normalize_observation", "reward_norm", "update")  # what a checkpoint holds
+FIXED_ALGO += ("rollout_steps",)  # frames are counted in iterations
+PER_ITERATION = ("algo.epochs", "algo.minibatch_size", "trainer.accumulate")  # how long a schedule by steps is
 FREE_TASK = ("eval_episodes", "eval_deterministic", "workers", "pin_memory", "metrics")  # no number of training changes
 QUIET = ("paths", "resume", "init_from", "strict", "ckpt", "experiment", "name")  # nothing learns from these
 
@@ -19,22 +21,39 @@ QUIET = ("paths", "resume", "init_from", "strict", "ckpt", "experiment", "name")
 def resumed(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any] | None:
     """The content of the checkpoint that a run in `run_dir` goes on from; None: it begins.
 
-    With `resume=FILE` that file; with `resume=RUN_DIR`, or after a restart by torchrun or Slurm, the newest good one.
-    Says what differs in the configuration. Raises UserError as `compare` and `checkpoint.newest`.
+    With `resume=FILE` that file, later ones being set aside; with `resume=RUN_DIR`, or after a restart by torchrun or
+    Slurm, the newest good one. Says what differs in the configuration. Raises UserError as `compare` and
+    `checkpoint.newest`, and where a run's checkpoints are gone though it had some.
     """
     where = device.pick(config.get("device", "cpu"))
-    if config["resume"] and Path(config["resume"]).is_file():
-        content = checkpoint.load(config["resume"], where)
+    file = Path(config["resume"]) if config["resume"] and Path(config["resume"]).is_file() else None
+    if file:
+        content = checkpoint.load(file, where)
     elif config["resume"] or distributed.restarted():
         content = (checkpoint.newest(run_dir, where) or (None, None))[1]
     else:
-        content = None
-    if content is None:  # or killed before its first checkpoint: it begins anew
+        return None
+    if content is None:
+        _begin_anew(run_dir)
         return None
     lines = compare(config, content["config"])
     if distributed.main():
+        later = checkpoint.branch(run_dir, file, content["iteration"]) if file else ()
+        lines += [f"{path.name}, of a later iteration: moved to {path.parent / 'abandoned'}" for path in later]
         print(f"resuming after iteration {content['iteration']}", *lines, sep="\n  ", flush=True)
     return content
+
+
+def _begin_anew(run_dir: Path) -> None:
+    """A run killed before its first checkpoint begins anew, and says so. Raises UserError if it had got further."""
+    left = [path for path in (run_dir / "summary.json", run_dir / "checkpoints" / "best.pt") if path.is_file()]
+    if left:
+        raise UserError(
+            f"resume={run_dir}: no checkpoint to go on from (checkpoints/last.pt, last-1.pt, …) is there, but "
+            f"{left[0].name} is, and would be overwritten; init_from=… starts a new run from saved weights"
+        )
+    if distributed.main():
+        print("no checkpoint yet: the run begins anew", flush=True)
 
 
 def compare(config: Mapping[str, Any], resumed: Mapping[str, Any]) -> list[str]:
@@ -44,7 +63,9 @@ def compare(config: Mapping[str, Any], resumed: Mapping[str, Any]) -> list[str]:
     """
     found = differences(resumed, config)
     lines = [f"{key}: {show(old)} -> {show(new)}" for key, (old, new) in found.items()]
-    fixed = [line for key, line in zip(found, lines, strict=True) if refused(key)]
+    by_step = (config.get("scheduler") or {}).get("interval") == "step"
+    held = [refused(key) or (by_step and key in PER_ITERATION) for key in found]
+    fixed = [line for line, keeps in zip(lines, held, strict=True) if keeps]
     if fixed:
         rest = [line for line in lines if line not in fixed]
         allowed = f" (allowed, had it been alone: {', '.join(rest)})" if rest else ""

@@ -1,9 +1,9 @@
 """Everything that decides a run's next step, as one dictionary: taken for a checkpoint, put back on resume."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from marl import distributed, resume, seeding, summary
+from marl import distributed, divergence, resume, seeding, summary
 
 
 def capture(trainer: Any) -> dict[str, Any]:
@@ -20,10 +20,11 @@ def capture(trainer: Any) -> dict[str, Any]:
         "schedule": trainer.schedule.state_dict(),
         "scaler": trainer.scaler.state_dict(),
         "processes": distributed.gather(own),
-        "callbacks": [callback.state_dict() for callback in trainer.callbacks],
+        "callbacks": {name: callback.state_dict() for name, callback in _named(trainer.callbacks).items()},
         "iteration": trainer.iteration,
         "iterations": trainer.iterations,
         "restores": trainer.restores,
+        "lowered": trainer.lowered,
         "stop_reason": trainer.stop_reason,
         "best": trainer.best,
         "evaluation": trainer.evaluation,
@@ -46,19 +47,36 @@ def restore(trainer: Any, state: Mapping[str, Any]) -> None:
     else:
         for group, settings in zip(trainer.optimizer.param_groups, groups, strict=True):
             group.update(settings)
+        divergence.lower_rates(trainer.optimizer, trainer.schedule.scheduler, state["lowered"])
     trainer.scaler.load_state_dict(state["scaler"])
     if len(state["processes"]) == distributed.world():
         own = state["processes"][distributed.rank()]
         trainer.task.load_state_dict(own["task"])
         seeding.restore_global_state(own["random"])
     else:
-        trainer.task.rejoin(state["iteration"])
-    for callback, saved in zip(trainer.callbacks, state["callbacks"], strict=False):
-        callback.load_state_dict(saved)
+        trainer.task.rejoin(state["iteration"], state["processes"][0]["task"])
+    for name, callback in _named(trainer.callbacks).items():
+        if name in state["callbacks"]:  # one may be new
+            callback.load_state_dict(state["callbacks"][name])
     trainer.iteration, trainer.best, trainer.evaluation = state["iteration"], state["best"], state["evaluation"]
-    trainer.restores = state["restores"]
+    trainer.restores, trainer.lowered = state["restores"], state["lowered"]
     changed = resume.differences(state["config"], trainer.config)
     if not longer and not any(key.startswith("callbacks") for key in changed):
         trainer.stop_reason = state["stop_reason"]
+    if trainer.iteration >= trainer.iterations and distributed.main():
+        decides = f"trainer.max_iterations={trainer.max_iterations}" if trainer.max_iterations else "its budget"
+        print(f"nothing left to do: iteration {trainer.iteration} of {trainer.iterations}, by {decides}", flush=True)
     trainer.seconds.update(state["seconds"])
     trainer.logged = dict(trainer.seconds)
+
+
+def _named(callbacks: Sequence[Any]) -> dict[str, Any]:
+    """{name of the class, with a number from the second of its kind on: callback}."""
+    named: dict[str, Any] = {}
+    for callback in callbacks:
+        kind = type(callback)
+        name, number = f"{kind.__module__}.{kind.__qualname__}", 1
+        while (key := name if number == 1 else f"{name} {number}") in named:
+            number += 1
+        named[key] = callback
+    return named

@@ -58,8 +58,11 @@ class Task(Protocol):
     def load_state_dict(self, state: dict) -> None:
         """Continue from `state_dict`, to the same bits."""
 
-    def rejoin(self, iteration: int) -> None:
-        """Continue after `iteration` where the checkpoint is of another number of processes: from new streams."""
+    def rejoin(self, iteration: int, saved: dict) -> None:
+        """Continue after `iteration` where the checkpoint is of another number of processes: from new streams.
+
+        saved: the `state_dict` of one of those processes.
+        """
 
     def diagnose(self) -> str | None:
         """(optional) The first number of this iteration's data that is not finite, and where; None where all are."""

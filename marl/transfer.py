@@ -55,8 +55,9 @@ def load_weights(task: Task, path: str | Path, strict: bool = True) -> Loaded:
         task.loss.load_state_dict(saved)
     except RuntimeError as error:
         why = " ".join(str(error).split()).partition("PPOLoss: ")[2] or " ".join(str(error).split())
+        short = why if len(why) <= 300 else f"{why[:300].rpartition(' ')[0]} …"
         raise UserError(
-            f"{path} does not fit this task's networks: {why[:300]} (init_from with strict=false loads what fits)"
+            f"{path} does not fit this task's networks: {short} (init_from with strict=false loads what fits)"
         ) from error
     return Loaded({name: name for name in saved})
 

@@ -12,11 +12,14 @@ class BatchNorm(nn.BatchNorm1d):
 
     While training in several processes mean and variance are those of everybody's rows, as torch.nn.SyncBatchNorm
     takes them, which runs between GPUs only: gradients and running statistics are those of one process with the whole
-    minibatch.
+    minibatch. Frozen (`optimizer.freeze`) it is the same function as in evaluation, and its statistics stand still.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
+        if self.training and not self.weight.requires_grad:
+            held = self.running_mean, self.running_var, self.weight, self.bias
+            return nn.functional.batch_norm(rows, *held, training=False, eps=self.eps).reshape(x.shape)
         if self.training and distributed.world() > 1:
             return self._together(rows).reshape(x.shape)
         return super().forward(rows).reshape(x.shape)

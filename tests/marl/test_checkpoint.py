@@ -6,8 +6,10 @@ import random
 import shutil
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,11 +50,15 @@ def test_failed_write_leaves_the_old_file(tmp_path):
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-def test_pickles_never_run(tmp_path):
+def test_pickles_never_run(tmp_path, monkeypatch):
     bomb, path = tmp_path / "ran", tmp_path / "evil.pt"
+    with pytest.raises(UserError, match="x is a .*Evil; only tensors"):
+        checkpoint.save(path, {"x": Evil(bomb)})
+    monkeypatch.setattr(checkpoint, "plain", lambda value, name: value)
     checkpoint.save(path, {"x": Evil(bomb)})  # with a digest that is right
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read: it holds more than tensors and plain Python") as error:
         checkpoint.load(path)
+    assert "\n" not in str(error.value)
     assert not bomb.exists()
 
 
@@ -91,8 +97,8 @@ def test_the_last_k_are_kept_and_the_newest_good_one_is_found(tmp_path, capsys):
     for iteration in range(1, 6):
         checkpoint.save(folder / "last.pt", {"iteration": iteration}, keep=3)
     checkpoint.save(folder / "iteration_2.pt", {"iteration": 2})
-    checkpoint.save(folder / "iteration_10.pt", {"iteration": 10})
-    names = ["last.pt", "last-1.pt", "last-2.pt", "iteration_10.pt", "iteration_2.pt"]
+    checkpoint.save(folder / "iteration_1.pt", {"iteration": 1})
+    names = ["last.pt", "last-1.pt", "last-2.pt", "iteration_2.pt", "iteration_1.pt"]
     assert [path.name for path in checkpoint.candidates(tmp_path)] == names
     assert [checkpoint.load(folder / name)["iteration"] for name in names[:3]] == [5, 4, 3]
     assert checkpoint.newest(tmp_path)[1]["iteration"] == 5 and not capsys.readouterr().err
@@ -102,10 +108,46 @@ def test_the_last_k_are_kept_and_the_newest_good_one_is_found(tmp_path, capsys):
     told = capsys.readouterr().err
     assert (path.name, state["iteration"]) == ("last-2.pt", 3)
     assert "last.pt cannot be read" in told and "last-1.pt cannot be read" in told and "iteration 3" in told
+    assert {path.name for path in folder.iterdir()} == {*names[2:], "last.pt.damaged", "last-1.pt.damaged"}
+    checkpoint.save(folder / "iteration_4.pt", {"iteration": 4})
+    assert checkpoint.newest(tmp_path)[0].name == "iteration_4.pt"  # later than all that is left of last
     for path in folder.iterdir():
         os.truncate(path, 100)
-    with pytest.raises(UserError, match="last.pt cannot be read.*iteration_2.pt cannot be read"):
+    with pytest.raises(UserError, match="last-2.pt cannot be read.*iteration_2.pt cannot be read"):
         checkpoint.newest(tmp_path)
+    assert (folder / "last-2.pt").is_file()  # where nothing is good, nothing is moved
+
+
+def test_a_damaged_file_never_takes_the_place_of_a_good_one(tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoints"
+    for iteration in (1, 2):
+        checkpoint.save(folder / "last.pt", {"iteration": iteration}, keep=2)
+    os.truncate(folder / "last.pt", 100)
+    assert checkpoint.newest(tmp_path)[1]["iteration"] == 1
+    replace = os.replace
+
+    def killed(source, target):
+        if str(target).endswith("last.pt"):
+            raise KeyboardInterrupt  # just before the new file would be in its place
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(folder / "last.pt", {"iteration": 2}, keep=2)
+    monkeypatch.undo()
+    assert checkpoint.newest(tmp_path)[1]["iteration"] == 1
+
+
+def test_numbers_of_numpy_are_kept_and_objects_refused_by_name(tmp_path):
+    held = {"a": np.float64(0.5), "b": [{"c": np.int32(3)}], "d": OrderedDict(e=(np.bool_(True), None))}
+    checkpoint.save(tmp_path / "x.pt", held)
+    loaded = checkpoint.load(tmp_path / "x.pt")
+    assert loaded["a"] == 0.5 and type(loaded["a"]) is float and loaded["b"] == [{"c": 3}]
+    assert loaded["d"] == OrderedDict(e=(True, None)) and held["d"]["e"][0] is np.True_
+    for value, kind in ((np.zeros(2), "numpy.ndarray"), (Path("x"), "pathlib.PosixPath")):
+        with pytest.raises(UserError, match=rf"checkpoint: best.figures\[1\] is a {kind}; only tensors"):
+            checkpoint.save(tmp_path / "x.pt", {"best": {"figures": [1, value]}})
+    assert checkpoint.load(tmp_path / "x.pt")["a"] == 0.5
 
 
 def test_keeping_works_without_hard_links(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from torch import nn
 from marl import checkpoint, divergence
 from marl.callbacks import Callback
 from marl.engine import Trainer
-from marl.errors import Diverged
+from marl.errors import Diverged, NonFinite
 from marl.loggers import CSVLogger
 from marl.optim import OptimizerConfig, ScheduleConfig
 from tests.marl.runs import make_task, rows, run
@@ -104,6 +104,38 @@ def test_restoring_ends_when_it_does_not_help(tmp_path):
         run(tmp_path, task=faulty(set(range(9, 99))), non_finite="restore", max_restores=2, evaluate_every=0)
     with pytest.raises(Diverged, match="there is no checkpoint yet to restore"):
         run(tmp_path / "early", task=faulty({0}), non_finite="restore", evaluate_every=0)
+
+
+def unlucky(bad: set[int]):
+    """A task that meets a number that is not finite while it collects, in chosen calls."""
+    task, count = make_task(6, batch_size=40), iter(range(10**6))
+    collect = task.collect
+
+    def faulty(iteration):
+        if next(count) in bad:
+            raise NonFinite("observation of agent_0 is nan in environment 3, step 7 of the rollout")
+        collect(iteration)
+
+    task.collect = faulty
+    return task
+
+
+def test_a_number_that_is_not_finite_in_what_is_collected(tmp_path, capsys):
+    for way in ("stop", "skip"):
+        with pytest.raises(Diverged, match="iteration 3: observation of agent_0 is nan.*of iteration 2: loss") as error:
+            run(tmp_path / way, task=unlucky({2}), non_finite=way)
+        assert "restore goes on" in str(error.value) and error.value.exit_code == 3
+        assert checkpoint.load(tmp_path / way / "checkpoints" / "last.pt")["iteration"] == 2
+    _, trainer = run(tmp_path / "restore", task=unlucky({2}), non_finite="restore", evaluate_every=0)
+    assert "back to iteration 2, learning rates times 0.5" in capsys.readouterr().out
+    assert [int(row["iteration"]) for row in rows(tmp_path / "restore")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_lowered_rates_stay_lowered_in_a_longer_run(tmp_path):
+    run(tmp_path, task=faulty({9}), non_finite="restore", evaluate_every=0)
+    run(tmp_path, task=faulty(set(), epochs=12), resume=tmp_path / "checkpoints" / "last.pt", evaluate_every=0)
+    rates = [float(row["lr"]) for row in rows(tmp_path)][6:]
+    assert rates == pytest.approx([0.01 / 2 * left / 12 for left in (5, 4, 3, 2, 1, 0)])
 
 
 class Break(Callback):

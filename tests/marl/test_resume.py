@@ -7,7 +7,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from marl import checkpoint, resume
-from marl.callbacks import EarlyStopping
+from marl.callbacks import Callback, EarlyStopping
 from marl.errors import UserError
 from marl.optim import OptimizerConfig, ScheduleConfig
 from tests.marl.runs import StopAfter, rows, run
@@ -22,6 +22,13 @@ OLD = {
     "trainer": {"max_iterations": None},
     "paths": {"run_dir": "here"},
 }
+
+
+class Killed(Callback):
+    """Dies after the first iteration, without a checkpoint."""
+
+    def on_iteration(self, trainer, record):
+        raise KeyboardInterrupt
 
 
 def change(**keys) -> dict:
@@ -88,6 +95,49 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
     assert rows(tmp_path) == rows(tmp_path / "whole")
     assert resume.resumed({"resume": None}, tmp_path) is None
     assert resume.resumed({"resume": str(tmp_path)}, tmp_path / "empty") is None
+    assert "begins anew" in capsys.readouterr().out
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_written_over(tmp_path):
+    run(tmp_path)
+    for path in (tmp_path / "checkpoints").glob("last*"):
+        path.unlink()
+    with pytest.raises(UserError, match="no checkpoint to go on from.*summary.json is, and would be overwritten"):
+        resume.resumed({"resume": str(tmp_path)}, tmp_path)
+
+
+def test_going_back_to_an_earlier_file_leaves_the_later_ones_behind(tmp_path, capsys):
+    run(tmp_path, keep_every=2)
+    folder = tmp_path / "checkpoints"
+    assert checkpoint.load(folder / "last.pt")["iteration"] == 6
+    content = resume.resumed({"resume": str(folder / "iteration_2.pt")}, tmp_path)
+    assert content["iteration"] == 2 and "iteration_4.pt, of a later iteration: moved to" in capsys.readouterr().out
+    gone = {path.name for path in (folder / "abandoned").glob("*.pt")}
+    assert {"last.pt", "iteration_4.pt", "iteration_6.pt"} <= gone
+    with pytest.raises(KeyboardInterrupt):  # killed before the next checkpoint: it goes on from there again
+        run(tmp_path, resume=content, checkpoint_every=0, evaluate_every=0, callbacks=[Killed()])
+    assert [row["iteration"] for row in rows(tmp_path)] == ["1", "2", "3"]
+    assert checkpoint.newest(tmp_path)[1]["iteration"] == 2
+    run(tmp_path, resume=checkpoint.newest(tmp_path)[1])
+    run(tmp_path / "whole")
+    assert rows(tmp_path) == rows(tmp_path / "whole")
+
+
+def test_callbacks_may_change(tmp_path):
+    run(tmp_path, callbacks=[EarlyStopping(patience=50)], epochs=4)
+    last = tmp_path / "checkpoints" / "last.pt"
+    stopper, other = EarlyStopping(patience=60), EarlyStopping(patience=70)
+    run(tmp_path, callbacks=[StopAfter(99), stopper, other], epochs=8, resume=last)
+    assert stopper.state_dict() != EarlyStopping(patience=60).state_dict()
+    content = checkpoint.load(last)
+    assert sum("EarlyStopping" in name for name in content["callbacks"]) == 2
+
+
+def test_what_a_schedule_by_steps_is_laid_over_may_not_change():
+    old = {**OLD, "scheduler": {"interval": "step"}}
+    new = {**change(algo__epochs=3), "scheduler": {"interval": "step"}}
+    with pytest.raises(UserError, match="algo.epochs: null -> 3: refused"):
+        resume.compare(new, old)
 
 
 def test_restarted_by_torchrun_or_slurm(tmp_path, monkeypatch):
