@@ -23,7 +23,7 @@ class Architecture:
     """The part of the algorithm's settings that shapes actors and critics; `conf/algo/ppo.yaml` explains each.
 
     Raises:
-        UserError: init_std is not above min_std, or no shared network for agent_ids.
+        UserError: init_std is not above min_std, no shared network for agent_ids, or nothing to prune.
     """
 
     critic: Kind = "concat"
@@ -38,6 +38,7 @@ class Architecture:
     normalize_observation: bool = False
     observation_limit: Annotated[float, Field(gt=0)] = 10.0
     agent_ids: bool = False
+    prune_state: bool = False
 
     def __post_init__(self) -> None:
         if self.init_std <= self.min_std:
@@ -51,6 +52,9 @@ class Architecture:
                 "algo.agent_ids=true: needs a network that agents share, algo.share_actor=shared, or "
                 "algo.share_critic=shared with algo.critic=local or agent_state."
             )
+
+        if self.prune_state and self.critic != "agent_state":
+            raise UserError(f"algo.prune_state=true: needs algo.critic=agent_state, not {self.critic}")
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Architecture":
@@ -90,6 +94,7 @@ class Architecture:
                 spec.state_size,
                 own.value_norm,
                 own.value_norm_beta,
+                prune=own.prune_state,
                 **inputs,
             )
         return actors, critics

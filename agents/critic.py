@@ -44,6 +44,7 @@ class Critic(nn.Module):
         value_norm: none | running = the network predicts normalised returns (`agents.normalize.ValueNorm`) |
             popart = and its output layer is rescaled whenever the statistics move.
         value_norm_beta: see `ValueNorm`.
+        prune: of the kind agent_state: leave out what the observation repeats of the state (`GroupSpec.in_state`).
         normalize, limit, ids: see `agents.inputs.Inputs`, for observations and global state; ids go to a shared network
             of the kinds local and agent_state, the others tell the agents apart by their outputs.
 
@@ -68,6 +69,7 @@ class Critic(nn.Module):
         normalize: bool = False,
         limit: float = 10.0,
         ids: bool = False,
+        prune: bool = False,
     ) -> None:
         super().__init__()
         self.kind = kind
@@ -87,7 +89,10 @@ class Critic(nn.Module):
                 "this one reads the whole team: use algo.critic=concat or agent_state, or network@critic_network=mlp."
             )
         ids = ids and share == "shared" and (kind in ("local", "agent_state") or self.team)
-        self.inputs = Inputs(F, A, normalize and kind != "state", limit, ids)
+        self.kept = [f for f in range(F) if f not in spec.in_state] if prune else None
+        if self.team and prune:
+            raise UserError("algo.prune_state=true: its network reads the whole team, by the places of its features")
+        self.inputs = Inputs(len(self.kept) if prune else F, A, normalize and kind != "state", limit, ids)
         self.state_inputs = Inputs(state_size or 0, A, normalize and self.uses_state, limit)
         size = {
             "local": self.inputs.size,
@@ -118,7 +123,7 @@ class Critic(nn.Module):
 
     def learn_inputs(self, observation: Tensor, state: Tensor | None) -> None:
         """Take what a rollout saw, [..., A, F] and [..., S], into the inputs' statistics, where there are any."""
-        self.inputs.learn(observation)
+        self.inputs.learn(observation if self.kept is None else observation[..., self.kept])
         if self.uses_state:
             self.state_inputs.learn(state)
 
@@ -184,6 +189,8 @@ class Critic(nn.Module):
         """What the network reads: [..., size] for all agents, or [..., A, size]."""
         if self.uses_state:
             x = state = self.state_inputs(state)
+        if self.kept is not None:
+            observation = observation[..., self.kept]
         if self.kind != "state":
             x = observation = self.inputs(observation)
         if self.kind == "concat" and not self.team:

@@ -22,6 +22,7 @@ from agents.normalize import reward_norms
 from agents.playing import Plays
 from agents.policy import describe
 from agents.ppo import PPO, make_loss
+from agents.pruning import find_repeated
 from agents.rollout import EpisodeReturns, Rollout, take
 from agents.sequential import Turns
 from agents.values import values_of
@@ -90,7 +91,10 @@ class OnPolicy(Plays):
             raise UserError(f"frames={frames}: smaller than one iteration of {whole}; at least {whole} is allowed")
         self.iterations = -(-frames // whole)
         self.cast = Cast(self.env, algo, groups, seed)
-        self.loss = make_loss(self.env.spec, algo, network, critic_network, self.cast.algos).to(self.device)
+        if self.spec.state_size is not None and any(each.prune_state for each in self.cast.algos.values()):
+            probe = derive(seed, "probe")
+            self.spec = find_repeated(env(seed=probe, device=device, num_envs=8), probe)
+        self.loss = make_loss(self.spec, algo, network, critic_network, self.cast.algos).to(self.device).eval()
         self.loss.partly, self.callbacks = self.cast.begin(self.loss.actors)
         self.chunks = Chunks.of(algo, [*self.loss.actors.values(), *self.loss.critics.values()])
         per_row = self.chunks.length if self.chunks else 1  # frames: a row is a frame, or a chunk of its environment's
@@ -102,6 +106,7 @@ class OnPolicy(Plays):
         self.policy_generator = generator(seed, stream("policy"), self.device)
         self.minibatch_generator = generator(seed, stream("minibatches"), self.device)
         self.turns = Turns(self.loss, self.minibatch_generator) if algo.update == "sequential" else None
+        self.accumulates = self.turns is None
         self.steps_per_iteration = algo.epochs * self.minibatches * (self.turns.count if self.turns else 1)
         agents = {n: g.n_agents for n, g in self.env.spec.groups.items()}
         self.returns = {n: EpisodeReturns(self.env.num_envs, count, self.device) for n, count in agents.items()}
@@ -203,8 +208,10 @@ class OnPolicy(Plays):
         if self.loss.uses_state:
             states = self.rollout.states[:-1]
             rows["state"] = self.chunks.cut_before(states) if self.chunks else states.flatten(0, 1)
+        self.loss.train()  # dropout and BatchNorm: what acts and is judged is the policy as it will be evaluated
         for _ in (None,) if self.turns is None else self.turns.take(rows):
             yield from self._epochs(rows)
+        self.loss.eval()
         self.loss.learn_inputs(self.rollout)  # for the next rollout: this one is done
 
     def _epochs(self, rows: dict) -> Iterator[TensorDict]:
@@ -247,7 +254,7 @@ class OnPolicy(Plays):
         if not self.started:
             return {}
         return {
-            "spec": describe(self.env.spec),  # what a saved policy needs to know without a simulator
+            "spec": describe(self.spec),  # what a saved policy needs to know without a simulator
             "rollout": self.rollout.state_dict(),
             "returns": {name: value.carry for name, value in self.returns.items()},
             "lengths": self.lengths.carry,

@@ -104,4 +104,7 @@ def make(name: str, env: Env, group: str):
     """The opponent called `name` (of NAMES, or a dotted path) for a group of `env`. Raises UserError otherwise."""
     if name not in NAMES and "." not in name:
         raise UserError(f"opponents: no opponent {name!r} (there are {', '.join(NAMES)}, and dotted paths of classes)")
-    return NAMES[name](env, group) if name in NAMES else resolve(name, "opponents")(env, group)
+    try:
+        return NAMES[name](env, group) if name in NAMES else resolve(name, "opponents")(env, group)
+    except TypeError as error:
+        raise UserError(f"opponents: {name} can't be made of an environment and a group's name: {error}") from error

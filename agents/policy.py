@@ -44,7 +44,8 @@ def describe(spec: EnvSpec) -> dict[str, Any]:
             "action": {"kind": a.kind, "nvec": list(a.nvec), **action},
             "masks": list(group.masks),
         }
-    return {"groups": groups, "state_size": spec.state_size, "max_steps": spec.max_steps}
+    in_state = {name: list(group.in_state) for name, group in spec.groups.items() if group.in_state}
+    return {"groups": groups, "state_size": spec.state_size, "max_steps": spec.max_steps, "in_state": in_state}
 
 
 def spec_of(told: Mapping[str, Any]) -> EnvSpec:
@@ -54,9 +55,8 @@ def spec_of(told: Mapping[str, Any]) -> EnvSpec:
         a = group["action"]
         low, high, mask = (None if a[key] is None else torch.tensor(a[key]) for key in ("low", "high", "mask"))
         action = ActionSpec(a["kind"], low, high, tuple(a["nvec"]), mask)
-        groups[name] = GroupSpec(
-            name, tuple(group["agents"]), group["observation_size"], action, tuple(group.get("masks", ()))
-        )
+        masks, in_state = tuple(group.get("masks", ())), tuple(told.get("in_state", {}).get(name, ()))
+        groups[name] = GroupSpec(name, tuple(group["agents"]), group["observation_size"], action, masks, in_state)
     return EnvSpec(groups, told["state_size"], told["max_steps"])
 
 

@@ -46,6 +46,7 @@ ITEMS = {
     "critic=local (IPPO)": ["algo.critic=local"],
     "critic=state": ["algo.critic=state", "env.global_state=true"],
     "critic=agent_state": ["algo.critic=agent_state", "env.global_state=true"],
+    "critic=agent_state, pruned": ["algo.critic=agent_state", "env.global_state=true", "algo.prune_state=true"],
     "critic_network=deep_sets": ["network@critic_network=deep_sets"],
 }
 

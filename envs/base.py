@@ -46,6 +46,7 @@ class GroupSpec:
     """A group of agents that share sizes of observation and action: F = observation_size, D = action.size.
 
     masks: what `Env.masks` tells of the group: "action" (discrete kinds only), "alive", both or nothing.
+    in_state: features of the observation that the global state holds too; () where nobody has looked.
     """
 
     name: str
@@ -53,6 +54,7 @@ class GroupSpec:
     observation_size: int
     action: ActionSpec
     masks: tuple[Literal["action", "alive"], ...] = ()
+    in_state: tuple[int, ...] = ()
 
     @property
     def n_agents(self) -> int:

@@ -56,6 +56,9 @@ def built(
         raise UserError("trainer.precision='fp16': needs a GPU; on a CPU fp32 and bf16 are allowed")
     iterations = trainer.max_iterations or task.iterations
     steps = iterations * -(-task.steps_per_iteration // trainer.accumulate)
+    if trainer.accumulate > 1 and not getattr(task, "accumulates", True):
+        told = f"trainer.accumulate={trainer.accumulate}: only 1 is allowed with algo.update=sequential"
+        raise UserError(f"{told}, where a step must not span the turns of two agents")
     made = optimizer.build(task.parts())
     if isinstance(made, torch.optim.LBFGS) and (trainer.precision == "fp16" or trainer.non_finite == "skip"):
         raise UserError("optimizer.name='LBFGS': cannot go with trainer.precision=fp16 or trainer.non_finite=skip")

@@ -19,6 +19,7 @@ class Task(Protocol):
         steps_per_iteration: minibatches per iteration at most; sizes the learning-rate schedule.
         loss: module that maps a batch to a dict of device scalars; "loss" is minimised, the rest is logged.
         compile_seconds: (optional) seconds that building took, compilation included; 0 where there is none.
+        accumulates: (optional) False where an optimiser step may not be of several minibatches.
         callbacks: (optional) callbacks of its own, called between the run's and the progress bar.
         monitor: (metric of `evaluate`, "max" or "min") that decides which checkpoint is best.
     """

@@ -223,3 +223,23 @@ def test_statistics_by_hand():
     assert block["mean"] == 15.125 and block["iqm"] == 3.5 and block["episodes"] == 8
     half = 2.3646242510102993 * block["std"] / np.sqrt(8)  # Student's t, 7 degrees of freedom, 97.5 %
     assert block["ci95"] == pytest.approx([15.125 - half, 15.125 + half])
+
+
+def test_dropout_and_batch_norm_are_of_the_updates_only(tmp_path):
+    task = make()
+    factory = partial(VmasEnv, "balance", num_envs=6, max_steps=8)
+    network = partial(MLP, hidden=[32], dropout=0.5, batch_norm=True)
+    task = OnPolicy(factory, task.algo, network, frames=180, eval_episodes=5)
+    modes = []
+    task.loss.register_forward_pre_hook(lambda loss, _: modes.append(loss.training))
+    summary, _ = fit(task, tmp_path)
+    assert modes and all(modes) and not task.loss.training
+    assert task.evaluate()["episode_return"] == task.evaluate()["episode_return"]
+    assert task.evaluate()["episode_return"] == summary["final"]["episode_return"]["mean"]
+
+
+def test_steps_of_several_turns_are_refused(tmp_path):
+    task = make(update="sequential", share_actor="separate")
+    trainer = Trainer(progress="off", accumulate=2)
+    with pytest.raises(UserError, match="trainer.accumulate=2: only 1 is allowed with algo.update=sequential"):
+        trainer.fit(task, tmp_path)
