@@ -12,18 +12,21 @@ from typing import Any
 from marl.errors import Diverged, LostProcess, Stopped, UserError
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
-DISK += (errno.EEXIST,)
+WRONG_KIND = {errno.EEXIST: "it is a file, not a folder", errno.EISDIR: "it is a folder, not a file"}
+DISK += tuple(WRONG_KIND)
+SAME_COMMAND = "the same command continues"  # of sweeps and studies
+RESUME = "resume=RUN_DIR continues from the last checkpoint"
 WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p"}
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
-def main(document: str, job: Callable[[list[str]], Any], *errors: type[Exception]) -> None:
+def main(document: str, job: Callable[[list[str]], Any], *errors: type[Exception], again: str = "") -> None:
     """A script that works on finished runs: `job(arguments)`, or `document` where help or nothing is asked for."""
     if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
         print(document)
         sys.exit(0)
     find_user_modules()
-    with guard(*errors):
+    with guard(*errors, again=again):
         job(sys.argv[1:])
 
 
@@ -44,18 +47,21 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def guard(*errors: type[Exception]) -> Iterator[None]:
+def guard(*errors: type[Exception], again: str = "") -> Iterator[None]:
     """Turn what ends a run into `error: …` on stderr and an exit code (`marl.errors`); a user's mistake has 2.
 
     HYDRA_FULL_ERROR=1 adds the traceback.
+
+    Args:
+        again: what continues the work after a signal, of scripts that train.
     """
     try:
         yield
     except KeyboardInterrupt:
-        print("interrupted; resume=RUN_DIR continues from the last checkpoint", file=sys.stderr)
+        print("; ".join(filter(None, ["interrupted", again])), file=sys.stderr)
         raise SystemExit(130) from None
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        print(f"{stopped.where}; {again}" if again else stopped, file=sys.stderr)
         raise SystemExit(stopped.exit_code) from None
     except (UserError, Diverged, LostProcess, *errors) as error:
         if FULL_ERROR or any(a.startswith("debug=") for a in sys.argv):
@@ -65,6 +71,7 @@ def guard(*errors: type[Exception]) -> Iterator[None]:
     except OSError as error:
         if error.errno not in DISK:
             raise
-        told = f"cannot write {error.filename or 'a file'}: {error.strerror}; earlier checkpoints are untouched"
-        print(f"error: {told}", file=sys.stderr)
+        place = error.filename2 or error.filename or "a file"  # the second is where a finished file was to go
+        told = f"cannot write {place}: {WRONG_KIND.get(error.errno, error.strerror)}"
+        print(f"error: {told}{'; earlier checkpoints are untouched' if again else ''}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from marl import checkpoint, device, distributed, seeding
-from marl.cli import find_user_modules, flags_first, guard
+from marl.cli import RESUME, SAME_COMMAND, find_user_modules, flags_first, guard
 from marl.engine import Trainer
 from marl.errors import UserError, closest
 from marl.schema import resolve, validate
@@ -201,11 +201,12 @@ def run(job: Job, *errors: type[Exception]) -> None:
     """
     find_user_modules()
     arguments = sys.argv[1:] = flags_first(_free(sys.argv[1:]))
-    with guard(*errors), worded():
+    sweeping = bool({"-m", "--multirun"} & set(arguments))
+    with guard(*errors, again=SAME_COMMAND if sweeping else RESUME), worded():
         distributed.start()
         sys.argv += distributed.directory(arguments)
         if any(a.startswith("resume=") and a not in ("resume=", "resume=null") for a in arguments):
-            if {"-m", "--multirun"} & set(arguments):
+            if sweeping:
                 raise UserError("resume=…: continues one run; it cannot be part of a sweep")
             parser = argparse.ArgumentParser(add_help=False)
             parser.add_argument("-cd", "--config-dir")  # of no use here: the run's configuration is whole
@@ -223,7 +224,7 @@ def run(job: Job, *errors: type[Exception]) -> None:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 return multirun.work(job, cfg, run_dir, errors)
             try:
-                with guard(*errors), worded():  # here, since Hydra would print a line of its own and exit 1
+                with guard(*errors, again=RESUME), worded():  # here: Hydra would print a line of its own and exit 1
                     if not distributed.restarted():
                         keep_earlier(run_dir)
                     return job(cfg, run_dir)
@@ -234,7 +235,7 @@ def run(job: Job, *errors: type[Exception]) -> None:
 
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print, for the guard to word
         start = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(inside_hydra)
-        multirun.run(arguments, start) if {"-m", "--multirun"} & set(arguments) else start()
+        multirun.run(arguments, start) if sweeping else start()
         distributed.stop()
 
 

@@ -35,7 +35,8 @@ class Stopped(Exception):
 
     def __init__(self, signum: int, iteration: int) -> None:
         name = signal.Signals(signum).name
-        super().__init__(f"{name}: stopped after iteration {iteration}; resume=RUN_DIR continues from there")
+        self.where = f"{name}: stopped after iteration {iteration}"
+        super().__init__(f"{self.where}; resume=RUN_DIR continues from there")
         self.exit_code = 128 + signum
 
 

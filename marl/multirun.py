@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from marl import compose, sweep
+from marl.cli import SAME_COMMAND, guard
 from marl.compose import Job
-from marl.errors import UserError
+from marl.errors import Stopped, UserError
 
 # Settings of joblib's launcher; with n_jobs=1 it would run the jobs in this very process.
 ONE_AT_A_TIME = ("n_jobs=2", "pre_dispatch=1", "batch_size=1")
@@ -94,7 +95,13 @@ def work(job: Job, cfg: DictConfig, run_dir: Path, mistakes: Sequence[type[Excep
     if same:
         cfg.resume = str(run_dir)
     overrides = list(HydraConfig.get().overrides.task)
-    return sweep.work(run_dir, overrides, lambda: job(cfg, run_dir), same, expected)
+    try:
+        return sweep.work(run_dir, overrides, lambda: job(cfg, run_dir), same, expected)
+    except Stopped:
+        if os.environ.get(sweep.START, "").split(" ")[0] != str(os.getpid()):
+            return None  # a worker's signal ends its job and no other's
+        with guard(again=SAME_COMMAND):  # here: Hydra would keep the exception and begin the next job
+            raise
 
 
 def _content(config: Mapping[str, Any]) -> dict[str, Any]:

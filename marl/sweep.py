@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from marl.errors import UserError
+from marl.errors import Stopped, UserError
 from marl.lock import lock, running
 from marl.summary import write_json
 
@@ -42,7 +42,7 @@ def work(
     """Run one job of a sweep: `call()`, with what it prints in `output.log` and how it ended in `job.json`.
 
     A job that another process is at is left to it, one that is done stays so. An exception is the job's failure and
-    does not leave this function; those of the classes `mistakes` are told without a traceback.
+    does not leave this function; those of the classes `mistakes` are told without a traceback. A signal leaves it.
 
     Args:
         folder: the job's; made if missing.
@@ -67,6 +67,10 @@ def work(
             try:
                 value = call()
                 end = {"status": "done", "reason": None, "value": value}
+            except Stopped as stopped:  # no failure: whoever ended it wants the next job not to begin
+                end = {"status": "interrupted", "reason": stopped.where, "value": None}
+                write_json(folder / "job.json", {**record, **end, "seconds": time.time() - began})
+                raise
             except Exception as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 mistake = isinstance(error, mistakes)
@@ -135,8 +139,10 @@ class Sweep:
                 status = "interrupted"
             elif status == "waiting" and running(folder):
                 status = "running"
-            reason = "its process was ended; the same command continues it" if status == "interrupted" else None
-            row = {"job": i, "status": status, "reason": record.get("reason") if status == "failed" else reason}
+            reason = record.get("reason") if status in ("failed", "interrupted") else None
+            if status == "interrupted":
+                reason = f"{reason or 'its process was ended'}; the same command continues it"
+            row = {"job": i, "status": status, "reason": reason}
             seconds = record.get("seconds")
             if status == "running":
                 seconds = time.time() - record.get("began", time.time())
@@ -177,7 +183,7 @@ class Sweep:
     def give_up(self, since: float) -> int:
         """Put jobs down as failed that began after `since` and whose processes were killed; returns how many."""
         lost = [Path(row["folder"]) for row in self.rows() if row["status"] == "interrupted"]
-        lost = [folder for folder in lost if read(folder)["began"] >= since]
+        lost = [folder for folder in lost if read(folder)["status"] == "running" and read(folder)["began"] >= since]
         for folder in lost:
             reason = "its process was killed (perhaps for want of memory)"
             end = {"status": "failed", "reason": reason, "mistake": False, "value": None}
@@ -185,7 +191,7 @@ class Sweep:
         return len(lost)
 
     def check(self) -> None:
-        """Where jobs failed, raise UserError if all did by the user's mistake, else exit 1 with one line on stderr."""
+        """Where jobs failed or were interrupted, exit 1 with one line; raise UserError if all failed by mistakes."""
         rows = self.rows()
         failed = [row for row in rows if row["status"] == "failed"]
         if failed:
@@ -193,6 +199,10 @@ class Sweep:
             if all(row["mistake"] for row in failed):
                 raise UserError(text)
             print(f"error: {text}; see {Path(failed[0]['folder']) / 'output.log'}", file=sys.stderr)
+            raise SystemExit(1)
+        interrupted = sum(row["status"] == "interrupted" for row in rows)
+        if interrupted:
+            print(f"{interrupted} of {len(rows)} jobs were interrupted; the same command continues", file=sys.stderr)
             raise SystemExit(1)
 
     @contextmanager

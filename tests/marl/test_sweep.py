@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from marl import sweep
-from marl.errors import UserError
+from marl import multirun, sweep
+from marl.errors import Stopped, UserError
 
 JOBS = [["algo=a", "seed=0"], ["algo=a", "seed=1"], ["algo=a", "seed=2"]]
 
@@ -62,6 +63,38 @@ def test_failures_are_written_down_and_tried_again(begun: sweep.Sweep) -> None:
     assert sweep.work(folder / "1", JOBS[1], lambda: 1.0) == 1.0
     with pytest.raises(UserError, match="1 of 3 jobs failed, the first with: seed=0: bad"):
         begun.check()
+
+
+def test_a_signal_is_no_failure_and_leaves_the_job_for_the_same_command(begun: sweep.Sweep, capsys) -> None:
+    with pytest.raises(Stopped):
+        sweep.work(begun.folder / "0", JOBS[0], fail(Stopped(signal.SIGTERM, 4)))
+    row = begun.rows()[0]
+    assert row["status"] == "interrupted"
+    assert row["reason"] == "SIGTERM: stopped after iteration 4; the same command continues it"
+    assert begun.give_up(0) == 0  # nobody killed it
+    with pytest.raises(SystemExit) as stop:
+        begun.check()
+    assert stop.value.code == 1 and "1 of 3 jobs were interrupted; the same command" in capsys.readouterr().err
+    assert sweep.work(begun.folder / "0", JOBS[0], lambda: 3) == 3 and begun.rows()[0]["status"] == "done"
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_a_signal_ends_the_sweep_in_its_own_process_and_only_a_job_in_a_worker(here, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(multirun.HydraConfig, "get", lambda: OmegaConf.create({"overrides": {"task": JOBS[0]}}))
+    monkeypatch.setattr(multirun.compose, "check", lambda cfg: {})
+    monkeypatch.setenv(sweep.START, f"{os.getpid() if here else 1} 0.0")
+
+    def work():
+        return multirun.work(lambda *_: fail(Stopped(signal.SIGINT, 4))(), OmegaConf.create(), tmp_path, [])
+
+    if here:  # a SystemExit, which Hydra does not keep to itself
+        with pytest.raises(SystemExit) as stop:
+            work()
+        assert stop.value.code == 130
+        assert capsys.readouterr().err == "SIGINT: stopped after iteration 4; the same command continues\n"
+    else:
+        assert work() is None
+    assert sweep.read(tmp_path)["status"] == "interrupted"
 
 
 def sleep_in(folder: str) -> None:

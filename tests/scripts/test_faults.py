@@ -34,6 +34,25 @@ def test_exit_codes(error, code, said, capsys) -> None:
     assert stop.value.code == code and capsys.readouterr().err.startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("error", "again", "said"),
+    [
+        (KeyboardInterrupt(), "", "interrupted\n"),
+        (KeyboardInterrupt(), cli.SAME_COMMAND, "interrupted; the same command continues\n"),
+        (KeyboardInterrupt(), cli.RESUME, "interrupted; resume=RUN_DIR continues from the last checkpoint\n"),
+        (Stopped(signal.SIGINT, 7), "go on", "SIGINT: stopped after iteration 7; go on\n"),
+        (OSError(errno.EISDIR, "Is", "a"), "", "error: cannot write a: it is a folder, not a file\n"),
+        (OSError(errno.EISDIR, "Is", ".a.tmp", None, "a"), "", "error: cannot write a: it is a folder, not a file\n"),
+        (OSError(errno.EEXIST, "Is", "a"), "", "error: cannot write a: it is a file, not a folder\n"),
+        (OSError(errno.EROFS, "No", "a"), cli.RESUME, "error: cannot write a: No; earlier checkpoints are untouched\n"),
+    ],
+)
+def test_what_is_said_fits_the_script(error, again, said, capsys) -> None:
+    with pytest.raises(SystemExit), cli.guard(again=again):
+        raise error
+    assert capsys.readouterr().err == said
+
+
 def test_other_errors_keep_their_traceback() -> None:
     with pytest.raises(FileNotFoundError), cli.guard():
         raise FileNotFoundError(errno.ENOENT, "none", "x")
