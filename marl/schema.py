@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -220,6 +221,8 @@ WORDS = {
     "a valid dictionary": "a mapping of keys to values",
     "an object": "a mapping of keys to values",
     "must be None": "must be null",
+    "List should have": "must have",
+    " after validation, not 0": "",
 }
 RANGES = ("greater_than", "less_than", "multiple_of", "too_short", "too_long", "finite")
 
@@ -234,6 +237,9 @@ def _sentence(error: ValidationError, value: Any, key: str) -> str:
     phrases = phrases[:1] + [phrase.removeprefix("must be ") for phrase in phrases[1:]]
     expected = [item["ctx"]["expected"] for item in found if item["type"] == "literal_error"]
     hint = closest(value, ", ".join(expected).replace(" or ", ", ").replace("'", "").split(", "))
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value) and "number" in phrases[0]:
+        mantissa, power = value.lower().split("e")
+        hint = f" (YAML takes it for text: write {float(mantissa)}e{int(power):+d})"
     return f"{key}={show(value)}: {' or '.join(dict.fromkeys(phrases))}{hint}"
 
 

@@ -2,14 +2,15 @@
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import optuna
+import yaml
 from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -19,6 +20,8 @@ from marl import statistics
 from marl.callbacks import Callback, monitored
 from marl.errors import UserError
 from marl.lock import running
+from marl.schema import check_arguments, show
+from marl.summary import write_json
 
 SETTLED = 10.0  # seconds after its start from which a trial that nobody works on counts as abandoned
 
@@ -48,6 +51,9 @@ class Parameter:
             raise UserError(f"space.{key}: low={self.low} must not exceed high={self.high}")
         if ranged and self.log and (self.low <= 0 or self.step is not None):
             raise UserError(f"space.{key}: log=true needs low above 0 and no step")
+        whole = isinstance(self.low, int) and isinstance(self.high, int)
+        if self.step is not None and (self.step <= 0 or (whole and self.step % 1)):
+            raise UserError(f"space.{key}.step={self.step}: must be above 0, and whole between whole numbers")
 
     def suggest(self, trial: optuna.Trial, key: str) -> str:
         """A value for `trial`, as one writes it on the command line."""
@@ -75,7 +81,7 @@ class StudyConfig:
     seeds: Annotated[list[int], Field(min_length=1)] = field(default_factory=lambda: [0])
     finalists: Annotated[int, Field(ge=1)] = 3
     final_seeds: list[int] = field(default_factory=lambda: [50, 51])
-    fresh_seeds: list[int] = field(default_factory=lambda: [100, 101, 102])
+    fresh_seeds: Annotated[list[int], Field(min_length=1)] = field(default_factory=lambda: [100, 101, 102])
     sampler: Literal["tpe", "cmaes", "random"] = "tpe"
     startup_trials: Annotated[int, Field(ge=1)] = 10
     pruner: Literal["median", "hyperband", "none"] = "median"
@@ -97,6 +103,81 @@ class StudyConfig:
         if self.pruner == "hyperband":
             return optuna.pruners.HyperbandPruner(min_resource=self.pruner_warmup, max_resource=iterations)
         return optuna.pruners.NopPruner()
+
+
+def read_study(path: Path, changes: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, Parameter]]:
+    """The study of a file, with `changes` on top, and its space. Raises UserError for what is wrong with it."""
+    try:
+        node = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"study={path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(node, dict):
+        raise UserError(f"study={path}: must be a mapping of keys to values, base and space among them")
+    node |= changes
+    check_arguments(StudyConfig, node, "")
+    config, space = StudyConfig(**node), {}
+    for key, given in config.space.items():
+        if not isinstance(given, dict):
+            raise UserError(f"space.{key}={show(given)}: must be a mapping with low and high, or with choices")
+        check_arguments(Parameter, given, f"space.{key}")
+        space[key] = Parameter(**given)
+        space[key].check(key)
+    used = [*config.seeds, *config.final_seeds]
+    if set(used) & set(config.fresh_seeds):
+        raise UserError(f"fresh_seeds={config.fresh_seeds}: must have none of seeds and final_seeds {used}")
+    return config, space
+
+
+def identity(name: str, config: StudyConfig, base: Sequence[str], space: Mapping[str, Parameter]) -> dict[str, Any]:
+    """What makes scores comparable, as JSON keeps it: the study's trials must all have it in common."""
+    found = {"study": name, "base": sorted(base), "space": {key: asdict(value) for key, value in space.items()}}
+    found |= {"metric": config.metric, "direction": config.direction, "seeds": config.seeds}
+    return json.loads(json.dumps(found))
+
+
+def refuse_other(known: Mapping[str, Any], given: Mapping[str, Any], place: str | Path) -> None:
+    """Raise UserError where what lies in `place` was begun with another `identity` than is `given` now."""
+    for key, was in known.items():
+        now = given[key]
+        if was == now:
+            continue
+        if isinstance(was, dict):
+            keys = [k for k in {**was, **now} if was.get(k) != now.get(k)]
+            was, now = ({k: side[k] for k in keys if k in side} for side in (was, now))
+        elif key == "base":
+            was, now = [o for o in was if o not in now], [o for o in now if o not in was]
+        raise UserError(f"{key}={show(now)}: {place} was begun with {show(was)}; give that again, or another out=")
+
+
+def open_study(place: str, folder: Path, given: Mapping[str, Any], **parts: Any) -> optuna.Study:
+    """The study of the identity `given` in the storage `place`, new or continued, whose files are in `folder`.
+
+    Raises:
+        UserError: a storage that cannot be used, or one that holds trials of another identity, as `folder` may.
+    """
+    file = folder / "study.json"
+    if file.exists():
+        refuse_other(json.loads(file.read_text()), given, folder)
+    try:
+        study = optuna.create_study(
+            study_name=given["study"],
+            storage=open_storage(place),
+            direction=given["direction"],
+            load_if_exists=True,
+            **parts,
+        )
+    except Exception as error:  # of a driver, a server, a file or what is in it: each library has its own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, OSError):
+            reason = error.strerror or reason
+        elif "://" not in place:
+            reason = "the file is no study's journal"
+        raise UserError(f"storage={place}: {reason} (give a path of a journal file, or a database URL)") from error
+    refuse_other(study.user_attrs.get("identity", {}), given, place)
+    study.set_user_attr("identity", given)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(file, given)
+    return study
 
 
 def open_storage(place: str) -> optuna.storages.BaseStorage:
@@ -199,6 +280,8 @@ def verdict(best: Sequence[float], default: Sequence[float], direction: str) -> 
     sides = (x, y) if direction == "maximize" else (y, x)
     chance = float(statistics.probability_of_improvement(*sides))
     low, high = statistics.improvement_interval(*sides)
+    if len(best) < 2 or len(default) < 2:  # no interval: chance alone may have put them in this order
+        return f"Not told apart from the default (one seed): {best[0]:.4g} against {default[0]:.4g}."
     figures = [f"{float(statistics.iqm(side)):.4g}" for side in (x, y)]
     where = f"IQM {figures[0]} against {figures[1]} on {len(best)} fresh seeds; P(better) {chance:.2f}"
     where += f" [{low:.2f}, {high:.2f}]"

@@ -36,7 +36,6 @@ from marl import cli, compose, sweep
 from marl.errors import UserError, closest
 from marl.options import split
 from marl.report.tables import Table
-from marl.schema import check_arguments
 from marl.summary import write_json
 
 
@@ -73,32 +72,22 @@ class Tuning:
             known = compose.group_options("study")
             hint = closest(options.study, known)
             raise UserError(f"study={options.study}: no such study{hint} (there are {', '.join(known)}, and files)")
-        node = yaml.safe_load(path.read_text())
         given = {key: getattr(options, key) for key in ("n_trials", "sampler", "pruner")}
-        node |= {key: value for key, value in given.items() if value is not None}
-        check_arguments(tuning.StudyConfig, node, "")
-        self.config = tuning.StudyConfig(**node)
+        given = {key: value for key, value in given.items() if value is not None}
+        self.config, self.space = tuning.read_study(path, given)
         self.base = [*self.config.base, *overrides]
-        self.space = {}
-        for key, given in self.config.space.items():
-            check_arguments(tuning.Parameter, given, f"space.{key}")
-            self.space[key] = tuning.Parameter(**given)
-            self.space[key].check(key)
-        used = [*self.config.seeds, *self.config.final_seeds]
-        if set(used) & set(self.config.fresh_seeds):
-            raise UserError(f"fresh_seeds={self.config.fresh_seeds}: must have none of seeds and final_seeds {used}")
         self.name = path.stem
         self.out = Path(options.out or f"outputs/tune/{self.name}").resolve()
         config = compose.check(compose.compose([*self.base, *(f"{key}={self.any(key)}" for key in self.space)]))
         self.iterations = compose.build_task(config).iterations * len(self.config.seeds)
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.study = optuna.create_study(
-            study_name=self.name,
-            storage=tuning.open_storage(options.storage or f"sqlite:///{self.out / 'study.db'}"),
+        if not options.storage:
+            self.out.mkdir(parents=True, exist_ok=True)
+        self.study = tuning.open_study(
+            options.storage or f"sqlite:///{self.out / 'study.db'}",
+            self.out,
+            tuning.identity(self.name, self.config, self.base, self.space),
             sampler=self.config.make_sampler(options.seed),
             pruner=self.config.make_pruner(self.iterations),
-            direction=self.config.direction,
-            load_if_exists=True,
         )
 
     def any(self, key: str) -> str:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,6 +40,8 @@ def test_the_studies_that_are_shipped_fit(name: str) -> None:
         ({"choices": []}, "at least one value"),
         ({"low": 2, "high": 1}, "low=2 must not exceed high=1"),
         ({"low": 0, "high": 1, "log": True}, "log=true needs low above 0"),
+        ({"low": 0, "high": 1.5, "step": 0}, "step=0: must be above 0"),
+        ({"low": 0, "high": 9, "step": 0.5}, "step=0.5: must be above 0, and whole between whole numbers"),
     ],
 )
 def test_impossible_spaces_are_refused(given: dict, sentence: str) -> None:
@@ -111,6 +114,71 @@ def test_storages_keep_a_study(place: str, tmp_path: Path) -> None:
         assert len(study.trials) == trials
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "must be a mapping of keys to values, base and space among them"),
+        ("- base", "must be a mapping of keys"),
+        ("base: [a\nspace: {", "cannot be read as YAML"),
+        ("{base: [], space: {optimizer.lr: 3}}", "space.optimizer.lr=3: must be a mapping with low and high, or with"),
+        ("{base: [], space: {x: {low: 1e-4, high: 1.0}}}", r"space.x.low=1e-4: .*takes it for text: write 1.0e-4\)"),
+        ("{base: [], space: {}, fresh_seeds: []}", r"fresh_seeds=\[\]: must have at least 1 item"),
+    ],
+)
+def test_studies_that_cannot_be_read_are_told_in_a_sentence(text: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "st.yaml").write_text(text)
+    with pytest.raises(UserError, match=sentence) as error:
+        tuning.read_study(tmp_path / "st.yaml", {})
+    assert "\n" not in str(error.value)
+
+
+def given(base=("frames=6000", "seed=1"), high=1.0, name="s", **settings) -> dict:
+    config = tuning.StudyConfig(list(base), {}, **settings)
+    return tuning.identity(name, config, config.base, {"lr": tuning.Parameter(0.1, high)})
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"base": ["seed=1", "frames=2000"]}, r'base=\["frames=2000"\]: .* was begun with \["frames=6000"\]; give'),
+        ({"high": 2.0}, 'space={"lr": {"low": 0.1, "high": 2.0'),
+        ({"metric": "accuracy"}, "metric=accuracy: .* was begun with null"),
+        ({"direction": "minimize"}, "direction=minimize: .* was begun with maximize"),
+        ({"seeds": [0, 1]}, r"seeds=\[0, 1\]: .* was begun with \[0\]"),
+        ({"name": "t"}, "study=t: .* was begun with s"),
+    ],
+)
+def test_a_study_is_continued_only_with_what_it_was_begun_with(change: dict, sentence: str, tmp_path: Path) -> None:
+    place = f"{tmp_path}/journal.log"
+    tuning.open_study(place, tmp_path / "a", given())
+    same = given(base=("seed=1", "frames=6000"), n_trials=7, sampler="random", fresh_seeds=[7])
+    assert tuning.open_study(place, tmp_path / "b", same).study_name == "s"  # from another machine, say
+    with pytest.raises(UserError, match=sentence):
+        tuning.open_study(f"{tmp_path}/other.log", tmp_path / "a", given(**change))
+    if "name" not in change:  # a storage may hold several studies
+        with pytest.raises(UserError, match=sentence):
+            tuning.open_study(place, tmp_path / "c", given(**change))
+        assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        ("foo://x", "storage=foo://x: Can't load plugin"),
+        ("{}/folder", "Is a directory"),
+        ("{}/text", "the file is no study's journal"),
+        ("sqlite:///{}/text", "file is not a database"),
+    ],
+)
+def test_storages_that_cannot_be_used_are_told_in_a_sentence(place: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text").write_text("something else\n" * 100)
+    with pytest.raises(UserError, match=sentence) as error, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tuning.open_study(place.format(tmp_path), tmp_path / "out", given())
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
 def hold(place: str, folder: str) -> None:
     study = optuna.load_study(study_name="s", storage=tuning.open_storage(place))
 
@@ -146,6 +214,8 @@ def test_a_verdict_says_better_only_where_the_interval_does() -> None:
     assert tuning.verdict([5, 6, 7], [1, 2, 3], "maximize").startswith("Better than the default: IQM 6 against 2 on 3")
     assert tuning.verdict([5, 6, 7], [1, 2, 3], "minimize").startswith("Worse than")
     assert tuning.verdict([1, 5, 6], [2, 4, 7], "maximize").startswith("Not told apart from")
+    alone = "Not told apart from the default (one seed): -6.642 against -7.948."
+    assert tuning.verdict([-6.642], [-7.948], "maximize") == alone  # no interval, so no verdict
     assert "P(better) 1.00 [1.00, 1.00]" in tuning.verdict([5, 6], [1, 2], "maximize")
 
 
