@@ -33,7 +33,7 @@ from train import train  # beside this file
 
 from envs.base import EnvError
 from marl import cli, compose, sweep
-from marl.errors import UserError, closest
+from marl.errors import Stopped, UserError, closest
 from marl.options import split
 from marl.report.tables import Table
 from marl.summary import write_json
@@ -64,7 +64,7 @@ class Tuning:
             from marl import tuning
         except ModuleNotFoundError as error:
             raise UserError(f"tune.py needs {error.name}: pip install -e '.[tune]'") from error
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # of failed trials its warnings hold tracebacks
         self.optuna, self.tuning = optuna, tuning
         path = compose.CONF / "study" / f"{options.study}.yaml"
         path = Path(options.study) if options.study.endswith(".yaml") else path
@@ -121,7 +121,20 @@ class Tuning:
             print(f"trial {number} was interrupted; its settings are tried again", flush=True)
 
     def trial(self, trial: Any) -> float:
-        """Train with a trial's settings on every seed; the mean of their last evaluations."""
+        """Train with a trial's settings on every seed; the mean of their last evaluations.
+
+        A signal ends it, and its settings go back into the queue.
+        """
+        try:
+            return self.mean(trial)
+        except (Stopped, KeyboardInterrupt) as error:
+            trial.set_user_attr("reason", getattr(error, "where", "interrupted"))
+            self.study.enqueue_trial(trial.params, skip_if_exists=False)
+            print(f"trial {trial.number} was interrupted; the same command tries its settings again", flush=True)
+            raise
+
+    def mean(self, trial: Any) -> float:
+        """The mean over the seeds of a trial's last evaluations. Raises TrialPruned, TrialFailed."""
         overrides = [f"{key}={parameter.suggest(trial, key)}" for key, parameter in self.space.items()]
         folder, values = self.out / "trials" / str(trial.number), []
         for i, seed in enumerate(self.config.seeds):
@@ -261,6 +274,10 @@ def main(arguments: list[str]) -> Tuning:
             helpers.append(subprocess.Popen(command, stdout=log, stderr=log))
     try:
         tuning.work()
+    except (Stopped, KeyboardInterrupt):
+        for helper in helpers:
+            helper.terminate()  # the signal may have come to this process alone
+        raise
     finally:
         codes = [helper.wait() for helper in helpers]
     for i, code in enumerate(codes, 1):
@@ -272,4 +289,4 @@ def main(arguments: list[str]) -> Tuning:
 
 
 if __name__ == "__main__":
-    cli.main(__doc__, main, EnvError)
+    cli.main(__doc__, main, EnvError, again=cli.SAME_COMMAND)

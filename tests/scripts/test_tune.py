@@ -1,6 +1,7 @@
 """tune.py on trials of a second: pruning, presets, several workers, continuing, what goes wrong."""
 
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 pytest.importorskip("optuna", reason="needs pip install -e '.[tune]'")
 
 from marl import compose  # noqa: E402
-from marl.errors import UserError  # noqa: E402
+from marl.errors import Stopped, UserError  # noqa: E402
 
 sys.path.append(str(Path(__file__).resolve().parent.parent.parent / "scripts"))  # where tune.py finds train.py
 
@@ -75,6 +76,25 @@ def test_trials_that_fail_are_told_and_do_not_count(script, study: Path, tmp_pat
     assert states.count("COMPLETE") + states.count("PRUNED") == 2
     if "FAIL" in states:
         assert "task.batch_size=100000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [Stopped(signal.SIGTERM, 3), KeyboardInterrupt()])
+def test_a_signal_ends_the_study_and_its_trial_is_tried_again(error, script, study, tmp_path, capsys, monkeypatch):
+    tune, command = script("tune"), [f"study={study}", f"out={tmp_path}/o", "n_trials=1", "confirm=false"]
+
+    def stopped(*_):
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(tune, "train", stopped)
+        tune.main(command)
+    said = capsys.readouterr()
+    assert "trial 0 was interrupted" in said.out and "Traceback" not in said.err and "trial 1" not in said.out
+    trials = tune.main(command).study.trials
+    assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE"] and trials[0].params == trials[1].params
+    (tmp_path / "o" / "study.json").unlink()  # what the storage holds is compared, too
+    with pytest.raises(UserError, match=r'base=\["epochs=4"\]: sqlite.* was begun with \[\]'):
+        tune.main([*command, "epochs=4"])
 
 
 @pytest.mark.parametrize(
