@@ -73,5 +73,5 @@ def guard(*errors: type[Exception], again: str = "") -> Iterator[None]:
             raise
         place = error.filename2 or error.filename or "a file"  # the second is where a finished file was to go
         told = f"cannot write {place}: {WRONG_KIND.get(error.errno, error.strerror)}"
-        print(f"error: {told}{'; earlier checkpoints are untouched' if again else ''}", file=sys.stderr)
+        print(f"error: {told}{'; earlier checkpoints are untouched' if again == RESUME else ''}", file=sys.stderr)
         raise SystemExit(2) from None

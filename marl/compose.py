@@ -253,7 +253,10 @@ def sentence(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.removesuffix(".yaml").partition("/")
         if group == "hydra":
-            return f"hydra/{option.replace('/', '=')}: no such option; launchers need pip install -e '.[sweep]'"
+            kind, _, name = option.rpartition("/")
+            known = error.options or ()
+            more = "; others need pip install -e '.[sweep]'" if kind == "launcher" and "joblib" not in known else ""
+            return f"hydra/{kind}={name}: no such option{closest(name, known) or more} (there are {', '.join(known)})"
         options = group_options(group)
         return f"{group}={option}: no such option{closest(option, options)} (there are {', '.join(options)})"
     if isinstance(error, OverrideParseException):
@@ -266,11 +269,14 @@ def sentence(error: Exception) -> str:
             return f"{cause.full_key}: a value is required; give {cause.full_key}=…"
         if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
             names = [str(key) for key in cause.parent_node if str(key)[0] != "_" and key != "hydra"]
+            if not names and str(cause.full_key).startswith("hydra.launcher."):
+                return f"unknown key '{cause.full_key}': this launcher has none; hydra/launcher=joblib has n_jobs"
             if cause.parent_node._get_parent() is None:
                 names += [path.name for path in CONF.iterdir() if path.is_dir() and path.name not in names]
             hint = closest(cause.key, names) or f"; '+{cause.full_key}=…' adds a key"
             return f"unknown key '{cause.full_key}'{hint} (there are {', '.join(names)})"
-    return ": ".join(dict.fromkeys(str(cause).strip().splitlines()[0] for cause in causes if str(cause).strip()))
+    text = ": ".join(dict.fromkeys(str(cause).strip().splitlines()[0] for cause in causes if str(cause).strip()))
+    return f"{text}; -m runs one job per value, key=[a,b] is a list" if text.startswith("Ambiguous value") else text
 
 
 def group_options(group: str) -> list[str]:

@@ -74,6 +74,11 @@ def launch(sweep_begun: sweep.Sweep, start: Callable[[], Any]) -> None:
         try:
             return start()
         except Exception as error:
+            if "srun" in str(error):
+                raise UserError(
+                    "hydra/launcher=submitit_slurm: there is no Slurm on this machine (no srun); "
+                    "hydra/launcher=submitit_local runs the jobs as processes of this machine"
+                ) from error
             if type(error).__name__ not in ("TerminatedWorkerError", "BrokenProcessPool"):
                 raise
             if alone and not sweep_begun.give_up(began):

@@ -1,14 +1,17 @@
 """Options of the scripts that work on finished runs: key=value, checked against a dataclass."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import yaml
 
 from marl.errors import UserError, closest
-from marl.schema import check_arguments
+from marl.schema import TopLevel, check_arguments
+
+SHOWN = {"ckpt": "RUN_DIR", "study": "NAME"}  # required options, as help shows them
+CONFIGURATION = {field.name for field in fields(TopLevel)} | {"debug"}
 
 
 def split(options: type, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -32,7 +35,17 @@ def split(options: type, arguments: Sequence[str]) -> tuple[dict[str, Any], list
             raise UserError(
                 f"cannot read {argument!r}: write key=value, with quotes around special characters"
             ) from None
+    given = [argument for argument in rest if not Path(argument).exists()]
+    for field in fields(options):
+        if field.default is MISSING and field.default_factory is MISSING and field.name not in values:
+            near = [a.partition("=")[2] for a in given if closest(a.partition("=")[0], [field.name]) and "=" in a]
+            near += [a for a in rest if "=" not in a or a not in given]
+            hint = f"; did you mean '{field.name}={near[0]}'?" if near else ""
+            raise UserError(f"{field.name}={SHOWN.get(field.name, '…')} is needed{hint}")
     check_arguments(options, values, "")
+    for key in [argument.partition("=")[0] for argument in given if "=" in argument]:
+        if key.isidentifier() and key not in CONFIGURATION and closest(key, hints):
+            raise UserError(f"unknown option '{key}'{closest(key, hints)} (there are {', '.join(hints)})")
     return values, rest
 
 
@@ -45,11 +58,14 @@ def parse(options: type, arguments: Sequence[str]) -> Any:
     names = [field.name for field in fields(options)]
     for argument in arguments:
         key, equals, _ = argument.partition("=")
-        if not equals:
+        if not equals and not Path(argument).exists():
             raise UserError(f"cannot read {argument!r}: write key=value")
-        if key not in names:
+        if equals and key not in names:
             raise UserError(f"unknown key '{key}'{closest(key, names)} (allowed are {', '.join(names)})")
-    return options(**split(options, arguments)[0])
+    values, places = split(options, arguments)
+    if places:
+        raise UserError(f"cannot read {places[0]!r}: write key=value")
+    return options(**values)
 
 
 def parse_runs(options: type, arguments: Sequence[str], which: str) -> tuple[list[str], Any, list[str]]:

@@ -129,7 +129,7 @@ class Sweep:
         write_json(self.folder / "sweep.json", {"command": self.command, "jobs": self.jobs})
 
     def rows(self) -> list[dict]:
-        """Per job: job, status, reason, seconds, value, frames and score so far, overrides."""
+        """Per job: job, status, reason, seconds, how far it is, last and best evaluation (at its end), overrides."""
         found = []
         for i, (name, overrides) in enumerate(zip(self.names, self.jobs, strict=True)):
             folder = self.folder / str(i)
@@ -146,7 +146,7 @@ class Sweep:
             seconds = record.get("seconds")
             if status == "running":
                 seconds = time.time() - record.get("began", time.time())
-            row |= {"seconds": seconds, "value": record.get("value"), **progress(folder), "what": name}
+            row |= {"seconds": seconds, "best": record.get("value"), **progress(folder), "what": name}
             row |= {"mistake": record.get("mistake", False), "folder": str(folder)}
             found.append(row)
         return found
@@ -155,17 +155,16 @@ class Sweep:
         """The table of `rows` for a terminal."""
         counts = {status: sum(row["status"] == status for row in rows) for status in STYLES}
         title = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
-        table = Table("job", "what", "status", "seconds", "so far", "score", "reason", title=title)
+        table = Table("job", "what", "status", "seconds", "so far", "last", "best", "reason", title=title)
         for row in rows:
             style = STYLES[row["status"]]
-            value = row["value"] if row["value"] is not None else row["score"]
             table.add_row(
                 str(row["job"]),
                 row["what"],
                 f"[{style}]{row['status']}[/]",
                 "" if row["seconds"] is None else f"{row['seconds']:.0f}",
                 row["so_far"] or "",
-                "" if value is None else f"{value:.4g}",
+                *("" if row[key] is None else f"{row[key]:.4g}" for key in ("last", "best")),
                 (row["reason"] or "")[:200],
             )
         return table
@@ -173,7 +172,7 @@ class Sweep:
     def save(self, rows: list[dict]) -> None:
         """Write `jobs.csv`, whole or not at all."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, ["job", "status", "what", "seconds", "value", "reason", "folder"])
+        writer = csv.DictWriter(text, ["job", "status", "what", "seconds", "last", "best", "reason", "folder"])
         writer.writeheader()
         writer.writerows({key: row[key] for key in writer.fieldnames} for row in rows)
         temporary = self.folder / f".jobs.{os.getpid()}.tmp"
@@ -253,9 +252,9 @@ class Sweep:
 
 
 def progress(folder: Path) -> dict[str, Any]:
-    """How far a job has come, from the last rows of its `metrics.csv`: "so_far" as text, "score" as a number."""
+    """How far a job has come, from the last rows of its `metrics.csv`: "so_far" as text, the "last" score."""
     path = folder / "metrics.csv"
-    return _last_rows(path, path.stat().st_mtime_ns) if path.exists() else {"so_far": None, "score": None}
+    return _last_rows(path, path.stat().st_mtime_ns) if path.exists() else {"so_far": None, "last": None}
 
 
 @lru_cache(maxsize=1024)
@@ -267,4 +266,4 @@ def _last_rows(path: Path, changed: int) -> dict[str, Any]:
     unit = next((unit for unit in ("frames", "epochs", "batches") if last.get(unit)), None)
     scores = [row["eval/episode_return"] for row in rows if row.get("eval/episode_return")]
     so_far = f"{float(last[unit]):,.0f} {unit}" if unit else None
-    return {"so_far": so_far, "score": float(scores[-1]) if scores else None}
+    return {"so_far": so_far, "last": float(scores[-1]) if scores else None}

@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field
 
 from marl.errors import UserError
-from marl.options import parse
+from marl.options import parse, split
 
 
 @dataclass
@@ -26,12 +26,23 @@ def test_values_are_read_by_type() -> None:
     assert parse(Options, ["ckpt=a=b"]).ckpt == "a=b"
 
 
+def test_a_key_that_is_no_configuration_may_be_meant_for_an_option(tmp_path, monkeypatch) -> None:
+    with pytest.raises(UserError, match="unknown option 'cont'; did you mean 'count'?"):
+        split(Options, ["ckpt=a", "cont=3"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cont=3").touch()
+    rest = ["cont=3", "env.count=3", "+cont=3", "experiment=x", "nothing=like it", "~env"]  # files, configuration
+    assert split(Options, ["ckpt=a", *rest]) == ({"ckpt": "a"}, rest)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["ckpt"], "cannot read 'ckpt': write key=value"),
         (["ckpt=a", "cont=3"], "unknown key 'cont'; did you mean 'count'"),
-        ([], "missing key 'ckpt'"),
+        ([], "ckpt=RUN_DIR is needed"),
+        (["."], "ckpt=RUN_DIR is needed; did you mean 'ckpt=.'"),
+        (["speed=2", "ckp=a"], "unknown key 'ckp'; did you mean 'ckpt'"),
         (["ckpt=a", "count=0"], "count=0: must be at least 1|count=0: must be greater than or at least 1"),
         (["ckpt=a", "kinds=[gif,mp3]"], r"kinds\[1\]=mp3: must be 'gif' or 'png'"),
         (["ckpt=a", "kinds=[gif"], "cannot read 'kinds=\\[gif'"),

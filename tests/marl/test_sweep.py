@@ -1,5 +1,6 @@
 """The bookkeeping of sweeps: what is skipped, what is begun again, what is told of failures; all read from files."""
 
+import csv
 import json
 import multiprocessing
 import os
@@ -97,6 +98,12 @@ def test_a_signal_ends_the_sweep_in_its_own_process_and_only_a_job_in_a_worker(h
     assert sweep.read(tmp_path)["status"] == "interrupted"
 
 
+def test_slurm_where_there_is_none_names_what_there_is(begun: sweep.Sweep, monkeypatch) -> None:
+    monkeypatch.setenv(sweep.START, "")
+    with pytest.raises(UserError, match="there is no Slurm .* hydra/launcher=submitit_local runs"):
+        multirun.launch(begun, fail(RuntimeError('Could not detect "srun", are you indeed on a slurm cluster?')))
+
+
 def sleep_in(folder: str) -> None:
     sweep.work(Path(folder), JOBS[0], lambda: time.sleep(60))
 
@@ -131,13 +138,14 @@ def test_the_same_sweep_is_found_again_and_another_is_not(begun: sweep.Sweep, tm
 def test_the_table_is_shown_and_kept(begun: sweep.Sweep, capsys) -> None:
     with begun.watch():
         sweep.work(begun.folder / "0", JOBS[0], lambda: 7.25)
-        (begun.folder / "1").mkdir()
+        (begun.folder / "1").mkdir()  # the last evaluation is not the best one, which is known at the end
         text = "iteration,frames,eval/episode_return\n1,100,\n2,200,-3.5\n3,30"  # a line half written
         (begun.folder / "1" / "metrics.csv").write_text(text)
     shown = capsys.readouterr().out
     assert "1 done, 2 waiting" in shown and "7.25" in shown and "200 frames" in shown and "-3.5" in shown
-    kept = (begun.folder / "jobs.csv").read_text().splitlines()
-    assert kept[0].startswith("job,status,what") and kept[1].startswith("0,done,seed=0")
+    kept = list(csv.DictReader((begun.folder / "jobs.csv").read_text().splitlines()))
+    assert kept[0]["status"] == "done" and kept[0]["what"] == "seed=0"
+    assert [(row["last"], row["best"]) for row in kept] == [("", "7.25"), ("-3.5", ""), ("", "")]
     assert json.loads((begun.folder / "0" / "job.json").read_text())["value"] == 7.25
 
 

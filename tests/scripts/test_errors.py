@@ -34,6 +34,9 @@ MISTAKES = [
     (["resume=no/such/run"], ["no/such/run", "config.yaml"]),
     (["init_from=no/such/run"], ["no/such/run", "checkpoint"]),
     (["ckpt=no/such/run"], ["ckpt", "scripts/evaluate.py"]),
+    (["algo=mappo,ippo"], ["algo=mappo,ippo", "-m runs one job per value"]),
+    (["hydra.launcher.n_jobs=2"], ["hydra.launcher.n_jobs", "hydra/launcher=joblib has n_jobs"]),
+    (["hydra/launcher=basik"], ["hydra/launcher=basik: no such option; did you mean 'basic'? (there are basic"]),
 ]
 
 
@@ -54,7 +57,9 @@ def test_train_refuses_in_one_sentence(overrides, words, script, tmp_path, capsy
     ("arguments", "words"),
     [
         (["ckpt=no/such/run"], ["no/such/run"]),
-        (["episodes=3"], ["missing key 'ckpt'"]),
+        (["episodes=3"], ["ckpt=RUN_DIR is needed"]),
+        (["ckp=out/a"], ["ckpt=RUN_DIR is needed; did you mean 'ckpt=out/a'?"]),
+        (["."], ["ckpt=RUN_DIR is needed; did you mean 'ckpt=.'?"]),
         (["ckpt=x", "which=newest"], ["which=newest", "'last' or 'best'"]),
         (["ckpt=x", "episodes=0"], ["episodes=0", "at least 1"]),
     ],
