@@ -59,8 +59,12 @@ def write_json(path: str | Path, content: dict) -> None:
     """Write JSON atomically; NaN and infinities become null."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(finite(content), indent=2) + "\n")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(finite(content), indent=2) + "\n")
+        os.replace(temporary, path)
+    except OSError:  # a full disk, or a folder in its place
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write(path: str | Path, **content) -> dict:

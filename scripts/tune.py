@@ -11,8 +11,8 @@
                        false: only work on trials
   seed=null            of the sampler; null: another one each time
 
-Any other key=value is added to the configuration of every trial. The same command continues a study; trials of killed
-processes are put back into the queue. The best is written as a preset:
+Any other key=value is added to the configuration of every trial. The same command continues a study, n_trials and
+workers may change; trials of killed processes are put back into the queue. The best is written as a preset:
   python scripts/train.py --config-dir OUT/conf experiment=NAME_best
 Look at a study in the browser: pip install -e '.[dashboard]', optuna-dashboard sqlite:///OUT/study.db
 """

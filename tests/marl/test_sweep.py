@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from marl import multirun, sweep
 from marl.errors import Stopped, UserError
+from marl.summary import write_json
 
 JOBS = [["algo=a", "seed=0"], ["algo=a", "seed=1"], ["algo=a", "seed=2"]]
 
@@ -147,6 +148,13 @@ def test_the_table_is_shown_and_kept(begun: sweep.Sweep, capsys) -> None:
     assert kept[0]["status"] == "done" and kept[0]["what"] == "seed=0"
     assert [(row["last"], row["best"]) for row in kept] == [("", "7.25"), ("-3.5", ""), ("", "")]
     assert json.loads((begun.folder / "0" / "job.json").read_text())["value"] == 7.25
+
+
+def test_a_file_that_cannot_take_its_place_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_json(tmp_path / "a.json", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_sweep_that_never_began_leaves_nothing(begun: sweep.Sweep) -> None:
