@@ -63,12 +63,12 @@ def read(folder: Path) -> Run | str:
         return f"{folder}: never evaluated"
     numbers = {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
     unit = next(unit for unit in ("frames", "epochs", "batches") if unit in rows[0])
-    kind, _, task = str(config["env"]["scenario"] if config.get("env") else config["task"]["_target_"]).rpartition("/")
     rl = config.get("algo") is not None
+    environment, task = _where(config["env"]) if rl else ("supervised", _class(config["data"]))
     return Run(
         algorithm=ALGORITHMS.get(config["algo"]["critic"], "mappo") if rl else "supervised",
-        environment="vmas" if rl else "supervised",
-        task="/".join(filter(None, (kind, task))) if rl else config["data"]["_target_"].rpartition(".")[2],
+        environment=environment,
+        task=task,
         seed=int(config["seed"]),
         units=np.array([float(row[unit]) for row in rows]),
         seconds=np.array([float(row.get("seconds") or "nan") for row in rows]),
@@ -78,6 +78,17 @@ def read(folder: Path) -> Run | str:
         source=str(folder),
         unit=unit,
     )
+
+
+def _where(env: Mapping) -> tuple[str, str]:
+    """The library and the task of an environment: ("vmas", "balance"), ("gymnasium", "CartPole-v1")."""
+    name = _class(env)
+    task = next((env[key] for key in ("scenario", "id", "env") if env.get(key)), name)
+    return name.removeprefix("From").removesuffix("Env").lower(), str(task)
+
+
+def _class(node: Mapping) -> str:
+    return node["_target_"].rpartition(".")[2]
 
 
 def _decisive(config: Mapping) -> dict:

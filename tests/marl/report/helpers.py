@@ -25,7 +25,7 @@ def write_run(
         "name": scenario,
         "paths": {"run_dir": str(folder)},
         "task": {"_target_": "agents.on_policy.OnPolicy"},
-        "env": {"scenario": scenario, "num_envs": 4},
+        "env": {"_target_": "envs.vmas.VmasEnv", "scenario": scenario, "num_envs": 4},
         "algo": {"critic": critic, **settings},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -46,3 +46,12 @@ def absolute(folder: Path, value: float) -> None:
     """What `evaluate.py absolute=true` adds to a run."""
     content = {"episode_return": {"mean": value}, "groups": {}}
     (folder / "checkpoints" / "evaluation_absolute.json").write_text(json.dumps(content))
+
+
+def change(folder: Path, **groups: dict | None) -> Path:
+    """Put `groups` into the configuration of a run: env={"fast": "off"} changes one key, data=None empties a group."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    for name, keys in groups.items():
+        config[name] = keys and {**(config.get(name) or {}), **keys}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from marl.errors import UserError
 from marl.report import marl_eval
 from marl.report.find import find
-from tests.marl.report.helpers import absolute, write_run
+from tests.marl.report.helpers import absolute, change, write_run
 
 
 def benchmarl(first: list[float], last: list[float]) -> dict:
@@ -34,6 +33,22 @@ def test_a_run_directory_is_read(tmp_path: Path) -> None:
     assert run.curves["agents/agent_0/episode_return"].tolist() == [0, 1]
     scores = [run.score("episode_return", which) for which in ("final", "best", "absolute")]
     assert scores == [2.5, 2.5, 2.25]
+
+
+@pytest.mark.parametrize(
+    ("env", "environment", "task"),
+    [
+        ({"_target_": "envs.gymnasium_env.GymnasiumEnv", "id": "CartPole-v1"}, "gymnasium", "CartPole-v1"),
+        ({"_target_": "envs.gymnasium_env.PettingZooEnv", "env": "a.b.make"}, "pettingzoo", "a.b.make"),
+        ({"_target_": "envs.torchrl_env.FromTorchRL", "env": "torchrl.envs.GymEnv"}, "torchrl", "torchrl.envs.GymEnv"),
+        ({"_target_": "envs.memory.MemoryEnv", "n_agents": 2}, "memory", "MemoryEnv"),
+        ({"_target_": "envs.vmas.VmasEnv", "scenario": "mpe/simple_tag"}, "vmas", "mpe/simple_tag"),
+    ],
+)
+def test_every_kind_of_environment_has_a_name(env: dict, environment: str, task: str, tmp_path: Path) -> None:
+    change(write_run(tmp_path / "r", [1]), env={"scenario": None, **env})
+    (run,), _ = find([tmp_path])
+    assert (run.environment, run.task) == (environment, task)
 
 
 def test_sweeps_globs_and_files_are_searched_once(tmp_path: Path) -> None:
@@ -120,9 +135,7 @@ def test_imported_runs_stand_beside_ours_under_names_of_their_own(tmp_path: Path
 
 def test_folds_of_a_cross_validation_are_runs_of_one_kind(tmp_path: Path) -> None:
     for fold in range(3):
-        folder = write_run(tmp_path / str(fold), [fold])
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        config["data"] = {"_target_": "marl.data.Digits", "folds": 3, "fold": fold}
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        data = {"_target_": "marl.data.Digits", "folds": 3, "fold": fold}
+        change(write_run(tmp_path / str(fold), [fold]), data=data)
     runs, _ = find([tmp_path])
     assert [run.algorithm for run in runs] == ["mappo"] * 3 and len({run.seed for run in runs}) == 3
