@@ -15,6 +15,7 @@ LONG = 60  # characters of settings in a name, from which variants are numbered 
 def find(places: Sequence[str | Path], imported: str | None = None) -> tuple[list[Run], list[str]]:
     """All runs in `places`: run directories, folders of them (sweeps), marl-eval JSON files, and globs of these.
 
+    The metrics.json of an earlier report counts only where the file itself is named.
     `imported` is added to the names of algorithms from marl-eval files; see `tell_apart`.
 
     Returns:
@@ -30,7 +31,7 @@ def find(places: Sequence[str | Path], imported: str | None = None) -> tuple[lis
             if not path.exists():
                 raise UserError(f"{place}: no such file or folder")
             tables = [path / "metrics.csv"] if (path / "metrics.csv").is_file() else sorted(path.rglob("metrics.csv"))
-            files = [path] if path.is_file() else sorted(path.rglob("*.json")) if path not in seen else []
+            files = [path] if path.is_file() else [file for file in sorted(path.rglob("*.json")) if not _ours(file)]
             for folder in (table.parent.resolve() for table in tables):
                 if folder not in seen:
                     seen.add(folder)
@@ -47,6 +48,11 @@ def find(places: Sequence[str | Path], imported: str | None = None) -> tuple[lis
         raise UserError(f"{', '.join(map(str, places))}: no finished run with evaluations{why}")
     tell_apart(runs, imported)
     return runs, left_out
+
+
+def _ours(file: Path) -> bool:
+    """Whether a report wrote this file: its runs would count twice."""
+    return file.name == "metrics.json" and (file.parent / "report.html").is_file()
 
 
 def tell_apart(runs: Sequence[Run], imported: str | None = None) -> None:

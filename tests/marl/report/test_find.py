@@ -63,6 +63,15 @@ def test_sweeps_globs_and_files_are_searched_once(tmp_path: Path) -> None:
     assert sorted(text.rpartition(": ")[2] for text in left_out) == ["never evaluated", "unfinished"]
 
 
+def test_an_earlier_reports_runs_do_not_count_again(tmp_path: Path) -> None:
+    runs, _ = find([write_run(tmp_path / "0", [1, 2])])
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.html").touch()
+    marl_eval.write(tmp_path / "report" / "metrics.json", runs)
+    assert len(find([tmp_path])[0]) == 1
+    assert len(find([tmp_path, tmp_path / "report" / "metrics.json"])[0]) == 2
+
+
 def test_benchmarls_files_are_read_in_order_and_without_their_absolute_metric(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(json.dumps(benchmarl([0.0, 2.0], [4.0, 6.0])))
     (run,), _ = find([tmp_path])
