@@ -10,6 +10,7 @@ from marl.report import marl_eval
 from marl.report.runs import Run, read
 
 LONG = 60  # characters of settings in a name, from which variants are numbered instead
+MARKS = ("metrics.csv", "job.json", "summary.json", "checkpoints")  # what tells a run directory from other folders
 
 
 def find(places: Sequence[str | Path], imported: str | None = None) -> tuple[list[Run], list[str]]:
@@ -19,7 +20,7 @@ def find(places: Sequence[str | Path], imported: str | None = None) -> tuple[lis
     `imported` is added to the names of algorithms from marl-eval files; see `tell_apart`.
 
     Returns:
-        The runs, and a sentence for each one that was left out (unfinished, or never evaluated).
+        The runs, and a sentence for each one that was left out (failed, unfinished, never evaluated, or damaged).
 
     Raises:
         UserError: a place that doesn't exist, or nothing to report on.
@@ -30,24 +31,41 @@ def find(places: Sequence[str | Path], imported: str | None = None) -> tuple[lis
         for path in expanded:
             if not path.exists():
                 raise UserError(f"{place}: no such file or folder")
-            tables = [path / "metrics.csv"] if (path / "metrics.csv").is_file() else sorted(path.rglob("metrics.csv"))
             files = [path] if path.is_file() else [file for file in sorted(path.rglob("*.json")) if not _ours(file)]
-            for folder in (table.parent.resolve() for table in tables):
+            for folder in (folder.resolve() for folder in _folders(path)):
                 if folder not in seen:
                     seen.add(folder)
                     run = read(folder)
                     (left_out if isinstance(run, str) else runs).append(run)
             for file in (file.resolve() for file in files):
-                if file not in seen and (content := marl_eval.content(file)):
+                if file in seen:
+                    continue
+                try:
+                    content = marl_eval.content(file)
+                    runs += marl_eval.read(content, str(file)) if content else []
+                except (ValueError, TypeError, AttributeError, OSError) as error:
+                    content = left_out.append(f"{file}: {error}") or {}
+                if content is not None:
                     seen.add(file)
-                    runs += marl_eval.read(content, str(file))
-                elif path.is_file() and str(path) == str(place) and file not in seen:
+                elif path.is_file() and str(path) == str(place):
                     raise UserError(f"{file}: not a file in marl-eval's format (environment, task, algorithm, run)")
     if not runs:
         why = f" ({'; '.join(left_out)})" if left_out else ""
         raise UserError(f"{', '.join(map(str, places))}: no finished run with evaluations{why}")
     tell_apart(runs, imported)
     return runs, left_out
+
+
+def _folders(path: Path) -> list[Path]:
+    """The run directories at `path` or below it, those of failed jobs among them."""
+    if _is_run(path):
+        return [path]
+    return sorted({file.parent for name in MARKS for file in path.rglob(name) if _is_run(file.parent)})
+
+
+def _is_run(folder: Path) -> bool:
+    metrics, job, *rest = ((folder / name).exists() for name in MARKS)
+    return metrics or job or (any(rest) and (folder / "config.yaml").is_file())
 
 
 def _ours(file: Path) -> bool:

@@ -17,7 +17,7 @@ RETURN, THEIRS = "episode_return", "return"  # our name of the team's return, an
 
 
 def content(path: Path) -> dict | None:
-    """The file's content if it is in this format, else None."""
+    """The file's content if it is in this format, else None. Raises ValueError where a step has no number."""
     try:
         found = json.loads(path.read_text())
         runs = [r for tasks in found.values() for algs in tasks.values() for rs in algs.values() for r in rs.values()]
@@ -27,10 +27,12 @@ def content(path: Path) -> dict | None:
 
 
 def _steps(run: dict) -> list[dict]:
-    steps = [(int(key.rpartition("_")[2]), value) for key, value in run.items() if key.startswith("step_")]
+    steps = [(key.removeprefix("step_"), value) for key, value in run.items() if key.startswith("step_")]
+    if wrong := [number for number, _ in steps if not number.isdecimal()]:
+        raise ValueError(f"step_{wrong[0]}: steps are step_0, step_1, …")
     if not steps:
         raise TypeError("a run without steps")
-    return [value for _, value in sorted(steps, key=lambda pair: pair[0])]
+    return [value for _, value in sorted(steps, key=lambda pair: int(pair[0]))]
 
 
 def read(found: dict, source: str) -> list[Run]:

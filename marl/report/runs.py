@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,33 +49,67 @@ class Run:
         return float(values[-1] if which == "final" else np.nanmax(values))
 
 
+class Damaged(ValueError):
+    """A file of a run that can't be read."""
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Name the file in what it raises: one damaged run is no reason to report on none."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error, yaml.YAMLError) as error:
+        what = " ".join(str(error).split())[:200]
+        raise Damaged(f"{name} can't be read ({type(error).__name__}: {what})") from error
+
+
 def read(folder: Path) -> Run | str:
     """A run directory; a sentence where it can't be reported on."""
+    try:
+        return _read(folder)
+    except Damaged as error:
+        return f"{folder}: {error}"
+
+
+def _read(folder: Path) -> Run | str:
+    with _reading("job.json"):
+        job = json.loads((folder / "job.json").read_text()) if (folder / "job.json").is_file() else {}
+        failed = job.get("status") == "failed"
+    if not (folder / "summary.json").is_file() and (failed or job):
+        return f"{folder}: failed: {str(job.get('reason')).rstrip('.')}" if failed else f"{folder}: unfinished"
     if not (folder / "config.yaml").is_file():
         return f"{folder}: has no config.yaml"
     if not (folder / "summary.json").is_file():
         return f"{folder}: unfinished"
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    with open(folder / "metrics.csv", newline="") as file:
+    if not (folder / "metrics.csv").is_file():
+        return f"{folder}: has no metrics.csv (logger.csv off)"
+    with _reading("config.yaml"):
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        rl = config.get("algo") is not None
+        environment, task = _where(config["env"]) if rl else ("supervised", _class(config["data"]))
+        algorithm = ALGORITHMS.get(config["algo"]["critic"], "mappo") if rl else "supervised"
+        seed, settings = int(config["seed"]), dict(flat(_decisive(config)))
+        config["paths"]  # the last key: a file that was cut short has none
+    with _reading("metrics.csv"), open(folder / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    names = [name for name in (rows[0] if rows else {}) if name.startswith("eval/")]
-    rows = [row for row in rows if any(row[name] for name in names)]
-    if not rows:
-        return f"{folder}: never evaluated"
-    numbers = {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
-    unit = next(unit for unit in ("frames", "epochs", "batches") if unit in rows[0])
-    rl = config.get("algo") is not None
-    environment, task = _where(config["env"]) if rl else ("supervised", _class(config["data"]))
+        names = [name for name in (rows[0] if rows else {}) if name.startswith("eval/")]
+        rows = [row for row in rows if any(row[name] for name in names)]
+        if not rows:
+            return f"{folder}: never evaluated"
+        numbers = {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+        unit = next((unit for unit in ("frames", "epochs", "batches") if unit in rows[0]), "frames")
+        units = np.array([float(row[unit]) for row in rows])
+        seconds = np.array([float(row.get("seconds") or "nan") for row in rows])
     return Run(
-        algorithm=ALGORITHMS.get(config["algo"]["critic"], "mappo") if rl else "supervised",
+        algorithm=algorithm,
         environment=environment,
         task=task,
-        seed=int(config["seed"]),
-        units=np.array([float(row[unit]) for row in rows]),
-        seconds=np.array([float(row.get("seconds") or "nan") for row in rows]),
+        seed=seed,
+        units=units,
+        seconds=seconds,
         curves={name.removeprefix("eval/"): values for name, values in numbers.items()},
         absolute=_absolute(folder),
-        settings=dict(flat(_decisive(config))),
+        settings=settings,
         source=str(folder),
         unit=unit,
     )
@@ -103,11 +138,12 @@ def _absolute(folder: Path) -> dict[str, float]:
     path = folder / "checkpoints" / "evaluation_absolute.json"
     if not path.is_file():
         return {}
-    content = json.loads(path.read_text())
-    found = {"episode_return": content["episode_return"]["mean"]}
-    for name, group in content["groups"].items():
-        found[f"{name}/episode_return"] = group["episode_return"]["mean"]
-        found |= {f"{name}/{agent}/episode_return": values["mean"] for agent, values in group["agents"].items()}
+    with _reading(f"checkpoints/{path.name}"):
+        content = json.loads(path.read_text())
+        found = {"episode_return": content["episode_return"]["mean"]}
+        for name, group in content["groups"].items():
+            found[f"{name}/episode_return"] = group["episode_return"]["mean"]
+            found |= {f"{name}/{agent}/episode_return": values["mean"] for agent, values in group["agents"].items()}
     return found
 
 

@@ -1,6 +1,7 @@
 """Finding and reading runs: folders, sweeps, globs, marl-eval files; variants told apart; what is left out."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,47 @@ def test_variants_are_told_apart_by_what_differs(tmp_path: Path) -> None:
     assert names[:3] == [("mappo clip=0.1", "balance", 0), ("mappo clip=0.1", "balance", 1),
                          ("mappo clip=0.2", "balance", 0)]  # fmt: skip
     assert names[3:] == [("mappo", "navigation", 0), ("mappo", "navigation", 1000)]
+
+
+def test_jobs_that_failed_and_runs_without_a_table_are_left_out_by_name(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", [1])
+    (write_run(tmp_path / "1", [1]) / "metrics.csv").unlink()
+    for name, job in {"2": {"status": "failed", "reason": "env.x=0: must be 1."}, "3": {"status": "running"}}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "job.json").write_text(json.dumps(job))
+    (write_run(tmp_path / "4", [1]) / "job.json").write_text('{"status": "done", "reason": null}')
+    runs, left_out = find([tmp_path])
+    assert len(runs) == 2
+    assert left_out == [
+        f"{tmp_path}/1: has no metrics.csv (logger.csv off)",
+        f"{tmp_path}/2: failed: env.x=0: must be 1",
+        f"{tmp_path}/3: unfinished",
+    ]
+    with pytest.raises(UserError, match=r"no finished run with evaluations \(.*failed: env.x=0"):
+        find([tmp_path / "2"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("config.yaml", "", "config.yaml can't be read"),
+        ("config.yaml", "a: [", "config.yaml can't be read"),
+        ("config.yaml", "env: {}\nalgo:\n  critic: local\n", "config.yaml can't be read"),
+        ("config.yaml", "seed: 0\nenv: {_target_: a.B}\nalgo: {critic: local}\n", "config.yaml .*KeyError: 'paths'"),
+        ("metrics.csv", "iteration,frames,eval/episode_return\n1,100,much\n", "metrics.csv can't be read"),
+        ("metrics.csv", "iteration,eval/episode_return\n1,0.5\n", "metrics.csv .*KeyError: 'frames'"),
+        ("job.json", "{", "job.json can't be read"),
+        ("checkpoints/evaluation_absolute.json", "{}", "evaluation_absolute.json can't be read"),
+        ("step.json", '{"e": {"t": {"a": {"r": {"step_x": {"step_count": 1}}}}}}', "step.json: step_x: steps are"),
+        ("step.json", '{"e": {"t": {"a": {"r": {"step_0": {"step_count": null}}}}}}', "step.json: "),
+    ],
+)
+def test_one_damaged_file_leaves_out_one_run(name: str, text: str, sentence: str, tmp_path: Path) -> None:
+    write_run(tmp_path / "good", [1])
+    (write_run(tmp_path / "bad", [1]) / name).write_text(text)
+    runs, left_out = find([tmp_path])
+    assert str(tmp_path / "good") in [run.source for run in runs]
+    assert len(left_out) == 1 and re.search(sentence, left_out[0])
 
 
 @pytest.mark.parametrize(
