@@ -1,7 +1,7 @@
 """The figures of a report, drawn with Matplotlib: one function each, from numbers to a figure."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import matplotlib
@@ -73,6 +73,11 @@ def look(comparison: Comparison, algorithm: str) -> dict:
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i // len(COLOURS) % len(LINES)]}
 
 
+def room(names: Iterable[str], usual: int = 12) -> float:
+    """Inches that the longest of `names` takes beyond a name of the `usual` number of letters."""
+    return 0.075 * max(0, max(map(len, names), default=0) - usual)
+
+
 def axis(comparison: Comparison, over: str) -> str:
     """The name of a horizontal axis."""
     if over == "seconds":
@@ -93,7 +98,7 @@ def lines(axes: Axes, comparison: Comparison, found: Mapping[str, Curve]) -> Non
 
 def curves(comparison: Comparison, task: str) -> Figure:
     """Learning curves of one task over frames and over wall-clock time: IQM and 95 % bands."""
-    figure = Figure(figsize=(8, 3), layout="constrained")
+    figure = Figure(figsize=(8 + 2 * room(comparison.algorithms, 24), 3), layout="constrained")
     for axes, over in zip(figure.subplots(1, 2, sharey=True), ("units", "seconds"), strict=True):
         lines(axes, comparison, comparison.curves(task, over))
         axes.set(xlabel=axis(comparison, over))
@@ -106,7 +111,7 @@ def curves(comparison: Comparison, task: str) -> Figure:
 
 def sample_efficiency(comparison: Comparison) -> Figure:
     """Normalised scores over all tasks, against frames and wall-clock time."""
-    figure = Figure(figsize=(8, 3), layout="constrained")
+    figure = Figure(figsize=(8 + 2 * room(comparison.algorithms, 24), 3), layout="constrained")
     for axes, over in zip(figure.subplots(1, 2, sharey=True), ("units", "seconds"), strict=True):
         lines(axes, comparison, comparison.overall(over))
         axes.set(xlabel=axis(comparison, over), ylim=(-0.03, 1.03))
@@ -130,7 +135,7 @@ def aggregates(comparison: Comparison) -> Figure:
     """Median, IQM, mean and optimality gap of normalised scores over all tasks."""
     found = comparison.aggregates()
     names = list(next(iter(found.values())))
-    figure = Figure(figsize=(9, 0.9 + 0.35 * len(found)), layout="constrained")
+    figure = Figure(figsize=(9 + room(found), 0.9 + 0.35 * len(found)), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), sharey=True), names, strict=True):
         bars(axes, [(a, one[name], look(comparison, a)["color"]) for a, one in found.items()])
         axes.set_title(name)
@@ -140,7 +145,7 @@ def aggregates(comparison: Comparison) -> Figure:
 
 def profiles(comparison: Comparison) -> Figure:
     """Performance profiles: the share of runs whose normalised score exceeds a threshold."""
-    figure = Figure(figsize=(5, 3), layout="constrained")
+    figure = Figure(figsize=(5 + room(comparison.algorithms, 24), 3), layout="constrained")
     axes = figure.subplots()
     lines(axes, comparison, comparison.profiles())
     axes.set(xlabel="normalised score τ", ylabel="share of runs with score > τ", ylim=(-0.03, 1.03))
@@ -153,7 +158,7 @@ def improvement(comparison: Comparison) -> Figure:
     found = comparison.improvements()
     order = comparison.complete
     pairs = {(x, y): one for (x, y), one in found.items() if order.index(x) < order.index(y)}
-    figure = Figure(figsize=(6, 0.9 + 0.35 * len(pairs)), layout="constrained")
+    figure = Figure(figsize=(6 + 2 * room(order), 0.9 + 0.35 * len(pairs)), layout="constrained")
     axes = figure.subplots()
     bars(axes, [(f"{x} > {y}", one, look(comparison, x)["color"]) for (x, y), one in pairs.items()])
     axes.axvline(0.5, color="grey", linestyle="--", linewidth=1)
@@ -174,7 +179,7 @@ def parts(comparison: Comparison, task: str) -> Figure | None:
     algorithms = [a for a in comparison.algorithms if (a, task) in comparison.groups]
     if len(names) < 2 or alike:
         return None
-    figure = Figure(figsize=(4 * len(algorithms), 3), layout="constrained")
+    figure = Figure(figsize=((4 + room(algorithms, 40)) * len(algorithms), 3), layout="constrained")
     panels = figure.subplots(1, len(algorithms), sharey=True, squeeze=False)[0]
     for axes, algorithm in zip(panels, algorithms, strict=True):
         for i, name in enumerate(names):

@@ -11,7 +11,17 @@ import numpy as np
 import yaml
 
 # What may differ between runs that are still the same algorithm on the same task: keys of the configuration.
-SAME = ("seed", "name", "paths", "resume", "init_from", "ckpt", "experiment", "logger", "callbacks", "device")
+SAME = ("seed", "name", "paths", "resume", "init_from", "ckpt", "experiment", "logger", "device")
+TECHNICAL = {  # the same below groups: how a run is watched, kept and computed, not what it learns
+    "trainer": (
+        *("progress", "threads", "compile", "recompute", "deterministic", "strategy"),
+        *("keep_every", "keep_last", "checkpoint_every", "evaluate_every"),
+    ),
+    "task": ("eval_episodes", "workers", "pin_memory"),
+    "env": ("fast", "pool_every", "pool_size", "workers"),
+    "data": ("fold",),  # folds of a cross-validation are runs of one kind, as seeds are
+}
+ONLOOKERS = ("Replay", "Pictures", "Reconstructions", "Histograms", "Profiler")  # callbacks that change no number
 ALGORITHMS = {"local": "ippo"}  # by algo.critic; every other critic sees more than its agent: mappo
 
 
@@ -127,11 +137,13 @@ def _class(node: Mapping) -> str:
 
 
 def _decisive(config: Mapping) -> dict:
-    """What tells one kind of run from another; folds of a cross-validation are runs of one kind, as seeds are."""
+    """What tells one kind of run from another."""
     kept = {key: value for key, value in config.items() if key not in SAME}
-    if kept.get("data"):
-        kept["data"] = {key: value for key, value in kept["data"].items() if key != "fold"}
-    return kept
+    for group, names in TECHNICAL.items():
+        if kept.get(group):
+            kept[group] = {key: value for key, value in kept[group].items() if key not in names}
+    callbacks = (config.get("callbacks") or {}).items()
+    return kept | {"callbacks": {name: node for name, node in callbacks if node and _class(node) not in ONLOOKERS}}
 
 
 def _absolute(folder: Path) -> dict[str, float]:

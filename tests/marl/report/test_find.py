@@ -151,6 +151,23 @@ def test_one_damaged_file_leaves_out_one_run(name: str, text: str, sentence: str
     assert len(left_out) == 1 and re.search(sentence, left_out[0])
 
 
+def test_how_a_run_was_watched_and_computed_makes_no_other_algorithm_or_task(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", [1])
+    trainer = {"progress": "off", "threads": 2, "keep_every": 1, "evaluate_every": 5, "compile": True}
+    replay = {"replay": {"_target_": "agents.replay.Replay", "every": 2}}
+    env = {"fast": "off", "pool_size": 70}
+    change(
+        write_run(tmp_path / "1", [1], seed=1), trainer=trainer, env=env, callbacks=replay, task={"eval_episodes": 5}
+    )
+    assert [(run.algorithm, run.task, run.seed) for run in find([tmp_path])[0]] == [
+        ("mappo", "balance", 0),
+        ("mappo", "balance", 1),
+    ]
+    change(write_run(tmp_path / "2", [1]), callbacks={"kl": {"_target_": "agents.schedules.KLAdaptive", "target": 0.1}})
+    change(write_run(tmp_path / "3", [1]), trainer={"grad_clip": 9.0})
+    assert len({run.algorithm for run in find([tmp_path])[0]}) == 3
+
+
 @pytest.mark.parametrize(
     ("place", "sentence"),
     [

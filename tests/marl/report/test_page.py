@@ -56,3 +56,11 @@ def test_the_page_opens_without_a_network_and_sorts_its_tables(out: Path, browse
     browser.run("document.querySelectorAll('table')[0].querySelectorAll('th')[2].click()")
     assert [float(cell.split(" ")[0]) for cell in browser.run(column)] == numbers[::-1]
     assert browser.errors() == [] and browser.requests() == []
+
+
+def test_figures_have_room_for_long_names(tmp_path: Path, recwarn) -> None:
+    for value in (1, 2):
+        write_run(tmp_path / str(value), [0, value], a_name_of_some_length=value, another_name_of_some_length=value)
+    runs, _ = find([tmp_path])
+    page.write(tmp_path / "out", "Long", Comparison(runs, reps=100))
+    assert [str(warning.message) for warning in recwarn if "layout" in str(warning.message)] == []
