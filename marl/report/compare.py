@@ -65,13 +65,9 @@ class Comparison:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        names = sorted({name for run in self.runs for name in run.curves})
         lacking = [run for run in self.runs if self.metric not in run.curves]
         if lacking:
-            raise UserError(
-                f"metric={self.metric}: {lacking[0].source or lacking[0].task} has no such figure"
-                f"{closest(self.metric, names)} (there are {', '.join(names[:20])})"
-            )
+            raise UserError(self._lack(lacking))
         if self.which == "absolute" and (without := [run for run in self.runs if self.metric not in run.absolute]):
             raise UserError(
                 f"score=absolute: {without[0].source} has no absolute metric; evaluate.py ckpt=RUN_DIR absolute=true"
@@ -82,6 +78,22 @@ class Comparison:
         wrong = [task for task in self.bounds if task not in self.tasks]
         if wrong:
             raise UserError(f"bounds: no task {wrong[0]!r}{closest(wrong[0], self.tasks)}")
+        for task, (low, high) in self.bounds.items():
+            if not low < high:  # NaN too
+                raise UserError(f"bounds={{{task}: [{low:g}, {high:g}]}}: the first must be less than the second")
+
+    def _lack(self, lacking: Sequence[Run]) -> str:
+        """The sentence on runs that have no figure of the metric's name."""
+        names = sorted({name for run in lacking for name in run.curves})
+        more = f" (likewise {len(lacking) - 1} more)" if len(lacking) > 1 else ""
+        said = f"metric={self.metric}: {_named(lacking[0])} has no such figure{more}"
+        having = [run for run in self.runs if self.metric in run.curves]
+        if not having:
+            return f"{said}{closest(self.metric, names)} (there are {', '.join(names[:20])})"
+        kinds = {(run.environment, run.task) for run in having} & {(run.environment, run.task) for run in lacking}
+        return f"{said} but {', '.join(names[:20])}, and {_named(having[0])} has it: " + (
+            "leave out the runs without it" if kinds else "runs of different kinds, which need a report each"
+        )
 
     @cached_property
     def algorithms(self) -> list[str]:
@@ -241,6 +253,10 @@ class Comparison:
     def _curve(self, x: np.ndarray, strata: list[np.ndarray]) -> Curve:
         low, high = statistics.interval(statistics.iqm, strata, self.reps, self.seed)
         return Curve(statistics.iqm(strata), low, high, x, sum(values.shape[-1] for values in strata))
+
+
+def _named(run: Run) -> str:
+    return f"{run.source or run.algorithm} ({run.environment}, {run.task})"
 
 
 def on_grid(runs: Sequence[Run], over: str, metric: str) -> tuple[np.ndarray, np.ndarray] | None:

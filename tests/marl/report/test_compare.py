@@ -117,6 +117,27 @@ def test_unknown_names_are_told(comparison: Comparison) -> None:
         Comparison(comparison.runs, bounds={"balanc": (0, 1)})
 
 
+@pytest.mark.parametrize(("pair", "text"), [((60, 0), "60, 0"), ((5, 5), "5, 5"), ((0, np.nan), "0, nan")])
+def test_bounds_are_a_lower_and_an_upper_one(pair: tuple, text: str, comparison: Comparison) -> None:
+    with pytest.raises(UserError, match=rf"bounds=\{{balance: \[{text}\]\}}: the first must be less than the second"):
+        Comparison(comparison.runs, bounds={"balance": pair})
+
+
+def test_runs_without_the_metric_are_named_with_their_kind(comparison: Comparison) -> None:
+    for run in comparison.runs[:2]:
+        run.environment, run.task, run.curves = "supervised", "Digits", {"accuracy": run.curves["episode_return"]}
+    with pytest.raises(UserError) as caught:
+        Comparison(comparison.runs)
+    first, third = comparison.runs[0].source, comparison.runs[2].source
+    assert str(caught.value) == (
+        f"metric=episode_return: {first} (supervised, Digits) has no such figure (likewise 1 more) but accuracy, and "
+        f"{third} (vmas, balance) has it: runs of different kinds, which need a report each"
+    )
+    comparison.runs[1].curves = {"episode_return": comparison.runs[1].curves["accuracy"]}
+    with pytest.raises(UserError, match="leave out the runs without it"):
+        Comparison(comparison.runs[:2])
+
+
 def test_tables_are_fit_for_markdown_latex_and_csv(comparison: Comparison) -> None:
     table = tables.scores(comparison)
     assert table.rows[0][:2] == ["balance", "mappo"] and table.rows[0][-1] == "8, 9, 10"
