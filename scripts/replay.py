@@ -69,6 +69,7 @@ def run(chosen: Options) -> Path:
         say(folder / "replay.safetensors")
     if chosen.episode >= recording.episodes:
         raise UserError(f"episode={chosen.episode}: the recording has {recording.episodes} episodes, from 0 on")
+    folder.mkdir(parents=True, exist_ok=True)
     name = Path(chosen.recording).stem if chosen.recording else "replay"
     for kind in chosen.formats:
         target = folder / f"{name}.{kind}"

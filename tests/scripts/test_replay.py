@@ -110,6 +110,13 @@ def test_a_recording_is_drawn_again_without_the_run(run: Path, script, tmp_path:
     assert (folder / "80.html").stat().st_size > 10_000 and time.perf_counter() - began < 60
 
 
+@pytest.mark.parametrize("kind", ["png", "gif"])
+def test_pictures_alone_make_their_folder(kind: str, run: Path, script, tmp_path: Path) -> None:
+    module, recording = script("replay"), str(run / "replays" / "80.safetensors")
+    folder = module.run(module.Options(recording=recording, formats=[kind], out=str(tmp_path / "new" / "one")))
+    assert (folder / f"80.{kind}").stat().st_size > 1000
+
+
 def test_a_missing_encoder_is_told_in_a_sentence(run: Path, script, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     module = script("replay")
