@@ -23,6 +23,7 @@ MLP of each agent's own observation, or a network that reads the team (docs/team
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -67,9 +68,16 @@ def parse(arguments: list[str]) -> tuple[Options, list[str]]:
     values, overrides = split(Options, arguments)
     if ("vary" in values) != ("values" in values):
         raise UserError("vary and values go together: vary=action_noise values=[0,0.1,0.2]")
-    for name, fixed in (("which", "best"), ("policy", "trained"), ("episodes", None), ("seed", None)):
-        if values.get("absolute") and values.get(name, fixed) != fixed:
-            raise UserError(f"{name}={values[name]}: absolute=true decides that by itself")
+    if "values" in values and not values["values"]:
+        raise UserError("values=[]: at least one value is needed, as in values=[0,0.1,0.2]")
+    decided = {"which": "best", "policy": "trained"} | dict.fromkeys(("episodes", "deterministic", "seed", "vary"))
+    for name, fixed in decided.items() if values.get("absolute") else ():
+        if values.get(name, fixed) != fixed:
+            given = json.dumps(values[name]).strip('"')
+            raise UserError(f"{name}={given}: absolute=true decides that by itself")
+    for override in overrides if values.get("absolute") else ():
+        if not re.match(r"[+~]*(device|env\.fast|task\.eval_episodes|trainer(\.\w+)?)=", override):
+            raise UserError(f"{override}: the absolute metric is of the run as it was trained; leave out absolute=true")
     return Options(**values), overrides
 
 
@@ -101,6 +109,7 @@ def evaluate(options: Options, overrides: list[str]) -> dict:
     name = "evaluation.json" if kind == "trained" else f"evaluation_{kind}.json"
     out = Path(options.out) if options.out else path.parent / name
     result = {**figures, "task": config["task"]["_target_"], "checkpoint": str(path), "options": asdict(options)}
+    result |= {"overrides": overrides}
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, result)
     show(figures, f"{options.policy}, {path}")
@@ -131,6 +140,7 @@ def robustness(path: Path, options: Options, overrides: list[str]) -> dict:
 
     out = Path(options.out) if options.out else path.parent / f"robustness_{options.vary.rpartition('.')[2]}.json"
     result = {"vary": key, "rows": rows, "checkpoint": str(path), "options": asdict(options)}
+    result |= {"overrides": overrides}
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, result)
     returns = [row["episode_return"] for row in rows]
