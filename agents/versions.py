@@ -11,6 +11,9 @@ from agents.on_policy import OnPolicy
 from envs.base import Env
 from marl import checkpoint, compose
 from marl.errors import UserError
+from marl.report.runs import TECHNICAL, flat
+
+COMPUTED = {f"env.{key}" for key in (*TECHNICAL["env"], "num_envs")}  # how an environment is computed
 
 
 def load(run: str, which: str = "last", overrides: Sequence[str] = ()) -> OnPolicy:
@@ -30,6 +33,21 @@ def sizes(env: Env) -> dict[str, tuple]:
     """What two runs must share to meet."""
     groups = env.spec.groups.items()
     return {name: (g.n_agents, g.observation_size, g.action.kind, g.action.size) for name, g in groups}
+
+
+def same_env(runs: Sequence[str | Path], overrides: Sequence[str] = ()) -> None:
+    """Raises UserError where runs, with `overrides` on top, differ in what their agents live in."""
+    first: dict[str, str] = {}
+    for run in runs:
+        env = compose.check(compose.saved(run, overrides))["env"]
+        found = {key: text for key, text in flat(env, "env.") if key not in COMPUTED}
+        first = first or found
+        differ = [key for key in {**first, **found} if first.get(key) != found.get(key)]
+        if differ:
+            told = ", ".join(f"{k}={found.get(k, 'unset')}, not {first.get(k, 'unset')}" for k in differ[:4])
+            raise UserError(
+                f"{run}: its environment differs from that of {runs[0]} ({told}); {differ[0]}=VALUE sets one for all"
+            )
 
 
 def kept(run: str | Path, task: OnPolicy, most: int) -> dict[int, dict[str, Actor]]:

@@ -1,6 +1,6 @@
 """Teams against teams: python scripts/crossplay.py RUN_DIR… [option=value …] [configuration key=value …]
 
-  RUN_DIR…             runs (or checkpoints) on the same competitive scenario: each has trained every team
+  RUN_DIR…             runs (or checkpoints) in the same competitive environment: each has trained every team
   opponents=[random]   opponents that nobody trained: random | still | simple_tag (scripted, for mpe/simple_tag) |
                        heuristic (VMAS's) | a dotted path of a class of yours, see agents/opponents.py
   side=null            the group that the rows play, the columns play all others; null: the first one
@@ -70,7 +70,7 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
     """Play every pair, print and write the matrices; returns what was written to crossplay.json.
 
     Raises:
-        UserError: one team only, runs of other teams or sizes, an unknown side or opponent.
+        UserError: one team only, runs of other teams, sizes or environments, an unknown side or opponent.
     """
     tasks = [versions.load(run, options.which, overrides) for run in runs]
     first, groups = tasks[0], list(tasks[0].env.spec.groups)
@@ -80,6 +80,7 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
         if versions.sizes(task.env) != versions.sizes(first.env):
             mine, theirs = versions.sizes(task.env), versions.sizes(first.env)
             raise UserError(f"{run}: its teams {mine} differ from {theirs} of {runs[0]}")
+    versions.same_env([checkpoint.find(run, options.which) for run in runs], overrides)
     side = options.side or groups[0]
     if side not in groups:
         raise UserError(f"side={side}: there are {', '.join(groups)}")

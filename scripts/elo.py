@@ -61,7 +61,7 @@ def rate(runs: list[str], options: Options, overrides: list[str]) -> dict:
     """Play all pairs, rate the players, print and write; returns what was written to elo.json.
 
     Raises:
-        UserError: one team only, runs of other teams or sizes, no versions, an unknown side or opponent.
+        UserError: one team only, runs of other teams, sizes or environments, no versions, an unknown side or opponent.
     """
     tasks = [versions.load(run, overrides=overrides) for run in runs]
     first, groups = tasks[0], list(tasks[0].env.spec.groups)
@@ -77,6 +77,7 @@ def rate(runs: list[str], options: Options, overrides: list[str]) -> dict:
             raise UserError(f"{run}: its teams {versions.sizes(task.env)} differ from those of {runs[0]}")
         prefix = f"{i}: " if len(runs) > 1 else ""
         teams |= {f"{prefix}{n}": players for n, players in versions.kept(run, task, options.versions).items()}
+    versions.same_env(runs, overrides)
     teams |= {name: {group: opponents.make(name, env, group) for group in groups} for name in options.opponents}
 
     alike = len(set(versions.sizes(env).values())) == 1

@@ -1,6 +1,8 @@
 """elo.py, evaluate.py and replays of runs whose groups have policies of their own."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,11 +84,14 @@ def test_what_cannot_be_rated_or_replayed_is_told(tag: Path, football: Path, scr
     module = script("elo")
     alone = make_run(tmp_path / "alone", *SMALL)
     random = make_run(tmp_path / "random", *TAG, "groups.agent.policy=random")
+    longer = shutil.copytree(tag, tmp_path / "longer")
+    (longer / "config.yaml").write_text(re.sub("max_steps: .*", "max_steps: 77", (longer / "config.yaml").read_text()))
     for arguments, sentence in (
         ([], "name the runs whose versions play"),
         ([str(alone)], "has one group of agents, agents; there is nobody to play against"),
         ([str(random)], "kept no versions; a pool"),
         ([str(tag), str(football)], "its teams .* differ from those of"),
+        ([str(tag), str(longer)], r"longer: its environment differs from that of .* \(env.max_steps=77, not"),
         ([str(tag), "side=prey"], "side=prey: there are adversary, agent"),
         ([str(tag), "outcome=luck"], "outcome=luck: must be 'auto', 'difference' or 'median'"),
     ):

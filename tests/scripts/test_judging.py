@@ -1,9 +1,11 @@
 """evaluate.py's absolute metric and robustness sweeps, crossplay.py and report.py, on runs of seconds."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from marl import compose
 from marl.errors import UserError
@@ -32,7 +34,7 @@ def tag(script, tmp_path_factory) -> list[str]:
 
 def test_the_absolute_metric_is_of_the_best_on_fresh_episodes_and_the_report_uses_it(run: Path, script) -> None:
     module = script("evaluate")
-    result = module.evaluate(*module.parse([f"ckpt={run}", "absolute=true"]))
+    result = module.evaluate(*module.parse([f"ckpt={run}", "absolute=true", "device=cpu"]))
     assert result["episode_return"]["episodes"] == 60 and result["checkpoint"].endswith("best.pt")
     written = json.loads((run / "checkpoints" / "evaluation_absolute.json").read_text())
     assert written["episode_return"] == result["episode_return"]
@@ -62,6 +64,8 @@ def test_robustness_sweeps(run: Path, script) -> None:
     assert [len(row["groups"]["agents"]["agents"]) for row in rows] == [2, 3, 4]
     assert rows[1]["episode_return"]["mean"] == plain
     assert [row["value"] for row in vary("env.scenario_kwargs.package_mass", "[5,20]")["rows"]] == [5, 20]
+    module.evaluate(*module.parse([f"ckpt={run}", "env.max_steps=9", f"out={run}/short.json"]))
+    assert json.loads((run / "short.json").read_text())["overrides"] == ["env.max_steps=9"]
 
 
 @pytest.mark.parametrize(
@@ -69,6 +73,17 @@ def test_robustness_sweeps(run: Path, script) -> None:
     [
         (["vary=frozen"], "vary and values go together"),
         (["absolute=true", "which=last"], "which=last: absolute=true decides that"),
+        (
+            ["absolute=true", "env.max_steps=10"],
+            "^env.max_steps=10: the absolute metric is of the run as it was trained",
+        ),
+        (
+            ["absolute=true", "+env.scenario_kwargs.n_agents=2"],
+            "n_agents=2: the absolute metric is of the run as it was",
+        ),
+        (["absolute=true", "deterministic=false"], "^deterministic=false: absolute=true decides that"),
+        (["absolute=true", "vary=frozen", "values=[0]"], "^vary=frozen: absolute=true decides that"),
+        (["vary=action_noise", "values=[]"], r"^values=\[\]: at least one value"),
         (["vary=frozen", "values=[4]"], "frozen=4: there are 3 agents"),
         (["vary=frozen", "values=[-1]"], "frozen=-1: must be at least 0"),
         (["vary=action_noise", "values=[much]"], "action_noise=much: must be a number"),
@@ -111,6 +126,22 @@ def test_mistakes_in_cross_play_are_told(tag: list[str], run: Path, script) -> N
     ):
         with pytest.raises(UserError, match=sentence):
             module.crossplay(*module.parse(arguments))
+
+
+def test_runs_that_meet_come_from_one_environment(tag: list[str], script, tmp_path: Path) -> None:
+    module, other = script("crossplay"), tmp_path / "other"
+    shutil.copytree(tag[1], other)
+    cfg = OmegaConf.load(other / "config.yaml")
+    cfg.env.num_envs, cfg.env.pool_every, cfg.env.max_steps, cfg.env.scenario_kwargs.shape_agent_rew = 2, 7, 20, True
+    OmegaConf.save(cfg, other / "config.yaml")
+    small = ["episodes=2", "opponents=[]", f"out={tmp_path}"]
+    said = (
+        r"other.*: its environment differs .*\(env.max_steps=20, not 10, env.scenario_kwargs.shape_agent_rew=true, not"
+    )
+    with pytest.raises(UserError, match=f"{said} false\\); env.max_steps=VALUE sets one for all"):
+        module.crossplay(*module.parse([tag[0], str(other), *small]))
+    same = ["env.max_steps=10", "env.scenario_kwargs.shape_agent_rew=true"]
+    assert len(module.crossplay(*module.parse([tag[0], str(other), *small, *same]))["cells"]) == 2
 
 
 @pytest.mark.parametrize(
