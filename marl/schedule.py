@@ -11,9 +11,12 @@ from pydantic import Field
 from torch.optim import lr_scheduler, swa_utils
 
 from marl.errors import UserError, closest
-from marl.schema import resolve
+from marl.schema import check_arguments, resolve
 
 PLATEAU = "ReduceLROnPlateau"
+ABSOLUTE = ("max_lr", "base_lr", "swa_lr")  # learning rates themselves, where other arguments are factors
+MISTAKES = (TypeError, ValueError, AttributeError, ArithmeticError)
+TRIED = 1000  # scheduler steps that a stage is tried for before a run
 
 
 def inverse_square_root(step: int) -> float:
@@ -37,7 +40,7 @@ def called(target: type, key: str, *args, **kwargs):
     """target(*args, **kwargs), whose complaints about the arguments become a UserError that begins with `key`."""
     try:
         return target(*args, **kwargs)
-    except (TypeError, ValueError, AttributeError) as error:
+    except MISTAKES as error:
         shown = {name: value for name, value in kwargs.items() if name != "optimizer"}
         raise UserError(f"{key}: {target.__name__} refuses {shown}: {error}") from error
 
@@ -51,7 +54,7 @@ class ScheduleConfig:
     (ChainedScheduler, SequentialLR) are such mappings again; `lr_lambda` is the dotted path of a function from
     scheduler steps to a factor. The scheduler steps once per optimiser step or once per iteration of the engine
     (`interval`). ReduceLROnPlateau watches `monitor`: a figure of the evaluation, or any other that is logged, each
-    iteration then.
+    iteration then. `max_lr`, `base_lr`, `swa_lr` are rates at `optimizer.lr`: parts keep their ratio to that one.
     """
 
     stages: list[dict[str, Any]] = field(default_factory=list)
@@ -66,6 +69,8 @@ class ScheduleConfig:
 
         `mode`: "max" or "min", what is better of the figure that a plateau watches where its stage says null.
         """
+        # Before warm-up and stages, which change what the groups hold.
+        ratios = [group["lr"] / optimizer.defaults["lr"] for group in optimizer.param_groups]
         total = iterations if self.interval == "iteration" else steps
         stages = [dict(stage) for stage in self.stages]
         plateau = [s for s in stages if s.get("name") == PLATEAU]
@@ -75,19 +80,22 @@ class ScheduleConfig:
             raise UserError("scheduler.interval=step: ReduceLROnPlateau steps at evaluations; use iteration")
         if plateau and plateau[0].get("mode", "min") is None:
             if self.monitor:
-                raise UserError(f"scheduler.stages[0].mode=null: say max or min for scheduler.monitor={self.monitor}")
+                told = f"say max or min for scheduler.monitor={self.monitor}, as in scheduler.stages.0.mode=min"
+                raise UserError(f"scheduler.stages.0.mode=null: {told}")
             plateau[0]["mode"] = mode
         built, lengths = [], []
         if self.warmup:
             built.append(lr_scheduler.LinearLR(optimizer, 1 / (self.warmup + 1), 1.0, self.warmup))
             lengths.append(self.warmup)
         for i, stage in enumerate(stages):
-            key, length = f"scheduler.stages[{i}]", stage.pop("length", None)
+            key, length = f"scheduler.stages.{i}", stage.pop("length", None)
             if length is None:
                 if i < len(stages) - 1:
                     raise UserError(f"{key}.length: only the last stage may leave its length open")
                 length = max(1, total - sum(lengths))
-            built.append(_scheduler(stage, optimizer, length, key))
+            if not plateau:
+                _try(stage, optimizer, length, key, ratios)
+            built.append(_scheduler(stage, optimizer, length, key, ratios))
             lengths.append(length)
         if not built:
             return Schedule(None, self.interval)
@@ -96,18 +104,37 @@ class ScheduleConfig:
         return Schedule(chained, self.interval, self.monitor if plateau else None, bool(plateau))
 
 
-def _scheduler(stage: dict[str, Any], optimizer: torch.optim.Optimizer, length: int, key: str):
-    """What one stage describes, the schedulers inside of it first."""
-    stage = dict(stage)
+def _try(
+    stage: dict[str, Any], optimizer: torch.optim.Optimizer, length: int, key: str, ratios: list[float]
+) -> None:
+    """Walk a stage beside the optimiser: some mistakes show at a later step only, and are to be told before the run."""
+    groups = [{"params": [torch.zeros(1)], "lr": group["lr"]} for group in optimizer.param_groups]
+    beside = torch.optim.SGD(groups, lr=1.0)
+    scheduler = _scheduler(stage, beside, length, key, ratios)
+    beside.step()  # torch warns where a schedule comes first
+    try:
+        for _ in range(min(length, TRIED)):
+            scheduler.step()
+    except MISTAKES as error:
+        raise UserError(f"{key}: {stage['name']} cannot make its steps with {stage}: {error}") from error
+
+
+def _scheduler(
+    stage: dict[str, Any], optimizer: torch.optim.Optimizer, length: int, key: str, ratios: list[float]
+):
+    """What one stage describes, the schedulers inside of it first; `ratios`: of the groups' rates to optimizer.lr."""
+    stage = {name: length if value == "total" else value for name, value in stage.items()}
     if "name" not in stage:
         raise UserError(f"{key}: needs a name, a class of torch.optim.lr_scheduler")
     kind = class_named((lr_scheduler, swa_utils), stage.pop("name"), lr_scheduler.LRScheduler, f"{key}.name")
+    built = ("schedulers", "lr_lambda")  # these are objects by the time torch sees them
+    check_arguments(kind, {n: v for n, v in stage.items() if n not in built}, key, given=("optimizer", *built))
     for name, value in stage.items():
-        if value == "total":
-            stage[name] = length
-        elif name == "schedulers":
+        if name == "schedulers":
             inner = enumerate(value)
-            stage[name] = [_scheduler(each, optimizer, length, f"{key}.schedulers[{i}]") for i, each in inner]
+            stage[name] = [_scheduler(each, optimizer, length, f"{key}.schedulers.{i}", ratios) for i, each in inner]
+        elif name in ABSOLUTE and isinstance(value, int | float) and any(ratio != 1 for ratio in ratios):
+            stage[name] = [value * ratio for ratio in ratios]
         elif name == "lr_lambda" and isinstance(value, str):
             stage[name] = resolve(value, f"{key}.lr_lambda")
     return called(kind, key, optimizer=optimizer, **stage)

@@ -136,5 +136,34 @@ def test_plateau_follows_any_logged_figure_and_the_trainers_direction(tmp_path):
     with pytest.raises(UserError, match="scheduler.monitor='nothing'.*grad_norm"):
         other = ScheduleConfig([stage], monitor="nothing")
         trainer.fit(make_task(epochs=4), tmp_path / "c", optimizer=optimizer, schedule=other)
-    with pytest.raises(UserError, match="mode=null: say max or min"):
+    with pytest.raises(UserError, match=r"scheduler.stages.0.mode=null: say max or min .*scheduler.stages.0.mode=min"):
         ScheduleConfig([{**stage, "mode": None}], monitor="loss").build(trainer.optimizer, 4, 4)
+
+
+def test_the_plateau_of_the_documentation_builds():
+    page = (compose.CONF.parent / "docs" / "toolkit.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith("| ReduceLROnPlateau"))
+    config = compose.check(compose.compose(["algo=mappo", *row.split("`")[1].split()]))
+    optimizer = compose.part(config["optimizer"]).build({"model": nn.Linear(1, 1)})
+    assert compose.part(config["scheduler"]).build(optimizer, 4, 4, "max").scheduler.mode == "min"
+
+
+@pytest.mark.parametrize("name", ["OneCycleLR", "CyclicLR", "SWALR"])
+def test_rates_that_a_scheduler_sets_keep_the_ratio_of_the_parts(name):
+    settings = {**NEEDS, "SWALR": {"swa_lr": 0.5, "anneal_epochs": 4}}[name]
+    config = OptimizerConfig(name="SGD", lr=1.0, lr_per_part={"critic": 0.01})
+    optimizer = config.build({"actor": nn.Linear(1, 1), "critic": nn.Linear(1, 1)})
+    schedule = ScheduleConfig([{"name": name, **settings}], warmup=2).build(optimizer, iterations=10, steps=80)
+    seen = []
+    for _ in range(10):
+        seen.append([{group["name"]: group["lr"] for group in optimizer.param_groups}[n] for n in ("actor", "critic")])
+        optimizer.step()
+        schedule.step("iteration")
+    assert all(critic == pytest.approx(0.01 * actor) for actor, critic in seen)
+    assert len({actor for actor, _ in seen}) > 2
+
+
+def test_a_list_of_rates_is_taken_as_it_is():
+    optimizer = OptimizerConfig("SGD", lr_per_part={"b": 0.1}).build({"a": nn.Linear(1, 1), "b": nn.Linear(1, 1)})
+    ScheduleConfig([{"name": "OneCycleLR", "max_lr": [0.2, 0.3], "total_steps": 9}]).build(optimizer, 9, 9)
+    assert [group["max_lr"] for group in optimizer.param_groups] == [0.2, 0.3]

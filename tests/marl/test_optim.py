@@ -106,6 +106,15 @@ def test_plateau_follows_the_evaluation():
         (ScheduleConfig([{"name": "StepLR"}]), "step_size"),
         (ScheduleConfig([{"name": "ConstantLR"}, {"name": "ConstantLR"}]), "length"),
         (ScheduleConfig([{"name": "ReduceLROnPlateau"}], warmup=3), "stands alone"),
+        (ScheduleConfig([{"name": "ExponentialLR", "gamma": "abc"}]), "^scheduler.stages.0.gamma=abc: must be a num"),
+        (ScheduleConfig([{"name": "StepLR", "step_size": 0}]), "StepLR cannot make its steps.*zero"),
+        (ScheduleConfig([{"name": "MultiStepLR", "milestones": [3], "gamma": "abc"}]), "cannot make its steps.*'abc'"),
+        (ScheduleConfig([{"name": "CyclicLR", "base_lr": 0.1, "max_lr": 1.0, "step_size_up": 0}]), "refuses.*zero"),
+        (ScheduleConfig([{"name": "OneCycleLR", "max_lr": 1.0, "total_steps": 5}]), "cannot make its steps.*6"),
+        (
+            ScheduleConfig([{"name": "ChainedScheduler", "schedulers": [{"name": "ExponentialLR", "gamma": "a"}]}]),
+            "^scheduler.stages.0.schedulers.0.gamma=a: must be a number",
+        ),
     ],
 )
 def test_bad_schedule_is_one_sentence(config, words):

@@ -19,7 +19,7 @@ MISTAKES = [
     (["optimizer.name=Adamm"], ["optimizer.name", "Adamm", "AdamW"]),
     (["optimizer.freeze=[acter]"], ["optimizer.freeze", "acter", "actor, critic"]),
     (["trainer.precision=fp16", "device=cpu"], ["trainer.precision", "fp16", "fp32 and bf16"]),
-    (["scheduler.stages=[{name: CosineLR}]"], ["scheduler.stages[0].name", "CosineLR", "CosineAnnealingLR"]),
+    (["scheduler.stages=[{name: CosineLR}]"], ["scheduler.stages.0.name", "CosineLR", "CosineAnnealingLR"]),
     (["trainer.precision=fp8"], ["trainer.precision=fp8", "'fp16'"]),
     (["device=cuda:7"], ["device=cuda:7", "cpu"]),
     (["device=gpu"], ["device=gpu", "auto, cpu, cuda"]),
