@@ -123,7 +123,8 @@ def rates(task: Task, optimizer: OptimizerConfig, schedule: ScheduleConfig, iter
     note()
     for _ in range(iterations):
         for _ in range(per_iteration if plan.interval == "step" else 1):
-            built.step()  # there are no gradients: nothing moves, but torch wants it before the scheduler's step
+            # Without gradients nothing moves, but torch wants a step before the scheduler's; LBFGS asks for the loss.
+            built.step(lambda: torch.zeros(()))
             plan.step(plan.interval)
         note()
     return found

@@ -9,11 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from marl.errors import UserError
+from marl.errors import UserError, closest
 from marl.muon import MuonAdamW
 from marl.schedule import Schedule, ScheduleConfig, called, class_named
 
 __all__ = ["OptimizerConfig", "Schedule", "ScheduleConfig", "clip_gradients", "thaw"]
+ELSEWHERE = {"lr": "optimizer.lr", "weight_decay": "optimizer.weight_decay", "params": "optimizer.freeze"}
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 
 
@@ -48,6 +49,14 @@ class OptimizerConfig:
         kind = class_named((torch.optim,), self.name, torch.optim.Optimizer, "optimizer.name")
         if kind is torch.optim.SparseAdam:
             raise UserError("optimizer.name='SparseAdam': takes sparse gradients only, and no network here has those")
+        accepted, kwargs = inspect.signature(kind).parameters, dict(self.kwargs)
+        for key, value in kwargs.items():
+            if key in ELSEWHERE:
+                raise UserError(f"optimizer.kwargs.{key}={value}: is set by {ELSEWHERE[key]}")
+            if key not in accepted:
+                allowed = ", ".join(name for name in accepted if name not in ELSEWHERE)
+                told = f"{self.name} has none{closest(key, accepted)}; allowed are {allowed}"
+                raise UserError(f"optimizer.kwargs.{key}={value}: {told}; ~optimizer.kwargs.{key} takes a preset's away")
         names = [f"{part}.{name}" for part, module in parts.items() for name, _ in module.named_parameters()]
         for key, paths in (("freeze", self.freeze), ("unfreeze", self.unfreeze), ("lr_per_part", self.lr_per_part)):
             for path in paths:
@@ -64,11 +73,10 @@ class OptimizerConfig:
             raise UserError(f"optimizer.freeze={self.freeze}: nothing is left to train")
         if not any(p.requires_grad for group in groups for p in group["params"]):
             raise UserError(f"optimizer.unfreeze={self.unfreeze}: nothing would train before iteration {min(later)}")
-        accepted = inspect.signature(kind).parameters
-        kwargs = dict(self.kwargs)
         if "weight_decay" not in accepted:
             if self.weight_decay:
-                raise UserError(f"optimizer.weight_decay={self.weight_decay}: {self.name} has none")
+                told = f"{self.name} has none; write optimizer.weight_decay=0"
+                raise UserError(f"optimizer.weight_decay={self.weight_decay}: {told}")
             for group in groups:
                 del group["weight_decay"]
         if kind is torch.optim.LBFGS:
@@ -77,7 +85,11 @@ class OptimizerConfig:
             kind = MuonAdamW
         if "fused" in accepted and "foreach" not in kwargs:
             kwargs.setdefault("fused", True)
-        built = called(kind, "optimizer", groups, lr=self.lr, **kwargs)
+        try:
+            built = called(kind, "optimizer", groups, lr=self.lr, **kwargs)
+        except UserError as error:
+            hint = "; ~optimizer.kwargs.KEY takes a preset's away" if self.kwargs else ""
+            raise UserError(f"{error}{hint}") from error
         built.later = later
         if self.l1:
             built.register_step_pre_hook(lambda *_: _pull(penalised, self.l1))

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from marl import compose, describe
+from marl.optim import OptimizerConfig
+from tests.marl.runs import LINEAR, make_task
 
 DIGITS = ["experiment=digits", "network.hidden=[32]", "task.batch_size=64"]
 
@@ -40,3 +42,11 @@ def test_a_schedule_by_steps_moves_within_iterations(task):
     setup = compose.build_setup(compose.check(compose.compose([*DIGITS, "scheduler=one_cycle"])))
     values = describe.rates(task, setup["optimizer"], setup["schedule"], 10, 2)["model"]
     assert max(values) > values[0] and values[-1] < values[0]
+
+
+def test_rates_of_an_optimiser_that_asks_for_the_loss():
+    task = make_task(epochs=3)
+    before = [p.detach().clone() for p in task.loss.parameters()]
+    values = describe.rates(task, OptimizerConfig("LBFGS", lr=0.5), LINEAR, 3, 1)["model"]
+    assert values[0] == 0.5 and values[-1] < 0.01
+    assert all(torch.equal(a, b) for a, b in zip(before, task.loss.parameters(), strict=True))

@@ -48,6 +48,12 @@ def test_frozen_part_stays():
         (dict(freeze=["body"]), "no part 'body'"),
         (dict(lr_per_part={"body": 1.0}), "no part 'body'"),
         (dict(kwargs={"momentun": 0.9}), "momentun"),
+        (dict(kwargs={"lr": 0.1}), "^optimizer.kwargs.lr=0.1: is set by optimizer.lr$"),
+        (dict(kwargs={"weight_decay": 0.1}), "^optimizer.kwargs.weight_decay=0.1: is set by optimizer.weight_decay$"),
+        (dict(kwargs={"params": []}), "is set by optimizer.freeze"),
+        (dict(name="SGD", kwargs={"eps": 1e-5}), "eps=1e-05: SGD has none.* momentum,.*~optimizer.kwargs.eps takes"),
+        (dict(name="Adafactor", kwargs={"eps": 1e-5}), "Adafactor refuses .*~optimizer.kwargs.KEY"),
+        (dict(name="Rprop", weight_decay=0.01), "Rprop has none; write optimizer.weight_decay=0"),
         (dict(freeze=["actor", "critic"]), "nothing is left"),
     ],
 )
