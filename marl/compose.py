@@ -33,7 +33,7 @@ from marl.transfer import begin_from, load_weights  # noqa: F401 - the latter fo
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # What needs no "+" to be added: keys below groups, scenario_kwargs and the like, and mappings whose keys are names.
-FREE = re.compile(r"^([\w.]*kwargs|groups)\.\w|^[\w.]+\.(unfreeze|lr_per_part|categories|losses|weights|init)=\{")
+FREE = re.compile(r"^([\w.]*kwargs|groups)\.\w|^[\w.]+\.(unfreeze|(lr_)?per_part|categories|losses|weights|init)=\{")
 COMPOSING = (HydraException, OmegaConfBaseException)
 Job = Callable[[DictConfig, Path], Any]
 

@@ -23,6 +23,9 @@ class MuonAdamW(Optimizer):
                     split[others].append({**group, "params": params})
         kwargs.setdefault("adjust_lr_fn", "match_rms_adamw")
         self.inner = [Muon(split[0], lr=lr, **kwargs)] if split[0] else []
+        for group in split[1]:  # momentum and the like are Muon's
+            for key in set(group) - {"params", "name", "lr", "weight_decay"}:
+                del group[key]
         self.inner += [AdamW(split[1], lr=lr)] if split[1] else []
         super().__init__([group for each in self.inner for group in each.param_groups], {"lr": lr})
         self._share()

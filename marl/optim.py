@@ -15,6 +15,7 @@ from marl.schedule import Schedule, ScheduleConfig, called, class_named
 
 __all__ = ["OptimizerConfig", "Schedule", "ScheduleConfig", "clip_gradients", "thaw"]
 ELSEWHERE = {"lr": "optimizer.lr", "weight_decay": "optimizer.weight_decay", "params": "optimizer.freeze"}
+WHOLE = ("params", "foreach", "fused", "capturable", "differentiable")  # of the optimiser, not of a part
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 
 
@@ -28,10 +29,11 @@ class OptimizerConfig:
     """Any optimiser of `torch.optim`, built over named parts of a model.
 
     Weight decay and `l1` spare biases and normalisation layers by default (they are scale-free). `lr_per_part` gives
-    a part its own learning rate, `freeze` keeps parts as they are, `unfreeze` {part: n} keeps them for n iterations
-    (epochs). Each names a part or something inside of one by its dotted path, as in `model.body`; the longest path
-    counts. `l1` adds l1·sign(w) to the gradient after clipping, where Adam and SGD add weight_decay·w. The fused
-    kernel is used where torch has one; Muon, which takes matrices only, has AdamW beside it for the rest.
+    a part its own learning rate, `per_part` other settings of its own, `freeze` keeps parts as they are, `unfreeze`
+    {part: n} keeps them for n iterations (epochs). Each names a part or something inside of one by its dotted path, as
+    in `model.body`; the longest path counts. `l1` adds l1·sign(w) to the gradient after clipping, where Adam and
+    SGD add weight_decay·w. The fused kernel is used where torch has one; Muon, which takes matrices only, has AdamW
+    beside it for the rest.
     """
 
     name: str = "Adam"
@@ -40,6 +42,7 @@ class OptimizerConfig:
     l1: Annotated[float, Field(ge=0)] = 0.0
     no_decay_on_bias_and_norm: bool = True
     lr_per_part: dict[str, Annotated[float, Field(gt=0)]] = field(default_factory=dict)
+    per_part: dict[str, dict[str, Any]] = field(default_factory=dict)
     freeze: list[str] = field(default_factory=list)
     unfreeze: dict[str, Annotated[int, Field(ge=1)]] = field(default_factory=dict)
     kwargs: dict[str, Any] = field(default_factory=dict)
@@ -56,19 +59,24 @@ class OptimizerConfig:
             if key not in accepted:
                 allowed = ", ".join(name for name in accepted if name not in ELSEWHERE)
                 told = f"{self.name} has none{closest(key, accepted)}; allowed are {allowed}"
-                raise UserError(f"optimizer.kwargs.{key}={value}: {told}; ~optimizer.kwargs.{key} takes a preset's away")
+                hint = f"~optimizer.kwargs.{key} takes a preset's away"
+                raise UserError(f"optimizer.kwargs.{key}={value}: {told}; {hint}")
         names = [f"{part}.{name}" for part, module in parts.items() for name, _ in module.named_parameters()]
-        for key, paths in (("freeze", self.freeze), ("unfreeze", self.unfreeze), ("lr_per_part", self.lr_per_part)):
-            for path in paths:
+        for key in ("freeze", "unfreeze", "lr_per_part", "per_part"):
+            for path in getattr(self, key):
                 if not any(_owner(name, [path]) for name in names):
                     raise UserError(f"optimizer.{key}: no part {path!r}; parts are {_below(path, names)}")
+        self._check_parts(kind)
         found, later, penalised = self._sort(parts)
-        groups = [
-            {"params": params, "lr": self.lr_per_part.get(name, self.lr), "weight_decay": decay, "name": name}
-            for (name, spared), params in found.items()
-            if params
-            for decay in [0.0 if spared else self.weight_decay]
-        ]
+        rates = self.lr_per_part | {path: own["lr"] for path, own in self.per_part.items() if "lr" in own}
+        groups = []
+        for (name, spared), params in found.items():
+            group = {"params": params, "weight_decay": self.weight_decay, **self._own(name), "name": name}
+            group["lr"] = rates.get(_owner(name, rates), self.lr)
+            if spared:
+                group["weight_decay"] = 0.0
+            if params:
+                groups.append(group)
         if not groups:
             raise UserError(f"optimizer.freeze={self.freeze}: nothing is left to train")
         if not any(p.requires_grad for group in groups for p in group["params"]):
@@ -95,6 +103,23 @@ class OptimizerConfig:
             built.register_step_pre_hook(lambda *_: _pull(penalised, self.l1))
         return built
 
+    def _own(self, path: str) -> dict[str, Any]:
+        """The settings of `per_part` for what is called `path`."""
+        return self.per_part.get(_owner(path, self.per_part), {})
+
+    def _check_parts(self, kind: type[torch.optim.Optimizer]) -> None:
+        """Let torch judge each part's settings as it would the whole optimiser's: in groups it takes anything."""
+        allowed = [name for name in inspect.signature(kind).parameters if name not in WHOLE]
+        for part, own in self.per_part.items():
+            for key, value in own.items():
+                where = f"optimizer.per_part.{part}.{key}={value}"
+                if key not in allowed:
+                    told = f"{self.name} has none for a part{closest(key, allowed)}"
+                    raise UserError(f"{where}: {told}; allowed are {', '.join(allowed)}")
+                if key == "lr" and part in self.lr_per_part:
+                    raise UserError(f"{where}: optimizer.lr_per_part.{part}={self.lr_per_part[part]} is there, too")
+            called(kind, f"optimizer.per_part.{part}", [torch.zeros(1, 1)], **{"lr": self.lr, **self.kwargs, **own})
+
     def _sort(self, parts: dict[str, nn.Module]) -> tuple[dict, dict[int, list], list]:
         """Parameters by (name of the group, whether spared), by the iteration they wait for, and those of the L1."""
         found: dict[tuple[str, bool], list[nn.Parameter]] = {}
@@ -115,19 +140,20 @@ class OptimizerConfig:
                         continue
                     elif not parameter.requires_grad:
                         continue
-                    name = _owner(path, self.lr_per_part) or part
+                    name = _owner(path, [*self.lr_per_part, *self.per_part]) or part
                     spare = self.no_decay_on_bias_and_norm and (isinstance(layer, NORMS) or "bias" in key)
                     for spared in (False, True):  # the spared ones come second
                         found.setdefault((name, spared), [])
-                    found[name, bool(spare and self.weight_decay)].append(parameter)
+                    decay = self._own(name).get("weight_decay", self.weight_decay)
+                    found[name, bool(spare and decay)].append(parameter)
                     if not spare:
                         penalised.append(parameter)
         return found, later, penalised
 
     def _single(self, groups: list[dict]) -> list[dict]:
         """One group of all: LBFGS knows no others."""
-        if self.lr_per_part or self.l1:
-            raise UserError("optimizer.name='LBFGS': has one learning rate for all, and no l1")
+        if self.lr_per_part or self.per_part or self.l1:
+            raise UserError("optimizer.name='LBFGS': has one learning rate for all, no per_part and no l1")
         return [{"params": [p for group in groups for p in group["params"]], "name": groups[0]["name"]}]
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from marl import compose
 from marl.errors import UserError
 from marl.optim import OptimizerConfig, ScheduleConfig, clip_gradients
 
@@ -41,6 +42,59 @@ def test_frozen_part_stays():
     assert not any(p.requires_grad for p in model["actor"].parameters())
 
 
+def test_a_part_has_its_own_settings_as_if_it_had_its_own_optimiser():
+    own = {"eps": 0.1, "weight_decay": 0.5, "betas": [0.5, 0.6], "lr": 0.03}
+    model, other = parts(), parts()
+    config = OptimizerConfig(lr=0.01, kwargs={"eps": 1e-5}, per_part={"critic": own}, no_decay_on_bias_and_norm=False)
+    optimizer = config.build(model)
+    groups = {group["name"]: group for group in optimizer.param_groups}
+    assert {key: groups["critic"][key] for key in own} == own
+    assert {key: groups["actor"][key] for key in ("eps", "weight_decay", "lr")} == {
+        "eps": 1e-5, "weight_decay": 0.0, "lr": 0.01
+    }  # fmt: skip
+    apart = [
+        torch.optim.Adam(other["actor"].parameters(), lr=0.01, eps=1e-5),
+        torch.optim.Adam(other["critic"].parameters(), **own),
+    ]
+    for net, optimizers in ((model, [optimizer]), (other, apart)):
+        for _ in range(3):
+            loss = net["actor"](torch.ones(2, 3)).square().sum() + net["critic"](torch.ones(2, 3)).square().sum()
+            loss.backward()
+            for each in optimizers:
+                each.step()
+                each.zero_grad()
+    for name in model:
+        for a, b in zip(model[name].parameters(), other[name].parameters(), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_settings_of_parts_and_rates_of_parts_go_together():
+    per_part = {"critic": {"weight_decay": 0.5}, "actor.0": {"lr": 0.2}, "actor.0.weight": {"eps": 0.1}}
+    optimizer = OptimizerConfig(lr_per_part={"critic.weight": 0.3}, per_part=per_part).build(parts())
+    found = {(g["name"], g["weight_decay"]): (g["lr"], g["eps"]) for g in optimizer.param_groups}
+    assert found == {
+        ("actor", 0.0): (1e-3, 1e-8),
+        ("actor.0", 0.0): (0.2, 1e-8),
+        ("actor.0.weight", 0.0): (0.2, 0.1),
+        ("critic", 0.0): (1e-3, 1e-8),  # the bias, which decay spares
+        ("critic.weight", 0.5): (0.3, 1e-8),
+    }
+
+
+def test_muon_keeps_its_momentum_from_the_adamw_beside_it():
+    optimizer = OptimizerConfig("Muon", per_part={"critic": {"momentum": 0.5}}).build(parts())
+    assert [g.get("momentum") for g in optimizer.param_groups if g["name"] == "critic"] == [0.5, None]
+
+
+def test_a_critic_has_its_own_eps():
+    settings = ["algo=mappo", "env.fast=off", "optimizer.per_part={critic: {eps: 1e-3, betas: [0.9, 0.95]}}"]
+    config = compose.check(compose.compose(settings))
+    optimizer = compose.part(config["optimizer"]).build(compose.build_task(config).parts())
+    assert {g["name"]: (g["eps"], list(g["betas"])) for g in optimizer.param_groups} == {
+        "actor": (1e-5, [0.9, 0.999]), "critic": (1e-3, [0.9, 0.95])
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [
@@ -55,6 +109,13 @@ def test_frozen_part_stays():
         (dict(name="Adafactor", kwargs={"eps": 1e-5}), "Adafactor refuses .*~optimizer.kwargs.KEY"),
         (dict(name="Rprop", weight_decay=0.01), "Rprop has none; write optimizer.weight_decay=0"),
         (dict(freeze=["actor", "critic"]), "nothing is left"),
+        (dict(per_part={"body": {"eps": 1.0}}), "optimizer.per_part: no part 'body'"),
+        (dict(per_part={"critic": {"ep": 1.0}}), "per_part.critic.ep=1.0: Adam has none.*'eps'.*lr, betas, eps, "),
+        (dict(per_part={"critic": {"fused": True}}), "per_part.critic.fused=True: Adam has none"),
+        (dict(per_part={"critic": {"eps": -1.0}}), "optimizer.per_part.critic: Adam refuses .*Invalid epsilon"),
+        (dict(per_part={"critic": {"betas": 0.9}}), "optimizer.per_part.critic: Adam refuses"),
+        (dict(per_part={"critic": {"lr": 1.0}}, lr_per_part={"critic": 0.1}), "lr=1.0: optimizer.lr_per_part"),
+        (dict(name="LBFGS", per_part={"critic": {"max_iter": 3}}), "LBFGS.*no per_part"),
     ],
 )
 def test_bad_optimiser_is_one_sentence(config, words):
