@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_m
 from marl.task import Task
 
 Kind = Literal["none", "ema", "swa"]
+DECAY, BEGIN = 0.999, 0.0  # what the trainer takes where nothing is said
 
 
 class Averaging:

@@ -13,7 +13,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from marl import checkpoint, distributed, divergence, recovery, seeding, state, stepping, summary
-from marl.averaging import Kind
+from marl.averaging import BEGIN, DECAY, Kind
 from marl.callbacks import Callback, better, monitored
 from marl.loggers import Logger
 from marl.optim import OptimizerConfig, ScheduleConfig
@@ -62,8 +62,8 @@ class Trainer:
         compile: bool = False,
         recompute: bool = False,
         average: Kind = "none",
-        average_decay: Annotated[float, Field(gt=0, lt=1)] = 0.999,
-        average_from: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        average_decay: Annotated[float, Field(gt=0, lt=1)] = DECAY,
+        average_from: Annotated[float, Field(ge=0, lt=1)] = BEGIN,
         evaluate_every: Annotated[int, Field(ge=0)] = 10,
         checkpoint_every: Annotated[int, Field(ge=0)] = 10,
         keep_last: Annotated[int, Field(ge=1)] = 2,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from marl import distributed, divergence
-from marl.averaging import Averaging
+from marl.averaging import BEGIN, DECAY, Averaging
 from marl.errors import UserError
 from marl.optim import OptimizerConfig, Schedule, ScheduleConfig, clip_gradients, thaw
 from marl.task import Task
@@ -54,7 +54,18 @@ def built(
         raise UserError("trainer.strategy='single': torchrun started several processes; trainer=ddp uses them")
     if trainer.precision == "fp16" and next(task.loss.parameters()).device.type == "cpu":
         raise UserError("trainer.precision='fp16': needs a GPU; on a CPU fp32 and bf16 are allowed")
+    for key, default in (("average_decay", DECAY), ("average_from", BEGIN)):
+        value = getattr(trainer, key)
+        if trainer.average == "none" and value != default:
+            raise UserError(f"trainer.{key}={value}: nothing is averaged; trainer.average=ema or swa does that")
+    if trainer.recompute:
+        stacks(task.loss)
     iterations = trainer.max_iterations or task.iterations
+    budget = max(iterations, task.iterations)  # one that max_iterations breaks off may be resumed
+    for part, begin in optimizer.unfreeze.items():
+        if begin >= budget:
+            told = f"the run ends before, after {budget}; optimizer.freeze=[{part}] keeps it for good"
+            raise UserError(f"optimizer.unfreeze={{{part}: {begin}}}: {told}")
     steps = iterations * -(-task.steps_per_iteration // trainer.accumulate)
     if trainer.accumulate > 1 and not getattr(task, "accumulates", True):
         told = f"trainer.accumulate={trainer.accumulate}: only 1 is allowed with algo.update=sequential"
@@ -131,18 +142,30 @@ def recompute(module: nn.Module) -> None:
     """Keep no activations inside of the stacks of layers below `module`: the backward pass computes them again.
 
     Gradient checkpointing (Chen et al. 2016; `torch.utils.checkpoint`), for every outermost nn.Sequential; dropout
-    draws the same numbers twice. Raises UserError for a stack with BatchNorm, whose statistics would count twice.
+    draws the same numbers twice. Raises UserError as `stacks`.
     """
-    taken: list[str] = []
+    for stack in stacks(module):
+        stack.forward = _Recomputed(stack)
+    for layer in module.modules():
+        if hasattr(layer, "plain"):
+            layer.plain = False  # an MLP's fused pass keeps its layers' results
+
+
+def stacks(module: nn.Module) -> list[nn.Sequential]:
+    """The outermost nn.Sequentials below `module` of more than one layer.
+
+    Raises UserError where there is none, and for one with BatchNorm, whose statistics would count twice.
+    """
+    taken: dict[str, nn.Sequential] = {}
     for name, stack in module.named_modules():
-        if hasattr(stack, "plain"):
-            stack.plain = False  # an MLP's fused pass keeps its layers' results
         if not isinstance(stack, nn.Sequential) or len(stack) < 2 or any(name.startswith(f"{t}.") for t in taken):
             continue
         if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in stack.modules()):
             raise UserError(f"trainer.recompute=true: {name} holds BatchNorm, whose statistics would count twice")
-        taken.append(name)
-        stack.forward = _Recomputed(stack)
+        taken[name] = stack
+    if not taken:
+        raise UserError("trainer.recompute=true: the networks hold no stack of layers to recompute; false is allowed")
+    return list(taken.values())
 
 
 class _Recomputed:

@@ -23,13 +23,14 @@ def make_task(epochs: int = 6, batch_size: int = 64, dropout: float = 0.0, objec
     return Supervised(Sine(samples=200), network, objective or nn.MSELoss(), epochs, batch_size, seed=3)
 
 
-def run(path, epochs=6, resume=None, callbacks=(), stop_after=None, task=None, **settings):
+def run(path, epochs=6, resume=None, callbacks=(), stop_after=None, task=None, optimizer=None, **settings):
     task = task or make_task(epochs, dropout=0.1)
     trainer = Trainer(**{"progress": "off", "evaluate_every": 2, "checkpoint_every": 1, **settings})
     if stop_after is not None:
         callbacks = [*callbacks, StopAfter(stop_after)]
-    setup = dict(optimizer=OptimizerConfig(lr=0.01), schedule=LINEAR, loggers=[CSVLogger(), TensorBoardLogger()])
-    summary = trainer.fit(task, path, **setup, callbacks=list(callbacks), seed=3, resume=resume)
+    setup = dict(optimizer=optimizer or OptimizerConfig(lr=0.01), schedule=LINEAR)
+    summary = trainer.fit(task, path, **setup, callbacks=list(callbacks), loggers=[CSVLogger(), TensorBoardLogger()],
+                          seed=3, resume=resume)  # fmt: skip
     return summary, trainer
 
 

@@ -8,10 +8,10 @@ from torch import nn
 
 from marl import compose
 from marl.callbacks import Callback
-from marl.data import Sine
+from marl.data import Digits, Sine
 from marl.engine import Trainer
 from marl.errors import UserError
-from marl.networks import CNN, MLP
+from marl.networks import CNN, LSTM, MLP
 from marl.optim import OptimizerConfig, clip_gradients
 from marl.stepping import recompute
 from marl.supervised import Supervised
@@ -145,6 +145,20 @@ def test_recomputed_activations_give_the_same_gradients_and_keep_less(network):
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
     with pytest.raises(UserError, match="BatchNorm"):
         recompute(nn.ModuleDict({"net": MLP(3, 1, batch_norm=True)}))
+
+
+def test_settings_without_effect_are_refused_before_a_run(tmp_path):
+    lstm = Supervised(Digits(), LSTM, nn.CrossEntropyLoss(), 2)
+    for task, settings, optimizer, words in (
+        (lstm, {"recompute": True}, {}, "trainer.recompute=true: .* no stack of layers"),
+        (None, {"average_from": 0.5}, {}, "trainer.average_from=0.5: nothing is averaged; trainer.average=ema or swa"),
+        (None, {"average_decay": 0.9}, {}, "trainer.average_decay=0.9: nothing is averaged"),
+        (None, {}, {"unfreeze": {"model.body": 2}}, r"optimizer.unfreeze=\{model.body: 2\}: the run ends before"),
+    ):
+        with pytest.raises(UserError, match=words):
+            run(tmp_path, task=task or make_task(epochs=2), **settings, optimizer=OptimizerConfig(**optimizer))
+    assert not list(tmp_path.iterdir())
+    run(tmp_path, task=make_task(epochs=2), optimizer=OptimizerConfig(unfreeze={"model.body": 1}))
 
 
 def test_recomputing_serves_supervised_runs_and_agents(tmp_path):
