@@ -86,6 +86,7 @@ def test_elbo_is_likelihood_and_divergence(likelihood):
 
 TARGETS = {  # for each objective of conf/: outputs [B, …] and a target that it prices
     "cross_entropy": ((6, 4), torch.arange(6) % 4),
+    "smoothed_cross_entropy": ((6, 4), torch.arange(6) % 4),
     "nll": ((6, 4), torch.arange(6) % 4),
     "kl": ((6, 4), torch.full((6, 4), 0.25)),
     "elbo": ((6, 8), torch.rand(6, 4)),

@@ -40,6 +40,13 @@ def test_preset_reaches_its_figure(tmp_path, overrides, metric, least, most):
         assert least <= summary[block][metric] <= most
 
 
+@pytest.mark.parametrize("preset", ["digits", "fashion_mnist"])
+def test_a_presets_objective_leaves_no_key_behind(preset):
+    assert compose.compose([f"experiment={preset}"]).objective.label_smoothing == 0.1
+    for name in ("nll", "kl", "mse"):
+        compose.check(compose.compose([f"experiment={preset}", f"objective={name}"]))
+
+
 def test_a_new_head_on_a_frozen_network(tmp_path):
     fit(["experiment=digits", "data.digits=[0,1,2,3,4,5]", "epochs=20"], tmp_path / "six")
     overrides = ["experiment=fine_tune", f"init_from={tmp_path / 'six'}"]
