@@ -120,6 +120,16 @@ class Group:
             parts = [pad(p, (0, self.spec.observation_size - p.shape[-1])) for p in parts]
         return torch.stack(parts, dim=1)
 
+    def mask(self, masks: list[Tensor]) -> Tensor:
+        """bool [E, A, sum(nvec)] from all agents' masks [E, choices]; choices that only others have are forbidden."""
+        nvec, rows = self.spec.action.nvec, []
+        for agent, own in zip(self.members, self.nvecs, strict=True):
+            parts = [pad(part, (0, n - part.shape[-1]), value=False)
+                     for part, n in zip(masks[agent].split(own, -1), nvec, strict=False)]
+            more = sum(nvec[len(own):])  # of dimensions that the agent lacks
+            rows.append(pad(torch.cat(parts, -1), (0, more), value=True))
+        return torch.stack(rows, dim=1)
+
     def reward(self, rewards: list[Tensor]) -> Tensor:
         """float32 [E, A] from all agents' rewards [E] or [E, 1]."""
         return torch.stack([rewards[i].flatten() for i in self.members], dim=1).to(torch.float32)

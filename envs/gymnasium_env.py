@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import gymnasium
@@ -9,7 +10,8 @@ import torch
 from pydantic import Field
 
 from envs.base import EnvError
-from envs.host import Copy, HostEnv, Observations
+from envs.copies import ByAgent, Copy
+from envs.host import HostEnv
 
 AGENT = "agent"
 
@@ -17,16 +19,22 @@ AGENT = "agent"
 class _Single(Copy):
     agents = (AGENT,)
 
-    def __init__(self, env: gymnasium.Env) -> None:
-        self.env = env
-        self.observation_spaces, self.action_spaces = {AGENT: env.observation_space}, {AGENT: env.action_space}
+    def __init__(self, id: str, kwargs: dict[str, Any]) -> None:
+        try:
+            self.env = gymnasium.make(id, **kwargs)
+        except (gymnasium.error.Error, ImportError, TypeError) as error:
+            raise EnvError(f"env.id={id!r}: {' '.join(str(error).split())[:300]}") from error
+        self.observation_spaces = {AGENT: self.env.observation_space}
+        self.action_spaces = {AGENT: self.env.action_space}
+        self.max_steps = self.env.spec.max_episode_steps
 
-    def reset(self, seed: int) -> Observations:
-        return {AGENT: self.env.reset(seed=seed)[0]}
+    def reset(self, seed: int) -> tuple[ByAgent, ByAgent]:
+        observation, info = self.env.reset(seed=seed)
+        return {AGENT: observation}, {AGENT: info}
 
-    def step(self, action: dict[str, Any]) -> tuple[Observations, dict[str, float], bool, bool]:
-        observation, reward, terminated, truncated, _ = self.env.step(action[AGENT])
-        return {AGENT: observation}, {AGENT: float(reward)}, bool(terminated), bool(truncated)
+    def step(self, action: ByAgent) -> tuple[ByAgent, ByAgent, dict[str, float], bool, bool]:
+        observation, reward, terminated, truncated, info = self.env.step(action[AGENT])
+        return {AGENT: observation}, {AGENT: info}, {AGENT: float(reward)}, bool(terminated), bool(truncated)
 
     def close(self) -> None:
         self.env.close()
@@ -51,12 +59,7 @@ class GymnasiumEnv(HostEnv):
         device: str | torch.device = "cpu",
     ) -> None:
         on_the_cpu(device, "gymnasium")
-        try:
-            made = [gymnasium.make(id, **(kwargs or {})) for _ in range(num_envs)]
-        except (gymnasium.error.Error, ImportError, TypeError) as error:
-            raise EnvError(f"env.id={id!r}: {' '.join(str(error).split())[:300]}") from error
-        limit = max_steps or made[0].spec.max_episode_steps
-        super().__init__([_Single(env) for env in made], f"env.id={id!r}", limit, "split", seed)
+        super().__init__(partial(_Single, id, dict(kwargs or {})), num_envs, f"env.id={id!r}", max_steps, "split", seed)
 
 
 class PettingZooEnv(HostEnv):
@@ -64,7 +67,8 @@ class PettingZooEnv(HostEnv):
 
     env: dotted path of a function that makes one, e.g. "mpe2.simple_spread_v3.parallel_env". kwargs: its arguments.
     Agents of one name prefix and with the same spaces are a group; "pad" keeps those with other sizes in it.
-    The episode ends when no agent is left; it is truncated if no agent's episode was terminated in its last step.
+    An agent that leaves is dead from then on (masked "alive"). The episode ends when no agent is left; it is truncated
+    if no agent's episode was terminated in its last step.
 
     Raises EnvError for paths that lead nowhere, wrong arguments, unsuitable spaces, and devices other than the CPU.
     """
@@ -80,28 +84,36 @@ class PettingZooEnv(HostEnv):
         device: str | torch.device = "cpu",
     ) -> None:
         on_the_cpu(device, "PettingZoo")
-        make = located(env)
-        try:
-            copies = [_Parallel(make(**(kwargs or {}))) for _ in range(num_envs)]
-        except TypeError as error:
-            raise EnvError(f"env.kwargs={kwargs}: {env} refuses them: {error}") from error
-        super().__init__(copies, f"env.env={env!r}", max_steps, heterogeneous, seed)
+        make = partial(_Parallel, env, dict(kwargs or {}))
+        super().__init__(make, num_envs, f"env.env={env!r}", max_steps, heterogeneous, seed)
 
 
 class _Parallel(Copy):
-    def __init__(self, env: Any) -> None:
+    def __init__(self, path: str, kwargs: dict[str, Any]) -> None:
+        make = located(path)
+        try:
+            env = make(**kwargs)
+        except TypeError as error:
+            raise EnvError(f"env.kwargs={kwargs}: {path} refuses them: {error}") from error
+        if hasattr(env, "agent_iter") or not hasattr(env, "possible_agents"):
+            kind = "an AEC environment, whose agents act in turn" if hasattr(env, "agent_iter") else f"{env!r}"
+            raise EnvError(f"env.env={path!r} makes {kind}; what has PettingZoo's parallel interface is allowed, often "
+                           f"{path.rpartition('.')[0]}.parallel_env.")
         self.env, self.agents = env, tuple(env.possible_agents)
         self.observation_spaces = {agent: env.observation_space(agent) for agent in self.agents}
         self.action_spaces = {agent: env.action_space(agent) for agent in self.agents}
 
-    def reset(self, seed: int) -> Observations:
-        return self.env.reset(seed=seed)[0]
+    def reset(self, seed: int) -> tuple[ByAgent, ByAgent]:
+        observations, infos = self.env.reset(seed=seed)
+        return {agent: observations[agent] for agent in self.env.agents if agent in observations}, infos
 
-    def step(self, action: dict[str, Any]) -> tuple[Observations, dict[str, float], bool, bool]:
-        present = {agent: action[agent] for agent in self.env.agents}
-        observations, rewards, terminated, truncated, _ = self.env.step(present)
+    def step(self, action: ByAgent) -> tuple[ByAgent, ByAgent, dict[str, float], bool, bool]:
+        there = list(self.env.agents)
+        observations, rewards, terminated, _, infos = self.env.step({agent: action[agent] for agent in there})
         over = not self.env.agents
-        return observations, rewards, over and any(terminated.values()), over
+        left = there if over else self.env.agents  # some environments go on telling what the dead see
+        seen = {agent: observations[agent] for agent in left if agent in observations}
+        return seen, infos, rewards, over and any(terminated.values()), over
 
     def close(self) -> None:
         self.env.close()

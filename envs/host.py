@@ -6,7 +6,8 @@ its seed and its actions: that is what a snapshot holds, and restoring one plays
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,31 +18,11 @@ from gymnasium import spaces
 from torch import Tensor
 
 from envs.base import ActionError, ActionSpec, Env, EnvError, EnvSpec, Transition
+from envs.copies import Copy, Seen, Share, action_width
 from envs.groups import Group, assign
 from envs.random import spread
 
-Observations = dict[str, Any]  # by agent
 ACTIONS = "Box, Discrete, MultiDiscrete or MultiBinary"
-
-
-class Copy(ABC):
-    """One copy of an environment with named agents, in plain Python."""
-
-    agents: tuple[str, ...]
-    observation_spaces: dict[str, gymnasium.Space]
-    action_spaces: dict[str, gymnasium.Space]
-
-    @abstractmethod
-    def reset(self, seed: int) -> Observations:
-        """Start the episode that belongs to the seed."""
-
-    @abstractmethod
-    def step(self, action: dict[str, Any]) -> tuple[Observations, dict[str, float], bool, bool]:
-        """Observations and rewards of the agents that are there, terminated, truncated."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Release what the copy holds."""
 
 
 def action_spec(space: gymnasium.Space, where: str) -> ActionSpec:
@@ -58,86 +39,84 @@ def action_spec(space: gymnasium.Space, where: str) -> ActionSpec:
     raise EnvError(f"{where}: its actions are {space}; {ACTIONS} are allowed.")
 
 
-def in_space(action: np.ndarray, space: gymnasium.Space) -> Any:
-    """An agent's numbers [D] in the form that its space holds."""
-    if isinstance(space, spaces.Discrete):
-        return space.dtype.type(space.start + action[0])
-    if isinstance(space, spaces.MultiDiscrete):
-        return (action.reshape(space.shape) + space.start).astype(space.dtype)
-    return action.reshape(space.shape).astype(space.dtype)
-
-
 class HostEnv(Env):
     """E copies stepped in turn, each reset on its own when its episode ends.
 
-    copies: E of them. max_steps: time limit besides the environment's own, None for endless. name: for messages.
-    An episode ends when the copy says so; agents that left it before see zeros and get no reward. Every episode has
-    a seed of its own, derived from the environment's, the copy and the count of its episodes.
+    make: makes one. name: for messages. max_steps: time limit besides the environment's own, None for endless.
+    An episode ends when the copy says so; agents that left it before are dead: they see zeros and get no reward. Every
+    episode has a seed of its own, derived from the environment's, the copy and the count of its episodes.
+    Which groups' actions are masked is known from the spaces, or else from the infos of the first reset.
 
     Raises EnvError for spaces that cannot be a policy's input or output.
     """
 
-    def __init__(self, copies: list[Copy], name: str, max_steps: int | None, heterogeneous: str, seed: int) -> None:
-        self.copies, self.num_envs, self.device, self.name = copies, len(copies), torch.device("cpu"), name
-        first = self.first = copies[0]
-        agents = [SimpleNamespace(name=agent) for agent in first.agents]
-        for agent in first.agents:
-            if not first.observation_spaces[agent].is_np_flattenable:
-                raise EnvError(f"{name}: observations of {agent} are {first.observation_spaces[agent]}, no numbers.")
-        sizes = [spaces.flatdim(first.observation_spaces[agent]) for agent in first.agents]
-        actions = [action_spec(first.action_spaces[agent], f"{name}, {agent}") for agent in first.agents]
+    def __init__(
+        self, make: Callable[[], Copy], num_envs: int, name: str, max_steps: int | None, heterogeneous: str, seed: int
+    ) -> None:
+        self.num_envs, self.device, self.name = num_envs, torch.device("cpu"), name
+        self.share = Share(make, num_envs, name)
+        self.layout = self.share.layout()
+        agents = [SimpleNamespace(name=agent) for agent in self.layout.agents]
+        sizes = [spaces.flatdim(space) for space in self.layout.sees.values()]
+        actions = [action_spec(space, f"{name}, {agent}") for agent, space in self.layout.does.items()]
+        self._sizes, self._choices = sizes, [sum(action.nvec) for action in actions]
         members = assign(agents, sizes, actions, heterogeneous)
         self._groups = {g: Group(g, who, agents, sizes, actions, [{} for _ in agents]) for g, who in members.items()}
-        self.spec = EnvSpec({g: group.spec for g, group in self._groups.items()}, None, max_steps)
-        self._sizes = sizes
         self.reset(seed)
+        told = self._now.told.any(0)
+        for group in self._groups.values():
+            # Nobody can tell beforehand whether agents of a PettingZoo environment die; a single one cannot.
+            kinds = {"action": told[group.members].any(), "alive": len(agents) > 1}
+            group.spec = replace(group.spec, masks=tuple(kind for kind, has in kinds.items() if has))
+        limit = max_steps or self.layout.max_steps
+        self.spec = EnvSpec({g: group.spec for g, group in self._groups.items()}, None, limit)
 
     def reset(self, seed: int | None = None) -> tuple[dict[str, Tensor], None]:
         """Restart all copies; a seed restarts the count of episodes that seeds are made of."""
         if seed is not None:
-            self._seed, self._episodes = seed, [0] * self.num_envs
-        self._played: list[list[np.ndarray]] = [[] for _ in self.copies]
-        return self._stacked([self._begin(e) for e in range(self.num_envs)]), None
+            self._seed, self._episodes = seed, np.zeros(self.num_envs, dtype=np.int64)
+        self._episodes += 1
+        self._played: list[list[np.ndarray]] = [[] for _ in range(self.num_envs)]
+        self._now: Seen = self.share.reset(self._seeds())
+        return self._stacked(self._now.observation), None
 
-    def _begin(self, e: int) -> Observations:
-        self._episodes[e] += 1
-        self._played[e] = []
-        return self.copies[e].reset(self._episode_seed(e))
+    def _seeds(self, ahead: int = 0) -> np.ndarray:
+        """Seeds of the running episodes, or of those `ahead`."""
+        return np.array([self._episode_seed(e, ahead) for e in range(self.num_envs)])
 
-    def _episode_seed(self, e: int) -> int:
-        return spread(spread(self._seed, e), self._episodes[e]) % 2**31
+    def _episode_seed(self, e: int, ahead: int = 0) -> int:
+        return spread(spread(self._seed, e), int(self._episodes[e]) + ahead) % 2**31
 
-    def _stacked(self, seen: list[Observations]) -> dict[str, Tensor]:
-        each = []
-        for agent, size in zip(self.first.agents, self._sizes, strict=True):
-            space, rows = self.first.observation_spaces[agent], np.zeros((self.num_envs, size), dtype=np.float32)
-            for e, observations in enumerate(seen):
-                if agent in observations:
-                    rows[e] = spaces.flatten(space, observations[agent])
-            each.append(torch.from_numpy(rows))
+    def _stacked(self, rows: np.ndarray) -> dict[str, Tensor]:
+        each = torch.from_numpy(rows).split(self._sizes, 1)
         return {name: group.observation(each) for name, group in self._groups.items()}
+
+    def masks(self) -> dict[str, dict[str, Tensor]]:
+        """See `Env.masks`."""
+        choices = torch.from_numpy(self._now.mask).split(self._choices, 1)
+        alive = torch.from_numpy(self._now.alive)
+        make = {"action": lambda group: group.mask(choices), "alive": lambda group: alive[:, group.members]}
+        return {name: {kind: make[kind](g) for kind in g.spec.masks} for name, g in self._groups.items()}
 
     def step(self, action: dict[str, Tensor]) -> Transition:
         """One step of all copies with {group: [E, A, D]}. Raises EnvError for other groups or shapes, and for nan."""
         rows = self._rows(action)
-        seen, reward = [], torch.zeros(len(self.first.agents), self.num_envs)
-        terminated, truncated = torch.zeros(2, self.num_envs, dtype=torch.bool)
-        for e in range(self.num_envs):
-            observations, gains, over, cut = self._play(e, rows[e])
-            seen.append(observations)
-            for i, agent in enumerate(self.first.agents):
-                reward[i, e] = float(gains.get(agent, 0.0))
-            cut = cut or (self.spec.max_steps is not None and len(self._played[e]) >= self.spec.max_steps)
-            terminated[e], truncated[e] = over, cut and not over
-        after = [self._begin(e) if terminated[e] or truncated[e] else seen[e] for e in range(self.num_envs)]
+        for played, row in zip(self._played, rows, strict=True):
+            played.append(row)
+        late = np.array([len(played) for played in self._played]) >= (self.spec.max_steps or 2**62)
+        moved = self.share.step(rows, late, self._seeds(1))
+        for e in np.flatnonzero(moved.terminated | moved.truncated):
+            self._episodes[e] += 1
+            self._played[e] = []
+        self._now, reward = moved.seen, list(torch.from_numpy(moved.reward).T)
         return Transition(
-            observation=self._stacked(after), next_observation=self._stacked(seen),
-            reward={name: group.reward(list(reward)) for name, group in self._groups.items()},
-            terminated=terminated, truncated=truncated)
+            observation=self._stacked(moved.seen.observation), next_observation=self._stacked(moved.final),
+            reward={name: group.reward(reward) for name, group in self._groups.items()},
+            terminated=torch.from_numpy(moved.terminated), truncated=torch.from_numpy(moved.truncated))
 
     def _rows(self, action: dict[str, Tensor]) -> np.ndarray:
         """Actions of all agents one after the other, float64 [E, numbers]."""
-        handed: list[Any] = [None] * len(self.first.agents)
+        handed: list[Any] = [None] * len(self.layout.agents)
         for name, group in self._groups.items():
             shape = (self.num_envs, group.spec.n_agents, group.spec.action.size)
             value = action.get(name)
@@ -149,20 +128,10 @@ class HostEnv(Env):
             group.hand_out(value, handed)
         return torch.cat([h.double() for h in handed], 1).numpy()
 
-    def _play(self, e: int, row: np.ndarray) -> tuple[Observations, dict[str, float], bool, bool]:
-        self._played[e].append(row)
-        action, at = {}, 0
-        for agent in self.first.agents:
-            space = self.first.action_spaces[agent]
-            width = action_width(space)
-            action[agent] = in_space(row[at : at + width], space)
-            at += width
-        return self.copies[e].step(action)
-
     def snapshot(self) -> dict[str, Tensor]:
         """Seed, episodes begun, and what was played in the running ones."""
         longest = max(len(played) for played in self._played)
-        width = sum(action_width(space) for space in self.first.action_spaces.values())
+        width = sum(action_width(space) for space in self.layout.does.values())
         held = torch.zeros(self.num_envs, longest, width, dtype=torch.float64)
         for e, played in enumerate(self._played):
             if played:
@@ -174,19 +143,11 @@ class HostEnv(Env):
         """Play the running episodes of the snapshot again; exact for environments that are functions of their seed."""
         if snapshot.keys() != {"seed", "episodes", "actions", "lengths"} or len(snapshot["episodes"]) != self.num_envs:
             raise EnvError(f"the snapshot is another environment's; {self.name} has {self.num_envs} copies.")
-        self._seed, self._episodes = int(snapshot["seed"]), snapshot["episodes"].tolist()
-        for e, length in enumerate(snapshot["lengths"].tolist()):
-            self._played[e] = []
-            self.copies[e].reset(self._episode_seed(e))
-            for row in snapshot["actions"][e, :length].numpy():
-                self._play(e, row.copy())
+        self._seed, self._episodes = int(snapshot["seed"]), snapshot["episodes"].cpu().numpy().copy()
+        held, lengths = snapshot["actions"].cpu().numpy(), snapshot["lengths"].tolist()
+        self._played = [[row.copy() for row in held[e, :length]] for e, length in enumerate(lengths)]
+        self._now = self.share.replay(self._seeds(), self._played)
 
     def close(self) -> None:
         """Close every copy."""
-        for copy in self.copies:
-            copy.close()
-
-
-def action_width(space: gymnasium.Space) -> int:
-    """Numbers that one action of the space holds."""
-    return 1 if isinstance(space, spaces.Discrete) else int(np.prod(space.shape))
+        self.share.close()

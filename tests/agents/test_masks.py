@@ -12,6 +12,7 @@ from agents.evaluate import evaluate
 from agents.on_policy import OnPolicy
 from agents.ppo import PPO, make_loss
 from envs.base import ActionSpec, GroupSpec
+from envs.gymnasium_env import PettingZooEnv
 from marl.engine import Trainer
 from marl.errors import UserError
 from marl.networks import MLP
@@ -150,3 +151,19 @@ def test_evaluation_asks_for_the_masks():
     actors = make_loss(env.spec, PPO(), NETWORK).actors
     played = evaluate(env, actors, seed=3, deterministic=False)  # a closed door would fail
     assert (played.returns["agents"][:, -1] <= 2 * 5).all() and (played.lengths == 6).all()
+
+
+def test_pettingzoos_masks_reach_the_loss(tmp_path):
+    doors = partial(PettingZooEnv, "tests.envs.host_cases.Doors", num_envs=5, max_steps=20, heterogeneous="pad")
+    torch.manual_seed(0)
+    algo = PPO(rollout_steps=18, minibatch_size=30, epochs=2, entropy_coef=0.01)
+    each = OnPolicy(doors, algo, NETWORK, frames=10**4, eval_episodes=5)
+    trainer = Trainer(progress="off", evaluate_every=0, checkpoint_every=0, max_iterations=23)
+    trainer.fit(each, tmp_path)  # 414 steps and the evaluation's; a forbidden action would fail
+    batch = batch_of(each)
+    alive, wanted = batch["agents", "alive"], each.loss(batch)
+    assert 0 < (~alive).sum() < alive.numel()
+    for key in ("log_prob", "advantage"):
+        batch["agents", key][~alive] += 3.0
+    found = each.loss(batch)
+    assert all(torch.equal(wanted[key], found[key]) for key in ("policy_loss", "entropy", "approx_kl"))

@@ -8,8 +8,9 @@ from gymnasium import spaces
 from torchrl.envs.utils import check_env_specs
 
 from envs.base import EnvError
+from envs.copies import in_space
 from envs.gymnasium_env import GymnasiumEnv, PettingZooEnv
-from envs.host import action_spec, in_space
+from envs.host import action_spec
 from envs.torchrl_adapter import TorchRLEnv
 
 SPREAD = "mpe2.simple_spread_v3.parallel_env"
