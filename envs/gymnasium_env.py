@@ -45,6 +45,7 @@ class GymnasiumEnv(HostEnv):
 
     id: a registered id ("CartPole-v1"; "my_project.envs:Mine-v0" imports the module first). kwargs: for
     `gymnasium.make`. max_steps: time limit, steps; None keeps the one that the environment was registered with.
+    workers: processes (at most) that step their share of the copies each; 0: in turn, in this process.
 
     Raises EnvError for unknown ids, wrong keyword arguments, unsuitable spaces, and devices other than the CPU.
     """
@@ -55,17 +56,20 @@ class GymnasiumEnv(HostEnv):
         num_envs: Annotated[int, Field(ge=1)] = 16,
         max_steps: Annotated[int, Field(ge=1)] | None = None,
         kwargs: dict[str, Any] | None = None,
+        workers: Annotated[int, Field(ge=0)] = 0,
         seed: int = 0,
         device: str | torch.device = "cpu",
     ) -> None:
         on_the_cpu(device, "gymnasium")
-        super().__init__(partial(_Single, id, dict(kwargs or {})), num_envs, f"env.id={id!r}", max_steps, "split", seed)
+        make = partial(_Single, id, dict(kwargs or {}))
+        super().__init__(make, num_envs, f"env.id={id!r}", max_steps, "split", seed, workers)
 
 
 class PettingZooEnv(HostEnv):
     """E copies of a PettingZoo environment with the parallel interface (Terry et al. 2021).
 
     env: dotted path of a function that makes one, e.g. "mpe2.simple_spread_v3.parallel_env". kwargs: its arguments.
+    workers: processes (at most) that step their share of the copies each; 0: in turn, in this process.
     Agents of one name prefix and with the same spaces are a group; "pad" keeps those with other sizes in it.
     An agent that leaves is dead from then on (masked "alive"). The episode ends when no agent is left; it is truncated
     if no agent's episode was terminated in its last step.
@@ -80,12 +84,13 @@ class PettingZooEnv(HostEnv):
         max_steps: Annotated[int, Field(ge=1)] | None = 100,
         heterogeneous: Literal["split", "pad"] = "split",
         kwargs: dict[str, Any] | None = None,
+        workers: Annotated[int, Field(ge=0)] = 0,
         seed: int = 0,
         device: str | torch.device = "cpu",
     ) -> None:
         on_the_cpu(device, "PettingZoo")
         make = partial(_Parallel, env, dict(kwargs or {}))
-        super().__init__(make, num_envs, f"env.env={env!r}", max_steps, heterogeneous, seed)
+        super().__init__(make, num_envs, f"env.env={env!r}", max_steps, heterogeneous, seed, workers)
 
 
 class _Parallel(Copy):

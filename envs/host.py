@@ -1,7 +1,7 @@
 """Environments that live in Python objects, one per copy, behind the contract: gymnasium's and PettingZoo's.
 
-They are stepped one after another on the CPU, so they are as slow as they are elsewhere. An episode is a function of
-its seed and its actions: that is what a snapshot holds, and restoring one plays the running episodes again.
+They are stepped on the CPU, one after another or in several processes. An episode is a function of its seed and its
+actions: that is what a snapshot holds, and restoring one plays the running episodes again.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from gymnasium import spaces
 from torch import Tensor
 
 from envs.base import ActionError, ActionSpec, Env, EnvError, EnvSpec, Transition
-from envs.copies import Copy, Seen, Share, action_width
+from envs.copies import Copy, Moved, Seen, action_width
 from envs.groups import Group, assign
 from envs.random import spread
+from envs.workers import Crew, joined
 
 ACTIONS = "Box, Discrete, MultiDiscrete or MultiBinary"
 
@@ -40,22 +41,24 @@ def action_spec(space: gymnasium.Space, where: str) -> ActionSpec:
 
 
 class HostEnv(Env):
-    """E copies stepped in turn, each reset on its own when its episode ends.
+    """E copies, each reset on its own when its episode ends.
 
     make: makes one. name: for messages. max_steps: time limit besides the environment's own, None for endless.
+    workers: processes that step their share of the copies each, to the same results; 0: all in turn, in this process.
     An episode ends when the copy says so; agents that left it before are dead: they see zeros and get no reward. Every
     episode has a seed of its own, derived from the environment's, the copy and the count of its episodes.
     Which groups' actions are masked is known from the spaces, or else from the infos of the first reset.
 
-    Raises EnvError for spaces that cannot be a policy's input or output.
+    Raises EnvError for spaces that cannot be a policy's input or output, and for a worker process that died.
     """
 
     def __init__(
-        self, make: Callable[[], Copy], num_envs: int, name: str, max_steps: int | None, heterogeneous: str, seed: int
+        self, make: Callable[[], Copy], num_envs: int, name: str, max_steps: int | None, heterogeneous: str, seed: int,
+        workers: int = 0,
     ) -> None:
         self.num_envs, self.device, self.name = num_envs, torch.device("cpu"), name
-        self.share = Share(make, num_envs, name)
-        self.layout = self.share.layout()
+        self.crew = Crew(make, num_envs, name, workers)
+        self.layout = self.crew.layout
         agents = [SimpleNamespace(name=agent) for agent in self.layout.agents]
         sizes = [spaces.flatdim(space) for space in self.layout.sees.values()]
         actions = [action_spec(space, f"{name}, {agent}") for agent, space in self.layout.does.items()]
@@ -77,7 +80,7 @@ class HostEnv(Env):
             self._seed, self._episodes = seed, np.zeros(self.num_envs, dtype=np.int64)
         self._episodes += 1
         self._played: list[list[np.ndarray]] = [[] for _ in range(self.num_envs)]
-        self._now: Seen = self.share.reset(self._seeds())
+        self._now: Seen = joined(self.crew.each("reset", self._seeds()))
         return self._stacked(self._now.observation), None
 
     def _seeds(self, ahead: int = 0) -> np.ndarray:
@@ -104,7 +107,7 @@ class HostEnv(Env):
         for played, row in zip(self._played, rows, strict=True):
             played.append(row)
         late = np.array([len(played) for played in self._played]) >= (self.spec.max_steps or 2**62)
-        moved = self.share.step(rows, late, self._seeds(1))
+        moved: Moved = joined(self.crew.each("step", rows, late, self._seeds(1)))
         for e in np.flatnonzero(moved.terminated | moved.truncated):
             self._episodes[e] += 1
             self._played[e] = []
@@ -146,8 +149,8 @@ class HostEnv(Env):
         self._seed, self._episodes = int(snapshot["seed"]), snapshot["episodes"].cpu().numpy().copy()
         held, lengths = snapshot["actions"].cpu().numpy(), snapshot["lengths"].tolist()
         self._played = [[row.copy() for row in held[e, :length]] for e, length in enumerate(lengths)]
-        self._now = self.share.replay(self._seeds(), self._played)
+        self._now = joined(self.crew.each("replay", self._seeds(), self._played))
 
     def close(self) -> None:
-        """Close every copy."""
-        self.share.close()
+        """Close every copy and end the worker processes."""
+        self.crew.close()

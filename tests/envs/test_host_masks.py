@@ -38,7 +38,7 @@ def test_masks_are_those_of_the_environment():
     env = doors()
     for _ in range(5):
         told = env.masks()["agents"]["action"]
-        for e, copy in enumerate(env.share.copies):
+        for e, copy in enumerate(env.crew.shares[0].copies):
             for i, agent in enumerate(copy.agents):
                 if agent in copy.env.agents:
                     assert told[e, i, : host_cases.CHOICES[i]].tolist() == copy.env.open[agent].tolist()
@@ -66,7 +66,7 @@ def test_gymnasiums_infos_mask_too():
     assert group.masks == ("action",) and group.observation_size == 500
     for _ in range(100):
         mask = taxi.masks()["agents"]["action"]
-        for e, copy in enumerate(taxi.share.copies):
+        for e, copy in enumerate(taxi.crew.shares[0].copies):
             raw = copy.env.unwrapped
             assert mask[e, 0].tolist() == raw.action_mask(raw.s).astype(bool).tolist()
         taxi.step(taxi.random_action())
