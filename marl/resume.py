@@ -15,6 +15,7 @@ FIXED_ALGO += ("value_norm", "agent_ids", "normalize_observation", "reward_norm"
 FIXED_ALGO += ("rollout_steps",)  # frames are counted in iterations
 PER_ITERATION = ("algo.epochs", "algo.minibatch_size", "trainer.accumulate")  # how long a schedule by steps is
 FREE_TASK = ("eval_episodes", "eval_deterministic", "workers", "pin_memory", "metrics")  # no number of training changes
+FREE_ENV = ("workers",)  # likewise
 QUIET = ("paths", "resume", "init_from", "strict", "ckpt", "experiment", "name")  # nothing learns from these
 
 
@@ -95,4 +96,6 @@ def refused(key: str) -> bool:
     group, _, rest = key.partition(".")
     if group == "task":
         return rest not in FREE_TASK
+    if group == "env":
+        return rest not in FREE_ENV
     return group in FIXED or (group == "algo" and rest in FIXED_ALGO)

@@ -80,7 +80,8 @@ def test_evaluation_may_change():
 
 
 def test_workers_may_change_since_they_change_no_number():
-    assert resume.compare(change(task__workers=2), OLD) == ["task.workers: null -> 2"]
+    for group in ("task", "env"):
+        assert resume.compare(change(**{f"{group}__workers": 2}), OLD) == [f"{group}.workers: null -> 2"]
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
