@@ -201,10 +201,11 @@ class Rollout:
     def load_state_dict(self, state: dict) -> None:
         """Continue from `state_dict`, to the same bits."""
         self.env.restore(state["env"])
+        self._read_masks(-1)  # for states from before the environment told its masks
         for name, value in state["observation"].items():
             self.observed[name][-1].copy_(value)
-            for kind, mask in self.masks[name].items():
-                mask[-1].copy_(state["masks"][name][kind])
+            for kind, mask in state["masks"][name].items():
+                self.masks[name][kind][-1].copy_(mask)
         if self.states is not None:
             self.states[-1].copy_(state["state"])
         for kind, memories in self.memories.items():

@@ -140,6 +140,17 @@ def test_resume_is_exact(tmp_path):
     assert runs[0].evaluation == runs[2].evaluation
 
 
+def test_a_state_from_before_there_were_masks_is_taken_up():
+    each, other = task(), task()
+    for one in (each, other):
+        one.collect(0)
+    other.collect(1)
+    state = each.rollout.state_dict()
+    other.rollout.load_state_dict({**state, "masks": {"agents": {}}})
+    for kind, mask in state["masks"]["agents"].items():
+        assert torch.equal(other.rollout.masks["agents"][kind][-1], mask)
+
+
 def test_continuous_actions_cannot_be_masked():
     box = ActionSpec("continuous", -torch.ones(1, 2), torch.ones(1, 2))
     with pytest.raises(UserError, match="group red: its actions are continuous"):
