@@ -1,6 +1,5 @@
 """Your own data by configuration: CSV, npz, a folder of pictures, IDX files."""
 
-import csv
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from marl.data.base import ArrayData, Fold, Folds, Fraction, Kind, Seed, split
 from marl.data.images import read_idx
+from marl.data.table import check_labels, classes, inputs, lines
 from marl.errors import UserError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm")
@@ -51,42 +51,29 @@ class CSV(_Dealt):
         fold: Fold = 0,
     ) -> None:
         targets = [target] if isinstance(target, str) else list(target)
-        try:
-            with open(Path(path).expanduser(), newline="") as file:
-                header, *lines = [row for row in csv.reader(file) if row] or [[]]
-        except OSError as error:
-            raise UserError(f"data.path={path}: cannot be read: {error.strerror}") from error
-        for key, names in (("target", targets), ("drop", drop)):
-            if missing := [name for name in names if name not in header]:
-                raise UserError(f"data.{key}={missing}: {path} has the columns {', '.join(header)}")
-        if kind == "classification" and len(targets) > 1:
-            raise UserError(f"data.target={targets}: a classification has one column of classes")
-        inputs = [name for name in header if name not in targets and name not in drop]
-        x = _numbers(path, header, lines, inputs)
+        (_, header), *rows = list(lines(path)) or [(1, [])]
+        x = _numbers(path, header, rows, inputs(path, header, targets, drop))
         if kind == "classification":
-            words = [line[header.index(targets[0])] for line in lines]
+            if len(targets) > 1:
+                raise UserError(f"data.target={targets}: a classification has one column of classes")
+            words = [row[header.index(targets[0])] for _, row in rows]
             self.classes = sorted(set(words), key=lambda word: (not word.isdigit(), word.zfill(12)))
             y, out = torch.tensor([self.classes.index(word) for word in words]), len(self.classes)
         else:
-            y, out = _numbers(path, header, lines, targets), len(targets)
-            _check_binary(path, y, kind)
+            y, out = _numbers(path, header, rows, targets), len(targets)
+            check_labels(y, kind, path)
         self._deal(kind, out, x, y, validation, test, seed, folds, fold)
 
 
-def _numbers(path: str, header: list[str], lines: list[list[str]], names: Sequence[str]) -> Tensor:
+def _numbers(path: str, header: list[str], rows: list[tuple[int, list[str]]], names: Sequence[str]) -> Tensor:
     places = [header.index(name) for name in names]
-    rows = []
-    for number, line in enumerate(lines, 2):
+    read = []
+    for line, row in rows:
         try:
-            rows.append([float(line[place]) for place in places])
-        except (ValueError, IndexError):
-            raise UserError(f"{path}: line {number} has no number in one of the columns {', '.join(names)}") from None
-    return torch.tensor(rows)
-
-
-def _check_binary(path: str, y: Tensor, kind: str) -> None:
-    if kind == "binary" and not torch.isin(y, torch.tensor([0.0, 1.0])).all():
-        raise UserError(f"data.kind=binary: the targets in {path} must be 0 or 1")
+            read.append([float(row[place]) for place in places])
+        except ValueError:
+            raise UserError(f"{path}: line {line} has no number in one of the columns {', '.join(names)}") from None
+    return torch.tensor(read)
 
 
 class NPZ(_Dealt):
@@ -113,21 +100,27 @@ class NPZ(_Dealt):
                 for key, name in (("x", x), ("y", y)):
                     if name not in file:
                         raise UserError(f"data.{key}={name}: {path} holds {', '.join(file)}")
-                inputs, aims = torch.from_numpy(file[x]).float(), torch.from_numpy(file[y])
+                values, aims = torch.from_numpy(file[x]).float(), torch.from_numpy(file[y])
         except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"data.path={path}: no npz file of arrays of numbers ({error})") from error
-        if len(inputs) != len(aims) or not len(aims):
-            raise UserError(f"data.path={path}: {len(inputs)} inputs and {len(aims)} targets; must be equal, above 0")
+        aims = aims if aims.is_floating_point() else aims.long()  # torch can't even compare unsigned ones
+        wide, narrow = "[rows, numbers], or more dimensions", "[rows] or [rows, targets]"
+        shapes = (("x", x, values, values.dim() > 1, wide), ("y", y, aims, aims.dim() in (1, 2), narrow))
+        for key, name, array, fits, allowed in shapes:
+            if not fits or not array.shape[1:].numel():
+                raise UserError(f"data.{key}={name}: has the shape {list(array.shape)} in {path}; must be {allowed}")
+        if len(values) != len(aims) or not len(aims):
+            raise UserError(f"data.path={path}: {len(values)} inputs and {len(aims)} targets; must be equal, above 0")
+        if kind == "classification" and (aims.is_floating_point() or aims.dim() != 1):
+            raise UserError(f"data.y={y}: classes must be whole numbers from 0 on, one per row")
+        check_labels(aims, kind, path)
         if kind == "classification":
-            if aims.is_floating_point() or aims.dim() != 1 or aims.min() < 0:
-                raise UserError(f"data.y={y}: classes must be whole numbers from 0 on, one per row")
-            out = int(aims.max()) + 1
+            out = classes(int(aims.max()), len(aims), path)
         else:
             out = 1 if aims.dim() == 1 else aims.shape[1]
-            _check_binary(path, aims.float(), kind)
-        self._deal(kind, out, inputs, aims, validation, test, seed, folds, fold)
+        self._deal(kind, out, values, aims, validation, test, seed, folds, fold)
 
 
 class ImageFolder(_Dealt):

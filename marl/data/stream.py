@@ -1,6 +1,5 @@
 """Data sets that are read row by row (iterable ones), for files larger than memory."""
 
-import csv
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from marl import distributed
 from marl.data.base import Fraction, Seed
+from marl.data.table import check_labels, classes, inputs, lines
 from marl.errors import UserError
 from marl.seeding import generator
 
@@ -112,14 +112,16 @@ class CSVStream(Stream):
         count, total, squares, largest, held = 0, 0.0, 0.0, 0.0, []
         for number, (x, y) in enumerate(self._read()):
             largest = max(largest, float(y.max()))
+            check_labels(y, kind, path)
             if self._held_out(number):
-                held.append((x, y))
+                held.append(self._row(x, y))
             else:
                 count, total, squares = count + 1, total + x.double(), squares + x.double().square()
         if not count or not held:
             raise UserError(f"data.path={path}: {count + len(held)} rows, too few to hold some out")
         self.count, self.in_shape = count, tuple(total.shape)
-        self.out_features = int(largest) + 1 if kind == "classification" else len(self.targets)
+        rows = count + len(held)
+        self.out_features = classes(largest, rows, path) if kind == "classification" else len(self.targets)
         std = (squares / count - (total / count).square()).clamp(min=0).sqrt()
         self.shift, self.scale = (total / count).float(), torch.where(std > 1e-8, std, 1.0).float()
         x, y = (torch.stack(part) for part in zip(*held, strict=True))
@@ -133,23 +135,19 @@ class CSVStream(Stream):
         return (number + self.offset) % self.every == 0
 
     def rows(self) -> Iterator[Row]:
-        return (row for number, row in enumerate(self._read()) if not self._held_out(number))
+        return (self._row(*row) for number, row in enumerate(self._read()) if not self._held_out(number))
+
+    def _row(self, x: Tensor, y: Tensor) -> Row:
+        return x, y[0].long() if self.kind == "classification" else y
 
     def _read(self) -> Iterator[Row]:
-        try:
-            with open(self.path, newline="") as file:
-                reader = csv.reader(file)
-                header = next(reader, [])
-                if missing := [name for name in self.targets if name not in header]:
-                    raise UserError(f"data.target={missing}: {self.path} has the columns {', '.join(header)}")
-                aims = [header.index(name) for name in self.targets]
-                inputs = [place for place in range(len(header)) if place not in aims]
-                for line, row in enumerate(reader, 2):
-                    try:
-                        x = torch.tensor([float(row[place]) for place in inputs])
-                        y = torch.tensor([float(row[place]) for place in aims])
-                    except (ValueError, IndexError):
-                        raise UserError(f"{self.path}: line {line} is not {len(header)} numbers") from None
-                    yield x, y[0].long() if self.kind == "classification" else y
-        except OSError as error:
-            raise UserError(f"data.path={self.path}: cannot be read: {error.strerror}") from error
+        source = lines(self.path)
+        _, header = next(source, (1, []))
+        columns = inputs(self.path, header, self.targets)
+        places = [[header.index(name) for name in names] for names in (columns, self.targets)]
+        for line, row in source:
+            try:
+                x, y = (torch.tensor([float(row[place]) for place in part]) for part in places)
+            except ValueError:
+                raise UserError(f"{self.path}: line {line} is not {len(header)} numbers") from None
+            yield x, y

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from marl import compose
-from marl.data import CSV, IDX, NPZ, DigitAttributes, DigitPairs, Digits, DigitTriplets, ImageFolder
+from marl.data import CSV, IDX, NPZ, CSVStream, DigitAttributes, DigitPairs, Digits, DigitTriplets, ImageFolder
 from marl.data.base import split
 from marl.data.derived import ATTRIBUTES
 from marl.errors import UserError
@@ -46,6 +46,71 @@ def test_csv_by_the_command_line(tmp_path):
     assert task.loss.model.out_features == 2 and task.kind == "binary"
     with pytest.raises(UserError, match="data.kind=binary: .* must be 0 or 1"):
         compose.build_task(compose.check(compose.compose([*overrides, "data.target=a"])))
+
+
+@pytest.mark.parametrize("reader", [CSV, CSVStream])
+@pytest.mark.parametrize(
+    ("content", "kind", "message"),
+    [
+        ("a,a,k\n" + "1,2,0\n" * 20, "regression", "data.path=.*: several columns are called 'a'; must differ"),
+        ("a,k,k\n" + "1,2,0\n" * 20, "regression", "several columns are called 'k'"),
+        ("k\n" + "1\n" * 20, "regression", r"data.target=\['k'\]: .*t.csv has no further column, to be an input"),
+        ("a,k\n1,0\n\n2\n", "classification", "line 4 has 1 cells, the header 2"),
+        ("a,ü,k\n".encode("latin-1") + b"1,2,0\n" * 20, "regression", "data.path=.*is no text in UTF-8"),
+        ("a,k\n" + "1,0.5\n" * 20, "binary", "data.kind=binary: .* must be 0 or 1, not 0.5"),
+    ],
+)
+def test_csv_files_that_cannot_be_read_are_one_sentence(tmp_path, reader, content, kind, message):
+    path = tmp_path / "t.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message):
+        reader(str(path), "k", kind)
+
+
+@pytest.mark.parametrize("reader", [CSV, CSVStream])
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path, reader):
+    (tmp_path / "t.csv").write_text("k,a\n" + "1,2\n" * 20, encoding="utf-8-sig")
+    assert reader(str(tmp_path / "t.csv"), "k").in_shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("0.5", "data.kind=classification: .*whole numbers from 0 on, not 0.5"),
+        ("-1", "not -1"),
+        ("nan", "not nan"),
+        ("1000000", "label 1000000 means 1000001 classes, more than the 20 rows"),
+    ],
+)
+def test_a_stream_of_classes_has_whole_numbers_from_0_on(tmp_path, label, message):
+    (tmp_path / "t.csv").write_text("a,k\n" + "1,0\n2,1\n" * 9 + f"1,{label}\n1,1\n")
+    with pytest.raises(UserError, match=message):
+        CSVStream(str(tmp_path / "t.csv"), "k", "classification")
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (np.ones(()), np.zeros(20), r"data.x=x: has the shape \[\] in .*; must be \[rows, numbers\]"),
+        (np.ones(20), np.zeros(20, int), r"data.x=x: has the shape \[20\]"),
+        (np.ones((20, 0)), np.zeros(20, int), r"data.x=x: has the shape \[20, 0\]"),
+        (np.ones((20, 2)), np.zeros((), int), r"data.y=y: has the shape \[\] in .*; must be \[rows\] or"),
+        (np.ones((20, 2)), np.arange(20) - 1, "whole numbers from 0 on, not -1"),
+        (np.ones((20, 2)), np.arange(20) % 2 * 1_000_000, "classes, more than the 20 rows"),
+    ],
+)
+def test_npz_arrays_that_do_not_fit_are_one_sentence(tmp_path, x, y, message):
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    with pytest.raises(UserError, match=message):
+        NPZ(str(tmp_path / "a.npz"))
+
+
+@pytest.mark.parametrize(("kind", "out"), [("classification", 2), ("binary", 1), ("regression", 1)])
+def test_npz_targets_may_be_unsigned(tmp_path, kind, out):
+    labels = (np.arange(20) % 2).astype(np.uint16)
+    np.savez(tmp_path / "a.npz", x=np.stack([labels, labels], 1), y=labels)
+    data = NPZ(str(tmp_path / "a.npz"), kind)
+    assert data.out_features == out and torch.equal(data.train["x"][:, 0].long(), data.train["y"].flatten().long())
 
 
 def test_npz_arrays(tmp_path):
