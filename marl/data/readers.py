@@ -1,8 +1,10 @@
 """Your own data by configuration: CSV, npz, a folder of pictures, IDX files."""
 
+import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from marl.data.images import read_idx
 from marl.data.table import check_labels, classes, inputs, lines
 from marl.errors import UserError
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
 
 
 class _Dealt(ArrayData):
@@ -127,7 +129,8 @@ class ImageFolder(_Dealt):
     """Pictures in a folder per class, FOLDER/CLASS/NAME.png: x [N, C, H, W] in [0, 1], classes in order of name.
 
     size: [height, width] to which all are scaled; null: they have one size. grey: one channel instead of three.
-    The rest as for `CSV`. Raises UserError where there are no pictures, or of several sizes.
+    The rest as for `CSV`. What has no name of a picture is left out, with a warning. Raises UserError where there are
+    no pictures, or of several sizes.
     """
 
     def __init__(
@@ -145,6 +148,11 @@ class ImageFolder(_Dealt):
 
         root = Path(folder).expanduser()
         found = sorted(p for p in root.glob("*/*") if p.suffix.lower() in PICTURES)
+        others = sorted(set(root.glob("[!.]*/[!.]*")) - set(found))
+        if others:
+            named = ", ".join(str(path.relative_to(root)) for path in others[:5])
+            told = f"{len(others)} left out, only {' '.join(PICTURES)} are read: {named}"
+            print(f"warning: data.folder={folder}: {told}{', ...' * (len(others) > 5)}", file=sys.stderr, flush=True)
         self.classes = sorted({path.parent.name for path in found})
         if len(self.classes) < 2:
             raise UserError(f"data.folder={folder}: {len(self.classes)} folders with pictures; needs one per class")
@@ -152,7 +160,7 @@ class ImageFolder(_Dealt):
         for path in found:
             try:
                 with Image.open(path) as opened:
-                    image = opened.convert("L" if grey else "RGB")
+                    image = _bytes(opened, path).convert("L" if grey else "RGB")
                     pictures.append(np.asarray(image if size is None else image.resize((size[1], size[0]))))
             except (OSError, UnidentifiedImageError) as error:
                 raise UserError(f"{path}: no picture ({error})") from error
@@ -162,6 +170,18 @@ class ImageFolder(_Dealt):
         x = x.unsqueeze(1) if grey else x.permute(0, 3, 1, 2).contiguous()
         y = torch.tensor([self.classes.index(path.parent.name) for path in found])
         self._deal("classification", len(self.classes), x, y, validation, test, seed, folds, fold)
+
+
+def _bytes(image: Any, path: Path) -> Any:
+    """A PIL picture whose 16-bit greys are 8-bit ones: Pillow's own conversion would cut them off at 255."""
+    from PIL import Image
+
+    if image.mode[0] not in "IF":
+        return image
+    greys = np.asarray(image)
+    if image.mode == "F" or greys.min() < 0 or greys.max() > 65535:
+        raise UserError(f"{path}: greys of mode {image.mode}, {greys.min():g} to {greys.max():g}; needs 8 or 16 bits")
+    return Image.fromarray((greys / 257).round().astype(np.uint8))
 
 
 class IDX(_Dealt):

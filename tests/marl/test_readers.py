@@ -149,6 +149,34 @@ def test_a_folder_of_pictures(tmp_path):
         ImageFolder(str(tmp_path / "dark"))
 
 
+@pytest.mark.parametrize("kind", ["webp", "tif", "tiff"])
+def test_a_folder_reads_what_pillow_opens_and_names_the_rest(tmp_path, capsys, kind):
+    for shade in (10, 240):
+        (tmp_path / str(shade)).mkdir()
+        for i in range(6):
+            Image.new("RGB", (6, 4), (shade, shade, shade)).save(tmp_path / str(shade) / f"{i}.{kind}")
+    assert len(everything(ImageFolder(str(tmp_path)))) == 12 and not capsys.readouterr().err
+    for name in (".hidden", "notes.txt", "b.heic"):
+        (tmp_path / "10" / name).write_text("")
+    ImageFolder(str(tmp_path))
+    warned = capsys.readouterr().err
+    assert warned.count("\n") == 1 and "2 left out" in warned and warned.endswith(": 10/b.heic, 10/notes.txt\n")
+
+
+@pytest.mark.parametrize("grey", [True, False])
+def test_greys_of_16_bits_keep_their_shades(tmp_path, grey):
+    for kind in ("a", "b"):
+        (tmp_path / kind).mkdir()
+        for i in range(6):
+            Image.fromarray(np.full((2, 2), 257 * 40 * i, np.uint16)).save(tmp_path / kind / f"{i}.png")
+            Image.fromarray(np.full((2, 2), 257 * 40 * i, np.int32)).save(tmp_path / kind / f"{i}.tif")
+    shades = everything(ImageFolder(str(tmp_path), grey=grey))[:, 0, 0, 0].mul(255).round().unique()
+    assert shades.tolist() == [0, 40, 80, 120, 160, 200]
+    Image.fromarray(np.full((2, 2), 0.5, np.float32)).save(tmp_path / "a" / "f.tif")
+    with pytest.raises(UserError, match="f.tif: greys of mode F, 0.5 to 0.5; needs 8 or 16 bits"):
+        ImageFolder(str(tmp_path), grey=grey)
+
+
 def test_a_pair_of_idx_files(tmp_path):
     pictures, labels = np.arange(20 * 4, dtype=np.uint8).reshape(20, 2, 2), (np.arange(20) % 4).astype(np.uint8)
     for name, array in (("images", pictures), ("labels", labels)):
