@@ -24,7 +24,8 @@ class Order:
                  "balanced", which is 1 / (rows of the class), so that rare classes come as often as common ones
     subset       the rows that `subset` lists, or that share of them (the same ones in every epoch), shuffled
 
-    labels: int64 [rows], for `weights`. `deal`: draws the share of `subset`. Raises UserError for what doesn't fit.
+    labels: for `weights`, int64 [rows], or 0 and 1 in float [rows, 1]. `deal`: draws the share of `subset`. Raises
+    UserError for what doesn't fit.
     """
 
     def __init__(
@@ -62,14 +63,20 @@ class Order:
 
 
 def _per_row(weights: Weights, labels: Tensor | None) -> Tensor:
+    if labels is not None and labels.shape[1:] == (1,) and ((labels == 0) | (labels == 1)).all():
+        labels = labels[:, 0].long()  # the one label of binary data: its 0 and 1 are two classes
     if labels is None or labels.dim() != 1 or labels.is_floating_point():
         raise UserError("task.sampler=weighted: weighs classes, which these data have not")
+    labels = labels.cpu()  # where orders are drawn
     counts = labels.bincount()
     if weights == "balanced":
         return (1.0 / counts.clamp(min=1))[labels]
     if len(weights) != len(counts):
         raise UserError(f"task.weights={list(weights)}: {len(weights)} numbers for {len(counts)} classes")
-    return torch.tensor(weights, dtype=torch.float64)[labels]
+    weight = torch.tensor(weights, dtype=torch.float64)[labels]
+    if not 0 < weight.sum() < torch.inf:
+        raise UserError(f"task.weights={list(weights)}: must be finite, and above 0 for a class that has rows")
+    return weight
 
 
 def _chosen(subset: Subset, rows: int, deal: torch.Generator | None) -> list[int]:

@@ -1,5 +1,6 @@
 """Minibatches: samplers, workers, streams, mixup, and a resume in the midst of an epoch, to the same bits."""
 
+import itertools
 from functools import partial
 
 import pytest
@@ -42,6 +43,9 @@ def read(loader: Loader, epoch: int = 0) -> list[list[float]]:
     return [batch["x"].flatten().tolist() for batch in loader.epoch(epoch)]
 
 
+SHARES = (("balanced", 0.5), ([1.0, 3.0], 0.25), ([1.0, 0.0], 0.0))  # of the rarer class, by weights
+
+
 def test_samplers_take_the_rows_that_they_promise():
     assert sorted(Order(50).draw(source()).tolist()) == list(range(50))
     assert Order(50, "sequential").draw(source()).tolist() == list(range(50))
@@ -50,8 +54,9 @@ def test_samplers_take_the_rows_that_they_promise():
     share = Order(50, "subset", subset=0.2, deal=source("deal"))
     first, second = share.draw(source("a")), share.draw(source("b"))
     assert len(first) == 10 and sorted(first.tolist()) == sorted(second.tolist()) and first.tolist() != second.tolist()
-    labels = torch.tensor([0] * 900 + [1] * 100)
-    for weights, expected in (("balanced", 0.5), ([1.0, 3.0], 0.25), ([1.0, 0.0], 0.0)):
+    classes = torch.tensor([0] * 900 + [1] * 100)
+    cases = itertools.product((classes, classes.view(-1, 1).float()), SHARES)
+    for labels, (weights, expected) in cases:  # of classification, and of one binary output
         drawn = labels[Order(1000, "weighted", weights, labels=labels).draw(source())]
         assert drawn.float().mean().item() == pytest.approx(expected, abs=0.05)
 
@@ -63,6 +68,8 @@ def test_samplers_take_the_rows_that_they_promise():
         ({"subset": 0.5}, "task.sampler=random: has no use for task.subset"),
         ({"sampler": "subset", "subset": [23]}, "task.subset=.*rows from 0 to 22"),
         ({"sampler": "weighted", "weights": [1.0]}, "1 numbers for 2 classes"),
+        ({"sampler": "weighted", "weights": [0.0, 0.0]}, r"task.weights=\[0.0, 0.0\]: must be finite, and above 0"),
+        ({"sampler": "weighted", "weights": [1.0, torch.inf]}, "must be finite, and above 0"),
     ],
 )
 def test_samplers_that_do_not_fit_are_one_sentence(settings, message):
