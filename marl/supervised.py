@@ -122,6 +122,7 @@ class Supervised(Epochs):
         rows = data.train.to(self.device) if moved else data.train
         reading = {"sampler": sampler, "weights": weights, "subset": subset, "drop_last": drop_last}
         reading |= {"workers": workers, "pin_memory": pin_memory, "augment": augment, "mixup": mixup}
+        reading["own_target"] = getattr(data, "own_target", False)
         self.loader = Loader(rows, batch_size, seed, device=None if moved else self.device, **reading)
         if not len(self.loader):
             raise UserError(f"task.batch_size={batch_size}: more than an epoch has; drop_last leaves nothing")

@@ -15,6 +15,8 @@ from marl.errors import UserError
 class Shift:
     """Moves each picture by up to `pixels` in both directions, zeros moving in: x [B, C, H, W] → the same shape."""
 
+    moves = True  # so it moves a target that is the picture itself, too
+
     def __init__(self, pixels: Annotated[int, Field(ge=1)] = 1) -> None:
         self.pixels = pixels
 
@@ -29,6 +31,8 @@ class Shift:
 
 class Flip:
     """Mirrors each picture left to right with `probability`: x [B, C, H, W] → the same shape."""
+
+    moves = True
 
     def __init__(self, probability: Annotated[float, Field(gt=0, le=1)] = 0.5) -> None:
         self.probability = probability

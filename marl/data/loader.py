@@ -40,8 +40,10 @@ class Request:
 class Fetch(Dataset):
     """Turns a Request into a batch; what a worker process holds."""
 
-    def __init__(self, rows: TensorDict | Dataset, seed: int, augment: Sequence[Augment], alpha: float) -> None:
-        self.rows, self.seed, self.augment, self.alpha = rows, seed, augment, alpha
+    def __init__(
+        self, rows: TensorDict | Dataset, seed: int, augment: Sequence[Augment], alpha: float, own_target: bool = False
+    ) -> None:
+        self.rows, self.seed, self.augment, self.alpha, self.own_target = rows, seed, augment, alpha, own_target
         self.stream = distributed.stream("augment")
 
     def __getitem__(self, request: Request) -> TensorDict:
@@ -51,10 +53,12 @@ class Fetch(Dataset):
         """Augmented and mixed, from random numbers of this batch's own."""
         where = f"{self.stream}/{epoch}/{number}"
         if self.augment:
-            source, x = generator(self.seed, where), batch["x"]
+            source, batch = generator(self.seed, where), batch.clone(recurse=False)
             for change in self.augment:
-                x = change(x, source)
-            batch = batch.clone(recurse=False).set("x", x)
+                if self.own_target and getattr(change, "moves", False):  # what only disturbs x is there to be undone
+                    moved = change(batch["y"].view_as(batch["x"]), source.clone_state())
+                    batch.set("y", moved.flatten(1))
+                batch.set("x", change(batch["x"], source))
         return mixup(batch, self.alpha, derive(self.seed, f"mixup {where}")) if self.alpha else batch
 
     def __getitems__(self, request: Request) -> dict[str, Tensor]:
@@ -88,6 +92,7 @@ class Loader:
         pin_memory: hand batches over in page-locked memory, from which a GPU copies while it computes.
         augment: changes of "x", one after the other, each called with x [B, …] and a generator.
         mixup: α of `marl.data.augment.mixup`; 0: none.
+        own_target: "y" is "x" itself, flattened, and what has the attribute `moves` (Shift, Flip) changes both alike.
         among: int64, the rows that there are, out of more in `rows`; None: all.
         device: where the batches go.
 
@@ -108,13 +113,14 @@ class Loader:
         pin_memory: bool = False,
         augment: Sequence[Augment] = (),
         mixup: float = 0.0,
+        own_target: bool = False,
         among: Tensor | None = None,
         device: torch.device | None = None,
     ) -> None:
         self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last
         self.workers, self.pin_memory = workers, pin_memory and torch.cuda.is_available()
         self.among, self.device, self.plan = among, device, Plan()
-        self.fetch, self._processes = Fetch(rows, seed, augment, mixup), None
+        self.fetch, self._processes = Fetch(rows, seed, augment, mixup, own_target), None
         self.stream = rows if isinstance(rows, Stream) else None
         if self.stream and sampler != "random":
             raise UserError(f"task.sampler={sampler}: a stream has no numbered rows; random is allowed")

@@ -16,9 +16,12 @@ class Reconstruction(ArrayData):
     """The splits of `data` without its targets: x [N, *in_shape] scaled into [0, 1], y [N, prod(in_shape)] the same.
 
     The least and greatest number of the training split become 0 and 1; what lies beyond in other splits is clipped.
-    `noise` is the deviation of normal noise on the training split's x; y stays clean (Vincent et al. 2008). Raises
-    UserError where the training split is one number throughout.
+    `noise` is the deviation of normal noise on the training split's x; y stays clean (Vincent et al. 2008).
+    Augmentations that move a picture move y too; those that only disturb it leave y clean. Raises UserError where the
+    training split is one number throughout.
     """
+
+    own_target = True
 
     def __init__(self, data: ArrayData, noise: Annotated[float, Field(ge=0)] = 0.0, seed: Seed = 0) -> None:
         low, high = data.train["x"].min(), data.train["x"].max()

@@ -11,7 +11,7 @@ from agents.actor import Actor
 from agents.policy import Policy
 from envs.base import ActionSpec, GroupSpec
 from marl import compose
-from marl.data import ArrayData, Digits, Reconstruction
+from marl.data import ArrayData, Digits, Erase, Flip, Noise, Reconstruction, Shift
 from marl.engine import Trainer
 from marl.errors import UserError
 from marl.networks import VAE, AutoEncoder, Embedding
@@ -31,6 +31,17 @@ def test_reconstruction_is_its_own_target_scaled_by_the_training_split():
     assert torch.equal(noisy.test["x"], data.test["x"])
     with pytest.raises(UserError, match="nothing to reconstruct"):
         Reconstruction(ArrayData("regression", 1, (torch.ones(4, 2), torch.ones(4)), (torch.ones(4, 2), torch.ones(4))))
+
+
+def test_what_moves_the_picture_moves_its_target_and_what_disturbs_it_does_not():
+    settings = {"objective": nn.MSELoss(), "epochs": 1, "sampler": "sequential"}
+    task = Supervised(Reconstruction(Digits()), AutoEncoder, augment=[Shift(2), Flip()], **settings)
+    plain = Supervised(Reconstruction(Digits()), AutoEncoder, **settings)
+    moved, still = (next(iter(each.loader.epoch(0))) for each in (task, plain))
+    assert torch.equal(moved["x"].flatten(1), moved["y"]) and not torch.equal(moved["y"], still["y"])
+    noisy = Supervised(Reconstruction(Digits()), AutoEncoder, augment=[Noise(0.1), Erase(2)], **settings)
+    batch = next(iter(noisy.loader.epoch(0)))
+    assert torch.equal(batch["y"], still["y"]) and not torch.equal(batch["x"], still["x"])
 
 
 def test_tied_weights_are_one_parameter_transposed():
