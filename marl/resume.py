@@ -38,8 +38,10 @@ def resumed(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any] | None:
         _begin_anew(run_dir)
         return None
     lines = compare(config, content["config"])
+    later = checkpoint.branch(run_dir, file, content["iteration"]) if file and distributed.main() else []
+    if distributed.agree(any(path.stem == "best" for path in later)):
+        content["best"] = None  # the best so far has been written over by a later one
     if distributed.main():
-        later = checkpoint.branch(run_dir, file, content["iteration"]) if file else ()
         lines += [f"{path.name}, of a later iteration: moved to {path.parent / 'abandoned'}" for path in later]
         print(f"resuming after iteration {content['iteration']}", *lines, sep="\n  ", flush=True)
     return content

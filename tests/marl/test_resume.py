@@ -115,6 +115,7 @@ def test_going_back_to_an_earlier_file_leaves_the_later_ones_behind(tmp_path, ca
     assert content["iteration"] == 2 and "iteration_4.pt, of a later iteration: moved to" in capsys.readouterr().out
     gone = {path.name for path in (folder / "abandoned").glob("*.pt")}
     assert {"last.pt", "iteration_4.pt", "iteration_6.pt"} <= gone
+    assert (content["best"] is None) == ("best.pt" in gone) == (not (folder / "best.pt").exists())
     with pytest.raises(KeyboardInterrupt):  # killed before the next checkpoint: it goes on from there again
         run(tmp_path, resume=content, checkpoint_every=0, evaluate_every=0, callbacks=[Killed()])
     assert [row["iteration"] for row in rows(tmp_path)] == ["1", "2", "3"]
