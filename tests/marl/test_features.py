@@ -40,8 +40,9 @@ def test_networks_are_measured_without_data_and_left_as_they_were():
     config = compose.check(compose.compose([*TINY, "network.dropout=0.1", "network.hidden=[32]"]))
     task = compose.build_task(config)
     before, stream = {k: v.clone() for k, v in task.loss.state_dict().items()}, torch.get_rng_state()
+    modes = [m.training for m in task.loss.modules()]
     found = describe.networks(task.loss)
-    assert torch.equal(stream, torch.get_rng_state()) and all(m.training for m in task.loss.modules())
+    assert torch.equal(stream, torch.get_rng_state()) and [m.training for m in task.loss.modules()] == modes
     assert all(torch.equal(v, task.loss.state_dict()[k]) for k, v in before.items())
     actor = found["actors.agents.network.networks.0"]
     assert [(layer.kind, layer.shape[1:]) for layer in actor] == [
