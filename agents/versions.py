@@ -13,7 +13,8 @@ from marl import checkpoint, compose
 from marl.errors import UserError
 from marl.report.runs import TECHNICAL, flat
 
-COMPUTED = {f"env.{key}" for key in (*TECHNICAL["env"], "num_envs")}  # how an environment is computed
+# How an environment is computed, not what it is.
+COMPUTED = {f"env.{key}" for key in (*TECHNICAL["env"], "num_envs", "pool_every", "pool_size")}
 
 
 def load(run: str, which: str = "last", overrides: Sequence[str] = ()) -> OnPolicy:

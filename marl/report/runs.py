@@ -18,7 +18,7 @@ TECHNICAL = {  # the same below groups: how a run is watched, kept and computed,
         *("keep_every", "keep_last", "checkpoint_every", "evaluate_every"),
     ),
     "task": ("eval_episodes", "workers", "pin_memory"),
-    "env": ("fast", "pool_every", "pool_size", "workers"),
+    "env": ("fast", "workers"),
     "data": ("fold",),  # folds of a cross-validation are runs of one kind, as seeds are
 }
 ONLOOKERS = ("Replay", "Pictures", "Reconstructions", "Histograms", "Profiler")  # callbacks that change no number

@@ -155,7 +155,7 @@ def test_how_a_run_was_watched_and_computed_makes_no_other_algorithm_or_task(tmp
     write_run(tmp_path / "0", [1])
     trainer = {"progress": "off", "threads": 2, "keep_every": 1, "evaluate_every": 5, "compile": True}
     replay = {"replay": {"_target_": "agents.replay.Replay", "every": 2}}
-    env = {"fast": "off", "pool_size": 70}
+    env = {"fast": "off", "workers": 2}
     change(
         write_run(tmp_path / "1", [1], seed=1), trainer=trainer, env=env, callbacks=replay, task={"eval_episodes": 5}
     )
