@@ -91,7 +91,7 @@ def learning() -> dict:
     """A classifier trained by everybody together."""
     torch.manual_seed(0)
     task = Supervised(Digits(), partial(MLP, hidden=[16]), nn.CrossEntropyLoss(), 8, 64, seed=0)
-    folder = Path(sys.argv[1]) / "learning"
+    folder = Path(sys.argv[1]) / f"learning_{distributed.world()}"  # one process and two train side by side
     trainer = Trainer(progress="off", strategy="ddp", evaluate_every=5, checkpoint_every=5)
     trainer.fit(task, folder, optimizer=OptimizerConfig(lr=0.02), seed=0)
     return {"figures": trainer.evaluation, "weights": torch.cat([p.flatten() for p in task.loss.parameters()]).tolist()}
