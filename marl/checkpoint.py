@@ -249,7 +249,7 @@ def branch(run_dir: str | Path, chosen: Path, iteration: int) -> list[Path]:
     later = []
     for path in [*candidates(run_dir), folder / "best.pt"]:
         with contextlib.suppress(UserError):
-            if path.is_file() and load(path)["iteration"] > iteration:
+            if path.is_file() and (_iteration(path) or load(path)["iteration"]) > iteration:
                 later.append(path)
     if not later:
         return []

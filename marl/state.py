@@ -47,7 +47,7 @@ def restore(trainer: Any, state: Mapping[str, Any]) -> None:
     else:
         for group, settings in zip(trainer.optimizer.param_groups, groups, strict=True):
             group.update(settings)
-        divergence.lower_rates(trainer.optimizer, trainer.schedule.scheduler, state["lowered"])
+        divergence.lower_rates(trainer.optimizer, trainer.schedule.scheduler, state.get("lowered", 1.0))
     trainer.scaler.load_state_dict(state["scaler"])
     if len(state["processes"]) == distributed.world():
         own = state["processes"][distributed.rank()]
@@ -55,11 +55,13 @@ def restore(trainer: Any, state: Mapping[str, Any]) -> None:
         seeding.restore_global_state(own["random"])
     else:
         trainer.task.rejoin(state["iteration"], state["processes"][0]["task"])
-    for name, callback in _named(trainer.callbacks).items():
-        if name in state["callbacks"]:  # one may be new
-            callback.load_state_dict(state["callbacks"][name])
+    named, saved = _named(trainer.callbacks), state["callbacks"]
+    if isinstance(saved, list):  # of a checkpoint that kept them by their places
+        saved = dict(zip(named, saved, strict=False))
+    for name in named.keys() & saved.keys():  # one may be new
+        named[name].load_state_dict(saved[name])
     trainer.iteration, trainer.best, trainer.evaluation = state["iteration"], state["best"], state["evaluation"]
-    trainer.restores, trainer.lowered = state["restores"], state["lowered"]
+    trainer.restores, trainer.lowered = state["restores"], state.get("lowered", 1.0)
     changed = resume.differences(state["config"], trainer.config)
     if not longer and not any(key.startswith("callbacks") for key in changed):
         trainer.stop_reason = state["stop_reason"]

@@ -135,6 +135,16 @@ def test_callbacks_may_change(tmp_path):
     assert sum("EarlyStopping" in name for name in content["callbacks"]) == 2
 
 
+def test_a_checkpoint_from_before_callbacks_had_names_goes_on(tmp_path):
+    run(tmp_path, callbacks=[EarlyStopping(patience=50)], epochs=4)
+    content = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
+    content["callbacks"] = list(content["callbacks"].values())
+    del content["lowered"]
+    stopper = EarlyStopping(patience=50)
+    run(tmp_path, callbacks=[stopper], epochs=4, resume=content)
+    assert stopper.best is not None
+
+
 def test_what_a_schedule_by_steps_is_laid_over_may_not_change():
     old = {**OLD, "scheduler": {"interval": "step"}}
     new = {**change(algo__epochs=3), "scheduler": {"interval": "step"}}
