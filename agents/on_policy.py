@@ -190,7 +190,8 @@ class OnPolicy(Plays):
             means += [mean] * (name in self.cast.algos)
             if len(self.returns) > 1:
                 figures[f"{name}/episode_return"] = mean
-        lengths = self.lengths.add(torch.ones_like(done, dtype=torch.float32).unsqueeze(-1), done).squeeze(-1)
+        lived = (~self.rollout.idle(slice(0, -1))).float().unsqueeze(-1)
+        lengths = self.lengths.add(lived, done).squeeze(-1)
         figures["episode_return"] = torch.stack(means).mean()
         figures["episode_length"] = distributed.total((lengths * done).sum()) / ended
         figures["episodes"] = ended

@@ -34,7 +34,8 @@ class Rollout:
         memories: {"actor" | "critic": `agents.memory.Memories`}: what networks remember before the next rollout's first
             step (the critics' are moved on by `agents.values.values_of`).
         kept: {"actor" | "critic": {group: float32 [K, E, *memory_shape]}}: the same before the steps of `marks`.
-        starts: bool [T + 1, E], True where an episode began after this rollout's first step: there memories are zeros.
+        starts: bool [T + 1, E], True where an episode began after this rollout's first step: there memories are zeros
+            (also after a step that belongs to no episode, see `idle`).
 
     Args:
         env: the environments.
@@ -74,6 +75,8 @@ class Rollout:
                 self.action[name] = zeros(steps, E, A, head.raw_size, dtype=head.raw_dtype)
                 self.log_prob[name] = zeros(steps, E, A)
         self.masked = any(self.masks.values())
+        lives = [kinds.get("alive") for kinds in self.masks.values()]
+        self.lives = [] if any(alive is None for alive in lives) else lives  # of all groups, where all of them may die
         S = env.spec.state_size
         self.states = zeros(steps + 1, E, S) if S else None
         self.next_states = zeros(steps, E, S) if S else None
@@ -160,12 +163,20 @@ class Rollout:
             self.env.step_into(t, actions)
             self._read_masks(t + 1)
             if memories.now:
-                memories.forget(self.terminated[t] | self.truncated[t])
+                over = self.terminated[t] | self.truncated[t]
+                memories.forget(over | self.idle(t) if self.lives else over)
         for name, actor in self.actors.items():  # once for the whole rollout, outside of the loop
             self.log_prob[name].copy_(actor.head.log_prob(self.params[name], self.action[name]))
         torch.logical_or(self.terminated, self.truncated, out=self.done)
-        self.starts[1:].copy_(self.done)
+        torch.logical_or(self.done, self.idle(slice(0, -1)), out=self.starts[1:])
         return self.data
+
+    def idle(self, t: int | slice) -> Tensor:
+        """Where nobody is alive, so that the step belongs to no episode, bool [E] or [T, E]: the environment only
+        resets itself (`envs.vector_env`)."""
+        if not self.lives:
+            return torch.zeros_like(self.starts[t])
+        return ~torch.cat([alive[t] for alive in self.lives], -1).any(-1)
 
     def not_finite(self) -> str | None:
         """The first number that is not finite: what it is, whose, in which environment and step."""

@@ -20,6 +20,12 @@ class ActionError(EnvError):
     """The environment refuses an action: it is not a number, or outside of the allowed choices."""
 
 
+def misshapen(name: str, shape: tuple[int, ...], value: Tensor | None) -> EnvError:
+    """What to raise where a group's action is missing, or not of this shape [E, A, D]."""
+    got = f"no group {name!r}" if value is None else f"shape {tuple(value.shape)} for group {name!r}"
+    return EnvError(f"actions must be {{{name!r}: {list(shape)}, …}}, got {got}.")
+
+
 @dataclass(frozen=True, eq=False)
 class ActionSpec:
     """What the agents of one group may do.
@@ -114,6 +120,7 @@ class Env(ABC):
         "action": bool [E, A, sum(nvec)], True where a choice is allowed, the action's dimensions one after the other;
         where none is, all are taken to be. "alive": bool [E, A]; the observation of a dead agent is all zeros (in
         `next_observation` too), its action is ignored, and its episode ends with that of the others.
+        Where nobody of any group is alive the step belongs to no episode.
         """
         return {}
 

@@ -77,7 +77,7 @@ class Share:
         self.copies, self.name = [make() for _ in range(count)], name
         first = self.copies[0]
         self.agents, self.does = first.agents, first.action_spaces
-        parts = {agent: _parted(first.observation_spaces[agent], self.does[agent]) for agent in self.agents}
+        parts = {agent: parted(first.observation_spaces[agent], self.does[agent]) for agent in self.agents}
         self.sees, self.masked = ({agent: part[i] for agent, part in parts.items()} for i in (0, 1))
         for agent, space in self.sees.items():
             if not space.is_np_flattenable or spaces.flatdim(space) == 0:
@@ -141,21 +141,21 @@ class Share:
                 row[e] = spaces.flatten(space, observation)
                 open_ = observation[MASK] if inside else (infos.get(agent) or {}).get(MASK)
                 if open_ is not None and takes_masks(self.does[agent]):
-                    mask[e], told[e, i] = self._mask(open_, n_choices, agent), True
+                    mask[e], told[e, i] = mask_row(open_, self.does[agent], f"{self.name}: {MASK} of {agent}"), True
             rows.append(row)
             masks.append(mask)
         return Seen(np.concatenate(rows, 1), alive, np.concatenate(masks, 1), told)
 
-    def _mask(self, mask: Any, n_choices: int, agent: str) -> np.ndarray:
-        """A mask, or a tuple of one per dimension, as one row."""
-        row = np.concatenate([np.ravel(part) for part in mask]) if isinstance(mask, tuple) else np.ravel(mask)
-        if len(row) != n_choices:
-            raise EnvError(f"{self.name}: {MASK} of {agent} has {len(row)} entries, but its actions {self.does[agent]} "
-                           f"have {n_choices} choices.")
-        return row.astype(bool)
+
+def mask_row(mask: Any, action: gymnasium.Space, whose: str) -> np.ndarray:
+    """A mask of actions, or a tuple of one per dimension, as one row: bool [choices]. EnvError for another length."""
+    row = np.concatenate([np.ravel(part) for part in mask]) if isinstance(mask, tuple) else np.ravel(mask)
+    if len(row) != choices(action):
+        raise EnvError(f"{whose} has {len(row)} entries, but its actions {action} have {choices(action)} choices.")
+    return row.astype(bool)
 
 
-def _parted(space: gymnasium.Space, action: gymnasium.Space) -> tuple[gymnasium.Space, bool]:
+def parted(space: gymnasium.Space, action: gymnasium.Space) -> tuple[gymnasium.Space, bool]:
     """The space of what an agent sees, and whether a mask of its actions lies beside that."""
     if isinstance(space, spaces.Dict) and MASK in space.spaces and takes_masks(action):
         return spaces.Dict({key: part for key, part in space.spaces.items() if key != MASK}), True
@@ -182,9 +182,8 @@ def action_width(space: gymnasium.Space) -> int:
 
 
 def in_space(action: np.ndarray, space: gymnasium.Space) -> Any:
-    """An agent's numbers [D] in the form that its space holds."""
+    """Numbers [..., D] of an agent in the form that its space holds, the leading dimensions kept."""
     if isinstance(space, spaces.Discrete):
-        return space.dtype.type(space.start + action[0])
-    if isinstance(space, spaces.MultiDiscrete):
-        return (action.reshape(space.shape) + space.start).astype(space.dtype)
-    return action.reshape(space.shape).astype(space.dtype)
+        return (space.start + action[..., 0]).astype(space.dtype)
+    offset = space.start if isinstance(space, spaces.MultiDiscrete) else 0
+    return (action.reshape(*action.shape[:-1], *space.shape) + offset).astype(space.dtype)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.base import STATE, ActionError, EnvError, Transition
+from envs.base import STATE, ActionError, EnvError, Transition, misshapen
 from envs.kernel.make import Compiled, compiled
 from envs.kernel.runtime import ConstantChanged, KernelStep
 from envs.kernel.trace import drawn_values
@@ -133,8 +133,7 @@ class FastStep:
         for name, shape in self._shapes.items():
             value = action.get(name)
             if value is None or value.shape != shape:
-                got = f"no group {name!r}" if value is None else f"shape {tuple(value.shape)} for group {name!r}"
-                raise EnvError(f"actions must be {{{name!r}: {list(shape)}, …}}, got {got}.")
+                raise misshapen(name, shape, value)
             if value.dtype != self._dtypes[name] or not value.is_contiguous():
                 value = value.to(self._dtypes[name]).contiguous()
             kernel.point("action", name, tensor=value)

@@ -17,7 +17,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from envs.base import ActionError, ActionSpec, Env, EnvError, EnvSpec, Transition
+from envs.base import ActionError, ActionSpec, Env, EnvError, EnvSpec, Transition, misshapen
 from envs.copies import Copy, Moved, Seen, action_width
 from envs.groups import Group, assign
 from envs.random import spread
@@ -124,8 +124,7 @@ class HostEnv(Env):
             shape = (self.num_envs, group.spec.n_agents, group.spec.action.size)
             value = action.get(name)
             if value is None or value.shape != shape:
-                got = f"no group {name!r}" if value is None else f"shape {tuple(value.shape)} for group {name!r}"
-                raise EnvError(f"actions must be {{{name!r}: {list(shape)}, …}}, got {got}.")
+                raise misshapen(name, shape, value)
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise ActionError(f"{self.name} refused the action of group {name!r}: not a number.")
             group.hand_out(value, handed)

@@ -17,9 +17,10 @@ from torchrl.data.tensor_specs import TensorSpec
 from torchrl.envs import EnvBase, ParallelEnv, SerialEnv
 from torchrl.envs.utils import step_mdp
 
-from envs.base import ActionError, Env, EnvError, EnvSpec, GroupSpec, Transition
+from envs.base import EnvError, EnvSpec, GroupSpec, Transition
 from envs.gymnasium_env import located
-from envs.random import Stream, spread
+from envs.random import Stream
+from envs.taped import Taped
 from envs.torchrl_actions import action_of, encoded
 
 Key = tuple[str, ...]
@@ -42,7 +43,7 @@ class _Group:
     mask: Key | None
 
 
-class FromTorchRL(Env):
+class FromTorchRL(Taped):
     """E copies of a TorchRL environment (Bou et al. 2023), or one that is vectorised itself.
 
     Each action key is a group: ("adversary", "action") that of the agents `group_map["adversary"]`, a plain "action"
@@ -73,9 +74,8 @@ class FromTorchRL(Env):
         device: str | torch.device = "cpu",
     ) -> None:
         self.num_envs, self.device, self.name = num_envs, torch.device(device), f"env.env={env!r}"
-        if restart_every is not None and max_steps is not None and restart_every < max_steps:
-            raise EnvError(f"env.restart_every={restart_every} must be at least env.max_steps={max_steps}, or null.")
-        self.stream, self.restart_every = Stream(seed, self.device), restart_every
+        self._keep(restart_every, max_steps)
+        self.stream = Stream(seed, self.device)
         with self.stream:
             self.env = self._make(located(env), dict(kwargs or {}), vectorised, workers)
         self.dims = len(self.env.batch_size)
@@ -164,25 +164,18 @@ class FromTorchRL(Env):
 
     # ---- playing -------------------------------------------------------------------------------------------------
 
-    def reset(self, seed: int | None = None) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Restart all; a seed restarts the random stream, without one it goes on with a new seed of its own."""
-        if seed is not None:
-            self._seed, self._restarts = seed, 0
-        self._begin()
-        return self._seen(self._now)
-
-    def _begin(self) -> None:
-        """All environments anew, from a seed made of the environment's and the count of restarts."""
-        self._restarts += 1
-        self._tape: list[dict[str, Tensor]] = []
+    def _restart(self, seed: int) -> None:
+        """See `Taped`. TorchRL's VmasEnv draws from one hidden generator that all VMAS environments share."""
         self._steps = torch.zeros(self.num_envs, dtype=torch.int64)
-        seed = spread(self._seed, self._restarts) % 2**31
         self.stream.seed(seed)
         with self.stream:
             self.env.set_seed(seed)
             self._now = self.env.reset()
 
-    def _seen(self, held: TensorDictBase) -> tuple[dict[str, Tensor], Tensor | None]:
+    def _seen(self) -> tuple[dict[str, Tensor], Tensor | None]:
+        return self._read(self._now)
+
+    def _read(self, held: TensorDictBase) -> tuple[dict[str, Tensor], Tensor | None]:
         seen = {}
         for name, group in self._groups.items():
             rows = [held.get(key).reshape(self.num_envs, group.spec.n_agents, -1) for key in group.observations]
@@ -196,31 +189,8 @@ class FromTorchRL(Env):
         held = {n: g.mask and self._now.get(g.mask).reshape(shapes[n]) for n, g in self._groups.items()}
         return {n: {} if mask is None else {"action": mask.bool().to(self.device)} for n, mask in held.items()}
 
-    @torch.no_grad()
-    def step(self, action: dict[str, Tensor]) -> Transition:
-        """One step of all with {group: [E, A, D]}. Raises EnvError for other groups or shapes, and for nan."""
-        for name, group in self._groups.items():
-            shape, value = (self.num_envs, group.spec.n_agents, group.spec.action.size), action.get(name)
-            if value is None or value.shape != shape:
-                got = f"no group {name!r}" if value is None else f"shape {tuple(value.shape)} for group {name!r}"
-                raise EnvError(f"actions must be {{{name!r}: {list(shape)}, …}}, got {got}.")
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise ActionError(f"{self.name} refused the action of group {name!r}: not a number.")
-        moved, terminated, truncated = self._advance({name: action[name].cpu().clone() for name in self._groups})
-        if self.restart_every is not None and len(self._tape) >= self.restart_every:
-            truncated = ~terminated
-            self._begin()
-        (after, state), (final, final_state) = self._seen(self._now), self._seen(moved)
-        reward = {}
-        for name, group in self._groups.items():
-            gain = moved.get(group.reward).reshape(self.num_envs, -1).float()
-            reward[name] = gain.expand(self.num_envs, group.spec.n_agents).to(self.device)
-        ends = (flag.to(self.device) for flag in (terminated, truncated))
-        return Transition(after, final, reward, *ends, state=state, next_state=final_state)
-
-    def _advance(self, action: dict[str, Tensor]) -> tuple[TensorDictBase, Tensor, Tensor]:
-        """Step, and restart what has ended: where the step led, and bool [E] terminated and truncated."""
-        self._tape.append(action)
+    def _advance(self, action: dict[str, Tensor]) -> Transition:
+        """See `Taped`; what has ended is restarted by TorchRL's own partial reset."""
         held = self._now.clone(False)
         for name, group in self._groups.items():
             held.set(group.action, encoded(action[name], group.spec.action, group.action_spec))
@@ -240,7 +210,13 @@ class FromTorchRL(Env):
                 mask = over.reshape(self.env.batch_size).reshape(*self.env.batch_size, *[1] * (own.dim() - self.dims))
                 restarted.set(key, own | mask)
             self._now = self.env.maybe_reset(restarted) if bool(over.any()) else restarted
-        return moved, terminated, truncated
+        (after, state), (final, final_state) = self._seen(), self._read(moved)
+        reward = {}
+        for name, group in self._groups.items():
+            gain = moved.get(group.reward).reshape(self.num_envs, -1).float()
+            reward[name] = gain.expand(self.num_envs, group.spec.n_agents).to(self.device)
+        ends = (flag.to(self.device) for flag in (terminated, truncated))
+        return Transition(after, final, reward, *ends, state=state, next_state=final_state)
 
     def _flag(self, moved: TensorDictBase, kind: str) -> Tensor:
         """Whether any agent's flag of a kind is up, bool [E]; at the root, where it has one."""
@@ -248,33 +224,6 @@ class FromTorchRL(Env):
         flags = [moved.get(key).reshape(self.num_envs, -1).any(-1) for key in sorted(keys, key=len)]
         none = torch.zeros(self.num_envs, dtype=torch.bool)
         return none if not flags else flags[0] if len(sorted(keys, key=len)[0]) == 1 else torch.stack(flags).any(0)
-
-    # ---- saving --------------------------------------------------------------------------------------------------
-
-    def snapshot(self) -> dict[str, Tensor]:
-        """Seed, restarts, and what was played since the last one."""
-        saved = {"seed": torch.tensor(self._seed), "restarts": torch.tensor(self._restarts)}
-        for name, group in self._groups.items():
-            empty = torch.zeros(0, self.num_envs, group.spec.n_agents, group.spec.action.size)
-            taped = [played[name] for played in self._tape]
-            saved[f"actions/{name}"] = torch.stack(taped) if taped else empty
-        return saved
-
-    def restore(self, snapshot: dict[str, Tensor]) -> None:
-        """Play on from the last restart; exact for environments that draw from the generators that seeds reach.
-
-        TorchRL's VmasEnv draws from one hidden generator that all VMAS environments share; `envs.vmas` does not.
-        """
-        shapes = {n: (self.num_envs, g.spec.n_agents, g.spec.action.size) for n, g in self._groups.items()}
-        if snapshot.keys() != {"seed", "restarts", *(f"actions/{n}" for n in shapes)} or any(
-            snapshot[f"actions/{n}"].shape[1:] != shape for n, shape in shapes.items()
-        ):
-            raise EnvError(f"the snapshot is another environment's; {self.name} has actions of {shapes}.")
-        self._seed, self._restarts = int(snapshot["seed"]), int(snapshot["restarts"]) - 1
-        self._begin()
-        taped = {name: snapshot[f"actions/{name}"] for name in shapes}
-        for t in range(len(next(iter(taped.values())))):
-            self._advance({name: value[t].cpu().clone() for name, value in taped.items()})
 
     def close(self) -> None:
         """Close the environment and its processes."""

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from envs import faults
-from envs.base import STATE, ActionError, Env, EnvError, EnvSpec, Transition
+from envs.base import STATE, ActionError, Env, EnvError, EnvSpec, Transition, misshapen
 from envs.fast import FastStep
 from envs.groups import Group, agent_actions, assign, flatten, flatten_info
 from envs.pool import Pool
@@ -206,8 +206,7 @@ class VmasEnv(Env):
             value, spec = action.get(name), group.spec
             shape = (self.num_envs, spec.n_agents, spec.action.size)
             if value is None or value.shape != shape:
-                got = f"no group {name!r}" if value is None else f"shape {tuple(value.shape)} for group {name!r}"
-                raise EnvError(f"actions must be {{{name!r}: {list(shape)}, …}}, got {got}.")
+                raise misshapen(name, shape, value)
             group.hand_out(value, handed)
         return handed
 

@@ -1,15 +1,17 @@
-"""Training in a TorchRL environment: it learns, resumes to the same bits, and its policy acts without TorchRL."""
+"""Training in environments that cannot be saved: it learns, resumes to the same bits, its policy acts without them."""
 
 from pathlib import Path
 
+import pytest
 import torch
 from omegaconf import OmegaConf
 
 from agents.policy import Policy
 from marl import checkpoint, compose
 
+ENVS = {"torchrl": ["env=torchrl"], "gymnasium_vector": ["env=gymnasium_vector", "env.id=CartPole-v0"]}
 CARTPOLE = [
-    "env=torchrl", "algo=ippo", "env.num_envs=8", "env.max_steps=200", "env.restart_every=300", "network.hidden=[32]",
+    "algo=ippo", "env.num_envs=8", "env.max_steps=200", "env.restart_every=300", "network.hidden=[32]",
     "algo.rollout_steps=64", "algo.minibatch_size=128", "optimizer.lr=3e-3", "trainer.progress=off",
     "task.eval_episodes=8", "frames=5120", "scheduler=constant",
 ]  # fmt: skip
@@ -24,14 +26,15 @@ def train(folder: Path, *overrides: str, resume: Path | None = None) -> dict:
     return checkpoint.load(folder / "checkpoints" / "last.pt")
 
 
-def test_cartpole_is_learnt_and_resumed_to_the_same_bits(tmp_path):
-    whole = train(tmp_path / "whole", "trainer.evaluate_every=0")
+@pytest.mark.parametrize("env", ENVS.values(), ids=ENVS)
+def test_cartpole_is_learnt_and_resumed_to_the_same_bits(tmp_path, env):
+    whole = train(tmp_path / "whole", *env, "trainer.evaluate_every=0")
     assert whole["evaluation"]["episode_return"] > 45  # uniform actions: 22
-    train(tmp_path / "parts", "trainer.evaluate_every=0", "trainer.max_iterations=5")
+    train(tmp_path / "parts", *env, "trainer.evaluate_every=0", "trainer.max_iterations=5")
     last = tmp_path / "parts" / "checkpoints" / "last.pt"
     taped = checkpoint.load(last)["processes"][0]["task"]["rollout"]["env"]["actions/agents"]
     assert 0 < len(taped) < 300
-    rest = train(tmp_path / "parts", "trainer.evaluate_every=0", resume=last)
+    rest = train(tmp_path / "parts", *env, "trainer.evaluate_every=0", resume=last)
     assert all(torch.equal(rest["loss"][key], value) for key, value in whole["loss"].items())
     assert rest["evaluation"] == whole["evaluation"]
     action = Policy.load(tmp_path / "whole").act(torch.zeros(5, 1, 4))
