@@ -148,6 +148,10 @@ class PPOLoss(nn.Module):
             out |= {f"{g}/{key}": x.detach() for g, part in parts.items() for key, x in part.items()}
         return out
 
+    def capture_key(self) -> tuple:
+        """What decides `forward` beside tensors and their shapes (`marl.capture`)."""
+        return self.training, *self.turn.items(), self.critic_turns, self.partly
+
     def advance(self, progress: float) -> dict[str, float]:
         """Set what is scheduled to its value at `progress` of the run, 0 to 1; those values by name."""
         moving = {"clip": self.clip, "entropy_coef": self.entropy_coef}

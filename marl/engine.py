@@ -32,6 +32,7 @@ class Trainer:
         clip_value: largest absolute value of each number of the gradient, before `grad_clip`; null: any.
         accumulate: minibatches whose gradients are averaged into one optimiser step.
         compile: run the loss module through `torch.compile`.
+        capture: on a CPU, record the loss and its gradients once and replay them (`marl.capture`); the same bits.
         recompute: keep no activations inside of stacks of layers, compute them again in the backward pass.
         average: evaluate and save an average of the weights (`marl.averaging`): "none", "ema" or "swa".
         average_decay: weight of the past in an ema, per optimiser step.
@@ -60,6 +61,7 @@ class Trainer:
         clip_value: Annotated[float, Field(gt=0)] | None = None,
         accumulate: Annotated[int, Field(ge=1)] = 1,
         compile: bool = False,
+        capture: bool = True,
         recompute: bool = False,
         average: Kind = "none",
         average_decay: Annotated[float, Field(gt=0, lt=1)] = DECAY,
@@ -80,6 +82,7 @@ class Trainer:
     ):
         self.max_iterations, self.precision, self.grad_clip = max_iterations, precision, grad_clip
         self.clip_value, self.accumulate, self.compile, self.recompute = clip_value, accumulate, compile, recompute
+        self.capture = capture
         self.average, self.average_decay, self.average_from = average, average_decay, average_from
         self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
         self.keep_last, self.keep_every, self.strategy = keep_last, keep_every, strategy
@@ -187,10 +190,12 @@ class Trainer:
 
     def update(self, batch: TensorDict) -> dict[str, Tensor]:
         """Forward and backward on one batch, and an optimiser step when enough gradients are gathered."""
-        with self.autocast():
-            outputs = self.loss(batch)
-        loss = outputs["loss"] if self.accumulate == 1 else outputs["loss"] / self.accumulate
-        self.scaler.scale(loss).backward()
+        outputs = None if self.captured is None else self.captured(batch)
+        if outputs is None:
+            with self.autocast():
+                outputs = self.loss(batch)
+            loss = outputs["loss"] if self.accumulate == 1 else outputs["loss"] / self.accumulate
+            self.scaler.scale(loss).backward()
         self.pending += 1
         if self.held is not None:
             self.held.append(batch)

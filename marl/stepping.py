@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from marl import distributed, divergence
 from marl.averaging import BEGIN, DECAY, Averaging
+from marl.capture import captured
 from marl.errors import UserError
 from marl.optim import OptimizerConfig, Schedule, ScheduleConfig, clip_gradients, thaw
 from marl.task import Task
@@ -82,6 +83,7 @@ def wrap(trainer: Any) -> None:
     trainer.loss = None
     loss = trainer.task.loss
     trainer.loss = distributed.wrap(torch.compile(loss) if trainer.compile else loss)
+    trainer.captured = captured(trainer)
 
 
 def unfreeze(trainer: Any) -> None:

@@ -36,6 +36,10 @@ class SupervisedLoss(nn.Module):
         """Logits or values of raw inputs: float [..., *in_shape] → float [..., out_features]."""
         return self.model((x - self.shift) / self.scale)
 
+    def capture_key(self) -> tuple:
+        """What decides `forward` beside tensors and their shapes (`marl.capture`)."""
+        return (self.training,)
+
     def forward(self, batch: TensorDict) -> dict[str, Tensor]:
         """"x" [B, *in_shape] and "y" → "loss" [] and, unless it is a regression, "accuracy" [], both on the device.
 

@@ -8,7 +8,7 @@ checked against torch, and kept on disk; where it can't be, the layers run one b
 import ctypes
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -18,6 +18,9 @@ from torch.autograd.function import once_differentiable
 # (source, flags) -> the library's file, raising RuntimeError where none can be made. Who builds kernels is not this
 # package's business: `agents.native.enable` sets it.
 compiler: Callable[[str, Sequence[str]], Path] | None = None
+
+# Takes a call of the kernel and what it reads and writes, while `marl.capture` records: torch does not see these calls.
+recorder: Callable[[Callable[[], object], object], None] | None = None
 
 ACTIVATIONS = {"tanh": (0, torch.tanh), "relu": (1, torch.relu)}  # number in mlp.cpp, and what it stands for
 FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w")
@@ -40,7 +43,7 @@ def worthwhile(x: Tensor, layers: list[nn.Linear]) -> bool:
         and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled("cpu")
         and torch._C._functorch.maybe_current_level() is None  # vmap and the like
-        and torch._C._len_torch_dispatch_stack() == 0  # modes that want to see every operator
+        and torch._C._len_torch_dispatch_stack() == (recorder is not None)  # modes that want to see every operator
         and all(map(_plain, layers))
         and kernel() is not None
     )
@@ -138,11 +141,12 @@ def _forward(
     out = x.new_empty(rows, weights[-1].shape[0])
     scratch = x.new_empty(made.scratch_size(depth, rows, threads, widths))
     kept = x.new_empty(made.kept_size(depth, rows, widths)) if keep else None
-    made.forward(
-        depth, rows, threads, kind, widths, x.data_ptr(),
+    call = partial(
+        made.forward, depth, rows, threads, kind, widths, x.data_ptr(),
         _numbers([p.data_ptr() for p in weights]), _numbers([p.data_ptr() for p in biases]),
         None if kept is None else kept.data_ptr(), out.data_ptr(), scratch.data_ptr(),
     )  # fmt: skip
+    _run(call, x, parameters, kept, out, scratch)
     return out, kept
 
 
@@ -162,12 +166,19 @@ def _backward(
     like = [x, *[t for weight in weights for t in (weight, weight[:, 0])]]
     gradients = [t.new_empty(t.shape) if wanted else None for t, wanted in zip(like, needed, strict=True)]
     pointers = [0 if g is None else g.data_ptr() for g in gradients]
-    made.backward(
-        depth, rows, threads, kind, widths, x.data_ptr(), _numbers([w.data_ptr() for w in weights]),
+    call = partial(
+        made.backward, depth, rows, threads, kind, widths, x.data_ptr(), _numbers([w.data_ptr() for w in weights]),
         kept.data_ptr(), gradient.data_ptr(), _numbers(pointers[1::2]), _numbers(pointers[2::2]), pointers[0],
         scratch.data_ptr(),
     )  # fmt: skip
+    _run(call, x, weights, kept, gradient, gradients, scratch)
     return gradients
+
+
+def _run(call: Callable[[], object], *touched: object) -> None:
+    call()
+    if recorder is not None:
+        recorder(call, touched)
 
 
 class _MLP(torch.autograd.Function):

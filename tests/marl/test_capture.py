@@ -1,0 +1,164 @@
+"""Recorded losses: replays give the same bits as the loss itself, and what could change unseen is refused or found."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from marl import compose
+from marl.capture import Captured, captured
+
+SMALL = ["trainer.progress=off", "trainer.evaluate_every=0", "trainer.checkpoint_every=0", "logger=csv"]
+PPO = ["algo=mappo", "env.num_envs=6", "env.max_steps=20", "algo.rollout_steps=20", "algo.minibatch_size=30",
+       "frames=360", "task.eval_episodes=2", "network.hidden=[16]", *SMALL]  # fmt: skip
+CASES = {
+    "plain": PPO,
+    "draws": [*PPO, "algo.entropy_coef=0.01", "algo.entropy_schedule=linear", "algo.clip_schedule=linear"],
+    "discrete": [*PPO, "algo.critic=local", "env=vmas/mpe/simple_spread", "env.continuous_actions=false"],
+    "normalised": [*PPO, "algo.value_norm=popart", "algo.normalize_observation=true", "algo.value_clip=0.2"],
+    "in_turns": [*PPO, "algo.update=sequential", "algo.share_actor=separate"],
+    "memory": ["experiment=memory", "frames=2048", "network.hidden=8", "task.eval_episodes=2", *SMALL],
+    "dropout": ["experiment=digits", "epochs=1", "network.dropout=0.1", *SMALL],
+    "convolutions": ["experiment=digits_cnn", "epochs=1", *SMALL],
+}
+
+
+def trained(folder, overrides, **setup):
+    config = compose.check(compose.compose(overrides))
+    trainer, task = compose.build_trainer(config), compose.build_task(config)
+    trainer.fit(task, folder, **compose.build_setup(config), **setup)
+    return trainer, task.loss.state_dict()
+
+
+@pytest.mark.parametrize("overrides", CASES.values(), ids=CASES)
+def test_training_is_the_same_to_the_bit(tmp_path, overrides):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with_replays, weights = trained(tmp_path / "a", overrides)
+    without, wanted = trained(tmp_path / "b", [*overrides, "trainer.capture=false"])
+    assert without.captured is None
+    assert not with_replays.captured.why and sum(p.runs for p in with_replays.captured.programs.values()) > 5
+    assert all(torch.equal(weights[name], value) for name, value in wanted.items())
+    a, b = (trainer.optimizer.state_dict()["state"] for trainer in (with_replays, without))
+    assert all(torch.equal(a[i][name], b[i][name]) for i in b for name in b[i])
+
+
+def test_networks_of_hidden_state_are_left_to_torch_without_a_word(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer, weights = trained(tmp_path / "a", ["experiment=digits_lstm", "epochs=1", *SMALL])
+    wanted = trained(tmp_path / "b", ["experiment=digits_lstm", "epochs=1", "trainer.capture=false", *SMALL])[1]
+    assert all(torch.equal(weights[name], value) for name, value in wanted.items())
+
+
+class Loss(nn.Module):
+    """A small loss; `how` adds what a recording must notice."""
+
+    def __init__(self, how=""):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.how, self.factor = nn.Linear(3, 2), how, 1.0
+        self.register_buffer("count", torch.zeros(()))
+
+    def capture_key(self):
+        return (self.training,)
+
+    def forward(self, batch):
+        out = self.layer(batch["x"]) * self.factor
+        sums = torch.zeros(4).scatter_add_(0, batch["to"], out.sum(-1))  # a constant that is written to
+        if self.how == "buffer":
+            self.count += 1
+        if self.how == "host" and out.sum().item() > 1e6:
+            out = out * 0
+        if self.how == "generator":
+            out = out + torch.randn(2, generator=torch.Generator().manual_seed(1))
+        loss = out.square().mean() + sums.abs().sum()
+        return {"loss": loss, "size": (out.detach() if self.how == "vector" else loss.detach())}
+
+
+def batches(count, rows=5):
+    generator = torch.Generator().manual_seed(3)
+    return [{"x": torch.randn(rows, 3, generator=generator), "to": torch.arange(rows) % 4} for _ in range(count)]
+
+
+def gradients(loss, batch):
+    loss.zero_grad()
+    outputs = loss(batch)
+    outputs["loss"].backward()
+    return [outputs["loss"].detach(), *[p.grad.clone() for p in loss.parameters()]]
+
+
+def test_replays_follow_batches_weights_and_shapes():
+    loss = Loss()
+    replay, count = Captured(loss), 0
+    for i, batch in enumerate(batches(12) + batches(12, rows=7) + batches(4)):
+        if i == 8:
+            loss.load_state_dict({name: value + 1 for name, value in loss.state_dict().items()})
+        wanted = gradients(loss, batch)
+        loss.zero_grad()
+        found = replay(batch)
+        if found is not None:
+            count += 1
+            assert all(map(torch.equal, [found["loss"], *[p.grad for p in loss.parameters()]], wanted))
+            for p in loss.parameters():
+                p.grad.mul_(3)  # as clipping does
+            kept = found["loss"]
+            assert kept.data_ptr() not in [o.data_ptr() for p in replay.programs.values() for o in p.outputs]
+    assert count == 9 + 9 + 4 and len(replay.programs) == 2
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("buffer", "writes to a parameter or buffer"),
+        ("host", "brings a number to the host"),
+        ("generator", "draws from a generator of its own"),
+        ("vector", "not all scalars"),
+        ("hook", "hooks"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused(how, why):
+    loss = Loss(how)
+    if how == "hook":
+        loss.layer.register_forward_hook(lambda *_: None)
+    replay = Captured(loss)
+    state = torch.get_rng_state()
+    assert [replay(batch) for batch in batches(5)] == [None] * 5
+    assert why in replay.why and torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in loss.parameters())
+
+
+def test_a_state_that_the_key_does_not_tell_is_found():
+    loss = Loss()
+    replay = Captured(loss)
+    for i, batch in enumerate(batches(6)):
+        assert (replay(batch) is None) == (i < 3)
+    loss.factor = 2.0
+    replay(batch)  # the 4th replay, not held to the loss
+    wanted = gradients(loss, batch)
+    loss.zero_grad()
+    with pytest.warns(UserWarning, match="Loss is computed anew from now on"):
+        found = replay(batch)
+    assert torch.equal(found["loss"], wanted[0])
+    assert all(map(torch.equal, [p.grad for p in loss.parameters()], wanted[1:])) and replay(batch) is None
+
+
+def test_only_known_losses_are_recorded(tmp_path):
+    config = compose.check(compose.compose(PPO))
+    trainer, task = compose.build_trainer(config), compose.build_task(config)
+    trainer.start(task, tmp_path, **compose.build_setup(config))
+    assert trainer.captured is not None
+
+    class Mine(type(task.loss)):
+        """May depend on more than the key of its base says."""
+
+    for change in ("accumulate", "precision", "class", "batch_norm"):
+        config = compose.check(compose.compose([*PPO, *{"batch_norm": ["network.batch_norm=true"]}.get(change, [])]))
+        task = compose.build_task(config)
+        trainer.task, trainer.accumulate, trainer.precision = task, 1, "fp32"
+        if change == "class":
+            task.loss.__class__ = Mine
+        elif change != "batch_norm":
+            setattr(trainer, change, {"accumulate": 2, "precision": "bf16"}[change])
+        assert captured(trainer) is None, change
