@@ -46,6 +46,7 @@ def worthwhile(x: Tensor, layers: list[nn.Linear]) -> bool:
         and torch._C._functorch.maybe_current_level() is None  # vmap and the like
         and torch._C._len_torch_dispatch_stack() == 0  # modes that want to see every operator
         and all(map(_plain, layers))
+        and x.shape[-1] == layers[0].in_features  # torch tells what is wrong, the kernel would read on
         and kernel() is not None
     )
 
