@@ -9,6 +9,7 @@ import ctypes
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -34,36 +35,41 @@ def available(activation: str) -> bool:
 
 
 def worthwhile(x: Tensor, layers: list[nn.Linear]) -> bool:
-    """Whether `mlp` may be used for x [N, F]: float32 on a CPU, eager, plain layers without hooks, a kernel at hand."""
+    """Whether `mlp` may be used for x [..., F]: float32 on a CPU, eager, plain layers without hooks, a kernel at hand.
+
+    Asked at every call, since all of it may change: this and what follows cost a rollout's steps as much as the kernel.
+    """
     return (
         not torch.compiler.is_compiling()  # first: sizes are symbols then
         and type(x) is Tensor
-        and x.device.type == "cpu"
+        and x.is_cpu
         and x.dtype == torch.float32
         and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled("cpu")
         and torch._C._functorch.maybe_current_level() is None  # vmap and the like
         and torch._C._len_torch_dispatch_stack() == (recorder is not None)  # modes that want to see every operator
         and all(map(_plain, layers))
+        and x.shape[-1] == layers[0].in_features  # torch tells what is wrong, the kernel would read on
         and kernel() is not None
     )
 
 
 def _plain(layer: nn.Module) -> bool:
-    return (
-        type(layer) is nn.Linear
-        and not layer._forward_hooks
-        and not layer._forward_pre_hooks
-        and layer.bias is not None
-        and layer.weight.dtype == torch.float32
-        and layer.weight.is_contiguous()
-    )
+    if type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
+        return False
+    weight, bias = _own(layer)
+    return weight is not None and bias is not None and weight.dtype == torch.float32 and weight.is_contiguous()
+
+
+def _own(layer: nn.Linear) -> tuple[Tensor | None, Tensor | None]:
+    """Weight and bias, without the detour that `layer.weight` takes through Module.__getattr__."""
+    return layer._parameters.get("weight"), layer._parameters.get("bias")
 
 
 def mlp(x: Tensor, layers: Sequence[nn.Linear], activation: str) -> Tensor:
-    """Linear layers with the activation after each but the last: float32 [N, F] -> [N, out_features]."""
+    """Linear layers with the activation after each but the last: float32 [..., F] -> [..., out_features]."""
     x = x.contiguous()
-    parameters = [p for layer in layers for p in (layer.weight, layer.bias)]
+    parameters = [p for layer in layers for p in _own(layer)]
     if torch.is_grad_enabled():
         return _MLP.apply(x, activation, *parameters)
     return _forward(x, activation, parameters, keep=False)[0]
@@ -118,17 +124,29 @@ def _check(made: ctypes.CDLL) -> None:
                 raise RuntimeError(f"it differs from torch with {name}")
 
 
-def _numbers(values: Sequence[int]) -> ctypes.Array:
+@lru_cache(maxsize=1024)
+def _numbers(*values: int) -> ctypes.Array:
+    """As C reads them; kept, since widths and addresses of parameters come again and again."""
     return (ctypes.c_int64 * len(values))(*values)
 
 
-def _shape(x: Tensor, weights: Sequence[Tensor], activation: str) -> tuple[int, int, int, int, ctypes.Array]:
-    """What both passes are told: depth, rows, threads, activation, widths."""
-    (rows, features), shapes = x.shape, [weight.shape for weight in weights]
-    macs = sum([outs * ins for outs, ins in shapes])
+@lru_cache(maxsize=256)
+def _shape(made: ctypes.CDLL, activation: str, rows: int, threads: int, *widths: int) -> tuple[tuple, int, int]:
+    """What both passes are told (depth, rows, threads, activation, widths); how much scratch they need and what the
+    forward pass keeps, in numbers."""
+    macs = sum(ins * outs for ins, outs in pairwise(widths))
     # All of torch's threads or one: OpenMP ends and makes threads anew where teams of several sizes take turns.
-    threads = torch.get_num_threads() if rows * macs >= PARALLEL else 1
-    return len(weights), rows, threads, ACTIVATIONS[activation][0], _numbers([features, *[outs for outs, _ in shapes]])
+    threads = threads if rows * macs >= PARALLEL else 1
+    depth, sizes = len(widths) - 1, _numbers(*widths)
+    told = depth, rows, threads, ACTIVATIONS[activation][0], sizes
+    return told, made.scratch_size(depth, rows, threads, sizes), made.kept_size(depth, rows, sizes)
+
+
+def _of(x: Tensor, weights: Sequence[Tensor], activation: str, made: ctypes.CDLL) -> tuple[tuple, int, int]:
+    """`_shape` of x [..., F] contiguous."""
+    features = x.shape[-1]
+    outs = [weight.size(0) for weight in weights]
+    return _shape(made, activation, x.numel() // features, torch.get_num_threads(), features, *outs)
 
 
 def _forward(
@@ -137,16 +155,15 @@ def _forward(
     """Result, and with `keep` what the backward pass needs of the hidden layers."""
     made = made or kernel()
     weights, biases = parameters[::2], parameters[1::2]
-    depth, rows, threads, kind, widths = _shape(x, weights, activation)
-    out = x.new_empty(rows, weights[-1].shape[0])
-    scratch = x.new_empty(made.scratch_size(depth, rows, threads, widths))
-    kept = x.new_empty(made.kept_size(depth, rows, widths)) if keep else None
-    call = partial(
-        made.forward, depth, rows, threads, kind, widths, x.data_ptr(),
-        _numbers([p.data_ptr() for p in weights]), _numbers([p.data_ptr() for p in biases]),
+    told, scratch, kept = _of(x, weights, activation, made)
+    out = x.new_empty((*x.shape[:-1], weights[-1].size(0)))
+    scratch = x.new_empty(scratch)
+    kept = x.new_empty(kept) if keep else None
+    arguments = (
+        *told, x.data_ptr(), _numbers(*[p.data_ptr() for p in weights]), _numbers(*[p.data_ptr() for p in biases]),
         None if kept is None else kept.data_ptr(), out.data_ptr(), scratch.data_ptr(),
     )  # fmt: skip
-    _run(call, x, parameters, kept, out, scratch)
+    _run(made.forward, arguments, x, parameters, kept, out, scratch)
     return out, kept
 
 
@@ -161,24 +178,23 @@ def _backward(
 ) -> list[Tensor | None]:
     """Gradients of x, then of weight and bias of each layer; None where they are not `needed`."""
     made = made or kernel()
-    depth, rows, threads, kind, widths = _shape(x, weights, activation)
-    scratch = x.new_empty(made.scratch_size(depth, rows, threads, widths))
-    like = [x, *[t for weight in weights for t in (weight, weight[:, 0])]]
-    gradients = [t.new_empty(t.shape) if wanted else None for t, wanted in zip(like, needed, strict=True)]
+    told, scratch, _ = _of(x, weights, activation, made)
+    scratch = x.new_empty(scratch)
+    shapes = [x.shape, *[shape for weight in weights for shape in (weight.shape, weight.shape[:1])]]
+    gradients = [x.new_empty(shape) if wanted else None for shape, wanted in zip(shapes, needed, strict=True)]
     pointers = [0 if g is None else g.data_ptr() for g in gradients]
-    call = partial(
-        made.backward, depth, rows, threads, kind, widths, x.data_ptr(), _numbers([w.data_ptr() for w in weights]),
-        kept.data_ptr(), gradient.data_ptr(), _numbers(pointers[1::2]), _numbers(pointers[2::2]), pointers[0],
-        scratch.data_ptr(),
+    arguments = (
+        *told, x.data_ptr(), _numbers(*[w.data_ptr() for w in weights]), kept.data_ptr(), gradient.data_ptr(),
+        _numbers(*pointers[1::2]), _numbers(*pointers[2::2]), pointers[0], scratch.data_ptr(),
     )  # fmt: skip
-    _run(call, x, weights, kept, gradient, gradients, scratch)
+    _run(made.backward, arguments, x, weights, kept, gradient, gradients, scratch)
     return gradients
 
 
-def _run(call: Callable[[], object], *touched: object) -> None:
-    call()
+def _run(function: Callable[..., object], arguments: tuple, *touched: object) -> None:
+    function(*arguments)
     if recorder is not None:
-        recorder(call, touched)
+        recorder(partial(function, *arguments), touched)
 
 
 class _MLP(torch.autograd.Function):

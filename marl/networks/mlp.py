@@ -70,8 +70,7 @@ class MLP(nn.Module):
         if self._flatten_from is not None:
             x = x.flatten(self._flatten_from)
         if self.plain:
-            rows, layers = x.reshape(-1, x.shape[-1]), [*self.body, self.head][::2]  # the others are activations
-            if fused.worthwhile(rows, layers):
-                out = fused.mlp(rows, layers, self.activation)
-                return out.view(*x.shape[:-1], out.shape[-1])
+            layers = [*self.body, self.head][::2]  # the others are activations
+            if fused.worthwhile(x, layers):
+                return fused.mlp(x, layers, self.activation)
         return self.head(self.body(x))

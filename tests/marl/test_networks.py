@@ -70,6 +70,11 @@ def test_fused_mlp_equals_its_layers(activation, hidden):
         assert torch.equal(net(x), y)
 
 
+def test_inputs_of_another_width_are_not_read_by_the_kernel():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        MLP(4, 2)(torch.randn(3, 5))
+
+
 @pytest.mark.parametrize("rows", [0, 1, 8, 63, 65, 3000])
 def test_rows_of_the_fused_mlp_do_not_depend_on_their_neighbours_nor_on_threads(rows):
     torch.manual_seed(0)
