@@ -190,8 +190,9 @@ class Trainer:
 
     def update(self, batch: TensorDict) -> dict[str, Tensor]:
         """Forward and backward on one batch, and an optimiser step when enough gradients are gathered."""
-        outputs = None if self.captured is None else self.captured(batch)
-        if outputs is None:
+        if self.captured is not None:
+            outputs = self.captured(batch)
+        else:
             with self.autocast():
                 outputs = self.loss(batch)
             loss = outputs["loss"] if self.accumulate == 1 else outputs["loss"] / self.accumulate

@@ -38,7 +38,8 @@ def test_training_is_the_same_to_the_bit(tmp_path, overrides):
         with_replays, weights = trained(tmp_path / "a", overrides)
     without, wanted = trained(tmp_path / "b", [*overrides, "trainer.capture=false"])
     assert without.captured is None
-    assert not with_replays.captured.why and sum(p.runs for p in with_replays.captured.programs.values()) > 5
+    replayed = with_replays.captured.replayed
+    assert not replayed.why and sum(line.runs for line in replayed.lines.values()) > 5
     assert all(torch.equal(weights[name], value) for name, value in wanted.items())
     a, b = (trainer.optimizer.state_dict()["state"] for trainer in (with_replays, without))
     assert all(torch.equal(a[i][name], b[i][name]) for i in b for name in b[i])
@@ -74,7 +75,7 @@ class Loss(nn.Module):
         if self.how == "generator":
             out = out + torch.randn(2, generator=torch.Generator().manual_seed(1))
         loss = out.square().mean() + sums.abs().sum()
-        return {"loss": loss, "size": (out.detach() if self.how == "vector" else loss.detach())}
+        return {"loss": loss, "out": out.detach()}
 
 
 def batches(count, rows=5):
@@ -91,21 +92,19 @@ def gradients(loss, batch):
 
 def test_replays_follow_batches_weights_and_shapes():
     loss = Loss()
-    replay, count = Captured(loss), 0
+    capture = Captured(loss)
     for i, batch in enumerate(batches(12) + batches(12, rows=7) + batches(4)):
         if i == 8:
             loss.load_state_dict({name: value + 1 for name, value in loss.state_dict().items()})
         wanted = gradients(loss, batch)
         loss.zero_grad()
-        found = replay(batch)
-        if found is not None:
-            count += 1
-            assert all(map(torch.equal, [found["loss"], *[p.grad for p in loss.parameters()]], wanted))
-            for p in loss.parameters():
-                p.grad.mul_(3)  # as clipping does
-            kept = found["loss"]
-            assert kept.data_ptr() not in [o.data_ptr() for p in replay.programs.values() for o in p.outputs]
-    assert count == 9 + 9 + 4 and len(replay.programs) == 2
+        found = capture(batch)
+        assert all(map(torch.equal, [found["loss"], *[p.grad for p in loss.parameters()]], wanted))
+        for p in loss.parameters():
+            p.grad.mul_(3)  # as clipping does
+        results = [result for line in capture.replayed.lines.values() for result in line.results]
+        assert found["loss"].data_ptr() not in [result.data_ptr() for result in results]
+    assert [line.runs for line in capture.replayed.lines.values()] == [13, 9]
 
 
 @pytest.mark.parametrize(
@@ -114,34 +113,34 @@ def test_replays_follow_batches_weights_and_shapes():
         ("buffer", "writes to a parameter or buffer"),
         ("host", "brings a number to the host"),
         ("generator", "draws from a generator of its own"),
-        ("vector", "not all scalars"),
         ("hook", "hooks"),
     ],
 )
-def test_what_cannot_be_replayed_is_refused(how, why):
-    loss = Loss(how)
+def test_what_cannot_be_replayed_is_computed_anew(how, why):
+    loss, other = Loss(how), Loss(how)
     if how == "hook":
         loss.layer.register_forward_hook(lambda *_: None)
-    replay = Captured(loss)
-    state = torch.get_rng_state()
-    assert [replay(batch) for batch in batches(5)] == [None] * 5
-    assert why in replay.why and torch.equal(torch.get_rng_state(), state)
-    assert all(p.grad is None for p in loss.parameters())
+    capture, state = Captured(loss), torch.get_rng_state()
+    for batch in batches(6):
+        found, wanted = capture(batch), gradients(other, batch)
+        assert all(map(torch.equal, [found["loss"], *[p.grad for p in loss.parameters()]], wanted))
+    assert why in capture.replayed.why and torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(loss.count, other.count)
 
 
 def test_a_state_that_the_key_does_not_tell_is_found():
     loss = Loss()
-    replay = Captured(loss)
-    for i, batch in enumerate(batches(6)):
-        assert (replay(batch) is None) == (i < 3)
+    capture = Captured(loss)
+    for batch in batches(6):
+        capture(batch)
     loss.factor = 2.0
-    replay(batch)  # the 4th replay, not held to the loss
+    capture(batch)  # the 4th replay, not held to the loss
     wanted = gradients(loss, batch)
-    loss.zero_grad()
     with pytest.warns(UserWarning, match="Loss is computed anew from now on"):
-        found = replay(batch)
-    assert torch.equal(found["loss"], wanted[0])
-    assert all(map(torch.equal, [p.grad for p in loss.parameters()], wanted[1:])) and replay(batch) is None
+        first = capture(batch)
+    assert torch.equal(first["loss"], wanted[0]) and capture.replayed.why
+    for found in (first, capture(batch)):
+        assert all(map(torch.equal, [found["loss"], *[p.grad for p in loss.parameters()]], wanted))
 
 
 def test_only_known_losses_are_recorded(tmp_path):

@@ -1,0 +1,244 @@
+"""A function of tensors as a straight line of calls: recorded once, replayed without Python's and autograd's part.
+
+What CUDA graphs are on a GPU. At the sizes of on-policy learning half of an update is no arithmetic: modules,
+autograd's nodes, tensors that come and go. A recording holds every operation that reached torch's dispatcher, of a
+backward pass too, with its operands where they lay; a replay runs the same operations on the same memory, to the same
+bits. Views and constants cost nothing then.
+"""
+
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from marl.networks import fused
+
+KNOWN = ("torch", "marl", "agents")  # packages whose modules compute by nothing but tensors
+EMPTY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
+CONSTANT = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
+PATIENCE = 3  # calls of one kind before it is recorded: a rest of an epoch or a short run is not worth it
+LINES = 4  # kinds of calls that are kept
+LONGEST = 3000  # calls in a line; where there are more, a call's price is not what the time goes into
+
+
+class Refused(Exception):
+    """The function cannot be replayed; the message says why."""
+
+
+class Recorder(TorchDispatchMode):
+    """Runs operations as usual and notes the calls that repeat them, each writing where the first one wrote.
+
+    fixed: memory that must not be written. Raises Refused, from within what is recorded.
+    """
+
+    def __init__(self, fixed: set[int]) -> None:
+        super().__init__()
+        self.fixed = fixed
+        self.calls: list[Callable[[], object]] = []
+        self.kept: list[Any] = []  # so that no memory is given to another tensor
+        self.written: set[int] = set()
+
+    def __enter__(self) -> "Recorder":
+        fused.recorder = self.note
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        fused.recorder = None
+        super().__exit__(*raised)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        if random and any(isinstance(value, torch.Generator) for value in tree_leaves((args, kwargs))):
+            raise Refused(f"{func} draws from a generator of its own")
+        written = {_memory(t) for t in _targets(func, args, kwargs)}
+        if written & self.fixed:
+            raise Refused(f"{func} writes to a parameter or buffer")
+        self.written |= written
+        out = func(*args, **kwargs)
+        read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        name = func.overloadpacket.__name__
+        if func._schema.is_mutable:
+            self.note(partial(getattr(Tensor, name, func) if name.endswith("_") else func, *args, **kwargs), made)
+        elif not made:
+            raise Refused(f"{func} brings a number to the host")
+        elif name in EMPTY or {_memory(t) for t in made} <= {_memory(t) for t in read}:
+            self.kept.append((read, made))  # a view lies where it lay
+        elif random:
+            self.note(partial(_copied, func, args, kwargs, out), made)
+        elif not read or name in CONSTANT:
+            self.note(_Refill(out), made)
+        else:
+            self.note(_into(func, args, kwargs, out), made)
+        return out
+
+    def note(self, call: Callable[[], object], keep: Any = ()) -> None:
+        """Repeat this call in a replay; `keep` is what it reads or writes beside its arguments."""
+        self.calls.append(call)
+        self.kept.append(keep)
+
+    def line(self) -> list[Callable[[], object]]:
+        """The calls, without those that write what nobody changes."""
+        return [c for c in self.calls if not isinstance(c, _Refill) or _memory(c.target) in self.written]
+
+
+class _Refill:
+    """Puts a constant back where something else is written into it."""
+
+    def __init__(self, target: Tensor) -> None:
+        self.target, self.value = target, target.clone()
+
+    def __call__(self) -> None:
+        self.target.copy_(self.value)
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _targets(func: Any, args: tuple, kwargs: dict) -> Iterator[Tensor]:
+    """The tensors that an operation writes to."""
+    for at, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = args[at] if at < len(args) else kwargs.get(argument.name)
+            yield from (t for t in tree_leaves(given) if isinstance(t, Tensor))
+
+
+def _into(func: Any, args: tuple, kwargs: dict, out: Any) -> Callable[[], object]:
+    """A call that writes what `func` gives into `out`: the fastest of those that give the same bits."""
+    packet = func.overloadpacket
+    ways = [(getattr(home, packet.__name__, None), "out") for home in (torch, torch._C._nn)]
+    names = [a.name for a in func._schema.arguments]
+    for overload in map(partial(getattr, packet), packet.overloads()):
+        targets = [a.name for a in overload._schema.arguments if a.is_out]
+        if len(targets) == 1 and names == [a.name for a in overload._schema.arguments if not a.is_out]:
+            ways.append((overload, targets[0]))
+    scalar_loss = "loss" in packet.__name__ and isinstance(out, Tensor) and out.dim() == 0  # torch resizes `out` there
+    if isinstance(out, Tensor) and not scalar_loss:
+        for way, keyword in ways:
+            scratch = torch.empty_like(out)
+            try:
+                way(*args, **kwargs, **{keyword: scratch})
+            except (TypeError, RuntimeError):  # it takes other arguments, or None was found
+                continue
+            if same(scratch, out):
+                return partial(way, *args, **kwargs, **{keyword: out})
+    return partial(_copied, func, args, kwargs, out)
+
+
+def _copied(func: Any, args: tuple, kwargs: dict, out: Any) -> None:
+    for target, value in zip(tree_leaves(out), tree_leaves(func(*args, **kwargs)), strict=True):
+        if isinstance(value, Tensor):
+            target.copy_(value)
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, to the bit but for the kind of a NaN."""
+    return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+class Line:
+    """What was recorded of one kind of call: `run` writes its results where they lay when it was recorded."""
+
+    def __init__(self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], fixed: set[int]) -> None:
+        """Record. Raises Refused."""
+        self.inputs = [value.clone() for value in inputs]
+        recorder = Recorder(fixed)
+        with recorder:
+            results = function(*self.inputs)
+        self.results = [value.detach() for value in results]
+        recorder.written |= {_memory(value) for value in self.results}  # whoever gets them may change them
+        self.calls, self.kept = recorder.line(), recorder.kept
+        if len(self.calls) > LONGEST:
+            raise Refused(f"it makes {len(self.calls)} calls")
+        self.runs = 0
+
+    @torch.no_grad()
+    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The results, in the same memory every time."""
+        torch._foreach_copy_(self.inputs, inputs)
+        for call in self.calls:
+            call()
+        self.runs += 1
+        return self.results
+
+
+class Replayed:
+    """A function of tensors that is replayed from its fourth call of a kind on.
+
+    A kind is the inputs' shapes and `key`, which must name everything else that decides what is computed. A replay is
+    held to the function itself on its 1st, 2nd, 4th, 8th … call, to the bit; where it differs there is no replay any
+    more, and a warning if that was not so from the first. Results lie in the same memory every time.
+
+    Args:
+        function: gives a sequence of tensors.
+        module: whose parameters and buffers it reads; it must not write them but for parameters' gradients.
+    """
+
+    def __init__(self, function: Callable[..., Sequence[Tensor]], module: nn.Module) -> None:
+        self.function, self.module = function, module
+        self.seen: dict[Hashable, int] = {}
+        self.lines: dict[Hashable, Line] = {}
+        self.why = ""  # there are no replays
+
+    def __call__(self, inputs: Sequence[Tensor], key: Hashable = ()) -> Sequence[Tensor]:
+        if self.why:
+            return self.function(*inputs)
+        kind = (key, *[value.shape for value in inputs], torch.get_num_threads())
+        line = self.lines.get(kind)
+        if line is not None and line.runs & (line.runs - 1):
+            return line.run(inputs)
+        generator = torch.get_rng_state()
+        results = self.function(*inputs)
+        if line is not None:
+            return self._held(line, inputs, results, generator)
+        self.seen[kind] = self.seen.get(kind, 0) + 1
+        if self.seen[kind] >= PATIENCE and len(self.lines) < LINES and all(x.is_contiguous() for x in inputs):
+            self._record(kind, inputs)
+        return results
+
+    def _record(self, kind: Hashable, inputs: Sequence[Tensor]) -> None:
+        generator = torch.get_rng_state()
+        try:
+            if _hooked(self.module) or torch.is_anomaly_enabled():
+                raise Refused("hooks or anomaly detection look at it")
+            fixed = {_memory(t) for t in (*self.module.parameters(), *self.module.buffers())}
+            self.lines[kind] = Line(self.function, inputs, fixed)
+        except Refused as refused:
+            self.why = str(refused)
+        torch.set_rng_state(generator)
+
+    def _held(
+        self, line: Line, inputs: Sequence[Tensor], wanted: Sequence[Tensor], generator: Tensor
+    ) -> Sequence[Tensor]:
+        """The results of a replay, if they are those `wanted`, which were computed beginning with `generator`."""
+        after = torch.get_rng_state()
+        torch.set_rng_state(generator)
+        found = line.run(inputs)
+        if len(wanted) == len(found) and all(map(same, wanted, found)) and torch.equal(after, torch.get_rng_state()):
+            return found
+        torch.set_rng_state(after)
+        self.why = "a replay differs from it"
+        if line.runs > 1:  # else there are operations with a hidden state among them, and no harm was done
+            told = f"{type(self.module).__name__} is computed anew from now on: what it computes has changed unseen"
+            warnings.warn(told, stacklevel=3)
+        return wanted
+
+
+def replayable(module: nn.Module) -> bool:
+    """Whether a module is on the CPU and made of parts that compute by nothing but tensors."""
+    here = all(p.device.type == "cpu" for p in module.parameters())
+    known = all(type(m).__module__.partition(".")[0] in KNOWN for m in module.modules())
+    norms = any(isinstance(m, nn.modules.batchnorm._NormBase) for m in module.modules())  # write without saying so
+    return here and known and not norms
+
+
+def _hooked(module: nn.Module) -> bool:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(each, kind) for each in module.modules() for kind in kinds)
