@@ -234,7 +234,7 @@ class Categorical(Head):
     ) -> Tensor:
         # Standard Gumbel noise: -log of an exponential.
         exponential = torch.empty((*shape, self.noise_size), device=device).exponential_(generator=generator)
-        return -exponential.log()
+        return exponential.log_().neg_()
 
     def draw(self, params: Tensor, noise: Tensor) -> Tensor:
         # Gumbel-max: argmax(logit + Gumbel) is a draw from softmax(logit); no multinomial, no host sync.
