@@ -233,11 +233,12 @@ class Categorical(Head):
         self, shape: Sequence[int], device: torch.device | str, generator: torch.Generator | None = None
     ) -> Tensor:
         # Standard Gumbel noise: -log of an exponential.
-        exponential = torch.empty((*shape, self.noise_size), device=device).exponential_(generator=generator)
-        return -exponential.log()
+        return torch.empty((*shape, self.noise_size), device=device).exponential_(generator=generator).log_().neg_()
 
     def draw(self, params: Tensor, noise: Tensor) -> Tensor:
         # Gumbel-max: argmax(logit + Gumbel) is a draw from softmax(logit); no multinomial, no host sync.
+        if self.raw_size == 1:  # nothing to take apart
+            return (params.float() + noise).argmax(-1, keepdim=True)
         return (self._logits(params) + noise.unflatten(-1, (self.raw_size, self.choices))).argmax(-1)
 
     def mode(self, params: Tensor) -> Tensor:

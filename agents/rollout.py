@@ -93,6 +93,8 @@ class Rollout:
         }
         self.recurrent = any(memories.now for memories in self.memories.values())
         self.data = self._views(steps, E, device)
+        # What an actor sees at each step and where its parameters and actions go: taken apart once, not at every step.
+        self._at = {n: list(zip(self.observed[n], self.params[n], self.action[n], strict=False)) for n in self.action}
         after = {name: value[1:] for name, value in self.observed.items()}
         states = (None, None) if self.states is None else (self.states[1:], self.next_states)
         env.bind_rollout(after, self.next, self.reward, self.terminated, self.truncated, *states)
@@ -141,7 +143,7 @@ class Rollout:
                 buffer[0].copy_(buffer[-1])
         for name, actor in self.actors.items():
             A = self.env.spec.groups[name].n_agents
-            noise[name] = actor.head.noise((self.steps, E, A), device, generator)
+            noise[name] = actor.head.noise((self.steps, E, A), device, generator).unbind()
         if self.states is not None:
             self.states[0].copy_(self.states[-1])
         memories, kept = self.memories["actor"], self.kept["actor"]
@@ -151,12 +153,12 @@ class Rollout:
                 for name, memory in memories.now.items():
                     kept[name][k].copy_(memory)
             for name, actor in self.actors.items():
-                mask = self.masks[name].get("action")
-                params = memories.params(name, actor, self.observed[name][t], None if mask is None else mask[t])
-                raw = actor.head.draw(params, noise[name][t])
-                self.params[name][t].copy_(params)
-                self.action[name][t].copy_(raw)
-                actions[name] = actor.head.to_env(raw)
+                (seen, params, action), mask, head = self._at[name][t], self.masks[name].get("action"), actor.head
+                made = memories.params(name, actor, seen, None if mask is None else mask[t])
+                raw = head.draw(made, noise[name][t])
+                params.copy_(made)
+                action.copy_(raw)
+                actions[name] = head.to_env(raw)
             if self.others is not None:
                 masks = {name: kinds["action"][t] for name, kinds in self.masks.items() if "action" in kinds}
                 self.others(actions, {name: value[t] for name, value in self.observed.items()}, masks)

@@ -62,9 +62,6 @@ class FastStep:
     def _read(self, path: str) -> Tensor:
         return self.env._pool.main.tensors[path].value
 
-    def _read_fresh(self, path: str) -> Tensor:
-        return self.env._pool.fresh.tensors[path].value
-
     def load(self) -> None:
         """The simulator's state and pool were changed: take them over at the next step."""
         self._ahead = self._loaded = False
@@ -92,7 +89,7 @@ class FastStep:
     def _load_pool(self) -> None:
         pool = self.env._pool
         observed = {("observation", name): value for name, value in pool._observed.items()}
-        self.kernel.load_pool(self._read_fresh, pool.size, observed)
+        self.kernel.load_pool(pool.read_fresh, pool.size, observed)
 
     def store(self) -> None:
         """Fills in the simulator's tensors, if the kernel has stepped since."""

@@ -33,7 +33,8 @@ class Pool:
         self.stream, self.nursery_stream = stream, nursery_stream
         self.observe = observe
         self.num_envs, self.size = simulator.num_envs, nursery.num_envs
-        self.main, self.fresh = StateMap(simulator), StateMap(nursery)
+        self.main, self._fresh = StateMap(simulator), StateMap(nursery)
+        self._walked, self._bound = True, False  # whether `_fresh` and what `_bind` makes are of the latest reset
         evolving = _warm_up(simulator, self.main, stream)
         _warm_up(nursery, self.fresh, nursery_stream)
         self._evolving, self._moving, self._passing = evolving
@@ -48,6 +49,21 @@ class Pool:
             if axis is not None and counts_environments(self.fresh.tensors[path].value, axis):
                 self.axes[path] = None  # the number of the environment itself (road_traffic keeps one)
         self.drawn = self._find_drawn()
+
+    @property
+    def fresh(self) -> StateMap:
+        """The nursery's state, walked when somebody looks: kernels only read some tensors of it (`read_fresh`)."""
+        if not self._walked:
+            self._fresh.refresh()
+            self._walked = True
+        return self._fresh
+
+    def read_fresh(self, path: str) -> Tensor:
+        """The nursery's tensor of that path, without a walk where its steps are names and numbers."""
+        slot = self._fresh.tensors[path]
+        if self._walked or not all(isinstance(key, (str, int)) for _, key in slot.steps):  # another key may be new
+            return self.fresh.tensors[path].value
+        return _follow(self.nursery, slot.steps)
 
     def _find_drawn(self) -> set[str]:
         """Paths of shared values that resets change and steps don't: drawn once for the whole batch."""
@@ -79,9 +95,8 @@ class Pool:
         """Reset the nursery: new states to restart from, and new values of what is drawn for the whole batch."""
         with self.nursery_stream:
             observations = self.nursery.reset()
-        self.fresh.refresh()
+        self._walked = self._bound = False
         self._observed = self.observe(self.nursery, observations)
-        self._bind()
         if self.drawn:
             self._adopt()
 
@@ -92,7 +107,12 @@ class Pool:
             self.main.tensors[path].write(self.fresh.tensors[path].value.clone())
 
     def _bind(self) -> None:
-        """Pair every per-environment slot with the nursery's rows, extended so that any window of E rows is a view."""
+        """Pair every per-environment slot with the nursery's rows, extended so that any window of E rows is a view.
+
+        Only `merge` and `fresh_rows` need it: kernels read rows in a circle.
+        """
+        if self._bound:
+            return
         self._rows: list[tuple[Any, Any, Tensor, int]] = []
         self._slow: list[tuple[Slot, Tensor, int]] = []
         for path, slot in self.main.tensors.items():
@@ -105,6 +125,7 @@ class Pool:
             else:
                 self._rows.append((slot.container, slot.key, rows, axis))
         self._fresh_observation = {key: self._extend(value, 0) for key, value in self._observed.items()}
+        self._bound = True
 
     def _extend(self, rows: Tensor, axis: int) -> Tensor:
         copies = -(-(self.size + self.num_envs - 1) // self.size)
@@ -115,6 +136,7 @@ class Pool:
 
         Slots that held one tensor hold one tensor afterwards.
         """
+        self._bind()
         num_envs, masks = self.num_envs, {}
         replaced: dict[int, tuple[Tensor, Tensor]] = {}  # by id; keeps the old tensor alive, so that no id comes twice
         where, get = torch.where, replaced.get
@@ -139,14 +161,13 @@ class Pool:
 
     def _locate(self, slot: Slot) -> Tensor | None:
         """The tensor of a slot whose container is replaced during steps: follow its path from the root."""
-        owner: Any = self.simulator
-        for kind, key in slot.steps[:-1]:
-            owner = getattr(owner, key) if kind == "attribute" else owner[key]
+        owner = _follow(self.simulator, slot.steps[:-1])
         slot.container = vars(owner) if slot.steps[-1][0] == "attribute" else owner
         return slot.value if isinstance(slot.container, (list, tuple)) else slot.container.get(slot.key)
 
     def fresh_rows(self, key: str, offset: int) -> Tensor:
         """The nursery's observation of a group, [E, A, F], in the rows that `merge` takes with the same offset."""
+        self._bind()
         return self._fresh_observation[key].narrow(0, offset, self.num_envs)
 
     def snapshot(self) -> dict[str, Tensor]:
@@ -190,7 +211,14 @@ class Pool:
                           for key in self._observed}
         self.stream.load_state_dict(_below("random/", saved))
         self.nursery_stream.load_state_dict(_below("pool_random/", saved))
-        self._bind()
+        self._bound = False
+
+
+def _follow(root: Any, steps: tuple[tuple[str, Any], ...]) -> Any:
+    """Where the steps of a path lead to."""
+    for kind, key in steps:
+        root = vars(root)[key] if kind == "attribute" else root[key]
+    return root
 
 
 def _below(prefix: str, saved: dict[str, Tensor]) -> dict[str, Tensor]:

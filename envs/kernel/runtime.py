@@ -53,7 +53,8 @@ class KernelStep:
         self._where = ctypes.addressof(self._bases), ctypes.addressof(self._strides)
         self._kept: dict[tuple, Tensor] = {}
         self.columns = _columns(places.fields)
-        self._pinned = _columns([key for key in constants])
+        values = torch.tensor(list(constants.values()))
+        self._pinned = {path: (theirs, values[ours]) for path, (ours, theirs) in _columns(list(constants)).items()}
         self.saw_nan = ctypes.c_int(0)  # set by a step whose actions hold a nan
         self._bases[self._index["nan",]] = ctypes.addressof(self.saw_nan)
         self.bind(
@@ -133,7 +134,8 @@ class KernelStep:
             self.pool_size = size
             self.bind({("pool",): self.pool, **tables, **fresh})
         for path, (ours, theirs) in self.columns.items():
-            self.pool[:, ours] = _rows(read(path), self.shapes[path])[:, theirs].to(torch.float32)
+            rows = _rows(read(path), self.shapes[path])
+            self.pool.index_copy_(1, ours, rows.index_select(1, theirs).to(torch.float32))
         for path in self.tables:
             self._kept["pool_table", path].copy_(_rows(read(path), self.shapes[path]))
         for key in self.places.restarted:
@@ -153,23 +155,22 @@ class KernelStep:
         return out
 
     def _check_constants(self, read: Reader) -> None:
-        for path, (ours, theirs) in self._pinned.items():
-            rows = _rows(read(path), self.shapes[path])[:, theirs].to(torch.float32)
-            wanted = torch.tensor([list(self.constants.values())[i] for i in ours])
+        for path, (theirs, wanted) in self._pinned.items():
+            rows = _rows(read(path), self.shapes[path]).index_select(1, theirs).to(torch.float32)
             if not torch.equal(rows, wanted.expand_as(rows)):
                 raise ConstantChanged(
                     f"{path} was the same in every environment when the kernel was built, and isn't now"
                 )
 
 
-def _columns(keys: list[tuple[str, int]]) -> dict[str, tuple[list[int], list[int]]]:
-    """{path: (positions in the list, elements of the path)}."""
+def _columns(keys: list[tuple[str, int]]) -> dict[str, tuple[Tensor, Tensor]]:
+    """{path: (positions in the list, elements of the path)}, as indices."""
     columns: dict[str, tuple[list[int], list[int]]] = {}
     for i, (path, element) in enumerate(keys):
         ours, theirs = columns.setdefault(path, ([], []))
         ours.append(i)
         theirs.append(element)
-    return columns
+    return {path: (torch.tensor(ours), torch.tensor(theirs)) for path, (ours, theirs) in columns.items()}
 
 
 def _rows(value: Tensor, shape: tuple) -> Tensor:

@@ -108,6 +108,15 @@ def test_the_pool_changes_every_pool_every_steps(own_scenario):
     assert not torch.equal(labels[8], env._pool.fresh.tensors["scenario.label"].value)
 
 
+def test_tensors_of_the_pool_are_the_same_read_one_by_one_or_by_a_walk():
+    pool = VmasEnv("simple_spread", num_envs=5)._pool
+    pool.refresh()
+    one_by_one = {path: pool.read_fresh(path) for path in pool._fresh.tensors}
+    pool._walked = False
+    assert one_by_one.keys() == pool.fresh.tensors.keys()
+    assert all(slot.value is one_by_one[path] for path, slot in pool.fresh.tensors.items())
+
+
 def test_constants_are_not_state_and_shared_tensors_stay_shared(own_scenario):
     env = VmasEnv(own_scenario, num_envs=5, max_steps=None)
     env.reset(0)
