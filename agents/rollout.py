@@ -4,6 +4,7 @@ Shapes: T time, E environments, A agents in a group, F features, D action dimens
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from tensordict import TensorDict
@@ -13,6 +14,7 @@ from agents.actor import Actor
 from agents.critic import Critic
 from agents.memory import Memories
 from envs.base import Env
+from marl.recorder import Replayed, replayable
 
 # Puts what is not the actors' doing into their actions {group: [E, A, D]}, given observations and masks of actions.
 Others = Callable[[dict[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]], None]
@@ -92,6 +94,11 @@ class Rollout:
             for kind, memories in self.memories.items()
         }
         self.recurrent = any(memories.now for memories in self.memories.values())
+        self._replayed = {
+            name: Replayed(partial(_choose, actor, actor), actor)
+            for name, actor in actors.items()
+            if name not in self.memories["actor"].now and replayable(actor)
+        }
         self.data = self._views(steps, E, device)
         # What an actor sees at each step and where its parameters and actions go: taken apart once, not at every step.
         self._at = {n: list(zip(self.observed[n], self.params[n], self.action[n], strict=False)) for n in self.action}
@@ -153,12 +160,16 @@ class Rollout:
                 for name, memory in memories.now.items():
                     kept[name][k].copy_(memory)
             for name, actor in self.actors.items():
-                (seen, params, action), mask, head = self._at[name][t], self.masks[name].get("action"), actor.head
-                made = memories.params(name, actor, seen, None if mask is None else mask[t])
-                raw = head.draw(made, noise[name][t])
+                (seen, params, action), mask = self._at[name][t], self.masks[name].get("action")
+                given = (seen, noise[name][t]) if mask is None else (seen, noise[name][t], mask[t])
+                if name in self._replayed:
+                    made, raw, handed = self._replayed[name](given)
+                    handed = handed.clone()  # environments may keep it, and a replay writes to one place
+                else:
+                    made, raw, handed = _choose(partial(memories.params, name, actor), actor, *given)
                 params.copy_(made)
                 action.copy_(raw)
-                actions[name] = head.to_env(raw)
+                actions[name] = handed
             if self.others is not None:
                 masks = {name: kinds["action"][t] for name, kinds in self.masks.items() if "action" in kinds}
                 self.others(actions, {name: value[t] for name, value in self.observed.items()}, masks)
@@ -224,6 +235,15 @@ class Rollout:
         for kind, memories in self.memories.items():
             for name, memory in memories.now.items():
                 memories.now[name] = state["memory"][kind][name].to(memory.device, copy=True)
+
+
+def _choose(
+    network: Callable[..., Tensor], actor: Actor, observation: Tensor, noise: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Parameters of the policy, the raw action drawn from it, and the environment's: [E, A, ...] each."""
+    params = network(observation, mask)
+    raw = actor.head.draw(params, noise)
+    return params, raw, actor.head.to_env(raw)
 
 
 class EpisodeReturns:
