@@ -188,7 +188,7 @@ class Replayed:
         self.why = ""  # there are no replays
 
     def __call__(self, inputs: Sequence[Tensor], key: Hashable = ()) -> Sequence[Tensor]:
-        if self.why:
+        if self.why or torch._C._len_torch_dispatch_stack():  # modes want to see every operator
             return self.function(*inputs)
         kind = (key, *[value.shape for value in inputs], torch.get_num_threads())
         line = self.lines.get(kind)
