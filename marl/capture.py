@@ -35,13 +35,11 @@ class Captured:
 
     def _passes(self, *values: Tensor) -> list[Tensor]:
         """Outputs, then the gradients of those parameters that have one."""
-        for parameter in self.parameters:
-            parameter.grad = None
         outputs = self.loss(_rebuilt(self.batch, iter(values)))
-        outputs["loss"].backward()
-        trained = [p for p in self.parameters if p.grad is not None]
-        self.told[self.key] = tuple(outputs), trained
-        return [*[value.detach() for value in outputs.values()], *[p.grad for p in trained]]
+        gradients = torch.autograd.grad(outputs["loss"], self.parameters, allow_unused=True)
+        found = [(p, g) for p, g in zip(self.parameters, gradients, strict=True) if g is not None]
+        self.told[self.key] = tuple(outputs), [p for p, _ in found]
+        return [*[value.detach() for value in outputs.values()], *[g for _, g in found]]
 
 
 def captured(trainer: Any) -> Captured | None:

@@ -33,18 +33,22 @@ class Refused(Exception):
 class Recorder(TorchDispatchMode):
     """Runs operations as usual and notes the calls that repeat them, each writing where the first one wrote.
 
-    fixed: memory that must not be written. Raises Refused, from within what is recorded.
+    What depends on constants alone is one itself, and not computed again.
+
+    fixed: memory that must not be written. inputs: what changes from call to call, beside that. Raises Refused, from
+    within what is recorded.
     """
 
-    def __init__(self, fixed: set[int]) -> None:
+    def __init__(self, fixed: set[int], inputs: Sequence[Tensor]) -> None:
         super().__init__()
         self.fixed = fixed
+        self.varying = fixed | {_memory(value) for value in inputs}
         self.calls: list[Callable[[], object]] = []
         self.kept: list[Any] = []  # so that no memory is given to another tensor
         self.written: set[int] = set()
 
     def __enter__(self) -> "Recorder":
-        fused.recorder = self.note
+        fused.recorder = self.note_kernel
         return super().__enter__()
 
     def __exit__(self, *raised: Any) -> None:
@@ -72,16 +76,25 @@ class Recorder(TorchDispatchMode):
             self.kept.append((read, made))  # a view lies where it lay
         elif random:
             self.note(partial(_copied, func, args, kwargs, out), made)
-        elif not read or name in CONSTANT:
-            self.note(_Refill(out), made)
+        elif name in CONSTANT or not self.varying & {_memory(t) for t in read}:
+            for target in made:
+                self.note(_Refill(target))
+            return out
         else:
             self.note(_into(func, args, kwargs, out), made)
+        if random or self.varying & {_memory(t) for t in read}:
+            self.varying |= {_memory(t) for t in made} | written
         return out
 
     def note(self, call: Callable[[], object], keep: Any = ()) -> None:
         """Repeat this call in a replay; `keep` is what it reads or writes beside its arguments."""
         self.calls.append(call)
         self.kept.append(keep)
+
+    def note_kernel(self, call: Callable[[], object], touched: Any) -> None:
+        """Repeat a call that torch does not see: what it touched is constant no more."""
+        self.note(call, touched)
+        self.varying |= {_memory(t) for t in tree_leaves(touched) if isinstance(t, Tensor)}
 
     def line(self) -> list[Callable[[], object]]:
         """The calls, without those that write what nobody changes."""
@@ -149,7 +162,7 @@ class Line:
     def __init__(self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], fixed: set[int]) -> None:
         """Record. Raises Refused."""
         self.inputs = [value.clone() for value in inputs]
-        recorder = Recorder(fixed)
+        recorder = Recorder(fixed, self.inputs)
         with recorder:
             results = function(*self.inputs)
         self.results = [value.detach() for value in results]
