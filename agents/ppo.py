@@ -139,10 +139,11 @@ class PPOLoss(nn.Module):
         """
         state = batch["state"] if self.uses_state else None
         parts = {group: self._group(group, batch[group], state) for group in self.groups}
-        total = {}
-        for key in dict.fromkeys(key for part in parts.values() for key in part):
-            have = [part[key] for part in parts.values() if key in part]  # an entropy need not be everybody's
-            total[key] = sum(have) if key.endswith("loss") else sum(have) / len(have)
+        total = dict(parts[self.groups[0]])
+        if len(parts) > 1:
+            for key in dict.fromkeys(key for part in parts.values() for key in part):
+                have = [part[key] for part in parts.values() if key in part]  # an entropy need not be everybody's
+                total[key] = sum(have) if key.endswith("loss") else sum(have) / len(have)
         out = {key: x if key == "loss" else x.detach() for key, x in total.items()}
         if len(parts) > 1:
             out |= {f"{g}/{key}": x.detach() for g, part in parts.items() for key, x in part.items()}

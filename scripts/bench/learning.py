@@ -28,7 +28,7 @@ JAX_SHAPES = [
     "algo.rollout_steps=128", "algo.epochs=4", "algo.minibatch_size=512", "algo.gamma=0.99", "algo.lam=0.95",
     "algo.clip=0.2", "algo.entropy_coef=0.01", "algo.critic_coef=0.5", "algo.value_clip=0.2",
     "algo.normalize_advantage=batch", "network.hidden=[64,64]", "network.activation=tanh", "network.init=orthogonal",
-    "optimizer.lr=2.5e-4", "trainer.grad_clip=0.5", "scheduler=linear", "trainer.threads=null",  # all cores, as XLA
+    "optimizer.lr=2.5e-4", "trainer.grad_clip=0.5", "scheduler=linear",
 ]  # fmt: skip
 
 
