@@ -163,7 +163,7 @@ class Rollout:
                 (seen, params, action), mask = self._at[name][t], self.masks[name].get("action")
                 given = (seen, noise[name][t]) if mask is None else (seen, noise[name][t], mask[t])
                 if name in self._replayed:
-                    made, raw, handed = self._replayed[name](given)
+                    made, raw, handed = self._replayed[name](given, actor.training)
                     handed = handed.clone()  # environments may keep it, and a replay writes to one place
                 else:
                     made, raw, handed = _choose(partial(memories.params, name, actor), actor, *given)

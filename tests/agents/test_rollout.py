@@ -40,6 +40,18 @@ def test_rollout_equals_stepping_by_hand():
     assert data["next", "truncated"].any()
 
 
+def test_an_environment_may_keep_the_actions_that_it_is_given():
+    roll, loss = build()
+    roll.reset(0)
+    kept, step_into = [], roll.env.step_into
+    roll.env.step_into = lambda t, actions: (kept.append(actions["agents"]), step_into(t, actions))
+    roll.collect(torch.Generator().manual_seed(0))
+    replayed = next(iter(roll._replayed["agents"].lines.values()))
+    assert replayed.runs == 9 and len(kept) == 12  # from the fourth step on
+    for action, raw in zip(kept, roll.action["agents"], strict=True):
+        assert torch.equal(action, loss.actors["agents"].head.to_env(raw))
+
+
 def test_next_observation_is_the_true_one_at_an_end():
     roll, _ = build()
     roll.reset(0)
