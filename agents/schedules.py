@@ -73,7 +73,9 @@ class KLAdaptive(Callback):
     highest: Annotated[float, Field(gt=0)] = 1e-2
 
     def on_start(self, trainer) -> None:
-        """Refuse what would change the rate too, or change it in one process only."""
+        """Refuse what would change the rate too, or change it in one process only, and a task without a policy."""
+        if not hasattr(trainer.task.loss, "surrogate"):
+            raise UserError("callbacks.kl_adaptive: follows a policy's approx_kl, and this task trains none by PPO")
         if trainer.schedule.scheduler is not None:
             raise UserError("callbacks.kl_adaptive: sets the learning rate itself; use scheduler=constant with it")
         if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -18,7 +18,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from envs.base import ActionError, ActionSpec, Env, EnvError, EnvSpec, Transition, misshapen
-from envs.copies import Copy, Moved, Seen, action_width
+from envs.copies import MASK, Copy, Moved, Seen, action_width
 from envs.groups import Group, assign
 from envs.random import spread
 from envs.workers import Crew, joined
@@ -112,6 +112,10 @@ class HostEnv(Env):
             self._episodes[e] += 1
             self._played[e] = []
         self._now, reward = moved.seen, list(torch.from_numpy(moved.reward).T)
+        for name, group in self._groups.items():
+            if "action" not in group.spec.masks and moved.seen.told[:, group.members].any():
+                told = f"{MASK} came to group {name!r} with a step; the first reset must bring it too."
+                raise EnvError(f"{self.name}: {told}")
         return Transition(
             observation=self._stacked(moved.seen.observation), next_observation=self._stacked(moved.final),
             reward={name: group.reward(reward) for name, group in self._groups.items()},

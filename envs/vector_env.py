@@ -94,6 +94,8 @@ class VectorEnv(Taped):
         truncated = np.array(truncated, dtype=bool) & ~terminated
         over = terminated | truncated
         self._now, self._open = self._rows(seen), self._choices(seen, infos)
+        if self._open is not None and "action" not in self.spec.groups[GROUP].masks:
+            raise EnvError(f"{self.name}: {MASK} came with a step; the first reset must bring it too.")
         final = self._now.copy()
         if self.mode is AutoresetMode.NEXT_STEP:
             self._over = over

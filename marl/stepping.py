@@ -59,6 +59,9 @@ def built(
         value = getattr(trainer, key)
         if trainer.average == "none" and value != default:
             raise UserError(f"trainer.{key}={value}: nothing is averaged; trainer.average=ema or swa does that")
+    if trainer.average == "swa" and trainer.average_decay != DECAY:
+        told = "swa is a plain mean; trainer.average=ema has a decay"
+        raise UserError(f"trainer.average_decay={trainer.average_decay}: {told}")
     if trainer.recompute:
         stacks(task.loss)
     iterations = trainer.max_iterations or task.iterations

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from agents.ppo import PPO, make_loss
+from agents.ppo import PPO, PPOLoss, make_loss
 from agents.schedules import KLAdaptive, Scheduled
 from envs.base import ActionSpec, EnvSpec, GroupSpec
 from marl.errors import UserError
 from marl.networks import MLP
+from marl.supervised import SupervisedLoss
 
 SPEC = EnvSpec({"agents": GroupSpec("agents", ("a", "b"), 4, ActionSpec("discrete", nvec=(3,)))}, None, 10)
 
@@ -46,10 +47,12 @@ def test_the_loss_uses_what_is_scheduled():
     assert fixed[0].advance(0.5) == {}
 
 
-def trainer(*rates, scheduler=None):
+def trainer(*rates, scheduler=None, loss=PPOLoss):
     groups = [{"lr": rate} for rate in rates]
     return SimpleNamespace(
-        optimizer=SimpleNamespace(param_groups=groups), schedule=SimpleNamespace(scheduler=scheduler)
+        optimizer=SimpleNamespace(param_groups=groups),
+        schedule=SimpleNamespace(scheduler=scheduler),
+        task=SimpleNamespace(loss=loss),
     )
 
 
@@ -70,6 +73,8 @@ def test_learning_rate_follows_the_kl():
 
 
 def test_what_interferes_is_refused():
+    with pytest.raises(UserError, match="this task trains none by PPO"):
+        KLAdaptive().on_start(trainer(1e-3, loss=SupervisedLoss))
     with pytest.raises(UserError, match="scheduler=constant"):
         KLAdaptive().on_start(trainer(1e-3, scheduler=object()))
     with pytest.raises(UserError, match="callbacks.kl_adaptive.lowest=0.1"):

@@ -90,6 +90,18 @@ def test_a_mask_of_another_length_is_refused(monkeypatch):
         doors()
 
 
+def test_a_mask_that_comes_later_than_the_first_reset_is_refused(monkeypatch):
+    def show(self, agents):
+        seen, infos = shown(self, agents)
+        return seen, {agent: {"action_mask": self.open[agent]} for agent in agents} if self.time else infos
+
+    shown = host_cases.Doors._show
+    monkeypatch.setattr(host_cases.Doors, "_show", show)
+    env = doors(masks="none")
+    with pytest.raises(EnvError, match="action_mask came to group 'agents' with a step; the first reset must"):
+        env.step(env.random_action())
+
+
 def test_turn_by_turn_is_refused():
     pytest.importorskip("mpe2", reason="PettingZoo's extra is not installed")
     with pytest.raises(EnvError, match=r"env\.env='mpe2.simple_spread_v3.env' makes an AEC.*_v3\.parallel_env"):

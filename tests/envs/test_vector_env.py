@@ -147,6 +147,12 @@ def test_mistakes_are_told(settings, sentence):
         VectorEnv(**{"id": "Countdown-v0", "num_envs": 2, **settings})
 
 
+def test_a_mask_that_comes_later_than_the_first_reset_is_refused():
+    env = countdown("SameStep", kwargs={"masks": "late"})
+    with pytest.raises(EnvError, match="action_mask came with a step; the first reset must bring it too"):
+        env.step({"agents": torch.zeros(3, 1, 1, dtype=torch.int64)})
+
+
 def test_wrong_actions_are_told():
     env = countdown("SameStep")
     with pytest.raises(EnvError, match=r"actions must be \{'agents': \[3, 1, 1\], …\}, got shape \(3, 1, 2\)"):

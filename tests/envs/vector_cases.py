@@ -21,7 +21,8 @@ class Countdown(gymnasium.Env):
         self.open[self.left % self.choices] = 1
         seen = np.array([self.left, action], np.float32)
         seen = {"number": seen, "action_mask": self.open} if self.masks == "observation" else seen
-        return seen, {"action_mask": self.open} if self.masks == "info" else {}
+        told = self.masks == "info" or (self.masks == "late" and action)
+        return seen, {"action_mask": self.open} if told else {}
 
     def reset(self, seed=None, options=None):
         super().reset(seed=seed)
@@ -30,7 +31,7 @@ class Countdown(gymnasium.Env):
 
     def step(self, action):
         assert self.action_space.contains(action)
-        assert self.masks == "none" or self.open[action - 5], "a closed choice"
+        assert self.masks in ("none", "late") or self.open[action - 5], "a closed choice"
         self.left -= 1
         return *self._show(action)[:1], float(self.left + action), self.left == 0, False, self._show(action)[1]
 

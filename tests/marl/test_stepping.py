@@ -153,6 +153,7 @@ def test_settings_without_effect_are_refused_before_a_run(tmp_path):
         (lstm, {"recompute": True}, {}, "trainer.recompute=true: .* no stack of layers"),
         (None, {"average_from": 0.5}, {}, "trainer.average_from=0.5: nothing is averaged; trainer.average=ema or swa"),
         (None, {"average_decay": 0.9}, {}, "trainer.average_decay=0.9: nothing is averaged"),
+        (None, {"average": "swa", "average_decay": 0.9}, {}, "trainer.average_decay=0.9: swa is a plain mean"),
         (None, {}, {"unfreeze": {"model.body": 2}}, r"optimizer.unfreeze=\{model.body: 2\}: the run ends before"),
     ):
         with pytest.raises(UserError, match=words):
