@@ -152,7 +152,7 @@ def _copied(func: Any, args: tuple, kwargs: dict, out: Any) -> None:
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same numbers, to the bit but for the kind of a NaN."""
+    """Whether two tensors hold the same numbers; a NaN is like any other, 0.0 like -0.0."""
     return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
