@@ -16,6 +16,7 @@ from marl import checkpoint, distributed, divergence, recovery, seeding, state, 
 from marl.averaging import BEGIN, DECAY, Kind
 from marl.callbacks import Callback, better, monitored
 from marl.loggers import Logger
+from marl.networks.helpers import allow as allow_helpers
 from marl.optim import OptimizerConfig, ScheduleConfig
 from marl.progress import ProgressBar
 from marl.signals import Signals
@@ -50,6 +51,7 @@ class Trainer:
         strategy: "ddp" splits the work over the processes of torchrun; "single" refuses several processes.
         deterministic: use deterministic algorithms only; the same bits for the same seed on a GPU too, more slowly.
         threads: CPU threads for torch; null: torch's default.
+        helpers: threads that may take a share of an MLP's rows (`marl.networks.helpers`); null: as many as are useful.
         progress: "rich" bar, "plain" lines, "off", or "auto" (by whether the output is a terminal).
     """
 
@@ -78,6 +80,7 @@ class Trainer:
         strategy: Literal["single", "ddp"] = "single",
         deterministic: bool = False,
         threads: Annotated[int, Field(ge=1)] | None = None,
+        helpers: Annotated[int, Field(ge=0)] | None = None,
         progress: Literal["auto", "rich", "plain", "off"] = "auto",
     ):
         self.max_iterations, self.precision, self.grad_clip = max_iterations, precision, grad_clip
@@ -90,6 +93,7 @@ class Trainer:
         self.monitor, self.mode, self.progress = monitor, mode, progress
         if threads is not None:
             torch.set_num_threads(threads)
+        allow_helpers(helpers)
         seeding.use_deterministic_algorithms(deterministic)
 
     def fit(self, task: Task, run_dir: str | Path, **setup) -> dict:

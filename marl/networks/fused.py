@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from marl.networks import helpers
+
 # (source, flags) -> the library's file, raising RuntimeError where none can be made. Who builds kernels is not this
 # package's business: `agents.native.enable` sets it.
 compiler: Callable[[str, Sequence[str]], Path] | None = None
@@ -25,7 +27,8 @@ recorder: Callable[[Callable[[], object], object], None] | None = None
 
 ACTIVATIONS = {"tanh": (0, torch.tanh), "relu": (1, torch.relu)}  # number in mlp.cpp, and what it stands for
 FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w")
-PARALLEL = 4_000_000  # multiplications of a forward pass below which waking threads takes longer than it saves
+SOURCES = ("helpers.h", "mlp_tiles.h", "mlp.cpp")
+SHARED = 1_000_000  # multiplications of a forward pass below which sharing them takes longer than it saves
 TOLERANCE = 1e-5  # of the check, relative to the largest number of a result
 
 
@@ -83,9 +86,12 @@ def kernel() -> ctypes.CDLL | None:
 @lru_cache(maxsize=1)
 def _load(build: Callable[[str, Sequence[str]], Path]) -> ctypes.CDLL | None:
     try:
-        made = ctypes.CDLL(str(build(Path(__file__).with_name("mlp.cpp").read_text(), FLAGS)))
+        source = "".join(Path(__file__).with_name(name).read_text() for name in SOURCES)
+        made = ctypes.CDLL(str(build(source, FLAGS)))
         number, pointer = ctypes.c_int64, ctypes.c_void_p
         for name, arguments, result in (
+            ("helped", [], number),
+            ("rests", [], number),
             ("scratch_size", [number] * 3 + [pointer], number),
             ("kept_size", [number] * 2 + [pointer], number),
             ("forward", [number] * 4 + [pointer] * 7, None),
@@ -131,22 +137,21 @@ def _numbers(*values: int) -> ctypes.Array:
 
 
 @lru_cache(maxsize=256)
-def _shape(made: ctypes.CDLL, activation: str, rows: int, threads: int, *widths: int) -> tuple[tuple, int, int]:
-    """What both passes are told (depth, rows, threads, activation, widths); how much scratch they need and what the
-    forward pass keeps, in numbers."""
+def _shape(made: ctypes.CDLL, activation: str, rows: int, members: int, *widths: int) -> tuple[tuple, int, int]:
+    """What both passes are told (depth, rows, threads at most, activation, widths); how much scratch they need and what
+    the forward pass keeps, in numbers."""
     macs = sum(ins * outs for ins, outs in pairwise(widths))
-    # All of torch's threads or one: OpenMP ends and makes threads anew where teams of several sizes take turns.
-    threads = threads if rows * macs >= PARALLEL else 1
+    members = members if rows * macs >= SHARED else 1
     depth, sizes = len(widths) - 1, _numbers(*widths)
-    told = depth, rows, threads, ACTIVATIONS[activation][0], sizes
-    return told, made.scratch_size(depth, rows, threads, sizes), made.kept_size(depth, rows, sizes)
+    told = depth, rows, members, ACTIVATIONS[activation][0], sizes
+    return told, made.scratch_size(depth, rows, members, sizes), made.kept_size(depth, rows, sizes)
 
 
 def _of(x: Tensor, weights: Sequence[Tensor], activation: str, made: ctypes.CDLL) -> tuple[tuple, int, int]:
     """`_shape` of x [..., F] contiguous."""
     features = x.shape[-1]
     outs = [weight.size(0) for weight in weights]
-    return _shape(made, activation, x.numel() // features, torch.get_num_threads(), features, *outs)
+    return _shape(made, activation, x.numel() // features, helpers.members(), features, *outs)
 
 
 def _forward(

@@ -14,7 +14,7 @@ import yaml
 SAME = ("seed", "name", "paths", "resume", "init_from", "ckpt", "experiment", "logger", "device")
 TECHNICAL = {  # the same below groups: how a run is watched, kept and computed, not what it learns
     "trainer": (
-        *("progress", "threads", "compile", "capture", "recompute", "deterministic", "strategy"),
+        *("progress", "threads", "helpers", "compile", "capture", "recompute", "deterministic", "strategy"),
         *("keep_every", "keep_last", "checkpoint_every", "evaluate_every"),
     ),
     "task": ("eval_episodes", "workers", "pin_memory"),

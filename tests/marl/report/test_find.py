@@ -154,6 +154,7 @@ def test_one_damaged_file_leaves_out_one_run(name: str, text: str, sentence: str
 def test_how_a_run_was_watched_and_computed_makes_no_other_algorithm_or_task(tmp_path: Path) -> None:
     write_run(tmp_path / "0", [1])
     trainer = {"progress": "off", "threads": 2, "keep_every": 1, "evaluate_every": 5, "compile": True, "capture": False}
+    trainer["helpers"] = 0
     replay = {"replay": {"_target_": "agents.replay.Replay", "every": 2}}
     env = {"fast": "off", "workers": 2}
     change(
