@@ -1,4 +1,4 @@
-"""How many threads of our own may share an MLP's rows (helpers.h): idle cores help, and results do not depend on them."""
+"""How many threads of our own may share an MLP's rows (helpers.h): idle cores help, results do not depend on them."""
 
 import os
 
