@@ -5,12 +5,12 @@ from pathlib import Path
 
 from envs.kernel.build import compile_library
 from envs.kernel.tape import Refusal
-from marl.networks import fused
+from marl import native
 
 
 def enable() -> None:
     """From now on plain MLPs on a CPU run by their kernel (`marl.networks.fused`), built at the first use."""
-    fused.compiler = build
+    native.compiler = build
 
 
 def build(source: str, options: Sequence[str]) -> Path:

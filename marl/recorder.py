@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from marl.networks import fused
+from marl import native
 
 KNOWN = ("torch", "marl", "agents")  # packages whose modules compute by nothing but tensors
 EMPTY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
@@ -48,11 +48,11 @@ class Recorder(TorchDispatchMode):
         self.written: set[int] = set()
 
     def __enter__(self) -> "Recorder":
-        fused.recorder = self.note_kernel
+        native.recorder = self.note_kernel
         return super().__enter__()
 
     def __exit__(self, *raised: Any) -> None:
-        fused.recorder = None
+        native.recorder = None
         super().__exit__(*raised)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):

@@ -6,9 +6,8 @@ checked against torch, and kept on disk; where it can't be, the layers run one b
 """
 
 import ctypes
-import warnings
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,18 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from marl import native
+from marl.native import NUMBER, POINTER
 from marl.networks import helpers
 
-# (source, flags) -> the library's file, raising RuntimeError where none can be made. Who builds kernels is not this
-# package's business: `agents.native.enable` sets it.
-compiler: Callable[[str, Sequence[str]], Path] | None = None
-
-# Takes a call of the kernel and what it reads and writes, while `marl.capture` records: torch does not see these calls.
-recorder: Callable[[Callable[[], object], object], None] | None = None
-
 ACTIVATIONS = {"tanh": (0, torch.tanh), "relu": (1, torch.relu)}  # number in mlp.cpp, and what it stands for
-FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w")
-SOURCES = ("helpers.h", "mlp_tiles.h", "mlp.cpp")
 SHARED = 1_000_000  # multiplications of a forward pass below which sharing them takes longer than it saves
 TOLERANCE = 1e-5  # of the check, relative to the largest number of a result
 
@@ -43,14 +35,8 @@ def worthwhile(x: Tensor, layers: list[nn.Linear]) -> bool:
     Asked at every call, since all of it may change: this and what follows cost a rollout's steps as much as the kernel.
     """
     return (
-        not torch.compiler.is_compiling()  # first: sizes are symbols then
-        and type(x) is Tensor
-        and x.is_cpu
-        and x.dtype == torch.float32
-        and not torch.jit.is_tracing()
-        and not torch.is_autocast_enabled("cpu")
-        and torch._C._functorch.maybe_current_level() is None  # vmap and the like
-        and torch._C._len_torch_dispatch_stack() == (recorder is not None)  # modes that want to see every operator
+        native.unseen()
+        and native.plain(x)
         and all(map(_plain, layers))
         and x.shape[-1] == layers[0].in_features  # torch tells what is wrong, the kernel would read on
         and kernel() is not None
@@ -78,34 +64,6 @@ def mlp(x: Tensor, layers: Sequence[nn.Linear], activation: str) -> Tensor:
     return _forward(x, activation, parameters, keep=False)[0]
 
 
-def kernel() -> ctypes.CDLL | None:
-    """The compiled kernel, built or loaded and checked at the first call; None, with a warning, where there is none."""
-    return None if compiler is None else _load(compiler)
-
-
-@lru_cache(maxsize=1)
-def _load(build: Callable[[str, Sequence[str]], Path]) -> ctypes.CDLL | None:
-    try:
-        source = "".join(Path(__file__).with_name(name).read_text() for name in SOURCES)
-        made = ctypes.CDLL(str(build(source, FLAGS)))
-        number, pointer = ctypes.c_int64, ctypes.c_void_p
-        for name, arguments, result in (
-            ("helped", [], number),
-            ("rests", [], number),
-            ("scratch_size", [number] * 3 + [pointer], number),
-            ("kept_size", [number] * 2 + [pointer], number),
-            ("forward", [number] * 4 + [pointer] * 7, None),
-            ("backward", [number] * 4 + [pointer] * 9, None),
-        ):
-            function = getattr(made, name)
-            function.argtypes, function.restype = arguments, result
-        _check(made)
-    except (RuntimeError, OSError) as error:
-        warnings.warn(f"MLPs run layer by layer, not by their kernel: {error}", stacklevel=3)
-        return None
-    return made
-
-
 def _check(made: ctypes.CDLL) -> None:
     """Hold the kernel against torch on a small network with ragged sizes. Raises RuntimeError."""
     generator = torch.Generator().manual_seed(0)
@@ -128,6 +86,22 @@ def _check(made: ctypes.CDLL) -> None:
         for a, b in zip(ours, theirs, strict=True):
             if not (a - b).abs().max() <= TOLERANCE * b.abs().max():
                 raise RuntimeError(f"it differs from torch with {name}")
+
+
+kernel = native.Library(
+    [Path(__file__).with_name(name) for name in ("helpers.h", "mlp_tiles.h", "mlp.cpp")],
+    ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w"),
+    {
+        "helped": ([], NUMBER),
+        "rests": ([], NUMBER),
+        "scratch_size": ([NUMBER] * 3 + [POINTER], NUMBER),
+        "kept_size": ([NUMBER] * 2 + [POINTER], NUMBER),
+        "forward": ([NUMBER] * 4 + [POINTER] * 7, None),
+        "backward": ([NUMBER] * 4 + [POINTER] * 9, None),
+    },
+    _check,
+    "MLPs run layer by layer, not by their kernel",
+)
 
 
 @lru_cache(maxsize=1024)
@@ -168,7 +142,7 @@ def _forward(
         *told, x.data_ptr(), _numbers(*[p.data_ptr() for p in weights]), _numbers(*[p.data_ptr() for p in biases]),
         None if kept is None else kept.data_ptr(), out.data_ptr(), scratch.data_ptr(),
     )  # fmt: skip
-    _run(made.forward, arguments, x, parameters, kept, out, scratch)
+    native.run(made.forward, arguments, x, parameters, kept, out, scratch)
     return out, kept
 
 
@@ -192,14 +166,8 @@ def _backward(
         *told, x.data_ptr(), _numbers(*[w.data_ptr() for w in weights]), kept.data_ptr(), gradient.data_ptr(),
         _numbers(*pointers[1::2]), _numbers(*pointers[2::2]), pointers[0], scratch.data_ptr(),
     )  # fmt: skip
-    _run(made.backward, arguments, x, weights, kept, gradient, gradients, scratch)
+    native.run(made.backward, arguments, x, weights, kept, gradient, gradients, scratch)
     return gradients
-
-
-def _run(function: Callable[..., object], arguments: tuple, *touched: object) -> None:
-    function(*arguments)
-    if recorder is not None:
-        recorder(partial(function, *arguments), touched)
 
 
 class _MLP(torch.autograd.Function):

@@ -7,14 +7,11 @@
 // was lost. Units are taken one by one, so that a helper that is late costs nothing, and whoever does a unit does it
 // alike: what is computed does not depend on who helped.
 #include <atomic>
-#include <chrono>
-#include <condition_variable>
 #include <cstdint>
-#include <mutex>
-#include <thread>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <time.h>
 #include <unistd.h>
 
 namespace helpers {
@@ -25,8 +22,9 @@ const int64_t LONGEST = 2'000'000'000;  // ns of rest at most
 enum { YIELD_EVERY = 32 };              // pauses between two looks at the clock
 
 static inline int64_t now() {
-    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
-        .count();
+    timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * int64_t(1'000'000'000) + t.tv_nsec;
 }
 static inline void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -47,8 +45,8 @@ struct Crew {
     std::atomic<int64_t> rests{0}, helped{0};  // how many rests there were; how many units were not the caller's
     std::atomic<int64_t> asleep{0};
     std::atomic<bool> taken{false};   // by a caller
-    std::mutex mutex;
-    std::condition_variable called;
+    pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    pthread_cond_t called = PTHREAD_COND_INITIALIZER;
     uint64_t calls = 0;               // guarded by the mutex
     int64_t helpers = 0;
     const pid_t process = getpid();
@@ -95,22 +93,38 @@ struct Crew {
                     break;
                 }
             }
-            std::unique_lock<std::mutex> lock(mutex);
+            pthread_mutex_lock(&mutex);
             asleep.fetch_add(1);
-            called.wait(lock, [&] { return calls != heard; });
+            while (calls == heard) pthread_cond_wait(&called, &mutex);
             heard = calls;
             asleep.fetch_sub(1);
+            pthread_mutex_unlock(&mutex);
         }
+    }
+
+    struct Recruit {
+        Crew* crew;
+        int64_t member;
+    };
+    static void* begin(void* given) {
+        const Recruit recruit = *(Recruit*)given;
+        delete (Recruit*)given;
+        recruit.crew->help(recruit.member);
+        return nullptr;
     }
 
     void grow(int64_t wanted) {
         sigset_t all, before;
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &before);  // signals are for those who know what to do about them
-        try {
-            for (; helpers < wanted; helpers++) std::thread(&Crew::help, this, helpers + 1).detach();
-        } catch (const std::system_error&) {
-            // The system gives no more threads: the work is done by those there are.
+        for (; helpers < wanted; helpers++) {
+            pthread_t thread;
+            Recruit* recruit = new Recruit{this, helpers + 1};
+            if (pthread_create(&thread, nullptr, begin, recruit)) {  // the work is done by those there are
+                delete recruit;
+                break;
+            }
+            pthread_detach(thread);
         }
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
     }
@@ -141,8 +155,10 @@ public:
         crew->grow(members - 1);
         if (now() < crew->rest.load()) return;
         if (crew->asleep.load()) {
-            { std::lock_guard<std::mutex> lock(crew->mutex); crew->calls++; }
-            crew->called.notify_all();
+            pthread_mutex_lock(&crew->mutex);
+            crew->calls++;
+            pthread_mutex_unlock(&crew->mutex);
+            pthread_cond_broadcast(&crew->called);
         }
     }
     ~Shift() { if (crew) crew->taken.store(false); }

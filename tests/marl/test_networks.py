@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from marl import native
 from marl.errors import UserError
 from marl.networks import ACTIVATIONS, CNN, GRU, LSTM, MLP, Embedding, Linear, PerAgent, fused
 
@@ -101,7 +102,7 @@ def test_without_a_compiler_a_warning_says_so_and_the_layers_run(monkeypatch):
     def build(source, options):
         raise RuntimeError("no C++ compiler was found")
 
-    monkeypatch.setattr(fused, "compiler", build)
+    monkeypatch.setattr(native, "compiler", build)
     net, x = MLP(7, 5, hidden=(64, 64)), torch.randn(80, 7)
     with pytest.warns(UserWarning, match="layer by layer.*no C.. compiler"):
         out = net(x)
@@ -110,7 +111,7 @@ def test_without_a_compiler_a_warning_says_so_and_the_layers_run(monkeypatch):
 
 @pytest.mark.parametrize("absent", [("__AVX512F__",), ("__AVX512F__", "__AVX__")])
 def test_processors_with_shorter_vectors_get_the_same(absent, monkeypatch):
-    build = fused.compiler
+    build = native.compiler
 
     def narrower(source, options):
         for name in absent:
@@ -122,7 +123,7 @@ def test_processors_with_shorter_vectors_get_the_same(absent, monkeypatch):
     net, x = MLP(19, 5, hidden=(70, 33)), torch.randn(300, 19, requires_grad=True)
     wanted = [x, *net.parameters()]
     expected = torch.autograd.grad(net(x).square().sum(), wanted)
-    monkeypatch.setattr(fused, "compiler", narrower)
+    monkeypatch.setattr(native, "compiler", narrower)
     if platform.machine() == "x86_64":
         assert fused.kernel().width() == (8 if len(absent) == 1 else 4)
     for ours, theirs in zip(torch.autograd.grad(net(x).square().sum(), wanted), expected, strict=True):
@@ -130,12 +131,12 @@ def test_processors_with_shorter_vectors_get_the_same(absent, monkeypatch):
 
 
 def test_a_kernel_that_differs_from_torch_is_not_used(monkeypatch):
-    wrong = fused.compiler
+    wrong = native.compiler
 
     def build(source, options):
         return wrong(source.replace("g * (1.0f - y * y)", "g * (1.0f - y)"), options)
 
-    monkeypatch.setattr(fused, "compiler", build)
+    monkeypatch.setattr(native, "compiler", build)
     with pytest.warns(UserWarning, match="differs from torch with tanh"):
         assert fused.kernel() is None
 
