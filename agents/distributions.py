@@ -246,6 +246,8 @@ class Categorical(Head):
 
     def log_prob_and_entropy(self, params: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         log_prob, entropy = CategoricalTerms.apply(self._logits(params), raw.unsqueeze(-1))
+        if self.raw_size == 1 and self.mask is None:
+            return log_prob.squeeze(-1), entropy.squeeze(-1)
         return self._sum(log_prob), self._sum(entropy)
 
     def log_prob(self, params: Tensor, raw: Tensor) -> Tensor:

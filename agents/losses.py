@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from agents.derivatives import ClippedSurrogate
+from agents import terms
+from agents.derivatives import ClippedSurrogate, Known
 
 ValueLoss = Literal["l2", "huber"]
 
@@ -83,6 +84,10 @@ def value_loss(
     Returns:
         float32 [B, A].
     """
+
+    old = None if clip is None else old_value
+    if made := terms.value_loss(value.detach(), target, old, clip or 0.0, huber_delta if kind == "huber" else 0.0):
+        return Known.apply(value, *made)
 
     def distance(prediction: Tensor) -> Tensor:
         if kind == "l2":

@@ -1,0 +1,197 @@
+// What PPO's loss computes of a minibatch's few numbers per agent, with derivatives: one pass each instead of an
+// operation per step. Stands after the prelude of the environments' kernels: W samples lie side by side in a vector.
+//
+// Elementwise the operations are torch's, in its order, so that gradients come out as torch's own, to the bit. That is
+// why Gaussians and surrogate take logarithms and exponentials that torch computed: its functions differ by the place of
+// a number in a tensor. Sums over a minibatch or over choices are made in another order than torch's.
+#include "prelude.h"
+
+FUNCTION1(exp_torch, Sleef_exp, expf)
+
+// Sums in double precision of sums of some vectors.
+struct Sum {
+  vf part = K(0.0f);
+  double total = 0;
+  int held = 0;
+  void add(vf x) {
+    part = part + x;
+    if (++held == 64) flush();
+  }
+  void flush() {
+    float x[W];
+    st(x, part);
+    for (int l = 0; l < W; l++) total += x[l];
+    part = K(0.0f), held = 0;
+  }
+  double all() { flush(); return total; }
+};
+
+// W numbers from position e on; beyond n, 0.
+static inline vf from(const float* p, int64_t e, int64_t n) {
+  if (e + W <= n) return ld(p + e);
+  float x[W] = {0};
+  memcpy(x, p + e, (n - e) * 4);
+  return ld(x);
+}
+static inline void to(float* p, int64_t e, int64_t n, vf value) {
+  if (e + W <= n) return st(p + e, value);
+  float x[W];
+  st(x, value);
+  memcpy(p + e, x, (n - e) * 4);
+}
+
+// mask [agents][D] for dimension d of the samples from e on.
+static inline vf of_agents(const float* mask, int64_t e, int64_t agents, int64_t D, int64_t d) {
+  float x[W];
+  for (int l = 0; l < W; l++) x[l] = mask[(e + l) % agents * D + d];
+  return ld(x);
+}
+
+extern "C" {
+int width() { return W; }
+
+// Gaussians: params [n][2 D] (loc, then x), raw, std and its derivative by x [n][D], mask [agents][D] or null ->
+// half [n][D] (-z^2/2); slopes [n][2 D]: the log-density's derivatives by params.
+void normal(int64_t n, int64_t D, int64_t agents, const float* params, const float* raw, const float* std,
+            const float* std_by_x, const float* mask, float* half, float* slopes) {
+  float p[2 * D][W], u[D][W], s[D][W], r[D][W];
+  for (int64_t e = 0; e < n; e += W) {
+    const int lanes = n - e < W ? n - e : W;
+    take(p, params + e * 2 * D, 2 * D, lanes);
+    take(u, raw + e * D, D, lanes);
+    take(s, std + e * D, D, lanes);
+    take(r, std_by_x + e * D, D, lanes);
+    for (int64_t d = 0; d < D; d++) {
+      const vf deviation = ld(s[d]), z = (ld(u[d]) - ld(p[d])) / deviation, square = z * z;
+      vf by_loc = z / deviation, by_x = (square - K(1.0f)) / deviation * ld(r[d]);
+      if (mask) {
+        const vf used = of_agents(mask, e, agents, D, d);
+        by_loc = by_loc * used, by_x = by_x * used;
+      }
+      st(p[d], by_loc);
+      st(p[D + d], by_x);
+      st(u[d], square * K(-0.5f));
+    }
+    put(slopes + e * 2 * D, p, 2 * D, lanes);
+    put(half + e * D, u, D, lanes);
+  }
+}
+
+// log_prob [n], the sum of half - log std - log sqrt(2 pi) over the dimensions.
+void normal_sum(int64_t n, int64_t D, int64_t agents, const float* half, const float* log_std, const float* mask,
+                float* log_prob) {
+  float h[D][W], s[D][W];
+  for (int64_t e = 0; e < n; e += W) {
+    const int lanes = n - e < W ? n - e : W;
+    take(h, half + e * D, D, lanes);
+    take(s, log_std + e * D, D, lanes);
+    vf total = K(0.0f);
+    for (int64_t d = 0; d < D; d++) {
+      vf term = ld(h[d]) - ld(s[d]) - K(0.918938533204672741780f);
+      if (mask) term = term * of_agents(mask, e, agents, D, d);
+      total = d ? total + term : term;
+    }
+    to(log_prob, e, n, total);
+  }
+}
+
+// log p(choice) and entropy of categoricals: logits [n][C], choice [n] -> [n] twice; p and log_p [n][C] are kept.
+void categorical(int64_t n, int64_t C, const float* logits, const int64_t* choice, float* log_prob, float* entropy,
+                 float* kept_p, float* kept_log_p) {
+  float x[C][W], p[C][W];
+  for (int64_t e = 0; e < n; e += W) {
+    const int lanes = n - e < W ? n - e : W;
+    take(x, logits + e * C, C, lanes);
+    vf top = ld(x[0]), total = K(0.0f), h = K(0.0f);
+    for (int64_t c = 1; c < C; c++) top = max_(top, ld(x[c]));
+    for (int64_t c = 0; c < C; c++) {
+      const vf shifted = ld(x[c]) - top, y = exp_torch(shifted);
+      st(x[c], shifted);
+      st(p[c], y);
+      total = total + y;
+    }
+    const vf log_total = log_(total);
+    for (int64_t c = 0; c < C; c++) {
+      const vf log_p = ld(x[c]) - log_total, y = ld(p[c]) / total;
+      st(x[c], log_p);
+      st(p[c], y);
+      h = h + y * log_p;
+    }
+    for (int l = 0; l < lanes; l++) log_prob[e + l] = x[choice[e + l]][l];
+    to(entropy, e, n, neg_(h));
+    put(kept_p + e * C, p, C, lanes);
+    put(kept_log_p + e * C, x, C, lanes);
+  }
+}
+
+// d/d logits [n][C], given those of log_prob and entropy [n].
+void categorical_back(int64_t n, int64_t C, const int64_t* choice, const float* entropy, const float* kept_p,
+                      const float* kept_log_p, const float* by_log_prob, const float* by_entropy, float* out) {
+  for (int64_t e = 0; e < n; e++) {
+    const float g = by_log_prob[e], f = by_entropy[e], h = entropy[e];
+    for (int64_t c = e * C; c < (e + 1) * C; c++) out[c] = -(((kept_log_p[c] + h) * f + g) * kept_p[c]);
+    out[e * C + choice[e]] += g;
+  }
+}
+
+// PPO's clipped surrogate [n] -> the means loss, approx_kl and clip_fraction; slopes [n]: the loss's derivatives by
+// log_ratio. clip: where the coefficient lies, or null: low, high and its value are given. dual: 0 = none.
+void surrogate(int64_t n, const float* log_ratio, const float* ratio_minus_1, const float* advantage, const float* weight, const float* clip,
+               float low, float high, float value, float dual, float* loss, float* approx_kl,
+               float* clip_fraction, float* slopes) {
+  if (clip) value = *clip, low = 1.0f - value, high = 1.0f + value;
+  Sum total, kl, beyond;
+  for (int64_t e = 0; e < n; e += W) {
+    const vf x = from(log_ratio, e, n), a = from(advantage, e, n);
+    const vf less = from(ratio_minus_1, e, n), ratio = less + K(1.0f), free = ratio * a;
+    const vf raised = sel(lt(ratio, K(low)), K(low), ratio), clipped = sel(lt(K(high), raised), K(high), raised) * a;
+    vf least = min_(free, clipped);
+    vb counts = le(free, clipped);
+    if (dual) {
+      const vf bound = sel(lt(a, K(0.0f)), K(dual) * a, K(-INFINITY));
+      counts = and_(counts, le(bound, free));
+      least = max_(least, bound);
+    }
+    const vf w = weight ? from(weight, e, n) : K(1.0f), kept = sel(counts, free, K(0.0f));
+    total.add(least * w);
+    kl.add((less - x) * w);
+    beyond.add(num(lt(K(value), abs_(less))) * w);
+    to(slopes, e, n, weight ? neg_(kept * w) : kept / K(-(float)n));
+  }
+  const double share = weight ? 1.0 : 1.0 / n;
+  *loss = -total.all() * share;
+  *approx_kl = kl.all() * share;
+  *clip_fraction = beyond.all() * share;
+}
+
+// The critic's loss per sample and its derivative by `value`: squared, or Huber's where delta > 0. old: null, or the
+// prediction that `value` may be `clip` away from, the worse of both losses counting.
+void value_loss(int64_t n, const float* value, const float* target, const float* old, float clip, float delta,
+                float* loss, float* slopes) {
+  const auto distance = [&](vf error, vf& slope) {
+    if (delta == 0) {
+      slope = K(2.0f) * error;
+      return error * error;
+    }
+    const vf size = abs_(error);
+    slope = sel(lt(error, K(-delta)), K(-delta), sel(lt(K(delta), error), K(delta), error));
+    return sel(le(size, K(delta)), K(0.5f) * error * error, K(delta) * (size - K(0.5f * delta)));
+  };
+  for (int64_t e = 0; e < n; e += W) {
+    const vf v = from(value, e, n), t = from(target, e, n);
+    vf slope, far;
+    vf worst = distance(v - t, slope);
+    if (old) {
+      const vf o = from(old, e, n), moved = v - o;
+      const vf raised = sel(lt(moved, K(-clip)), K(-clip), moved), held = sel(lt(K(clip), raised), K(clip), raised);
+      const vf other = distance(o + held - t, far);
+      far = sel(and_(le(K(-clip), moved), le(moved, K(clip))), far, K(0.0f));
+      const vf half = K(0.5f) * slope + K(0.5f) * far;
+      slope = sel(lt(worst, other), far, sel(lt(other, worst), slope, half));
+      worst = max_(worst, other);
+    }
+    to(loss, e, n, worst);
+    to(slopes, e, n, slope);
+  }
+}
+}

@@ -1,0 +1,144 @@
+"""The terms of PPO's loss by compiled functions (`terms.cpp`), for ordinary float32 tensors on a CPU.
+
+Each takes what its node in `agents.derivatives` takes, and gives None where it does not apply: there torch's operations
+do it. Shapes: n samples (all leading dimensions together), D action dimensions, C choices.
+"""
+
+import ctypes
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from envs.kernel.build import FLAGS
+from marl import native
+from marl.native import NUMBER, POINTER, REAL
+
+CHOICES = 256  # at most: W samples' choices lie on the stack
+
+
+def normal(params: Tensor, raw: Tensor, bias: float, min_std: float, mask: Tensor | None) -> tuple[Tensor, ...] | None:
+    """log_prob [...] and its derivatives by params [..., 2 D]."""
+    if not _usable(params, raw, mask) or raw.shape[:-1] != params.shape[:-1] or raw.shape[-1] > CHOICES:
+        return None
+    D, agents = raw.shape[-1], 1 if mask is None or mask.dim() == 1 else mask.shape[0]
+    if mask is not None and (mask.shape[-1] != D or mask.dim() > 1 and params.shape[-2] != agents):
+        return None
+    x = params[..., D:] + bias
+    std = F.softplus(x).add_(min_std)
+    n, half, slopes = raw.numel() // D, torch.empty_like(raw), torch.empty_like(params)
+    tensors = params, raw, std, x.sigmoid_(), mask, half, slopes
+    native.run(_library().normal, (n, D, agents, *_where(*tensors)), tensors)
+    tensors = half, std.log_(), mask, raw.new_empty(raw.shape[:-1])
+    native.run(_library().normal_sum, (n, D, agents, *_where(*tensors)), tensors)
+    return tensors[-1], slopes
+
+
+def categorical(logits: Tensor, choice: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+    """log_prob and entropy [...], then p and log p [..., C] for `categorical_back`."""
+    C = logits.shape[-1]
+    if not _usable(logits) or choice.dtype != torch.int64 or not choice.is_contiguous() or C > CHOICES:
+        return None
+    outs = [logits.new_empty(logits.shape[:-1]) for _ in range(2)] + [torch.empty_like(logits) for _ in range(2)]
+    native.run(
+        _library().categorical, (outs[0].numel(), C, *_where(logits, choice, *outs)), logits, choice, outs
+    )
+    return tuple(outs)
+
+
+def categorical_back(choice: Tensor, entropy: Tensor, p: Tensor, log_p: Tensor, *by: Tensor) -> Tensor:
+    """Gradient of the logits [..., C], given those of log_prob and entropy [...]; after `categorical`."""
+    out, by = torch.empty_like(p), [g.contiguous() for g in by]
+    tensors = choice, entropy, p, log_p, *by, out
+    native.run(_library().categorical_back, (entropy.numel(), p.shape[-1], *_where(*tensors)), tensors)
+    return out
+
+
+def surrogate(
+    log_ratio: Tensor, advantage: Tensor, clip: float | Tensor, dual: float | None, weight: Tensor | None
+) -> tuple[Tensor, ...] | None:
+    """loss, approx_kl and clip_fraction; the loss's derivatives by log_ratio, of its shape."""
+    scalar = clip if isinstance(clip, Tensor) else None
+    if not _usable(log_ratio, advantage, weight, scalar) or log_ratio.shape != advantage.shape:
+        return None
+    if weight is not None and weight.shape != log_ratio.shape:
+        return None
+    outs = *[log_ratio.new_empty(()) for _ in range(3)], torch.empty_like(log_ratio)
+    bounds = (0.0, 0.0, 0.0) if scalar is not None else (1 - clip, 1 + clip, clip)
+    tensors = log_ratio, log_ratio.expm1(), advantage, weight, scalar
+    given = log_ratio.numel(), *_where(*tensors), *bounds, dual or 0.0, *_where(*outs)
+    native.run(_library().surrogate, given, tensors, outs)
+    return outs
+
+
+def value_loss(
+    value: Tensor, target: Tensor, old: Tensor | None, clip: float, delta: float
+) -> tuple[Tensor, Tensor] | None:
+    """The loss per sample and its derivative by `value`; delta 0 = squared, else Huber's."""
+    if not _usable(value, target, old) or value.shape != target.shape or old is not None and old.shape != value.shape:
+        return None
+    loss, slopes = torch.empty_like(value), torch.empty_like(value)
+    given = value.numel(), *_where(value, target, old), clip, delta, *_where(loss, slopes)
+    native.run(_library().value_loss, given, value, target, old, loss, slopes)
+    return loss, slopes
+
+
+def _usable(*tensors: Tensor | None) -> bool:
+    return (
+        native.unseen()
+        and native.plain(*tensors)
+        and all(t is None or t.is_contiguous() for t in tensors)
+        and _library() is not None
+    )
+
+
+def _where(*tensors: Tensor | None) -> tuple[int | None, ...]:
+    return tuple(None if t is None else t.data_ptr() for t in tensors)
+
+
+def _check(made: ctypes.CDLL) -> None:
+    """Hold the functions against torch on a few numbers. Raises RuntimeError."""
+    generator = torch.Generator().manual_seed(0)
+    params, raw = torch.randn(37, 4, generator=generator), torch.randn(37, 2, generator=generator)
+    x = params[:, 2:] + 0.5
+    std, half = F.softplus(x) + 0.01, torch.empty(37, 2)
+    slopes, log_prob = torch.empty(37, 4), torch.empty(37)
+    made.normal(37, 2, 1, *_where(params, raw, std, x.sigmoid_(), None, half, slopes))
+    made.normal_sum(37, 2, 1, *_where(half, std.log_(), None, log_prob))
+    leaf = params.clone().requires_grad_()
+    with torch.enable_grad():
+        loc, std = leaf[:, :2], F.softplus(leaf[:, 2:] + 0.5) + 0.01
+        wanted = torch.distributions.Normal(loc, std, validate_args=False).log_prob(raw).sum(-1)
+        pairs = [(log_prob, wanted.detach()), (slopes, torch.autograd.grad(wanted.sum(), leaf)[0])]
+    outs = [torch.empty(37), torch.empty(37), torch.empty(37, 4), torch.empty(37, 4)]
+    choice = torch.randint(4, (37,), generator=generator)
+    made.categorical(37, 4, *_where(params, choice, *outs))
+    log_p = params.log_softmax(-1)
+    pairs += zip(
+        outs, (log_p[range(37), choice], -(log_p.exp() * log_p).sum(-1), log_p.exp(), log_p), strict=True
+    )
+    found = [torch.empty(()) for _ in range(3)] + [torch.empty(37)]
+    x, a = 0.3 * params[:, 0].contiguous(), raw[:, 0].contiguous()
+    less = x.expm1()
+    made.surrogate(37, *_where(x, less, a, None, None), 0.8, 1.2, 0.2, 0.0, *_where(*found))
+    ratio = x.exp()
+    pairs.append((found[0], -torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a).mean()))
+    if not all(torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5) for ours, theirs in pairs):
+        raise RuntimeError("it differs from torch")
+
+
+_library = native.Library(
+    [Path(__file__).with_name("terms.cpp")],
+    FLAGS,
+    {
+        "normal": ([NUMBER] * 3 + [POINTER] * 7, None),
+        "normal_sum": ([NUMBER] * 3 + [POINTER] * 4, None),
+        "categorical": ([NUMBER] * 2 + [POINTER] * 6, None),
+        "categorical_back": ([NUMBER] * 2 + [POINTER] * 7, None),
+        "surrogate": ([NUMBER] + [POINTER] * 5 + [REAL] * 4 + [POINTER] * 4, None),
+        "value_loss": ([NUMBER] + [POINTER] * 3 + [REAL] * 2 + [POINTER] * 2, None),
+    },
+    _check,
+    "PPO's loss runs operation by operation, not by compiled functions",
+)
