@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from marl import distributed, divergence
+from marl.adam import quick
 from marl.averaging import BEGIN, DECAY, Averaging
 from marl.capture import captured
 from marl.errors import UserError
@@ -36,6 +37,9 @@ def prepare(trainer: Any, optimizer: OptimizerConfig, schedule: ScheduleConfig) 
     trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     clipped = [[p for p in module.parameters() if id(p) in trained] for module in parts.values()]
     trainer.clipped = [parameters for parameters in clipped if parameters]
+    trainer.quick_step = None
+    if trainer.clip_value is None and trainer.non_finite != "skip" and not trainer.scaler.is_enabled():
+        trainer.quick_step = quick(trainer.optimizer, trainer.clipped, trainer.grad_clip)
     trainer.averaging = None
     if trainer.average != "none":
         trainer.averaging = Averaging(task, trainer.average, trainer.average_decay, trainer.average_from)
@@ -97,13 +101,28 @@ def unfreeze(trainer: Any) -> None:
 
 def step(trainer: Any) -> None:
     """Clip the gradients and step with them; then the schedule and the average of the weights."""
+    norm = None if trainer.quick_step is None else trainer.quick_step()
+    if norm is None:
+        norm = slow_step(trainer)
+    trainer.norms += norm
+    for parameters in trainer.clipped:
+        for parameter in parameters:
+            parameter.grad = None
+    trainer.schedule.step("step")
+    if trainer.averaging is not None:
+        trainer.averaging.update("ema", trainer.iteration / trainer.iterations)
+    trainer.pending = 0
+    trainer.steps += 1
+
+
+def slow_step(trainer: Any) -> Tensor:
+    """Clip and step by torch; the norm of the gradients, 0 where a step was left out."""
     trainer.scaler.unscale_(trainer.optimizer)
     norm = clip(trainer)
     finite = None
     if trainer.non_finite == "skip" or trainer.scaler.is_enabled():
         finite = torch.isfinite(norm)
         trainer.skipped, norm = trainer.skipped + ~finite, torch.where(finite, norm, 0)
-    trainer.norms += norm
     if trainer.held is not None:
         trainer.optimizer.step(closure(trainer))
         trainer.held.clear()
@@ -112,12 +131,7 @@ def step(trainer: Any) -> None:
     else:
         trainer.scaler.step(trainer.optimizer)
         trainer.scaler.update()
-    trainer.optimizer.zero_grad(set_to_none=True)
-    trainer.schedule.step("step")
-    if trainer.averaging is not None:
-        trainer.averaging.update("ema", trainer.iteration / trainer.iterations)
-    trainer.pending = 0
-    trainer.steps += 1
+    return norm
 
 
 def clip(trainer: Any) -> Tensor:

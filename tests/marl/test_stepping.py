@@ -187,7 +187,7 @@ def test_a_scaled_loss_steps_as_a_plain_one_and_an_overflow_is_left_out(tmp_path
     weights = []
     for kind in (Trainer, Scaled):
         task = make_task(epochs=3)
-        trainer = kind(progress="off", capture=False)  # a replay has no part in scaling
+        trainer = kind(progress="off", capture=False, threads=1)  # a replay has no part in scaling
         trainer.fit(task, tmp_path / kind.__name__, optimizer=OptimizerConfig(lr=0.01))
         weights.append([p.detach() for p in task.loss.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))

@@ -1,0 +1,103 @@
+// One step of Adam or AdamW over many tensors, the gradients' norms and clipping included, in one call.
+//
+// The operations are those of torch's fused kernel and of its norm, in the same order, so that the bits are torch's own
+// where vectors are as long as torch's; explicit fused multiply-adds stand where its compiler makes them.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+enum { W = 16 };
+typedef float vf __attribute__((vector_size(64)));
+static inline vf fma_(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+static inline vf root(vf a) { return (vf)_mm512_sqrt_ps((__m512)a); }
+#elif defined(__AVX__) && defined(__FMA__)
+enum { W = 8 };
+typedef float vf __attribute__((vector_size(32)));
+static inline vf fma_(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+static inline vf root(vf a) { return (vf)_mm256_sqrt_ps((__m256)a); }
+#else
+enum { W = 4 };
+typedef float vf __attribute__((vector_size(16)));
+static inline vf fma_(vf a, vf b, vf c) { return a * b + c; }
+static inline vf root(vf a) {
+    for (int i = 0; i < W; i++) a[i] = sqrtf(a[i]);
+    return a;
+}
+#endif
+static inline vf all(double x) { return (float)x - (vf){}; }
+static inline vf load(const float* p, int64_t n) {
+    vf x = {};
+    memcpy(&x, p, (n < W ? n : W) * 4);
+    return x;
+}
+static inline void store(float* p, vf x, int64_t n) { memcpy(p, &x, (n < W ? n : W) * 4); }
+
+static float norm(const float* x, int64_t n) {
+    typedef float eight __attribute__((vector_size(32)));  // as many as torch's norm takes, whatever the processor
+    eight sums = {};
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        eight v;
+        memcpy(&v, x + i, 32);
+        sums += v * v;
+    }
+    float sum = sums[0];
+    for (int j = 1; j < 8; j++) sum += sums[j];
+    for (int64_t four = i + (n - i) / 4 * 4; i < four; i++) sum += x[i] * x[i];
+    for (; i < n; i++) sum = std::fma(x[i], x[i], sum);
+    return std::sqrt(sum);
+}
+
+struct Rates {  // of a group of parameters
+    double lr, beta1, beta2, eps, weight_decay, decoupled;
+};
+
+static void one(int64_t n, float scale, const Rates& r, int64_t step, float* param, const float* grad, float* m,
+                float* v) {
+    const double size = r.lr / (1 - std::pow(r.beta1, step)), root2 = std::sqrt(1 - std::pow(r.beta2, step));
+    const vf by1 = all(1 - r.beta1), by2 = all(1 - r.beta2), beta2 = all(r.beta2);
+    for (int64_t i = 0; i < n; i += W) {
+        const int64_t left = n - i;
+        vf p = load(param + i, left), g = load(grad + i, left) * scale, a = load(m + i, left), b = load(v + i, left);
+        if (r.weight_decay != 0) {
+            if (r.decoupled) p = p * all(1 - r.lr * r.weight_decay);
+            else g = fma_(p, all(r.weight_decay), g);
+        }
+        a = fma_(by1, g - a, a);
+        vf square = fma_(by2 * g, g, b * beta2);
+        if (left < W) {  // after the last eight, torch's compiler fuses the other product
+            const vf other = fma_(b, beta2, by2 * g * g);
+            for (int64_t l = left & ~7; l < left; l++) square[l] = other[l];
+        }
+        p = p - all(size) * a / (root(square) / all(root2) + all(r.eps));
+        store(param + i, p, left), store(m + i, a, left), store(v + i, square, left);
+    }
+}
+
+extern "C" {
+int64_t width() { return W; }
+
+// Clip each part's gradient to `most` (0: not at all) and step. part, group: of each tensor, parts one after the other.
+// total: the norm of all gradients before that.
+void step(int64_t tensors, const int64_t* sizes, const int64_t* part, const int64_t* group, const Rates* rates,
+          float most, float* const* param, float* const* grad, float* const* m, float* const* v, float* const* steps,
+          float* norms, float* total) {
+    int64_t parts = 0;
+    for (int64_t begin = 0, end; begin < tensors; begin = end) {
+        for (end = begin; end < tensors && part[end] == part[begin]; end++) norms[end] = norm(grad[end], sizes[end]);
+        const float whole = norm(norms + begin, end - begin);
+        float scale = 1.0f / (whole + 1e-6f) * most;
+        scale = most == 0 || scale > 1.0f ? 1.0f : scale;
+        for (int64_t t = begin; t < end; t++) {
+            const float count = *steps[t] += 1.0f;
+            one(sizes[t], scale, rates[group[t]], (int64_t)count, param[t], grad[t], m[t], v[t]);
+        }
+        norms[parts++] = whole;
+    }
+    *total = parts > 1 ? norm(norms, parts) : norms[0];
+}
+}
