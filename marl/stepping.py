@@ -38,7 +38,7 @@ def prepare(trainer: Any, optimizer: OptimizerConfig, schedule: ScheduleConfig) 
     clipped = [[p for p in module.parameters() if id(p) in trained] for module in parts.values()]
     trainer.clipped = [parameters for parameters in clipped if parameters]
     trainer.quick_step = None
-    if trainer.clip_value is None and trainer.non_finite != "skip" and not trainer.scaler.is_enabled():
+    if trainer.clip_value is None and trainer.non_finite != "skip":
         trainer.quick_step = quick(trainer.optimizer, trainer.clipped, trainer.grad_clip)
     trainer.averaging = None
     if trainer.average != "none":
@@ -101,7 +101,8 @@ def unfreeze(trainer: Any) -> None:
 
 def step(trainer: Any) -> None:
     """Clip the gradients and step with them; then the schedule and the average of the weights."""
-    norm = None if trainer.quick_step is None else trainer.quick_step()
+    quick_step = None if trainer.scaler.is_enabled() else trainer.quick_step
+    norm = quick_step and quick_step()
     if norm is None:
         norm = slow_step(trainer)
     trainer.norms += norm
