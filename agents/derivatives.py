@@ -46,7 +46,7 @@ class NormalLogProb(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return gradient.unsqueeze(-1) * ctx.saved_tensors[0], None, None, None, None
+        return terms.scale(gradient, ctx.saved_tensors[0]), None, None, None, None
 
 
 class CategoricalTerms(torch.autograd.Function):

@@ -134,6 +134,12 @@ void categorical_back(int64_t n, int64_t C, const int64_t* choice, const float* 
   }
 }
 
+// out [n][F] = numbers [n][F] times factors [n].
+void scale(int64_t n, int64_t F, const float* factors, const float* numbers, float* out) {
+  for (int64_t e = 0; e < n; e++)
+    for (int64_t f = e * F; f < (e + 1) * F; f++) out[f] = factors[e] * numbers[f];
+}
+
 // PPO's clipped surrogate [n] -> the means loss, approx_kl and clip_fraction; slopes [n]: the loss's derivatives by
 // log_ratio. clip: where the coefficient lies, or null: low, high and its value are given. dual: 0 = none.
 void surrogate(int64_t n, const float* log_ratio, const float* ratio_minus_1, const float* advantage, const float* weight, const float* clip,

@@ -55,6 +55,16 @@ def categorical_back(choice: Tensor, entropy: Tensor, p: Tensor, log_p: Tensor, 
     return out
 
 
+def scale(factors: Tensor, numbers: Tensor) -> Tensor:
+    """factors [...] times numbers [..., F]: torch multiplies short rows one by one."""
+    if not _usable(numbers) or not native.plain(factors) or factors.shape != numbers.shape[:-1]:
+        return factors.unsqueeze(-1) * numbers
+    factors, out = factors.contiguous(), torch.empty_like(numbers)
+    given = factors.numel(), numbers.shape[-1], *_where(factors, numbers, out)
+    native.run(_library().scale, given, factors, numbers, out)
+    return out
+
+
 def surrogate(
     log_ratio: Tensor, advantage: Tensor, clip: float | Tensor, dual: float | None, weight: Tensor | None
 ) -> tuple[Tensor, ...] | None:
@@ -136,6 +146,7 @@ _library = native.Library(
         "normal_sum": ([NUMBER] * 3 + [POINTER] * 4, None),
         "categorical": ([NUMBER] * 2 + [POINTER] * 6, None),
         "categorical_back": ([NUMBER] * 2 + [POINTER] * 7, None),
+        "scale": ([NUMBER] * 2 + [POINTER] * 3, None),
         "surrogate": ([NUMBER] + [POINTER] * 5 + [REAL] * 4 + [POINTER] * 4, None),
         "value_loss": ([NUMBER] + [POINTER] * 3 + [REAL] * 2 + [POINTER] * 2, None),
     },

@@ -61,6 +61,13 @@ def test_categorical_is_torchs(size, C, monkeypatch):
     assert all(x.isfinite().all() for x in ours)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_rows_are_scaled(size):
+    factors, rows = numbers(*size), numbers(*size, 4, seed=1)
+    for given in (factors, factors[:1].expand_as(factors)):
+        assert torch.equal(terms.scale(given, rows), given.unsqueeze(-1) * rows)
+
+
 @pytest.mark.parametrize("dual", [None, 1.5])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("clip", [0.2, torch.tensor(0.13)])
