@@ -3,14 +3,22 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from agents import terms
 from envs.kernel.build import compile_library
 from envs.kernel.tape import Refusal
-from marl import native
+from marl import adam, native
+from marl.networks import fused
 
 
 def enable() -> None:
-    """From now on plain MLPs on a CPU run by their kernel (`marl.networks.fused`), built at the first use."""
+    """From now on compiled functions do what they can on a CPU (`marl.native`), each library built at its first use."""
     native.compiler = build
+
+
+def begin() -> None:
+    """Build what training on a CPU will ask for, while the environments' kernels are made."""
+    for library in (fused.kernel, terms.library, adam.library):
+        library.begin()
 
 
 def build(source: str, options: Sequence[str]) -> Path:

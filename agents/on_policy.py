@@ -13,6 +13,7 @@ from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+from agents import native
 from agents.actor import Actor
 from agents.advantage import bootstrap, explained_variance, gae, normalize_advantage
 from agents.cast import Cast
@@ -73,6 +74,8 @@ class OnPolicy(Plays):
         self.algo, self.seed, self.device = algo, seed, torch.device(device)
         self.plays(env, eval_episodes, eval_deterministic)
         began = time.perf_counter()
+        if self.device.type == "cpu":
+            native.begin()
         self.env = env(seed=derive(seed, stream("environment")), device=device)
         self.spec = self.env.spec
         self.compile_seconds = time.perf_counter() - began  # nearly all of it a kernel, unless it was kept from before

@@ -29,9 +29,9 @@ def normal(params: Tensor, raw: Tensor, bias: float, min_std: float, mask: Tenso
     std = F.softplus(x).add_(min_std)
     n, half, slopes = raw.numel() // D, torch.empty_like(raw), torch.empty_like(params)
     tensors = params, raw, std, x.sigmoid_(), mask, half, slopes
-    native.run(_library().normal, (n, D, agents, *_where(*tensors)), tensors)
+    native.run(library().normal, (n, D, agents, *_where(*tensors)), tensors)
     tensors = half, std.log_(), mask, raw.new_empty(raw.shape[:-1])
-    native.run(_library().normal_sum, (n, D, agents, *_where(*tensors)), tensors)
+    native.run(library().normal_sum, (n, D, agents, *_where(*tensors)), tensors)
     return tensors[-1], slopes
 
 
@@ -42,7 +42,7 @@ def categorical(logits: Tensor, choice: Tensor) -> tuple[Tensor, Tensor, Tensor,
         return None
     outs = [logits.new_empty(logits.shape[:-1]) for _ in range(2)] + [torch.empty_like(logits) for _ in range(2)]
     native.run(
-        _library().categorical, (outs[0].numel(), C, *_where(logits, choice, *outs)), logits, choice, outs
+        library().categorical, (outs[0].numel(), C, *_where(logits, choice, *outs)), logits, choice, outs
     )
     return tuple(outs)
 
@@ -51,7 +51,7 @@ def categorical_back(choice: Tensor, entropy: Tensor, p: Tensor, log_p: Tensor, 
     """Gradient of the logits [..., C], given those of log_prob and entropy [...]; after `categorical`."""
     out, by = torch.empty_like(p), [g.contiguous() for g in by]
     tensors = choice, entropy, p, log_p, *by, out
-    native.run(_library().categorical_back, (entropy.numel(), p.shape[-1], *_where(*tensors)), tensors)
+    native.run(library().categorical_back, (entropy.numel(), p.shape[-1], *_where(*tensors)), tensors)
     return out
 
 
@@ -61,7 +61,7 @@ def scale(factors: Tensor, numbers: Tensor) -> Tensor:
         return factors.unsqueeze(-1) * numbers
     factors, out = factors.contiguous(), torch.empty_like(numbers)
     given = factors.numel(), numbers.shape[-1], *_where(factors, numbers, out)
-    native.run(_library().scale, given, factors, numbers, out)
+    native.run(library().scale, given, factors, numbers, out)
     return out
 
 
@@ -78,7 +78,7 @@ def surrogate(
     bounds = (0.0, 0.0, 0.0) if scalar is not None else (1 - clip, 1 + clip, clip)
     tensors = log_ratio, log_ratio.expm1(), advantage, weight, scalar
     given = log_ratio.numel(), *_where(*tensors), *bounds, dual or 0.0, *_where(*outs)
-    native.run(_library().surrogate, given, tensors, outs)
+    native.run(library().surrogate, given, tensors, outs)
     return outs
 
 
@@ -90,7 +90,7 @@ def value_loss(
         return None
     loss, slopes = torch.empty_like(value), torch.empty_like(value)
     given = value.numel(), *_where(value, target, old), clip, delta, *_where(loss, slopes)
-    native.run(_library().value_loss, given, value, target, old, loss, slopes)
+    native.run(library().value_loss, given, value, target, old, loss, slopes)
     return loss, slopes
 
 
@@ -99,7 +99,7 @@ def _usable(*tensors: Tensor | None) -> bool:
         native.unseen()
         and native.plain(*tensors)
         and all(t is None or t.is_contiguous() for t in tensors)
-        and _library() is not None
+        and library() is not None
     )
 
 
@@ -138,7 +138,7 @@ def _check(made: ctypes.CDLL) -> None:
         raise RuntimeError("it differs from torch")
 
 
-_library = native.Library(
+library = native.Library(
     [Path(__file__).with_name("terms.cpp")],
     FLAGS,
     {

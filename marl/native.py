@@ -6,6 +6,7 @@ Each library is held to torch when it is loaded, and is never used where it can'
 import ctypes
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,8 @@ compiler: Callable[[str, Sequence[str]], Path] | None = None
 
 # Takes a call and what it reads and writes, while `marl.recorder` records: torch does not see these calls.
 recorder: Callable[[Callable[[], object], object], None] | None = None
+
+_builders = ThreadPoolExecutor(thread_name_prefix="build")
 
 
 class Library:
@@ -44,6 +47,12 @@ class Library:
         self.sources, self.flags, self.functions, self.check, self.instead = sources, flags, functions, check, instead
         self.by: Callable[..., Path] | None = None
         self.made: ctypes.CDLL | None = None
+        self.coming: tuple[Callable[..., Path], Future[Path]] | None = None
+
+    def begin(self) -> None:
+        """Build in the background, for whoever will ask soon."""
+        if compiler is not None and compiler is not self.by and self.coming is None:
+            self.coming = compiler, _builders.submit(self._build, compiler)
 
     def __call__(self) -> ctypes.CDLL | None:
         """The library; None, with a warning the first time, where there is none."""
@@ -51,9 +60,14 @@ class Library:
             self.by, self.made = compiler, None if compiler is None else self._load(compiler)
         return self.made
 
+    def _build(self, build: Callable[[str, Sequence[str]], Path]) -> Path:
+        return build("".join(path.read_text() for path in self.sources), self.flags)
+
     def _load(self, build: Callable[[str, Sequence[str]], Path]) -> ctypes.CDLL | None:
+        begun, self.coming = self.coming, None
         try:
-            made = ctypes.CDLL(str(build("".join(path.read_text() for path in self.sources), self.flags)))
+            built = begun[1].result() if begun and begun[0] is build else self._build(build)
+            made = ctypes.CDLL(str(built))
             for name, (arguments, result) in self.functions.items():
                 function = getattr(made, name)
                 function.argtypes, function.restype = arguments, result
