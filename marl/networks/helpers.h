@@ -68,6 +68,7 @@ struct Crew {
         while (uint32_t(seen) && member < int64_t(seen >> 32 & 0xffff))
             if (ticket.compare_exchange_weak(seen, seen - 1)) {
                 work(context, count - int64_t(uint32_t(seen)), member);
+                if (member) helped.fetch_add(1);
                 open.fetch_sub(1);
                 return true;
             }
@@ -79,7 +80,6 @@ struct Crew {
         for (;;) {
             for (int64_t began = now();;) {
                 if (one(member)) {
-                    helped.fetch_add(1);
                     began = now();
                     continue;
                 }
@@ -114,6 +114,7 @@ struct Crew {
     }
 
     void grow(int64_t wanted) {
+        if (helpers >= wanted) return;
         sigset_t all, before;
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &before);  // signals are for those who know what to do about them
