@@ -85,8 +85,8 @@ def value_loss(
         float32 [B, A].
     """
 
-    old = None if clip is None else old_value
-    if made := terms.value_loss(value.detach(), target, old, clip or 0.0, huber_delta if kind == "huber" else 0.0):
+    old, delta = None if clip is None else old_value, huber_delta if kind == "huber" else 0.0
+    if not target.requires_grad and (made := terms.value_loss(value.detach(), target, old, clip or 0.0, delta)):
         return Known.apply(value, *made)
 
     def distance(prediction: Tensor) -> Tensor:

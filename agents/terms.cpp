@@ -117,7 +117,10 @@ void categorical(int64_t n, int64_t C, const float* logits, const int64_t* choic
       st(p[c], y);
       h = h + y * log_p;
     }
-    for (int l = 0; l < lanes; l++) log_prob[e + l] = x[choice[e + l]][l];
+    for (int l = 0; l < lanes; l++) {
+      const int64_t c = choice[e + l];
+      log_prob[e + l] = c >= 0 && c < C ? x[c][l] : NAN;  // no choice at all must not be read, and is not passed over
+    }
     to(entropy, e, n, neg_(h));
     put(kept_p + e * C, p, C, lanes);
     put(kept_log_p + e * C, x, C, lanes);
@@ -130,7 +133,7 @@ void categorical_back(int64_t n, int64_t C, const int64_t* choice, const float* 
   for (int64_t e = 0; e < n; e++) {
     const float g = by_log_prob[e], f = by_entropy[e], h = entropy[e];
     for (int64_t c = e * C; c < (e + 1) * C; c++) out[c] = -(((kept_log_p[c] + h) * f + g) * kept_p[c]);
-    out[e * C + choice[e]] += g;
+    if (choice[e] >= 0 && choice[e] < C) out[e * C + choice[e]] += g;
   }
 }
 

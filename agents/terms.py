@@ -38,12 +38,11 @@ def normal(params: Tensor, raw: Tensor, bias: float, min_std: float, mask: Tenso
 def categorical(logits: Tensor, choice: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
     """log_prob and entropy [...], then p and log p [..., C] for `categorical_back`."""
     C = logits.shape[-1]
-    if not _usable(logits) or choice.dtype != torch.int64 or not choice.is_contiguous() or C > CHOICES:
+    fits = choice.shape == (*logits.shape[:-1], 1) and choice.dtype == torch.int64 and choice.is_contiguous()
+    if not fits or C > CHOICES or not _usable(logits):
         return None
     outs = [logits.new_empty(logits.shape[:-1]) for _ in range(2)] + [torch.empty_like(logits) for _ in range(2)]
-    native.run(
-        library().categorical, (outs[0].numel(), C, *_where(logits, choice, *outs)), logits, choice, outs
-    )
+    native.run(library().categorical, (outs[0].numel(), C, *_where(logits, choice, *outs)), logits, choice, outs)
     return tuple(outs)
 
 
@@ -116,24 +115,29 @@ def _check(made: ctypes.CDLL) -> None:
     slopes, log_prob = torch.empty(37, 4), torch.empty(37)
     made.normal(37, 2, 1, *_where(params, raw, std, x.sigmoid_(), None, half, slopes))
     made.normal_sum(37, 2, 1, *_where(half, std.log_(), None, log_prob))
-    leaf = params.clone().requires_grad_()
-    with torch.enable_grad():
-        loc, std = leaf[:, :2], F.softplus(leaf[:, 2:] + 0.5) + 0.01
-        wanted = torch.distributions.Normal(loc, std, validate_args=False).log_prob(raw).sum(-1)
-        pairs = [(log_prob, wanted.detach()), (slopes, torch.autograd.grad(wanted.sum(), leaf)[0])]
-    outs = [torch.empty(37), torch.empty(37), torch.empty(37, 4), torch.empty(37, 4)]
-    choice = torch.randint(4, (37,), generator=generator)
+    choice, by = torch.randint(4, (37,), generator=generator), [torch.ones(37), torch.full((37,), 0.5)]
+    outs, by_logit = [torch.empty(37), torch.empty(37), torch.empty(37, 4), torch.empty(37, 4)], torch.empty(37, 4)
     made.categorical(37, 4, *_where(params, choice, *outs))
-    log_p = params.log_softmax(-1)
-    pairs += zip(
-        outs, (log_p[range(37), choice], -(log_p.exp() * log_p).sum(-1), log_p.exp(), log_p), strict=True
-    )
-    found = [torch.empty(()) for _ in range(3)] + [torch.empty(37)]
+    made.categorical_back(37, 4, *_where(choice, *outs[1:], *by, by_logit))
+    rows = torch.empty(37, 4)
+    made.scale(37, 4, *_where(outs[1], params, rows))
+    means, by_ratio = [torch.empty(()) for _ in range(3)], torch.empty(37)
     x, a = 0.3 * params[:, 0].contiguous(), raw[:, 0].contiguous()
     less = x.expm1()
-    made.surrogate(37, *_where(x, less, a, None, None), 0.8, 1.2, 0.2, 0.0, *_where(*found))
-    ratio = x.exp()
-    pairs.append((found[0], -torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a).mean()))
+    made.surrogate(37, *_where(x, less, a, None, None), 0.8, 1.2, 0.2, 0.0, *_where(*means, by_ratio))
+    errors, by_value = torch.empty(37), torch.empty(37)
+    made.value_loss(37, *_where(x, a, None), 0.0, 0.0, *_where(errors, by_value))
+    with torch.enable_grad():
+        p, r = (value.clone().requires_grad_() for value in (params, x))
+        gaussian = torch.distributions.Normal(p[:, :2], F.softplus(p[:, 2:] + 0.5) + 0.01, validate_args=False)
+        density, log_p, ratio = gaussian.log_prob(raw).sum(-1), p.log_softmax(-1), r.exp()
+        chosen, entropy = log_p[range(37), choice], -(log_p.exp() * log_p).sum(-1)
+        loss, squares = -torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a).mean(), (r - a).square()
+        pairs = [(log_prob, density), (slopes, torch.autograd.grad(density.sum(), p)[0])]
+        pairs += zip(outs, (chosen, entropy, log_p.exp(), log_p), strict=True)
+        pairs += [(by_logit, torch.autograd.grad((chosen + 0.5 * entropy).sum(), p)[0])]
+        pairs += [(rows, outs[1].unsqueeze(-1) * params), (means[0], loss), (errors, squares)]
+        pairs += [(by_ratio, torch.autograd.grad(loss, r)[0]), (by_value, torch.autograd.grad(squares.sum(), r)[0])]
     if not all(torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5) for ours, theirs in pairs):
         raise RuntimeError("it differs from torch")
 

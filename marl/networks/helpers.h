@@ -17,7 +17,8 @@
 namespace helpers {
 const int64_t AWAKE = 600'000;          // ns that a helper waits awake for the next work
 const int64_t LATE = 50'000;            // ns of a yield, or of waiting beyond the pace of units, that count as lost
-const int64_t FIRST = 8, MOST = 128;    // a rest is so many times as long as what was lost
+const int64_t FIRST = 1, MOST = 128;    // a rest is so many times as long as what was lost
+const int64_t SOON = 5'000'000;         // ns after a rest within which a loss says that the core is still wanted
 const int64_t LONGEST = 2'000'000'000;  // ns of rest at most
 enum { YIELD_EVERY = 32 };              // pauses between two looks at the clock
 
@@ -41,7 +42,7 @@ struct Crew {
     void* context = nullptr;
     int64_t count = 0;
     std::atomic<int64_t> rest{0};     // the time until which nobody helps
-    std::atomic<int64_t> rested{0}, factor{FIRST};  // how long the last rest was; how many times what had been lost
+    std::atomic<int64_t> factor{FIRST};  // of the last rest
     std::atomic<int64_t> rests{0}, helped{0};  // how many rests there were; how many units were not the caller's
     std::atomic<int64_t> asleep{0};
     std::atomic<bool> taken{false};   // by a caller
@@ -51,14 +52,13 @@ struct Crew {
     int64_t helpers = 0;
     const pid_t process = getpid();
 
-    // Time was lost: a rest of FIRST times as long, twice that each time it comes again soon after the rest.
+    // Time was lost: a rest as long as that, and twice as many times as long each time it comes again soon after it.
     void lost(int64_t time, int64_t at) {
         rests.fetch_add(1);
-        const int64_t until = rest.load(), last = rested.load(), again = 2 * factor.load();
-        const int64_t by = at - until > 4 * last ? FIRST : again < MOST ? again : MOST;
+        const int64_t again = 2 * factor.load();
+        const int64_t by = at - time > rest.load() + SOON ? FIRST : again < MOST ? again : MOST;
         factor.store(by);
-        rested.store(by * time < LONGEST ? by * time : LONGEST);
-        rest.store(at + rested.load());
+        rest.store(at + (by * time < LONGEST ? by * time : LONGEST));
     }
 
     // Do a unit of the job in hand, if there is one left. Of the job nothing is read before a unit is one's own: until

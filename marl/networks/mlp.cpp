@@ -75,9 +75,10 @@ static void block_forward(const Net& net, int64_t b, const float* x, const float
     from_panels(in, n, size[depth], out + b * R * size[depth], size[depth]);
 }
 
-// One block backward: its gradients of weights and biases are added to `sums`; `end` is where the packed weights end.
+// One block backward: its gradients of weights and biases are added to `sums`, or stand there alone (fresh), padding
+// left as it is; `end` is where the packed weights end.
 static void block_backward(const Net& net, int64_t b, const float* x, const float* kept, const float* gradient,
-                           const float* end, float* sums, float* dx, float* buffers) {
+                           const float* end, float* sums, bool fresh, float* dx, float* buffers) {
     const int64_t depth = net.depth, n = net.in_block(b), full = rounded(n);
     const int64_t* size = net.size;
     float* const buffer[3] = {buffers, buffers + net.widest(), buffers + 2 * net.widest()};
@@ -93,14 +94,14 @@ static void block_backward(const Net& net, int64_t b, const float* x, const floa
         layer -= padded(outs) * (stride + 1);
         for (int64_t p = 0; p < panels(ins); p++)
             TILED(ins - p * P, for (int64_t o = 0; o < outs; o += M) weight_tile<V>(
-                g + o / P * R * P + o % P, y + p * R * P, full, layer + o * stride + p * P, stride))
+                g + o / P * R * P + o % P, y + p * R * P, full, layer + o * stride + p * P, stride, fresh))
         float* sum_bias = layer + padded(outs) * stride;
         for (int64_t p = 0; p < panels(outs); p++)
             for (int v = 0; v < N; v++) {
                 float* sum = sum_bias + p * P + v * W;
                 vf total = (vf){};
                 for (int64_t r = 0; r < full; r++) total += load(g + (p * R + r) * P + v * W);
-                store(sum, load(sum) + total);
+                store(sum, fresh ? total : load(sum) + total);
             }
         if (l == 0 && !dx) break;
         packed -= padded(ins) * outs;
@@ -203,13 +204,12 @@ void backward(int64_t depth, int64_t rows, int64_t members, int64_t kind, const 
     memset(sums, 0, slot * 4);
     for (int64_t b = 0; b < net.blocks();) {
         if (!shift.helped() || b + 1 == net.blocks()) {  // alone: straight into the sums
-            block_backward(net, b++, x, kept, gradient, end, sums, dx, net.own(buffers, 0));
+            block_backward(net, b++, x, kept, gradient, end, sums, false, dx, net.own(buffers, 0));
             continue;
         }
         const int64_t used = net.blocks() - b < round ? net.blocks() - b : round;
         shift.share(used, [&](int64_t i, int64_t member) {
-            memset(slots + i * slot, 0, slot * 4);
-            block_backward(net, b + i, x, kept, gradient, end, slots + i * slot, dx, net.own(buffers, member));
+            block_backward(net, b + i, x, kept, gradient, end, slots + i * slot, true, dx, net.own(buffers, member));
         });
         const int64_t parts = 2 * members, part = (slot / W + parts - 1) / parts * W;
         shift.share(parts, [&](int64_t i, int64_t) {

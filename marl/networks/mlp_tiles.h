@@ -92,10 +92,11 @@ static void back_tile(const float* in, const float* packed, int64_t depth, const
     }
 }
 
-// sums[M][V] += over rows of gradient[row][i] * input[row][column]; a block is added up by itself, so that rounding
-// grows with the number of blocks and not of rows.
+// sums[M][V] += over rows of gradient[row][i] * input[row][column], or = where nothing is there yet (fresh); a block is
+// added up by itself, so that rounding grows with the number of blocks and not of rows.
 template <int V>
-static void weight_tile(const float* gradient, const float* input, int64_t rows, float* sums, int64_t stride) {
+static void weight_tile(const float* gradient, const float* input, int64_t rows, float* sums, int64_t stride,
+                        bool fresh) {
     vf acc[M][V];
     FIXED for (int i = 0; i < M; i++) FIXED for (int v = 0; v < V; v++) acc[i][v] = (vf){};
     for (int64_t r = 0; r < rows; r++, gradient += P, input += P) {
@@ -108,7 +109,7 @@ static void weight_tile(const float* gradient, const float* input, int64_t rows,
     }
     FIXED for (int i = 0; i < M; i++) FIXED for (int v = 0; v < V; v++) {
         float* sum = sums + i * stride + v * W;
-        store(sum, load(sum) + acc[i][v]);
+        store(sum, fresh ? acc[i][v] : load(sum) + acc[i][v]);
     }
 }
 

@@ -103,6 +103,20 @@ def test_what_is_no_number_stays_so():
     assert CategoricalTerms.apply(torch.tensor([[0.0, float("nan")]]), torch.tensor([[0]]))[0].isnan().all()
 
 
+def test_a_choice_that_does_not_exist_is_no_number_and_nothing_is_written_for_it():
+    logits = numbers(3, 4).requires_grad_()
+    log_prob, entropy = CategoricalTerms.apply(logits, torch.tensor([[0], [4], [-1]]))
+    assert log_prob.isnan().tolist() == [False, True, True] and entropy.isfinite().all()
+    (by_logits,) = torch.autograd.grad(entropy.sum(), logits)
+    assert by_logits.isfinite().all()
+
+
+def test_a_target_that_learns_gets_its_gradient():
+    value, target = numbers(4).requires_grad_(), numbers(4, seed=1).requires_grad_()
+    by_value, by_target = torch.autograd.grad(value_loss(value, target).sum(), (value, target))
+    assert torch.equal(by_value, -by_target)
+
+
 @pytest.mark.parametrize(
     "change", [Tensor.double, lambda x: x.t().contiguous().t(), lambda x: x[:, :2], lambda x: nn.Parameter(x)]
 )
@@ -119,8 +133,22 @@ def test_transforms_of_torch_see_operations():
     torch.testing.assert_close(torch.vmap(value_loss)(x, a), wanted)
 
 
-def test_functions_that_differ_from_torch_are_not_used(monkeypatch):
+@pytest.mark.parametrize(
+    "right, wrong",
+    [
+        ("square * K(-0.5f)", "square * K(-0.4f)"),
+        ("out[e * C + choice[e]] += g", "out[e * C + choice[e]] += f"),
+        ("slope = K(2.0f) * error", "slope = error"),
+        ("factors[e] * numbers[f]", "factors[e] + numbers[f]"),
+    ],
+)
+def test_functions_that_differ_from_torch_are_not_used(right, wrong, monkeypatch):
     build = native.compiler
-    monkeypatch.setattr(native, "compiler", lambda s, f: build(s.replace("square * K(-0.5f)", "square * K(-0.4f)"), f))
+
+    def bent(source, flags):
+        assert right in source
+        return build(source.replace(right, wrong), flags)
+
+    monkeypatch.setattr(native, "compiler", bent)
     with pytest.warns(UserWarning, match="operation by operation.*differs from torch"):
         assert terms.value_loss(numbers(3), numbers(3), None, 0.0, 0.0) is None

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.distributions import Distribution
 
 from envs.base import Env, EnvError
 from envs.vmas import VmasEnv as AnyVmasEnv
@@ -177,3 +178,22 @@ def test_one_collision_elsewhere_changes_nobody_elses_reward():
     alone, beside = near_miss(0.9), near_miss(0.198)
     assert torch.equal(alone[0], beside[0]) and (alone[0] == -1).all()
     assert (alone[1] == 0).all() and (beside[1] == -1).all()
+
+
+def test_refreshing_the_pool_leaves_threads_and_checks_as_they_were(monkeypatch):
+    env, seen, threads = VmasEnv("balance", num_envs=4, seed=0), [], torch.get_num_threads()
+    env.reset(0)
+
+    def reset():
+        seen.append((torch.get_num_threads(), Distribution._validate_args))
+        raise RuntimeError("a reset fails")
+
+    monkeypatch.setattr(env._pool.nursery, "reset", reset)
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(RuntimeError, match="a reset fails"):
+            env.refresh_pool()
+        assert seen == [(1, False)]
+        assert torch.get_num_threads() == 2 and Distribution._validate_args
+    finally:
+        torch.set_num_threads(threads)
