@@ -132,7 +132,7 @@ def _check(made: ctypes.CDLL) -> None:
 library = native.Library(
     [Path(__file__).with_name("adam.cpp")],
     ("-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w"),
-    {"step": ([NUMBER] + [POINTER] * 4 + [REAL] + [POINTER] * 7, None)},
+    {"width": ([], NUMBER), "step": ([NUMBER] + [POINTER] * 4 + [REAL] + [POINTER] * 7, None)},
     _check,
     "torch's optimiser clips and steps, not a compiled function",
 )

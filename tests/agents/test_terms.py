@@ -1,5 +1,7 @@
 """The compiled terms of PPO's loss against torch's operations: the same gradients, to the bit where both can."""
 
+import platform
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -94,6 +96,23 @@ def test_value_loss_is_torchs(size, kind, clip, monkeypatch):
     assert_close(ours, theirs)
     if kind == "l2":
         assert_equal(ours[:1], theirs[:1])
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="its vectors have one length")
+@pytest.mark.parametrize("absent", [("-mno-avx512f",), ("-mno-avx512f", "-mno-avx", "-mno-fma")])
+def test_processors_with_shorter_vectors_get_the_same(absent, monkeypatch):
+    build, raw, mask = native.compiler, 2 * numbers(33, 5, 3, seed=1), (numbers(5, 3) > -0.5).float()
+    choice, advantage = torch.randint(9, (33, 5, 1), generator=torch.Generator().manual_seed(1)), numbers(33, 5, seed=2)
+    monkeypatch.setattr(native, "compiler", lambda source, flags: build(source, (*flags, *absent)))
+    assert terms.library().width() == (8 if len(absent) == 1 else 4)
+    for function, leaf in (
+        (lambda x: [NormalLogProb.apply(x, raw, 0.5, 0.01, mask)], 3 * numbers(33, 5, 6)),
+        (lambda x: CategoricalTerms.apply(x, choice), 3 * numbers(33, 5, 9)),
+        (lambda x: ClippedSurrogate.apply(x, advantage, 0.2, 1.5, None), 0.3 * numbers(33, 5)),
+        (lambda x: [value_loss(x, advantage, numbers(33, 5, seed=4), "huber", 0.7, 0.2)], numbers(33, 5)),
+    ):
+        with monkeypatch.context() as patch:
+            assert_close(*both(patch, function, leaf))
 
 
 def test_what_is_no_number_stays_so():

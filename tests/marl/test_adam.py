@@ -1,5 +1,7 @@
 """Clipping and Adam's step as one compiled call: torch's own numbers, and torch's own step where it does not apply."""
 
+import platform
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -82,6 +84,19 @@ def test_steps_are_torchs(shapes, kind, decay, most):
         if turn == 10:
             for optimizer in pair.optimizers:  # as a schedule does
                 optimizer.param_groups[0]["lr"] *= 0.5
+    pair.compare()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="its vectors have one length")
+@pytest.mark.parametrize("absent", [("-mno-avx512f",), ("-mno-avx512f", "-mno-avx", "-mno-fma")])
+def test_processors_with_shorter_vectors_get_the_same(absent, monkeypatch):
+    build = native.compiler
+    monkeypatch.setattr(native, "compiler", lambda source, flags: build(source, (*flags, *absent)))
+    assert adam.library().width() == (8 if len(absent) == 1 else 4)
+    pair = Pair(AdamW, SHAPES[1], 0.5, 0.01)
+    for turn in range(10):
+        pair.draw()
+        assert pair.step() == (turn > 0)
     pair.compare()
 
 
