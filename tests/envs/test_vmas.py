@@ -182,6 +182,7 @@ def test_one_collision_elsewhere_changes_nobody_elses_reward():
 
 def test_refreshing_the_pool_leaves_threads_and_checks_as_they_were(monkeypatch):
     env, seen, threads = VmasEnv("balance", num_envs=4, seed=0), [], torch.get_num_threads()
+    checks = Distribution._validate_args  # other libraries switch them off
     env.reset(0)
 
     def reset():
@@ -191,9 +192,11 @@ def test_refreshing_the_pool_leaves_threads_and_checks_as_they_were(monkeypatch)
     monkeypatch.setattr(env._pool.nursery, "reset", reset)
     try:
         torch.set_num_threads(2)
+        Distribution.set_default_validate_args(True)
         with pytest.raises(RuntimeError, match="a reset fails"):
             env.refresh_pool()
         assert seen == [(1, False)]
         assert torch.get_num_threads() == 2 and Distribution._validate_args
     finally:
         torch.set_num_threads(threads)
+        Distribution.set_default_validate_args(checks)
