@@ -17,8 +17,8 @@ def enable() -> None:
 
 def begin() -> None:
     """Build what training on a CPU will ask for, while the environments' kernels are made."""
-    for library in (fused.kernel, terms.library, adam.library):
-        library.begin()
+    for each in (fused.kernel, terms.functions, adam.functions):
+        each.begin()
 
 
 def build(source: str, options: Sequence[str]) -> Path:

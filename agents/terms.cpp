@@ -145,9 +145,9 @@ void scale(int64_t n, int64_t F, const float* factors, const float* numbers, flo
 
 // PPO's clipped surrogate [n] -> the means loss, approx_kl and clip_fraction; slopes [n]: the loss's derivatives by
 // log_ratio. clip: where the coefficient lies, or null: low, high and its value are given. dual: 0 = none.
-void surrogate(int64_t n, const float* log_ratio, const float* ratio_minus_1, const float* advantage, const float* weight, const float* clip,
-               float low, float high, float value, float dual, float* loss, float* approx_kl,
-               float* clip_fraction, float* slopes) {
+void surrogate(int64_t n, float low, float high, float value, float dual, const float* log_ratio,
+               const float* ratio_minus_1, const float* advantage, const float* weight, const float* clip, float* loss,
+               float* approx_kl, float* clip_fraction, float* slopes) {
   if (clip) value = *clip, low = 1.0f - value, high = 1.0f + value;
   Sum total, kl, beyond;
   for (int64_t e = 0; e < n; e += W) {
@@ -175,7 +175,7 @@ void surrogate(int64_t n, const float* log_ratio, const float* ratio_minus_1, co
 
 // The critic's loss per sample and its derivative by `value`: squared, or Huber's where delta > 0. old: null, or the
 // prediction that `value` may be `clip` away from, the worse of both losses counting.
-void value_loss(int64_t n, const float* value, const float* target, const float* old, float clip, float delta,
+void value_loss(int64_t n, float clip, float delta, const float* value, const float* target, const float* old,
                 float* loss, float* slopes) {
   const auto distance = [&](vf error, vf& slope) {
     if (delta == 0) {

@@ -28,11 +28,10 @@ def normal(params: Tensor, raw: Tensor, bias: float, min_std: float, mask: Tenso
     x = params[..., D:] + bias
     std = F.softplus(x).add_(min_std)
     n, half, slopes = raw.numel() // D, torch.empty_like(raw), torch.empty_like(params)
-    tensors = params, raw, std, x.sigmoid_(), mask, half, slopes
-    native.run(library().normal, (n, D, agents, *_where(*tensors)), tensors)
-    tensors = half, std.log_(), mask, raw.new_empty(raw.shape[:-1])
-    native.run(library().normal_sum, (n, D, agents, *_where(*tensors)), tensors)
-    return tensors[-1], slopes
+    _run("normal", (n, D, agents), params, raw, std, x.sigmoid_(), mask, half, slopes)
+    log_prob = raw.new_empty(raw.shape[:-1])
+    _run("normal_sum", (n, D, agents), half, std.log_(), mask, log_prob)
+    return log_prob, slopes
 
 
 def categorical(logits: Tensor, choice: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
@@ -42,15 +41,14 @@ def categorical(logits: Tensor, choice: Tensor) -> tuple[Tensor, Tensor, Tensor,
     if not fits or C > CHOICES or not _usable(logits):
         return None
     outs = [logits.new_empty(logits.shape[:-1]) for _ in range(2)] + [torch.empty_like(logits) for _ in range(2)]
-    native.run(library().categorical, (outs[0].numel(), C, *_where(logits, choice, *outs)), logits, choice, outs)
+    _run("categorical", (outs[0].numel(), C), logits, choice, *outs)
     return tuple(outs)
 
 
 def categorical_back(choice: Tensor, entropy: Tensor, p: Tensor, log_p: Tensor, *by: Tensor) -> Tensor:
     """Gradient of the logits [..., C], given those of log_prob and entropy [...]; after `categorical`."""
     out, by = torch.empty_like(p), [g.contiguous() for g in by]
-    tensors = choice, entropy, p, log_p, *by, out
-    native.run(library().categorical_back, (entropy.numel(), p.shape[-1], *_where(*tensors)), tensors)
+    _run("categorical_back", (entropy.numel(), p.shape[-1]), choice, entropy, p, log_p, *by, out)
     return out
 
 
@@ -58,9 +56,8 @@ def scale(factors: Tensor, numbers: Tensor) -> Tensor:
     """factors [...] times numbers [..., F]: torch multiplies short rows one by one."""
     if not _usable(numbers) or not native.plain(factors) or factors.shape != numbers.shape[:-1]:
         return factors.unsqueeze(-1) * numbers
-    factors, out = factors.contiguous(), torch.empty_like(numbers)
-    given = factors.numel(), numbers.shape[-1], *_where(factors, numbers, out)
-    native.run(library().scale, given, factors, numbers, out)
+    out = torch.empty_like(numbers)
+    _run("scale", (factors.numel(), numbers.shape[-1]), factors.contiguous(), numbers, out)
     return out
 
 
@@ -75,9 +72,8 @@ def surrogate(
         return None
     outs = *[log_ratio.new_empty(()) for _ in range(3)], torch.empty_like(log_ratio)
     bounds = (0.0, 0.0, 0.0) if scalar is not None else (1 - clip, 1 + clip, clip)
-    tensors = log_ratio, log_ratio.expm1(), advantage, weight, scalar
-    given = log_ratio.numel(), *_where(*tensors), *bounds, dual or 0.0, *_where(*outs)
-    native.run(library().surrogate, given, tensors, outs)
+    told = log_ratio.numel(), *bounds, dual or 0.0
+    _run("surrogate", told, log_ratio, log_ratio.expm1(), advantage, weight, scalar, *outs)
     return outs
 
 
@@ -88,8 +84,7 @@ def value_loss(
     if not _usable(value, target, old) or value.shape != target.shape or old is not None and old.shape != value.shape:
         return None
     loss, slopes = torch.empty_like(value), torch.empty_like(value)
-    given = value.numel(), *_where(value, target, old), clip, delta, *_where(loss, slopes)
-    native.run(library().value_loss, given, value, target, old, loss, slopes)
+    _run("value_loss", (value.numel(), clip, delta), value, target, old, loss, slopes)
     return loss, slopes
 
 
@@ -98,8 +93,12 @@ def _usable(*tensors: Tensor | None) -> bool:
         native.unseen()
         and native.plain(*tensors)
         and all(t is None or t.is_contiguous() for t in tensors)
-        and library() is not None
+        and functions() is not None
     )
+
+
+def _run(name: str, numbers: tuple[float, ...], *tensors: Tensor | None) -> None:
+    native.run(getattr(functions(), name), (*numbers, *_where(*tensors)), tensors)
 
 
 def _where(*tensors: Tensor | None) -> tuple[int | None, ...]:
@@ -124,9 +123,9 @@ def _check(made: ctypes.CDLL) -> None:
     means, by_ratio = [torch.empty(()) for _ in range(3)], torch.empty(37)
     x, a = 0.3 * params[:, 0].contiguous(), raw[:, 0].contiguous()
     less = x.expm1()
-    made.surrogate(37, *_where(x, less, a, None, None), 0.8, 1.2, 0.2, 0.0, *_where(*means, by_ratio))
+    made.surrogate(37, 0.8, 1.2, 0.2, 0.0, *_where(x, less, a, None, None, *means, by_ratio))
     errors, by_value = torch.empty(37), torch.empty(37)
-    made.value_loss(37, *_where(x, a, None), 0.0, 0.0, *_where(errors, by_value))
+    made.value_loss(37, 0.0, 0.0, *_where(x, a, None, errors, by_value))
     with torch.enable_grad():
         p, r = (value.clone().requires_grad_() for value in (params, x))
         gaussian = torch.distributions.Normal(p[:, :2], F.softplus(p[:, 2:] + 0.5) + 0.01, validate_args=False)
@@ -142,7 +141,7 @@ def _check(made: ctypes.CDLL) -> None:
         raise RuntimeError("it differs from torch")
 
 
-library = native.Library(
+functions = native.Library(
     [Path(__file__).with_name("terms.cpp")],
     FLAGS,
     {
@@ -151,8 +150,8 @@ library = native.Library(
         "categorical": ([NUMBER] * 2 + [POINTER] * 6, None),
         "categorical_back": ([NUMBER] * 2 + [POINTER] * 7, None),
         "scale": ([NUMBER] * 2 + [POINTER] * 3, None),
-        "surrogate": ([NUMBER] + [POINTER] * 5 + [REAL] * 4 + [POINTER] * 4, None),
-        "value_loss": ([NUMBER] + [POINTER] * 3 + [REAL] * 2 + [POINTER] * 2, None),
+        "surrogate": ([NUMBER] + [REAL] * 4 + [POINTER] * 9, None),
+        "value_loss": ([NUMBER] + [REAL] * 2 + [POINTER] * 5, None),
     },
     _check,
     "PPO's loss runs operation by operation, not by compiled functions",

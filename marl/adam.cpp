@@ -2,39 +2,22 @@
 //
 // The operations are those of torch's fused kernel and of its norm, in the same order, so that the bits are torch's own
 // where vectors are as long as torch's; explicit fused multiply-adds stand where its compiler makes them.
+// Stands after vectors.h.
 #include <cmath>
-#include <cstdint>
-#include <cstring>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #if defined(__AVX512F__)
-enum { W = 16 };
-typedef float vf __attribute__((vector_size(64)));
-static inline vf fma_(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
-static inline vf root(vf a) { return (vf)_mm512_sqrt_ps((__m512)a); }
+INLINE vf fma_(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+INLINE vf root(vf a) { return (vf)_mm512_sqrt_ps((__m512)a); }
 #elif defined(__AVX__) && defined(__FMA__)
-enum { W = 8 };
-typedef float vf __attribute__((vector_size(32)));
-static inline vf fma_(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
-static inline vf root(vf a) { return (vf)_mm256_sqrt_ps((__m256)a); }
+INLINE vf fma_(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+INLINE vf root(vf a) { return (vf)_mm256_sqrt_ps((__m256)a); }
 #else
-enum { W = 4 };
-typedef float vf __attribute__((vector_size(16)));
-static inline vf fma_(vf a, vf b, vf c) { return a * b + c; }
-static inline vf root(vf a) {
+INLINE vf fma_(vf a, vf b, vf c) { return a * b + c; }
+INLINE vf root(vf a) {
     for (int i = 0; i < W; i++) a[i] = sqrtf(a[i]);
     return a;
 }
 #endif
-static inline vf all(double x) { return (float)x - (vf){}; }
-static inline vf load(const float* p, int64_t n) {
-    vf x = {};
-    memcpy(&x, p, (n < W ? n : W) * 4);
-    return x;
-}
-static inline void store(float* p, vf x, int64_t n) { memcpy(p, &x, (n < W ? n : W) * 4); }
 
 static float norm(const float* x, int64_t n) {
     typedef float eight __attribute__((vector_size(32)));  // as many as torch's norm takes, whatever the processor

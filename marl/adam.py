@@ -33,10 +33,10 @@ class QuickStep:
         groups = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
         self.parameters = [p for part in parts for p in part]
         count = len(self.parameters)
-        integers, self.sizes = ctypes.c_int64 * count, [p.numel() for p in self.parameters]
+        integers, sizes = ctypes.c_int64 * count, [p.numel() for p in self.parameters]
         part = [i for i, members in enumerate(parts) for _ in members]
         group = [groups[id(p)] for p in self.parameters]
-        self.told = count, integers(*self.sizes), integers(*part), integers(*group)
+        self.told = count, integers(*sizes), integers(*part), integers(*group)
         self.rates = (ctypes.c_double * (6 * len(optimizer.param_groups)))()
         self.norms = torch.empty(count)
         self.state: Any = None
@@ -44,7 +44,7 @@ class QuickStep:
 
     def __call__(self) -> Tensor | None:
         """Clip, step and give the norm of all gradients, on the device; None where torch has to do it."""
-        return self.by(library())
+        return self.by(functions())
 
     def by(self, made: ctypes.CDLL | None) -> Tensor | None:
         """As a call, with this library."""
@@ -129,8 +129,8 @@ def _check(made: ctypes.CDLL) -> None:
         raise RuntimeError("its steps differ from torch's")
 
 
-library = native.Library(
-    [Path(__file__).with_name("adam.cpp")],
+functions = native.Library(
+    [Path(__file__).with_name(name) for name in ("vectors.h", "adam.cpp")],
     ("-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w"),
     {"width": ([], NUMBER), "step": ([NUMBER] + [POINTER] * 4 + [REAL] + [POINTER] * 7, None)},
     _check,

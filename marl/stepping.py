@@ -106,9 +106,7 @@ def step(trainer: Any) -> None:
     if norm is None:
         norm = slow_step(trainer)
     trainer.norms += norm
-    for parameters in trainer.clipped:
-        for parameter in parameters:
-            parameter.grad = None
+    trainer.optimizer.zero_grad(set_to_none=True)
     trainer.schedule.step("step")
     if trainer.averaging is not None:
         trainer.averaging.update("ema", trainer.iteration / trainer.iterations)

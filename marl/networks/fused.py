@@ -89,7 +89,7 @@ def _check(made: ctypes.CDLL) -> None:
 
 
 kernel = native.Library(
-    [Path(__file__).with_name(name) for name in ("helpers.h", "mlp_tiles.h", "mlp.cpp")],
+    [Path(__file__).parent / name for name in ("helpers.h", "../vectors.h", "mlp_tiles.h", "mlp.cpp")],
     ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w"),
     {
         "helped": ([], NUMBER),

@@ -6,9 +6,6 @@ import torch
 
 BY_ITSELF = 4  # threads that are used without being asked for: more bring little at the sizes of on-policy learning
 
-_helpers: int | None = None
-
-
 def cores() -> int:
     """Cores that this process may use: those it is bound to, its share of them beside others of torchrun's, and no more
     than OMP_NUM_THREADS, by which launchers say how many threads a job has."""
@@ -20,15 +17,8 @@ def cores() -> int:
 
 def allow(helpers: int | None) -> None:
     """From now on up to so many helpers; None: as many as are useful."""
-    global _helpers, _members
-    _helpers = helpers
-    _members = _count()
-
-
-def _count() -> int:
-    if _helpers is not None:
-        return 1 + _helpers
-    return min(cores(), max(BY_ITSELF, torch.get_num_threads()))
+    global _members
+    _members = min(cores(), max(BY_ITSELF, torch.get_num_threads())) if helpers is None else 1 + helpers
 
 
 def members() -> int:
@@ -36,4 +26,4 @@ def members() -> int:
     return _members
 
 
-_members = _count()
+allow(None)

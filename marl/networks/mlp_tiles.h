@@ -1,27 +1,11 @@
-// Products, bias, activation and their derivatives on tiles of a block of rows, for mlp.cpp.
+// Products, bias, activation and their derivatives on tiles of a block of rows, for mlp.cpp; stands after vectors.h.
 //
 // Within a block of R rows a matrix lies in panels of P columns, [panel][row][P]: a panel's row is N vectors, so that
 // the same memory serves as the left side of a product (numbers broadcast one by one) and as the right side (vectors).
 // Every product is made of tiles of M rows x P columns that stay in registers.
-#include <cstdint>
-#include <cstring>
-
-#if defined(__AVX512F__)
-enum { W = 16, N = 2, M = 8 };
-#elif defined(__AVX__)
-enum { W = 8, N = 2, M = 4 };
-#else
-enum { W = 4, N = 4, M = 4 };
-#endif
-enum { P = W * N, R = 64 };  // M divides P and R
-typedef float vf __attribute__((vector_size(4 * W)));
-typedef float vu __attribute__((vector_size(4 * W), aligned(4), may_alias));
+enum { N = W == 4 ? 4 : 2, M = W == 16 ? 8 : 4, P = W * N, R = 64 };  // M divides P and R
 #define FIXED _Pragma("GCC unroll 16")
-#define INLINE static inline __attribute__((always_inline))
 
-INLINE vf load(const float* p) { return *(const vu*)p; }
-INLINE void store(float* p, vf x) { *(vu*)p = x; }
-INLINE vf all(float x) { return x - (vf){}; }
 INLINE int64_t panels(int64_t n) { return (n + P - 1) / P; }
 INLINE int64_t padded(int64_t n) { return panels(n) * P; }
 INLINE int64_t rounded(int64_t n) { return (n + M - 1) / M * M; }

@@ -27,7 +27,7 @@ def both(monkeypatch, function, *leaves: Tensor) -> tuple[list[Tensor], list[Ten
         results = function(*given)
         score = sum((numbers(*x.shape, seed=i) * x).sum() for i, x in enumerate(results) if x.requires_grad)
         found.append([*[x.detach() for x in results], *torch.autograd.grad(score, given)])
-        assert (terms.library() is None) == (compiler is None)
+        assert (terms.functions() is None) == (compiler is None)
     return found[0], found[1]
 
 
@@ -104,7 +104,7 @@ def test_processors_with_shorter_vectors_get_the_same(absent, monkeypatch):
     build, raw, mask = native.compiler, 2 * numbers(33, 5, 3, seed=1), (numbers(5, 3) > -0.5).float()
     choice, advantage = torch.randint(9, (33, 5, 1), generator=torch.Generator().manual_seed(1)), numbers(33, 5, seed=2)
     monkeypatch.setattr(native, "compiler", lambda source, flags: build(source, (*flags, *absent)))
-    assert terms.library().width() == (8 if len(absent) == 1 else 4)
+    assert terms.functions().width() == (8 if len(absent) == 1 else 4)
     for function, leaf in (
         (lambda x: [NormalLogProb.apply(x, raw, 0.5, 0.01, mask)], 3 * numbers(33, 5, 6)),
         (lambda x: CategoricalTerms.apply(x, choice), 3 * numbers(33, 5, 9)),

@@ -62,7 +62,7 @@ class Pair:
 
     @staticmethod
     def assert_close(ours: Tensor, theirs: Tensor) -> None:
-        exact = native.compiler is not None and adam.library().width() == 16
+        exact = native.compiler is not None and adam.functions().width() == 16
         torch.testing.assert_close(ours, theirs, **({"rtol": 0, "atol": 0} if exact else {"rtol": 1e-5, "atol": 1e-7}))
 
     def compare(self) -> None:
@@ -92,7 +92,7 @@ def test_steps_are_torchs(shapes, kind, decay, most):
 def test_processors_with_shorter_vectors_get_the_same(absent, monkeypatch):
     build = native.compiler
     monkeypatch.setattr(native, "compiler", lambda source, flags: build(source, (*flags, *absent)))
-    assert adam.library().width() == (8 if len(absent) == 1 else 4)
+    assert adam.functions().width() == (8 if len(absent) == 1 else 4)
     pair = Pair(AdamW, SHAPES[1], 0.5, 0.01)
     for turn in range(10):
         pair.draw()
