@@ -1,6 +1,7 @@
 """Every scenario of the zoo by default and by the simulator: the same numbers, or a sentence that names the cause."""
 
 import inspect
+import os
 import re
 import shutil
 from collections import Counter
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from envs.base import EnvError
+from envs.kernel.build import cache_folder
 from envs.vmas import VmasEnv
 from tests.envs.kernel.zoo import scenarios
 from tests.envs.kernel.zoo.base import EXPECTATIONS, Zoo
@@ -18,22 +20,29 @@ pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang+
 
 SCENARIOS = scenarios()
 STEPS, TOLERANCE, SEED = 400, 1e-4, 3
-CASES = [(path, 5) for path in SCENARIOS] + [(path, 1) for path, cls in SCENARIOS.items() if cls.ALONE]
+CASES = [(path, 5) for path in SCENARIOS] + [(path, 1) for path, cls in SCENARIOS.items() if "ALONE" in vars(cls)]
 OUTCOMES: dict[tuple[str, int], str] = {}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def own_cache(tmp_path_factory):
-    """Kernels of an earlier run are none of ours."""
+    """Every kernel is traced and verified anew; libraries, which go by their sources, are kept from earlier runs."""
+    kept, folder = cache_folder(), tmp_path_factory.mktemp("kernels")
+    for library in kept.glob("*.so"):
+        (folder / library.name).symlink_to(library)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MARL_KERNEL_CACHE", str(tmp_path_factory.mktemp("kernels")))
+        patch.setenv("MARL_KERNEL_CACHE", str(folder))
         yield
+    for library in folder.glob("*.so"):
+        if not library.is_symlink():
+            shutil.copy(library, kept / f"{library.name}.{os.getpid()}")
+            os.replace(kept / f"{library.name}.{os.getpid()}", kept / library.name)
 
 
 class Run:
     """One environment, played: its path, its log {name: [T, E, …]}, and what it raised at which step."""
 
-    def __init__(self, path: str, num_envs: int, fast: str) -> None:
+    def __init__(self, path: str, num_envs: int, fast: str, steps: int = STEPS) -> None:
         SCENARIOS[path].restart()
         self.env, self.error, self.steps, self.names = None, None, 0, []
         rows: dict[str, list[torch.Tensor]] = {}
@@ -41,7 +50,7 @@ class Run:
             self.env = VmasEnv(path, num_envs=num_envs, max_steps=50, seed=SEED, fast=fast)
             self.path, self.why = self.env.path, self.env.why_eager
             generator = torch.Generator().manual_seed(0)
-            for self.steps in range(1, STEPS + 1):
+            for self.steps in range(1, steps + 1):
                 self._note(rows, self.env.step(self.env.random_action(generator)))
         except Exception as error:  # noqa: BLE001 - whatever it is, the other path must raise it too
             self.error = error
@@ -91,7 +100,8 @@ def names_the_cause(cls: type[Zoo], why: str) -> bool:
     f"{path.rpartition('zoo.')[2]}{'' if n == 5 else '-alone'}" for path, n in CASES])
 def test_the_default_is_the_simulator(path, num_envs):
     cls = SCENARIOS[path]
-    ours, theirs = Run(path, num_envs, "auto"), Run(path, num_envs, "off")
+    steps = STEPS if cls.REPEATS else 3
+    ours, theirs = Run(path, num_envs, "auto", steps), Run(path, num_envs, "off", steps)
     if ours.env is None or theirs.env is None:  # refused: allowed where state can't be carried, and on both paths
         assert cls.EXPECT == "error" or cls.REFUSABLE, repr(ours.error or theirs.error)
         for run in (ours, theirs):

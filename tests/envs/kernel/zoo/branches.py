@@ -19,7 +19,7 @@ class AnyReturns(Zoo):
 class NotAny(Zoo):
     """`if not (…).any()` decides what all get."""
 
-    EXPECT, ALONE = "eager", True
+    EXPECT = "eager"
 
     def reward(self, agent):
         if not (agent.state.pos.norm(dim=-1) < 0.3).any():

@@ -23,7 +23,7 @@ class _Holding(Zoo):
 class GrowingList(_Holding):
     """A list that grows by one entry a step."""
 
-    EXPECT, CAUSE, ALONE = "eager", "held", True
+    EXPECT, CAUSE = "eager", "held"
     first = list
 
     def reward(self, agent):
@@ -213,7 +213,7 @@ class InBytes(_Holding):
 class Decaying(_Holding):
     """A Python float that shrinks with every step: a shaping term that fades."""
 
-    EXPECT, CAUSE, ALONE = "eager", "held", True
+    EXPECT, CAUSE = "eager", "held"
 
     def first(self):
         return 1.0

@@ -160,7 +160,7 @@ class UnseededPython(Zoo):
 class OwnGenerator(Zoo):
     """A `torch.Generator` of the instance."""
 
-    EXPECT, CAUSE, ALONE = "eager", "generator", True
+    EXPECT, CAUSE = "eager", "generator"
 
     def make_world(self, batch_dim, device, **kwargs):
         self.generator = torch.Generator().manual_seed(4)

@@ -128,7 +128,7 @@ class NumpyInDict(_Aged):
 class ListOfNumbers(_Aged):
     """A Python list of one number per environment."""
 
-    EXPECT, ALONE = "either", True
+    EXPECT = "either"
 
     def first(self, rows):
         return [0.0] * rows
@@ -157,7 +157,7 @@ class ListInPlace(ListOfNumbers):
 class ListOfTensors(ListOfNumbers):
     """A Python list of one 0-dim tensor per environment."""
 
-    EXPECT, ALONE = "either", True
+    EXPECT = "either"
 
     def first(self, rows):
         return [torch.zeros(()) for _ in range(rows)]

@@ -39,7 +39,7 @@ class NanInState(_Going):
 class Raises(_Going):
     """Raises at its 600th call."""
 
-    EXPECT, AGENTS, ALONE = "eager", 2, True
+    EXPECT, AGENTS = "eager", 2
 
     def reward(self, agent):
         self.calls += 1

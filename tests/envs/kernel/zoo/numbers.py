@@ -117,7 +117,7 @@ class IntOfState(Zoo):
 class TolistOfState(Zoo):
     """A list comprehension over `.tolist()`."""
 
-    EXPECT, ALONE = "eager", True
+    EXPECT = "eager"
 
     def reward(self, agent):
         return torch.tensor([abs(x) for x in agent.state.pos[:, 0].tolist()])
@@ -145,7 +145,7 @@ class AllcloseOfState(Zoo):
 class NumpyOfState(Zoo):
     """The reward is computed by NumPy."""
 
-    EXPECT, ALONE = "eager", True
+    EXPECT = "eager"
 
     def reward(self, agent):
         return torch.from_numpy(np.hypot(*agent.state.pos.numpy().T))

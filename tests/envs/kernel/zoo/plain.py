@@ -14,7 +14,7 @@ PAY = {"near": 1.0, "far": -0.1}
 class Nothing(Zoo):
     """Nothing beside the base."""
 
-    EXPECT, ALONE = "kernel", True
+    EXPECT = "kernel"
 
 
 class ClassParameters(Zoo):
@@ -146,7 +146,7 @@ class Infos(Zoo):
 class Aged(Zoo):
     """Each environment's age in a tensor, reset by index."""
 
-    EXPECT, ALONE = "kernel", True
+    EXPECT = "kernel"
 
     def make_world(self, batch_dim, device, **kwargs):
         self.age = torch.zeros(batch_dim, device=device)

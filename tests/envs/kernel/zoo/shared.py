@@ -18,7 +18,7 @@ class _Shared(Zoo):
 class InPlace(_Shared):
     """`self.t += 1`, and the reward is t."""
 
-    EXPECT, ALONE = "eager", True
+    EXPECT = "eager"
 
     def reward(self, agent):
         self.t += 1

@@ -196,7 +196,7 @@ class StartsBySteps(Zoo):
 class RewardBySteps(Zoo):
     """A curriculum: the task is another one from step 200 on."""
 
-    EXPECT, CAUSE, ALONE = "eager", "steps_counted", True
+    EXPECT, CAUSE = "eager", "steps_counted"
 
     def make_world(self, batch_dim, device, **kwargs):
         self.steps_counted = 0
