@@ -95,7 +95,7 @@ from envs.vmas import VmasEnv
 def mean(name, fast):
     env = VmasEnv(name, num_envs=5, max_steps=50, seed=3, fast=fast)
     generator = torch.Generator().manual_seed(0)
-    total = sum(env.step(env.random_action(generator)).reward["agent"].mean().item() for _ in range(6))
+    total = sum(env.step(env.random_action(generator)).reward["agents"].mean().item() for _ in range(6))
     return total / 6, env.path
 
 print(json.dumps({name: [mean(name, "auto"), mean(name, "off")] for name in sys.argv[1:]}))
@@ -224,7 +224,7 @@ def module_of(folder: Path, source: str):
 
 def play(env: VmasEnv, steps: int = 6) -> float:
     generator = torch.Generator().manual_seed(0)
-    return sum(env.step(env.random_action(generator)).reward["agent"].mean().item() for _ in range(steps)) / steps
+    return sum(env.step(env.random_action(generator)).reward["agents"].mean().item() for _ in range(steps)) / steps
 
 
 def measure(name: str) -> float:
@@ -282,6 +282,6 @@ def test_a_change_between_steps_counts_from_the_next_step_on(what, folder):
         for t in range(12):
             if t == 6:
                 BETWEEN_STEPS[what](env.simulator)
-            rewards.append(env.step(env.random_action(generator)).reward["agent"])
+            rewards.append(env.step(env.random_action(generator)).reward["agents"])
         runs.append(torch.stack(rewards))
     torch.testing.assert_close(runs[0], runs[1], rtol=1e-4, atol=1e-4)

@@ -44,7 +44,7 @@ def play(name, fast):
     env = VmasEnv(name, num_envs=5, max_steps=10, seed=3, fast=fast)
     generator, rewards = torch.Generator().manual_seed(0), []
     for _ in range(25):
-        rewards += env.step(env.random_action(generator)).reward["agent"].flatten().tolist()
+        rewards += env.step(env.random_action(generator)).reward["agents"].flatten().tolist()
     return {"path": env.path, "why": env.why_eager, "rewards": rewards}
 
 def both(name):
@@ -124,7 +124,7 @@ def test_a_module_made_by_exec(monkeypatch, tmp_path):
     def play(fast: str) -> tuple[torch.Tensor, VmasEnv]:
         env = VmasEnv("made_by_exec.Mine", num_envs=5, max_steps=10, seed=3, fast=fast)
         generator = torch.Generator().manual_seed(0)
-        return torch.stack([env.step(env.random_action(generator)).reward["agent"] for _ in range(25)]), env
+        return torch.stack([env.step(env.random_action(generator)).reward["agents"] for _ in range(25)]), env
 
     for factor in (1.0, 2.0):
         exec(CLASS.replace("PAY * agent", f"{factor} * PAY * agent"), module.__dict__)
