@@ -4,8 +4,9 @@ import importlib
 
 from tests.envs.kernel.zoo.base import Zoo
 
-FILES = ("containers", "counters", "draws", "effects", "clocks", "outside", "branches", "numbers", "indexing", "shared",
-         "networks", "starts", "holders", "environments", "faulty", "plain", "habits")
+FILES = ("containers", "counters", "draws", "effects", "clocks", "outside", "branches", "loops", "numbers", "indexing", "shared",
+         "networks", "starts", "holders",
+         "functions", "environments", "constants", "faulty", "plain", "habits")
 
 
 def scenarios() -> dict[str, type[Zoo]]:

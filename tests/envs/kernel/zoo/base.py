@@ -17,6 +17,7 @@ class Zoo(BaseScenario):
     CAUSE: a regular expression for `why_eager` or the refusal, beside the scenario's file.
     REPEATS: whether two runs with the same seed are alike; False for clocks and the system's entropy.
     REFUSABLE: construction may refuse instead (state of single environments outside of tensors).
+    RAISES: whether a run ends early, by an EnvError of the same step on both paths.
     ALONE: whether to run it with a single environment as well.
     """
 
@@ -24,6 +25,7 @@ class Zoo(BaseScenario):
     CAUSE = ""
     REPEATS = True
     REFUSABLE = False
+    RAISES = False
     ALONE = False
     AGENTS = 1
 

@@ -60,9 +60,9 @@ class PythonChoice(Zoo):
 
 
 class PythonLate(Zoo):
-    """`random.random()` from step 40 of an episode on, by the mean of a tensor of steps."""
+    """`random.random()` from step 40 of an episode on, by a tensor of steps."""
 
-    EXPECT = "eager"
+    EXPECT, CAUSE = "eager", "random"
 
     def make_world(self, batch_dim, device, **kwargs):
         self.age = torch.zeros(batch_dim, device=device)
@@ -242,7 +242,7 @@ class Permuted(Zoo):
 class Shuffled(Zoo):
     """`random.shuffle` of a list that stays."""
 
-    EXPECT = "eager"
+    EXPECT, CAUSE = "eager", "random|order"
 
     def make_world(self, batch_dim, device, **kwargs):
         self.order = [0, 1, 2, 3]

@@ -39,7 +39,7 @@ class NanInState(_Going):
 class Raises(_Going):
     """Raises at its 600th call."""
 
-    EXPECT, AGENTS = "eager", 2
+    EXPECT, AGENTS, RAISES = "eager", 2, True
 
     def reward(self, agent):
         self.calls += 1
@@ -62,7 +62,7 @@ class RaisesByState(Zoo):
 class DividesByZero(_Going):
     """Divides by a Python number that reaches zero after 300 calls."""
 
-    EXPECT = "eager"
+    EXPECT, RAISES = "eager", True
 
     def reward(self, agent):
         self.calls += 1
@@ -72,7 +72,7 @@ class DividesByZero(_Going):
 class RunsOut(Zoo):
     """An iterator that is exhausted after 250 steps."""
 
-    EXPECT, CAUSE = "eager", "left"
+    EXPECT, CAUSE, RAISES = "eager", "left", True
 
     def make_world(self, batch_dim, device, **kwargs):
         self.left = iter([0.0] * 250)
@@ -85,7 +85,7 @@ class RunsOut(Zoo):
 class Widens(_Going):
     """The observation has one number more from its 150th call on."""
 
-    EXPECT = "eager"
+    EXPECT, RAISES = "eager", True
 
     def observation(self, agent):
         self.calls += 1
@@ -98,7 +98,7 @@ class Widens(_Going):
 class Narrows(_Going):
     """The observation loses two numbers after 150 calls."""
 
-    EXPECT = "eager"
+    EXPECT, RAISES = "eager", True
 
     def observation(self, agent):
         self.calls += 1
@@ -108,7 +108,7 @@ class Narrows(_Going):
 class RewardShape(_Going):
     """The reward is a single number after 150 calls."""
 
-    EXPECT = "eager"
+    EXPECT, RAISES = "eager", True
 
     def reward(self, agent):
         self.calls += 1
@@ -118,7 +118,7 @@ class RewardShape(_Going):
 class DoneType(_Going):
     """done() gives numbers instead of truths after 150 calls."""
 
-    EXPECT = "eager"
+    EXPECT, RAISES = "eager", True
 
     def done(self):
         self.calls += 1

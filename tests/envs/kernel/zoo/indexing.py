@@ -196,7 +196,7 @@ class HalfOfBatch(Zoo):
 class NumberOfEnvironment(Zoo):
     """`torch.arange(batch_dim)` is part of the observation."""
 
-    EXPECT, ALONE = "eager", True
+    EXPECT, CAUSE, ALONE = "eager", "number of an environment", True
 
     def observation(self, agent):
         return torch.cat([agent.state.pos, torch.arange(self.world.batch_dim).float()[:, None]], -1)

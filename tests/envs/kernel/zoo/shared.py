@@ -197,7 +197,7 @@ class Constant(Zoo):
 class Buffered(Zoo):
     """A scratch tensor of each environment that every step fills before it reads it."""
 
-    EXPECT = "kernel"
+    EXPECT = "either"
 
     def make_world(self, batch_dim, device, **kwargs):
         self.scratch = torch.zeros(batch_dim, 2)

@@ -100,7 +100,7 @@ class ChoiceDrawn(Zoo):
 class BatchChoice(Zoo):
     """Each reset draws one of three tasks for the whole batch."""
 
-    EXPECT = "either"
+    EXPECT, CAUSE = "either", "task"
 
     def reset_world_at(self, env_index=None):
         super().reset_world_at(env_index)
@@ -113,7 +113,7 @@ class BatchChoice(Zoo):
 class BatchNumber(Zoo):
     """Each reset draws a number for the whole batch from a continuous range."""
 
-    EXPECT = "eager"
+    EXPECT, CAUSE = "eager", "pay"
 
     def reset_world_at(self, env_index=None):
         super().reset_world_at(env_index)
@@ -126,7 +126,7 @@ class BatchNumber(Zoo):
 class BatchTensor(Zoo):
     """Each reset draws a tensor for the whole batch."""
 
-    EXPECT = "eager"
+    EXPECT, CAUSE = "eager", "goal"
 
     def reset_world_at(self, env_index=None):
         super().reset_world_at(env_index)
