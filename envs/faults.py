@@ -30,9 +30,10 @@ def named(scenario: str, step: int) -> Iterator[None]:
 
 
 def check(scenario: str, step: int, num_envs: int, agents: list[str], observations: list[Any], rewards: list[Tensor],
-          terminated: Tensor) -> None:
+          terminated: Tensor, widths: list[int] | None = None) -> None:
     """Refuse what a scenario returns in a wrong shape or dtype. Looks at no number, so nothing waits for the device.
 
+    widths: numbers per observation of each agent, F, if they are known.
     observations: per agent float32 [E, F] or a dict of such; rewards: per agent [E] or [E, 1]; terminated: bool [E].
     Raises EnvError naming the scenario, the method, the agent and the step.
     """
@@ -40,15 +41,22 @@ def check(scenario: str, step: int, num_envs: int, agents: list[str], observatio
         told = f"{got.dtype} {list(got.shape)}" if isinstance(got, Tensor) else type(got).__name__
         raise EnvError(f"scenario {scenario!r}: {method} of {agent} returned {told} {_when(step)}; must be {wanted}")
 
-    for agent, seen, reward in zip(agents, observations, rewards, strict=True):
-        parts = seen.values() if isinstance(seen, dict) else [seen]
+    for i, (agent, seen, reward) in enumerate(zip(agents, observations, rewards, strict=True)):
+        parts = _leaves(seen)
         for part in parts:
             if not isinstance(part, Tensor) or part.dim() < 2 or len(part) != num_envs or not part.is_floating_point():
                 refuse("observation", agent, part, f"a float tensor [{num_envs}, F], environments first")
+        if widths is not None and (width := sum(part[0].numel() for part in _leaves(seen))) != widths[i]:
+            raise EnvError(f"scenario {scenario!r}: observation of {agent} returned {width} numbers {_when(step)}; "
+                           f"must be {widths[i]}, as when it was tried out")
         if not isinstance(reward, Tensor) or reward.numel() != num_envs or reward.is_complex():
             refuse("reward", agent, reward, f"a tensor [{num_envs}], one number per environment")
     if terminated.dtype != torch.bool or terminated.shape != (num_envs,):
         refuse("done", "the scenario", terminated, f"a bool tensor [{num_envs}]")
+
+
+def _leaves(seen: Any) -> list[Tensor]:
+    return [leaf for value in seen.values() for leaf in _leaves(value)] if isinstance(seen, dict) else [seen]
 
 
 def _when(step: int) -> str:

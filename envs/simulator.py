@@ -100,7 +100,11 @@ def keywords_of(scenario: type[BaseScenario]) -> list[str]:
              if p.name not in ("self", "batch_dim", "device") and p.kind is not p.VAR_KEYWORD]
     for cls in scenario.__mro__:
         if issubclass(cls, BaseScenario) and cls is not BaseScenario:
-            names += re.findall(r"kwargs\.(?:pop|get)\(\s*[\"'](\w+)[\"']", inspect.getsource(cls))
+            try:
+                source = inspect.getsource(cls)
+            except (OSError, TypeError):
+                continue  # a class of a REPL or a notebook, whose source is nowhere: VMAS itself refuses unknown ones
+            names += re.findall(r"kwargs\.(?:pop|get)\(\s*[\"'](\w+)[\"']", source)
     return list(dict.fromkeys(names))
 
 

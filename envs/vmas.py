@@ -122,7 +122,7 @@ class VmasEnv(Env):
             observations, rewards, terminated, _, infos = sim.step(sim.get_random_actions())
             names = [agent.name for agent in sim.agents]
             faults.check(self.scenario, 0, self.num_envs, names, observations, rewards, terminated)
-        sizes = [flatten(o).shape[-1] for o in observations]
+        sizes = self._widths = [flatten(o).shape[-1] for o in observations]
         actions = [agent_actions(sim, agent) for agent in sim.agents]
         flat = [{k: v for k, v in flatten_info(i).items() if v.dim() and len(v) == self.num_envs} for i in infos]
         members = assign(sim.agents, sizes, actions, heterogeneous, teams)
@@ -176,7 +176,8 @@ class VmasEnv(Env):
                 raise ActionError("the simulator refused the action: not a number, or outside of the allowed choices"
                                   f"{told}.") from error
         names = [agent.name for agent in sim.agents]
-        faults.check(self.scenario, self._ticks + 1, self.num_envs, names, observations, rewards, terminated)
+        faults.check(self.scenario, self._ticks + 1, self.num_envs, names, observations, rewards, terminated,
+                     self._widths)
         seen = self._observe(sim, observations)
         truncated = over & ~terminated
         done = over | terminated

@@ -2,8 +2,8 @@
 
 import functools
 import importlib.metadata
+import io
 import json
-import os
 import platform
 import time
 import traceback
@@ -20,9 +20,10 @@ import envs.kernel.lower_index
 import envs.kernel.lower_pointwise
 import envs.kernel.lower_reduce
 import envs.kernel.lower_shape  # noqa: F401 - these fill the table
+from envs.kernel import cache
 from envs.kernel.audit import describe, python_state
 from envs.kernel.branches import check_branches
-from envs.kernel.build import cache_folder, compile_library, compiler, digest, load, machine
+from envs.kernel.build import PATIENCE, compile_library, compiler, digest, load, machine
 from envs.kernel.emit_cpp import emit
 from envs.kernel.layout import Layout, layout
 from envs.kernel.runtime import KernelStep
@@ -56,9 +57,8 @@ class Compiled:
 
     def step(self, num_envs: int, threads: int = 1) -> KernelStep:
         """The kernel for a number of environments."""
-        return KernelStep(
-            load(cache_folder() / self.binary), self.places, self.constants, self.shapes, self.noise, num_envs, threads
-        )
+        library = load(cache.cache_folder() / self.binary)
+        return KernelStep(library, self.places, self.constants, self.shapes, self.noise, num_envs, threads)
 
 
 def compiled(env: Any, specialise: bool = True, drawn: dict[str, Any] | None = None) -> Compiled:
@@ -80,25 +80,33 @@ def compiled(env: Any, specialise: bool = True, drawn: dict[str, Any] | None = N
 
 def _compiled(env: Any, specialise: bool, drawn: dict[str, Any] | None) -> Compiled:
     state = ScenarioState(env)
-    file = cache_folder() / f"{_key(env, state, specialise, drawn)}.pt"
-    if file.exists():
-        found = _read(file)
-        if found.why or found.varies or (cache_folder() / found.binary).exists():
+    key = _key(env, state, specialise, drawn)
+    found = _kept(key)
+    if found is not None:
+        return found
+    with cache.building(key, ".pt", PATIENCE):  # another process may be making the same
+        found = _kept(key)
+        if found is not None:
             return found
-    try:
-        made = _make(env, state, specialise, drawn)
-    except Refusal as refusal:
-        made = Compiled(why=str(refusal))
-    scratch = file.with_suffix(f".{os.getpid()}")
-    torch.save(asdict(made), scratch)  # plain values only: reading it back runs no code
-    os.replace(scratch, file)
+        try:
+            made = _make(env, state, specialise, drawn)
+        except Refusal as refusal:
+            made = Compiled(why=str(refusal))
+        content = io.BytesIO()
+        torch.save(asdict(made), content)  # plain values only: reading it back runs no code
+        cache.keep(content.getvalue(), key, ".pt")
     return made
 
 
-def _read(file: Path) -> Compiled:
-    told = torch.load(file, weights_only=True)
-    places = Layout(**told.pop("places")) if told["places"] else told.pop("places")
-    return Compiled(**told, places=places)
+def _kept(key: str) -> Compiled | None:
+    """The kernel of that key on disk, if it is whole and its library is."""
+    file = cache.find(key, ".pt")
+    if file is None:
+        return None
+    content = torch.load(file, weights_only=True)
+    places = Layout(**content.pop("places")) if content["places"] else content.pop("places")
+    found = Compiled(**content, places=places)
+    return found if found.why or found.varies or cache.intact(cache.cache_folder() / found.binary) else None
 
 
 class ScenarioState:
