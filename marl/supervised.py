@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from marl import metrics as measures
 from marl.data import ArrayData, Loader, Stream
+from marl.data.base import finite
 from marl.data.loader import Augment, take
 from marl.data.samplers import Sampling, Subset, Weights
 from marl.epochs import EVALUATION_ROWS, Epochs
@@ -130,9 +131,9 @@ class Supervised(Epochs):
         self.loader = Loader(rows, batch_size, seed, device=None if moved else self.device, **reading)
         if not len(self.loader):
             raise UserError(f"task.batch_size={batch_size}: more than an epoch has; drop_last leaves nothing")
-        self.held_out = {"": _in_memory(data.validation).to(self.device)}
+        self.held_out = {"": finite("validation of data", _in_memory(data.validation)).to(self.device)}
         if data.test is not None:
-            self.held_out["test_"] = _in_memory(data.test).to(self.device)
+            self.held_out["test_"] = finite("test of data", _in_memory(data.test)).to(self.device)
         self.monitor = ("loss", "min") if data.kind == "regression" else ("accuracy", "max")
         self.budget(epochs, batches_per_iteration)
         self._check_objective(next(iter(self.loader.span(0, 1)))[:3])

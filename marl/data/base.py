@@ -7,6 +7,7 @@ from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor
 
+from marl.data.table import check_finite
 from marl.errors import UserError
 from marl.seeding import generator
 
@@ -33,8 +34,10 @@ class ArrayData:
 
     `normalise` takes mean and standard deviation of the training split (never of the others): per channel of
     images (C, H, W), else per feature; a constant feature keeps scale 1. Raises UserError where the number of
-    inputs and targets differ or a split is empty.
+    inputs and targets differ, a split is empty, or a number is not finite.
     """
+
+    source = "data"  # the file, in messages on what it holds
 
     def __init__(
         self,
@@ -55,17 +58,24 @@ class ArrayData:
 
     def _rows(self, name: str, x: Tensor, y: Tensor) -> TensorDict:
         if not 0 < len(x) == len(y):
-            raise UserError(f"data: {len(x)} inputs and {len(y)} targets in {name}; must be equal and above 0")
+            raise UserError(f"{self.source}: {len(x)} inputs and {len(y)} targets in {name}; must be equal and above 0")
         y = y.long() if self.kind == "classification" else y.float().reshape(len(y), -1)
         if y.dim() == 2 and y.shape[1] != (1 if self.kind in get_args(Compared) else self.out_features):
-            raise UserError(f"data: {y.shape[1]} targets per row in {name}; out_features={self.out_features}")
-        return TensorDict({"x": x.float(), "y": y}, batch_size=[len(x)])
+            raise UserError(f"{self.source}: {y.shape[1]} targets per row in {name}; out_features={self.out_features}")
+        return finite(f"{name} of {self.source}", TensorDict({"x": x.float(), "y": y}, batch_size=[len(x)]))
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
         x = self.train["x"]
         over = (0, 2, 3) if x.dim() == 4 else tuple(range(x.dim() - 1))
         std, mean = torch.std_mean(x, dim=over, correction=0, keepdim=True)
         return mean[0], torch.where(std > 1e-8, std, 1.0)[0]
+
+
+def finite(name: str, rows: TensorDict) -> TensorDict:
+    """`rows` [N] of the split `name` as they are. Raises UserError, naming the element, where one is not finite."""
+    for key, values in rows.items():
+        check_finite(values, lambda at, key=key: f"{key}{at} in {name}")
+    return rows
 
 
 def split(

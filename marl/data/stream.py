@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -13,7 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from marl import distributed
 from marl.data.base import Fraction, Seed
-from marl.data.table import check_labels, classes, inputs, lines
+from marl.data.table import Cells, check_labels, classes, inputs, lines, located, target_hint
 from marl.errors import UserError
 from marl.seeding import generator
 
@@ -94,7 +93,7 @@ class CSVStream(Stream):
 
     Every `round(1 / validation)`-th row is held out. `shift` and `scale` are mean and deviation of the training rows,
     from one pass over the file. See `marl.data.readers.CSV` for `target` and `kind`, where classes are whole numbers
-    from 0 on here. Raises UserError where the file can't be read so.
+    from 0 on here. Raises UserError where the file can't be read so, with line and column; numbers must be finite.
     """
 
     def __init__(
@@ -106,13 +105,13 @@ class CSVStream(Stream):
         buffer: Annotated[int, Field(ge=1)] = 4096,
         seed: Seed = 0,
     ) -> None:
-        self.path, self.kind, self.buffer = Path(path).expanduser(), kind, buffer
+        self.path, self.kind, self.buffer = located(f"data.path={path}", path), kind, buffer
         self.targets = [target] if isinstance(target, str) else list(target)
         self.every, self.offset = max(2, round(1 / validation)), seed
         count, total, squares, largest, held = 0, 0.0, 0.0, 0.0, []
-        for number, (x, y) in enumerate(self._read()):
+        for number, (line, x, y) in enumerate(self._lines()):
             largest = max(largest, float(y.max()))
-            check_labels(y, kind, path)
+            check_labels(y, kind, lambda at, line=line: f"line {line}, column {self.targets[at[0]]!r} of {path}")
             if self._held_out(number):
                 held.append(self._row(x, y))
             else:
@@ -141,13 +140,14 @@ class CSVStream(Stream):
         return x, y[0].long() if self.kind == "classification" else y
 
     def _read(self) -> Iterator[Row]:
+        return ((x, y) for _, x, y in self._lines())
+
+    def _lines(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """The number of each line, its inputs and its targets."""
         source = lines(self.path)
         _, header = next(source, (1, []))
         columns = inputs(self.path, header, self.targets)
-        places = [[header.index(name) for name in names] for names in (columns, self.targets)]
+        x = Cells(self.path, header, columns, "every input must be one")
+        y = Cells(self.path, header, self.targets, target_hint(self.kind))
         for line, row in source:
-            try:
-                x, y = (torch.tensor([float(row[place]) for place in part]) for part in places)
-            except ValueError:
-                raise UserError(f"{self.path}: line {line} is not {len(header)} numbers") from None
-            yield x, y
+            yield line, torch.tensor(x.read(line, row)), torch.tensor(y.read(line, row))
