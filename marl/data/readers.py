@@ -37,7 +37,7 @@ class _Dealt(ArrayData):
 
     def _deal(
         self, source: str, kind: Kind, out: int, x: Tensor, y: Tensor, validation: float, test: float | None,
-        seed: int, folds: int | None, fold: int,
+        seed: int, folds: int | None, fold: int, standardize_targets: bool = True,
     ) -> None:  # fmt: skip
         fractions = {"data.validation": validation} | ({} if test is None else {"data.test": test})
         labels = y.flatten().long() if kind != "regression" and out == 1 or kind == "classification" else None
@@ -45,7 +45,8 @@ class _Dealt(ArrayData):
         parts = split(len(x), fractions, seed, labels, folds, fold)
         if not all(map(len, parts)):
             raise UserError(f"{source}: {len(x)} rows are too few to have some in each split")
-        super().__init__(kind, out, *((x[index], y[index]) for index in parts))
+        splits = ((x[index], y[index]) for index in parts)
+        super().__init__(kind, out, *splits, standardize_targets=standardize_targets)
 
 
 class CSV(_Dealt):
@@ -53,7 +54,8 @@ class CSV(_Dealt):
 
     kind: "regression": numbers; "binary": 0 or 1, a label per target; "classification": numbers or words, of which the
     sorted different ones are the classes (`classes`). `drop` names columns that are left out. `validation` and `test`
-    (null: none) are fractions, dealt by `seed`; `folds` and `fold` as in `marl.data.base.split`.
+    (null: none) are fractions, dealt by `seed`; `folds` and `fold` as in `marl.data.base.split`;
+    `standardize_targets`, of a regression, as in `marl.data.ArrayData`.
     Raises UserError where the file can't be read so, with line and column; numbers must be finite.
     """
 
@@ -68,6 +70,7 @@ class CSV(_Dealt):
         seed: Seed = 0,
         folds: Folds = None,
         fold: Fold = 0,
+        standardize_targets: bool = True,
     ) -> None:
         targets = [target] if isinstance(target, str) else list(target)
         (_, header), *rows = list(lines(path)) or [(1, [])]
@@ -83,7 +86,7 @@ class CSV(_Dealt):
         else:
             y, out = _numbers(path, header, rows, targets, target_hint(kind)), len(targets)
             check_labels(y, kind, lambda at: f"line {rows[at[0]][0]}, column {targets[at[1]]!r} of {path}")
-        self._deal(path, kind, out, x, y, validation, test, seed, folds, fold)
+        self._deal(path, kind, out, x, y, validation, test, seed, folds, fold, standardize_targets)
 
 
 def _numbers(
@@ -111,6 +114,7 @@ class NPZ(_Dealt):
         seed: Seed = 0,
         folds: Folds = None,
         fold: Fold = 0,
+        standardize_targets: bool = True,
     ) -> None:
         read, known = _arrays(path, {"x": x, "y": y})
         with np.errstate(over="ignore"):  # what becomes infinite is told below, with its place
@@ -132,7 +136,7 @@ class NPZ(_Dealt):
             out = classes(int(aims.max()), len(aims), path)
         else:
             out = 1 if aims.dim() == 1 else aims.shape[1]
-        self._deal(path, kind, out, values, aims, validation, test, seed, folds, fold)
+        self._deal(path, kind, out, values, aims, validation, test, seed, folds, fold, standardize_targets)
 
 
 def _element(path: str, name: str, at: Sequence[int]) -> str:
