@@ -253,6 +253,7 @@ class Trainer:
             self.evaluation = distributed.agree(self.task.evaluate())
         record |= {f"eval/{key}": value for key, value in self.evaluation.items()}
         value = monitored(self.evaluation, self.monitor, "trainer.monitor")
+        recovery.tell_evaluation(self)
         self.schedule.observe(self.evaluation, self.monitor, record)
         for callback in self.callbacks:
             callback.on_evaluation(self, self.evaluation)
@@ -298,5 +299,7 @@ class Trainer:
         state.restore(self, source if isinstance(source, Mapping) else checkpoint.load(source, self.device))
 
     def finish(self) -> dict:
-        """Write and return `summary.json` (in one process; {} in the others)."""
-        return summary.finish(self) if distributed.main() else {}
+        """Write and return `summary.json` (in one process; {} in the others). Raises Diverged as `judged`."""
+        told = summary.finish(self) if distributed.main() else {}
+        recovery.judged(self)
+        return told
