@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from agents.groups import algorithms, everyone, read, source
 from envs.base import ActionSpec, EnvSpec, GroupSpec
 from marl import checkpoint
 from marl.errors import UserError
-from marl.schema import resolve
+from marl.kinds import build, required
 
 FORMAT = 1
 
@@ -264,22 +263,7 @@ def _remembered(memory: Mapping[str, Tensor] | None, name: str, beginning: str) 
     return memory[name]
 
 
-def _factory(node: Mapping[str, Any], key: str) -> Any:
-    """`network(in_shape, out_features)` of a configuration node, whose nested nodes are built too.
-
-    Modules only: a policy file may come from anywhere, and must not name just any function to be called.
-    """
-    target = resolve(node["_target_"], f"{key}._target_")
-    if not (isinstance(target, type) and issubclass(target, nn.Module)):
-        raise UserError(f"{key}._target_={node['_target_']}: a saved policy names subclasses of torch.nn.Module only")
-    given = {k: _built(v, f"{key}.{k}") for k, v in node.items() if not k.startswith("_")}
-    return partial(target, **given)
-
-
-def _built(value: Any, key: str) -> Any:
-    if isinstance(value, Mapping) and "_target_" in value:
-        made = _factory(value, key)
-        return made if value.get("_partial_") else made()
-    if isinstance(value, (list, tuple)):
-        return [_built(item, key) for item in value]
-    return {k: _built(v, key) for k, v in value.items()} if isinstance(value, Mapping) else value
+def _factory(node: Mapping[str, Any], key: str) -> Callable[..., nn.Module]:
+    """`network(in_shape, out_features)` of a configuration node; classes of other kinds are refused, uncalled."""
+    required({**node, "_partial_": True}, Callable[..., nn.Module], key)
+    return build({**node, "_partial_": True})

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from marl.errors import Diverged, LostProcess, Stopped, UserError
+from marl.imports import find_user_modules
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
 WRONG_KIND = {errno.EEXIST: "it is a file, not a folder", errno.EISDIR: "it is a folder, not a file"}
@@ -28,11 +29,6 @@ def main(document: str, job: Callable[[list[str]], Any], *errors: type[Exception
     find_user_modules()
     with guard(*errors, again=again):
         job(sys.argv[1:])
-
-
-def find_user_modules() -> None:
-    """A user's own classes are named from the directory they work in."""
-    sys.path.insert(0, os.getcwd())
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:

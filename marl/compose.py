@@ -16,17 +16,18 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from marl import checkpoint, device, distributed, seeding
-from marl.cli import RESUME, SAME_COMMAND, find_user_modules, flags_first, guard
+from marl.cli import RESUME, SAME_COMMAND, flags_first, guard
 from marl.engine import Trainer
 from marl.errors import UserError, closest
-from marl.schema import resolve, validate
+from marl.imports import find_user_modules, resolve
+from marl.kinds import build as part
+from marl.kinds import validate
 from marl.summary import keep_earlier, leave_no_litter
 from marl.task import Task
 from marl.transfer import begin_from, load_weights  # noqa: F401 - the latter for users of this module
@@ -99,7 +100,7 @@ def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def check(cfg: DictConfig) -> dict[str, Any]:
-    """`cfg` resolved to plain Python and validated (`marl.schema`), with every key that has no value named.
+    """`cfg` resolved to plain Python and validated (`marl.kinds`), with every key that has no value named.
 
     Raises:
         UserError: the first mistake, in one sentence.
@@ -112,17 +113,6 @@ def check(cfg: DictConfig) -> dict[str, Any]:
 
 
 # ---- build ---------------------------------------------------------------------------------------------------
-
-
-def part(node: Mapping[str, Any], **arguments: Any) -> Any:
-    """What a node with `_target_` stands for, called with `arguments` too; errors come as they were raised."""
-    try:
-        if not arguments:
-            return instantiate(dict(node), _convert_="all")
-        # A call of our own: Hydra would turn dataclasses among the arguments into configurations.
-        return instantiate({**node, "_partial_": True}, _convert_="all")(**arguments)
-    except InstantiationException as error:
-        raise (error.__cause__ or error) from None
 
 
 def build_task(config: Mapping[str, Any]) -> Task:

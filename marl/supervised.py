@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from marl import metrics as measures
-from marl.data import ArrayData, Loader, Stream
+from marl.data import ArrayData, CSVStream, Loader, Stream
 from marl.data.loader import Augment, take
 from marl.data.samplers import Sampling, Subset, Weights
 from marl.epochs import EVALUATION_ROWS, Epochs
@@ -90,7 +90,7 @@ class Supervised(Epochs):
 
     def __init__(
         self,
-        data: ArrayData,
+        data: ArrayData | CSVStream,
         network: Callable[..., nn.Module],
         objective: nn.Module,
         epochs: Annotated[int, Field(ge=1)],
