@@ -193,9 +193,11 @@ def _read(path: str | Path) -> bytes:
 
 
 def find(run: str | Path, which: str = "last") -> Path:
-    """The checkpoint meant by `run`: a file itself, or `checkpoints/<which>.pt` of a run directory."""
+    """The checkpoint meant by `run`: a file itself, or `<which>.pt` of a run directory or of its checkpoints/."""
     run = Path(run)
     path = run if run.is_file() else run / "checkpoints" / f"{which}.pt"
+    if not path.is_file() and (run / f"{which}.pt").is_file():
+        path = run / f"{which}.pt"
     if not path.is_file():
         raise UserError(f"no checkpoint at {run}: expected a file, or a run directory with {path}")
     return path
@@ -267,10 +269,14 @@ def branch(run_dir: str | Path, chosen: Path, iteration: int) -> list[Path]:
 
 
 def config_of(run: str | Path) -> Path | None:
-    """`config.yaml` of a run directory, or of the one that a checkpoint lies in; None where there is none."""
+    """`config.yaml` of a run directory, or of the one that a checkpoint or checkpoints/ lies in; None: there is none."""
     run = Path(run)
-    places = [run] if run.is_dir() else [run.parent, run.parent.parent] if run.is_file() else []
+    places = [run.parent, run.parent.parent] if run.is_file() else [run, *([run.parent] if _holds(run) else [])]
     return next((place / "config.yaml" for place in places if (place / "config.yaml").is_file()), None)
+
+
+def _holds(folder: Path) -> bool:
+    return folder.resolve().name == "checkpoints"
 
 
 def home_of(run: str | Path) -> Path:
