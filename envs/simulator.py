@@ -116,11 +116,8 @@ def build_simulator(name: str, num_envs: int, stream: Stream, *, continuous_acti
             _refuse_unknown(name, [key for key in left if key in scenario_kwargs] or list(scenario_kwargs), known)
             raise
         except Exception as error:
-            if not scenario_kwargs:
-                raise  # nothing the user chose: a fault of the scenario itself, shown with its traceback
-            told = " ".join(str(error).split()) or f"it failed with {type(error).__name__}"
-            raise EnvError(f"env.scenario={name!r} can't be built with scenario_kwargs={scenario_kwargs}: "
-                           f"{told.rstrip('.')}.") from error
+            given = f" with scenario_kwargs={scenario_kwargs}" if scenario_kwargs else ""
+            raise EnvError(f"env.scenario={name!r} can't be built{given}: {imports.fault(error)}.") from error
     decide_collisions_per_environment(simulator.world)
     decide_scenarios_per_environment(simulator.scenario)
     return simulator

@@ -269,7 +269,7 @@ def branch(run_dir: str | Path, chosen: Path, iteration: int) -> list[Path]:
 
 
 def config_of(run: str | Path) -> Path | None:
-    """`config.yaml` of a run directory, or of the one that a checkpoint or checkpoints/ lies in; None: there is none."""
+    """`config.yaml` of a run directory, or of the one that a checkpoint or `checkpoints` lies in; None without one."""
     run = Path(run)
     places = [run.parent, run.parent.parent] if run.is_file() else [run, *([run.parent] if _holds(run) else [])]
     return next((place / "config.yaml" for place in places if (place / "config.yaml").is_file()), None)

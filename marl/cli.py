@@ -2,12 +2,15 @@
 
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
+
+import torch
 
 from marl.errors import Diverged, LostProcess, Stopped, UserError
 from marl.imports import find_user_modules
@@ -18,6 +21,7 @@ DISK += tuple(WRONG_KIND)
 SAME_COMMAND = "the same command continues"  # of sweeps and studies
 RESUME = "resume=RUN_DIR continues from the last checkpoint"
 WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p"}
+SMALLER = "smaller networks (network.…), minibatches or rollouts, or fewer environments (env.num_envs) need less"
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -64,6 +68,12 @@ def guard(*errors: type[Exception], again: str = "") -> Iterator[None]:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(getattr(error, "exit_code", 2)) from None
+    except (MemoryError, RuntimeError) as error:
+        wanted = out_of_memory(error)
+        if wanted is None:
+            raise
+        print(f"error: {wanted}; {SMALLER}", file=sys.stderr)
+        raise SystemExit(2) from None
     except OSError as error:
         if error.errno not in DISK:
             raise
@@ -71,3 +81,14 @@ def guard(*errors: type[Exception], again: str = "") -> Iterator[None]:
         told = f"cannot write {place}: {WRONG_KIND.get(error.errno, error.strerror)}"
         print(f"error: {told}{'; earlier checkpoints are untouched' if again == RESUME else ''}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What an allocation that failed asked for, in words; None where the error is another."""
+    said = str(error)
+    asked = re.search(r"(?:allocate|Tried to allocate) ([\d.]+ ?\w+)", said)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in said:
+        return f"not enough memory{f' for {asked[1]} at once' if asked else ''}"
+    if "Storage size calculation overflowed" in said or "invalid storage size" in said.lower():
+        return "not enough memory for a tensor of such a size"
+    return None
