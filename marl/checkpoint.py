@@ -171,11 +171,17 @@ def load_weights(path: str | Path, map_location: str | torch.device = "cpu") -> 
         return state
     content = _read(path)
     digest = re.search(rb'"sha256":"([0-9a-f]{64})"', content)
+    if digest is None and b'"policy":"' in content[: 8 + int.from_bytes(content[:8], "little")]:
+        return _tensors(content, path, map_location)  # a policy file, of a version before they had digests
     if digest is None:
         raise UserError(f"weights {path} cannot be read: truncated, or not of this framework (no digest)")
     zeros = content[: digest.start(1)] + b"0" * 64 + content[digest.end(1) :]
     if hashlib.sha256(zeros).hexdigest().encode() != digest[1]:
         raise UserError(f"weights {path} cannot be read: the file is damaged (its digest does not match)")
+    return _tensors(content, path, map_location)
+
+
+def _tensors(content: bytes, path: str | Path, map_location: str | torch.device) -> dict[str, Tensor]:
     try:
         found = safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:

@@ -27,17 +27,7 @@ from marl.errors import UserError, closest
 from marl.imports import find_user_modules, resolve
 from marl.kinds import build as part
 from marl.kinds import validate
-from marl.overrides import (
-    CONF,
-    chosen,
-    drop_keywords,
-    group_options,
-    names_scenario,
-    nearest,
-    tidy,
-    value_of,
-    without_scenario,
-)
+from marl.overrides import CONF, before, chosen, drop_keywords, group_options, named, nearest, tidy, value_of
 from marl.summary import keep_earlier, leave_no_litter
 from marl.task import Task
 from marl.transfer import begin_from, load_weights  # noqa: F401 - the latter for users of this module
@@ -72,8 +62,8 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
 def _settle(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Where `overrides` name another scenario, drop the keywords of the one before; to be called inside of Hydra."""
-    if names_scenario(overrides):
-        drop_keywords(cfg, hydra.compose("config", without_scenario(overrides)), overrides)
+    if named(overrides):
+        drop_keywords(cfg, hydra.compose("config", before(overrides)), overrides)
 
 
 def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
@@ -85,12 +75,16 @@ def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
         UserError: no configuration there, or an override that does not fit it.
     """
     path = checkpoint.config_of(run)
-    if path is None:
-        raise UserError(f"{run}: no run directory with a config.yaml, nor a checkpoint in one")
-    cfg = OmegaConf.load(path)
+    if path is None and Path(run).suffix == ".pt" and Path(run).is_file():  # one that lies alone: it tells, too
+        path, cfg = Path(run), OmegaConf.create(checkpoint.load(run)["config"])
+    elif path is None:
+        held = "holds no configuration" if Path(run).is_file() else "no run directory with a config.yaml"
+        raise UserError(f"{run}: {held}; give a run directory or a checkpoint (.pt)")
+    else:
+        cfg = OmegaConf.load(path)
     OmegaConf.set_struct(cfg, True)
     with worded():
-        overrides, before = tidy(overrides), cfg.copy()
+        overrides, earlier = tidy(overrides), cfg.copy()
         parsed = OverridesParser.create().parse_overrides(overrides)
         choices = [f"experiment={cfg.experiment}"] if cfg.experiment else []
         choices += [o.input_line for o in parsed if chosen(o) and o.key_or_group not in ("experiment", "debug")]
@@ -111,8 +105,8 @@ def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
             else:
                 added = override.is_add() or override.is_force_add()
                 OmegaConf.update(cfg, key, value, merge=True, force_add=added)
-        if names_scenario(overrides) and not any(o.key_or_group == "env" for o in parsed):
-            drop_keywords(cfg, before, overrides)
+        if not any(o.key_or_group == "env" for o in parsed):
+            drop_keywords(cfg, earlier, overrides)
     return cfg
 
 
@@ -218,7 +212,11 @@ def run(job: Job, *errors: type[Exception]) -> None:
             parser = argparse.ArgumentParser(add_help=False)
             parser.add_argument("-cd", "--config-dir")  # of no use here: the run's configuration is whole
             cfg = compose(parser.parse_known_args(arguments)[1])
-            job(cfg, checkpoint.config_of(cfg.resume).parent.resolve())
+            home = checkpoint.config_of(cfg.resume)
+            if home is None:
+                told = "lies in no run directory that could go on; init_from=FILE starts a new run from its weights"
+                raise UserError(f"resume={cfg.resume}: {told}")
+            job(cfg, home.parent.resolve())
             distributed.stop()
             return
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -14,10 +13,11 @@ from marl.errors import UserError, closest
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # What needs no "+" to be added: keys below groups, scenario_kwargs and the like, and mappings whose keys are names.
-FREE = re.compile(r"^([\w.]*kwargs|groups)\.\w|^[\w.]+\.(unfreeze|(lr_)?per_part|categories|losses|weights|init)=\{")
+FREE = re.compile(r"^([\w.]*kwargs|groups)\.\w|^[\w.]+\.(unfreeze|(lr_)?per_part|categories|losses|weights|init|\w*kwargs)=\{")
 PATH = re.compile(r"(^|\.)(resume|init_from|ckpt|out|\w*(folder|file|path|dir))$")  # keys whose values are paths
 NEEDED = ("task", "trainer", "optimizer", "scheduler", "paths")  # groups that every run has
-SCENARIO, KEYWORDS = "env.scenario", "env.scenario_kwargs"
+# What the agents live in, by the key that names it, and its keyword arguments.
+KEYWORDS = {"env.scenario": "scenario_kwargs", "env.env": "kwargs", "env.id": "kwargs"}
 
 
 def tidy(overrides: Sequence[str]) -> list[str]:
@@ -115,37 +115,38 @@ def group_options(group: str) -> list[str]:
     return sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml"))
 
 
-def names_scenario(overrides: Sequence[str]) -> bool:
-    """Whether overrides choose a scenario by its key."""
-    return any(text.partition("=")[0].lstrip("+") == SCENARIO for text in overrides)
+def named(overrides: Sequence[str]) -> list[str]:
+    """The keys of KEYWORDS by which overrides name another scenario or environment."""
+    keys = [text.partition("=")[0].lstrip("+") for text in overrides]
+    return [key for key in KEYWORDS if key in keys]
 
 
-def without_scenario(overrides: Sequence[str]) -> list[str]:
-    """Overrides but for those of a scenario and its keywords: what they stand for, it had without them."""
-    return [text for text in overrides if not text.lstrip("+~").startswith(SCENARIO)]
+def before(overrides: Sequence[str]) -> list[str]:
+    """Overrides but for what they name by KEYWORDS, and the keyword arguments of that."""
+    about = (*KEYWORDS, *(f"env.{kwargs}" for kwargs in KEYWORDS.values()))
+    return [text for text in overrides if not re.match(rf"({'|'.join(about)})\b", text.lstrip("+~"))]
 
 
-def drop_keywords(cfg: DictConfig, before: DictConfig, overrides: Sequence[str]) -> None:
-    """Where `overrides` chose another scenario than `before` has, leave only the keywords that they give, too.
+def drop_keywords(cfg: DictConfig, earlier: DictConfig, overrides: Sequence[str]) -> None:
+    """Where `overrides` name another scenario than `earlier` has, leave only the keyword arguments that they give, too.
 
-    The keyword arguments of one scenario mean nothing to another.
+    Those of one scenario, or of one environment, mean nothing to another.
     """
-    if not cfg.get("env") or not before.get("env") or "scenario_kwargs" not in cfg.env:
-        return
-    if OmegaConf.select(cfg, SCENARIO) == OmegaConf.select(before, SCENARIO):
-        return
-    given: dict[str, Any] = {}
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        key = override.key_or_group
-        if override.is_delete() or not key.startswith(KEYWORDS):
+    for key in named(overrides):
+        node = f"env.{KEYWORDS[key]}"
+        held = OmegaConf.select(cfg, node)
+        if not held or OmegaConf.select(cfg, key) == OmegaConf.select(earlier, key):
             continue
-        if key == KEYWORDS:
-            given |= override.value() or {}
-        else:
-            given[key.removeprefix(f"{KEYWORDS}.").partition(".")[0]] = None
-    with open_dict(cfg):
-        for name in [name for name in cfg.env.scenario_kwargs or {} if name not in given]:
-            del cfg.env.scenario_kwargs[name]
+        given: set[str] = set()
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
+            name = override.key_or_group
+            if name == node and not override.is_delete():
+                given |= set(override.value() or {})
+            elif name.startswith(f"{node}."):
+                given.add(name.removeprefix(f"{node}.").partition(".")[0])
+        with open_dict(cfg):
+            for name in [name for name in held if name not in given]:
+                del held[name]
 
 
 def nearest(group: str, option: str) -> str:
