@@ -13,7 +13,8 @@ from marl.errors import UserError, closest
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # What needs no "+" to be added: keys below groups, scenario_kwargs and the like, and mappings whose keys are names.
-FREE = re.compile(r"^([\w.]*kwargs|groups)\.\w|^[\w.]+\.(unfreeze|(lr_)?per_part|categories|losses|weights|init|\w*kwargs)=\{")
+NAMES = r"unfreeze|(lr_)?per_part|categories|losses|weights|init|\w*kwargs"
+FREE = re.compile(rf"^([\w.]*kwargs|groups)\.\w|^[\w.]+\.({NAMES})=\{{")
 PATH = re.compile(r"(^|\.)(resume|init_from|ckpt|out|\w*(folder|file|path|dir))$")  # keys whose values are paths
 NEEDED = ("task", "trainer", "optimizer", "scheduler", "paths")  # groups that every run has
 # What the agents live in, by the key that names it, and its keyword arguments.
