@@ -16,7 +16,6 @@ import vmas.simulator
 from torch import Tensor
 
 from envs.base import EnvError
-from marl.imports import fault
 
 SIMULATOR = Path(vmas.simulator.__file__).parent
 
@@ -36,7 +35,12 @@ def named(scenario: str, step: int) -> Iterator[None]:
         if returned:
             raise EnvError(f"scenario {scenario!r}: {returned[0]} returned {returned[1]} {_when(step)}; "
                            f"must be {returned[2]}") from error
-        raise EnvError(f"scenario {scenario!r} failed {_when(step)} with {fault(error)}") from error
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        said = " ".join(str(error).split()) or "no message"
+        raise EnvError(
+            f"scenario {scenario!r} raised {type(error).__name__} {_when(step)}, in "
+            f"{frame.filename}:{frame.lineno} ({frame.name}): {said[:300]}"
+        ) from error
 
 
 WANTED = {"reward": "a tensor [E], one number per environment",

@@ -138,3 +138,21 @@ def test_mistakes_are_told_in_a_sentence(run: Path, tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "digits.pt", state)
     with pytest.raises(UserError, match="no agents"):
         Policy.load(tmp_path / "digits.pt")
+
+
+def test_weights_beside_their_checkpoint_and_policy_files_are_taken_everywhere(run: Path, tmp_path: Path) -> None:
+    best = Policy.load(run, "best").state_dict()
+    beside = Policy.load(run / "checkpoints" / "best.safetensors").state_dict()
+    assert best.keys() == beside.keys() and all(torch.equal(best[name], beside[name]) for name in best)
+    lone = tmp_path / "lone.safetensors"
+    lone.write_bytes((run / "checkpoints" / "best.safetensors").read_bytes())
+    with pytest.raises(UserError, match="lone.safetensors holds weights only, and no lone.pt"):
+        Policy.load(lone)
+    Policy.load(run).save(tmp_path / "policy.safetensors")
+    weights = checkpoint.load_weights(tmp_path / "policy.safetensors")  # as init_from reads it
+    assert weights.keys() == best.keys()
+    damaged = bytearray((tmp_path / "policy.safetensors").read_bytes())
+    damaged[-5] ^= 1
+    (tmp_path / "policy.safetensors").write_bytes(damaged)
+    with pytest.raises(UserError, match="damaged"):
+        Policy.load(tmp_path / "policy.safetensors")
