@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import linecache
+import re
 import traceback
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+import vmas.simulator
 from torch import Tensor
 
 from envs.base import EnvError
+
+SIMULATOR = Path(vmas.simulator.__file__).parent
 
 
 @contextmanager
@@ -18,15 +25,48 @@ def named(scenario: str, step: int) -> Iterator[None]:
     """Turn what a scenario raises at `step` into an EnvError; steps count from the last reset, 0 is the first trial."""
     try:
         yield
-    except (EnvError, AssertionError):  # an assertion in the simulator is about the actions
+    except EnvError:
         raise
     except Exception as error:
+        frames = list(traceback.walk_tb(error.__traceback__))
+        if isinstance(error, AssertionError) and _of_simulator(frames[-1][0].f_code.co_filename):
+            raise  # it is about the actions
+        returned = _returned(frames)
+        if returned:
+            raise EnvError(f"scenario {scenario!r}: {returned[0]} returned {returned[1]} {_when(step)}; "
+                           f"must be {returned[2]}") from error
         frame = traceback.extract_tb(error.__traceback__)[-1]
         said = " ".join(str(error).split()) or "no message"
         raise EnvError(
             f"scenario {scenario!r} raised {type(error).__name__} {_when(step)}, in "
             f"{frame.filename}:{frame.lineno} ({frame.name}): {said[:300]}"
         ) from error
+
+
+WANTED = {"reward": "a tensor [E], one number per environment",
+          "observation": "a float tensor [E, F], or a dict of such",
+          "done": "a bool tensor [E]", "info": "a dict of tensors [E, …]"}
+
+
+def _of_simulator(file: str) -> bool:
+    return Path(file).is_relative_to(SIMULATOR)
+
+
+def _returned(frames: list[tuple[types.FrameType, int]]) -> tuple[str, str, str] | None:
+    """(method and agent, what it returned, what it must be) where the simulator stumbled over what a method returned.
+
+    It copies what it gets, and a plain number or a text has no copy.
+    """
+    if not _of_simulator(frames[-1][0].f_code.co_filename):
+        return None
+    for frame, line in reversed(frames):
+        called = re.search(r"scenario\.(\w+)\(", "".join(linecache.getline(frame.f_code.co_filename, n)
+                                                        for n in (line, line + 1)))
+        if called and called[1] in WANTED and "agent" in frame.f_locals:
+            held = frames[-1][0].f_locals.get("value")
+            what = "no tensor" if held is None or isinstance(held, dict) else f"{type(held).__name__} {held!r}"[:80]
+            return f"{called[1]} of {frame.f_locals['agent'].name}", what, WANTED[called[1]]
+    return None
 
 
 def check(scenario: str, step: int, num_envs: int, agents: list[str], observations: list[Any], rewards: list[Tensor],

@@ -79,8 +79,8 @@ class Trainer:
         max_restores: Annotated[int, Field(ge=1)] = 3,
         strategy: Literal["single", "ddp"] = "single",
         deterministic: bool = False,
-        threads: Annotated[int, Field(ge=1)] | None = None,
-        helpers: Annotated[int, Field(ge=0)] | None = None,
+        threads: Annotated[int, Field(ge=1, le=1024)] | None = None,
+        helpers: Annotated[int, Field(ge=0, le=1024)] | None = None,
         progress: Literal["auto", "rich", "plain", "off"] = "auto",
     ):
         self.max_iterations, self.precision, self.grad_clip = max_iterations, precision, grad_clip

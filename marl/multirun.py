@@ -20,6 +20,7 @@ from marl import compose, sweep
 from marl.cli import SAME_COMMAND, guard
 from marl.compose import Job
 from marl.errors import Stopped, UserError
+from marl.imports import find_user_modules
 
 # Settings of joblib's launcher; with n_jobs=1 it would run the jobs in this very process.
 ONE_AT_A_TIME = ("n_jobs=2", "pre_dispatch=1", "batch_size=1")
@@ -89,8 +90,7 @@ def launch(sweep_begun: sweep.Sweep, start: Callable[[], Any]) -> None:
 
 def work(job: Job, cfg: DictConfig, run_dir: Path, mistakes: Sequence[type[Exception]]) -> Any:
     """`job(cfg, run_dir)` as a part of a sweep: done ones are skipped, begun ones continued, failures written down."""
-    if os.getcwd() not in sys.path:  # a worker process: a user's own classes are named from the directory they work in
-        sys.path.insert(0, os.getcwd())
+    find_user_modules()  # in a worker process, too
     expected = (UserError, HydraException, OmegaConfBaseException, *mistakes)
     saved, config = run_dir / "config.yaml", None
     with suppress(*expected):  # the job will run into the same mistake, and have it written down

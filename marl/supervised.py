@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from marl import metrics as measures
 from marl.callbacks import Callback
-from marl.data import ArrayData, Loader, Stream
+from marl.data import ArrayData, CSVStream, Loader, Stream
 from marl.data.base import finite
 from marl.data.loader import Augment, take
 from marl.data.samplers import Sampling, Subset, Weights
@@ -164,7 +164,7 @@ class Supervised(Epochs):
 
     def __init__(
         self,
-        data: ArrayData,
+        data: ArrayData | CSVStream,
         network: Callable[..., nn.Module],
         objective: nn.Module,
         epochs: Annotated[int, Field(ge=1)],
