@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import itertools
 import random
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,8 @@ class CarriedRows:
             if not all(_is_row(item) for item in (value.values() if isinstance(value, dict) else value)):
                 raise EnvError(f"the scenario's {type(value).__name__} {path} holds something per environment that "
                                f"cannot be reset; {ADVICE}.")
-            if list(other) != list(range(pool_size)) or isinstance(value, dict):
+            numbers = isinstance(other, list) and all(type(item) is int for item in other)
+            if not numbers or other != list(range(pool_size)):  # those would be the environments' own numbers
                 self.lists.append(path)
 
     def __bool__(self) -> bool:
@@ -110,6 +111,11 @@ def pack(slot: Slot) -> Any:
         return {type(value).__name__: [items, getattr(value, "maxlen", None)]}
     if isinstance(value, itertools.count):
         return {"count": list(value.__reduce__()[1])}
+    if isinstance(value, (Counter, OrderedDict, defaultdict)) and all(
+            _is_plain(part) for item in value.items() for part in item):
+        return {"mapping": [list(item) for item in value.items()]}
+    if isinstance(value, tuple) and hasattr(type(value), "_fields") and all(_is_plain(item) for item in value):
+        return {"named": list(value)}
     return None
 
 
@@ -133,12 +139,21 @@ def unpack(slot: Slot, packed: dict[str, Any]) -> None:
         value.set_state(_arrays(content))
     elif kind == "torch_generator":
         value.set_state(torch.tensor(content, dtype=torch.uint8))
+    elif kind == "mapping":
+        value.clear()
+        value.update((_tuples(key), item) for key, item in content)
+    elif kind == "named":
+        slot.write(type(value)._make(map(_tuples, content)))
     elif kind == "count":
         slot.write(itertools.count(*content))
     else:
         items, most = content
-        items = [tuple(item) if isinstance(item, list) else item for item in items]
+        items = [_tuples(item) for item in items]
         slot.write(deque(items, most) if kind == "deque" else set(items) if kind == "set" else frozenset(items))
+
+
+def _tuples(item: Any) -> Any:
+    return tuple(map(_tuples, item)) if isinstance(item, list) else item
 
 
 def _is_plain(item: Any) -> bool:

@@ -83,7 +83,8 @@ class FastStep:
             except ConstantChanged as changed:
                 return "" if self.specialised else str(changed)  # the first load asks for a kernel without constants
         self.checks += 1
-        return comparison.difference()
+        difference = comparison.difference()
+        return difference and f"{difference}, with {env.num_envs} environments; does the step use their number?"
 
     def _compare_in_run(self, action: dict[str, Tensor]) -> None:
         """The step that is due, from the run's own state, by both. Raises EnvError if they differ."""

@@ -14,7 +14,7 @@ from envs.base import EnvError
 from envs.carried import CarriedRows, pack, unpack
 from envs.random import Stream
 from envs.simulator import Simulator
-from envs.state import Slot, StateMap, assignments, batch_axis, counts_environments, from_bytes, to_bytes
+from envs.state import Slot, StateMap, assignments, attributes, batch_axis, counts_environments, from_bytes, to_bytes
 from envs.warm_up import equal, is_clock, shared_values, warm_up
 
 DRAWS = 24  # resets that show which shared values vary; a fair coin stays hidden once in 2^24
@@ -117,7 +117,7 @@ class Pool:
         for path in paths & self.main.tensors.keys() & self.fresh.tensors.keys():
             mine, theirs = self.main.tensors[path].value, self.fresh.tensors[path]
             if mine.shape == theirs.value.shape and not self._is_row(path) and not equal(mine, theirs.value):
-                theirs.write(mine.clone())
+                theirs.write(like(theirs.value, mine))
         for path in paths & self.main.arrays.keys() & self.fresh.arrays.keys():
             mine, theirs = self.main.arrays[path].value, self.fresh.arrays[path]
             if mine.shape == theirs.value.shape and mine.dtype.kind in "biufc":
@@ -217,7 +217,7 @@ class Pool:
     def _locate(self, slot: Slot) -> Tensor | None:
         """The tensor of a slot whose container is replaced during steps: follow its path from the root."""
         owner = _follow(self.simulator, slot.steps[:-1])
-        slot.container = vars(owner) if slot.steps[-1][0] == "attribute" else owner
+        slot.container = attributes(owner) if slot.steps[-1][0] == "attribute" else owner
         return slot.value if isinstance(slot.container, (list, tuple)) else slot.container.get(slot.key)
 
     def fresh_rows(self, key: str, offset: int) -> Tensor:
@@ -298,6 +298,12 @@ class Pool:
         self._bound = False
 
 
+def like(old: Tensor, value: Tensor) -> Tensor:
+    """A copy of `value` to put in the place of `old`, a network's parameter if that is one."""
+    copy = value.detach().clone()
+    return torch.nn.Parameter(copy, old.requires_grad) if isinstance(old, torch.nn.Parameter) else copy
+
+
 def _follows(a: Any, b: Any, num_envs: int, size: int) -> bool:
     """Whether a : b is num_envs : size or its inverse, of numbers or of sequences' lengths."""
     if isinstance(a, (list, tuple, str, dict)) and isinstance(b, (list, tuple, str, dict)):
@@ -330,7 +336,7 @@ def _lightly(num_envs: int) -> Iterator[None]:
 def _follow(root: Any, steps: tuple[tuple[str, Any], ...]) -> Any:
     """Where the steps of a path lead to."""
     for kind, key in steps:
-        root = vars(root)[key] if kind == "attribute" else root[key]
+        root = attributes(root)[key] if kind == "attribute" else root[key]
     return root
 
 

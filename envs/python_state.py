@@ -7,13 +7,17 @@ before and after a step mean that the step left Python's state alone. A digest o
 
 from __future__ import annotations
 
+import contextvars
 import enum
 import functools
 import hashlib
+import io
 import itertools
 import random
 import sys
+import threading
 import types
+import weakref
 from collections import deque
 from typing import Any
 
@@ -197,7 +201,20 @@ class PythonState:
             self._code(path, value)
         elif isinstance(value, (itertools.count, itertools.repeat)):
             tokens[path] = repr(value)
-        elif hasattr(value, "__next__"):
+        elif isinstance(value, contextvars.ContextVar):
+            self._visit(f"{path}.value", value.get(None))
+        elif isinstance(value, threading.local):
+            tokens[path] = "local"
+            self._parts(path, dict(vars(value)))
+        elif isinstance(value, (weakref.WeakKeyDictionary, weakref.WeakValueDictionary)):
+            tokens[path] = (kind.__name__, len(value))
+            self._parts(path, {self._label(key, i): item for i, (key, item) in enumerate(value.items())})
+        elif isinstance(value, io.IOBase):
+            try:
+                tokens[path] = ("file", value.tell())
+            except (OSError, ValueError):
+                tokens[path] = "file whose position cannot be read"
+        elif hasattr(kind, "__next__"):
             self._iterator(path, value)
         else:
             self._object(path, value)
@@ -257,9 +274,9 @@ class PythonState:
     def _class(self, cls: type) -> None:
         for base in cls.__mro__:
             name = f"{base.__module__}.{base.__qualname__}"
-            if not is_followed(base.__module__) or (base.__module__, base.__qualname__) in self._read:
+            if not is_followed(base.__module__) or ("class", name) in self._read:
                 continue
-            self._read.add((base.__module__, base.__qualname__))
+            self._read.add(("class", name))
             self._parts(name, {k: v for k, v in vars(base).items() if k not in CLASS_BOOKKEEPING})
 
     def _function(self, path: str, value: types.FunctionType) -> None:

@@ -31,9 +31,46 @@ def holds_state(value: Any) -> bool:
     """Whether to look inside an object: instances of the simulator's, the scenario's and the user's own classes."""
     if isinstance(value, (type, enum.Enum, types.FunctionType, types.MethodType, types.ModuleType, Tensor)):
         return False
+    if isinstance(value, torch.nn.Module):
+        return True
     module = type(value).__module__
     foreign = module.partition(".")[0] in FOREIGN and not module.startswith("torch.distributions")
-    return hasattr(value, "__dict__") and not foreign and not module.startswith("torch.distributions.constraints")
+    return has_attributes(value) and not foreign and not module.startswith("torch.distributions.constraints")
+
+
+def has_attributes(value: Any) -> bool:
+    """Whether a value's attributes can be listed: it has a `__dict__`, or its class names them in `__slots__`."""
+    return hasattr(value, "__dict__") or (not isinstance(value, (list, tuple, dict, str)) and bool(_slots(value)))
+
+
+def _slots(value: Any) -> list[str]:
+    found = [cls.__dict__.get("__slots__", ()) for cls in type(value).__mro__ if cls.__module__ != "builtins"]
+    names = [name for each in found for name in ((each,) if isinstance(each, str) else each)]
+    return [name for name in names if name not in ("__dict__", "__weakref__")]
+
+
+class SlotsOf:
+    """The attributes of an object with `__slots__`, as a dict's items; with a `__dict__`, that is taken instead."""
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self.owner, name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        setattr(self.owner, name, value)
+
+    def get(self, name: str) -> Any:
+        return getattr(self.owner, name, None)
+
+    def items(self) -> list[tuple[str, Any]]:
+        return [(name, getattr(self.owner, name)) for name in _slots(self.owner) if hasattr(self.owner, name)]
+
+
+def attributes(owner: Any) -> Any:
+    """What holds an object's attributes: its `__dict__`, else a view of its slots."""
+    return vars(owner) if hasattr(owner, "__dict__") else SlotsOf(owner)
 
 
 @dataclass
@@ -89,8 +126,9 @@ class StateMap:
         while queue:  # breadth first: objects go by their shortest path
             path, steps, owner = queue.popleft()
             for label, key, value in _children(owner, self._path_of):
-                slot = Slot(_join(path, label), (*steps, ("attribute" if hasattr(owner, "__dict__") else "item", key)),
-                            vars(owner) if hasattr(owner, "__dict__") else owner, key)
+                named = has_attributes(owner)
+                slot = Slot(_join(path, label), (*steps, ("attribute" if named else "item", key)),
+                            attributes(owner) if named else owner, key)
                 if isinstance(value, Tensor):
                     self.tensors[slot.path] = slot
                 elif id(value) in self._path_of:
@@ -113,7 +151,8 @@ class StateMap:
     def containers(self) -> dict[str, list | dict]:
         """{path: value} of lists and dicts, with plain items or with tensors."""
         found = {path: value for path, value in self._object_at.items() if isinstance(value, (list, dict))}
-        return found | {p: slot.value for p, slot in self.host.items() if isinstance(slot.value, (list, dict))}
+        plain = {**self.host, **self.beside}
+        return found | {p: slot.value for p, slot in plain.items() if isinstance(slot.value, (list, dict))}
 
     def entities(self) -> dict[str, Any]:
         """{path: object} of the world's landmarks and agents."""
@@ -127,7 +166,7 @@ class StateMap:
     def _has_state(self, value: Any) -> bool:
         """Whether a list, tuple or dict holds tensors or objects that the walk has not met yet."""
         for item in value.values() if isinstance(value, dict) else value:
-            if isinstance(item, Tensor):
+            if isinstance(item, (Tensor, np.ndarray)):
                 return True
             if id(item) in self._path_of:
                 continue
@@ -144,10 +183,10 @@ class StateMap:
             return value
         if id(value) in self._path_of:
             return {"object": self._path_of[id(value)]}
-        if isinstance(value, (list, tuple)) and not hasattr(value, "__dict__"):
+        if type(value) in (list, tuple, torch.Size):
             items = [self.encode(item) for item in value]
             return NotImplemented if NotImplemented in items else {type(value).__name__: items}
-        if isinstance(value, dict) and all(isinstance(key, (str, int)) for key in value):
+        if type(value) is dict and all(isinstance(key, (str, int)) for key in value):
             items = [[key, self.encode(item)] for key, item in value.items()]
             return NotImplemented if any(item is NotImplemented for _, item in items) else {"dict": items}
         return NotImplemented
@@ -215,8 +254,8 @@ def _join(path: str, label: str) -> str:
 
 def _children(owner: Any, path_of: dict[int, str]) -> Iterator[tuple[str, Any, Any]]:
     """(label, key, value) of an object's attributes or a container's items."""
-    if hasattr(owner, "__dict__"):
-        yield from ((key, key, value) for key, value in vars(owner).items() if key not in SCRATCH)
+    if has_attributes(owner):
+        yield from ((key, key, value) for key, value in list(attributes(owner).items()) if key not in SCRATCH)
     elif isinstance(owner, dict):
         for i, (key, value) in enumerate(owner.items()):
             yield _label(key, i, path_of), key, value

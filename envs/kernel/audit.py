@@ -6,6 +6,7 @@ clock or opens a file would be frozen at what it did while it was traced. Such a
 
 from __future__ import annotations
 
+import io
 import random
 import sys
 import types
@@ -31,7 +32,9 @@ OUTSIDE = {("posix", "urandom"): "draws random numbers from the operating system
            ("builtins", "input"): "waits for input",
            **{("time", name): "reads the clock" for name in CLOCKS}}
 FILES = {("_io", "open"), ("io", "open"), ("posix", "open")}
-NAMES = {name for _, name in (*OUTSIDE, *FILES)} | {"now", "utcnow", "today"}
+READS = {"read", "readline", "readlines", "readinto"}
+NAMES = {name for _, name in (*OUTSIDE, *FILES)} | {"now", "utcnow", "today"} | READS
+UNSEEDED = {"Random.__init__", "Random.seed"}  # with no seed, it is the operating system's
 IMPORTING = ("<frozen importlib", "linecache.py", "tokenize.py", "importlib/")  # open files of Python's own accord
 
 
@@ -146,7 +149,11 @@ class Watch:
             if code in self.codes or code in self._others:
                 return
             module = frame.f_globals.get("__name__") or ""
-            if code.co_qualname == "_Environ.__getitem__":
+            if code.co_qualname in UNSEEDED and frame.f_locals.get("x", 0) is None:
+                self._note("the step draws random numbers from the operating system", frame.f_back)
+            elif code.co_qualname in ("manual_seed", "seed") and module == "torch.random":
+                self._note("the step seeds torch's random generator", frame.f_back)
+            elif code.co_qualname == "_Environ.__getitem__":
                 self._note(f"the step reads the environment variable {frame.f_locals.get('key')}", frame.f_back)
             elif is_followed(module):
                 self.codes[code] = module
@@ -161,6 +168,8 @@ class Watch:
                 self._note(f"the step {what}", frame)
             elif (module, name) in FILES:
                 self._note("the step opens a file", frame)
+            elif name in READS and isinstance(owner, io.IOBase):
+                self._note("the step reads from a file", frame)
 
     def _note(self, reason: str, frame: types.FrameType | None) -> None:
         if self.reason:

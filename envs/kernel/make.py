@@ -22,7 +22,7 @@ import envs.kernel.lower_reduce
 import envs.kernel.lower_shape  # noqa: F401 - these fill the table
 from envs.kernel import cache
 from envs.kernel.audit import describe, python_state
-from envs.kernel.branches import check_branches
+from envs.kernel.branches import check_branches, is_own
 from envs.kernel.build import PATIENCE, compile_library, compiler, digest, load, machine
 from envs.kernel.emit_cpp import emit
 from envs.kernel.layout import Layout, layout
@@ -30,6 +30,7 @@ from envs.kernel.runtime import KernelStep
 from envs.kernel.tape import Refusal
 from envs.kernel.trace import TRACED, drawn_values, lower, set_drawn, trace
 from envs.kernel.verify import verify
+from envs.pool import like
 from envs.python_state import SIZE, TooMuchState
 from envs.warm_up import is_clock
 
@@ -146,7 +147,7 @@ class ScenarioState:
             for path, value in self.shared.items():
                 slot = state.tensors.get(path)
                 if slot is not None and slot.value.shape == value.shape and not torch.equal(slot.value, value):
-                    slot.write(value.detach().clone())
+                    slot.write(like(slot.value, value))
         other = ScenarioState(twin)
         left_out = self.left_out | other.left_out
         for path in self.state.changes(other.state):
@@ -194,6 +195,7 @@ def _make(env: Any, state: ScenarioState, specialise: bool, drawn: dict[str, Any
     if drawn is not None:
         set_drawn(twin._pool, drawn)
     traced, source, lowered, places = _source(twin, specialise)
+    lowered.unrolled &= is_own(twin)
     check_branches(twin, traced)
     if drawn is None and _depends_on_draws(twin, specialise, source):
         return Compiled(varies=True)
@@ -234,6 +236,12 @@ def _source(twin, specialise: bool):
     return traced, emit(lowered, places), lowered, places
 
 
+def _is_continuous(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(_is_continuous(item) for item in value)
+    return isinstance(value, float) and not value.is_integer()
+
+
 def _depends_on_draws(twin, specialise: bool, source: str) -> bool:
     """Whether the program changes with what resets draw for the whole batch: tried until each value has changed."""
     first = drawn_values(twin._pool)
@@ -249,7 +257,7 @@ def _depends_on_draws(twin, specialise: bool, source: str) -> bool:
         tried.add(repr(now))
         unseen -= changed
         if _source(twin, specialise)[1] != source:
-            numbers = [path for path in sorted(changed) if isinstance(now[path], float)]
+            numbers = [path for path in sorted(changed) if _is_continuous(now[path])]
             if numbers:
                 raise Refusal(f"resets draw {numbers[0]} for the whole batch from a continuous range")
             return True

@@ -51,19 +51,26 @@ def _statements(filename: str):
         tree = ast.parse(source)
     except SyntaxError:
         return ()
-    return tuple(node for node in ast.walk(tree) if isinstance(node, (ast.Assert, ast.If, ast.While, ast.For)))
+    kinds = (ast.Assert, ast.If, ast.While, ast.For, ast.Try)
+    return tuple(node for node in ast.walk(tree) if isinstance(node, kinds))
 
 
 def statement(filename: str, line: int):
     """The smallest assert, if or while whose test stands on that line, or None."""
     best = None
     for node in _statements(filename):
-        if isinstance(node, ast.For):
+        if isinstance(node, (ast.For, ast.Try)):
             continue
         last = node.end_lineno if isinstance(node, ast.Assert) else node.test.end_lineno
         if node.lineno <= line <= last and (best is None or node.lineno >= best.lineno):
             best = node
     return best
+
+
+def in_try(filename: str, line: int) -> bool:
+    """Whether an exception raised on that line may be caught in the same file's function."""
+    tries = [node for node in _statements(filename) if isinstance(node, ast.Try)]
+    return any(node.lineno <= line <= node.body[-1].end_lineno for node in tries)
 
 
 def in_while(filename: str, line: int) -> bool:
@@ -160,6 +167,8 @@ class Rewriter(TorchFunctionMode):
             raise Refusal(f"the step branches on a tensor at {location()}, and its source cannot be read")
         node = statement(file, line)
         if isinstance(node, ast.Assert):
+            if in_try(file, line):
+                raise Refusal(f"the step asserts something of all environments within a try at {location()}")
             return truth
         key = (id(frame), line)
         self.frames.append(frame)

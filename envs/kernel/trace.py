@@ -36,6 +36,7 @@ class Trace:
     unrolled: bool = False  # whether a rejection loop was unrolled or a masked selection drew for everyone
     branches: set[tuple[str, int]] = field(default_factory=set)  # conditions over the batch that were assumed true
     loops: set[tuple[str, int]] = field(default_factory=set)  # those of them that belong to loops
+    selected: bool = False  # whether a masked selection was read
 
 
 @dataclass
@@ -126,7 +127,8 @@ def trace(twin) -> Trace:
             raise Refusal(f"{path} and {first} are one tensor in some steps and two in others")
     numbers = {key: tape.add(value) for key, value in outputs.items()}
     unrolled = bool(tape.noise) and (rewriter.looped or rewriter.selected)
-    return Trace(tape, state, numbers, shapes, constants, unrolled, rewriter.branches, rewriter.loops)
+    asked = rewriter.branches, rewriter.loops, rewriter.selected
+    return Trace(tape, state, numbers, shapes, constants, unrolled, *asked)
 
 
 @contextmanager

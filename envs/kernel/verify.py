@@ -1,7 +1,9 @@
 """Compares a compiled kernel with the eager simulator: one step from the same state, many states, every output."""
 
+import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -100,7 +102,7 @@ class Comparison:
         if report.astray <= max(1, report.compared // 1000):
             return ""
         largest = ", ".join(f"{key} {value:.1g}" for key, value in report.largest.items() if value > TOLERANCE)
-        return (f"the kernel disagrees with the simulator in {report.astray} of {report.compared} steps "
+        return (f"the kernel disagrees with the simulator of {file_of(self.env)} in {report.astray} of {report.compared} steps "
                 f"(largest relative errors: {largest or 'none'}; {report.flips} other dones)")
 
 
@@ -123,6 +125,12 @@ def verify(twin, kernel: KernelStep, unrolled: bool = False, steps: int = STEPS)
     if reason:
         raise Refusal(reason)
     return comparison.report
+
+
+def file_of(env) -> str:
+    """The name of the file that a scenario's class stands in, of its module where there is none."""
+    module = type(env._simulator.scenario).__module__
+    return Path(getattr(sys.modules.get(module), "__file__", None) or module).name
 
 
 def _clones(pool) -> dict[str, Tensor]:

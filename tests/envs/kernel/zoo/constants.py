@@ -11,7 +11,7 @@ from tests.envs.kernel.zoo.base import Zoo
 class NeverWritten(Zoo):
     """A list of one name per environment, made with the world and never changed."""
 
-    EXPECT = "either"
+    EXPECT, CAUSE = "either", "names"
 
     def make_world(self, batch_dim, device, **kwargs):
         self.names = [f"environment {i}" for i in range(batch_dim)]
@@ -21,7 +21,7 @@ class NeverWritten(Zoo):
 class NumberedTasks(Zoo):
     """A NumPy array of one task per environment, made with the world and never changed."""
 
-    EXPECT = "eager"
+    EXPECT, CAUSE = "eager", "task"
 
     def make_world(self, batch_dim, device, **kwargs):
         self.task = np.arange(batch_dim, dtype=np.float32) % 3

@@ -161,7 +161,7 @@ class HelperThatCounts(Zoo):
 class HelperClass(Zoo):
     """An object of a helper module with a counter inside."""
 
-    EXPECT = "eager"
+    EXPECT, CAUSE = "eager", r"meter\._read at settings_of_zoo.py"
 
     def make_world(self, batch_dim, device, **kwargs):
         self.meter = settings_of_zoo.Meter()
