@@ -102,8 +102,9 @@ class Comparison:
         if report.astray <= max(1, report.compared // 1000):
             return ""
         largest = ", ".join(f"{key} {value:.1g}" for key, value in report.largest.items() if value > TOLERANCE)
-        return (f"the kernel disagrees with the simulator of {file_of(self.env)} in {report.astray} of {report.compared} steps "
-                f"(largest relative errors: {largest or 'none'}; {report.flips} other dones)")
+        where = f"{report.astray} of {report.compared} steps"
+        return (f"the kernel disagrees with the simulator of {file_of(self.env)} in {where} (largest relative errors: "
+                f"{largest or 'none'}; {report.flips} other dones)")
 
 
 def verify(twin, kernel: KernelStep, unrolled: bool = False, steps: int = STEPS) -> Report:

@@ -18,6 +18,7 @@ class Zoo(BaseScenario):
     REPEATS: whether two runs with the same seed are alike; False for clocks and the system's entropy.
     REFUSABLE: construction may refuse instead (state of single environments outside of tensors).
     RAISES: whether a run ends early, by an EnvError of the same step on both paths.
+    UNSEEN: whether `holds` is known not to hold, by a limit that the docs state.
     ALONE: whether to run it with a single environment as well.
     """
 
@@ -27,6 +28,7 @@ class Zoo(BaseScenario):
     REFUSABLE = False
     RAISES = False
     ALONE = False
+    UNSEEN = False
     AGENTS = 1
 
     @classmethod

@@ -174,7 +174,7 @@ class HelperClass(Zoo):
 class HelperSingleton(Zoo):
     """A helper module's own object with a counter inside."""
 
-    EXPECT = "eager"
+    EXPECT, CAUSE = "eager", r"METER\._read at settings_of_zoo.py"
 
     @classmethod
     def restart(cls):
