@@ -26,8 +26,8 @@ from marl import checkpoint, device, distributed, seeding
 from marl.cli import RESUME, SAME_COMMAND, find_user_modules, flags_first, guard
 from marl.engine import Trainer
 from marl.errors import UserError, closest
+from marl.run_directory import NewRunDirectory, read_config
 from marl.schema import resolve, validate
-from marl.summary import keep_earlier, leave_no_litter
 from marl.task import Task
 from marl.transfer import begin_from, load_weights  # noqa: F401 - the latter for users of this module
 
@@ -72,7 +72,7 @@ def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     path = checkpoint.config_of(run)
     if path is None:
         raise UserError(f"{run}: no run directory with a config.yaml, nor a checkpoint in one")
-    cfg = OmegaConf.load(path)
+    cfg = OmegaConf.create(read_config(path))
     OmegaConf.set_struct(cfg, True)
     with worded():
         parsed = OverridesParser.create().parse_overrides(_free(overrides))
@@ -204,7 +204,6 @@ def run(job: Job, *errors: type[Exception]) -> None:
     sweeping = bool({"-m", "--multirun"} & set(arguments))
     with guard(*errors, again=SAME_COMMAND if sweeping else RESUME), worded():
         distributed.start()
-        sys.argv += distributed.directory(arguments)
         if any(a.startswith("resume=") and a not in ("resume=", "resume=null") for a in arguments):
             if sweeping:
                 raise UserError("resume=…: continues one run; it cannot be part of a sweep")
@@ -225,12 +224,9 @@ def run(job: Job, *errors: type[Exception]) -> None:
                 return multirun.work(job, cfg, run_dir, errors)
             try:
                 with guard(*errors, again=RESUME), worded():  # here: Hydra would print a line of its own and exit 1
-                    if not distributed.restarted():
-                        keep_earlier(run_dir)
                     return job(cfg, run_dir)
             except SystemExit:
-                if distributed.main():
-                    leave_no_litter(run_dir, cfg.name)
+                NewRunDirectory.remove_unused()
                 raise
 
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print, for the guard to word

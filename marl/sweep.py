@@ -25,8 +25,8 @@ from rich.live import Live
 from rich.table import Table
 
 from marl.errors import Stopped, UserError
+from marl.files import write_json
 from marl.lock import lock, running
-from marl.summary import write_json
 
 STYLES = {"done": "green", "running": "yellow", "failed": "red", "interrupted": "magenta", "waiting": "dim"}
 START = "MARL_SWEEP_START"  # environment variable: which start of the sweep a process belongs to

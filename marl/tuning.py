@@ -19,9 +19,9 @@ from pydantic import Field
 from marl import statistics
 from marl.callbacks import Callback, monitored
 from marl.errors import UserError
+from marl.files import write_json
 from marl.lock import running
 from marl.schema import check_arguments, show
-from marl.summary import write_json
 
 SETTLED = 10.0  # seconds after its start from which a trial that nobody works on counts as abandoned
 

@@ -34,9 +34,9 @@ from train import train  # beside this file
 from envs.base import EnvError
 from marl import cli, compose, sweep
 from marl.errors import Stopped, UserError, closest
+from marl.files import write_json
 from marl.options import split
 from marl.report.tables import Table
-from marl.summary import write_json
 
 
 @dataclass

@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 import agents.on_policy  # noqa: E402, F401
 import envs.vmas  # noqa: E402, F401
 import marl.supervised  # noqa: E402, F401
-from marl import checkpoint, compose  # noqa: E402
+from marl import checkpoint, compose, files  # noqa: E402
 
 COMMON = [
     "trainer.checkpoint_every=1",
@@ -110,9 +110,9 @@ def aim(stage: str, nth: int) -> None:
 
     replace, fsync, opened = os.replace, os.fsync, []
     if stage == "half":
-        checkpoint.open = Half
+        files.open = Half
     elif stage == "written":
-        checkpoint.open = lambda path, mode: opened.append(now(path)) or open(path, mode)
+        files.open = lambda path, mode: opened.append(now(path)) or open(path, mode)
         os.fsync = lambda number: die() if opened and opened[-1] else fsync(number)
     elif stage == "before rename":
         os.replace = lambda a, b: die() if now(a) else replace(a, b)

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from marl import multirun, sweep
 from marl.errors import Stopped, UserError
-from marl.summary import write_json
+from marl.files import write_json
 
 JOBS = [["algo=a", "seed=0"], ["algo=a", "seed=1"], ["algo=a", "seed=2"]]
 
@@ -152,7 +152,7 @@ def test_the_table_is_shown_and_kept(begun: sweep.Sweep, capsys) -> None:
 
 def test_a_file_that_cannot_take_its_place_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.json").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(UserError, match="cannot write file .*a.json: Is a directory"):
         write_json(tmp_path / "a.json", {})
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
