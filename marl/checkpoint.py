@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all, with a digest, and loaded without running any code."""
 
-import contextlib
 import copy
+import errno
 import hashlib
 import io
 import os
@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from marl.errors import UserError
+from marl.errors import Unusable, UserError
 from marl.files import reason, set_aside, write
 
 FORMAT_VERSION = 2  # 1 had no digest and one process only
@@ -105,7 +105,7 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict:
         raise UserError(f"{path} is no checkpoint of this framework (no format_version)")
     if version != FORMAT_VERSION:
         older = "an older" if version < FORMAT_VERSION else "a newer"
-        raise UserError(f"checkpoint {path} has format {version}, of {older} version; this one reads {FORMAT_VERSION}")
+        raise Unusable(f"checkpoint {path} has format {version}, of {older} version; this one reads {FORMAT_VERSION}")
     return state
 
 
@@ -136,7 +136,8 @@ def _read(path: str | Path) -> bytes:
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} does not exist") from None
     except OSError as error:
-        raise UserError(f"checkpoint {path} cannot be read: {reason(error)}") from error
+        kind = UserError if error.errno == errno.EIO else Unusable  # a broken disk; else rights, open files, …
+        raise kind(f"checkpoint {path} cannot be read: {reason(error)}") from error
 
 
 def find(run: str | Path, which: str = "last") -> Path:
@@ -166,7 +167,7 @@ def newest(run_dir: str | Path, map_location: str | torch.device = "cpu") -> tup
     """The newest good checkpoint of a run and its content; None where there is none at all.
 
     Damaged ones on the way are named on stderr and set aside as NAME.damaged, so that no good one makes room for them.
-    Raises UserError where all of them are damaged.
+    Raises UserError where all of them are damaged, and Unusable where one is of another format or out of reach.
     """
     found, problems, best = candidates(run_dir), {}, None
     for path in found:
@@ -174,6 +175,8 @@ def newest(run_dir: str | Path, map_location: str | torch.device = "cpu") -> tup
             continue
         try:
             best = path, load(path, map_location)
+        except Unusable:
+            raise
         except UserError as error:
             problems[path] = str(error)
     if best is None and found:
@@ -193,9 +196,13 @@ def branch(run_dir: str | Path, chosen: Path, iteration: int) -> list[Path]:
     folder = Path(run_dir) / "checkpoints"
     later = []
     for path in [*candidates(run_dir), folder / "best.pt"]:
-        with contextlib.suppress(UserError):
+        try:
             if path.is_file() and (_iteration(path) or load(path)["iteration"]) > iteration:
                 later.append(path)
+        except Unusable:
+            raise
+        except UserError as error:  # it would be shifted along, and in the end fall off
+            set_aside(path, str(error))
     if not later:
         return []
     kept = folder / "abandoned"

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from marl.errors import UserError
+from marl.errors import Damaged, UserError
 
 
 def write(path: str | Path, *content: bytes, keep: int = 1) -> None:
@@ -96,7 +96,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        UserError: it cannot be read, or holds something other than a mapping.
+        Damaged: it cannot be read, or holds something other than a mapping.
     """
     return _mapping(path, json.loads, "JSON")
 
@@ -110,7 +110,7 @@ def _mapping(path: str | Path, parse: Any, kind: str) -> dict[str, Any]:
     try:
         raw = Path(path).read_bytes()
         if not raw.strip(b"\0 \t\r\n"):
-            raise UserError(f"{path}: is empty{' (NUL bytes alone)' if raw.strip() else ''}; {kind} was expected")
+            raise Damaged(f"{path}: is empty{' (NUL bytes alone)' if raw.strip() else ''}; {kind} was expected")
         content = parse(raw.decode())
     except FileNotFoundError:
         raise
@@ -119,9 +119,9 @@ def _mapping(path: str | Path, parse: Any, kind: str) -> dict[str, Any]:
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path}: cannot be read as {kind} ({' '.join(str(error).split())[:200]})") from error
+        raise Damaged(f"{path}: cannot be read as {kind} ({' '.join(str(error).split())[:200]})") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}; a mapping of keys to values was expected")
+        raise Damaged(f"{path}: holds a {type(content).__name__}; a mapping of keys to values was expected")
     return content
 
 

@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -31,6 +31,18 @@ def lock(folder: Path) -> Iterator[bool]:
             yield False
             return
         yield True
+
+
+@contextmanager
+def briefly(folder: Path) -> Iterator[None]:
+    """Keep others who call this out of `folder` for a moment."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system that locks no folders
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
 
 
 def running(folder: Path) -> bool:

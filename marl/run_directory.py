@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from marl import checkpoint, distributed, files, lock
 from marl.cli import guard
-from marl.errors import UserError
+from marl.errors import Damaged, UserError
 
 CONFIG = "config.yaml"
 WRITTEN = (CONFIG, "metrics.csv", "summary.json", "checkpoints")  # what a run replaces
@@ -184,12 +184,12 @@ def read_config(path: Path) -> dict:
 
     Raises:
         FileNotFoundError: there is none.
-        UserError: it cannot be read, or is no configuration of a run.
+        Damaged: it is no configuration of a run.
     """
     content = files.read_yaml(path)
     missing = [key for key in KEYS if key not in content]
     if missing:
-        raise UserError(f"{path}: is no configuration of a run (it has no {', '.join(map(repr, missing))})")
+        raise Damaged(f"{path}: is no configuration of a run (it has no {', '.join(map(repr, missing))})")
     return OmegaConf.to_container(OmegaConf.load(path))
 
 

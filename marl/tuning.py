@@ -18,8 +18,8 @@ from pydantic import Field
 
 from marl import statistics
 from marl.callbacks import Callback, monitored
-from marl.errors import UserError
-from marl.files import write_json
+from marl.errors import Damaged, UserError
+from marl.files import read_json, set_aside, write_json
 from marl.lock import running
 from marl.schema import check_arguments, show
 
@@ -138,7 +138,7 @@ def identity(name: str, config: StudyConfig, base: Sequence[str], space: Mapping
 def refuse_other(known: Mapping[str, Any], given: Mapping[str, Any], place: str | Path) -> None:
     """Raise UserError where what lies in `place` was begun with another `identity` than is `given` now."""
     for key, was in known.items():
-        now = given[key]
+        now = given.get(key)
         if was == now:
             continue
         if isinstance(was, dict):
@@ -156,8 +156,10 @@ def open_study(place: str, folder: Path, given: Mapping[str, Any], **parts: Any)
         UserError: a storage that cannot be used, or one that holds trials of another identity, as `folder` may.
     """
     file = folder / "study.json"
-    if file.exists():
-        refuse_other(json.loads(file.read_text()), given, folder)
+    try:
+        refuse_other(read_json(file), given, folder) if file.exists() else None
+    except Damaged as error:  # the storage knows it, too
+        set_aside(file, str(error))
     try:
         study = optuna.create_study(
             study_name=given["study"],

@@ -21,11 +21,11 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from pydantic import Field
@@ -33,8 +33,8 @@ from train import train  # beside this file
 
 from envs.base import EnvError
 from marl import cli, compose, sweep
-from marl.errors import Stopped, UserError, closest
-from marl.files import write_json
+from marl.errors import Damaged, Stopped, UserError, closest
+from marl.files import read_json, write_json
 from marl.options import split
 from marl.report.tables import Table
 
@@ -156,9 +156,9 @@ class Tuning:
 
         sweep.work(folder, overrides, call, mistakes=(UserError, EnvError))
         ended = sweep.read(folder)
-        if ended["status"] != "done":
+        if ended.get("status") != "done":
             if trial is not None:
-                trial.set_user_attr("reason", ended.get("reason") or ended["status"])
+                trial.set_user_attr("reason", ended.get("reason") or ended.get("status", "its job.json is gone"))
             raise TrialFailed(f"{folder}: training failed with {ended.get('reason')}")
         return ended["value"]
 
@@ -197,12 +197,14 @@ class Tuning:
         """The last evaluation of a whole training; found, where it was done before."""
         folder = self.out / "finals" / name.replace(" ", "_") / str(seed)
         watch, given = self.tuning.Pruning(metric=self.config.metric), [*overrides, f"seed={seed}"]
-        known = sweep.read(folder)
-        if known.get("status") != "done" or known.get("overrides") != given or not (folder / "score.json").exists():
+        known, found = sweep.read(folder), None
+        with suppress(FileNotFoundError, Damaged):
+            found = read_json(folder / "score.json").get("score")
+        if known.get("status") != "done" or known.get("overrides") != given or found is None:
             (folder / "job.json").unlink(missing_ok=True)
             self.run(given, folder, watch)
-            write_json(folder / "score.json", {"score": watch.value})
-        found = yaml.safe_load((folder / "score.json").read_text())["score"]
+            found = watch.value
+            write_json(folder / "score.json", {"score": found})
         print(f"{name}, seed {seed}: {found:.4g}", flush=True)
         return found
 

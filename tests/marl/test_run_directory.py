@@ -147,8 +147,9 @@ def test_an_earlier_run_is_not_replaced(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "is empty"), (bytes(100), "is empty .NUL bytes alone."), (b"[1, 2]", "holds a list"), (b"task: {", "cannot be read as"),
-     (b"just text", "holds a str"), (b"a: 1", "is no configuration of a run .it has no 'task'"),
+    [(b"", "is empty"), (bytes(100), "is empty .NUL bytes alone."), (b"[1, 2]", "holds a list"),
+     (b"task: {", "cannot be read as"), (b"just text", "holds a str"),
+     (b"a: 1", "is no configuration of a run .it has no 'task'"),
      (b"\xff\xfe\x00", "cannot be read as YAML"), (b"{" * 5000, "cannot be read as YAML")],
     ids=range(8),
 )  # fmt: skip

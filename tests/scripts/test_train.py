@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -227,3 +228,17 @@ def test_a_mistaken_command_leaves_the_users_folder(shell, tmp_path: Path) -> No
         assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.rglob("*")] == ["d", "config.yaml"]
     assert (tmp_path / "d" / "config.yaml").read_text() == "x: y\n"
+
+
+def test_a_run_killed_while_kernels_are_compiled_begins_anew(script, tmp_path: Path, monkeypatch, capsys) -> None:
+    train, pid = script("train").train, os.fork()
+    if pid == 0:
+        compose.build_task = lambda config: os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            train(compose.compose(["experiment=threshold", "epochs=2"]), tmp_path)
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    train(compose.compose([f"resume={tmp_path}"]), tmp_path)
+    assert "no checkpoint yet: the run begins anew" in capsys.readouterr().out
+    assert json.loads((tmp_path / "summary.json").read_text())["epochs"] == 2
