@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from marl import checkpoint, compose, sweep, sweep_jobs
+from marl import checkpoint, compose, orphans, sweep, sweep_jobs
 from marl.cli import SAME_COMMAND, guard
 from marl.compose import Job
 from marl.errors import Damaged, Stopped, UserError
@@ -107,10 +107,12 @@ def work(job: Job, cfg: DictConfig, run_dir: Path, mistakes: Sequence[type[Excep
     same = earlier is not None and config is not None and _content(earlier) == _content(config)
     if same:
         cfg.resume = str(run_dir)
+    parent = int(os.environ.get(sweep.START, "0").split(" ")[0] or 0)
     try:
-        return sweep.work(run_dir, overrides, lambda: job(cfg, run_dir), same, expected)
+        with orphans.at_work(parent):
+            return sweep.work(run_dir, overrides, lambda: job(cfg, run_dir), same, expected)
     except Stopped:
-        if os.environ.get(sweep.START, "").split(" ")[0] != str(os.getpid()):
+        if parent != os.getpid():
             return None  # a worker's signal ends its job and no other's
         with guard(again=SAME_COMMAND):  # here: Hydra would keep the exception and begin the next job
             raise

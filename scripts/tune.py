@@ -32,11 +32,13 @@ from pydantic import Field
 from train import train  # beside this file
 
 from envs.base import EnvError
-from marl import cli, compose, sweep
+from marl import cli, compose, orphans, sweep
 from marl.errors import Damaged, Stopped, UserError, closest
 from marl.files import read_json, write_json
 from marl.options import split
 from marl.report.tables import Table
+
+PARENT = "MARL_TUNE_PARENT"  # environment variable: the process that began this one as a helper
 
 
 @dataclass
@@ -273,9 +275,11 @@ def main(arguments: list[str]) -> Tuning:
         given = [a for a in arguments if a.partition("=")[0] not in ("workers", "confirm", "seed")]
         with open(tuning.out / f"worker_{i}.log", "a") as log:
             command = [sys.executable, os.path.abspath(__file__), *given, "confirm=false"]
-            helpers.append(subprocess.Popen(command, stdout=log, stderr=log))
+            environment = {**os.environ, PARENT: str(os.getpid())}
+            helpers.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
     try:
-        tuning.work()
+        with orphans.at_work(int(os.environ.get(PARENT, "0"))):
+            tuning.work()
     except (Stopped, KeyboardInterrupt):
         for helper in helpers:
             helper.terminate()  # the signal may have come to this process alone
