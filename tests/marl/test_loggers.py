@@ -1,6 +1,7 @@
 """Loggers: the CSV table widens and drops what a resume does again; TensorBoard files can be read back."""
 
 import csv
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -55,3 +56,18 @@ def test_missing_extra_is_one_sentence(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(UserError, match=r"pip install -e '\.\[wandb\]'"):
         WandbLogger()
+
+
+def test_event_files_stay_in_order_where_the_clock_was_set_back(tmp_path) -> None:
+    for units, later in ((0, 7200), (2, 3600), (4, 0)):
+        with pytest.MonkeyPatch.context() as patch:
+            now = time.time() + later
+            patch.setattr(time, "time", lambda now=now: now)
+            logger = TensorBoardLogger()
+            logger.open(tmp_path, {}, units, units)
+            for step in (1, 2, 3):
+                logger.log({"loss": float(units + step)}, units + step)
+            logger.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [point.step for point in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6, 7]

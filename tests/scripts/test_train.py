@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from marl import checkpoint, compose
+from marl.callbacks import Callback
 from marl.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -242,3 +243,18 @@ def test_a_run_killed_while_kernels_are_compiled_begins_anew(script, tmp_path: P
     train(compose.compose([f"resume={tmp_path}"]), tmp_path)
     assert "no checkpoint yet: the run begins anew" in capsys.readouterr().out
     assert json.loads((tmp_path / "summary.json").read_text())["epochs"] == 2
+
+
+def test_a_run_whose_directory_is_removed_says_so(script, tmp_path: Path) -> None:
+    class Remove(Callback):
+        def on_iteration(self, trainer, record):
+            if trainer.iteration == 2:
+                while trainer.run_dir.exists():  # TensorBoard's thread may put its file back meanwhile
+                    shutil.rmtree(trainer.run_dir, ignore_errors=True)
+
+    train, place = script("train").train, tmp_path / "run"
+    with pytest.raises(UserError, match=f"{place}: was removed while the run trained .*resume={place} continues"):
+        train(compose.compose(["experiment=threshold", "epochs=4"]), place, [Remove()])
+    train(compose.compose([f"resume={place}"]), place)
+    assert json.loads((place / "summary.json").read_text())["epochs"] == 4
+    assert len((place / "metrics.csv").read_text().splitlines()) == 5
