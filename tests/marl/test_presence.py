@@ -53,7 +53,8 @@ def test_a_removed_directory_is_made_again_and_goes_on(at: int, every: int, tmp_
 def test_a_moved_directory_gets_the_checkpoint_and_goes_on_there(tmp_path: Path) -> None:
     place, new = tmp_path / "run", tmp_path / "elsewhere"
     told = interrupted(place, lambda: place.rename(new), evaluate_every=0)
-    assert f"was moved while the run trained (iteration 3)" in told and f"resume={new} continues" in told and not place.exists()
+    assert "was moved while the run trained (iteration 3)" in told and f"resume={new} continues" in told
+    assert not place.exists()
     content = checkpoint.load(new / "checkpoints" / "last.pt")
     assert content["iteration"] == 3 and [row["iteration"] for row in rows(new)] == ["1", "2", "3"]
     run(new, resume=content, evaluate_every=0)
