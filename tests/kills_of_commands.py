@@ -39,7 +39,7 @@ class Command:
         first: started where there is nothing yet. again: started after a kill, given the folder.
         finished: what is finished in a folder, in a form in which a later answer must hold it: {name: value}.
         compare: what differs between an uninterrupted folder and a killed one.
-        prepare: what has to be there before; it gets the folder that both share.
+        prepare: makes what all folders share, in the one above them. inputs: makes what each needs.
     """
 
     first: Callable[[Path], list[str]]
@@ -47,6 +47,7 @@ class Command:
     compare: Callable[[Path, Path], list[str]]
     again: Callable[[Path], list[str]] | None = None
     prepare: Callable[[Path], None] | None = None
+    inputs: Callable[[Path], None] | None = None
 
 
 def start(arguments: Sequence[str], folder: Path) -> subprocess.Popen:
@@ -94,30 +95,41 @@ def kill(process: subprocess.Popen, whom: str, dice: random.Random) -> bool:
 
 
 def survive(command: Command, folder: Path, kills: int, seed: int) -> dict:
-    """As `tests.kills.survive`: figures, "differences" among them, which must be empty."""
-    whole, cut, dice = folder / "whole", folder / "cut", random.Random(seed)
-    whole.mkdir()
-    cut.mkdir()
+    """As `tests.kills.survive`: figures, "differences" among them, which must be empty.
+
+    A command that came to its end is compared, and a new one begun in another folder, until there were `kills`.
+    """
+    whole, dice = folder / "whole", random.Random(seed)
     if command.prepare:
         command.prepare(folder)
-    length = through(command.first(whole), whole)
-    killed, starts, lost, known = 0, 0, [], {}
-    arguments = command.first(cut)
-    while killed < kills and starts < 3 * kills:
-        starts += 1
-        process = start(arguments, cut)
-        # Most of a short command is its start; a kill there tries little.
-        time.sleep(dice.uniform(0.4, 1.0) * length)
-        killed += kill(process, ("first", "one", "all")[killed % 3], dice)
-        now = command.finished(cut)
-        lost += [name for name, value in known.items() if now.get(name) != value]
-        known |= now
-        if command.again:
-            arguments = command.again(cut)
-    through(arguments, cut)
-    now = command.finished(cut)
-    lost += [name for name, value in known.items() if now.get(name) != value]
-    return {"kills": killed, "lost": lost, "differences": [*lost, *command.compare(whole, cut)]}
+    whole.mkdir(exist_ok=True)
+    if command.inputs:
+        command.inputs(whole)
+    length, killed, rounds, found = through(command.first(whole), whole), 0, 0, []
+    while killed < kills:
+        rounds += 1
+        cut, known, ended = folder / f"cut_{rounds}", {}, False
+        cut.mkdir()
+        if command.inputs:
+            command.inputs(cut)
+        arguments = command.first(cut)
+        while not ended:
+            if killed < kills:
+                process = start(arguments, cut)
+                time.sleep(dice.uniform(0.3, 1.0) * length)
+                ended = not kill(process, ("first", "one", "all")[killed % 3], dice)
+                killed += not ended
+                if ended and process.returncode:
+                    raise SystemExit((cut / "output.txt").read_text()[-3000:])
+            else:
+                through(arguments, cut)
+                ended = True
+            now = command.finished(cut)
+            found += [f"lost: {name}" for name, value in known.items() if now.get(name) != value]
+            known |= now
+            arguments = command.again(cut) if command.again else arguments
+        found += command.compare(whole, cut)
+    return {"kills": killed, "rounds": rounds, "differences": found}
 
 
 def script(name: str, *arguments: str) -> list[str]:
@@ -164,9 +176,8 @@ def tune(_: Path) -> list[str]:
 
 def write_study(folder: Path) -> None:
     text = f"base: [experiment=threshold, epochs=40, logger=csv, {', '.join(LITTLE)}]\n"
-    text += "space: {optimizer.lr: {low: 1e-3, high: 1.0, log: true}}\nmetric: accuracy\npruner: none\n"
-    for name in ("whole", "cut"):
-        (folder / name / "little.yaml").write_text(text.replace("1e-3", "0.001"))
+    text += "space: {optimizer.lr: {low: 0.001, high: 1.0, log: true}}\nmetric: accuracy\npruner: none\n"
+    (folder / "little.yaml").write_text(text)
 
 
 def trials_done(folder: Path) -> dict[str, Any]:
@@ -228,7 +239,7 @@ def torchrun(*arguments: str) -> list[str]:
 
 
 def team(_: Path) -> list[str]:
-    return torchrun("trainer=ddp", *AGENTS, *LITTLE, "frames=8000", "hydra.run.dir=r")
+    return torchrun("trainer=ddp", *AGENTS, *LITTLE, "frames=2400", "hydra.run.dir=r")
 
 
 def team_again(folder: Path) -> list[str]:
@@ -253,7 +264,7 @@ def compare_team(whole: Path, cut: Path) -> list[str]:
 
 COMMANDS = {
     "sweep, two workers": Command(sweep, jobs_done, compare_jobs),
-    "tuning, two workers": Command(tune, trials_done, compare_trials, prepare=write_study),
+    "tuning, two workers": Command(tune, trials_done, compare_trials, inputs=write_study),
     "recording": Command(record, episodes, compare_episodes, prepare=teach),
     "two processes": Command(team, iterations_done, compare_team, again=team_again),
 }
