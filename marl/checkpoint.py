@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all, with a digest, and loaded without running any code."""
 
-import contextlib
 import copy
+import errno
 import hashlib
 import io
 import os
@@ -19,7 +19,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from marl.errors import UserError
+from marl.errors import Unusable, UserError
+from marl.files import reason, set_aside, write
 
 FORMAT_VERSION = 2  # 1 had no digest and one process only
 TAG = b"\nsha256:"  # the file ends with it, 64 hexadecimal digits and a line feed; torch.load passes over that
@@ -74,64 +75,10 @@ def save_weights(path: str | Path, weights: Mapping[str, Tensor], about: Mapping
     write(Path(path), content.replace(b'"sha256":"' + b"0" * 64, b'"sha256":"' + digest, 1))
 
 
-def write(path: Path, *content: bytes, keep: int = 1) -> None:
-    """Write a file atomically: temporary file beside it, flush to disk, rename, flush the directory."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            for part in content:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        if keep > 1 and path.is_file():
-            _shift(path, keep)
-        os.replace(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except OSError as error:
-        what = "checkpoint" if path.suffix in (".pt", ".safetensors") else "file"
-        raise UserError(f"cannot write {what} {path}: {reason(error)}; the earlier one is untouched") from error
-    finally:
-        try:
-            temporary.unlink(missing_ok=True)
-        except OSError:  # a directory that cannot be written to has been reported above
-            pass
-
-
-def _shift(path: Path, keep: int) -> None:
-    """Make room: `path` is kept as number 1, number 1 as 2, …; `path` itself stays in place all the while."""
-    for number in range(keep - 1, 1, -1):
-        newer = _numbered(path, number - 1)
-        if newer.exists():
-            os.replace(newer, _numbered(path, number))
-    link = path.with_name(f".{path.name}.{os.getpid()}.link.tmp")
-    link.unlink(missing_ok=True)
-    try:
-        os.link(path, link)
-        os.replace(link, _numbered(path, 1))
-    except OSError:  # a file system without hard links: for a moment only the numbered files exist
-        os.replace(path, _numbered(path, 1))
-
-
-def _numbered(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.stem}-{number}{path.suffix}")
-
-
 def sweep(folder: Path) -> None:
     """Remove the temporary files that killed processes left in `folder`."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
-
-
-def reason(error: Exception) -> str:
-    """First line of an error's message, or its kind where it says nothing."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict:
@@ -158,7 +105,7 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict:
         raise UserError(f"{path} is no checkpoint of this framework (no format_version)")
     if version != FORMAT_VERSION:
         older = "an older" if version < FORMAT_VERSION else "a newer"
-        raise UserError(f"checkpoint {path} has format {version}, of {older} version; this one reads {FORMAT_VERSION}")
+        raise Unusable(f"checkpoint {path} has format {version}, of {older} version; this one reads {FORMAT_VERSION}")
     return state
 
 
@@ -195,7 +142,8 @@ def _read(path: str | Path) -> bytes:
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} does not exist") from None
     except OSError as error:
-        raise UserError(f"checkpoint {path} cannot be read: {reason(error)}") from error
+        kind = UserError if error.errno == errno.EIO else Unusable  # a broken disk; else rights, open files, …
+        raise kind(f"checkpoint {path} cannot be read: {reason(error)}") from error
 
 
 def find(run: str | Path, which: str = "last") -> Path:
@@ -227,7 +175,7 @@ def newest(run_dir: str | Path, map_location: str | torch.device = "cpu") -> tup
     """The newest good checkpoint of a run and its content; None where there is none at all.
 
     Damaged ones on the way are named on stderr and set aside as NAME.damaged, so that no good one makes room for them.
-    Raises UserError where all of them are damaged.
+    Raises UserError where all of them are damaged, and Unusable where one is of another format or out of reach.
     """
     found, problems, best = candidates(run_dir), {}, None
     for path in found:
@@ -235,14 +183,14 @@ def newest(run_dir: str | Path, map_location: str | torch.device = "cpu") -> tup
             continue
         try:
             best = path, load(path, map_location)
+        except Unusable:
+            raise
         except UserError as error:
             problems[path] = str(error)
     if best is None and found:
         raise UserError("; ".join(problems.values()))
     for path, problem in problems.items():
-        print(f"warning: {problem}; set aside as {path.name}.damaged", file=sys.stderr)
-        with contextlib.suppress(OSError):  # another process of the run was faster, or the disk is read-only
-            os.replace(path, path.with_name(f"{path.name}.damaged"))
+        set_aside(path, problem)
     if problems:
         print(f"warning: continuing from {best[0]}, iteration {best[1]['iteration']}", file=sys.stderr, flush=True)
     return best
@@ -256,9 +204,13 @@ def branch(run_dir: str | Path, chosen: Path, iteration: int) -> list[Path]:
     folder = Path(run_dir) / "checkpoints"
     later = []
     for path in [*candidates(run_dir), folder / "best.pt"]:
-        with contextlib.suppress(UserError):
+        try:
             if path.is_file() and (_iteration(path) or load(path)["iteration"]) > iteration:
                 later.append(path)
+        except Unusable:
+            raise
+        except UserError as error:  # it would be shifted along, and in the end fall off
+            set_aside(path, str(error))
     if not later:
         return []
     kept = folder / "abandoned"

@@ -28,7 +28,7 @@ from marl.imports import find_user_modules, resolve
 from marl.kinds import build as part
 from marl.kinds import validate
 from marl.overrides import CONF, before, chosen, drop_keywords, group_options, named, nearest, tidy, value_of
-from marl.summary import keep_earlier, leave_no_litter
+from marl.run_directory import NewRunDirectory, read_config
 from marl.task import Task
 from marl.transfer import begin_from, load_weights  # noqa: F401 - the latter for users of this module
 
@@ -81,7 +81,7 @@ def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
         held = "holds no configuration" if Path(run).is_file() else "no run directory with a config.yaml"
         raise UserError(f"{run}: {held}; give a run directory or a checkpoint (.pt)")
     else:
-        cfg = OmegaConf.load(path)
+        cfg = OmegaConf.create(read_config(path))
     OmegaConf.set_struct(cfg, True)
     with worded():
         overrides, earlier = tidy(overrides), cfg.copy()
@@ -205,7 +205,6 @@ def run(job: Job, *errors: type[Exception]) -> None:
     with guard(*errors, again=SAME_COMMAND if sweeping else RESUME), worded():
         arguments = sys.argv[1:] = flags_first(tidy(sys.argv[1:]))
         distributed.start()
-        sys.argv += distributed.directory(arguments)
         if value_of(arguments, "resume") is not None:
             if sweeping:
                 raise UserError("resume=…: continues one run; it cannot be part of a sweep")
@@ -231,12 +230,9 @@ def run(job: Job, *errors: type[Exception]) -> None:
                 return multirun.work(job, cfg, run_dir, errors)
             try:
                 with guard(*errors, again=RESUME), worded():  # here: Hydra would print a line of its own and exit 1
-                    if not distributed.restarted():
-                        keep_earlier(run_dir)
                     return job(cfg, run_dir)
             except SystemExit:
-                if distributed.main():
-                    leave_no_litter(run_dir, cfg.name)
+                NewRunDirectory.remove_unused()
                 raise
 
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print, for the guard to word

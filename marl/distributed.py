@@ -6,12 +6,11 @@ Every function does nothing, at no cost, where there is one process only.
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -84,18 +83,6 @@ def stop() -> None:
 def restarted() -> bool:
     """Whether torchrun or Slurm started this run again, so that it goes on where it stopped."""
     return any(int(os.environ.get(name) or 0) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
-
-
-def directory(arguments: Sequence[str]) -> list[str]:
-    """An override that names a run directory, where torchrun started this process and `arguments` name none.
-
-    It is called after the moment torchrun began: the same in all processes, and after a restart.
-    """
-    named = any(a.startswith(("hydra.run.dir=", "paths.run_dir=", "resume=")) for a in arguments)
-    if named or "TORCHELASTIC_RUN_ID" not in os.environ:
-        return []
-    moment = time.localtime(psutil.Process(os.getppid()).create_time())
-    return ["paths.run_dir=${paths.output_dir}/${name}/" + agree(time.strftime("%Y-%m-%d_%H-%M-%S", moment))]
 
 
 def stream(purpose: str) -> str:

@@ -12,9 +12,10 @@ from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor
 
-from marl import checkpoint, distributed, divergence, recovery, seeding, state, stepping, summary
+from marl import checkpoint, distributed, divergence, presence, recovery, seeding, state, stepping, summary
 from marl.averaging import BEGIN, DECAY, Kind
 from marl.callbacks import Callback, better, monitored
+from marl.errors import UserError
 from marl.loggers import Logger
 from marl.networks.helpers import allow as allow_helpers
 from marl.optim import OptimizerConfig, ScheduleConfig
@@ -133,9 +134,14 @@ class Trainer:
             self.start(task, run_dir, **setup)
             try:
                 yield signals
+            except (OSError, UserError):
+                presence.check(self, together=False)  # it may be why
+                raise
             finally:
                 for part in (*self.callbacks, *self.loggers):
                     part.on_end(self) if isinstance(part, Callback) else part.close()
+                if self.presence:
+                    self.presence.close()
 
     def start(
         self,
@@ -172,6 +178,7 @@ class Trainer:
             self.load(resume)
         self.begun = time.perf_counter() - self.seconds["total"]
         run_dir.mkdir(parents=True, exist_ok=True)
+        self.presence = presence.Presence(run_dir) if distributed.main() else None
         checkpoint.sweep(run_dir / "checkpoints")
         for logger in self.loggers:
             logger.open(run_dir, self.config, self.iteration, self.units)
@@ -269,6 +276,7 @@ class Trainer:
         """Add rates and learning rates to the record, log it, tell the callbacks."""
         record |= summary.rates(self)
         self.seconds["total"] = record["seconds"] = time.perf_counter() - self.begun
+        presence.check(self, record)
         for logger in self.loggers:
             logger.log(record, self.units)
         for callback in self.callbacks:
@@ -284,6 +292,9 @@ class Trainer:
     def save(self, name: str) -> None:
         """Write `checkpoints/<name>.pt`: everything that decides the next step. Logs are on the disk before it."""
         recovery.refuse_bad_weights(self)
+        if name == "best" and presence.lost(self):
+            return  # `publish` follows, and ends the run
+        presence.check(self)
         content = state.capture(self)
         for logger in self.loggers:
             logger.flush()
@@ -300,6 +311,7 @@ class Trainer:
 
     def finish(self) -> dict:
         """Write and return `summary.json` (in one process; {} in the others). Raises Diverged as `judged`."""
+        presence.check(self)
         told = summary.finish(self) if distributed.main() else {}
         recovery.judged(self)
         return told

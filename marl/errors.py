@@ -11,6 +11,17 @@ class UserError(ValueError):
     exit_code = 2
 
 
+class Unusable(UserError):
+    """A file that is not used though nothing is wrong with it: of another format, or out of reach at the moment.
+
+    It is refused by name; a damaged one would be set aside, and an older one used.
+    """
+
+
+class Damaged(UserError):
+    """A file that does not hold what files of its kind hold."""
+
+
 class Diverged(RuntimeError):
     """A loss or gradient that is not finite; scripts print the sentence and exit 3."""
 

@@ -1,14 +1,20 @@
 """Locks on folders: one process at a job or a run; the system frees them when a process dies, however it dies."""
 
 import fcntl
+import os
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
+
+import psutil
 
 from marl.errors import UserError
 
 JOB, RUN = "job.lock", ".run.lock"
+ATTEMPTS = 20  # to open a lock file beside others that make and remove its folder
 
 
 @contextmanager
@@ -25,6 +31,18 @@ def lock(folder: Path) -> Iterator[bool]:
             yield False
             return
         yield True
+
+
+@contextmanager
+def briefly(folder: Path) -> Iterator[None]:
+    """Keep others who call this out of `folder` for a moment."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system that locks no folders
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
 
 
 def running(folder: Path) -> bool:
@@ -44,18 +62,51 @@ def alone(run_dir: Path, needed: bool = True) -> Iterator[None]:
     """Train in a run's directory as the only process that does (`needed`: else nothing is locked).
 
     Raises:
-        UserError: another process is training there.
+        UserError: another process is training there, or the file system has no locks.
     """
     if not needed:
         yield
         return
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with open(run_dir / RUN, "w") as file:
+    file = _held(run_dir / RUN)
+    try:
+        file.truncate(0)
+        file.write(owner() + "\n")
+        file.flush()
+        yield
+    finally:
+        file.close()
+
+
+def _held(path: Path) -> IO[str]:
+    """The lock file, open and locked: the one that lies at `path` now, not one that a failed start has removed."""
+    for _ in range(ATTEMPTS):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = open(path, "a+")  # noqa: SIM115 - open as long as it is held
+        except FileNotFoundError:  # the folder was removed in between
+            continue
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: workers that were forked would hold it too
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
         except (BlockingIOError, PermissionError) as error:
+            file.close()
             raise UserError(
-                f"{run_dir}: another process is training in this directory; wait for it, or take another one "
+                f"{path.parent}: another process is training in this directory; wait for it, or take another one "
                 "(hydra.run.dir=PATH)"
             ) from error
-        yield
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            file.close()
+            raise UserError(f"{path}: cannot be locked: {error.strerror}") from error
+        file.close()
+    raise UserError(f"{path}: other processes keep removing this folder")
+
+
+def owner() -> str:
+    """Who holds a run's lock: torchrun's processes share a name that outlives a restart, others have their number."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return f"process {os.getpid()}"
+    began = psutil.Process(os.getppid()).create_time()
+    return f"torchrun {os.environ['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {os.getppid()} {began}"

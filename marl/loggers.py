@@ -1,6 +1,7 @@
 """Loggers: where the numbers of a run go; each takes one flat record of floats per iteration."""
 
 import csv
+import io
 import os
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from marl.errors import UserError
+from marl.files import write
 
 
 class Logger:
@@ -24,6 +26,9 @@ class Logger:
     def flush(self) -> None:
         """Bring what was logged to the disk: a checkpoint follows, and its iterations won't be logged again."""
 
+    def rescue(self, run_dir: Path, record: dict[str, float] | None = None, step: int = 0) -> None:
+        """The run's directory was removed or moved: write what was logged, and `record`, in `run_dir` if possible."""
+
     def close(self) -> None:
         """Flush and close."""
 
@@ -36,41 +41,66 @@ class CSVLogger(Logger):
         self.rows: list[dict] = []
         self.columns: list[str] = []
         if iteration > 0 and self.path.is_file():
-            with open(self.path, newline="") as file:
-                whole = [line for line in file if line.endswith("\n")]  # a kill may have cut the last row short
-            reader = csv.DictReader(whole)
-            self.columns = list(reader.fieldnames or [])
-            rows = [row for row in reader if row["iteration"] and float(row["iteration"]) <= iteration]
+            try:
+                with open(self.path, newline="", encoding="utf-8") as file:
+                    whole = [line for line in file if line.endswith("\n")]  # a kill may have cut the last row short
+                reader = csv.DictReader(whole)
+                self.columns = list(reader.fieldnames or [])
+                rows = [row for row in reader if row["iteration"] and float(row["iteration"]) <= iteration]
+                if any(None in row for row in rows):
+                    raise ValueError("a row has more fields than the header")
+            except (ValueError, KeyError, csv.Error) as error:
+                raise UserError(
+                    f"{self.path}: is no table of a run's metrics ({type(error).__name__}: {error}); "
+                    "move it away to continue without it"
+                ) from error
         else:
             rows = []
         self._rewrite(rows)
 
     def _rewrite(self, rows: list[dict]) -> None:
-        temporary = self.path.with_suffix(".tmp")
-        with open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, restval="")
-            if self.columns:
-                writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, self.path)
-        self.file = open(self.path, "a", newline="")  # noqa: SIM115 (kept open for the run)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns, restval="")
+        if self.columns:
+            writer.writeheader()
+        writer.writerows(rows)
+        write(self.path, text.getvalue().encode())
+        self.file = open(self.path, "a+", newline="", encoding="utf-8")  # noqa: SIM115 (kept open for the run)
+
+    def _logged(self) -> list[dict]:
+        """The rows in the open file, also where it has no name any more."""
+        self.file.seek(0)
+        return list(csv.DictReader(self.file))
 
     def log(self, record, step):
         new = [key for key in record if key not in self.columns]
         if new:
+            rows = self._logged()
             self.file.close()
-            with open(self.path, newline="") as file:
-                rows = list(csv.DictReader(file))
             self.columns += new
             self._rewrite(rows)
         csv.DictWriter(self.file, self.columns, restval="").writerow(record)
         self.file.flush()
 
     def flush(self):
+        if os.fstat(self.file.fileno()).st_nlink == 0:  # the table alone was removed
+            self.rescue(self.path.parent)
         os.fsync(self.file.fileno())
+
+    def rescue(self, run_dir, record=None, step=0):
+        rows, self.path = self._logged(), Path(run_dir) / "metrics.csv"
+        self.file.close()
+        self._rewrite(rows)
+        if record is not None:
+            self.log(record, step)
 
     def close(self):
         self.file.close()
+
+
+def _second(later: int = 0) -> str:
+    """The present second as in the names of event files, or one so many seconds later."""
+    return str(int(time.time()) + later).zfill(10)
 
 
 class TensorBoardLogger(Logger):
@@ -79,8 +109,12 @@ class TensorBoardLogger(Logger):
     def open(self, run_dir, config, iteration, units):
         from torch.utils.tensorboard import SummaryWriter
 
-        old = [path.name.split(".")[3] for path in Path(run_dir).glob("events.out.tfevents.*")]  # of a killed run
-        while str(int(time.time())).zfill(10) in old:  # files are read in the order of their seconds
+        old = sorted(Path(run_dir).glob("events.out.tfevents.*"))  # of a killed run; read in the order of their seconds
+        if old and old[-1].name.split(".")[3] > _second(1):  # the clock was set back
+            for i, path in enumerate(old):
+                _, _, _, _, *rest = path.name.split(".")
+                path.rename(path.with_name(".".join(["events.out.tfevents", _second(i - len(old)), *rest])))
+        while old and old[-1].name.split(".")[3] >= _second() and old[-1].exists():
             time.sleep(0.05)
         self.writer = SummaryWriter(str(run_dir), purge_step=units + 1 if old else None)
 

@@ -13,14 +13,16 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from marl import compose, sweep
+from marl import checkpoint, compose, orphans, sweep, sweep_jobs
 from marl.cli import SAME_COMMAND, guard
 from marl.compose import Job
-from marl.errors import Stopped, UserError
+from marl.errors import Damaged, Stopped, UserError
+from marl.files import set_aside
 from marl.imports import find_user_modules
+from marl.run_directory import read_config
 
 # Settings of joblib's launcher; with n_jobs=1 it would run the jobs in this very process.
 ONE_AT_A_TIME = ("n_jobs=2", "pre_dispatch=1", "batch_size=1")
@@ -48,6 +50,8 @@ def begin(arguments: Sequence[str]) -> sweep.Sweep:
         own = [o for o in parsed if not o.key_or_group.startswith("hydra")]
         jobs = BasicSweeper.split_arguments(own, None)[0]
     place = next((o.value() for o in parsed if o.key_or_group == "hydra.sweep.dir"), None)
+    if place == "":
+        raise UserError("hydra.sweep.dir=: must name a folder")
     if place is not None:
         begun = sweep.Sweep(Path(place).resolve(), jobs, [o.input_line for o in own])
     else:
@@ -92,21 +96,43 @@ def work(job: Job, cfg: DictConfig, run_dir: Path, mistakes: Sequence[type[Excep
     """`job(cfg, run_dir)` as a part of a sweep: done ones are skipped, begun ones continued, failures written down."""
     find_user_modules()  # in a worker process, too
     expected = (UserError, HydraException, OmegaConfBaseException, *mistakes)
-    saved, config = run_dir / "config.yaml", None
+    overrides = list(HydraConfig.get().overrides.task)
+    if run_dir.name.isdecimal():  # but for a hydra.sweep.subdir of the user's
+        number, overrides = sweep_jobs.place(run_dir.parent, int(run_dir.name), overrides)
+        run_dir = run_dir.parent / str(number)
+    config = None
     with suppress(*expected):  # the job will run into the same mistake, and have it written down
         config = compose.check(cfg)
-    earlier = OmegaConf.to_container(OmegaConf.load(saved)) if saved.is_file() else None
+    earlier = _earlier(run_dir)
     same = earlier is not None and config is not None and _content(earlier) == _content(config)
     if same:
         cfg.resume = str(run_dir)
-    overrides = list(HydraConfig.get().overrides.task)
+    parent = int(os.environ.get(sweep.START, "0").split(" ")[0] or 0)
     try:
-        return sweep.work(run_dir, overrides, lambda: job(cfg, run_dir), same, expected)
+        with orphans.at_work(parent):
+            return sweep.work(run_dir, overrides, lambda: job(cfg, run_dir), same, expected)
     except Stopped:
-        if os.environ.get(sweep.START, "").split(" ")[0] != str(os.getpid()):
+        if parent != os.getpid():
             return None  # a worker's signal ends its job and no other's
         with guard(again=SAME_COMMAND):  # here: Hydra would keep the exception and begin the next job
             raise
+
+
+def _earlier(run_dir: Path) -> dict[str, Any] | None:
+    """The configuration that a job was begun with; where its file is damaged, its newest checkpoint knows it."""
+    file = run_dir / "config.yaml"
+    try:
+        return read_config(file)
+    except FileNotFoundError:
+        return None
+    except Damaged as error:
+        if not (run_dir / "job.json").exists():
+            raise
+        set_aside(file, f"{error}; the job counts as not done")
+    with suppress(UserError):  # all are damaged: the job begins anew
+        newest = checkpoint.newest(run_dir)
+        return newest and newest[1]["config"]
+    return None
 
 
 def _content(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,17 +1,13 @@
 """`summary.json`: what a run came to, with what it ran on."""
 
 import importlib.metadata
-import json
-import math
-import os
 import platform
 import resource
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from marl.errors import UserError
+from marl.files import write_json
 
 PACKAGES = ("torch", "torchrl", "tensordict", "vmas", "gymnasium", "hydra-core", "numpy")
 
@@ -44,27 +40,6 @@ def peak_memory_bytes() -> int:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
-
-
-def finite(value):
-    """`value` with NaN and infinities as None: JSON has no word for them."""
-    if isinstance(value, dict):
-        return {key: finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_json(path: str | Path, content: dict) -> None:
-    """Write JSON atomically; NaN and infinities become null."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(finite(content), indent=2) + "\n")
-        os.replace(temporary, path)
-    except OSError:  # a full disk, or a folder in its place
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write(path: str | Path, **content) -> dict:
@@ -105,20 +80,3 @@ def finish(trainer: Any) -> dict:
         seconds={k: trainer.seconds[k] for k in ("collect", "update", "evaluate", "compile", "total")},
         command=trainer.command,
     )
-
-
-def keep_earlier(run_dir: Path) -> None:
-    """Raises UserError where a new run would write over one that got as far as a checkpoint."""
-    if (run_dir / "checkpoints" / "last.pt").exists():
-        raise UserError(
-            f"hydra.run.dir={run_dir}: holds a run already; resume={run_dir} continues it, and a new run takes another "
-            "directory"
-        )
-
-
-def leave_no_litter(run_dir: Path, name: str) -> None:
-    """Remove the directory of a run in which nothing began."""
-    if {path.name for path in run_dir.iterdir()} <= {"config.yaml", ".run.lock"}:
-        shutil.rmtree(run_dir)
-        if run_dir.parent.name == name and not any(run_dir.parent.iterdir()):
-            run_dir.parent.rmdir()

@@ -7,16 +7,13 @@ Everything is read from files, so it is the same for jobs in this process, in ot
 
 import csv
 import io
-import json
 import os
-import shutil
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +21,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from marl.errors import Stopped, UserError
-from marl.lock import lock, running
-from marl.summary import write_json
+from marl.errors import Damaged, Stopped, UserError
+from marl.files import read_json, set_aside, write, write_json
+from marl.lock import JOB, briefly, lock, running
+from marl.run_directory import make, make_new, refuse_foreign, remove_empty
+from marl.sweep_jobs import canonical, progress, recorded
 
 STYLES = {"done": "green", "running": "yellow", "failed": "red", "interrupted": "magenta", "waiting": "dim"}
 START = "MARL_SWEEP_START"  # environment variable: which start of the sweep a process belongs to
+OWN = ("sweep.json", "jobs.csv", "multirun.yaml")  # of a sweep's folder, the last one Hydra's
 LOOK_EVERY = 2.0  # seconds between looks at the jobs' files
 
 
@@ -55,7 +55,8 @@ def work(
     with lock(folder) as mine:
         if not mine:
             return None
-        known = read(folder)
+        refuse_foreign(folder)
+        known = read(folder, aside=True)
         start = os.environ.get(START)
         ended = unchanged and known.get("status") == "done"
         failed_just_now = start is not None and known.get("status") == "failed" and known.get("start") == start
@@ -83,11 +84,19 @@ def work(
         return value
 
 
-def read(folder: Path) -> dict:
-    """`job.json`, or nothing where there is none."""
+def read(folder: Path, aside: bool = False) -> dict:
+    """`job.json`, or nothing where there is none or a damaged one: the job is not done.
+
+    Args:
+        aside: keep a damaged one as job.json.damaged, and say so.
+    """
     try:
-        return json.loads((folder / "job.json").read_text())
+        return read_json(folder / "job.json")
     except FileNotFoundError:
+        return {}
+    except Damaged as error:
+        if aside:
+            set_aside(folder / "job.json", f"{error}; the job counts as not done")
         return {}
 
 
@@ -104,29 +113,80 @@ class Sweep:
 
     def __init__(self, folder: Path, jobs: Sequence[Sequence[str]], command: Sequence[str]):
         self.folder, self.jobs, self.command = Path(folder), [list(job) for job in jobs], sorted(command)
+        self.made: list[Path] = []  # folders that this process made for it
+        self.found: set[str] = set()  # files that were there before
+        self.name()
+
+    def name(self) -> None:
+        """What tells each job from the others, in a few words."""
         common = set.intersection(*map(set, self.jobs))
         self.names = [", ".join(o for o in job if o not in common) or "all" for job in self.jobs]
 
     @classmethod
     def open(cls, default: Path, jobs: Sequence[Sequence[str]], command: Sequence[str]) -> "Sweep":
-        """The sweep that `command` was begun as before, in a folder beside `default`; else a new one in `default`."""
-        known = []
+        """The sweep of the same jobs that was begun before, in a folder beside `default`; else a new one.
+
+        A new one's folder is `default`, or `default_2` … where that is taken.
+        """
+        known, mine = [], sorted(map(canonical, jobs))
         for path in Path(default).parent.glob("*/sweep.json"):
-            if json.loads(path.read_text()) == {"command": sorted(command), "jobs": [list(job) for job in jobs]}:
+            try:
+                found = recorded(path.parent)
+            except UserError as error:
+                print(f"warning: {error}; passed over, hydra.sweep.dir={path.parent} continues it", file=sys.stderr)
+                continue
+            if sorted(map(canonical, found or [])) == mine:
                 known.append(path)
         newest = max(known, key=lambda path: path.stat().st_mtime, default=None)
-        return cls(newest.parent if newest else default, jobs, command)
+        if newest:
+            return cls(newest.parent, jobs, command)
+        made = make_new(default)
+        begun = cls(made[-1], jobs, command)
+        begun.made = made
+        return begun
 
     def begin(self) -> None:
         """Write what this sweep is, for the next start of the same one. Raises UserError for another one's folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if (self.folder / "sweep.json").exists():
-            known = json.loads((self.folder / "sweep.json").read_text())
-            if known["jobs"] != self.jobs:
-                raise UserError(f"hydra.sweep.dir={self.folder}: holds another sweep ({' '.join(known['command'])})")
-            done = sum(row["status"] == "done" for row in self.rows())
+        self.made = self.made or make(self.folder)
+        with briefly(self.folder):
+            self.enter()
+
+    def enter(self) -> None:
+        """`begin` in a folder that no other process enters meanwhile."""
+        file, self.found = self.folder / "sweep.json", {path.name for path in self.folder.iterdir()}
+        try:
+            known = recorded(self.folder)
+        except UserError as error:
+            if not any((self.folder / str(i) / JOB).exists() for i in range(len(self.jobs))):
+                raise
+            set_aside(file, str(error))
+            known = None
+        if known is None and self.foreign():
+            raise UserError(f"hydra.sweep.dir={self.folder}: holds another sweep, or files of something else")
+        if known is not None:
+            if sorted(map(canonical, known)) != sorted(map(canonical, self.jobs)):
+                raise UserError(f"hydra.sweep.dir={self.folder}: holds another sweep ({' '.join(self.told())})")
+            self.jobs = known  # in the order they were begun in
+            self.name()
+        for i in range(len(self.jobs)):
+            read(self.folder / str(i), aside=True)
+        done = sum(row["status"] == "done" for row in self.rows())
+        if known is not None or done:
             print(f"continuing {self.folder}: {done} of {len(self.jobs)} jobs are done", flush=True)
-        write_json(self.folder / "sweep.json", {"command": self.command, "jobs": self.jobs})
+        write_json(file, {"command": self.command, "jobs": self.jobs})
+
+    def told(self) -> list[str]:
+        """The command in `sweep.json`."""
+        return [str(o) for o in read_json(self.folder / "sweep.json").get("command") or ["of another command"]]
+
+    def foreign(self) -> bool:
+        """Whether a folder without `sweep.json` has files that this sweep would replace, or jobs of another one."""
+        for i, job in enumerate(self.jobs):
+            refuse_foreign(self.folder / str(i))
+            given = read(self.folder / str(i)).get("overrides")
+            if given is not None and canonical(given) != canonical(job):
+                return True
+        return any((self.folder / name).exists() for name in OWN[1:]) and not (self.folder / "0").exists()
 
     def rows(self) -> list[dict]:
         """Per job: job, status, reason, seconds, how far it is, last and best evaluation (at its end), overrides."""
@@ -175,14 +235,13 @@ class Sweep:
         writer = csv.DictWriter(text, ["job", "status", "what", "seconds", "last", "best", "reason", "folder"])
         writer.writeheader()
         writer.writerows({key: row[key] for key in writer.fieldnames} for row in rows)
-        temporary = self.folder / f".jobs.{os.getpid()}.tmp"
-        temporary.write_text(text.getvalue())
-        os.replace(temporary, self.folder / "jobs.csv")
+        write(self.folder / "jobs.csv", text.getvalue().encode())
 
     def give_up(self, since: float) -> int:
         """Put jobs down as failed that began after `since` and whose processes were killed; returns how many."""
         lost = [Path(row["folder"]) for row in self.rows() if row["status"] == "interrupted"]
-        lost = [folder for folder in lost if read(folder)["status"] == "running" and read(folder)["began"] >= since]
+        lost = [folder for folder in lost if (record := read(folder)).get("status") == "running"
+                and record.get("began", 0) >= since]  # fmt: skip
         for folder in lost:
             reason = "its process was killed (perhaps for want of memory)"
             end = {"status": "failed", "reason": reason, "mistake": False, "value": None}
@@ -203,6 +262,13 @@ class Sweep:
         if interrupted:
             print(f"{interrupted} of {len(rows)} jobs were interrupted; the same command continues", file=sys.stderr)
             raise SystemExit(1)
+
+    def withdraw(self) -> None:
+        """Remove what this process made for a sweep in which nothing began."""
+        for name in OWN:
+            if name not in self.found:
+                (self.folder / name).unlink(missing_ok=True)
+        remove_empty(self.made)
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -243,27 +309,9 @@ class Sweep:
                 live.stop()
             rows = self.rows()
             if not any((self.folder / str(i)).exists() for i in range(len(rows))):  # nothing began: leave no litter
-                shutil.rmtree(self.folder)
+                self.withdraw()
             else:
                 self.save(rows)
                 if not live:
                     console.print(self.table(rows))
                 console.print(f"jobs and their table are in {self.folder}", soft_wrap=True)
-
-
-def progress(folder: Path) -> dict[str, Any]:
-    """How far a job has come, from the last rows of its `metrics.csv`: "so_far" as text, the "last" score."""
-    path = folder / "metrics.csv"
-    return _last_rows(path, path.stat().st_mtime_ns) if path.exists() else {"so_far": None, "last": None}
-
-
-@lru_cache(maxsize=1024)
-def _last_rows(path: Path, changed: int) -> dict[str, Any]:
-    """`progress` of a file as it was when it was last `changed`."""
-    text = path.read_text()
-    rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))  # the last line may be half written
-    last = rows[-1] if rows else {}
-    unit = next((unit for unit in ("frames", "epochs", "batches") if last.get(unit)), None)
-    scores = [row["eval/episode_return"] for row in rows if row.get("eval/episode_return")]
-    so_far = f"{float(last[unit]):,.0f} {unit}" if unit else None
-    return {"so_far": so_far, "last": float(scores[-1]) if scores else None}

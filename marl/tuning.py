@@ -16,11 +16,11 @@ from pydantic import Field
 
 from marl import statistics
 from marl.callbacks import Callback, monitored
-from marl.errors import UserError
+from marl.errors import Damaged, UserError
+from marl.files import read_json, set_aside, write_json
 from marl.lock import running
 from marl.schema import check_arguments, show
 from marl.storage import driver, open_storage, without_password
-from marl.summary import write_json
 
 SETTLED = 10.0  # seconds after its start from which a trial that nobody works on counts as abandoned
 
@@ -137,7 +137,7 @@ def identity(name: str, config: StudyConfig, base: Sequence[str], space: Mapping
 def refuse_other(known: Mapping[str, Any], given: Mapping[str, Any], place: str | Path) -> None:
     """Raise UserError where what lies in `place` was begun with another `identity` than is `given` now."""
     for key, was in known.items():
-        now = given[key]
+        now = given.get(key)
         if was == now:
             continue
         if isinstance(was, dict):
@@ -155,8 +155,10 @@ def open_study(place: str, folder: Path, given: Mapping[str, Any], **parts: Any)
         UserError: a storage that cannot be used, or one that holds trials of another identity, as `folder` may.
     """
     file = folder / "study.json"
-    if file.exists():
-        refuse_other(json.loads(file.read_text()), given, folder)
+    try:
+        refuse_other(read_json(file), given, folder) if file.exists() else None
+    except Damaged as error:  # the storage knows it, too
+        set_aside(file, str(error))
     try:
         study = optuna.create_study(
             study_name=given["study"],

@@ -120,7 +120,7 @@ def main(given: list[str] | None = None) -> int:
     limit_threads(options.threads)
     from bench import machine, report
 
-    from marl.summary import write_json
+    from marl.files import write_json
 
     found, results = cases(), {"cases": {}}
     if (options.keep or options.report) and options.json.exists():

@@ -26,11 +26,11 @@ from agents.evaluate import Player, evaluate, report
 from envs.base import EnvError
 from marl import checkpoint, cli, compose
 from marl.errors import UserError
+from marl.files import write_json
 from marl.options import parse_runs
 from marl.report import matrix
 from marl.report.runs import ALGORITHMS
 from marl.seeding import derive
-from marl.summary import write_json
 
 Team = dict[str, Actor | Player]  # who plays each group
 

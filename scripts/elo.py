@@ -30,11 +30,11 @@ from agents.evaluate import Player, evaluate
 from envs.base import EnvError
 from marl import cli, elo
 from marl.errors import UserError
+from marl.files import write_json
 from marl.options import parse_runs
 from marl.report import matrix
 from marl.report.tables import Table
 from marl.seeding import derive
-from marl.summary import write_json
 
 
 @dataclass

@@ -38,10 +38,10 @@ from agents.playing import Plays
 from envs.base import EnvError
 from marl import checkpoint, cli, compose
 from marl.errors import UserError
+from marl.files import write_json
 from marl.options import split
 from marl.report import matrix
 from marl.schema import check_arguments
-from marl.summary import write_json
 from marl.task import Task
 
 FRESH_SEEDS = 1_000_000  # the absolute metric's seeds begin here, so that they are no run's own

@@ -1,6 +1,5 @@
 """Trains what the configuration describes; `python scripts/train.py --help` shows what can be said."""
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +12,9 @@ from rich.tree import Tree
 
 import agents  # noqa: F401 - its networks' kernel serves supervised tasks too
 from envs.base import EnvError
-from marl import compose, describe, distributed, stepping
+from marl import compose, describe, distributed, run_directory, stepping
 from marl.callbacks import Callback
 from marl.errors import UserError
-from marl.lock import alone
 from marl.resume import resumed
 from marl.task import Task
 
@@ -34,19 +32,24 @@ def train(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback] = ()) ->
     config = compose.check(cfg)
     if config["ckpt"]:
         raise UserError("ckpt=…: scripts/evaluate.py reads it; here resume=RUN_DIR or init_from=RUN_DIR is meant")
-    with alone(run_dir, needed=distributed.main()):
+    new = not config["resume"] and not distributed.restarted() and not (run_dir / "job.json").exists()
+    with run_directory.exclusive(run_dir, new, needed=distributed.main()) as held:
         trainer = compose.build_trainer(config)
         content = resumed(config, run_dir)
-        task = compose.build_task(config)
         # What is kept says nothing of the interruption: a resumed run ends like one that ran through.
-        config |= {"resume": None, "paths": {**(config["paths"] or {}), "run_dir": str(run_dir)}}
+        kept = {**config, "resume": None, "paths": {**(config["paths"] or {}), "run_dir": str(run_dir)}}
+        if content is None and distributed.main():  # before kernels are compiled: a killed run begins anew from it
+            run_directory.write_config(run_dir, kept)
+        task = compose.build_task(config)
+        config = kept
         setup = compose.build_setup(config)
         setup["callbacks"] += callbacks
         stepping.built(trainer, task, setup["optimizer"], setup["schedule"])  # mistakes in them are told first
         if distributed.main():
             show(config)
-            save(config, run_dir)
+            run_directory.write_config(run_dir, config)
             show_networks(task)
+        held.begun = True
         summary = trainer.fit(task, run_dir, resume=content, **setup)
         if distributed.main():
             report(summary, run_dir)
@@ -87,13 +90,6 @@ def show_networks(task: Task) -> None:
         told = "in all" if copies == 1 else f"in all, {copies} such"
         table.add_row(name, told, "", f"{total:,}", flops, style="bold")
     Console(width=max(Console().width, 110)).print(table)
-
-
-def save(config: dict, run_dir: Path) -> None:
-    """Write `config.yaml`, from which resume, evaluation and export rebuild the run; whole or not at all."""
-    temporary = run_dir / ".config.yaml.tmp"
-    OmegaConf.save(config, temporary)
-    os.replace(temporary, run_dir / "config.yaml")
 
 
 def report(summary: dict, run_dir: Path) -> None:

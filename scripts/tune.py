@@ -21,22 +21,24 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from pydantic import Field
 from train import train  # beside this file
 
 from envs.base import EnvError
-from marl import cli, compose, sweep
-from marl.errors import Stopped, UserError, closest
+from marl import cli, compose, orphans, sweep
+from marl.errors import Damaged, Stopped, UserError, closest
+from marl.files import read_json, write_json
 from marl.options import split
 from marl.report.tables import Table
-from marl.summary import write_json
+
+PARENT = "MARL_TUNE_PARENT"  # environment variable: the process that began this one as a helper
 
 
 @dataclass
@@ -156,9 +158,9 @@ class Tuning:
 
         sweep.work(folder, overrides, call, mistakes=(UserError, EnvError))
         ended = sweep.read(folder)
-        if ended["status"] != "done":
+        if ended.get("status") != "done":
             if trial is not None:
-                trial.set_user_attr("reason", ended.get("reason") or ended["status"])
+                trial.set_user_attr("reason", ended.get("reason") or ended.get("status", "its job.json is gone"))
             raise TrialFailed(f"{folder}: training failed with {ended.get('reason')}")
         return ended["value"]
 
@@ -197,12 +199,14 @@ class Tuning:
         """The last evaluation of a whole training; found, where it was done before."""
         folder = self.out / "finals" / name.replace(" ", "_") / str(seed)
         watch, given = self.tuning.Pruning(metric=self.config.metric), [*overrides, f"seed={seed}"]
-        known = sweep.read(folder)
-        if known.get("status") != "done" or known.get("overrides") != given or not (folder / "score.json").exists():
+        known, found = sweep.read(folder), None
+        with suppress(FileNotFoundError, Damaged):
+            found = read_json(folder / "score.json").get("score")
+        if known.get("status") != "done" or known.get("overrides") != given or found is None:
             (folder / "job.json").unlink(missing_ok=True)
             self.run(given, folder, watch)
-            write_json(folder / "score.json", {"score": watch.value})
-        found = yaml.safe_load((folder / "score.json").read_text())["score"]
+            found = watch.value
+            write_json(folder / "score.json", {"score": found})
         print(f"{name}, seed {seed}: {found:.4g}", flush=True)
         return found
 
@@ -271,9 +275,11 @@ def main(arguments: list[str]) -> Tuning:
         given = [a for a in arguments if a.partition("=")[0] not in ("workers", "confirm", "seed")]
         with open(tuning.out / f"worker_{i}.log", "a") as log:
             command = [sys.executable, os.path.abspath(__file__), *given, "confirm=false"]
-            helpers.append(subprocess.Popen(command, stdout=log, stderr=log))
+            environment = {**os.environ, PARENT: str(os.getpid())}
+            helpers.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
     try:
-        tuning.work()
+        with orphans.at_work(int(os.environ.get(PARENT, "0"))):
+            tuning.work()
     except (Stopped, KeyboardInterrupt):
         for helper in helpers:
             helper.terminate()  # the signal may have come to this process alone

@@ -6,6 +6,7 @@ Runs are processes forked from this one, which has imported everything before, s
 Python. Every third kill is aimed at the writing of a checkpoint: with half of the file written, before it is on the
 disk, before and after it gets its name. What is compared, to the bit: weights, optimiser, schedule, the state of the
 task and every random stream, the best model, each logged metric but times (CSV and TensorBoard), and the summary.
+Then whole commands of several processes (tests/kills_of_commands.py): sweeps, tuning, recording, torchrun.
 """
 
 import argparse
@@ -30,7 +31,8 @@ sys.path.insert(0, str(ROOT))
 import agents.on_policy  # noqa: E402, F401
 import envs.vmas  # noqa: E402, F401
 import marl.supervised  # noqa: E402, F401
-from marl import checkpoint, compose  # noqa: E402
+from marl import checkpoint, compose, files  # noqa: E402
+from tests import kills_of_commands  # noqa: E402
 
 COMMON = [
     "trainer.checkpoint_every=1",
@@ -57,7 +59,9 @@ CASES = {
     "balance, eager": [*AGENTS, "env=vmas/balance", "env.fast=off"],
     "navigation, lidar": [*AGENTS, "env=vmas/navigation", "env.scenario_kwargs.n_agents=2"],
     "digits": ["experiment=digits", "network.hidden=[16]", "network.dropout=0.1", "scheduler=cosine"],
+    "cloning": ["experiment=clone", "network.hidden=[16]", "task.eval_episodes=4", "env.fast=off"],
 }
+BY_EPOCHS = ("digits", "cloning")
 COMPILES = ("balance, kernel", "navigation, lidar")
 TIMES = ("seconds", "per_second")  # endings of metrics that no two runs share
 STAGES = ("half", "written", "before rename", "after rename")
@@ -110,9 +114,9 @@ def aim(stage: str, nth: int) -> None:
 
     replace, fsync, opened = os.replace, os.fsync, []
     if stage == "half":
-        checkpoint.open = Half
+        files.open = Half
     elif stage == "written":
-        checkpoint.open = lambda path, mode: opened.append(now(path)) or open(path, mode)
+        files.open = lambda path, mode: opened.append(now(path)) or open(path, mode)
         os.fsync = lambda number: die() if opened and opened[-1] else fsync(number)
     elif stage == "before rename":
         os.replace = lambda a, b: die() if now(a) else replace(a, b)
@@ -241,6 +245,21 @@ def scalars(run: Path) -> dict[str, list[tuple[int, str]]]:
     return {tag: [(point.step, repr(point.value)) for point in events.Scalars(tag)] for tag in tags}
 
 
+def one(name: str, kills: int, iterations: int, seed: int, folder: Path) -> dict:
+    """The figures of one case."""
+    if name in kills_of_commands.COMMANDS:
+        return kills_of_commands.survive(kills_of_commands.COMMANDS[name], folder, kills, seed)
+    overrides = [*CASES[name], *COMMON, f"trainer.max_iterations={iterations}"]
+    overrides += [f"epochs={iterations}"] if name in BY_EPOCHS else [f"frames={160 * iterations}"]
+    if name == "cloning":
+        kills_of_commands.teach(folder)
+        data = folder / "episodes"
+        record = ["record", f"ckpt={folder / 'teacher'}", "episodes=20", f"out={data}"]
+        kills_of_commands.through(kills_of_commands.script(*record), folder)
+        overrides.append(f"data.folder={data}")
+    return survive(overrides, folder, kills, seed, name in COMPILES)
+
+
 def main() -> int:
     """All cases; prints a line for each, returns 1 where anything differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -251,11 +270,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where the figures go")
     options = parser.parse_args()
     figures = {}
-    for name, count in options.case or [(name, options.kills) for name in CASES]:
-        overrides = [*CASES[name], *COMMON, f"trainer.max_iterations={options.iterations}"]
-        budget = [f"epochs={options.iterations}"] if name == "digits" else [f"frames={160 * options.iterations}"]
+    for name, count in options.case or [(name, options.kills) for name in (*CASES, *kills_of_commands.COMMANDS)]:
         with tempfile.TemporaryDirectory() as folder:
-            figures[name] = survive([*overrides, *budget], Path(folder), int(count), options.seed, name in COMPILES)
+            figures[name] = one(name, int(count), options.iterations, options.seed, Path(folder))
         print(f"{name}: {figures[name]}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")

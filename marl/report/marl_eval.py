@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from marl.files import write_json
 from marl.report.runs import Run
-from marl.summary import write_json
 
 RETURN, THEIRS = "episode_return", "return"  # our name of the team's return, and marl-eval's
 

@@ -61,6 +61,21 @@ def test_missing_extra_is_one_sentence(monkeypatch):
         WandbLogger()
 
 
+def test_event_files_stay_in_order_where_the_clock_was_set_back(tmp_path) -> None:
+    for units, later in ((0, 7200), (2, 3600), (4, 0)):
+        with pytest.MonkeyPatch.context() as patch:
+            now = time.time() + later
+            patch.setattr(time, "time", lambda now=now: now)
+            logger = TensorBoardLogger()
+            logger.open(tmp_path, {}, units, units)
+            for step in (1, 2, 3):
+                logger.log({"loss": float(units + step)}, units + step)
+            logger.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [point.step for point in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6, 7]
+
+
 @pytest.fixture
 def away(tmp_path, monkeypatch):
     """A working directory and a home of their own, which are to stay empty, and none of the loggers' variables."""

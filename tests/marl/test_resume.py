@@ -1,6 +1,8 @@
 """Resuming: what may change, what may not, a longer run, damaged checkpoints, logs without gaps or doubles."""
 
 import csv
+import errno
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,6 +99,30 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
     assert resume.resumed({"resume": None}, tmp_path) is None
     assert resume.resumed({"resume": str(tmp_path)}, tmp_path / "empty") is None
     assert "begins anew" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_a_newer_format_is_refused_by_name_and_stays(tmp_path, monkeypatch, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stop_after=4)
+    folder = tmp_path / "checkpoints"
+    content = checkpoint.load(folder / "last.pt")
+    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", checkpoint.FORMAT_VERSION + 1)
+    checkpoint.save(folder / "last.pt", {key: value for key, value in content.items() if key != "format_version"})
+    monkeypatch.undo()
+    for named in (tmp_path, folder / "last.pt", folder / "last-1.pt"):
+        with pytest.raises(UserError, match=r"last.pt has format 3, of a newer version; this one reads 2"):
+            resume.resumed({"resume": str(named)}, tmp_path)
+    assert not list(folder.glob("*.damaged")) and not list(folder.glob("abandoned")) and not capsys.readouterr().err
+
+
+def test_a_checkpoint_out_of_reach_is_not_taken_for_a_damaged_one(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stop_after=4)
+    refused = OSError(errno.EMFILE, "Too many open files")
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (_ for _ in ()).throw(refused))
+    with pytest.raises(UserError, match="last.pt cannot be read: Too many open files"):
+        resume.resumed({"resume": str(tmp_path)}, tmp_path)
+    assert (tmp_path / "checkpoints" / "last.pt").is_file()
 
 
 def test_a_run_whose_checkpoints_are_gone_is_not_written_over(tmp_path):

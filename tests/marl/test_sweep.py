@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from marl import multirun, sweep
+from marl import multirun, sweep, sweep_jobs
 from marl.errors import Stopped, UserError
-from marl.summary import write_json
+from marl.files import write_json
 
 JOBS = [["algo=a", "seed=0"], ["algo=a", "seed=1"], ["algo=a", "seed=2"]]
 
@@ -152,7 +152,7 @@ def test_the_table_is_shown_and_kept(begun: sweep.Sweep, capsys) -> None:
 
 def test_a_file_that_cannot_take_its_place_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.json").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(UserError, match="cannot write file .*a.json: Is a directory"):
         write_json(tmp_path / "a.json", {})
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
@@ -161,3 +161,88 @@ def test_a_sweep_that_never_began_leaves_nothing(begun: sweep.Sweep) -> None:
     with begun.watch():
         pass
     assert not begun.folder.exists()
+
+
+BROKEN = {"empty": b"", "NUL": bytes(64), "list": b"[1, 2]\n", "cut": b'{"status": "do', "no text": b"\xff\xfe{}"}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_a_damaged_job_counts_as_not_done_and_is_named(content: bytes, begun: sweep.Sweep, capsys) -> None:
+    for i in (0, 1):
+        sweep.work(begun.folder / str(i), JOBS[i], lambda: 1.0)
+    (begun.folder / "0" / "job.json").write_bytes(content)
+    (begun.folder / "1" / "metrics.csv").write_bytes(content)
+    again = sweep.Sweep(begun.folder, JOBS, begun.command)
+    again.begin()
+    printed, told = capsys.readouterr()
+    assert "1 of 3 jobs are done" in printed and f"warning: {begun.folder}/0/job.json: " in told
+    assert "counts as not done; set aside as job.json.damaged" in told and told.count("\n") == 1
+    assert (begun.folder / "0" / "job.json.damaged").read_bytes() == content
+    assert [row["status"] for row in again.rows()] == ["waiting", "done", "waiting"]
+    assert sweep.work(begun.folder / "0", JOBS[0], lambda: 2.0) == 2.0 and again.rows()[0]["status"] == "done"
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_a_damaged_sweep_file_is_named_and_the_jobs_stay(content: bytes, begun: sweep.Sweep, tmp_path, capsys) -> None:
+    sweep.work(begun.folder / "0", JOBS[0], lambda: 1.0)
+    (begun.folder / "sweep.json").write_bytes(content)
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "sweep.json").write_bytes(content)
+    assert sweep.Sweep.open(tmp_path / "new", JOBS, begun.command).folder == tmp_path / "new"  # not known any more
+    assert f"hydra.sweep.dir={begun.folder} continues it" in capsys.readouterr().err
+    with pytest.raises(UserError, match="holds another sweep"):
+        sweep.Sweep(begun.folder, JOBS[1:], ["x"]).begin()
+    again = sweep.Sweep(begun.folder, JOBS, begun.command)
+    again.begin()
+    assert "1 of 3 jobs are done" in capsys.readouterr().out and (begun.folder / "sweep.json.damaged").exists()
+    assert json.loads((begun.folder / "sweep.json").read_text())["jobs"] == JOBS
+    with pytest.raises(UserError, match="others/sweep.json: "):
+        sweep.Sweep(tmp_path / "others", JOBS, begun.command).begin()
+    assert (tmp_path / "others" / "sweep.json").read_bytes() == content
+
+
+def test_other_peoples_folders_are_no_sweeps(tmp_path: Path) -> None:
+    for name, text in (("0/config.yaml", "x: y\n"), ("jobs.csv", "a,b\n"), ("sweep.json", '{"jobs": 3}')):
+        folder = tmp_path / name.replace("/", "_")
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(text)
+        with pytest.raises(UserError):
+            sweep.Sweep(folder, JOBS, []).begin()
+        assert [path for path in folder.rglob("*") if path.is_file()] == [folder / name]
+        assert (folder / name).read_text() == text
+
+
+def test_an_empty_folder_of_the_users_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    made = sweep.Sweep(tmp_path / "mine", JOBS, [])
+    made.begin()
+    with made.watch():
+        pass
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_overrides_in_another_order_are_the_same_sweep(tmp_path: Path) -> None:
+    jobs = [[f"algo={a}", f"seed={s}"] for a in "xy" for s in "01"]
+    first = sweep.Sweep(tmp_path / "s", jobs, ["algo=x,y", "seed=0,1"])
+    first.begin()
+    sweep.work(tmp_path / "s" / "1", jobs[1], lambda: 1.0)
+    turned = [[f"seed={s}", f"algo={a}"] for s in "10" for a in "xy"]
+    for again in (
+        sweep.Sweep(tmp_path / "s", turned, ["seed=1,0", "algo=x,y"]),
+        sweep.Sweep.open(tmp_path / "new", turned, ["seed=1,0", "algo=x,y"]),
+    ):
+        again.begin()
+        assert again.folder == tmp_path / "s" and again.jobs == jobs
+        assert [row["status"] for row in again.rows()] == ["waiting", "done", "waiting", "waiting"]
+    places = [sweep_jobs.place(tmp_path / "s", i, job) for i, job in enumerate(turned)]
+    assert places == [(1, jobs[1]), (3, jobs[3]), (0, jobs[0]), (2, jobs[2])]
+    assert sweep_jobs.canonical(["a=1", "a=2"]) != sweep_jobs.canonical(["a=2", "a=1"])
+    assert sweep_jobs.canonical(["a={b:1}", "a.b=2"]) != sweep_jobs.canonical(["a.b=2", "a={b:1}"])
+
+
+def test_the_same_second_gives_two_sweeps_two_folders(tmp_path: Path) -> None:
+    for seeds in ("0,1", "0,2"):
+        jobs = [[f"seed={seed}"] for seed in seeds.split(",")]
+        sweep.Sweep.open(tmp_path / "2026-01-01_00-00-00", jobs, [f"seed={seeds}"]).begin()
+    assert {path.name for path in tmp_path.iterdir()} == {"2026-01-01_00-00-00", "2026-01-01_00-00-00_2"}

@@ -2,14 +2,15 @@
 
 import csv
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from marl.lock import running
 from marl.sweep import read
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -64,7 +65,11 @@ def test_a_parallel_sweep_that_is_killed_half_way_is_continued(tmp_path: Path) -
         while not any(read(job).get("status") == "done" for job in folder.glob("[0-9]")):
             assert time.monotonic() < end and process.poll() is None
             time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)  # the sweep and its workers, which lie in its process group
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.kill()  # the workers see that it is gone, write a checkpoint and end
+    gone, left = psutil.wait_procs(workers, timeout=60)
+    assert not left and len(gone) >= 2
+    assert not any(running(folder / str(i)) for i in range(4))
     first = [i for i in range(4) if read(folder / str(i)).get("status") == "done"]
     times = {i: (folder / str(i) / "summary.json").stat().st_mtime_ns for i in first}
     assert 1 <= len(first) < 4

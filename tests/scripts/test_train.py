@@ -2,7 +2,11 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,10 @@ import torch
 import yaml
 
 from marl import checkpoint, compose
+from marl.callbacks import Callback
 from marl.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 TINY = [
     "env.num_envs=4",
@@ -193,3 +200,61 @@ def test_a_run_is_not_written_over(shell, tmp_path: Path) -> None:
     assert done.returncode == 2 and "run: holds a run already; resume=" in done.stderr, done.stderr
     assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
     assert shell(tmp_path, "train", "resume=run", "epochs=2").returncode == 0
+
+
+def test_a_refused_second_start_leaves_the_first_alone(tmp_path: Path) -> None:
+    """Two starts in one directory, a little apart, and three in one second without a name."""
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "experiment=threshold", "epochs=4", "logger=csv"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    started = {"cwd": tmp_path, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    given = [[f"seed={seed}", "hydra.run.dir=D"] for seed in (0, 1)] + [[f"seed={seed}"] for seed in (2, 3, 4)]
+    processes = [subprocess.Popen([*command, *extra], text=True, **started) for extra in given]
+    told = [process.communicate(timeout=240)[1] for process in processes]
+    codes = [process.returncode for process in processes]
+    assert sorted(codes[:2]) == [0, 2] and codes[2:] == [0, 0, 0], told
+    refused = told[codes[:2].index(2)]
+    assert refused.startswith("error: ") and refused.count("\n") == 1
+    assert "another process is training" in refused or "holds a run already" in refused
+    winner = codes[:2].index(0)
+    assert json.loads((tmp_path / "D" / "summary.json").read_text())["seed"] == winner
+    seeds = [json.loads(path.read_text())["seed"] for path in tmp_path.glob("outputs/threshold/*/summary.json")]
+    assert sorted(seeds) == [2, 3, 4]
+
+
+def test_a_mistaken_command_leaves_the_users_folder(shell, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "config.yaml").write_text("x: y\n")
+    for overrides in (["seed=-1"], ["experiment=threshold"]):
+        done = shell(tmp_path, "train", *overrides, "hydra.run.dir=d")
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["d", "config.yaml"]
+    assert (tmp_path / "d" / "config.yaml").read_text() == "x: y\n"
+
+
+def test_a_run_killed_while_kernels_are_compiled_begins_anew(script, tmp_path: Path, monkeypatch, capsys) -> None:
+    train, pid = script("train").train, os.fork()
+    if pid == 0:
+        compose.build_task = lambda config: os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            train(compose.compose(["experiment=threshold", "epochs=2"]), tmp_path)
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    train(compose.compose([f"resume={tmp_path}"]), tmp_path)
+    assert "no checkpoint yet: the run begins anew" in capsys.readouterr().out
+    assert json.loads((tmp_path / "summary.json").read_text())["epochs"] == 2
+
+
+def test_a_run_whose_directory_is_removed_says_so(script, tmp_path: Path) -> None:
+    class Remove(Callback):
+        def on_iteration(self, trainer, record):
+            if trainer.iteration == 2:
+                while trainer.run_dir.exists():  # TensorBoard's thread may put its file back meanwhile
+                    shutil.rmtree(trainer.run_dir, ignore_errors=True)
+
+    train, place = script("train").train, tmp_path / "run"
+    with pytest.raises(UserError, match=f"{place}: was removed while the run trained .*resume={place} continues"):
+        train(compose.compose(["experiment=threshold", "epochs=4"]), place, [Remove()])
+    train(compose.compose([f"resume={place}"]), place)
+    assert json.loads((place / "summary.json").read_text())["epochs"] == 4
+    assert len((place / "metrics.csv").read_text().splitlines()) == 5
