@@ -20,10 +20,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from marl import terminal
 from marl.errors import Stopped, UserError
 from marl.lock import lock, running
 from marl.summary import write_json
@@ -155,7 +155,8 @@ class Sweep:
         """The table of `rows` for a terminal."""
         counts = {status: sum(row["status"] == status for row in rows) for status in STYLES}
         title = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
-        table = Table("job", "what", "status", "seconds", "so far", "last", "best", "reason", title=title)
+        columns = ("job", "what", "status", "seconds", "so far", "last", "best", "reason")
+        table = terminal.table(*columns, title=title)
         for row in rows:
             style = STYLES[row["status"]]
             table.add_row(
@@ -207,7 +208,7 @@ class Sweep:
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Show the table while the block runs (lines of what changes where the output is no terminal), and after."""
-        console, ended = Console(file=sys.stdout), threading.Event()
+        console, ended = terminal.console(sys.stdout), threading.Event()
         live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         seen: dict[int, str] = {}
 
