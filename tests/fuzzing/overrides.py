@@ -88,7 +88,8 @@ def one(dice: random.Random, base: tuple[str, ...]) -> str:
         return f"~{key}"
     if form < 0.72:
         name = dice.choice([dice.choice(compose.group_options(dice.choice(GROUPS))), value])
-        return f"{dice.choice(['', '+', '++', '~'])}{dice.choice(GROUPS)}{dice.choice(['', '', '@', '@x', '@a.b', '/x'])}={name}"
+        group = f"{dice.choice(GROUPS)}{dice.choice(['', '', '@', '@x', '@a.b', '/x'])}"
+        return f"{dice.choice(['', '+', '++', '~'])}{group}={name}"
     if form < 0.76:
         return f"{key}.{dice.choice(['x', '0', '_target_', '_partial_', '_args_', 'kwargs.x', ''])}={value}"
     if form < 0.79:
