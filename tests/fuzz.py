@@ -8,7 +8,8 @@ commands: whole commands with tiny budgets, good and spoilt ones, each a process
 files: one file of a run, a sweep, a study, a data set, a policy or the kernel cache is damaged, then each command that
 reads it is run on a copy (forked from this process, which has imported everything).
 
-What is tried depends on the seed and the number alone. A line for each fault says how to repeat it; exit code 1 if any.
+What is tried depends on the seed, the number and the parts of the world alone.
+A line for each fault says how to repeat it; exit code 1 if any.
 """
 
 import argparse
@@ -56,7 +57,7 @@ class Fuzz:
                 script, given = overrides.generate(dice, str(self.world / "run"))
                 yield overrides.attempt(script, given, place / "here")
             elif kind == "commands":
-                script, given = commands.generate(dice)
+                script, given = commands.generate(dice, self.world)
                 yield process.process(script, given, commands.prepare(place, self.world), self.cache)
             else:
                 yield from self.damaged(dice, name, place)
@@ -137,13 +138,15 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of everything (default 0)")
     parser.add_argument("--jobs", type=int, default=1, help="trials at once (default 1)")
     parser.add_argument("--folder", type=Path, help="keep the world here for another time; else a temporary folder")
+    names = [name for name, _, _ in world.PARTS]
+    parser.add_argument("--parts", nargs="+", default=(), choices=names, help="make only these parts of the world")
     parser.add_argument("--repeat", metavar="KIND:NUMBER", help="one trial, with all that it prints")
     parser.add_argument("--json", type=Path, help="where the faults go, and the counts")
     options = parser.parse_args(given)
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        fuzz = Fuzz(folder, options.seed)
+        fuzz = Fuzz(folder, options.seed, tuple(options.parts))
         if options.repeat:
             return repeat(fuzz, *options.repeat.split(":"))
         figures, faults = {}, []
@@ -159,6 +162,8 @@ def main(given: list[str] | None = None) -> int:
             figures[kind] = {"commands": commands_run, "codes": dict(codes), "faults": wrong}
             print(f"{kind}: {commands_run} commands, exit codes {dict(codes)}, {wrong} faults, "
                   f"{time.monotonic() - began:.0f} s", flush=True)  # fmt: skip
+        kinds = Counter(fault["fault"] for fault in faults)
+        print("\n".join(f"{count} times: {fault}" for fault, count in kinds.most_common()))
         if options.json:
             options.json.write_text(json.dumps({"seed": options.seed, "figures": figures, "faults": faults}, indent=1))
     return int(bool(faults))

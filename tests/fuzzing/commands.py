@@ -54,15 +54,21 @@ LONG = ("frames", "epochs", "episodes", "num_envs", "rollout_steps", "max_steps"
         "window", "max_restores", "pool_size", "time_limit")  # fmt: skip
 
 
-def generate(dice: random.Random) -> tuple[str, list[str]]:
-    """A script and its arguments."""
-    name, good = dice.choice(GOOD)
+def generate(dice: random.Random, world: Path) -> tuple[str, list[str]]:
+    """A script and its arguments; only such as need what the world has."""
+    able = [(name, given) for name, given in GOOD if all((world / place).exists() for place in needs(given))]
+    name, good = dice.choice(able)
     arguments = list(good)
     if dice.random() < 0.15:
         return name, arguments
     for _ in range(dice.choice([1, 1, 2])):
         arguments = spoil(dice, name, arguments)
     return name, arguments
+
+
+def needs(arguments: list[str]) -> list[str]:
+    """What of the world a command names."""
+    return [text.partition("../w/")[2] for text in arguments if "../w/" in text]
 
 
 def spoil(dice: random.Random, name: str, arguments: list[str]) -> list[str]:

@@ -146,7 +146,9 @@ DAMAGES = [truncate, truncate, flip, flip, head, nul, noise, EMPTY, LISTS, OTHER
 
 def generate(dice: random.Random, world: Path, cache: Path) -> tuple[str, str, int]:
     """What is damaged: kind, file (relative), the damage's number in DAMAGES. The command comes from `commands`."""
-    kind = dice.choice(list(KINDS))
+    able = [kind for kind, (names, _, _) in KINDS.items() if all((world / name).exists() for name in names)]
+    able = [kind for kind in able if kind != "cache" or any(cache.glob("*"))]
+    kind = dice.choice(able)
     place, pattern = (cache.parent, KINDS[kind][1]) if kind == "cache" else (world, KINDS[kind][1])
     files = sorted(p for p in place.glob(pattern) if p.is_file() or p.is_symlink())
     if not files:

@@ -89,7 +89,8 @@ def build(folder: Path, run: Callable[[str, list[str], Path, Path], Outcome], on
             continue
         outcome = run(script, arguments, world, cache)
         if outcome.code != 0:
-            raise RuntimeError(f"cannot make {name}: {outcome.shown()}: exit code {outcome.code}: {outcome.err[-2000:]}")
+            how = f"exit code {outcome.code}: {outcome.err[-2000:]}"
+            raise RuntimeError(f"cannot make {name}: {outcome.shown()}: {how}")
         made.append(name)
         temporary = done.with_suffix(".tmp")
         temporary.write_text(json.dumps(made))
