@@ -151,10 +151,13 @@ def main(given: list[str] | None = None) -> int:
             return repeat(fuzz, *options.repeat.split(":"))
         figures, faults = {}, []
         for kind in CHUNK:
-            began, codes, commands_run = time.monotonic(), Counter(), 0
+            began, codes, commands_run, told = time.monotonic(), Counter(), 0, time.monotonic()
             for row in fuzz.run(kind, getattr(options, kind), options.jobs, options.start):
                 commands_run += 1
                 codes[str(row["code"])] += 1
+                if time.monotonic() > told + 60:
+                    told = time.monotonic()
+                    print(f"{kind}: trial {row['index']} of {getattr(options, kind)}", file=sys.stderr, flush=True)
                 if row["fault"]:
                     faults.append({"kind": kind, **row})
                     print(f"{kind}:{row['index']}: {row['fault']}\n    {row['command']} {row['where']}", flush=True)
