@@ -61,7 +61,7 @@ class Policy(nn.Module):
     """The actors of all groups that learnt, and their critics.
 
     told: what the file says: "spec", "algo", "network", "critic_network", "groups" (configuration nodes) and, for
-    people and other programs, "env" (how its environment is built), "run" (seed, frames, evaluation).
+    people and other programs, "env" (how its environment is built), "run" (seed, frames so far, evaluation).
 
     Raises:
         UserError: the description names networks that can't be built here.
@@ -127,7 +127,7 @@ class Policy(nn.Module):
                     "checkpoint": "/".join(path.resolve().parts[-3:]),
                     "name": config.get("name"),
                     "seed": config.get("seed"),
-                    "frames": config.get("frames"),
+                    **state.get("budget", {}),  # what was really trained; an older checkpoint does not say
                     "iteration": state.get("iteration"),
                     "evaluation": state.get("evaluation"),
                 },

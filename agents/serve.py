@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from agents.policy import Policy
 from agents.session import Session
@@ -16,6 +16,7 @@ from marl.errors import UserError
 
 HOST = "127.0.0.1"
 MOST = 8  # browsers at once: each runs a simulation
+PATIENCE = 1.0  # seconds that a browser has to answer a goodbye
 BEGIN = "connect();"
 
 
@@ -36,7 +37,7 @@ def application(policy: Policy, settings: dict[str, Any], most: int = MOST) -> w
             "localhost",
         ):
             raise web.HTTPForbidden(text="only the page of this server may connect")
-        socket = web.WebSocketResponse(heartbeat=60, max_msg_size=4096)
+        socket = web.WebSocketResponse(heartbeat=60, max_msg_size=4096, timeout=PATIENCE)
         await socket.prepare(request)
         if len(open_now) >= most:
             await socket.send_json({"error": f"{most} browsers are connected already, which is all this server takes"})
@@ -53,8 +54,18 @@ def application(policy: Policy, settings: dict[str, Any], most: int = MOST) -> w
             open_now.discard(socket)
         return socket
 
+    async def goodbye(app: web.Application) -> None:
+        closing = [socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server has ended") for socket in open_now]
+        with contextlib.suppress(TimeoutError):  # a browser that reads nothing would hold the server up
+            await asyncio.wait_for(asyncio.gather(*closing, return_exceptions=True), PATIENCE)
+
+    async def end_worlds(app: web.Application) -> None:
+        worlds.shutdown(wait=False, cancel_futures=True)
+
     app = web.Application()
     app.add_routes([web.get("/", index), web.get("/ws", connect)])
+    app.on_shutdown.append(goodbye)
+    app.on_cleanup.append(end_worlds)
     app["open"] = open_now
     return app
 
@@ -67,15 +78,21 @@ async def _play(socket: web.WebSocketResponse, session: Session, worlds: Executo
         job(*given)
         return session.frame()
 
+    async def send(frame: dict[str, Any]) -> None:
+        try:
+            await socket.send_str(json.dumps(frame, allow_nan=False))
+        except ValueError:  # JSON has no NaN: the page could not read it
+            await socket.send_json({"error": f"step {frame['steps']}: the scenario's numbers are not finite; reset it"})
+
     async def run() -> None:
         due = clock.time()
         while not socket.closed:
             due = max(due + session.simulator.world.dt / session.speed, clock.time())
             if session.playing:
-                await socket.send_json(await clock.run_in_executor(worlds, after, session.step))
+                await send(await clock.run_in_executor(worlds, after, session.step))
             await asyncio.sleep(min(max(due - clock.time(), 0.005), 1.0))
 
-    await socket.send_json(await clock.run_in_executor(worlds, session.frame))
+    await send(await clock.run_in_executor(worlds, session.frame))
     async with asyncio.TaskGroup() as group:  # a world that fails ends its connection, and is in the log
         running = group.create_task(run())
         async for message in socket:
@@ -83,9 +100,11 @@ async def _play(socket: web.WebSocketResponse, session: Session, worlds: Executo
                 continue
             try:
                 told = json.loads(message.data)
-                await socket.send_json(await clock.run_in_executor(worlds, after, session.command, told))
+                await send(await clock.run_in_executor(worlds, after, session.command, told))
             except (UserError, json.JSONDecodeError) as error:
                 await socket.send_json({"error": str(error)})
+            except RecursionError:
+                await socket.send_json({"error": "a command is one object, not thousands within each other"})
         running.cancel()
 
 
@@ -93,7 +112,7 @@ def serve(policy: Policy, settings: dict[str, Any], port: int = 8000) -> None:
     """Serve on 127.0.0.1 until interrupted. Raises UserError where the port is taken."""
 
     async def forever() -> None:
-        runner = web.AppRunner(application(policy, settings))
+        runner = web.AppRunner(application(policy, settings), shutdown_timeout=PATIENCE)
         await runner.setup()
         site = web.TCPSite(runner, HOST, port)
         try:

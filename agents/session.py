@@ -14,6 +14,7 @@ from envs.live import camera, groups, single
 from marl.errors import UserError
 
 SEEDS = 1_000_000
+FAR = 1e4  # metres: from there on the simulator's float32 arithmetic loses what moves
 
 
 class Session:
@@ -21,7 +22,7 @@ class Session:
 
     Words: {"do": "reset", "seed"}, {"do": "play" | "again", "on"}, {"do": "step"}, {"do": "speed", "value"},
     {"do": "freeze", "name", "on"}, {"do": "drag", "name", "x", "y"}, {"do": "drop", "name"}, {"do": "act", "name",
-    "action"} (null: the policy acts again).
+    "action"} (null: the policy acts again). Numbers are JSON's own and finite.
     """
 
     def __init__(self, policy: Policy, settings: dict[str, Any]) -> None:
@@ -115,18 +116,18 @@ class Session:
         try:
             do = told["do"]
             if do == "reset":
-                self.reset(int(told["seed"]))
+                self.reset(int(_number(told["seed"])))
             elif do in ("play", "again"):
                 setattr(self, {"play": "playing"}.get(do, do), bool(told["on"]))
             elif do == "step":
                 self.step()
             elif do == "speed":
-                self.speed = min(max(float(told["value"]), 0.01), 100.0)
+                self.speed = min(max(_number(told["value"]), 0.01), 100.0)
             elif do == "freeze":
                 (self.frozen.add if told["on"] else self.frozen.discard)(self._known(told["name"]))
             elif do == "drag":
-                spot = (float(told["x"]), float(told["y"]))
-                if not all(map(math.isfinite, spot)):
+                spot = (_number(told["x"]), _number(told["y"]))
+                if max(map(abs, spot)) > FAR:
                     raise ValueError("no place")
                 self.held[self._known(told["name"])] = spot
                 self._put(told["name"], torch.tensor([spot]))
@@ -149,11 +150,13 @@ class Session:
         if action is None:
             self.taken.pop(name, None)
             return
-        own = [float(v) for v in action]
-        if len(own) != self.env.spec.groups[group].action.size or not all(map(math.isfinite, own)):
+        own, a = [_number(v) for v in action], self.env.spec.groups[group].action
+        if len(own) != a.size:
             raise ValueError("no action")
-        a = self.env.spec.groups[group].action
-        if a.kind != "continuous" and not all(0 <= v < n for v, n in zip(own, a.nvec, strict=True)):
+        if a.kind == "continuous":
+            low, high = (bound[self.where[name][1]].tolist() for bound in (a.low, a.high))
+            own = [min(max(v, least), most) for v, least, most in zip(own, low, high, strict=True)]
+        elif not all(0 <= v < n and v == int(v) for v, n in zip(own, a.nvec, strict=True)):
             raise ValueError("no choice")
         self.taken[name] = own
 
@@ -191,3 +194,10 @@ class Session:
             "places": places,
             "shapes": [shape_row(s) for s in drawn.shapes],
         }
+
+
+def _number(value: Any) -> float:
+    """A finite number. Raises ValueError: Python's JSON reads NaN and 1e999, and `float` would read text."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError("no finite number")
+    return float(value)

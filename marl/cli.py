@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from marl import terminal
 from marl.errors import Diverged, LostProcess, Stopped, UserError
 from marl.imports import find_user_modules
 
@@ -28,7 +29,7 @@ FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 def main(document: str, job: Callable[[list[str]], Any], *errors: type[Exception], again: str = "") -> None:
     """A script that works on finished runs: `job(arguments)`, or `document` where help or nothing is asked for."""
     if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
-        print(document)
+        print(terminal.fit(document))
         sys.exit(0)
     find_user_modules()
     with guard(*errors, again=again):

@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from marl import checkpoint, device, distributed, seeding
+from marl import checkpoint, device, distributed, seeding, terminal
 from marl.cli import RESUME, SAME_COMMAND, flags_first, guard
 from marl.engine import Trainer
 from marl.errors import UserError, closest
@@ -237,7 +237,8 @@ def run(job: Job, *errors: type[Exception]) -> None:
 
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print, for the guard to word
         start = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(inside_hydra)
-        multirun.run(arguments, start) if sweeping else start()
+        with terminal.fitted() if {"-h", "--help"} & set(arguments) else nullcontext():
+            multirun.run(arguments, start) if sweeping else start()
         distributed.stop()
 
 

@@ -170,21 +170,21 @@ def table(plain: dict[str, float], events, iterations: int, top: int) -> str:
         if outer != name:
             nested[outer] += end - begin
     lines += ["", f"Under the profiler ({iterations} iterations; its own cost included), per iteration:",
-              f"  {'span':<22}{'calls':>8}{'ms':>10}{'outside torch operators (Python, kernels)':>46}"]  # fmt: skip
+              f"  {'span':<22}{'calls':>8}{'ms':>10}{'outside operators (Python, kernels)':>38}"]  # fmt: skip
     for name in [name for name in SPANS if calls[name]]:
         rest = max(0.0, inclusive[name] - nested[name] - covered[name])
         lines.append(f"  {name:<22}{calls[name] / iterations:>8.0f}{inclusive[name] / 1e3 / iterations:>10.2f}"
-                     f"{rest / 1e3 / iterations:>43.2f} ms")  # fmt: skip
+                     f"{rest / 1e3 / iterations:>35.2f} ms")  # fmt: skip
         if name == "rollout":
             advantage = inclusive["collect"] - inclusive["rollout"]
             lines.append(f"  {'values, advantages':<22}{'':>8}{advantage / 1e3 / iterations:>10.2f}")
     devices = any(entry[2] for entry in operators.values())
     total = sum(entry[1] for entry in operators.values())
-    head = f"  {'operator':<44}{'span':<14}{'calls':>8}{'self ms':>10}{'share':>8}"
+    head = f"  {'operator':<37}{'span':<14}{'calls':>8}{'self ms':>10}{'share':>8}"
     lines += ["", "Operators by their own time on the CPU, per iteration:", head + ("   device ms" if devices else "")]
     ranked = sorted(operators.items(), key=lambda item: item[1][1] + item[1][2], reverse=True)[:top]
     for (stage, name), (count, cpu, device) in ranked:
-        line = f"  {name[:43]:<44}{stage:<14}{count / iterations:>8.0f}{cpu / 1e3 / iterations:>10.2f}"
+        line = f"  {name[:36]:<37}{stage:<14}{count / iterations:>8.0f}{cpu / 1e3 / iterations:>10.2f}"
         line += f"{100 * cpu / max(total, 1e-9):>6.1f} %"
         lines.append(line + (f"{device / 1e3 / iterations:>12.2f}" if devices else ""))
     return "\n".join(lines) + "\n"

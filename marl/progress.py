@@ -3,9 +3,9 @@
 import sys
 import time
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from marl import terminal
 from marl.callbacks import Callback
 
 
@@ -34,7 +34,7 @@ class ProgressBar(Callback):
         if self.mode == "rich":
             columns = [TextColumn("[bold]{task.description}"), BarColumn(None), MofNCompleteColumn()]
             columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[figures]}")]
-            self.bar = Progress(*columns, console=Console())
+            self.bar = Progress(*columns, console=terminal.console())
             self.bar.start()
             self.id = self.bar.add_task(trainer.task.name, total=trainer.iterations, figures="")
             self.bar.update(self.id, completed=trainer.iteration)
@@ -51,11 +51,8 @@ class ProgressBar(Callback):
             done = trainer.iteration - self.first
             left = (now - self.started) / done * (trainer.iterations - trainer.iteration)
             units = record[trainer.task.unit]
-            print(
-                f"iteration {trainer.iteration}/{trainer.iterations}  {units:,.0f} {trainer.task.unit}  "
-                f"{text}  ETA {left:.0f} s",
-                flush=True,
-            )
+            done = f"iteration {trainer.iteration}/{trainer.iterations}  {units:,.0f} {trainer.task.unit}"
+            print(terminal.fit(f"{done}  {text}  ETA {left:.0f} s"), flush=True)
 
     def on_end(self, trainer):
         if self.bar is not None:

@@ -23,6 +23,7 @@ def capture(trainer: Any) -> dict[str, Any]:
         "callbacks": {name: callback.state_dict() for name, callback in _named(trainer.callbacks).items()},
         "iteration": trainer.iteration,
         "iterations": trainer.iterations,
+        "budget": {trainer.task.unit: trainer.units},
         "restores": trainer.restores,
         "lowered": trainer.lowered,
         "stop_reason": trainer.stop_reason,

@@ -17,10 +17,10 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from marl import terminal
 from marl.errors import Damaged, Stopped, UserError
 from marl.files import read_json, set_aside, write, write_json
 from marl.lock import JOB, briefly, lock, running
@@ -215,7 +215,8 @@ class Sweep:
         """The table of `rows` for a terminal."""
         counts = {status: sum(row["status"] == status for row in rows) for status in STYLES}
         title = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
-        table = Table("job", "what", "status", "seconds", "so far", "last", "best", "reason", title=title)
+        columns = ("job", "what", "status", "seconds", "so far", "last", "best", "reason")
+        table = terminal.table(*columns, title=title)
         for row in rows:
             style = STYLES[row["status"]]
             table.add_row(
@@ -273,7 +274,7 @@ class Sweep:
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Show the table while the block runs (lines of what changes where the output is no terminal), and after."""
-        console, ended = Console(file=sys.stdout), threading.Event()
+        console, ended = terminal.console(sys.stdout), threading.Event()
         live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         seen: dict[int, str] = {}
 

@@ -50,7 +50,10 @@ def cases() -> dict[str, Case]:
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """The command line, checked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    from marl import terminal
+
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=terminal.fit(__doc__), formatter_class=shape)
     add = parser.add_argument
     add("--only", nargs="+", default=[], choices=list(SECONDS), metavar="CASE", help=f"of {', '.join(SECONDS)}")
     add("--skip", nargs="+", default=[], choices=list(SECONDS), metavar="CASE", help="leave these out")

@@ -24,7 +24,7 @@ from agents import opponents, versions
 from agents.actor import Actor
 from agents.evaluate import Player, evaluate, report
 from envs.base import EnvError
-from marl import checkpoint, cli, compose
+from marl import checkpoint, cli, compose, terminal
 from marl.errors import UserError
 from marl.files import write_json
 from marl.options import parse_runs
@@ -101,7 +101,7 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
     names, others = list(teams), ", ".join(group for group in groups if group != side)
     result = {"side": side, "groups": groups, "teams": names, "cells": cells, "runs": runs, "options": asdict(options)}
     write_json(out / "crossplay.json", result)
-    text = []
+    text, shown = [], []
     for group in groups:
         one = [[cell[group] for cell in row] for row in cells]
         caption = f"Episode return of {group}; rows play {side}, columns play {others}."
@@ -110,8 +110,11 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
         (out / f"{group}.tex").write_text(table.latex())
         matrix.heat(names, names, one, (f"{side}", f"{others}"), group, out / f"{group}.png")
         text.append(f"{caption}\n\n{table.markdown()}")
+        shown.append((caption, table))
     (out / "crossplay.md").write_text("\n".join(text))
-    print("\n".join(text))
+    for caption, table in shown:
+        print(terminal.fit(caption))
+        terminal.show_table(table.columns, table.rows)
     print(f"written to {out}")
     return result
 

@@ -28,7 +28,7 @@ from agents import opponents, versions
 from agents.actor import Actor
 from agents.evaluate import Player, evaluate
 from envs.base import EnvError
-from marl import cli, elo
+from marl import cli, elo, terminal
 from marl.errors import UserError
 from marl.files import write_json
 from marl.options import parse_runs
@@ -128,7 +128,7 @@ def write(result: dict, out: Path) -> None:
     (out / "elo.csv").write_text(table.csv())
     drawn = [{"mean": p["elo"], "ci95": p["ci95"]} for p in result["players"]]
     matrix.line([p["player"] for p in result["players"]], drawn, "player", out / "elo.png", "Elo (95 % interval)")
-    print(table.markdown())
+    terminal.show_table(table.columns, table.rows)
     print(f"written to {out}")
 
 

@@ -29,14 +29,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from rich.console import Console
-from rich.table import Table
 
 from agents.disturbance import Disturbance
 from agents.evaluate import report
 from agents.playing import Plays
 from envs.base import EnvError
-from marl import checkpoint, cli, compose
+from marl import checkpoint, cli, compose, terminal
 from marl.errors import UserError
 from marl.files import write_json
 from marl.options import split
@@ -144,12 +142,12 @@ def robustness(path: Path, options: Options, overrides: list[str]) -> dict:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, result)
     returns = [row["episode_return"] for row in rows]
-    table = Table(options.vary, "mean return", "95 % interval", "IQM", "episodes", title=str(path))
+    table = terminal.table(options.vary, "mean return", "95 % interval", "IQM", "episodes", title=str(path))
     for value, one in zip(options.values, returns, strict=True):
         low, high = one["ci95"]
         numbers = (f"{one['mean']:.3f}", f"{low:.3f} to {high:.3f}", f"{one['iqm']:.3f}", str(one["episodes"]))
         table.add_row(str(value), *numbers)
-    Console().print(table)
+    terminal.console().print(table)
     matrix.line(options.values, returns, options.vary, out.with_suffix(".png"))
     print(f"written to {out} and {out.with_suffix('.png').name}")
     return result
@@ -207,8 +205,8 @@ def judge(task: Task, options: Options) -> dict:
 
 def show(figures: dict, title: str) -> None:
     """Print a table: the return of all, of each group and of each agent; then single figures."""
-    console = Console()
-    table = Table("episode return", "mean", "IQM", "std", "95 % interval of the mean", "episodes", title=title)
+    console = terminal.console()
+    table = terminal.table("episode return", "mean", "IQM", "std", "95 % interval of the mean", "episodes", title=title)
     for name, row in rows(figures):
         low, high = row["ci95"]
         numbers = [f"{row[key]:.3f}" for key in ("mean", "iqm", "std")]
@@ -220,7 +218,7 @@ def show(figures: dict, title: str) -> None:
         plain["episode_length"] = figures["episode_length"]["mean"]
     for name, group in figures.get("groups", {}).items():
         plain |= {f"{name}/{key}": value for key, value in group["info"].items()}
-    table = Table("figure", "mean")
+    table = terminal.table("figure", "mean")
     for key, value in plain.items():
         table.add_row(key, f"{value:.4f}")
     console.print(table)

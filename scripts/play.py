@@ -29,6 +29,7 @@ from envs.page import page, web, write
 from marl import checkpoint, cli, options
 from marl.errors import UserError
 
+UNITS = ("frames", "epochs", "batches")  # of a run's budget
 BEGIN = """unpack("data").then(({ world, policy }) =>
   start(new LocalEngine(PROGRAM, world, makePolicy(policy)), world));"""
 
@@ -71,11 +72,8 @@ def live_page(policy: Policy, settings: dict[str, Any], seeds: int) -> str:
     made = program(settings)
     scripts = f"{web('policy.js')}\n{web('engine.js')}\nconst PROGRAM = {made.source};"
     run = policy.told.get("run") or {}
-    about = (
-        f"{run.get('name') or settings.get('scenario')}, trained for {run['frames']:,} frames"
-        if run.get("frames")
-        else ""
-    )
+    about = str(run.get("name") or settings.get("scenario"))
+    about += "".join(f", trained for {run[unit]:,} {unit}" for unit in UNITS if run.get(unit))
     data = {"world": world(made, settings, seeds), "policy": weights}
     return page("live", data, ENGINE=scripts, BEGIN=BEGIN, ABOUT=html.escape(about))
 

@@ -15,13 +15,14 @@ Curves over frames and over seconds, aggregates, performance profiles, probabili
 returns of groups and agents.
 """
 
+import csv
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from marl import cli
+from marl import cli, terminal
 from marl.errors import UserError, closest
 from marl.options import split
 from marl.report import marl_eval, page
@@ -67,8 +68,10 @@ def report(places: list[str], options: Options) -> Comparison:
     written = page.write(out, title, comparison, left_out)
     marl_eval.write(out / "metrics.json", runs)
     for sentence in page.facts(comparison, left_out):
-        print(sentence)
-    print((out / "tables" / "scores.md").read_text())
+        print(terminal.fit(sentence))
+    with open(out / "tables" / "scores.csv", newline="") as file:
+        columns, *rows = csv.reader(file)
+    terminal.show_table(columns, rows)
     print(f"{len(written) + 1} files in {out}; open {out / 'report.html'}")
     return comparison
 

@@ -9,11 +9,8 @@ for example: python scripts/show.py schedule algo=mappo scheduler=cosine out=cos
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from envs.base import EnvError
-from marl import cli, compose, describe, graph
+from marl import cli, compose, describe, graph, terminal
 from marl.errors import UserError, closest
 
 MOST = 1_000_000  # steps of a schedule that are shown: a minute
@@ -23,11 +20,11 @@ SUBJECTS = ("schedule", "model", "graph")
 def show_model(config: dict) -> None:
     """A table of the layers, and the sums of each part."""
     task = compose.build_task(config)
-    table = Table("layer", "kind", "output", "parameters", "frozen", "FLOPs per row")
+    table = terminal.table("layer", "kind", "output", "parameters", "frozen", "FLOPs per row")
     for layer in describe.layers(task):
         numbers = (f"{layer.parameters:,}", f"{layer.frozen:,}" if layer.frozen else "", f"{layer.flops:,.0f}")
         table.add_row(layer.name, layer.kind, "×".join(map(str, layer.shape)), *numbers)
-    Console(width=max(Console().width, 110)).print(table)
+    terminal.console().print(table)
     for name, module in task.parts().items():
         print(f"{name}: {sum(p.numel() for p in module.parameters()):,} parameters")
 
@@ -56,10 +53,10 @@ def show_schedule(config: dict, out: Path) -> None:
         )
     found = describe.rates(task, setup["optimizer"], setup["schedule"], iterations, trainer.accumulate)
     moments = sorted({round(i * iterations / 10) for i in range(11)})
-    table = Table("iteration", task.unit, *(f"lr of {name}" for name in found))
+    table = terminal.table("iteration", task.unit, *(f"lr of {name}" for name in found))
     for i in moments:
         table.add_row(f"{i:,}", f"{i * task.units_per_iteration:,}", *(f"{values[i]:.3g}" for values in found.values()))
-    Console().print(table)
+    terminal.console().print(table)
     draw(found, task.unit, task.units_per_iteration, out)
     print(out)
 

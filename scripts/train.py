@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
 import agents  # noqa: F401 - its networks' kernel serves supervised tasks too
 from envs.base import EnvError
-from marl import compose, describe, distributed, run_directory, stepping
+from marl import compose, describe, distributed, run_directory, stepping, terminal
 from marl.callbacks import Callback
 from marl.errors import UserError
 from marl.resume import resumed
@@ -64,12 +62,12 @@ def show(config: dict) -> None:
             tree.add(Text(key, "bold")).add(Text(OmegaConf.to_yaml(value).rstrip()))
         elif value is not None:
             tree.add(Text.assemble((key, "bold"), f": {value}"))
-    Console().print(tree)
+    terminal.console().print(tree)
 
 
 def show_networks(task: Task) -> None:
     """Print the layers of every network: shapes, parameters, FLOPs."""
-    table = Table("layer", "kind", "output", "parameters", "FLOPs per row", title="networks", title_justify="left")
+    table = terminal.table("layer", "kind", "output", "parameters", "FLOPs per row", title="networks")
     found = describe.networks(task.loss)
     alike = {name for name in found if re.search(r"\.networks\.[1-9]\d*$", name)}  # of agents with one each
     for name, layers in found.items():
@@ -78,18 +76,19 @@ def show_networks(task: Task) -> None:
         if isinstance(layers, str):
             table.add_row(name, layers)
             continue
+        table.add_row(name, style="bold")
         for layer in layers[:LAYERS]:
             size = f"{layer.parameters + layer.frozen:,}" + (" frozen" if layer.frozen else "")
-            table.add_row(f"{name}.{layer.name}", layer.kind, "×".join(map(str, layer.shape[1:])), size,
+            table.add_row(f"  {layer.name}", layer.kind, "×".join(map(str, layer.shape[1:])), size,
                           f"{layer.flops:,.0f}")  # fmt: skip
         if len(layers) > LAYERS:
-            table.add_row(f"… {len(layers) - LAYERS} more: scripts/show.py model")
+            table.add_row(f"  … {len(layers) - LAYERS} more: scripts/show.py model")
         total = sum(layer.parameters + layer.frozen for layer in layers)
         copies = 1 + sum(other.rpartition(".")[0] == name.rpartition(".")[0] for other in alike)
         flops = f"{sum(layer.flops for layer in layers):,.0f}"
         told = "in all" if copies == 1 else f"in all, {copies} such"
-        table.add_row(name, told, "", f"{total:,}", flops, style="bold")
-    Console(width=max(Console().width, 110)).print(table)
+        table.add_row(f"  {told}", "", "", f"{total:,}", flops)
+    terminal.console().print(table)
 
 
 def report(summary: dict, run_dir: Path) -> None:

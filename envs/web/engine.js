@@ -130,11 +130,13 @@ class LocalEngine {
   }
 
   // What a person does; the same words travel to a server (serve=true).
+  // Returns what is wrong with them where it does nothing.
   command(told) {
+    if (!understood(told)) return `command ${told.do}: not understood, its numbers must be finite`;
     if (told.do === "reset") this.reset(told.seed);
     else if (told.do === "play") this.playing = told.on;
     else if (told.do === "step") this.step();
-    else if (told.do === "speed") this.speed = told.value;
+    else if (told.do === "speed") this.speed = Math.min(Math.max(told.value, 0.01), 100);
     else if (told.do === "again") this.again = told.on;
     else if (told.do === "freeze") this.frozen[told.on ? "add" : "delete"](told.name);
     else if (told.do === "drag") { this.held.set(told.name, [told.x, told.y]); this.put(this.entity(told.name), told.x, told.y); }

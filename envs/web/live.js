@@ -5,6 +5,12 @@ const $ = (id) => document.getElementById(id);
 const PAST = 300; // steps that the curves show
 const live = window.live = { ready: false, frames: 0, fps: 0, busy: 0, chosen: null, engine: null };
 
+// Whether all numbers of a command are finite: a field may hold 1e999, and a script of somebody's anything.
+function understood(told) {
+  const numbers = { reset: [told.seed], speed: [told.value], drag: [told.x, told.y], act: told.action || [] }[told.do] || [];
+  return numbers.every(Number.isFinite);
+}
+
 function start(engine, world) {
   live.engine = engine;
   const agents = engine.names, colour = Object.fromEntries(agents.map((n, i) => [n, PALETTE[i % PALETTE.length]]));
@@ -14,7 +20,7 @@ function start(engine, world) {
   $("view").style.aspectRatio = `${world.camera.width} / ${world.camera.height}`;
   $("seed").max = world.seeds - 1;
   if (world.left_out) $("note").textContent = `Not drawn here: ${world.left_out} moving decorations of the scenario's own.`;
-  const tell = (told) => engine.command(told);
+  const tell = (told) => { $("note").textContent = engine.command(told) || $("note").textContent; };
 
   for (const name of agents) {
     const button = Object.assign(document.createElement("button"), { textContent: name, onclick: () => choose(name) });

@@ -13,7 +13,10 @@ class RemoteEngine {
       told: frame.about });
     for (const key of ["shapes", "places", "bounds", "about"]) delete this[key]; // methods of these names are below
   }
-  command(told) { if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(told)); }
+  command(told) { // returns what is wrong with it where it is not sent
+    if (!understood(told)) return `command ${told.do}: not understood, its numbers must be finite`;
+    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(told));
+  }
   advance() {}
   places() { return this.spots; }
   bounds() { return this.limits; }

@@ -3,12 +3,17 @@
 import asyncio
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from agents.export import card
 from agents.policy import Policy
 from agents.session import Session
 from envs.base import EnvError
@@ -72,6 +77,7 @@ def test_the_page_runs_the_scenario(runs, name: str, script, browser) -> None:
     # drag an agent, and a landmark (a goal, an obstacle)
     browser.click("#play")
     assert browser.run("return live.engine.playing") is False
+    browser.run("live.engine.reset(0)")  # by now one may lie on another, and be dragged instead
     landmark = browser.run("return live.engine.places().find(p => p.drags && !live.engine.names.includes(p.name)).name")
     for entity in ("agent_0", landmark):
         at = browser.run("return live.at(arguments[0])", entity)
@@ -122,19 +128,26 @@ def test_seeds_are_the_simulators_and_the_page_plays_as_python_does(runs, script
         assert row == pytest.approx(mine, abs=1e-4)
 
 
-@pytest.fixture(scope="module")
-def server(runs):
-    """The address of a served page."""
-    command = [sys.executable, str(ROOT / "scripts" / "play.py"), f"ckpt={runs['navigation']}", "serve=true", "port=0"]
+@contextmanager
+def serving(run: Path):
+    """A process that serves `run`'s page, and the page's address."""
+    command = [sys.executable, str(ROOT / "scripts" / "play.py"), f"ckpt={run}", "serve=true", "port=0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     try:
         line = process.stdout.readline()
         assert line.startswith("http://127.0.0.1:"), line + process.stdout.read()
-        yield line.split()[0]
+        yield process, line.split()[0]
     finally:
-        process.terminate()
-        process.wait(20)
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def server(runs):
+    """The address of a served page."""
+    with serving(runs["navigation"]) as (_, address):
+        yield address
 
 
 def test_the_served_page_in_a_browser(server: str, browser) -> None:
@@ -150,6 +163,25 @@ def test_the_served_page_in_a_browser(server: str, browser) -> None:
     browser.run("live.engine.socket.close()")
     browser.wait("return document.getElementById('note').textContent.includes('ended')", seconds=20)
     assert browser.errors() == []
+
+
+def test_ctrl_c_ends_the_server_at_once_whatever_browsers_do(runs, browser) -> None:
+    pytest.importorskip("aiohttp", reason="pip install -e '.[serve]'")
+    with serving(runs["navigation"]) as (process, address):
+        start(browser, address)
+        browser.wait("return live.engine.steps > 2", seconds=60)
+        host, _, port = address.removeprefix("http://").rstrip("/").partition(":")
+        with socket.create_connection((host, int(port))) as stuck:  # a browser that no longer reads, nor says goodbye
+            key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13"
+            head = f"GET /ws HTTP/1.1\r\nHost: {host}:{port}\r\nOrigin: http://{host}:{port}"
+            stuck.sendall(f"{head}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{key}\r\n\r\n".encode())
+            assert stuck.recv(12) == b"HTTP/1.1 101"
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            began = time.monotonic()
+            said, _ = process.communicate(timeout=60)
+            assert time.monotonic() - began < 5 and process.returncode == 0 and said == ""
+        browser.wait("return document.getElementById('note').textContent.includes('ended')", seconds=20)
 
 
 def test_several_connections_have_worlds_of_their_own(server: str) -> None:
@@ -181,7 +213,8 @@ def test_several_connections_have_worlds_of_their_own(server: str) -> None:
             other = await until(two, lambda m: m["seed"] == 4)
             assert all(abs(p["x"] - 0.9) > 1e-6 for p in other["places"])
             await one.close()  # one leaves, rudely or not: the other goes on
-            for nonsense in ('{"do": "fly"}', "nonsense", '{"do": "drag", "name": "nobody", "x": 1, "y": 2}', "[]"):
+            for nonsense in ('{"do": "fly"}', "nonsense", '{"do": "drag", "name": "nobody", "x": 1, "y": 2}', "[]",
+                             '{"do": "speed", "value": NaN}', "[" * 4000):  # fmt: skip
                 await two.send_str(nonsense)
                 assert "error" in await until(two, lambda m: True)
             await two.send_json({"do": "step"})
@@ -201,10 +234,14 @@ def test_a_missing_web_library_is_told_in_a_sentence(runs, script, monkeypatch) 
         module.run(module.Options(str(runs["navigation"]), serve=True))
 
 
+def settled(run: Path) -> tuple[Policy, dict]:
+    """A run's policy and the settings of its environment."""
+    policy = Policy.load(run)
+    return policy, {k: v for k, v in policy.told["env"].items() if not k.startswith("_")}
+
+
 def test_a_session_obeys(runs) -> None:
-    policy = Policy.load(runs["simple_spread"])
-    settings = {k: v for k, v in policy.told["env"].items() if not k.startswith("_")}
-    session = Session(policy, settings)
+    session = Session(*settled(runs["simple_spread"]))
     session.command({"do": "freeze", "name": "agent_2", "on": True})
     session.command({"do": "act", "name": "agent_0", "action": [1.0, 0.0]})
     place = session.entities["agent_2"].state.pos.clone()
@@ -221,6 +258,52 @@ def test_a_session_obeys(runs) -> None:
     assert session.done
     session.step()
     assert session.seed == 1 and session.steps == 0
+
+
+NUMBERS = [float("nan"), float("inf"), -float("inf"), 10**400, "nan", "1", True, None, [1.0], {}]
+
+
+@pytest.mark.parametrize("word", ["speed", "reset", "drag x", "drag y", "act"])
+def test_a_session_takes_finite_numbers_only(runs, word: str) -> None:
+    session = Session(*settled(runs["simple_spread"]))
+    for value in NUMBERS:
+        told = {
+            "speed": {"do": "speed", "value": value},
+            "reset": {"do": "reset", "seed": value},
+            "drag x": {"do": "drag", "name": "agent_0", "x": value, "y": 0.0},
+            "drag y": {"do": "drag", "name": "agent_0", "x": 0.0, "y": value},
+            "act": {"do": "act", "name": "agent_0", "action": [value, 0.0]},
+        }[word]
+        before = session.frame()
+        with pytest.raises(UserError, match="not understood"):
+            session.command(told)
+        assert session.frame() == before and session.speed == 1.0 and not session.held and not session.taken
+    with pytest.raises(UserError, match="not understood"):  # finite, and far beyond what float32 can move
+        session.command({"do": "drag", "name": "agent_0", "x": 1e30, "y": 0.0})
+
+
+def test_the_page_takes_finite_numbers_only(runs, script, browser) -> None:
+    module = script("play")
+    start(browser, module.run(module.Options(str(runs["balance"]), seeds=2)))
+    browser.wait("return live.engine.steps > 2", seconds=30)
+    for told in ("{do: 'speed', value: NaN}", "{do: 'reset', seed: Infinity}", "{do: 'speed', value: '2'}",
+                 "{do: 'drag', name: 'agent_0', x: NaN, y: 0}",
+                 "{do: 'act', name: 'agent_0', action: [NaN, 0]}"):  # fmt: skip
+        assert "must be finite" in browser.run(f"return live.engine.command({told})")
+    browser.run("document.getElementById('speed').value = 0; live.engine.speed = 1")
+    began = browser.run("return live.engine.steps")
+    browser.wait("return live.engine.steps > arguments[0] + 2 || live.engine.steps < arguments[0]", began, seconds=30)
+    assert browser.run("return [live.engine.speed, live.engine.held.size, live.engine.taken.size]") == [1, 0, 0]
+    assert browser.errors() == []
+
+
+def test_the_page_says_what_was_really_trained(runs, script, tmp_path: Path) -> None:
+    """A run that ended long before its budget of 600,000 frames."""
+    run, module = make_run(tmp_path / "run", "trainer.max_iterations=2", "frames=600000"), script("play")
+    page = module.run(module.Options(str(run), seeds=1)).read_text()
+    assert "trained for 80 frames" in page and "600,000" not in page
+    policy = Policy.load(run)
+    assert policy.told["run"]["frames"] == 80 and "| frames | 80 |" in card(policy, "onnx")
 
 
 def test_scenarios_that_cannot_run_in_a_page_say_so(script, tmp_path: Path) -> None:
