@@ -136,7 +136,7 @@ class OnPolicy(Plays):
             if (bad := self.rollout.not_finite()) is not None:
                 raise NonFinite(bad) from None
             raise
-        self.figures = self._episode_figures()
+        self.figures = self._episode_figures() | {f"env/{k}": v for k, v in self.env.figures().items()}
         self.figures |= self.loss.advance(min(iteration / max(self.iterations - 1, 1), 1.0))
         self.rows = {}
         truncated = self.rollout.truncated.flatten().nonzero().squeeze(-1)  # one wait for the device per iteration

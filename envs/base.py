@@ -124,6 +124,10 @@ class Env(ABC):
         """
         return {}
 
+    def figures(self) -> dict[str, float]:
+        """What the environment tells of itself, by name, for the log ("env/…"); numbers that lie on the host."""
+        return {}
+
     @abstractmethod
     def snapshot(self) -> dict[str, Tensor]:
         """Everything that decides the next step, random streams included: cloned tensors under flat names."""

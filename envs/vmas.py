@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from typing import Annotated, Any, Literal
 
 import torch
@@ -17,6 +18,10 @@ from envs.kernel.audit import StepAudit
 from envs.pool import Pool
 from envs.random import Stream, pack_python, spread, unpack_python
 from envs.simulator import Simulator, build_simulator, find_scenario, global_state, uses_host_random
+
+
+class SlowPath(UserWarning):
+    """A scenario has no kernel, and the warning says why; `env.fast=off` asks for none, without the warning."""
 
 
 class VmasEnv(Env):
@@ -105,6 +110,9 @@ class VmasEnv(Env):
             self.why_eager = made.why
         if not self.why_eager:
             self._fast, self.path = made, "kernel"
+        elif fast == "auto" and audit is not None:
+            warnings.warn(f"{self.scenario} steps eagerly, tens of times slower than by a kernel: {self.why_eager}",
+                          SlowPath, stacklevel=3)
         elif fast == "kernel":
             raise EnvError(f"env.fast=kernel is not possible for {self.scenario!r}: {self.why_eager}.")
 
@@ -195,6 +203,10 @@ class VmasEnv(Env):
             reward={name: group.reward(rewards) for name, group in self._groups.items()},
             terminated=terminated, truncated=truncated, state=state, next_state=next_state,
             info={name: group.info(infos) for name, group in self._groups.items()})
+
+    def figures(self) -> dict[str, float]:
+        """"kernel_checks": how often the kernel was compared with the simulator in this process."""
+        return {} if self._fast is None else {"kernel_checks": float(self._fast.checks)}
 
     def bind_rollout(self, *buffers: Any, **named: Any) -> None:
         """See `Env.bind_rollout`; a kernel writes to the buffers itself."""

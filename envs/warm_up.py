@@ -35,20 +35,22 @@ def warm_up(simulator: Simulator, state: StateMap, stream: Stream, audit: Any = 
     before = {path: copies.setdefault(id(slot.value), slot.value.clone()) for path, slot in state.tensors.items()}
     host, arrays = state.host_values(), {path: slot.value.copy() for path, slot in state.arrays.items()}
 
-    def step(first: bool) -> None:
-        seen = audit.look(simulator, state) if audit else None
-        with stream, audit.step() if audit else nullcontext():
-            simulator.step(simulator.get_random_actions())
+    def steps(count: int) -> None:
+        for _ in range(count):
+            with stream, audit.step(calls=count == 1) if audit else nullcontext():
+                simulator.step(simulator.get_random_actions())
         state.refresh()
-        if audit:
-            audit.compare(seen, audit.look(simulator, state), "a step", first)
 
-    step(first=True)
+    looks = [audit.look(simulator, state)] if audit else []
+    steps(1)
+    looks += [audit.look(simulator, state)] if audit else []
     early = {path: id(slot.container) for path, slot in state.tensors.items()}
     early_host = state.host_values()
     shared = {path: slot.value.clone() for path, slot in state.tensors.items()}
-    for _ in range(STEPS):
-        step(first=False)
+    steps(STEPS)
+    if audit:
+        audit.compare(looks[0], looks[1], "a step", first=True)
+        audit.compare(looks[1], audit.look(simulator, state), "a step")
     late_host = state.host_values()
     moving = {p for p, slot in state.tensors.items() if early.get(p, id(slot.container)) != id(slot.container)}
     evolving = {p for p in late_host if late_host[p] != early_host.get(p) or late_host[p] != host.get(p)}

@@ -28,7 +28,7 @@ def check_branches(twin, traced: Trace) -> None:
     own physics is trusted: its branches are culling shortcuts.
     """
     asked = {place for place in traced.branches | traced.loops if not _is_physics(place[0])}
-    if not asked and not traced.selected:
+    if not asked and (not traced.selected or is_own(twin)):
         return
     if traced.unrolled and is_own(twin):  # VMAS's rejection loops; of other scenarios nothing is taken on trust
         return

@@ -223,8 +223,8 @@ def _make(env: Any, state: ScenarioState, specialise: bool, drawn: dict[str, Any
     return made
 
 
-def _source(twin, specialise: bool):
-    traced = trace(twin)
+def _source(twin, specialise: bool, audited: bool = True):
+    traced = trace(twin, audited)
     lowered = lower(traced, specialise)
     if lowered.operations > LARGEST:
         raise Refusal(f"the step has {lowered.operations} operations per environment, more than {LARGEST}")
@@ -256,7 +256,7 @@ def _depends_on_draws(twin, specialise: bool, source: str) -> bool:
             continue
         tried.add(repr(now))
         unseen -= changed
-        if _source(twin, specialise)[1] != source:
+        if _source(twin, specialise, audited=False)[1] != source:
             numbers = [path for path in sorted(changed) if _is_continuous(now[path])]
             if numbers:
                 raise Refusal(f"resets draw {numbers[0]} for the whole batch from a continuous range")

@@ -6,7 +6,7 @@ values, and every tensor operation is written to a tape.
 
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,8 +58,11 @@ class Lowered:
     loops: set[tuple[str, int]]
 
 
-def trace(twin) -> Trace:
-    """Records one step of `twin`, a VmasEnv of TRACED environments. Raises Refusal."""
+def trace(twin, audited: bool = True) -> Trace:
+    """Records one step of `twin`, a VmasEnv of TRACED environments. Raises Refusal.
+
+    audited: also watch what the step does beside tensors; False where that was seen before.
+    """
     pool, sim = twin._pool, twin._simulator
     if sim.num_envs != TRACED:
         raise ValueError(f"the twin must have {TRACED} environments, not {sim.num_envs}")
@@ -85,8 +88,8 @@ def trace(twin) -> Trace:
     rewriter, audit = Rewriter(tape, TRACED), StepAudit()
     shared = {path: (slot.value, slot.value._version, slot.value.clone()) for path, slot in pool.main.tensors.items()
               if pool.axes.get(path) is None and path not in pool._evolving}
-    seen = audit.look(sim, pool.main)
-    with torch.no_grad(), pool.stream, culling(sim.world), audit.step():
+    seen = audit.look(sim, pool.main) if audited else None
+    with torch.no_grad(), pool.stream, culling(sim.world), audit.step() if audited else nullcontext():
         with Recorder(tape, location), rewriter, refusing(twin.scenario):
             handed = twin._hand_out(action)
             observations, rewards, terminated, over, infos = sim.step(handed)
@@ -99,7 +102,7 @@ def trace(twin) -> Trace:
             outputs["terminated",] = terminated.clone()
             outputs["truncated",] = over & ~terminated
     pool.main.refresh()
-    audit.compare(seen, audit.look(sim, pool.main), "a step")
+    audit.compare(seen, audit.look(sim, pool.main) if audited else None, "a step")
     if audit.reason:
         raise Refusal(audit.reason)
     for path, (tensor, version, value) in shared.items():
