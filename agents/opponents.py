@@ -13,7 +13,7 @@ from agents.disturbance import idle
 from envs.base import Env
 from envs.simulator import find_scenario
 from marl.errors import UserError
-from marl.schema import resolve
+from marl.kinds import function
 
 
 class Random:
@@ -105,6 +105,6 @@ def make(name: str, env: Env, group: str):
     if name not in NAMES and "." not in name:
         raise UserError(f"opponents: no opponent {name!r} (there are {', '.join(NAMES)}, and dotted paths of classes)")
     try:
-        return NAMES[name](env, group) if name in NAMES else resolve(name, "opponents")(env, group)
+        return NAMES[name](env, group) if name in NAMES else function(name, "opponents", 2)(env, group)
     except TypeError as error:
         raise UserError(f"opponents: {name} can't be made of an environment and a group's name: {error}") from error

@@ -6,15 +6,12 @@ Shapes: A agents in a group, F features, D action dimensions, S global state fea
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from agents import memory as memories
@@ -25,7 +22,7 @@ from agents.groups import algorithms, everyone, read, source
 from envs.base import ActionSpec, EnvSpec, GroupSpec
 from marl import checkpoint
 from marl.errors import UserError
-from marl.schema import resolve
+from marl.kinds import build, required
 
 FORMAT = 1
 
@@ -99,8 +96,18 @@ class Policy(nn.Module):
         path = Path(path)
         if path.is_dir() and (path / "policy.safetensors").is_file():
             path = path / "policy.safetensors"
+        weights = None
         if path.suffix == ".safetensors":
-            return cls._from_file(path).to(device)
+            told, weights = cls._read(path)
+            if told:
+                return cls._filled(told, weights, path).to(device)
+            beside = path.with_suffix(".pt")  # a checkpoint's weights alone: what they are for is told beside them
+            if not beside.is_file():
+                raise UserError(
+                    f"{path} holds weights only, and no {beside.name} that says of which networks lies beside it; "
+                    "give a run directory, a checkpoint, or a policy.safetensors of scripts/export.py"
+                )
+            path = beside
         path = checkpoint.find(path, which)
         state = checkpoint.load(path)
         spec, config = state["processes"][0]["task"].get("spec"), state["config"]
@@ -126,21 +133,26 @@ class Policy(nn.Module):
                 },
             }
         )
-        weights = {key: value for key, value in state["loss"].items() if key.startswith(("actors.", "critics."))}
-        policy._fill(weights, path)
+        weights = state["loss"] if weights is None else weights
+        policy._fill({key: value for key, value in weights.items() if key.startswith(("actors.", "critics."))}, path)
         return policy.to(device)
 
-    @classmethod
-    def _from_file(cls, path: Path) -> Policy:
+    @staticmethod
+    def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The description (empty: the file has none) and the weights of a safetensors file."""
         try:
             with safe_open(str(path), "pt") as file:
-                told = json.loads((file.metadata() or {}).get("policy", "{}"))
-                weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+                text = (file.metadata() or {}).get("policy")
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path} can't be read as a policy: {error}") from error
-        if told.pop("format", None) != FORMAT:
-            raise UserError(f"{path} is no policy of this version (format {FORMAT})")
-        policy = cls(told)
+        return _description(text, path) if text is not None else {}, checkpoint.load_weights(path)
+
+    @classmethod
+    def _filled(cls, told: dict[str, Any], weights: dict[str, Tensor], path: Path) -> Policy:
+        try:
+            policy = cls(told)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} can't be read as a policy: its description lacks {error}") from error
         policy._fill(weights, path)
         return policy
 
@@ -153,18 +165,8 @@ class Policy(nn.Module):
             ) from error
 
     def save(self, path: str | Path) -> None:
-        """Write a policy file (safetensors with a description in JSON), whole or not at all."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            save_file(
-                {k: v.contiguous().clone() for k, v in self.state_dict().items()},
-                temporary,
-                {"policy": json.dumps({"format": FORMAT, **self.told})},
-            )
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Write a policy file (safetensors with a description in JSON and a digest), whole or not at all."""
+        checkpoint.save_weights(path, self.state_dict(), {"policy": json.dumps({"format": FORMAT, **self.told})})
 
     @torch.no_grad()
     def act(
@@ -264,22 +266,17 @@ def _remembered(memory: Mapping[str, Tensor] | None, name: str, beginning: str) 
     return memory[name]
 
 
-def _factory(node: Mapping[str, Any], key: str) -> Any:
-    """`network(in_shape, out_features)` of a configuration node, whose nested nodes are built too.
-
-    Modules only: a policy file may come from anywhere, and must not name just any function to be called.
-    """
-    target = resolve(node["_target_"], f"{key}._target_")
-    if not (isinstance(target, type) and issubclass(target, nn.Module)):
-        raise UserError(f"{key}._target_={node['_target_']}: a saved policy names subclasses of torch.nn.Module only")
-    given = {k: _built(v, f"{key}.{k}") for k, v in node.items() if not k.startswith("_")}
-    return partial(target, **given)
+def _description(text: str, path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(text)
+    except ValueError:
+        told = None
+    if not isinstance(told, dict) or told.pop("format", None) != FORMAT:
+        raise UserError(f"{path} is no policy of this version (format {FORMAT})")
+    return told
 
 
-def _built(value: Any, key: str) -> Any:
-    if isinstance(value, Mapping) and "_target_" in value:
-        made = _factory(value, key)
-        return made if value.get("_partial_") else made()
-    if isinstance(value, (list, tuple)):
-        return [_built(item, key) for item in value]
-    return {k: _built(v, key) for k, v in value.items()} if isinstance(value, Mapping) else value
+def _factory(node: Mapping[str, Any], key: str) -> Callable[..., nn.Module]:
+    """`network(in_shape, out_features)` of a configuration node; classes of other kinds are refused, uncalled."""
+    required({**node, "_partial_": True}, Callable[..., nn.Module], key)
+    return build({**node, "_partial_": True})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -11,37 +12,49 @@ from envs.base import STATE, ActionError, EnvError, Transition, misshapen
 from envs.kernel.make import Compiled, compiled
 from envs.kernel.runtime import ConstantChanged, KernelStep
 from envs.kernel.trace import drawn_values
+from envs.kernel.verify import Comparison
+from envs.python_state import PLAIN
 
 CHOICES = 16  # kernels for different values of what resets draw for the whole batch
 SPREAD = 100.0  # µs of work from which a second thread pays
+STARTING = 2  # steps compared before a kernel's first use
+SHARE = 0.01  # of the time that comparisons may take
 SPEED = 1e-4  # µs per operation and environment, on one thread; only to choose the number of threads
 
 
 class FastStep:
     """Steps a VmasEnv by its kernel. The simulator's own tensors are filled in when somebody looks (`store`).
 
-    `why` is set instead where there is no kernel.
+    `why` is set instead where there is no kernel. A kernel is compared with the simulator of this very environment
+    before its first use, and again on the 1st, 10th, 100th, 1,000th … rollout (`CHECKED`), from the run's own states.
     """
 
-    def __init__(self, env: Any, settings: dict[str, Any]) -> None:
-        self.env, self.settings = env, settings
+    def __init__(self, env: Any) -> None:
+        self.env = env
         self.why, self.kernel = "", None
         self._varies = False  # whether there is one kernel per choice of what resets draw for the whole batch
         self._drawn: dict[str, Any] = {}
         self._seen: set[str] = set()
+        self.checks = 0  # comparisons with the simulator so far
+        self._rollouts, self._since = 0, 0  # rollouts begun, and steps outside of rollouts
+        self._due = False  # whether the next step is to be compared
+        self._spent, self._born = 0.0, time.perf_counter()  # seconds in comparisons, and when they began to count
         self._make(specialise=True)
 
     def _make(self, specialise: bool) -> None:
         self.specialised, self._ahead, self._loaded, self._bound = specialise, False, False, None
-        made = compiled(self.settings, specialise)
+        made = compiled(self.env, specialise)
         if made.varies:
             self._varies, self._drawn = True, drawn_values(self.env._pool)
             self._seen.add(repr(self._drawn))
-            made = compiled({**self.settings, "drawn": self._drawn}, specialise)
+            made = compiled(self.env, specialise, self._drawn)
             if len(self._seen) > CHOICES:
                 made = Compiled(why=f"resets draw more than {CHOICES} different values for the whole batch")
         self.why, self.made = made.why, made
-        if made.why:
+        if not made.why:
+            self.why = self._compare_at_start()
+        self._values = self._watched()
+        if self.why:
             self.kernel = None
             return
         work = SPEED * made.facts["operations"] * self.env.num_envs
@@ -57,6 +70,61 @@ class FastStep:
         self._shapes = {n: (self.env.num_envs, g.n_agents, g.action.size) for n, g in groups.items()}
         self._dtypes = {n: torch.float32 if g.action.kind == "continuous" else torch.int64 for n, g in groups.items()}
 
+    # ---- comparisons with the simulator
+
+    def _compare_at_start(self) -> str:
+        """Two steps of this environment's own simulator and of the kernel; one sentence if they differ."""
+        env = self.env
+        comparison = Comparison(env, self.made.step(env.num_envs), self.made.unrolled)
+        with env._pool.preserved():
+            try:
+                for _ in range(STARTING):
+                    comparison.step(env.random_action(comparison.generator))
+            except ConstantChanged as changed:
+                return "" if self.specialised else str(changed)  # the first load asks for a kernel without constants
+        self.checks += 1
+        return comparison.difference()
+
+    def _compare_in_run(self, action: dict[str, Tensor]) -> None:
+        """The step that is due, from the run's own state, by both. Raises EnvError if they differ."""
+        start = time.perf_counter()
+        env, self._due = self.env, False
+        self.store()
+        comparison = Comparison(env, self.made.step(env.num_envs), self.made.unrolled)
+        with env._pool.preserved():
+            comparison.step({name: action[name].to(self._dtypes[name]) for name in self._shapes})
+        self.checks += 1
+        self._spent += time.perf_counter() - start
+        if difference := comparison.difference():
+            raise EnvError(f"scenario {env.scenario!r} has changed since its kernel was built: {difference}. "
+                           "env.fast=off continues the run.")
+        self._ahead = True
+
+    def _count(self, rollout: bool) -> None:
+        """Makes a comparison due on the 1st, 10th, 100th … rollout, or as many hundred steps outside of rollouts."""
+        if rollout:
+            self._rollouts += 1
+            self._due |= _is_power_of_ten(self._rollouts)
+        else:
+            self._since += 1
+            self._due |= self._since % 100 == 0 and _is_power_of_ten(self._since // 100)
+
+    def _affordable(self) -> bool:
+        """Whether comparisons stay below a hundredth of the time since the start; the first is always made."""
+        return self._spent <= SHARE * (time.perf_counter() - self._born)
+
+    def _watched(self) -> dict[str, Any]:
+        """What of the scenario somebody may have changed while the kernel stepped: {path: value}."""
+        pool = self.env._pool
+        found = {p: v for p, v in pool.main.host_values().items() if p not in pool.drawn | pool._evolving}
+        for path, slot in pool.main.tensors.items():
+            if pool.axes.get(path) is None and path not in pool.drawn | pool._evolving | pool._passing:
+                found[path] = (tuple(slot.value.shape), slot.value.tolist())
+        for cls in type(self.env._simulator.scenario).__mro__:
+            if cls.__module__.partition(".")[0] not in ("vmas", "builtins", "abc"):
+                found |= {f"{cls.__qualname__}.{k}": v for k, v in vars(cls).items() if type(v) in PLAIN}
+        return found
+
     # ---- state in and out
 
     def _read(self, path: str) -> Tensor:
@@ -69,7 +137,7 @@ class FastStep:
     def _load(self) -> None:
         pool = self.env._pool
         pool.main.refresh()
-        if self._varies and drawn_values(pool) != self._drawn:
+        if (self._varies and drawn_values(pool) != self._drawn) or self._watched() != self._values:
             self._make(self.specialised)
             if self.kernel is None:
                 return
@@ -110,14 +178,19 @@ class FastStep:
 
     # ---- steps
 
-    def _eager(self) -> bool:
+    def _eager(self, action: dict[str, Tensor]) -> bool:
         """Whether the simulator must make the next step: it draws something new for the whole batch, or has to."""
         if not self._loaded and self.kernel is not None:
             self._load()  # may bring another kernel, or none
         if self.kernel is None:
             self.env.path, self.env.why_eager = "eager", self.why
             return True
-        return self._varies and (self.env._ticks + 1) % self.env._pool_every == 0
+        if self._varies and (self.env._ticks + 1) % self.env._pool_every == 0:
+            return True
+        if self._due and self._affordable():
+            self._check_shapes(action)
+            self._compare_in_run(action)
+        return False
 
     def _by_simulator(self, action: dict[str, Tensor]) -> Transition:
         self.store()
@@ -125,12 +198,17 @@ class FastStep:
         self.load()
         return transition
 
-    def _before(self, action: dict[str, Tensor]) -> int:
-        env, kernel = self.env, self.kernel
+    def _check_shapes(self, action: dict[str, Tensor]) -> None:
         for name, shape in self._shapes.items():
             value = action.get(name)
             if value is None or value.shape != shape:
                 raise misshapen(name, shape, value)
+
+    def _before(self, action: dict[str, Tensor]) -> int:
+        env, kernel = self.env, self.kernel
+        self._check_shapes(action)
+        for name in self._shapes:
+            value = action[name]
             if value.dtype != self._dtypes[name] or not value.is_contiguous():
                 value = value.to(self._dtypes[name]).contiguous()
             kernel.point("action", name, tensor=value)
@@ -151,7 +229,8 @@ class FastStep:
 
     def step(self, action: dict[str, Tensor]) -> Transition:
         """As VmasEnv.step: new tensors each time."""
-        if self._eager():
+        self._count(rollout=False)
+        if self._eager(action):
             return self._by_simulator(action)
         shift, num_envs = self._before(action), self.env.num_envs
         kernel = self.kernel
@@ -193,7 +272,9 @@ class FastStep:
 
     def step_into(self, t: int, action: dict[str, Tensor]) -> None:
         """One step whose results go to entry t of the buffers of `bind_rollout`."""
-        if self._eager():
+        if t == 0:
+            self._count(rollout=True)
+        if self._eager(action):
             self._write(t, self._by_simulator(action))
             return
         shift = self._before(action)
@@ -213,3 +294,9 @@ class FastStep:
         found |= {("after", "observation", STATE): step.state, ("observation", STATE): step.next_state}
         for key, buffer in self._rollout.items():
             buffer[t].copy_(found[key])
+
+
+def _is_power_of_ten(number: int) -> bool:
+    while number > 1 and number % 10 == 0:
+        number //= 10
+    return number == 1

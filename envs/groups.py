@@ -78,6 +78,11 @@ def assign(agents: list[Any], sizes: list[int], actions: list[ActionSpec], heter
             raise EnvError(f"env.groups.{group}={teams[group]} matches none of the agents {', '.join(names)}.")
     groups: dict[str, list[int]] = {}
     for group, members in whole.items():
+        kinds = {actions[i].kind: names[i] for i in members}
+        if heterogeneous == "pad" and len(kinds) > 1:
+            told = " and ".join(f"{kind} of {name}" for kind, name in kinds.items())
+            raise EnvError(f"env.heterogeneous=pad: the actions of group {group!r} are of unlike kinds ({told}), and "
+                           "padding makes sizes equal only; 'split' gives each kind a group of its own.")
         alike: dict[tuple, list[int]] = {}
         for i in members:
             alike.setdefault(_space(sizes[i], actions[i]) if heterogeneous == "split" else (), []).append(i)

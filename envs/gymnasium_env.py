@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, Literal
+from importlib.util import find_spec
+from typing import Annotated, Any, Literal, Protocol
 
 import gymnasium
 import torch
@@ -12,6 +13,9 @@ from pydantic import Field
 from envs.base import EnvError
 from envs.copies import ByAgent, Copy
 from envs.host import HostEnv
+from marl import imports
+from marl.errors import UserError
+from marl.kinds import maker
 
 AGENT = "agent"
 
@@ -20,6 +24,7 @@ class _Single(Copy):
     agents = (AGENT,)
 
     def __init__(self, id: str, kwargs: dict[str, Any]) -> None:
+        registered(id)
         try:
             self.env = gymnasium.make(id, **kwargs)
         except (gymnasium.error.Error, ImportError, TypeError) as error:
@@ -65,10 +70,23 @@ class GymnasiumEnv(HostEnv):
         super().__init__(make, num_envs, f"env.id={id!r}", max_steps, "split", seed, workers)
 
 
+class ParallelEnv(Protocol):
+    """What PettingZoo's parallel interface is known by; its attribute `possible_agents` names the agents."""
+
+    def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[ByAgent, ByAgent]: ...
+
+    def step(self, actions: ByAgent) -> tuple[ByAgent, ByAgent, ByAgent, ByAgent, ByAgent]: ...
+
+    def observation_space(self, agent: str) -> gymnasium.Space: ...
+
+    def action_space(self, agent: str) -> gymnasium.Space: ...
+
+
 class PettingZooEnv(HostEnv):
     """E copies of a PettingZoo environment with the parallel interface (Terry et al. 2021).
 
-    env: dotted path of a function that makes one, e.g. "mpe2.simple_spread_v3.parallel_env". kwargs: its arguments.
+    env: dotted path of its class, or of a function that makes one and is called `parallel_env` or says what it returns
+    (`-> ParallelEnv`), e.g. "mpe2.simple_spread_v3.parallel_env". kwargs: its arguments.
     workers: processes (at most) that step their share of the copies each; 0: in turn, in this process.
     Agents of one name prefix and with the same spaces are a group; "pad" keeps those with other sizes in it.
     An agent that leaves is dead from then on (masked "alive"). The episode ends when no agent is left; it is truncated
@@ -95,7 +113,7 @@ class PettingZooEnv(HostEnv):
 
 class _Parallel(Copy):
     def __init__(self, path: str, kwargs: dict[str, Any]) -> None:
-        make = located(path)
+        make = located(path, ParallelEnv, "parallel_env")
         try:
             env = make(**kwargs)
         except TypeError as error:
@@ -130,18 +148,27 @@ def on_the_cpu(device: str | torch.device, whose: str) -> None:
         raise EnvError(f"device={device}: {whose}'s environments run on the CPU; write device=cpu.")
 
 
-def located(path: str) -> Any:
-    """What a dotted path names. Raises EnvError, naming the package to install where one is missing."""
-    import importlib
+def located(path: str, kind: type, conventional: str = "") -> Any:
+    """What makes an environment, by its dotted path (`marl.kinds.maker`).
 
-    module, _, name = path.rpartition(".")
+    Raises EnvError, naming the package to install where one is missing.
+    """
     try:
-        return getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        hint = "; `pip install -e '.[pettingzoo]'` brings PettingZoo and mpe2" if error.name in EXTRA else ""
-        raise EnvError(f"env.env={path!r}: there is no module {error.name!r} here{hint}.") from error
-    except (AttributeError, ValueError) as error:
-        raise EnvError(f"env.env={path!r} must be module.function, of a function that makes an environment.") from error
+        return maker(path, "env.env", kind, conventional)
+    except UserError as error:
+        lacks = path.startswith(EXTRA) and any(find_spec(name) is None for name in EXTRA)
+        hint = "; `pip install -e '.[pettingzoo]'` brings PettingZoo and mpe2" if lacks else ""
+        raise EnvError(f"{error}{hint}") from error
+
+
+def registered(id: str) -> None:
+    """Import the module that registers an environment, of an id "my_project.envs:Mine-v0". Raises EnvError."""
+    name, colon, _ = id.partition(":")
+    if colon:
+        try:
+            imports.module(name, "env.id", id)
+        except UserError as error:
+            raise EnvError(str(error)) from error
 
 
 EXTRA = ("pettingzoo", "mpe2")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,13 +11,14 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from envs.base import EnvError
+from envs.carried import CarriedRows, pack, unpack
 from envs.random import Stream
 from envs.simulator import Simulator
 from envs.state import Slot, StateMap, assignments, batch_axis, counts_environments, from_bytes, to_bytes
+from envs.warm_up import equal, is_clock, shared_values, warm_up
 
 DRAWS = 24  # resets that show which shared values vary; a fair coin stays hidden once in 2^24
 SMALL = 10_000  # environments of a nursery up to which several threads wake for less than they do
-WARM_UP = 3  # steps after which all lazily made tensors exist, and what changes by stepping has changed
 
 
 class Pool:
@@ -31,16 +31,19 @@ class Pool:
     """
 
     def __init__(self, simulator: Simulator, nursery: Simulator, stream: Stream, nursery_stream: Stream,
-                 observe: Callable[[Simulator, list], dict[str, Tensor]]) -> None:
+                 observe: Callable[[Simulator, list], dict[str, Tensor]], audit: Any = None) -> None:
         self.simulator, self.nursery = simulator, nursery
         self.stream, self.nursery_stream = stream, nursery_stream
         self.observe = observe
         self.num_envs, self.size = simulator.num_envs, nursery.num_envs
         self.main, self._fresh = StateMap(simulator), StateMap(nursery)
         self._walked, self._bound = True, False  # whether `_fresh` and what `_bind` makes are of the latest reset
-        evolving = _warm_up(simulator, self.main, stream)
-        _warm_up(nursery, self.fresh, nursery_stream)
-        self._evolving, self._moving, self._passing = evolving
+        warmed = warm_up(simulator, self.main, stream, audit)
+        self._evolving, self._moving, self._passing = warmed.evolving, warmed.moving, warmed.passing
+        mine = audit.look(simulator, self.main) if audit else None
+        warm_up(nursery, self.fresh, nursery_stream)
+        self.carried = CarriedRows(self.main, self.fresh, self.num_envs, self.size)
+        self._agree()
         self.axes: dict[str, int | None] = {}
         for path, slot in self.main.tensors.items():
             other = self.fresh.tensors.get(path)
@@ -51,7 +54,12 @@ class Pool:
         for path, axis in self.axes.items():
             if axis is not None and counts_environments(self.fresh.tensors[path].value, axis):
                 self.axes[path] = None  # the number of the environment itself (road_traffic keeps one)
+        self._counters = {p for p in self._evolving if self.axes.get(p) is None and p not in self.carried.arrays
+                          and not self._is_row(p)}
         self.drawn = self._find_drawn()
+        if audit:
+            self.main.refresh()
+            audit.compare(mine, audit.look(simulator, self.main), "building, stepping or resetting another copy of it")
 
     @property
     def fresh(self) -> StateMap:
@@ -71,17 +79,57 @@ class Pool:
     def _find_drawn(self) -> set[str]:
         """Paths of shared values that resets change and steps don't: drawn once for the whole batch."""
         versions = {path: slot.value._version for path, slot in self.fresh.tensors.items()}
-        before, drawn = _shared(self.fresh, self.axes), set()
+        before, drawn = self._shared(), set()
         for turn in range(DRAWS):
             with self.nursery_stream, assignments(self.fresh) as written:
                 self.nursery.reset()
             self.fresh.refresh()
-            after = _shared(self.fresh, self.axes)
-            drawn |= {path for path in before if path in after and not _equal(before[path], after[path])}
+            after = self._shared()
+            drawn |= {path for path in before if path in after and not equal(before[path], after[path])}
             written |= {p for p, slot in self.fresh.tensors.items() if slot.value._version != versions.get(p)}
             if turn == 1 and not (drawn | written & after.keys()) - self._evolving:
                 break  # resets write nothing shared: no need to see whether more of them would vary
-        return {path for path in drawn - self._evolving if not _is_clock(after.get(path))}
+        return {path for path in drawn - self._evolving if not is_clock(after.get(path))}
+
+    def _shared(self) -> dict[str, Any]:
+        """What all environments of the reset pool share, without the rows that are carried."""
+        found = shared_values(self.fresh, self.axes)
+        return {p: v for p, v in found.items() if not self._is_row(p)} if self.carried else found
+
+    def _is_row(self, path: str) -> bool:
+        return any(path == name or path.startswith(f"{name}.") for name in self.carried.lists)
+
+    def _agree(self) -> None:
+        """What the scenario drew when it was made is the simulator's in both; what follows from the size is not."""
+        mine, theirs = self.main.host_values(), self.fresh.host_values()
+        for path in mine.keys() & theirs.keys():
+            if mine[path] != theirs[path] and not self._is_row(path) and not self.follows_size(path):
+                self.fresh.write_host({path: mine[path]})
+        self._share(set(self.main.tensors) | set(self.main.arrays))
+
+    def follows_size(self, path: str) -> bool:
+        """Whether a plain value differs between simulator and reset pool because their numbers of environments do."""
+        a, b = (state.host[path].value if path in state.host else None for state in (self.main, self.fresh))
+        return _follows(a, b, self.num_envs, self.size)
+
+    def _share(self, paths: set[str]) -> None:
+        """The reset pool's tensors and arrays without an environment axis become the simulator's, of those paths."""
+        for path in paths & self.main.tensors.keys() & self.fresh.tensors.keys():
+            mine, theirs = self.main.tensors[path].value, self.fresh.tensors[path]
+            if mine.shape == theirs.value.shape and not self._is_row(path) and not equal(mine, theirs.value):
+                theirs.write(mine.clone())
+        for path in paths & self.main.arrays.keys() & self.fresh.arrays.keys():
+            mine, theirs = self.main.arrays[path].value, self.fresh.arrays[path]
+            if mine.shape == theirs.value.shape and mine.dtype.kind in "biufc":
+                theirs.write(mine.copy())
+
+    def _hand_over(self) -> None:
+        """Counters of the scenario are one: the reset pool's are the simulator's when it is reset."""
+        if self._counters:
+            self.main.refresh()
+            host = self.main.host_values()
+            self.fresh.write_host({p: host[p] for p in self._counters & host.keys() if not self.follows_size(p)})
+            self._share(self._counters)
 
     def reset_simulator(self) -> dict[str, Tensor]:
         """Reset all environments eagerly; returns their observation, by group."""
@@ -96,6 +144,7 @@ class Pool:
 
     def refresh(self) -> None:
         """Reset the nursery: new states to restart from, and new values of what is drawn for the whole batch."""
+        self._hand_over()
         with self.nursery_stream, _lightly(self.size):
             observations = self.nursery.reset()
         self._walked = self._bound = False
@@ -161,6 +210,9 @@ class Pool:
             if id(old) not in replaced:
                 replaced[id(old)] = (old, where(mask, rows.narrow(axis, offset, num_envs), old))
             slot.write(replaced[id(old)][1])
+        if self.carried:
+            self.main.refresh()
+            self.carried.merge(self.main, self.fresh, done, offset)
 
     def _locate(self, slot: Slot) -> Tensor | None:
         """The tensor of a slot whose container is replaced during steps: follow its path from the root."""
@@ -172,6 +224,29 @@ class Pool:
         """The nursery's observation of a group, [E, A, F], in the rows that `merge` takes with the same offset."""
         self._bind()
         return self._fresh_observation[key].narrow(0, offset, self.num_envs)
+
+    @contextmanager
+    def preserved(self) -> Iterator[None]:
+        """Within it the simulator may step; afterwards its state and stream are what they were before."""
+        main = self.main
+        main.refresh()
+        saved = {path: (slot.value, slot.value._version, slot.value.clone()) for path, slot in main.tensors.items()}
+        host, stream = main.host_values(), self.stream.state_dict()
+        try:
+            yield
+        finally:
+            main.refresh()
+            for path, slot in list(main.tensors.items()):
+                if path in saved:
+                    tensor, version, content = saved[path]
+                    if tensor._version != version:
+                        tensor.copy_(content)
+                    slot.write(tensor)
+                elif isinstance(slot.container, dict):
+                    slot.container.pop(slot.key, None)  # scratch that was not there before
+            main.write_host(host)
+            self.stream.load_state_dict(stream)
+            main.refresh()
 
     def snapshot(self) -> dict[str, Tensor]:
         """All of it as tensors: both simulators' states and streams, and the nursery's observations."""
@@ -185,7 +260,9 @@ class Pool:
                     shared[path] = first.setdefault(id(slot.value), path)
                     if shared[path] == path:
                         saved[f"{name}/{path}"] = slot.value.detach().clone()
-            saved[f"{name}_plain"] = to_bytes({"host": state.host_values(), "shared": shared})
+            beside = {path: pack(slot) for path, slot in (state.arrays | state.beside).items()}
+            beside = {path: packed for path, packed in beside.items() if packed is not None}
+            saved[f"{name}_plain"] = to_bytes({"host": state.host_values(), "shared": shared, "beside": beside})
         saved |= {f"pool_observation/{key}": value.clone() for key, value in self._observed.items()}
         saved |= {f"random/{key}": value for key, value in self.stream.state_dict().items()}
         return saved | {f"pool_random/{key}": value for key, value in self.nursery_stream.state_dict().items()}
@@ -209,12 +286,28 @@ class Pool:
                     tensors[first] = value.to(self.simulator.device, copy=True)
                 slot.write(tensors[first])
             state.write_host(plain["host"])
+            here = state.arrays | state.beside
+            for path, packed in plain.get("beside", {}).items():
+                if path in here:
+                    unpack(here[path], packed)
             state.refresh()
         self._observed = {key: saved[f"pool_observation/{key}"].to(self.simulator.device, copy=True)
                           for key in self._observed}
         self.stream.load_state_dict(_below("random/", saved))
         self.nursery_stream.load_state_dict(_below("pool_random/", saved))
         self._bound = False
+
+
+def _follows(a: Any, b: Any, num_envs: int, size: int) -> bool:
+    """Whether a : b is num_envs : size or its inverse, of numbers or of sequences' lengths."""
+    if isinstance(a, (list, tuple, str, dict)) and isinstance(b, (list, tuple, str, dict)):
+        if len(a) != len(b) or isinstance(a, (str, dict)):
+            return len(a) != len(b)
+        return all(x == y or _follows(x, y, num_envs, size) for x, y in zip(a, b, strict=True))
+    if type(a) is not type(b) or not isinstance(a, (int, float)) or isinstance(a, bool):
+        return False
+    near = lambda x, y: abs(x - y) <= 1e-6 * max(abs(x), abs(y))  # noqa: E731
+    return near(a * size, b * num_envs) or near(a * num_envs, b * size)
 
 
 @contextmanager
@@ -243,55 +336,3 @@ def _follow(root: Any, steps: tuple[tuple[str, Any], ...]) -> Any:
 
 def _below(prefix: str, saved: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
-
-
-def _shared(state: StateMap, axes: dict[str, int | None]) -> dict[str, Any]:
-    """{path: value} of what all environments share: plain values and tensors without an environment axis."""
-    tensors = {path: slot.value.clone() for path, slot in state.tensors.items() if axes.get(path) is None}
-    return {**tensors, **state.host_values()}
-
-
-def _is_clock(value: Any) -> bool:
-    """Whether a plain value is the time of day: road_traffic notes when it was reset."""
-    return isinstance(value, float) and abs(value - time.time()) < 3600.0
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and torch.equal(a, b)
-    return type(a) is type(b) and a == b
-
-
-def _warm_up(simulator: Simulator, state: StateMap, stream: Stream) -> tuple[set[str], set[str], set[str]]:
-    """Step a few times so that every tensor exists, put back what was there before, and reset.
-
-    Returns the paths of plain values and tensors that steps change, of tensors whose container steps replace, and of
-    tensors that a reset makes disappear (scratch that a step fills before it reads it).
-    """
-    copies: dict[int, Tensor] = {}  # by id: slots that hold one tensor get one copy back
-    before = {path: copies.setdefault(id(slot.value), slot.value.clone()) for path, slot in state.tensors.items()}
-    host = state.host_values()
-    with stream:
-        simulator.step(simulator.get_random_actions())
-    state.refresh()
-    early = {path: id(slot.container) for path, slot in state.tensors.items()}
-    early_host = state.host_values()
-    shared = {path: slot.value.clone() for path, slot in state.tensors.items()}
-    with stream:
-        for _ in range(WARM_UP):
-            simulator.step(simulator.get_random_actions())
-    state.refresh()
-    late_host = state.host_values()
-    moving = {p for p, slot in state.tensors.items() if early.get(p, id(slot.container)) != id(slot.container)}
-    evolving = {p for p in late_host if late_host[p] != early_host.get(p) or late_host[p] != host.get(p)}
-    evolving |= {p for p, slot in state.tensors.items() if p in shared and not _equal(shared[p], slot.value)}
-    stepped = set(state.tensors)
-    for path, value in before.items():
-        if path in state.tensors:
-            state.tensors[path].write(value)
-    state.write_host(host)
-    with stream:
-        simulator.reset()
-    state.refresh()
-    passing = {p for p in stepped - state.tensors.keys() if p not in state.host}
-    return evolving, moving, passing

@@ -21,6 +21,8 @@ from vmas.simulator.utils import LINE_MIN_DIST
 from envs.base import EnvError
 from envs.random import Stream
 from envs.repairs import decide_scenarios_per_environment
+from marl import imports
+from marl.errors import UserError
 
 
 class Simulator(Environment):
@@ -64,7 +66,10 @@ def find_scenario(name: str) -> type[BaseScenario]:
             hint = f"did you mean {' or '.join(close)}?" if close else f"VMAS has {', '.join(names)}."
             raise EnvError(f"env.scenario={name!r} is neither a VMAS scenario nor a dotted path: {hint}")
         return importlib.import_module("vmas.scenarios." + full.replace("/", ".")).Scenario
-    found = _import_dotted(name)
+    try:
+        found = imports.locate(name, "env.scenario")
+    except UserError as error:
+        raise EnvError(str(error)) from error
     if isinstance(found, types.ModuleType):
         found = getattr(found, "Scenario", None)
     if not (isinstance(found, type) and issubclass(found, BaseScenario)):
@@ -73,34 +78,17 @@ def find_scenario(name: str) -> type[BaseScenario]:
     return found
 
 
-def _import_dotted(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if not name.startswith(error.name or "\0"):
-            raise  # the user's module was found, but something it imports was not
-    module_name, _, attribute = name.rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if not module_name.startswith(error.name or "\0"):
-            raise
-        raise EnvError(f"env.scenario={name!r} can't be imported: no module named {error.name!r} "
-                       "on the Python path.") from error
-    if not hasattr(module, attribute):
-        close = difflib.get_close_matches(attribute, vars(module), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "check the spelling."
-        raise EnvError(f"env.scenario={name!r}: module {module_name!r} has no {attribute!r}; {hint}")
-    return getattr(module, attribute)
-
-
 def keywords_of(scenario: type[BaseScenario]) -> list[str]:
     """Keyword names that a scenario's source takes: `kwargs.pop("n_agents", …)`, `kwargs.get`, or parameters."""
     names = [p.name for p in inspect.signature(scenario.make_world).parameters.values()
              if p.name not in ("self", "batch_dim", "device") and p.kind is not p.VAR_KEYWORD]
     for cls in scenario.__mro__:
         if issubclass(cls, BaseScenario) and cls is not BaseScenario:
-            names += re.findall(r"kwargs\.(?:pop|get)\(\s*[\"'](\w+)[\"']", inspect.getsource(cls))
+            try:
+                source = inspect.getsource(cls)
+            except (OSError, TypeError):
+                continue  # a class of a REPL or a notebook, whose source is nowhere: VMAS itself refuses unknown ones
+            names += re.findall(r"kwargs\.(?:pop|get)\(\s*[\"'](\w+)[\"']", source)
     return list(dict.fromkeys(names))
 
 
@@ -132,11 +120,8 @@ def build_simulator(name: str, num_envs: int, stream: Stream, *, continuous_acti
             _refuse_unknown(name, [key for key in left if key in scenario_kwargs] or list(scenario_kwargs), known)
             raise
         except Exception as error:
-            if not scenario_kwargs:
-                raise  # nothing the user chose: a fault of the scenario itself, shown with its traceback
-            told = " ".join(str(error).split()) or f"it failed with {type(error).__name__}"
-            raise EnvError(f"env.scenario={name!r} can't be built with scenario_kwargs={scenario_kwargs}: "
-                           f"{told.rstrip('.')}.") from error
+            given = f" with scenario_kwargs={scenario_kwargs}" if scenario_kwargs else ""
+            raise EnvError(f"env.scenario={name!r} can't be built{given}: {imports.fault(error)}.") from error
     decide_collisions_per_environment(simulator.world)
     decide_scenarios_per_environment(simulator.scenario)
     return simulator

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,7 +59,8 @@ class Slot:
 class StateMap:
     """All slots below `root` (a VMAS Environment). `refresh()` finds them again after an eager reset.
 
-    tensors: {path: Slot} of tensors. host: {path: Slot} of plain values and references.
+    tensors: {path: Slot} of tensors. host: {path: Slot} of plain values and references. arrays: {path: Slot} of NumPy
+    arrays. beside: {path: Slot} of all else that is not empty of meaning: generators, sets, counters (`envs.carried`).
     """
 
     def __init__(self, root: Any) -> None:
@@ -70,6 +72,8 @@ class StateMap:
         """Walk again: containers may have been replaced."""
         self.tensors: dict[str, Slot] = {}
         self.host: dict[str, Slot] = {}
+        self.arrays: dict[str, Slot] = {}
+        self.beside: dict[str, Slot] = {}
         self._path_of: dict[int, str] = {}
         self._object_at: dict[str, Any] = {}
         plain: list[Slot] = []
@@ -96,8 +100,25 @@ class StateMap:
                     queue.append((slot.path, slot.steps, value))
                 else:
                     plain.append(slot)
-        self.host = {slot.path: slot for slot in plain
-                     if not isinstance(slot.container, tuple) and self.encode(slot.value) is not NotImplemented}
+        for slot in plain:
+            if isinstance(slot.container, tuple):
+                continue
+            if isinstance(slot.value, np.ndarray):
+                self.arrays[slot.path] = slot
+            elif self.encode(slot.value) is not NotImplemented:
+                self.host[slot.path] = slot
+            else:
+                self.beside[slot.path] = slot
+
+    def containers(self) -> dict[str, list | dict]:
+        """{path: value} of lists and dicts, with plain items or with tensors."""
+        found = {path: value for path, value in self._object_at.items() if isinstance(value, (list, dict))}
+        return found | {p: slot.value for p, slot in self.host.items() if isinstance(slot.value, (list, dict))}
+
+    def entities(self) -> dict[str, Any]:
+        """{path: object} of the world's landmarks and agents."""
+        return {path: value for path, value in self._object_at.items()
+                if path.startswith(("world._landmarks.", "world._agents.")) and path.count(".") == 2}
 
     def _visit(self, path: str, value: Any) -> None:
         self._path_of[id(value)] = path
@@ -142,7 +163,8 @@ class StateMap:
             return self._enums[content[0]][content[1]]
         if kind == "dict":
             return {key: self.decode(item) for key, item in content}
-        return (list if kind == "list" else tuple)(self.decode(item) for item in content)
+        make = {"list": list, "Size": torch.Size}.get(kind, tuple)
+        return make([self.decode(item) for item in content])
 
     def host_values(self) -> dict[str, Any]:
         """{path: encoded value} of the host slots as they are now."""

@@ -50,7 +50,8 @@ class FromTorchRL(Taped):
     the group "agents" of one agent. A group sees its key "observation", or else all that lies beside its action, joined
     in sorted order; "action_mask" masks its actions. The true final observation is TorchRL's ("next", …).
 
-    env: dotted path of a class or function that makes one, e.g. "torchrl.envs.GymEnv". kwargs: its arguments.
+    env: dotted path of a class, e.g. "torchrl.envs.GymEnv", or of a function that says it makes one, `-> EnvBase`.
+    kwargs: its arguments.
     vectorised: name of the argument by which it makes several at once ("num_envs"); None: it makes single ones.
     workers: processes that share single ones between them (at most; a divisor of num_envs); 0: this process.
     max_steps: time limit, steps. state: key of a global state at the root; None: there is none.
@@ -77,7 +78,7 @@ class FromTorchRL(Taped):
         self._keep(restart_every, max_steps)
         self.stream = Stream(seed, self.device)
         with self.stream:
-            self.env = self._make(located(env), dict(kwargs or {}), vectorised, workers)
+            self.env = self._make(located(env, EnvBase), dict(kwargs or {}), vectorised, workers)
         self.dims = len(self.env.batch_size)
         self._groups = self._read_groups()
         self._state = None if state is None else self._checked(whole(state), "state")

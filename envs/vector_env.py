@@ -15,7 +15,7 @@ from torch import Tensor
 
 from envs.base import EnvError, EnvSpec, GroupSpec, Transition
 from envs.copies import MASK, choices, in_space, mask_row, parted, takes_masks
-from envs.gymnasium_env import AGENT, on_the_cpu
+from envs.gymnasium_env import AGENT, on_the_cpu, registered
 from envs.host import action_spec
 from envs.taped import Taped
 
@@ -73,6 +73,7 @@ class VectorEnv(Taped):
         self.spec = EnvSpec({GROUP: GroupSpec(GROUP, (AGENT,), group.observation_size, action, masks)}, None, limit)
 
     def _make(self, id: str, kwargs: dict[str, Any]) -> gymnasium.vector.VectorEnv:
+        registered(id)
         try:
             return gymnasium.make_vec(id, self.num_envs, "vector_entry_point", **kwargs)
         except (gymnasium.error.Error, ImportError, TypeError) as error:

@@ -13,6 +13,7 @@ from envs import faults
 from envs.base import STATE, ActionError, Env, EnvError, EnvSpec, Transition, misshapen
 from envs.fast import FastStep
 from envs.groups import Group, agent_actions, assign, flatten, flatten_info
+from envs.kernel.audit import StepAudit
 from envs.pool import Pool
 from envs.random import Stream, pack_python, spread, unpack_python
 from envs.simulator import Simulator, build_simulator, find_scenario, global_state, uses_host_random
@@ -73,27 +74,35 @@ class VmasEnv(Env):
 
         self._fast: FastStep | None = None
         self._simulator = build(num_envs, stream)
+        audit = StepAudit() if fast != "off" and self.device.type == "cpu" else None
         self._global_state = global_state
         self._groups = self._make_groups(stream, heterogeneous, groups)
         nursery = build(pool_size, nursery_stream)
         with faults.named(scenario, 0):
-            self._pool = Pool(self._simulator, nursery, stream, nursery_stream, self._observe)
+            self._pool = Pool(self._simulator, nursery, stream, nursery_stream, self._observe, audit)
         self.shared_draws = tuple(sorted(self._pool.drawn))
         self._pool_every = max_steps if self.shared_draws and max_steps else pool_every
         seen = self._restart(seed)
         self.spec = EnvSpec({name: group.spec for name, group in self._groups.items()},
                             seen[STATE].shape[-1] if global_state else None, max_steps)
         self.path, self.why_eager = "eager", f"env.fast={fast}"
+        self.settings = {
+            "scenario": scenario, "max_steps": max_steps, "continuous_actions": continuous_actions,
+            "multi_discrete": multi_discrete, "heterogeneous": heterogeneous, "groups": groups,
+            "global_state": global_state, "scenario_kwargs": kwargs}
         if fast != "off":
-            self._choose(fast, {
-                "scenario": scenario, "max_steps": max_steps, "continuous_actions": continuous_actions,
-                "multi_discrete": multi_discrete, "heterogeneous": heterogeneous, "groups": groups,
-                "global_state": global_state, "scenario_kwargs": kwargs})
+            self._choose(fast, audit)
 
-    def _choose(self, fast: str, settings: dict[str, Any]) -> None:
+    def _choose(self, fast: str, audit: StepAudit | None) -> None:
         """Takes the kernel path if there is a kernel; `why_eager` is one sentence if there is none."""
-        made = FastStep(self, settings) if self.device.type == "cpu" else None
-        self.why_eager = "kernels run on the CPU so far" if made is None else made.why
+        if audit is None:
+            made, self.why_eager = None, "kernels run on the CPU so far"
+        elif audit.reason or self._pool.carried:
+            rows = ", ".join(self._pool.carried.names)
+            made, self.why_eager = None, audit.reason or f"the scenario keeps environments' state in {rows}"
+        else:
+            made = FastStep(self)
+            self.why_eager = made.why
         if not self.why_eager:
             self._fast, self.path = made, "kernel"
         elif fast == "kernel":
@@ -113,7 +122,7 @@ class VmasEnv(Env):
             observations, rewards, terminated, _, infos = sim.step(sim.get_random_actions())
             names = [agent.name for agent in sim.agents]
             faults.check(self.scenario, 0, self.num_envs, names, observations, rewards, terminated)
-        sizes = [flatten(o).shape[-1] for o in observations]
+        sizes = self._widths = [flatten(o).shape[-1] for o in observations]
         actions = [agent_actions(sim, agent) for agent in sim.agents]
         flat = [{k: v for k, v in flatten_info(i).items() if v.dim() and len(v) == self.num_envs} for i in infos]
         members = assign(sim.agents, sizes, actions, heterogeneous, teams)
@@ -167,7 +176,8 @@ class VmasEnv(Env):
                 raise ActionError("the simulator refused the action: not a number, or outside of the allowed choices"
                                   f"{told}.") from error
         names = [agent.name for agent in sim.agents]
-        faults.check(self.scenario, self._ticks + 1, self.num_envs, names, observations, rewards, terminated)
+        faults.check(self.scenario, self._ticks + 1, self.num_envs, names, observations, rewards, terminated,
+                     self._widths)
         seen = self._observe(sim, observations)
         truncated = over & ~terminated
         done = over | terminated

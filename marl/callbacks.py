@@ -1,5 +1,6 @@
 """Callbacks of the engine: what may look at every iteration and stop the run."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -32,9 +33,9 @@ class Callback:
 
 
 def better(value: float, best: float | None, mode: str, min_delta: float = 0.0) -> bool:
-    """Whether `value` beats `best` by more than `min_delta` in the direction `mode`."""
-    if best is None:
-        return value == value
+    """Whether `value` is finite and beats `best` by more than `min_delta` in the direction `mode`."""
+    if best is None or not math.isfinite(value):
+        return math.isfinite(value)
     return value > best + min_delta if mode == "max" else value < best - min_delta
 
 
@@ -66,7 +67,8 @@ class EarlyStopping(Callback):
             self.waited += 1
         if self.patience is not None and self.waited >= self.patience:
             trainer.stop(f"{monitor} has not improved for {self.waited} evaluations")
-        if self.target is not None and (value >= self.target if mode == "max" else value <= self.target):
+        reached = math.isfinite(value) and self.target is not None
+        if reached and (value >= self.target if mode == "max" else value <= self.target):
             trainer.stop(f"{monitor} reached {value:.4g}, the target is {self.target:.4g}")
 
     def state_dict(self):

@@ -118,11 +118,17 @@ def load_weights(path: str | Path, map_location: str | torch.device = "cpu") -> 
         return state
     content = _read(path)
     digest = re.search(rb'"sha256":"([0-9a-f]{64})"', content)
+    if digest is None and b'"policy":"' in content[: 8 + int.from_bytes(content[:8], "little")]:
+        return _tensors(content, path, map_location)  # a policy file, of a version before they had digests
     if digest is None:
         raise UserError(f"weights {path} cannot be read: truncated, or not of this framework (no digest)")
     zeros = content[: digest.start(1)] + b"0" * 64 + content[digest.end(1) :]
     if hashlib.sha256(zeros).hexdigest().encode() != digest[1]:
         raise UserError(f"weights {path} cannot be read: the file is damaged (its digest does not match)")
+    return _tensors(content, path, map_location)
+
+
+def _tensors(content: bytes, path: str | Path, map_location: str | torch.device) -> dict[str, Tensor]:
     try:
         found = safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
@@ -141,9 +147,11 @@ def _read(path: str | Path) -> bytes:
 
 
 def find(run: str | Path, which: str = "last") -> Path:
-    """The checkpoint meant by `run`: a file itself, or `checkpoints/<which>.pt` of a run directory."""
+    """The checkpoint meant by `run`: a file itself, or `<which>.pt` of a run directory or of its checkpoints/."""
     run = Path(run)
     path = run if run.is_file() else run / "checkpoints" / f"{which}.pt"
+    if not path.is_file() and (run / f"{which}.pt").is_file():
+        path = run / f"{which}.pt"
     if not path.is_file():
         raise UserError(f"no checkpoint at {run}: expected a file, or a run directory with {path}")
     return path
@@ -219,10 +227,14 @@ def branch(run_dir: str | Path, chosen: Path, iteration: int) -> list[Path]:
 
 
 def config_of(run: str | Path) -> Path | None:
-    """`config.yaml` of a run directory, or of the one that a checkpoint lies in; None where there is none."""
+    """`config.yaml` of a run directory, or of the one that a checkpoint or `checkpoints` lies in; None without one."""
     run = Path(run)
-    places = [run] if run.is_dir() else [run.parent, run.parent.parent] if run.is_file() else []
+    places = [run.parent, run.parent.parent] if run.is_file() else [run, *([run.parent] if _holds(run) else [])]
     return next((place / "config.yaml" for place in places if (place / "config.yaml").is_file()), None)
+
+
+def _holds(folder: Path) -> bool:
+    return folder.resolve().name == "checkpoints"
 
 
 def home_of(run: str | Path) -> Path:

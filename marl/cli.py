@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,10 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
+import torch
+
 from marl.errors import Diverged, LostProcess, Stopped, UserError
+from marl.imports import find_user_modules
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
 WRONG_KIND = {errno.EEXIST: "it is a file, not a folder", errno.EISDIR: "it is a folder, not a file"}
@@ -17,6 +21,7 @@ DISK += tuple(WRONG_KIND)
 SAME_COMMAND = "the same command continues"  # of sweeps and studies
 RESUME = "resume=RUN_DIR continues from the last checkpoint"
 WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p"}
+SMALLER = "smaller networks (network.…), minibatches or rollouts, or fewer environments (env.num_envs) need less"
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -28,11 +33,6 @@ def main(document: str, job: Callable[[list[str]], Any], *errors: type[Exception
     find_user_modules()
     with guard(*errors, again=again):
         job(sys.argv[1:])
-
-
-def find_user_modules() -> None:
-    """A user's own classes are named from the directory they work in."""
-    sys.path.insert(0, os.getcwd())
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:
@@ -68,6 +68,12 @@ def guard(*errors: type[Exception], again: str = "") -> Iterator[None]:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(getattr(error, "exit_code", 2)) from None
+    except (MemoryError, RuntimeError) as error:
+        wanted = out_of_memory(error)
+        if wanted is None:
+            raise
+        print(f"error: {wanted}; {SMALLER}", file=sys.stderr)
+        raise SystemExit(2) from None
     except OSError as error:
         if error.errno not in DISK:
             raise
@@ -75,3 +81,14 @@ def guard(*errors: type[Exception], again: str = "") -> Iterator[None]:
         told = f"cannot write {place}: {WRONG_KIND.get(error.errno, error.strerror)}"
         print(f"error: {told}{'; earlier checkpoints are untouched' if again == RESUME else ''}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What an allocation that failed asked for, in words; None where the error is another."""
+    said = str(error)
+    asked = re.search(r"(?:allocate|Tried to allocate) ([\d.]+ ?\w+)", said)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in said:
+        return f"not enough memory{f' for {asked[1]} at once' if asked else ''}"
+    if "Storage size calculation overflowed" in said or "invalid storage size" in said.lower():
+        return "not enough memory for a tensor of such a size"
+    return None

@@ -15,25 +15,23 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from marl import checkpoint, device, distributed, seeding
-from marl.cli import RESUME, SAME_COMMAND, find_user_modules, flags_first, guard
+from marl.cli import RESUME, SAME_COMMAND, flags_first, guard
 from marl.engine import Trainer
 from marl.errors import UserError, closest
+from marl.imports import find_user_modules, resolve
+from marl.kinds import build as part
+from marl.kinds import validate
+from marl.overrides import CONF, before, chosen, drop_keywords, group_options, named, nearest, tidy, value_of
 from marl.run_directory import NewRunDirectory, read_config
-from marl.schema import resolve, validate
 from marl.task import Task
 from marl.transfer import begin_from, load_weights  # noqa: F401 - the latter for users of this module
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
-# What needs no "+" to be added: keys below groups, scenario_kwargs and the like, and mappings whose keys are names.
-FREE = re.compile(r"^([\w.]*kwargs|groups)\.\w|^[\w.]+\.(unfreeze|(lr_)?per_part|categories|losses|weights|init)=\{")
 COMPOSING = (HydraException, OmegaConfBaseException)
 Job = Callable[[DictConfig, Path], Any]
 
@@ -49,16 +47,23 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         UserError: an unknown key or group option, or a broken override.
     """
-    overrides = _free(overrides)
-    run = [o.partition("=")[2] for o in overrides if o.startswith("resume=")]
-    if run and run[-1] not in ("", "null"):
-        return saved(run[-1], overrides)
+    overrides = tidy(overrides)
+    run = value_of(overrides, "resume")
+    if run is not None:
+        return saved(run, overrides)
     with worded(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("config", overrides, return_hydra_config=True)
+        _settle(cfg, overrides)
     cfg.experiment = cfg.hydra.runtime.choices.get("experiment")
     with open_dict(cfg):
         del cfg["hydra"]
     return cfg
+
+
+def _settle(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Where `overrides` name another scenario, drop the keywords of the one before; to be called inside of Hydra."""
+    if named(overrides):
+        drop_keywords(cfg, hydra.compose("config", before(overrides)), overrides)
 
 
 def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
@@ -70,15 +75,20 @@ def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
         UserError: no configuration there, or an override that does not fit it.
     """
     path = checkpoint.config_of(run)
-    if path is None:
-        raise UserError(f"{run}: no run directory with a config.yaml, nor a checkpoint in one")
-    cfg = OmegaConf.create(read_config(path))
+    if path is None and Path(run).suffix == ".pt" and Path(run).is_file():  # one that lies alone: it tells, too
+        path, cfg = Path(run), OmegaConf.create(checkpoint.load(run)["config"])
+    elif path is None:
+        held = "holds no configuration" if Path(run).is_file() else "no run directory with a config.yaml"
+        raise UserError(f"{run}: {held}; give a run directory or a checkpoint (.pt)")
+    else:
+        cfg = OmegaConf.create(read_config(path))
     OmegaConf.set_struct(cfg, True)
     with worded():
-        parsed = OverridesParser.create().parse_overrides(_free(overrides))
+        overrides, earlier = tidy(overrides), cfg.copy()
+        parsed = OverridesParser.create().parse_overrides(overrides)
         choices = [f"experiment={cfg.experiment}"] if cfg.experiment else []
-        choices += [o.input_line for o in parsed if _chosen(o) and o.key_or_group not in ("experiment", "debug")]
-        composed = compose(choices) if any(map(_chosen, parsed)) else None
+        choices += [o.input_line for o in parsed if chosen(o) and o.key_or_group not in ("experiment", "debug")]
+        composed = compose(choices) if any(map(chosen, parsed)) else None
         for override in parsed:
             key, text = override.key_or_group, override.input_line
             if override.is_sweep_override():
@@ -90,16 +100,18 @@ def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
                     raise UserError(f"{text}: this run has {key}={own}, which stays; change single keys instead")
             elif key.startswith("hydra.") or key == "debug" or override.is_delete():
                 raise UserError(f"{text}: does not apply to a saved run; change single keys instead")
-            elif _chosen(override):
+            elif chosen(override):
                 cfg[key] = OmegaConf.to_container(composed[key], resolve=False)
             else:
                 added = override.is_add() or override.is_force_add()
                 OmegaConf.update(cfg, key, value, merge=True, force_add=added)
+        if not any(o.key_or_group == "env" for o in parsed):
+            drop_keywords(cfg, earlier, overrides)
     return cfg
 
 
 def check(cfg: DictConfig) -> dict[str, Any]:
-    """`cfg` resolved to plain Python and validated (`marl.schema`), with every key that has no value named.
+    """`cfg` resolved to plain Python and validated (`marl.kinds`), with every key that has no value named.
 
     Raises:
         UserError: the first mistake, in one sentence.
@@ -112,17 +124,6 @@ def check(cfg: DictConfig) -> dict[str, Any]:
 
 
 # ---- build ---------------------------------------------------------------------------------------------------
-
-
-def part(node: Mapping[str, Any], **arguments: Any) -> Any:
-    """What a node with `_target_` stands for, called with `arguments` too; errors come as they were raised."""
-    try:
-        if not arguments:
-            return instantiate(dict(node), _convert_="all")
-        # A call of our own: Hydra would turn dataclasses among the arguments into configurations.
-        return instantiate({**node, "_partial_": True}, _convert_="all")(**arguments)
-    except InstantiationException as error:
-        raise (error.__cause__ or error) from None
 
 
 def build_task(config: Mapping[str, Any]) -> Task:
@@ -200,17 +201,21 @@ def run(job: Job, *errors: type[Exception]) -> None:
     (UserError, Hydra's own complaints, and `errors`) end with one line on stderr and exit code 2.
     """
     find_user_modules()
-    arguments = sys.argv[1:] = flags_first(_free(sys.argv[1:]))
-    sweeping = bool({"-m", "--multirun"} & set(arguments))
+    sweeping = bool({"-m", "--multirun"} & set(sys.argv))
     with guard(*errors, again=SAME_COMMAND if sweeping else RESUME), worded():
+        arguments = sys.argv[1:] = flags_first(tidy(sys.argv[1:]))
         distributed.start()
-        if any(a.startswith("resume=") and a not in ("resume=", "resume=null") for a in arguments):
+        if value_of(arguments, "resume") is not None:
             if sweeping:
                 raise UserError("resume=…: continues one run; it cannot be part of a sweep")
             parser = argparse.ArgumentParser(add_help=False)
             parser.add_argument("-cd", "--config-dir")  # of no use here: the run's configuration is whole
             cfg = compose(parser.parse_known_args(arguments)[1])
-            job(cfg, checkpoint.config_of(cfg.resume).parent.resolve())
+            home = checkpoint.config_of(cfg.resume)
+            if home is None:
+                told = "lies in no run directory that could go on; init_from=FILE starts a new run from its weights"
+                raise UserError(f"resume={cfg.resume}: {told}")
+            job(cfg, home.parent.resolve())
             distributed.stop()
             return
 
@@ -220,6 +225,7 @@ def run(job: Job, *errors: type[Exception]) -> None:
         def inside_hydra(cfg: DictConfig) -> Any:
             run_dir = Path(HydraConfig.get().runtime.output_dir)
             cfg.experiment = HydraConfig.get().runtime.choices.get("experiment")
+            _settle(cfg, HydraConfig.get().overrides.task)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 return multirun.work(job, cfg, run_dir, errors)
             try:
@@ -253,8 +259,7 @@ def sentence(error: Exception) -> str:
             known = error.options or ()
             more = "; others need pip install -e '.[sweep]'" if kind == "launcher" and "joblib" not in known else ""
             return f"hydra/{kind}={name}: no such option{closest(name, known) or more} (there are {', '.join(known)})"
-        options = group_options(group)
-        return f"{group}={option}: no such option{closest(option, options)} (there are {', '.join(options)})"
+        return nearest(group, option)
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}: write key=value, with quotes around special characters"
     causes: list[BaseException] = [error]
@@ -271,25 +276,8 @@ def sentence(error: Exception) -> str:
                 names += [path.name for path in CONF.iterdir() if path.is_dir() and path.name not in names]
             hint = closest(cause.key, names) or f"; '+{cause.full_key}=…' adds a key"
             return f"unknown key '{cause.full_key}'{hint} (there are {', '.join(names)})"
+    there = re.search(r"Could not append to config. An item is already at '([^']+)'", str(causes[-1]) + str(error))
+    if there:
+        return f"+{there[1]}=…: this key is there already; write {there[1]}=… without the '+'"
     text = ": ".join(dict.fromkeys(str(cause).strip().splitlines()[0] for cause in causes if str(cause).strip()))
     return f"{text}; -m runs one job per value, key=[a,b] is a list" if text.startswith("Ambiguous value") else text
-
-
-def group_options(group: str) -> list[str]:
-    """The options of a group of the configuration, such as `vmas/balance` of `env`."""
-    return sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml"))
-
-
-def _chosen(override: Override) -> bool:
-    """Whether an override chooses an option of a group, such as `env=vmas/balance`."""
-    return (CONF / override.key_or_group).is_dir() and not override.is_delete()
-
-
-def _free(overrides: Sequence[str]) -> list[str]:
-    """Two conveniences: free-form keys need no "+", and `env=null` empties a group as `~env` does for Hydra."""
-    changed = [f"++{text}" if FREE.match(text) else text for text in overrides]
-    empty = [text.removesuffix("=null") for text in overrides]
-    return [
-        f"~{group}" if text == f"{group}=null" and (CONF / group).is_dir() else text
-        for text, group in zip(changed, empty, strict=True)
-    ]

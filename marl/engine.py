@@ -80,8 +80,8 @@ class Trainer:
         max_restores: Annotated[int, Field(ge=1)] = 3,
         strategy: Literal["single", "ddp"] = "single",
         deterministic: bool = False,
-        threads: Annotated[int, Field(ge=1)] | None = None,
-        helpers: Annotated[int, Field(ge=0)] | None = None,
+        threads: Annotated[int, Field(ge=1, le=1024)] | None = None,
+        helpers: Annotated[int, Field(ge=0, le=1024)] | None = None,
         progress: Literal["auto", "rich", "plain", "off"] = "auto",
     ):
         self.max_iterations, self.precision, self.grad_clip = max_iterations, precision, grad_clip
@@ -260,6 +260,7 @@ class Trainer:
             self.evaluation = distributed.agree(self.task.evaluate())
         record |= {f"eval/{key}": value for key, value in self.evaluation.items()}
         value = monitored(self.evaluation, self.monitor, "trainer.monitor")
+        recovery.tell_evaluation(self)
         self.schedule.observe(self.evaluation, self.monitor, record)
         for callback in self.callbacks:
             callback.on_evaluation(self, self.evaluation)
@@ -309,6 +310,8 @@ class Trainer:
         state.restore(self, source if isinstance(source, Mapping) else checkpoint.load(source, self.device))
 
     def finish(self) -> dict:
-        """Write and return `summary.json` (in one process; {} in the others)."""
+        """Write and return `summary.json` (in one process; {} in the others). Raises Diverged as `judged`."""
         presence.check(self)
-        return summary.finish(self) if distributed.main() else {}
+        told = summary.finish(self) if distributed.main() else {}
+        recovery.judged(self)
+        return told

@@ -4,8 +4,11 @@ import csv
 import io
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import quote
 
 from marl.errors import UserError
 from marl.files import write
@@ -133,41 +136,110 @@ def _optional(module: str, extra: str):
         raise UserError(f"logger.{extra}: {module} is not installed; run pip install -e '.[{extra}]'") from error
 
 
-class WandbLogger(Logger):
-    """Weights & Biases; keyword arguments go to `wandb.init`. Needs the extra `wandb`."""
+@contextmanager
+def _told(logger: str, *errors: type[Exception], hint: str = "") -> Iterator[None]:
+    """Turn what another library raises for a setting, a login or a server into one sentence."""
+    try:
+        yield
+    except errors as error:
+        said = " ".join(str(error).split())[:400].rstrip(".") or type(error).__name__
+        raise UserError(f"logger.{logger}: {said}{hint}") from error
 
-    def __init__(self, project: str = "marl", mode: str = "online", kwargs: dict[str, Any] | None = None):
+
+class WandbLogger(Logger):
+    """Weights & Biases, in the run directory. Needs the extra `wandb`.
+
+    project, mode: null leaves them to WANDB_PROJECT and WANDB_MODE, and without these to "marl" and to W&B's own
+    default, online. kwargs: further arguments of `wandb.init`. Its other environment variables count as they do
+    everywhere, but for the folder. Raises UserError for what W&B refuses, such as a missing login.
+    """
+
+    def __init__(
+        self,
+        project: str | None = None,
+        mode: Literal["online", "offline", "disabled", "shared"] | None = None,
+        kwargs: dict[str, Any] | None = None,
+    ):
         self.project, self.mode, self.kwargs = project, mode, kwargs or {}
         self.wandb = _optional("wandb", "wandb")
 
     def open(self, run_dir, config, iteration, units):
-        self.run = self.wandb.init(
-            project=self.project, mode=self.mode, dir=str(run_dir), config=config, resume="allow", **self.kwargs
-        )
+        project = self.project or os.environ.get("WANDB_PROJECT") or "marl"
+        mode = self.mode or os.environ.get("WANDB_MODE")  # W&B itself looks once in a process
+        settings = {"project": project, "mode": mode, "dir": str(run_dir), "config": config, "resume": "allow"}
+        hint = "; logger.wandb.mode=offline needs no login, and `wandb sync` uploads later"
+        before = os.environ.get("WANDB_CACHE_DIR")
+        os.environ["WANDB_CACHE_DIR"] = before or str(Path(run_dir).resolve() / "wandb" / "cache")
+        try:
+            with _told("wandb", self.wandb.errors.Error, TypeError, ValueError, hint=hint):
+                self.run = self.wandb.init(**settings | self.kwargs)
+        finally:
+            if before is None:
+                del os.environ["WANDB_CACHE_DIR"]
 
     def log(self, record, step):
         self.run.log(record, step=step)
 
     def close(self):
-        self.run.finish()
+        if hasattr(self, "run"):
+            self.run.finish()
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of an SQLite file, whatever characters its path has."""
+    from sqlalchemy.engine import make_url
+
+    plain = f"sqlite:///{path}"
+    return plain if make_url(plain).database == str(path) else f"sqlite:///{quote(str(path))}"
 
 
 class MLflowLogger(Logger):
-    """MLflow; `tracking_uri` null writes to the run directory. Needs the extra `mlflow`."""
+    """MLflow; needs the extra `mlflow`.
 
-    def __init__(self, experiment: str = "marl", tracking_uri: str | None = None):
+    experiment, tracking_uri: null leaves them to MLFLOW_EXPERIMENT_NAME (or _ID) and MLFLOW_TRACKING_URI, and without
+    these to "marl" and to an SQLite file in the run directory. What a run leaves beside its numbers lies beside an
+    SQLite file, where MLflow would put it into the working directory. Raises UserError for what MLflow refuses.
+    """
+
+    def __init__(self, experiment: str | None = None, tracking_uri: str | None = None):
         self.experiment, self.tracking_uri = experiment, tracking_uri
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would report its use to its makers
         self.mlflow = _optional("mlflow", "mlflow")
+        from sqlalchemy.exc import SQLAlchemyError  # which MLflow brings
+
+        self.refused = (self.mlflow.exceptions.MlflowException, SQLAlchemyError)
 
     def open(self, run_dir, config, iteration, units):
-        default = f"sqlite:///{Path(run_dir).resolve() / 'mlflow.db'}"
-        self.mlflow.set_tracking_uri(self.tracking_uri or default)
-        self.mlflow.set_experiment(self.experiment)
-        self.mlflow.start_run(run_name=Path(run_dir).name)
-        self.mlflow.log_dict(config, "config.json")
+        mlflow, self.before = self.mlflow, os.environ.get("MLFLOW_TRACKING_URI")  # which the next line changes
+        uri = self.tracking_uri or self.before or sqlite_url(Path(run_dir).resolve() / "mlflow.db")
+        try:
+            with _told("mlflow", *self.refused, OSError, ValueError):
+                mlflow.set_tracking_uri(uri)
+                mlflow.start_run(run_name=Path(run_dir).name, experiment_id=self._experiment(uri))
+                mlflow.log_dict(config, "config.json")
+        except UserError:
+            self.close()
+            raise
+
+    def _experiment(self, uri: str) -> str:
+        """The experiment's number. MLflow's own way of choosing one would hold for the next run in this process too."""
+        from sqlalchemy.engine import make_url
+
+        if (number := os.environ.get("MLFLOW_EXPERIMENT_ID")) and not self.experiment:
+            return number
+        name = self.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "marl"
+        if (known := self.mlflow.get_experiment_by_name(name)) is not None:
+            return known.experiment_id
+        if not uri.startswith("sqlite:///"):
+            return self.mlflow.create_experiment(name)
+        beside = Path(make_url(uri).database).resolve().with_name("mlartifacts")
+        return self.mlflow.create_experiment(name, artifact_location=beside.as_uri())
 
     def log(self, record, step):
-        self.mlflow.log_metrics(record, step=step)
+        with _told("mlflow", *self.refused):
+            self.mlflow.log_metrics(record, step=step)
 
     def close(self):
-        self.mlflow.end_run()
+        if hasattr(self, "before"):
+            self.mlflow.end_run()
+            self.mlflow.set_tracking_uri(self.before)

@@ -21,6 +21,7 @@ from marl.cli import SAME_COMMAND, guard
 from marl.compose import Job
 from marl.errors import Damaged, Stopped, UserError
 from marl.files import set_aside
+from marl.imports import find_user_modules
 from marl.run_directory import read_config
 
 # Settings of joblib's launcher; with n_jobs=1 it would run the jobs in this very process.
@@ -93,8 +94,7 @@ def launch(sweep_begun: sweep.Sweep, start: Callable[[], Any]) -> None:
 
 def work(job: Job, cfg: DictConfig, run_dir: Path, mistakes: Sequence[type[Exception]]) -> Any:
     """`job(cfg, run_dir)` as a part of a sweep: done ones are skipped, begun ones continued, failures written down."""
-    if os.getcwd() not in sys.path:  # a worker process: a user's own classes are named from the directory they work in
-        sys.path.insert(0, os.getcwd())
+    find_user_modules()  # in a worker process, too
     expected = (UserError, HydraException, OmegaConfBaseException, *mistakes)
     overrides = list(HydraConfig.get().overrides.task)
     if run_dir.name.isdecimal():  # but for a hydra.sweep.subdir of the user's

@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 from marl.errors import UserError, closest
+from marl.overrides import plain
 from marl.schema import TopLevel, check_arguments
 
 SHOWN = {"ckpt": "RUN_DIR", "study": "NAME"}  # required options, as help shows them
@@ -28,9 +29,9 @@ def split(options: type, arguments: Sequence[str]) -> tuple[dict[str, Any], list
         if not equals or key not in hints:
             rest.append(argument)
             continue
-        plain = hints[key] is str or set(get_args(hints[key])) == {str, type(None)}
+        written = hints[key] is str or set(get_args(hints[key])) == {str, type(None)}
         try:
-            values[key] = (None if text == "null" else text) if plain else yaml.safe_load(text)
+            values[key] = (None if text == "null" else plain(text)) if written else yaml.safe_load(text)
         except yaml.YAMLError:
             raise UserError(
                 f"cannot read {argument!r}: write key=value, with quotes around special characters"

@@ -1,5 +1,7 @@
 """What a run does when a number is not finite: end with a clear sentence, or go back to the last good checkpoint."""
 
+import math
+import sys
 from typing import Any
 
 from marl import checkpoint, distributed, divergence
@@ -49,6 +51,24 @@ def refuse_bad_weights(trainer: Any) -> None:
     bad = divergence.bad_tensor(trainer.task.loss)
     if bad is not None:
         raise Diverged(f"iteration {trainer.iteration}: {bad}; no checkpoint is written, the earlier ones stay")
+
+
+def tell_evaluation(trainer: Any) -> None:
+    """Say which figures of the latest evaluation are not finite, where the monitored one is among them."""
+    if not math.isfinite(trainer.evaluation[trainer.monitor]) and distributed.main():
+        bad = ", ".join(f"{name} is {x}" for name, x in trainer.evaluation.items() if not math.isfinite(x))
+        told = f"warning: iteration {trainer.iteration}: the evaluation is not finite ({bad}); best.pt stays as it was"
+        print(told, file=sys.stderr, flush=True)
+
+
+def judged(trainer: Any) -> None:
+    """Raise Diverged at the end of a run of which no evaluation was finite, so that there is no best checkpoint."""
+    value = trainer.evaluation.get(trainer.monitor, 0.0)
+    if trainer.best is None and not math.isfinite(value):
+        raise Diverged(
+            f"no evaluation was finite: at the end {trainer.monitor} is {value}; there is no best.pt, "
+            f"the last weights are {trainer.run_dir / 'checkpoints' / 'last.pt'}"
+        )
 
 
 def _go_back(trainer: Any, told: str) -> None:

@@ -11,7 +11,8 @@ from pydantic import Field
 from torch.optim import lr_scheduler, swa_utils
 
 from marl.errors import UserError, closest
-from marl.schema import check_arguments, resolve
+from marl.kinds import function
+from marl.schema import check_arguments
 
 PLATEAU = "ReduceLROnPlateau"
 ABSOLUTE = ("max_lr", "base_lr", "swa_lr")  # learning rates themselves, where other arguments are factors
@@ -136,7 +137,7 @@ def _scheduler(
         elif name in ABSOLUTE and isinstance(value, int | float) and any(ratio != 1 for ratio in ratios):
             stage[name] = [value * ratio for ratio in ratios]
         elif name == "lr_lambda" and isinstance(value, str):
-            stage[name] = resolve(value, f"{key}.lr_lambda")
+            stage[name] = function(value, f"{key}.lr_lambda", 1)
     return called(kind, key, optimizer=optimizer, **stage)
 
 

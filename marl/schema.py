@@ -1,9 +1,7 @@
-"""Checks a resolved configuration against the signatures of what it names, before anything is built."""
+"""Checks keys and values against a signature: names, types and ranges, each mistake in one sentence."""
 
-import importlib
 import inspect
 import json
-import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from marl.errors import UserError, closest
 
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 Node = dict[str, Any] | None
+UNREADABLE = (NameError, AttributeError, SyntaxError)  # what evaluating an annotation may raise
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
 
 
@@ -50,40 +49,13 @@ class TopLevel:
     paths: Node = None
 
 
-def validate(cfg: Mapping[str, Any]) -> None:
-    """Check a whole configuration: plain, resolved dicts, lists and scalars.
-
-    Every node with a `_target_` is compared with that target's signature: names of keys, missing keys (not
-    where `_partial_: true`), types and ranges of values by the annotations; the top level with `TopLevel`.
-    The task's parts (`env`, `network`, `seed`, …) are other nodes of the tree, so it may lack them.
-
-    Raises:
-        UserError: the first mistake found, in one sentence that names the key, its value and what is allowed.
-    """
-    check_arguments(TopLevel, cfg, "")
-    for key, value in cfg.items():
-        _walk(value, key, given=cfg if key == "task" else ())
-
-
-def _walk(value: Any, path: str, given: Iterable[str] = ()) -> None:
-    if isinstance(value, Mapping):
-        if "_target_" in value:
-            target = resolve(value["_target_"], f"{path}._target_")
-            check_arguments(target, value, path, given)
-        for key, child in value.items():
-            _walk(child, f"{path}.{key}")
-    elif isinstance(value, list):
-        for i, child in enumerate(value):
-            _walk(child, f"{path}[{i}]")
-
-
 def check_arguments(target: Callable, node: Mapping[str, Any], path: str, given: Iterable[str] = ()) -> None:
     """Compare the keys and values of `node` with the signature of `target`; `given` are filled in by code.
 
     Raises:
         UserError: an unknown or missing key, or a value of a wrong type or out of range.
     """
-    parameters = _signature(target)
+    parameters = signature(target)
     named = {k: p for k, p in parameters.items() if p.kind not in (*POSITIONAL, p.VAR_KEYWORD)}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     prefix = f"{path}." if path else ""
@@ -121,58 +93,30 @@ def check_value(annotation: Any, value: Any, key: str) -> None:
         raise UserError(_sentence(error, value, key)) from None
 
 
-def resolve(target: Any, key: str) -> Callable:
-    """The object with a dotted path, importing what it needs.
-
-    Raises:
-        UserError: no such module or name, with the closest; or a package that is not installed.
-    """
-    parts = str(target).split(".")
-    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise UserError(f"{key}={target}: must be a dotted path such as package.module.Class")
-    found: Any = _import(parts[0], key, target)
-    for i, part in enumerate(parts[1:], 1):
-        parent = found
-        found = getattr(parent, part, None)
-        if found is None and hasattr(parent, "__path__"):
-            found = _import(".".join(parts[: i + 1]), key, target)
-        if found is None:
-            where = ".".join(parts[:i])
-            names = [n for n in dir(parent) if not n.startswith("_")]
-            names += [m.name for m in pkgutil.iter_modules(getattr(parent, "__path__", []))]
-            raise UserError(f"{key}={target}: {where} has no '{part}'{closest(part, dict.fromkeys(names))}")
-    if not callable(found):
-        raise UserError(f"{key}={target}: must be a class or function, not a {type(found).__name__}")
-    return found
-
-
 def show(value: Any) -> str:
     """A value as one writes it on the command line: `null`, `true`, `text`, `[1,2]`."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _import(name: str, key: str, target: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name == name:
-            if "." in name:
-                return None
-            hint = "install it, or run from its folder"
-            raise UserError(f"{key}={target}: no module '{name}' ({hint})") from None
-        raise UserError(f"{key}={target}: needs the package '{error.name}', which is not installed") from None
-
-
-def _signature(target: Callable) -> dict[str, inspect.Parameter]:
+def signature(target: Callable) -> dict[str, inspect.Parameter]:
+    """The parameters of a class or function by name, with their annotations evaluated where that is possible."""
     try:
         return dict(inspect.signature(target, eval_str=True).parameters)
-    except NameError:  # a library's annotation that exists for type checkers only: names are still checked
+    except UNREADABLE:  # a library's annotation that exists for type checkers only: names are still checked
         parameters = dict(inspect.signature(target).parameters)
         text = {k: p for k, p in parameters.items() if isinstance(p.annotation, str)}
         return parameters | {k: p.replace(annotation=p.empty) for k, p in text.items()}
     except ValueError:  # a class written in C may have no signature: anything goes
         return {"any": inspect.Parameter("any", inspect.Parameter.VAR_KEYWORD)}
+
+
+def returned(function: Callable) -> Any:
+    """What a function says it returns; `inspect.Signature.empty` where it says nothing that can be read."""
+    try:
+        return inspect.signature(function, eval_str=True).return_annotation
+    except (*UNREADABLE, ValueError):
+        return inspect.Signature.empty
 
 
 def _adapter(annotation: Any) -> TypeAdapter | None:

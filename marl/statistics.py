@@ -8,13 +8,14 @@ Leading axes (points of a curve, resamples of the bootstrap) are the same for al
 Legend: M tasks, R runs of a task, N points of a curve, B resamples, K thresholds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy import stats
 
 Strata = Sequence[np.ndarray]
 Statistic = Callable[[Strata], np.ndarray]
+ROOM = 300_000  # numbers that are resampled at a time, 8 bytes each: the rest follows, so that memory doesn't grow
 
 
 def iqm(strata: Strata) -> np.ndarray:
@@ -39,13 +40,26 @@ def optimality_gap(strata: Strata, target: float = 1.0) -> np.ndarray:
     return target - np.mean([np.mean(np.minimum(runs, target), -1) for runs in strata], 0)
 
 
+def draw(strata: Strata, reps: int, generator: np.random.Generator) -> list[np.ndarray]:
+    """Which runs of every task `reps` resamples take, with replacement and task by task: int [B, R] per task."""
+    sizes = [np.shape(runs)[-1] for runs in strata]
+    return [generator.integers(n, size=(reps, n)) for n in sizes]
+
+
+def take(strata: Strata, drawn: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The runs that were drawn: [..., R] -> [..., B, R]."""
+    return [np.asarray(runs, float)[..., index] for runs, index in zip(strata, drawn, strict=True)]
+
+
 def resample(strata: Strata, reps: int, generator: np.random.Generator) -> list[np.ndarray]:
-    """`reps` resamples of every task's runs, with replacement and task by task: [..., R] -> [..., B, R]."""
-    drawn = []
-    for runs in strata:
-        n = np.shape(runs)[-1]
-        drawn.append(np.asarray(runs, float)[..., generator.integers(n, size=(reps, n))])
-    return drawn
+    """`reps` resamples of every task's runs: [..., R] -> [..., B, R]."""
+    return take(strata, draw(strata, reps, generator))
+
+
+def _parts(count: int, each: int) -> Iterator[slice]:
+    """Slices of `count` rows of `each` numbers, together all of them, ROOM numbers at a time or a row."""
+    step = max(1, ROOM // max(each, 1))
+    return (slice(start, start + step) for start in range(0, count, step))
 
 
 def bounds(resampled: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +79,35 @@ def interval(
     if all(np.shape(runs)[-1] == 1 for runs in strata):
         nothing = np.full_like(np.asarray(statistic(strata), float), np.nan)
         return nothing, nothing
-    return bounds(statistic(resample(strata, reps, np.random.default_rng(seed))), confidence)
+    drawn = draw(strata, reps, np.random.default_rng(seed))
+    if all(np.ndim(runs) == 1 for runs in strata):
+        return bounds(statistic(take(strata, drawn)), confidence)
+    points = [np.asarray(runs, float) for runs in strata]  # [N, R]: every point of a curve gets the same resamples
+    if statistic is iqm and all(runs.ndim == 2 for runs in points):
+        return _iqm_bounds(np.concatenate(points, -1), drawn, confidence)
+    parts = _parts(len(points[0]), sum(index.size for index in drawn))
+    found = [bounds(statistic(take([runs[part] for runs in points], drawn)), confidence) for part in parts]
+    low, high = zip(*found, strict=True)
+    return np.concatenate(low), np.concatenate(high)
+
+
+def _iqm_bounds(points: np.ndarray, drawn: Sequence[np.ndarray], confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Intervals of `iqm` for every point of a curve [N, R], from how often each run is drawn: no resample is sorted.
+
+    Of a resample in order, the places from a quarter on to three quarters count; a run that was drawn c times takes c
+    places behind those of the runs below it.
+    """
+    R, reps = points.shape[-1], len(drawn[0])
+    counts = [np.apply_along_axis(np.bincount, 1, index, minlength=index.shape[1]) for index in drawn]
+    times = np.concatenate(counts, -1).astype(np.int32)  # [B, R]
+    cut = int(0.25 * R)
+    found = np.empty((2, len(points)))
+    for n, values in enumerate(points):
+        order = values.argsort()
+        places = times[:, order].cumsum(-1, dtype=np.int32).clip(cut, R - cut)
+        taken = np.diff(places, axis=-1, prepend=np.full((reps, 1), cut, np.int32))
+        found[:, n] = bounds(taken @ values[order] / (R - 2 * cut), confidence)
+    return found[0], found[1]
 
 
 def improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -74,7 +116,15 @@ def improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     Args:
         x, y: [..., R_x] and [..., R_y] scores.
     """
-    difference = np.asarray(x)[..., :, None] - np.asarray(y)[..., None, :]
+    x, y = np.asarray(x), np.asarray(y)
+    if x.ndim == 1 or x.shape[:-1] != y.shape[:-1]:
+        return _wins(x, y)
+    parts = _parts(len(x), x[0].size * y.shape[-1])  # every pair of runs is compared
+    return np.concatenate([_wins(x[part], y[part]) for part in parts])
+
+
+def _wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    difference = x[..., :, None] - y[..., None, :]
     return np.mean((difference > 0) + 0.5 * (difference == 0), axis=(-2, -1))
 
 
@@ -97,7 +147,7 @@ def improvement_interval(
 
 def profile(strata: Strata, thresholds: np.ndarray) -> np.ndarray:
     """Share of runs [..., K] whose score exceeds each threshold, averaged over tasks (run-score distribution)."""
-    above = [np.mean(np.asarray(runs)[..., None, :] > thresholds[:, None], -1) for runs in strata]
+    above = [np.stack([np.mean(np.asarray(runs) > t, -1) for t in thresholds], -1) for runs in strata]
     return np.mean(above, 0)
 
 

@@ -7,8 +7,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from marl.files import write_json
 
 PACKAGES = ("torch", "torchrl", "tensordict", "vmas", "gymnasium", "hydra-core", "numpy")
@@ -37,6 +35,8 @@ def git_commit() -> str | None:
 
 def peak_memory_bytes() -> int:
     """Peak memory of this process: of the GPU where one is used, else resident on the host."""
+    import torch  # not above: reports write with this module too, and have no other use for its 120 MB
+
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)

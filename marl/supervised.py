@@ -1,5 +1,6 @@
 """Supervised learning as a task of the engine: classification, regression, comparisons, on any data set."""
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -10,18 +11,23 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from marl import metrics as measures
-from marl.data import ArrayData, Loader, Stream
+from marl.callbacks import Callback
+from marl.data import ArrayData, CSVStream, Loader, Stream
+from marl.data.base import finite
 from marl.data.loader import Augment, take
 from marl.data.samplers import Sampling, Subset, Weights
 from marl.epochs import EVALUATION_ROWS, Epochs
 from marl.errors import UserError
 from marl.networks import reads_team
+from marl.seeding import generator
 
 
 class SupervisedLoss(nn.Module):
-    """The model with its input scaling, and the objective that prices its outputs.
+    """The model with the scaling of its inputs and targets, and the objective that prices its outputs.
 
-    The scaling is part of the module, so that a checkpoint predicts from raw inputs with nothing but itself.
+    The scaling is part of the module, so that a checkpoint predicts from raw inputs, in the targets' own units, with
+    nothing but itself. Targets are scaled where the data say how and the objective is one of differences
+    (`of_differences`): gradients are those of scaled targets, the figure "loss" is that of the targets as they are.
     """
 
     def __init__(self, model: nn.Module, objective: nn.Module, data: ArrayData) -> None:
@@ -31,10 +37,17 @@ class SupervisedLoss(nn.Module):
         self.kind = data.kind
         self.register_buffer("shift", data.shift.clone())
         self.register_buffer("scale", data.scale.clone())
+        self.scaled = hasattr(data, "target_shift") and of_differences(objective, data.out_features)
+        if self.scaled:
+            self.register_buffer("target_shift", data.target_shift.clone())
+            self.register_buffer("target_scale", data.target_scale.clone())
 
     def outputs(self, x: Tensor) -> Tensor:
         """Logits or values of raw inputs: float [..., *in_shape] → float [..., out_features]."""
-        return self.model((x - self.shift) / self.scale)
+        return self._unscaled(self.model((x - self.shift) / self.scale))
+
+    def _unscaled(self, outputs: Tensor) -> Tensor:
+        return outputs * self.target_scale + self.target_shift if self.scaled else outputs
 
     def capture_key(self) -> tuple:
         """What decides `forward` beside tensors and their shapes (`marl.capture`)."""
@@ -45,15 +58,76 @@ class SupervisedLoss(nn.Module):
 
         Mixed rows (`marl.data.augment.mixup`) have "y2" and "share" too.
         """
-        outputs = self.outputs(batch["x"])
-        loss = self.objective(outputs, batch["y"])
-        if "y2" in batch:
-            share = batch["share"][0]
-            loss = share * loss + (1 - share) * self.objective(outputs, batch["y2"])
+        plain = self.model((batch["x"] - self.shift) / self.scale)
+        outputs = self._unscaled(plain)
+        loss = self._price(outputs, batch)
+        if self.scaled and self.training:
+            descended = self._price(plain, batch, self.target_shift, self.target_scale)
+            loss = loss.detach() + (descended - descended.detach())  # the value of one, the gradient of the other
         figures = {"loss": loss}
         if self.kind != "regression":
             figures["accuracy"] = (labels(outputs.detach(), self.kind) == batch["y"]).float().mean()
         return figures
+
+    def _price(self, outputs: Tensor, batch: TensorDict, shift: Tensor | None = None, scale: Tensor | None = None):
+        """The objective, of targets scaled by `shift` and `scale` where these are given."""
+        names = [name for name in ("y", "y2") if name in batch]
+        prices = [self.objective(outputs, batch[n] if shift is None else (batch[n] - shift) / scale) for n in names]
+        if len(prices) == 1:
+            return prices[0]
+        share = batch["share"][0]
+        return share * prices[0] + (1 - share) * prices[1]
+
+    def complete(self, saved: dict[str, Tensor], prefix: str = "") -> None:
+        """Add to `saved` weights of a module that scaled no targets that it didn't."""
+        if self.scaled and f"{prefix}scale" in saved and f"{prefix}target_scale" not in saved:
+            saved[f"{prefix}target_shift"] = torch.zeros_like(self.target_shift)
+            saved[f"{prefix}target_scale"] = torch.ones_like(self.target_scale)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
+        self.complete(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def of_differences(objective: nn.Module, out_features: int) -> bool:
+    """Whether an objective depends on outputs [B, O] and targets [B, O] by their differences alone.
+
+    Only then do scaled targets pose the same problem: squared and absolute errors are such, likelihoods of counts,
+    probabilities or signs are not. Tried with numbers, since an objective may be anybody's.
+    """
+    source = generator(0, "of_differences")
+    outputs, target, by = (torch.randn(8, out_features, generator=source) for _ in range(3))
+    try:
+        with torch.no_grad():
+            before, after = objective(outputs, target), objective(outputs + by, target + by)
+        return before.dim() == 0 and torch.allclose(before, after, rtol=1e-3, atol=1e-5)
+    except (RuntimeError, ValueError, TypeError, IndexError):  # it takes other targets; `_check_objective` tells
+        return False
+
+
+def r_squared(outputs: Tensor, target: Tensor) -> float:
+    """1 − Σ (y − ŷ)² / Σ (y − ȳ)² of outputs and targets [N, O], mean over the targets that vary; NaN if none does."""
+    error, spread = (target - outputs).square().sum(0), (target - target.mean(0)).square().sum(0)
+    return (1 - error / spread)[spread > 0].mean().item()
+
+
+class WorseThanTheMean(Callback):
+    """Says at the end of a run where a regression has learned nothing."""
+
+    def on_end(self, trainer) -> None:
+        task = trainer.task
+        if task.kind != "regression" or not trainer.evaluation:
+            return
+        with trainer.averaged():  # as it was evaluated
+            outputs, y = task.outputs_of(task.held_out[""]["x"]), task.held_out[""]["y"]
+        if outputs.shape == y.shape and (value := r_squared(outputs, y)) < 0:
+            way = "more epochs or another optimizer.lr" if task.loss.scaled else "data.standardize_targets=true"
+            print(
+                f"warning: R² is {value:.2f} on the validation split: predictions are worse than the targets' mean; "
+                f"{way} may help",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def labels(outputs: Tensor, kind: str) -> Tensor:
@@ -90,7 +164,7 @@ class Supervised(Epochs):
 
     def __init__(
         self,
-        data: ArrayData,
+        data: ArrayData | CSVStream,
         network: Callable[..., nn.Module],
         objective: nn.Module,
         epochs: Annotated[int, Field(ge=1)],
@@ -130,12 +204,13 @@ class Supervised(Epochs):
         self.loader = Loader(rows, batch_size, seed, device=None if moved else self.device, **reading)
         if not len(self.loader):
             raise UserError(f"task.batch_size={batch_size}: more than an epoch has; drop_last leaves nothing")
-        self.held_out = {"": _in_memory(data.validation).to(self.device)}
+        self.held_out = {"": finite("validation of data", _in_memory(data.validation)).to(self.device)}
         if data.test is not None:
-            self.held_out["test_"] = _in_memory(data.test).to(self.device)
+            self.held_out["test_"] = finite("test of data", _in_memory(data.test)).to(self.device)
         self.monitor = ("loss", "min") if data.kind == "regression" else ("accuracy", "max")
         self.budget(epochs, batches_per_iteration)
         self._check_objective(next(iter(self.loader.span(0, 1)))[:3])
+        self.callbacks = (WorseThanTheMean(),)
 
     def _check_objective(self, rows: TensorDict) -> None:
         """Price three rows: a mismatch shows here as one sentence, not later as a wrong broadcast."""

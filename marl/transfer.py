@@ -67,6 +67,8 @@ def load_fitting(module: nn.Module, saved: Mapping[str, Tensor], path: str | Pat
     saved = dict(saved)
     if any(name.startswith("model.") for name in saved) and hasattr(module, "actors"):
         saved = unscaled(saved, path)
+    if hasattr(module, "complete"):  # older files say less
+        module.complete(saved)
     result, used = Loaded(), set()
     own = module.state_dict()
     for name, value in own.items():
@@ -93,7 +95,8 @@ def _sources(name: str) -> list[str]:
 
 
 def unscaled(saved: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:
-    """A supervised model's weights with its scaling (x - shift) / scale made part of its first, linear layer."""
+    """A supervised model's weights with its scaling made part of its first and last layers, which must be linear."""
+    saved = _targets_unscaled(saved, path)
     shift, scale = saved.pop("shift", torch.zeros(1)), saved.pop("scale", torch.ones(1))
     if not shift.any() and (scale == 1).all():
         return saved
@@ -109,3 +112,16 @@ def unscaled(saved: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:
     saved[bias] = saved[bias] - saved[first] @ (shift / scale)
     saved[first] = saved[first] / scale
     return saved
+
+
+def _targets_unscaled(saved: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+    """The same of the scaling of its targets, y * scale + shift, in its last layer."""
+    if "target_scale" not in saved:
+        return saved
+    shift, scale = saved.pop("target_shift"), saved.pop("target_scale")
+    last = next((name for name in reversed(saved) if name.startswith("model.") and name.endswith("weight")), "")
+    bias = last.removesuffix("weight") + "bias"
+    if not last or saved[last].dim() != 2 or len(saved[last]) != len(scale) or bias not in saved:
+        raise UserError(f"{path}: scales the outputs of a last layer that is not linear; train it with "
+                        "data.standardize_targets=false")  # fmt: skip
+    return saved | {last: saved[last] * scale.unsqueeze(1), bias: saved[bias] * scale + shift}

@@ -11,8 +11,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import optuna
 import yaml
-from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 
@@ -22,6 +20,7 @@ from marl.errors import Damaged, UserError
 from marl.files import read_json, set_aside, write_json
 from marl.lock import running
 from marl.schema import check_arguments, show
+from marl.storage import driver, open_storage, without_password
 
 SETTLED = 10.0  # seconds after its start from which a trial that nobody works on counts as abandoned
 
@@ -174,26 +173,15 @@ def open_study(place: str, folder: Path, given: Mapping[str, Any], **parts: Any)
             reason = error.strerror or reason
         elif "://" not in place:
             reason = "the file is no study's journal"
-        raise UserError(f"storage={place}: {reason} (give a path of a journal file, or a database URL)") from error
+        elif isinstance(error, ImportError):
+            reason = f"needs {driver(error)}"
+        told = without_password(place)
+        raise UserError(f"storage={told}: {reason} (give a path of a journal file, or a database URL)") from error
     refuse_other(study.user_attrs.get("identity", {}), given, place)
     study.set_user_attr("identity", given)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(file, given)
     return study
-
-
-def open_storage(place: str) -> optuna.storages.BaseStorage:
-    """A storage for studies: a database URL (sqlite:///file, postgresql://…), or a path of a journal file.
-
-    Other machines' trials that died are noticed by their missing heartbeat where the storage is a server.
-    """
-    if "://" not in place:
-        Path(place).parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(place))
-    if place.startswith("sqlite:///"):
-        Path(place.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        return RDBStorage(place, engine_kwargs={"connect_args": {"timeout": 60}})  # workers wait for each other
-    return RDBStorage(place, heartbeat_interval=60, heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback())
 
 
 class Pruning(Callback):

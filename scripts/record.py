@@ -14,6 +14,7 @@ The folder holds shards (safetensors) and manifest.json; docs/data.md has its fo
   python scripts/train.py experiment=clone data.folder=FOLDER    trains an actor from it
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,11 +23,11 @@ from pydantic import Field
 
 from agents.policy import Policy, describe
 from agents.record import Acting, metadata, record
-from envs.base import EnvError
+from envs.base import Env, EnvError
 from marl import checkpoint, cli, compose, options
 from marl.data.episodes import append, manifest
 from marl.errors import UserError
-from marl.schema import resolve
+from marl.kinds import function, required
 from marl.seeding import derive
 
 
@@ -50,6 +51,7 @@ def run(chosen: Options) -> Path:
     node = policy.told.get("env")
     if not node:
         raise UserError(f"{chosen.ckpt}: doesn't say how its environment is built; give its run directory")
+    required(node, Callable[..., Env], "env")
     folder = Path(chosen.out or checkpoint.home_of(chosen.ckpt) / "episodes")
     teacher = player(chosen, policy)
     source = chosen.policy if chosen.policy != "trained" else str(chosen.ckpt)
@@ -89,8 +91,8 @@ def player(chosen: Options, policy: Policy) -> Acting | None:
         return Acting(policy.actors, chosen.deterministic)
     if "." not in chosen.policy:
         raise UserError(f"policy={chosen.policy}: must be trained, random, or the dotted path of a function")
-    function = resolve(chosen.policy, "policy")
-    return Acting(dict.fromkeys(policy.spec.groups, function))
+    acting = function(chosen.policy, "policy", 2)
+    return Acting(dict.fromkeys(policy.spec.groups, acting))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from envs.base import EnvError
 from marl import cli, compose, describe, graph
 from marl.errors import UserError, closest
 
+MOST = 1_000_000  # steps of a schedule that are shown: a minute
 SUBJECTS = ("schedule", "model", "graph")
 
 
@@ -46,6 +47,13 @@ def show_schedule(config: dict, out: Path) -> None:
     trainer, task = compose.build_trainer(config), compose.build_task(config)
     setup = compose.build_setup(config)
     iterations = trainer.max_iterations or task.iterations
+    by_step = setup["schedule"].interval == "step"
+    steps = iterations * (-(-task.steps_per_iteration // trainer.accumulate) if by_step else 1)
+    if steps > MOST:
+        raise UserError(
+            f"{iterations:,} iterations: a schedule of {steps:,} steps takes too long to go through; at most {MOST:,}. "
+            f"A run of fewer {task.unit} shows the same shape"
+        )
     found = describe.rates(task, setup["optimizer"], setup["schedule"], iterations, trainer.accumulate)
     moments = sorted({round(i * iterations / 10) for i in range(11)})
     table = Table("iteration", task.unit, *(f"lr of {name}" for name in found))

@@ -8,9 +8,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"marl", "envs", "agents", "scripts"}
 LIBRARIES = {"agents", "marl", "envs"}
-MAY_IMPORT = {"marl": {"marl"}, "envs": {"envs"}, "agents": LIBRARIES, "scripts": LIBRARIES}
+MAY_IMPORT = {"marl": {"marl"}, "envs": {"envs", "marl"}, "agents": LIBRARIES, "scripts": LIBRARIES}
+CORE = {"errors", "imports", "kinds", "schema"}  # what envs may know of marl: how names are looked up and checked
 HYDRA = {"hydra", "omegaconf"}
-KNOW_HYDRA = {ROOT / "marl" / name for name in ("compose.py", "multirun.py", "run_directory.py")}
+KNOW_HYDRA = {ROOT / "marl" / name for name in ("compose.py", "overrides.py", "multirun.py", "run_directory.py")}
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 ENDINGS = {".yaml", ".h", ".cpp", ".cu", ".js"}
@@ -44,7 +45,21 @@ def test_arrows_point_one_way(path: Path) -> None:
     wrong = imported(path) & PACKAGES - MAY_IMPORT[package]
     assert not wrong, f"{package} may not import {wrong}"
     if package != "scripts" and path not in KNOW_HYDRA:
-        assert not imported(path) & HYDRA, "Hydra belongs in scripts/ and in KNOW_HYDRA"
+        assert not imported(path) & HYDRA, f"Hydra belongs in scripts/ and {KNOW_HYDRA}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "envs").rglob("*.py")), ids=name)
+def test_environments_know_the_core_of_the_engine_only(path: Path) -> None:
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+    for node in nodes:
+        names = [alias.name for alias in node.names]
+        if isinstance(node, ast.Import):
+            used = {each.split(".")[1] if "." in each else each for each in names if each.split(".")[0] == "marl"}
+        elif node.level == 0 and node.module.split(".")[0] == "marl":
+            used = {node.module.split(".")[1]} if "." in node.module else set(names)
+        else:
+            used = set()
+        assert used <= CORE
 
 
 @pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=name)

@@ -1,11 +1,13 @@
 """Compiles generated sources with the system's compiler and keeps the libraries on disk."""
 
+import contextlib
 import ctypes
 import hashlib
 import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -14,17 +16,13 @@ from pathlib import Path
 
 import torch
 
+from envs.kernel import cache
+from envs.kernel.cache import cache_folder  # noqa: F401 - whose place is part of what building means
 from envs.kernel.tape import Refusal
 
 FLAGS = ["-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w"]
+PATIENCE = 900.0  # seconds for one run of the compiler, and to wait for another process that builds the same
 VERSION = 1  # of everything in this package that decides a kernel; raise it to void caches
-
-
-def cache_folder() -> Path:
-    """Where kernels are kept: $MARL_KERNEL_CACHE, else ~/.cache/marl_kernels."""
-    folder = Path(os.environ.get("MARL_KERNEL_CACHE") or Path.home() / ".cache" / "marl_kernels")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def compiler() -> str:
@@ -71,27 +69,56 @@ def compile_library(source: str, options: Sequence[str] = FLAGS) -> Path:
     key = digest(
         VERSION, source, prelude, gxx, Path(gxx).resolve().stat().st_mtime, list(options), torch.__version__, machine()
     )
-    target = cache_folder() / f"{key}.so"
-    if target.exists():
-        return target
-    told = ""
-    with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
+    try:
+        target = cache.find(key, ".so")
+        if target is None:
+            with cache.building(key, ".so", PATIENCE):
+                target = cache.find(key, ".so") or _compile(source, key, gxx, options)
+    except OSError as error:
+        raise Refusal(f"no kernel could be written: {error.strerror or error}") from error
+    return target
+
+
+def _compile(source: str, key: str, gxx: str, options: Sequence[str]) -> Path:
+    said = ""
+    with tempfile.TemporaryDirectory(dir=cache.cache_folder(), prefix=cache.BUILDING) as folder:
         code, built = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
         code.write_text(source)
         for flags in _variants():
-            command = [gxx, *options, f"-I{Path(__file__).parent}", str(code), "-o", str(built), *flags]
-            run = subprocess.run(command, capture_output=True, text=True)
-            if run.returncode == 0 and _loads(built):
-                os.replace(built, target)  # atomic: another process may build the same
-                return target
-            told = run.stderr.strip().splitlines()[0] if run.stderr.strip() else "the library does not load"
-    raise Refusal(f"{gxx} failed: {told}")
+            status, said = _run([gxx, *options, f"-I{Path(__file__).parent}", str(code), "-o", str(built), *flags])
+            if status == 0 and _loads(built):
+                return cache.keep(built.read_bytes(), key, ".so")
+            said = said or "the library does not load"
+    raise Refusal(f"{gxx} failed: {said}")
+
+
+def _run(command: list[str]) -> tuple[int, str]:
+    """(exit status, first line of its messages) of a compiler. Raises Refusal where it does not end in time."""
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                          start_new_session=True) as process:
+        try:
+            message = process.communicate(timeout=PATIENCE)[1].decode(errors="replace").strip()
+        except subprocess.TimeoutExpired:
+            _end(process)
+            raise Refusal(f"{command[0]} did not end within {PATIENCE:g} s") from None
+        except BaseException:  # a Ctrl-C does not reach a session of its own
+            _end(process)
+            raise
+    return process.returncode, message.splitlines()[0][:300] if message else ""
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Ends a compiler and the programs that it started."""
+    with contextlib.suppress(ProcessLookupError, AttributeError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
 
 
 def _loads(path: Path) -> bool:
+    """Whether a library just built can be loaded and its `width` called, tried in this process."""
     try:
         return ctypes.CDLL(str(path)).width() > 0
-    except OSError:
+    except (OSError, AttributeError):
         return False
 
 

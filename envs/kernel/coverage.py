@@ -25,10 +25,10 @@ def settings_of(scenario: str) -> dict:
 def measure(scenario: str, num_envs: int, rounds: int = 15) -> dict:
     """One row: what was built, the largest errors, µs per step (10th percentile) of kernel and simulator in turn."""
     start = time.perf_counter()
-    made = compiled(settings_of(scenario))
+    env = VmasEnv(**settings_of(scenario), num_envs=2, fast="off")
+    made = compiled(env)
     if made.varies:  # one kernel for each value that resets draw for the whole batch; here, the first
-        env = VmasEnv(**settings_of(scenario), num_envs=2, fast="off")
-        made = compiled({**settings_of(scenario), "drawn": drawn_values(env._pool)})
+        made = compiled(env, drawn=drawn_values(env._pool))
     row = {"scenario": scenario, "why": made.why, "seconds": time.perf_counter() - start, **made.facts}
     if not made.why:
         row |= _race(scenario, made, num_envs, rounds)

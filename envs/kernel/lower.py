@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from envs.kernel.program import Program
-from envs.kernel.tape import Node, Ref, Refusal, Tape
+from envs.kernel.tape import LEAVES, Node, Ref, Refusal, Tape
 
 KINDS = {torch.float32: "f", torch.bool: "b", torch.int64: "i", torch.int32: "i", torch.uint8: "i", torch.int16: "i",
          torch.int8: "i", torch.float64: "d"}
@@ -210,6 +210,8 @@ class Lowering:
         """Results that no environment can compute alone."""
         results = []
         for out in node.outs:
+            if out is None:
+                raise Refusal(f"{node.name.removeprefix('aten.')} {what} at {node.where}")
             tensor = self.tensor(out)
             kind = self.kind(tensor.dtype)
             reason = f"{node.name.removeprefix('aten.')} {what} at {node.where}"
@@ -222,6 +224,8 @@ class Lowering:
         """Lowers every node of the tape, in order. Raises Refusal naming the operation that isn't in the table."""
         for node in self.tape.nodes:
             self.where = node.where
+            if node.name in LEAVES:
+                continue  # a number read out of a constant: Python has computed with it, and the tape with the result
             function = TABLE.get(node.name)
             if function is None:
                 base, _, overload = node.name.rpartition(".")

@@ -1,16 +1,18 @@
 """From an environment's settings to a verified, compiled kernel, or to one sentence that says why there is none."""
 
-import importlib
+import functools
 import importlib.metadata
-import inspect
+import io
 import json
-import os
-import sys
+import platform
 import time
+import traceback
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import envs.kernel.lower_functions
@@ -18,13 +20,18 @@ import envs.kernel.lower_index
 import envs.kernel.lower_pointwise
 import envs.kernel.lower_reduce
 import envs.kernel.lower_shape  # noqa: F401 - these fill the table
-from envs.kernel.build import cache_folder, compile_library, compiler, digest, load, machine
+from envs.kernel import cache
+from envs.kernel.audit import describe, python_state
+from envs.kernel.branches import check_branches
+from envs.kernel.build import PATIENCE, compile_library, compiler, digest, load, machine
 from envs.kernel.emit_cpp import emit
 from envs.kernel.layout import Layout, layout
 from envs.kernel.runtime import KernelStep
 from envs.kernel.tape import Refusal
 from envs.kernel.trace import TRACED, drawn_values, lower, set_drawn, trace
 from envs.kernel.verify import verify
+from envs.python_state import SIZE, TooMuchState
+from envs.warm_up import is_clock
 
 RESETS = 40  # tried to see every value that is drawn for the whole batch change
 LARGEST = 100_000  # operations; beyond, compilers take minutes
@@ -45,62 +52,124 @@ class Compiled:
     shapes: dict[str, tuple] = field(default_factory=dict)
     noise: list[tuple] = field(default_factory=list)
     dtypes: dict[tuple, torch.dtype] = field(default_factory=dict)  # of the outputs, in the simulator
+    unrolled: bool = False  # whether it draws where the simulator draws another number of times
     facts: dict[str, Any] = field(default_factory=dict)  # operations, seconds, errors: for reports
 
     def step(self, num_envs: int, threads: int = 1) -> KernelStep:
         """The kernel for a number of environments."""
-        return KernelStep(
-            load(cache_folder() / self.binary), self.places, self.constants, self.shapes, self.noise, num_envs, threads
-        )
+        library = load(cache.cache_folder() / self.binary)
+        return KernelStep(library, self.places, self.constants, self.shapes, self.noise, num_envs, threads)
 
 
-def compiled(settings: dict[str, Any], specialise: bool = True) -> Compiled:
-    """The kernel of a VmasEnv with these keyword arguments, from the cache on disk or made now.
+def compiled(env: Any, specialise: bool = True, drawn: dict[str, Any] | None = None) -> Compiled:
+    """The kernel of a VmasEnv as it is now, from the cache on disk or made now.
 
-    Never raises for what can't become a kernel: `why` says it in one sentence.
+    drawn: what its resets drew for the whole batch, where that decides the step. Never raises for what can't become a
+    kernel: `why` says it in one sentence.
     """
     try:
-        key = _key(settings, specialise)
+        return _compiled(env, specialise, drawn)
     except Refusal as refusal:
         return Compiled(why=str(refusal))
-    file = cache_folder() / f"{key}.pt"
-    if file.exists():
-        found = _read(file)
-        if found.why or found.varies or (cache_folder() / found.binary).exists():
+    except Exception as error:  # a scenario may raise anything when it is built, reset or stepped another way
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        said = " ".join(str(error).split())[:200] or "no message"
+        place = f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
+        return Compiled(why=f"making its kernel raised {type(error).__name__} at {place}: {said}")
+
+
+def _compiled(env: Any, specialise: bool, drawn: dict[str, Any] | None) -> Compiled:
+    state = ScenarioState(env)
+    key = _key(env, state, specialise, drawn)
+    found = _kept(key)
+    if found is not None:
+        return found
+    with cache.building(key, ".pt", PATIENCE):  # another process may be making the same
+        found = _kept(key)
+        if found is not None:
             return found
-    try:
-        made = _make(settings, specialise)
-    except Refusal as refusal:
-        made = Compiled(why=str(refusal))
-    scratch = file.with_suffix(f".{os.getpid()}")
-    torch.save(asdict(made), scratch)  # plain values only: reading it back runs no code
-    os.replace(scratch, file)
+        try:
+            made = _make(env, state, specialise, drawn)
+        except Refusal as refusal:
+            made = Compiled(why=str(refusal))
+        content = io.BytesIO()
+        torch.save(asdict(made), content)  # plain values only: reading it back runs no code
+        cache.keep(content.getvalue(), key, ".pt")
     return made
 
 
-def _read(file: Path) -> Compiled:
-    told = torch.load(file, weights_only=True)
-    places = Layout(**told.pop("places")) if told["places"] else told.pop("places")
-    return Compiled(**told, places=places)
+def _kept(key: str) -> Compiled | None:
+    """The kernel of that key on disk, if it is whole and its library is."""
+    file = cache.find(key, ".pt")
+    if file is None:
+        return None
+    content = torch.load(file, weights_only=True)
+    places = Layout(**content.pop("places")) if content["places"] else content.pop("places")
+    found = Compiled(**content, places=places)
+    return found if found.why or found.varies or cache.intact(cache.cache_folder() / found.binary) else None
 
 
-def _key(settings: dict[str, Any], specialise: bool) -> str:
-    """Everything that decides a kernel: settings, the scenario's and our own sources, versions, machine, compiler."""
-    from envs.simulator import find_scenario
+class ScenarioState:
+    """The Python state of an environment's scenario that decides its step, whatever the number of environments.
 
-    scenario = find_scenario(settings["scenario"])
-    modules = {cls.__module__ for cls in scenario.__mro__ if not cls.__module__.startswith(("builtins", "abc"))}
-    sources = [inspect.getsource(sys.modules[m]) for m in sorted(modules)]
-    here = Path(__file__).parent
-    ours = [p.read_text() for folder in (here, here.parent) for p in sorted(folder.glob("*.[ph]*")) if p.is_file()]
-    told = json.dumps(settings, sort_keys=True, default=repr)
+    What differs between simulator and reset pool is left out: sizes, rows per environment, what resets draw.
+    Raises Refusal where there is too much of it.
+    """
+
+    def __init__(self, env: Any) -> None:
+        pool = env._pool
+        pool.main.refresh()
+        try:
+            self.state = python_state(env._simulator, pool.main)
+            other = python_state(pool.nursery, pool.fresh)
+        except TooMuchState as error:
+            raise Refusal(f"the scenario cannot be watched: {error}") from error
+        self.left_out = set(self.state.changes(other)) | {p for p in self.state.tokens if _below(p, pool.drawn)}
+        self.left_out |= {p for p, slot in pool.main.host.items() if is_clock(slot.value)}
+        self.shared = {path: slot.value for path, slot in pool.main.tensors.items()
+                       if pool.axes.get(path) is None and path not in pool._evolving | pool._passing | pool.drawn
+                       and slot.value.shape == getattr(pool.fresh.tensors.get(path), "value", slot.value).shape}
+
+    def digest(self) -> str:
+        """One name for all of it."""
+        numbers = [(p, str(v.dtype), tuple(v.shape), v.detach().cpu().tolist()) for p, v in self.shared.items()]
+        return digest(self.state.digest(self.left_out), numbers)
+
+    def hand_to(self, twin: Any, env: Any) -> None:
+        """Gives another environment of the scenario the same values. Raises Refusal, naming what stays different."""
+        pool = twin._pool
+        values = env._pool.main.host_values()
+        differing = {path[:i] for path in self.left_out for i in range(len(path) + 1) if path[i : i + 1] in (".", "")}
+        values = {p: v for p, v in values.items() if p not in differing and not env._pool.follows_size(p)}
+        for state in (pool.main, pool.fresh):
+            state.write_host(values)
+            for path, value in self.shared.items():
+                slot = state.tensors.get(path)
+                if slot is not None and slot.value.shape == value.shape and not torch.equal(slot.value, value):
+                    slot.write(value.detach().clone())
+        other = ScenarioState(twin)
+        left_out = self.left_out | other.left_out
+        for path in self.state.changes(other.state):
+            if path not in left_out and not path.endswith(SIZE):
+                raise Refusal(f"another copy of the scenario differs in {describe(path, self.state.codes)}")
+
+
+def _below(path: str, roots: Iterable[str]) -> bool:
+    return any(path == root or path.startswith(f"{root}.") for root in roots)
+
+
+def _key(env: Any, state: ScenarioState, specialise: bool, drawn: dict[str, Any] | None) -> str:
+    """Everything that decides a kernel: settings, the scenario as it is, our sources, versions, machine, compiler."""
+    told = json.dumps({**env.settings, "drawn": drawn}, sort_keys=True, default=repr)
     gxx = Path(compiler()).resolve()
     return digest(
         told,
         specialise,
-        sources,
-        ours,
+        state.digest(),
+        _sources(),
         torch.__version__,
+        np.__version__,
+        platform.python_version(),
         importlib.metadata.version("vmas"),
         machine(),
         gxx,
@@ -108,23 +177,31 @@ def _key(settings: dict[str, Any], specialise: bool) -> str:
     )
 
 
-def _make(settings: dict[str, Any], specialise: bool) -> Compiled:
+@functools.lru_cache(maxsize=1)
+def _sources() -> str:
+    """All sources of the package that makes and steps kernels."""
+    package = Path(__file__).resolve().parent.parent
+    return digest(*(p.read_text() for p in sorted(package.rglob("*.[ph]*")) if p.suffix in (".py", ".h")))
+
+
+def _make(env: Any, state: ScenarioState, specialise: bool, drawn: dict[str, Any] | None) -> Compiled:
     from envs.vmas import VmasEnv
 
     start = time.perf_counter()
-    settings = dict(settings)
-    drawn = settings.pop("drawn", None)
-    twin = VmasEnv(**settings, num_envs=TRACED, pool_size=64, seed=0, fast="off")
+    twin = VmasEnv(**env.settings, num_envs=TRACED, pool_size=64, seed=0, fast="off")
+    state.hand_to(twin, env)
     built = time.perf_counter()
     if drawn is not None:
         set_drawn(twin._pool, drawn)
-    source, lowered, places = _source(twin, specialise)
+    traced, source, lowered, places = _source(twin, specialise)
+    check_branches(twin, traced)
     if drawn is None and _depends_on_draws(twin, specialise, source):
         return Compiled(varies=True)
-    traced = time.perf_counter()
+    traced_at = time.perf_counter()
     library = compile_library(source)
     compiled_at = time.perf_counter()
-    made = Compiled("", False, library.name, places, lowered.constants, lowered.shapes, lowered.noise, lowered.dtypes)
+    made = Compiled("", False, library.name, places, lowered.constants, lowered.shapes, lowered.noise, lowered.dtypes,
+                    lowered.unrolled)
     report = verify(twin, made.step(TRACED), unrolled=lowered.unrolled)
     made.facts = {
         "operations": lowered.operations,
@@ -132,8 +209,8 @@ def _make(settings: dict[str, Any], specialise: bool) -> Compiled:
         "folded": len(lowered.constants),
         "seconds": {
             "twin": built - start,
-            "trace": traced - built,
-            "compile": compiled_at - traced,
+            "trace": traced_at - built,
+            "compile": compiled_at - traced_at,
             "verify": time.perf_counter() - compiled_at,
         },
         "worst": report.worst,
@@ -145,7 +222,8 @@ def _make(settings: dict[str, Any], specialise: bool) -> Compiled:
 
 
 def _source(twin, specialise: bool):
-    lowered = lower(trace(twin), specialise)
+    traced = trace(twin)
+    lowered = lower(traced, specialise)
     if lowered.operations > LARGEST:
         raise Refusal(f"the step has {lowered.operations} operations per environment, more than {LARGEST}")
     actions = {
@@ -153,7 +231,7 @@ def _source(twin, specialise: bool):
         for name, group in twin.spec.groups.items()
     }
     places = layout(lowered, actions)
-    return emit(lowered, places), lowered, places
+    return traced, emit(lowered, places), lowered, places
 
 
 def _depends_on_draws(twin, specialise: bool, source: str) -> bool:
@@ -170,7 +248,7 @@ def _depends_on_draws(twin, specialise: bool, source: str) -> bool:
             continue
         tried.add(repr(now))
         unseen -= changed
-        if _source(twin, specialise)[0] != source:
+        if _source(twin, specialise)[1] != source:
             numbers = [path for path in sorted(changed) if isinstance(now[path], float)]
             if numbers:
                 raise Refusal(f"resets draw {numbers[0]} for the whole batch from a continuous range")

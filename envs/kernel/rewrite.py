@@ -5,6 +5,7 @@ Every rule keeps the value that each environment would compute alone:
 - `x[mask]` reads all of x, and `x[mask] = v` becomes `x = where(mask, v, x)`: computing for all environments what was
   asked for some changes nothing, because a kernel never lets environments meet.
 - `if condition.any():` is taken: what follows is masked (a shortcut that skips work) or exact (a culling shortcut).
+  That is an assumption: `verify` compares batches in which the condition is false, and refuses what it never sees so.
 - `assert condition` is answered with the truth of the traced values.
 - A loop that draws until no environment objects (rejection sampling) is unrolled `TRIES` times; after the first
   success, later draws don't touch an environment any more.
@@ -23,15 +24,16 @@ from torch.overrides import TorchFunctionMode
 
 from envs.kernel.tape import Refusal, Tape
 
+ENDLESS = 2_000  # questions in one step; a loop that is never told to end asks without end
 TRIES = 16  # a rejection loop that fails 16 times in a row keeps its last draw
 
-_SKIP = (str(Path(torch.__file__).parent), str(Path(__file__).parent), contextlib.__file__)
+SKIPPED = (str(Path(torch.__file__).parent), str(Path(__file__).parent), contextlib.__file__)
 
 
 def caller():
     """The innermost frame outside torch and this package."""
     frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_SKIP):
+    while frame is not None and frame.f_code.co_filename.startswith(SKIPPED):
         frame = frame.f_back
     return frame
 
@@ -49,17 +51,62 @@ def _statements(filename: str):
         tree = ast.parse(source)
     except SyntaxError:
         return ()
-    return tuple(node for node in ast.walk(tree) if isinstance(node, (ast.Assert, ast.If, ast.While)))
+    return tuple(node for node in ast.walk(tree) if isinstance(node, (ast.Assert, ast.If, ast.While, ast.For)))
 
 
 def statement(filename: str, line: int):
     """The smallest assert, if or while whose test stands on that line, or None."""
     best = None
     for node in _statements(filename):
+        if isinstance(node, ast.For):
+            continue
         last = node.end_lineno if isinstance(node, ast.Assert) else node.test.end_lineno
         if node.lineno <= line <= last and (best is None or node.lineno >= best.lineno):
             best = node
     return best
+
+
+def in_while(filename: str, line: int) -> bool:
+    """Whether the innermost loop around that line is a while loop: `while bad.any():`, or `if ok: break` in one."""
+    loops = [node for node in _statements(filename) if isinstance(node, (ast.For, ast.While))]
+    around = [node for node in loops if node.lineno <= line <= node.end_lineno]
+    return bool(around) and isinstance(max(around, key=lambda node: node.lineno), ast.While)
+
+
+NUMBERS = {Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.__int__, Tensor.__index__, Tensor.__complex__}
+MEMORY = {Tensor.numpy, Tensor.__array__, Tensor.data_ptr, Tensor.untyped_storage, Tensor.__dlpack__,
+          Tensor.storage, Tensor.share_memory_, Tensor.apply_, Tensor.map_}
+
+
+def id_of(tape: Tape, tensor: Tensor) -> int | None:
+    """The tape's number of a tensor."""
+    return tape.numbers.get(id(tensor))
+
+
+class TruthRecorder(TorchFunctionMode):
+    """Notes which conditions over tensors were false, and how often one was true in a call, while a step runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.false: set[tuple[str, int]] = set()
+        self.rounds: dict[tuple[str, int], int] = {}  # of the longest row of trues of one condition in one call
+        self._row: dict[tuple, int] = {}
+        self._frames: list = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Runs the function."""
+        value = func(*args, **(kwargs or {}))
+        if func is Tensor.__bool__:
+            frame = caller()
+            place = frame.f_code.co_filename, frame.f_lineno
+            self._frames.append(frame)
+            if value:
+                key = (id(frame), frame.f_lineno)
+                self._row[key] = self._row.get(key, 0) + 1
+                self.rounds[place] = max(self.rounds.get(place, 0), self._row[key])
+            else:
+                self.false.add(place)
+        return value
 
 
 class Rewriter(TorchFunctionMode):
@@ -69,6 +116,8 @@ class Rewriter(TorchFunctionMode):
         super().__init__()
         self.tape, self.num_envs = tape, num_envs
         self.asked: dict[tuple, int] = {}  # (frame, line) -> times answered True
+        self.branches: set[tuple[str, int]] = set()  # (file, line) of conditions over the batch that were answered True
+        self.loops: set[tuple[str, int]] = set()  # those of them that were asked again and again, and cut short
         self.looped = self.selected = False  # whether a loop was cut short, or a masked selection read
         self.frames: list = []  # kept, so that no frame's id is used again
 
@@ -81,9 +130,10 @@ class Rewriter(TorchFunctionMode):
             return self._read(*args)
         if func is Tensor.__setitem__:
             return self._write(*args)
-        if func in (Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.__int__, Tensor.__index__):
-            if self.tape.depends(args[0]):
-                raise Refusal(f"the step turns a tensor into a Python number at {location()}")
+        if func in NUMBERS and self.tape.depends(args[0]):
+            raise Refusal(f"the step turns a tensor into a Python number at {location()}")
+        if func in MEMORY and self.tape.depends(args[0]):
+            raise Refusal(f"the step hands a tensor to NumPy or other code at {location()}")
         if func is torch.nn.functional.one_hot and self.tape.depends(args[0]):
             classes = kwargs.get("num_classes", args[1] if len(args) > 1 else -1)
             if classes > 0:  # torch's own looks at the values
@@ -100,20 +150,30 @@ class Rewriter(TorchFunctionMode):
         truth = bool(tensor.detach().numpy())  # no tensor operation: nothing is recorded
         if not self.tape.depends(tensor):
             return truth
-        inside_torch = sys._getframe(2).f_code.co_filename.startswith(
-            _SKIP[0]
-        )  # torch.distributions validating arguments
-        node = statement(frame.f_code.co_filename, frame.f_lineno)
-        if inside_torch or isinstance(node, ast.Assert):
+        inside_torch = sys._getframe(2).f_code.co_filename.startswith(SKIPPED[0])  # distributions validating arguments
+        file, line = frame.f_code.co_filename, frame.f_lineno
+        if inside_torch:
             return truth
-        test = ast.unparse(node.test) if node is not None else ""
-        if "all(" in test and "any(" not in test and "not " not in test:
-            raise Refusal(f"the step branches on all environments at once at {location()}")
-        key = (id(frame), frame.f_lineno)
+        if tensor.numel() and id_of(self.tape, tensor) in self.tape.shared:
+            raise Refusal(f"the step branches on a tensor that all environments share and that changes at {location()}")
+        if not _statements(file):
+            raise Refusal(f"the step branches on a tensor at {location()}, and its source cannot be read")
+        node = statement(file, line)
+        if isinstance(node, ast.Assert):
+            return truth
+        key = (id(frame), line)
         self.frames.append(frame)
         self.asked[key] = self.asked.get(key, 0) + 1
-        self.looped |= self.asked[key] > TRIES
-        return self.asked[key] <= TRIES
+        self.branches.add((file, line))
+        if len(self.frames) > ENDLESS:
+            raise Refusal(f"the step asks the same again and again at {location()}")
+        if self.asked[key] > TRIES and in_while(file, line):
+            if truth:
+                raise Refusal(f"a loop had not ended after {TRIES} rounds at {location()}")
+            self.looped = True
+            self.loops.add((file, line))
+            return False
+        return True
 
     def _mask(self, index):
         """(index as a tuple without Ellipsis, position of the mask) or None if there is no mask over environments."""

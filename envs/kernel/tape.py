@@ -45,6 +45,7 @@ class Tape:
     tainted: set[int] = field(default_factory=set)  # tensors whose value depends on an input
     numbers: dict[int, int] = field(default_factory=dict)  # id(tensor) -> tensor number
     storages: dict[int, list[int]] = field(default_factory=dict)  # memory -> numbers of the tensors that lie in it
+    shared: set[int] = field(default_factory=set)  # tensors whose value depends on one that all environments share
     noise: list[tuple] = field(default_factory=list)  # (operation, arguments, tensor drawn) of each random draw
 
     def add(self, tensor: Tensor) -> int:
@@ -66,6 +67,8 @@ class Tape:
         number = self.add(tensor)
         self.inputs.setdefault(number, what)
         self.tainted.add(number)
+        if what[0] == "shared":
+            self.shared.add(number)
         return number
 
     def depends(self, tensor: Tensor) -> bool:
@@ -100,7 +103,7 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         name = str(func)
         tape = self.tape
-        tainted = [False]
+        tainted, shared = [False], [False]
 
         def to_ref(value):
             if not isinstance(value, Tensor):
@@ -116,6 +119,7 @@ class Recorder(TorchDispatchMode):
                 else:
                     tape.consts[number] = value.detach().clone()
             tainted[0] |= number in tape.tainted
+            shared[0] |= number in tape.shared
             return Ref(number)
 
         ref_args, ref_kwargs = tree_map(to_ref, args), tree_map(to_ref, kwargs)
@@ -123,6 +127,8 @@ class Recorder(TorchDispatchMode):
             raise Refusal(f"the step reads a number out of a tensor at {self.locate()}")
         if name in RANDOM_REFUSED or name.startswith("aten.multinomial"):
             raise Refusal(f"the step draws from {name} at {self.locate()}")
+        if name in RANDOM and kwargs.get("generator") is not None:
+            raise Refusal(f"the step draws from a generator of its own at {self.locate()}")
         out = func(*args, **kwargs)
         random = name in RANDOM
         mutated = func._schema.is_mutable
@@ -133,6 +139,8 @@ class Recorder(TorchDispatchMode):
             number = tape.add(value)
             if random or tainted[0]:
                 tape.tainted.add(number)
+            if shared[0]:
+                tape.shared.add(number)
             return Ref(number)
 
         outs = [to_out(v) for v in (out if isinstance(out, (list, tuple)) else (out,))]

@@ -4,7 +4,9 @@ The step is the simulator's own, unmodified; it runs once, on a twin of the envi
 values, and every tensor operation is written to a tape.
 """
 
-import random
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from envs.kernel.audit import StepAudit, describe
 from envs.kernel.cull import culling
 from envs.kernel.lower import Lowering
 from envs.kernel.program import Program
-from envs.kernel.rewrite import Rewriter, location
+from envs.kernel.rewrite import SKIPPED, Rewriter, location
 from envs.kernel.tape import Recorder, Ref, Refusal, Tape
 
 TRACED = 127  # environments of the twin: a prime, so that no other size is a multiple of it
@@ -31,6 +34,8 @@ class Trace:
     shapes: dict[str, tuple]  # path -> (shape, dtype, axis of the environments)
     constants: dict[tuple, float] = field(default_factory=dict)  # ("state", path, field) -> its only value
     unrolled: bool = False  # whether a rejection loop was unrolled or a masked selection drew for everyone
+    branches: set[tuple[str, int]] = field(default_factory=set)  # conditions over the batch that were assumed true
+    loops: set[tuple[str, int]] = field(default_factory=set)  # those of them that belong to loops
 
 
 @dataclass
@@ -48,6 +53,8 @@ class Lowered:
     operations: int  # that the outputs need, constants and inputs not counted
     unrolled: bool
     dtypes: dict[tuple, torch.dtype]  # of the outputs
+    branches: set[tuple[str, int]]
+    loops: set[tuple[str, int]]
 
 
 def trace(twin) -> Trace:
@@ -74,23 +81,35 @@ def trace(twin) -> Trace:
     constants = _constants(twin, before)
     set_drawn(pool, drawn)
     outputs: dict[tuple, Tensor] = {}
-    rewriter = Rewriter(tape, TRACED)
-    with torch.no_grad(), pool.stream, culling(sim.world), Recorder(tape, location), rewriter:
-        host = np.random.get_state()[1].copy(), random.getstate()
-        handed = twin._hand_out(action)
-        observations, rewards, terminated, over, infos = sim.step(handed)
-        for name, value in twin._observe(sim, observations).items():
-            outputs["observation", name] = value
-        for name, group in twin._groups.items():
-            outputs["reward", name] = group.reward(rewards)
-            for key, value in group.info(infos).items():
-                outputs["info", name, key] = value
-        outputs["terminated",] = terminated.clone()
-        outputs["truncated",] = over & ~terminated
-        drew = not np.array_equal(host[0], np.random.get_state()[1]) or host[1] != random.getstate()
-    if drew:
-        raise Refusal("the step draws from numpy's or Python's random generator")
+    rewriter, audit = Rewriter(tape, TRACED), StepAudit()
+    shared = {path: (slot.value, slot.value._version, slot.value.clone()) for path, slot in pool.main.tensors.items()
+              if pool.axes.get(path) is None and path not in pool._evolving}
+    seen = audit.look(sim, pool.main)
+    with torch.no_grad(), pool.stream, culling(sim.world), audit.step():
+        with Recorder(tape, location), rewriter, refusing(twin.scenario):
+            handed = twin._hand_out(action)
+            observations, rewards, terminated, over, infos = sim.step(handed)
+            for name, value in twin._observe(sim, observations).items():
+                outputs["observation", name] = value
+            for name, group in twin._groups.items():
+                outputs["reward", name] = group.reward(rewards)
+                for key, value in group.info(infos).items():
+                    outputs["info", name, key] = value
+            outputs["terminated",] = terminated.clone()
+            outputs["truncated",] = over & ~terminated
     pool.main.refresh()
+    audit.compare(seen, audit.look(sim, pool.main), "a step")
+    if audit.reason:
+        raise Refusal(audit.reason)
+    for path, (tensor, version, value) in shared.items():
+        slot = pool.main.tensors.get(path)
+        if slot is not None and (slot.value is not tensor or tensor._version != version) and \
+                not (slot.value.shape == value.shape and torch.equal(slot.value, value)) and path not in pool._passing:
+            raise Refusal(f"a step changes {describe(path, audit.codes)}, which all environments share")
+    for name, group in twin.spec.groups.items():
+        wanted = (TRACED, group.n_agents, group.observation_size)
+        if tuple(outputs["observation", name].shape) != wanted:
+            raise Refusal(f"the observation of {name} changes its width")
     state = {}
     for path, (tensor, version) in before.items():
         slot = pool.main.tensors.get(path)
@@ -107,7 +126,21 @@ def trace(twin) -> Trace:
             raise Refusal(f"{path} and {first} are one tensor in some steps and two in others")
     numbers = {key: tape.add(value) for key, value in outputs.items()}
     unrolled = bool(tape.noise) and (rewriter.looped or rewriter.selected)
-    return Trace(tape, state, numbers, shapes, constants, unrolled)
+    return Trace(tape, state, numbers, shapes, constants, unrolled, rewriter.branches, rewriter.loops)
+
+
+@contextmanager
+def refusing(scenario: str) -> Iterator[None]:
+    """Whatever a scenario raises while it is traced is a reason to step it eagerly."""
+    try:
+        yield
+    except Refusal:
+        raise
+    except Exception as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(SKIPPED)]
+        place = f" at {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""
+        said = " ".join(str(error).split())[:200] or "no message"
+        raise Refusal(f"tracing {scenario!r} raised {type(error).__name__}{place}: {said}") from error
 
 
 def drawn_values(pool) -> dict[str, Any]:
@@ -238,6 +271,8 @@ def lower(traced: Trace, specialise: bool = True) -> Lowered:
         sum(p.ops[v][0] not in ("const", "input") for v in reached),
         traced.unrolled,
         {key: traced.tape.tensors[n].dtype for key, n in traced.outputs.items()},
+        traced.branches,
+        traced.loops,
     )
 
 

@@ -7,6 +7,7 @@ from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor
 
+from marl.data.table import check_finite
 from marl.errors import UserError
 from marl.seeding import generator
 
@@ -30,11 +31,16 @@ class ArrayData:
         in_shape: shape of one input.
         out_features: size of the model's output: classes, labels or target dimensions.
         shift, scale: float32, broadcast over one input; the model sees (x − shift) / scale.
+        target_shift, target_scale: float32 [out_features], of a regression; may be missing. The model learns
+            (y − target_shift) / target_scale, and what it says is put back into the targets' units.
 
     `normalise` takes mean and standard deviation of the training split (never of the others): per channel of
-    images (C, H, W), else per feature; a constant feature keeps scale 1. Raises UserError where the number of
-    inputs and targets differ or a split is empty.
+    images (C, H, W), else per feature; a constant feature keeps scale 1. `standardize_targets` does the same to the
+    targets of a regression, where `normalise` is on. Raises UserError where the number of
+    inputs and targets differ, a split is empty, or a number is not finite.
     """
+
+    source = "data"  # the file, in messages on what it holds
 
     def __init__(
         self,
@@ -44,6 +50,7 @@ class ArrayData:
         validation: tuple[Tensor, Tensor],
         test: tuple[Tensor, Tensor] | None = None,
         normalise: bool = True,
+        standardize_targets: bool = True,
     ) -> None:
         self.kind = kind
         self.out_features = out_features
@@ -51,21 +58,31 @@ class ArrayData:
         self.train = self._rows("train", *train)
         self.validation = self._rows("validation", *validation)
         self.test = None if test is None else self._rows("test", *test)
-        self.shift, self.scale = self._statistics() if normalise else (torch.zeros(1), torch.ones(1))
+        self.shift, self.scale = _statistics(self.train["x"]) if normalise else (torch.zeros(1), torch.ones(1))
+        if kind == "regression" and normalise and standardize_targets:
+            self.target_shift, self.target_scale = _statistics(self.train["y"])
 
     def _rows(self, name: str, x: Tensor, y: Tensor) -> TensorDict:
         if not 0 < len(x) == len(y):
-            raise UserError(f"data: {len(x)} inputs and {len(y)} targets in {name}; must be equal and above 0")
+            raise UserError(f"{self.source}: {len(x)} inputs and {len(y)} targets in {name}; must be equal and above 0")
         y = y.long() if self.kind == "classification" else y.float().reshape(len(y), -1)
         if y.dim() == 2 and y.shape[1] != (1 if self.kind in get_args(Compared) else self.out_features):
-            raise UserError(f"data: {y.shape[1]} targets per row in {name}; out_features={self.out_features}")
-        return TensorDict({"x": x.float(), "y": y}, batch_size=[len(x)])
+            raise UserError(f"{self.source}: {y.shape[1]} targets per row in {name}; out_features={self.out_features}")
+        return finite(f"{name} of {self.source}", TensorDict({"x": x.float(), "y": y}, batch_size=[len(x)]))
 
-    def _statistics(self) -> tuple[Tensor, Tensor]:
-        x = self.train["x"]
-        over = (0, 2, 3) if x.dim() == 4 else tuple(range(x.dim() - 1))
-        std, mean = torch.std_mean(x, dim=over, correction=0, keepdim=True)
-        return mean[0], torch.where(std > 1e-8, std, 1.0)[0]
+
+def _statistics(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of rows [N, ...], broadcast over one of them."""
+    over = (0, 2, 3) if values.dim() == 4 else tuple(range(values.dim() - 1))
+    std, mean = torch.std_mean(values, dim=over, correction=0, keepdim=True)
+    return mean[0], torch.where(std > 1e-8, std, 1.0)[0]
+
+
+def finite(name: str, rows: TensorDict) -> TensorDict:
+    """`rows` [N] of the split `name` as they are. Raises UserError, naming the element, where one is not finite."""
+    for key, values in rows.items():
+        check_finite(values, lambda at, key=key: f"{key}{at} in {name}")
+    return rows
 
 
 def split(

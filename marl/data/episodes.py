@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tensordict import TensorDict
 from torch import Tensor
 
 from marl import checkpoint
-from marl.data.base import Fraction, Seed, split
+from marl.data.base import Count, Fraction, Seed, split
+from marl.data.table import check_finite, located, reading
 from marl.errors import UserError
 
 FORMAT = 1
@@ -35,7 +36,40 @@ MANIFEST = "manifest.json"
 FINAL = "episodes.safetensors"  # beside a memory-mapped copy: what there is per episode
 PER_EPISODE = ("length", "final_state")  # and GROUP/final_observation: all else is per step
 
+ADDED = (("next", "done"), ("episode",), ("step",))  # to a shard's tensors by `nested`
+
 Flat = Mapping[str, Tensor]
+More = ConfigDict(extra="allow", strict=True)
+
+
+class _Shard(BaseModel):
+    """What a manifest says of a shard, as far as it is read here; the file lies in the manifest's own folder."""
+
+    model_config = More
+    file: Annotated[str, Field(pattern=r"^episodes-\d+\.safetensors$")]
+    episodes: Count
+    steps: Count
+
+
+class _Totals(BaseModel):
+    model_config = More
+    total_episodes: Count
+    total_steps: Count
+
+
+class _Spec(BaseModel):
+    model_config = More
+    groups: dict[str, dict[str, Any]]
+
+
+class _Manifest(BaseModel):
+    """What a manifest must have, whoever wrote it."""
+
+    model_config = More
+    spec: _Spec
+    tensors: list[str]
+    shards: Annotated[list[_Shard], Field(min_length=1)]
+    metadata: _Totals
 
 
 def per_episode(name: str) -> bool:
@@ -44,19 +78,26 @@ def per_episode(name: str) -> bool:
 
 
 def manifest(folder: str | Path) -> dict[str, Any]:
-    """The manifest of a data set. Raises UserError where there is none, or one of another format."""
-    path = Path(folder).expanduser() / MANIFEST
-    try:
-        told = json.loads(path.read_text())
-    except FileNotFoundError:
+    """The manifest of a data set. Raises UserError where there is none, one of another format, or a damaged one."""
+    path = located(f"data.folder={folder}", folder) / MANIFEST
+    if not path.is_file():
         raise UserError(
             f"data.folder={folder}: no data set of episodes ({MANIFEST} is missing); "
             f"python scripts/record.py ckpt=RUN_DIR out={folder} writes one"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {checkpoint.reason(error)}") from error
+        )
+    with reading(path, "manifest of episodes"):
+        told = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(told, dict):
+        raise UserError(f"{path}: is no manifest of episodes, but a {type(told).__name__}")
     if told.get("format") != FORMAT:
         raise UserError(f"{path} has format {told.get('format')}; this version reads {FORMAT}")
+    try:
+        _Manifest.model_validate(told)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        what = first["msg"][0].lower() + first["msg"][1:]
+        raise UserError(f"{path}: is no manifest of episodes ({where}: {what})") from None
     return told
 
 
@@ -90,10 +131,33 @@ def append(folder: str | Path, episodes: Flat, about: Mapping[str, Any], source:
 
 
 def shards(folder: str | Path) -> Iterator[dict[str, Tensor]]:
-    """The shards' tensors, one shard after the other. Raises UserError where one is missing or damaged."""
+    """The shards' tensors, one shard after the other.
+
+    Raises UserError where one is missing or damaged, isn't what the manifest says, or holds what is not finite.
+    """
     folder = Path(folder).expanduser()
-    for shard in manifest(folder)["shards"]:
-        yield checkpoint.load_weights(folder / shard["file"])
+    told = manifest(folder)
+    for shard in told["shards"]:
+        path = folder / shard["file"]
+        yield _checked(checkpoint.load_weights(path), path, told["tensors"], shard["episodes"], shard["steps"])
+
+
+def _checked(shard: dict[str, Tensor], path: Path, names: list[str], episodes: int, steps: int) -> dict[str, Tensor]:
+    if sorted(shard) != sorted(names):
+        odd = ", ".join(sorted(set(names) ^ set(shard)))
+        raise UserError(f"{path}: differs from what {MANIFEST} says in having {odd} or not")
+    for name in ("length", "terminated", "truncated"):
+        if name not in shard or shard[name].dim() != 1:
+            raise UserError(f"{path}: has no row of {name}")
+    length = shard["length"]
+    if length.is_floating_point() or (length < 1).any() or length.sum() != steps:
+        raise UserError(f"{path}: its episodes are not the {steps} steps long that {MANIFEST} says")
+    for name, value in shard.items():
+        rows = episodes if per_episode(name) else steps
+        if not value.dim() or len(value) != rows:
+            raise UserError(f"{path}: {name} has the shape {list(value.shape)}; {MANIFEST} says {rows} rows")
+        check_finite(value, lambda at, name=name: f"{name}{at} of {path}")
+    return shard
 
 
 def mapped(folder: str | Path, target: str | Path | None = None) -> TensorDict:
@@ -124,7 +188,19 @@ def mapped(folder: str | Path, target: str | Path | None = None) -> TensorDict:
         (temporary / MANIFEST).write_text(told)
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
-    return TensorDict.load_memmap(target)
+    with reading(target, "memory-mapped copy of the episodes; remove it, and it is written again"):
+        made = TensorDict.load_memmap(target, allow_pickle=False)
+        wanted = {_key(name) for name in manifest(folder)["tensors"] if not per_episode(name)} | set(ADDED)
+        keys = {key if isinstance(key, tuple) else (key,) for key in made.keys(True, True)}
+        if keys != wanted or len(made) != manifest(folder)["metadata"]["total_steps"]:
+            raise ValueError(f"it holds {len(made)} steps of {len(keys)} tensors")
+    return made
+
+
+def _key(name: str) -> tuple[str, ...]:
+    """TorchRL's name of the shards' tensor `name`."""
+    key = tuple(name.split("/"))
+    return ("next", *key) if key[-1] in ("reward", "terminated", "truncated") else key
 
 
 def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -137,9 +213,7 @@ def nested(flat: Flat, first: int = 0) -> TensorDict:
     rows: dict[tuple[str, ...], Tensor] = {}
     for name, value in flat.items():
         if not per_episode(name):
-            after = name.rpartition("/")[2] in ("reward", "terminated", "truncated")
-            key = tuple(name.split("/"))
-            rows[("next", *key) if after else key] = value
+            rows[_key(name)] = value
     rows["next", "done"] = flat["terminated"] | flat["truncated"]
     rows["episode",] = torch.repeat_interleave(torch.arange(first, first + len(length)), length)
     begins = length.cumsum(0) - length

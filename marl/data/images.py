@@ -4,7 +4,7 @@ import gzip
 import math
 import struct
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from marl.data.base import ArrayData, Fold, Folds, Fraction, Seed, split
+from marl.data.table import located, reading, refuse_too_large
 from marl.errors import UserError
 
 FASHION_MNIST_FILES = (
@@ -69,7 +70,7 @@ class FashionMNIST(ArrayData):
     def __init__(
         self, folder: str, validation: Fraction = 1 / 12, seed: Seed = 0, folds: Folds = None, fold: Fold = 0
     ) -> None:
-        paths = [_find(Path(folder).expanduser(), name) for name in FASHION_MNIST_FILES]
+        paths = [_find(located(f"data.folder={folder}", folder), name) for name in FASHION_MNIST_FILES]
         missing = [name for name, path in zip(FASHION_MNIST_FILES, paths, strict=True) if path is None]
         if missing:
             raise UserError(
@@ -79,6 +80,10 @@ class FashionMNIST(ArrayData):
                 "dataset-fashion-mnist, in /usr/share/datasets/fashion-mnist"
             )
         x, y, test_x, test_y = (read_idx(path) for path in paths if path is not None)
+        for name, pictures, labels in ((FASHION_MNIST_FILES[0], x, y), (FASHION_MNIST_FILES[2], test_x, test_y)):
+            if pictures.dim() != 3 or not pictures.numel() or labels.shape != pictures.shape[:1] or labels.max() > 9:
+                shapes = f"{list(pictures.shape)} and labels {list(labels.shape)}"
+                raise UserError(f"data.folder={folder}: {name} and its labels are no pictures of 10 classes ({shapes})")
         train, held_out = split(len(x), {"data.validation": validation}, seed, y, folds, fold)
         images, test_images = x.unsqueeze(1).float() / 255, test_x.unsqueeze(1).float() / 255
         super().__init__(
@@ -100,15 +105,22 @@ def read_idx(path: Path) -> Tensor:
     Header, big-endian: two zero bytes, the type (0x08 is unsigned byte), the number of dimensions, then each
     dimension as 32 bits. Raises UserError where the file isn't that.
     """
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: no complete gzip file ({error}); download it again") from error
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise UserError(f"{path}: no IDX file of unsigned bytes; it starts with {content[:4].hex()}")
-    dimensions = content[3]
-    start = 4 + 4 * dimensions
-    shape = struct.unpack(f">{dimensions}I", content[4:start]) if len(content) >= start else ()
-    if dimensions == 0 or len(content) - start != math.prod(shape):
-        raise UserError(f"{path}: holds {len(content)} bytes, which is not the shape {shape} that its header states")
-    return torch.from_numpy(np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape).copy())
+    with reading(path, "complete IDX file"), _opened(path) as file:
+        start = file.read(4)
+        if len(start) < 4 or start[:3] != b"\x00\x00\x08":
+            raise UserError(f"{path}: no IDX file of unsigned bytes; it starts with {start.hex()}")
+        dimensions = start[3]
+        header = file.read(4 * dimensions)
+        if not dimensions or len(header) < 4 * dimensions:
+            raise UserError(f"{path}: no complete IDX file; it ends within its header")
+        shape = struct.unpack(f">{dimensions}I", header)
+        size = math.prod(shape)
+        refuse_too_large(5 * size, path, f"the shape {list(shape)} that its header states")  # bytes, then float32
+        content = bytearray(file.read(size + 1))  # one more shows whether it ends there; a header may lie
+        if len(content) != size:
+            raise UserError(f"{path}: does not hold the shape {list(shape)} that its header states")
+        return torch.from_numpy(np.frombuffer(content, dtype=np.uint8).reshape(shape))
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return gzip.open(path) if path.suffix == ".gz" else open(path, "rb")  # noqa: SIM115 (the caller closes it)

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -13,7 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from marl import distributed
 from marl.data.base import Fraction, Seed
-from marl.data.table import check_labels, classes, inputs, lines
+from marl.data.table import Cells, check_labels, classes, inputs, lines, located, target_hint
 from marl.errors import UserError
 from marl.seeding import generator
 
@@ -89,12 +88,31 @@ class StreamBatches(IterableDataset):
         return torch.stack([x for x, _ in kept]), torch.stack([y for _, y in kept])
 
 
+class _Moments:
+    """Mean and deviation of rows [...] that come one by one, by Welford's updates in float64."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, 0.0, 0.0
+
+    def add(self, row: Tensor) -> None:
+        self.count += 1
+        off = row.double() - self.mean
+        self.mean = self.mean + off / self.count
+        self.squares = self.squares + off * (row.double() - self.mean)
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation, float32; the deviation of a constant is 1."""
+        std = (self.squares / self.count).sqrt()
+        return self.mean.float(), torch.where(std > 1e-8, std, 1.0).float()
+
+
 class CSVStream(Stream):
     """A CSV file of numbers read row by row; it never lies in memory as a whole, but for the held-out rows.
 
     Every `round(1 / validation)`-th row is held out. `shift` and `scale` are mean and deviation of the training rows,
-    from one pass over the file. See `marl.data.readers.CSV` for `target` and `kind`, where classes are whole numbers
-    from 0 on here. Raises UserError where the file can't be read so.
+    from one pass over the file; `standardize_targets`, of a regression, as in `marl.data.ArrayData`. See
+    `marl.data.readers.CSV` for `target` and `kind`, where classes are whole numbers from 0 on here. Raises UserError
+    where the file can't be read so, with line and column; numbers must be finite.
     """
 
     def __init__(
@@ -105,25 +123,28 @@ class CSVStream(Stream):
         validation: Fraction = 0.1,
         buffer: Annotated[int, Field(ge=1)] = 4096,
         seed: Seed = 0,
+        standardize_targets: bool = True,
     ) -> None:
-        self.path, self.kind, self.buffer = Path(path).expanduser(), kind, buffer
+        self.path, self.kind, self.buffer = located(f"data.path={path}", path), kind, buffer
         self.targets = [target] if isinstance(target, str) else list(target)
         self.every, self.offset = max(2, round(1 / validation)), seed
-        count, total, squares, largest, held = 0, 0.0, 0.0, 0.0, []
-        for number, (x, y) in enumerate(self._read()):
+        seen, aims, largest, held = _Moments(), _Moments(), 0.0, []
+        for number, (line, x, y) in enumerate(self._lines()):
             largest = max(largest, float(y.max()))
-            check_labels(y, kind, path)
+            check_labels(y, kind, lambda at, line=line: f"line {line}, column {self.targets[at[0]]!r} of {path}")
             if self._held_out(number):
                 held.append(self._row(x, y))
             else:
-                count, total, squares = count + 1, total + x.double(), squares + x.double().square()
-        if not count or not held:
-            raise UserError(f"data.path={path}: {count + len(held)} rows, too few to hold some out")
-        self.count, self.in_shape = count, tuple(total.shape)
-        rows = count + len(held)
+                seen.add(x)
+                aims.add(y)
+        rows = seen.count + len(held)
+        if not seen.count or not held:
+            raise UserError(f"data.path={path}: {rows} rows, too few to hold some out")
+        self.count, self.in_shape = seen.count, tuple(x.shape)
         self.out_features = classes(largest, rows, path) if kind == "classification" else len(self.targets)
-        std = (squares / count - (total / count).square()).clamp(min=0).sqrt()
-        self.shift, self.scale = (total / count).float(), torch.where(std > 1e-8, std, 1.0).float()
+        self.shift, self.scale = seen.statistics()
+        if kind == "regression" and standardize_targets:
+            self.target_shift, self.target_scale = aims.statistics()
         x, y = (torch.stack(part) for part in zip(*held, strict=True))
         self.train, self.test = self, None
         self.validation = TensorDict({"x": x, "y": y}, batch_size=[len(x)])
@@ -141,13 +162,14 @@ class CSVStream(Stream):
         return x, y[0].long() if self.kind == "classification" else y
 
     def _read(self) -> Iterator[Row]:
+        return ((x, y) for _, x, y in self._lines())
+
+    def _lines(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """The number of each line, its inputs and its targets."""
         source = lines(self.path)
         _, header = next(source, (1, []))
         columns = inputs(self.path, header, self.targets)
-        places = [[header.index(name) for name in names] for names in (columns, self.targets)]
+        x = Cells(self.path, header, columns, "every input must be one")
+        y = Cells(self.path, header, self.targets, target_hint(self.kind))
         for line, row in source:
-            try:
-                x, y = (torch.tensor([float(row[place]) for place in part]) for part in places)
-            except ValueError:
-                raise UserError(f"{self.path}: line {line} is not {len(header)} numbers") from None
-            yield x, y
+            yield line, torch.tensor(x.read(line, row)), torch.tensor(y.read(line, row))

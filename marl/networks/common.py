@@ -15,7 +15,7 @@ InitName = Literal["default", "orthogonal", "xavier", "kaiming", "normal", "zero
 LayerKind = Literal["linear", "conv", "recurrent", "embedding", "head"]
 Init = InitName | float | dict[LayerKind, InitName | float]
 Shape = int | tuple[int, ...]
-Width = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=1_000_000)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Gain = Annotated[float, Field(gt=0)]
 

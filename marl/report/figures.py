@@ -181,9 +181,10 @@ def parts(comparison: Comparison, task: str) -> Figure | None:
         return None
     figure = Figure(figsize=((4 + room(algorithms, 40)) * len(algorithms), 3), layout="constrained")
     panels = figure.subplots(1, len(algorithms), sharey=True, squeeze=False)[0]
+    found = {name: comparison.curves(task, "units", name) for name in names}
     for axes, algorithm in zip(panels, algorithms, strict=True):
         for i, name in enumerate(names):
-            curve = comparison.curves(task, "units", name).get(algorithm)
+            curve = found[name].get(algorithm)
             if curve is not None:
                 label = name.removesuffix("/episode_return")
                 axes.plot(curve.x, curve.value, label=label, color=COLOURS[i % len(COLOURS)])

@@ -127,7 +127,7 @@ def test_mistakes_are_told_in_a_sentence(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"observation of adversary: shape \(2, 3, 5\)"):
         policy.act({"adversary": torch.zeros(2, 3, 5), "agent": torch.zeros(2, 1, 14)})
     for target in ("os.system", "subprocess.Popen", "torch.optim.Adam"):
-        with pytest.raises(UserError, match=r"network._target_=.*subclasses of torch.nn.Module only"):
+        with pytest.raises(UserError, match="network._target_=.*(Python's own|must be a class of the kind)"):
             Policy({**policy.told, "network": {"_target_": target}})
     state = checkpoint.load(run / "checkpoints" / "last.pt")
     del state["processes"][0]["task"]["spec"]
@@ -138,3 +138,21 @@ def test_mistakes_are_told_in_a_sentence(run: Path, tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "digits.pt", state)
     with pytest.raises(UserError, match="no agents"):
         Policy.load(tmp_path / "digits.pt")
+
+
+def test_weights_beside_their_checkpoint_and_policy_files_are_taken_everywhere(run: Path, tmp_path: Path) -> None:
+    best = Policy.load(run, "best").state_dict()
+    beside = Policy.load(run / "checkpoints" / "best.safetensors").state_dict()
+    assert best.keys() == beside.keys() and all(torch.equal(best[name], beside[name]) for name in best)
+    lone = tmp_path / "lone.safetensors"
+    lone.write_bytes((run / "checkpoints" / "best.safetensors").read_bytes())
+    with pytest.raises(UserError, match="lone.safetensors holds weights only, and no lone.pt"):
+        Policy.load(lone)
+    Policy.load(run).save(tmp_path / "policy.safetensors")
+    weights = checkpoint.load_weights(tmp_path / "policy.safetensors")  # as init_from reads it
+    assert weights.keys() == best.keys()
+    damaged = bytearray((tmp_path / "policy.safetensors").read_bytes())
+    damaged[-5] ^= 1
+    (tmp_path / "policy.safetensors").write_bytes(damaged)
+    with pytest.raises(UserError, match="damaged"):
+        Policy.load(tmp_path / "policy.safetensors")

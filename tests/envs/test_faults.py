@@ -31,6 +31,10 @@ class Faulty(Countdown):
         if self.calls >= 3 and agent is self.world.agents[1]:
             if self.fault == "raise":
                 return value / {}["nothing"]
+            if self.fault == "assertion":
+                assert value is None, "none today"
+            if self.fault == "reward float":
+                return 1.0
             if self.fault == "reward shape":
                 return value[:1]
             if self.fault == "reward nan":
@@ -45,6 +49,10 @@ class Faulty(Countdown):
         if self.calls >= 3 and self.fault == "observation shape":
             return seen[:1]
         return seen
+
+    def info(self, agent):
+        told = {"text info": {"x": "hello"}, "float info": {"x": 3.0}}.get(self.fault)
+        return told or super().info(agent)
 
     def done(self):
         return super().done().float() if self.fault == "done dtype" else super().done()
@@ -75,6 +83,10 @@ def play(env: VmasEnv, steps: int = 6) -> None:
     ("fault", "words"),
     [
         ("raise", r"raised KeyError {} in .*faulty_countdown.py:\d+ \(reward\): 'nothing'"),
+        ("assertion", r"raised AssertionError {} in .*faulty_countdown.py:\d+ \(reward\): none today"),
+        ("reward float", r"reward of agent_1 returned no tensor {} must be a tensor \[E\], one number per environment"),
+        ("text info", r"info of agent_0 returned str 'hello' {} must be a dict of tensors"),
+        ("float info", r"info of agent_0 returned float 3.0 {} must be a dict of tensors"),
         ("reward shape", r"reward of agent_1 returned torch.float32 \[1\] {} must be a tensor \[4\]"),
         ("observation shape", r"observation of agent_0 returned torch.float32 \[1, 3\] {} "),
         ("observation dtype", r"observation of agent_0 returned torch.int64 \[4, 3\] {} .*float tensor \[4, F\]"),

@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from envs.base import EnvError
-from envs.groups import flatten, prefix_of
+from envs.base import ActionSpec, EnvError
+from envs.groups import assign, flatten, prefix_of
 from envs.vmas import VmasEnv as AnyVmasEnv
 
 VmasEnv = partial(AnyVmasEnv, fast="off")  # the eager path; tests/envs/kernel holds the kernels to it
@@ -105,3 +105,15 @@ def test_wrong_groups_are_refused_in_one_sentence(settings, words):
     with pytest.raises(EnvError, match=words) as caught:
         VmasEnv(**{**SPEAKERS, **settings})
     assert "\n" not in str(caught.value)
+
+
+def test_unlike_kinds_of_actions_cannot_be_padded():
+    class Named:
+        def __init__(self, name):
+            self.name = name
+
+    kinds = [ActionSpec("continuous", torch.zeros(1, 1), torch.ones(1, 1)), ActionSpec("discrete", nvec=(3,))]
+    agents = [Named("agent_0"), Named("agent_1")]
+    assert sorted(assign(agents, [2, 2], kinds, "split").values()) == [[0], [1]]
+    with pytest.raises(EnvError, match="env.heterogeneous=pad: .*unlike kinds .continuous of agent_0 and"):
+        assign(agents, [2, 2], kinds, "pad")

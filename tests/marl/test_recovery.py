@@ -6,10 +6,13 @@ from torch import nn
 
 from marl import checkpoint, divergence
 from marl.callbacks import Callback
+from marl.data import Sine
 from marl.engine import Trainer
-from marl.errors import Diverged, NonFinite
+from marl.errors import Diverged, NonFinite, UserError
 from marl.loggers import CSVLogger
+from marl.networks import MLP
 from marl.optim import OptimizerConfig, ScheduleConfig
+from marl.supervised import Supervised
 from tests.marl.runs import make_task, rows, run
 
 
@@ -175,3 +178,49 @@ def test_lowered_rates_stay_lower_for_the_rest_of_the_schedule(stages):
             rates[-1].append(optimizer.param_groups[0]["lr"])
     assert rates[1][:4] == rates[0][:4]
     assert rates[1][4:] == pytest.approx([rate / 4 for rate in rates[0][4:]])
+
+
+class BlindAfter(nn.MSELoss):
+    """Squared errors that are finite in training; evaluations count as nan or inf from number `first` on."""
+
+    def __init__(self, first: int, value: float) -> None:
+        super().__init__()
+        self.left, self.value = first, value
+
+    def forward(self, outputs, target):
+        loss = super().forward(outputs, target)
+        if self.training:
+            return loss
+        self.left -= 1
+        return loss if self.left >= 0 else loss * self.value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])  # the least of all losses is no best one
+def test_a_run_without_a_finite_evaluation_says_so_and_fails(tmp_path, capsys, value):
+    task = make_task(4, objective=BlindAfter(1, value))  # one: the check of what the objective takes
+    with pytest.raises(Diverged, match=f"no evaluation was finite: at the end loss is {value}; there is no best.pt"):
+        run(tmp_path, task=task)
+    told = capsys.readouterr().err
+    assert f"warning: iteration 2: the evaluation is not finite (loss is {value}" in told and "iteration 4" in told
+    assert not (tmp_path / "checkpoints" / "best.pt").exists()
+    assert (tmp_path / "checkpoints" / "last.pt").exists() and (tmp_path / "summary.json").exists()
+
+
+def test_a_run_keeps_its_best_finite_evaluation(tmp_path, capsys):
+    summary, trainer = run(tmp_path, task=make_task(4, objective=BlindAfter(3, float("-inf"))))
+    assert trainer.best["iteration"] == summary["best"]["iteration"] == 2
+    assert checkpoint.load(tmp_path / "checkpoints" / "best.pt")["iteration"] == 2
+    assert "iteration 4: the evaluation is not finite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_held_out_rows_of_any_data_set_are_finite(split):
+    data = Sine(samples=50)
+    getattr(data, split)["x"][7, 0] = float("inf")
+    with pytest.raises(UserError, match=rf"x\[7, 0\] in {split} of data is inf; numbers must be finite"):
+        Supervised(data, MLP, nn.MSELoss(), 1, 8)
+    data = Sine(samples=50)
+    rows = [(torch.zeros(1), torch.tensor([1.0]))] * 3 + [(torch.zeros(1), torch.tensor([float("nan")]))]
+    setattr(data, split, rows)  # a map-style data set
+    with pytest.raises(UserError, match=rf"y\[3, 0\] in {split} of data is nan"):
+        Supervised(data, MLP, nn.MSELoss(), 1, 8)

@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field
 from torch import nn
 
-from marl import schema
+from marl import imports, kinds, schema
 from marl.errors import UserError, closest
 
 
@@ -32,9 +32,12 @@ def odd_default(size: int = None) -> None:  # type: ignore[assignment]
 
 def top(**changed: Any) -> dict[str, Any]:
     """A whole configuration that is right but for `changed`."""
-    node = {"_target_": "builtins.dict"}
-    nodes = dict.fromkeys(("task", "optimizer", "scheduler", "trainer"), node)
-    return {"name": "a", "seed": 0, "device": "cpu", **nodes, **changed}
+    classes = {"task": "marl.supervised.Supervised", "optimizer": "marl.optim.OptimizerConfig"}
+    classes |= {"scheduler": "marl.optim.ScheduleConfig", "trainer": "marl.engine.Trainer"}
+    nodes = {key: {"_target_": path} for key, path in classes.items()}
+    parts = {"data": {"_target_": "marl.data.Digits"}, "network": {"_target_": "marl.networks.MLP", "_partial_": True}}
+    parts["objective"] = {"_target_": "torch.nn.MSELoss"}
+    return {"name": "a", "seed": 0, "epochs": 1, "device": "cpu", **nodes, **parts, **changed}
 
 
 @pytest.mark.parametrize(
@@ -109,8 +112,9 @@ def test_free_keywords_take_any_key_and_defaults_any_annotation() -> None:
 def test_nested_nodes_are_checked_by_their_own_target() -> None:
     schema.check_arguments(Settings, {"gamma": 1.0, "part": {"_target_": "torch.nn.Identity"}}, "algo")
     inner = {"_target_": "torch.nn.Linear", "in_features": 1, "out_featuers": 2}
-    with pytest.raises(UserError, match=r"unknown key 'callbacks.mine\[0\].out_featuers'; did you mean 'out_features'"):
-        schema.validate(top(callbacks={"mine": [inner]}))
+    weighted = {"_target_": "marl.losses.Weighted", "losses": {"mine": inner}}
+    with pytest.raises(UserError, match=r"unknown key 'objective.losses.mine.out_featuers'; did you mean 'out_f"):
+        kinds.validate(top(objective=weighted))
 
 
 @pytest.mark.parametrize(
@@ -120,13 +124,14 @@ def test_nested_nodes_are_checked_by_their_own_target() -> None:
         ("marl.optm.OptimizerConfig", r"marl has no 'optm'; did you mean 'optim'"),
         ("no_such_package.Thing", r"no module 'no_such_package'"),
         ("Linear", r"must be a dotted path"),
-        ("os.path", r"must be a class or function, not a module"),
+        ("marl.losses", r"must be a class or function, not a module"),
+        ("os.system", r"os is Python's own"),
         (3, r"must be a dotted path"),
     ],
 )
 def test_targets_that_do_not_exist(target: Any, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence) as error:
-        schema.validate(top(env={"_target_": target}))
+        kinds.validate(top(env={"_target_": target}))
     assert str(error.value).startswith(f"env._target_={target}: ")
 
 
@@ -134,7 +139,7 @@ def test_a_target_that_lacks_a_package_says_which(tmp_path: Path, monkeypatch: p
     (tmp_path / "needs_more.py").write_text('"""A user\'s module."""\nimport no_such_package\n')
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match="needs the package 'no_such_package', which is not installed"):
-        schema.resolve("needs_more.Thing", "env._target_")
+        imports.resolve("needs_more.Thing", "env._target_")
 
 
 @pytest.mark.parametrize(
@@ -148,9 +153,9 @@ def test_a_target_that_lacks_a_package_says_which(tmp_path: Path, monkeypatch: p
     ],
 )
 def test_top_level(changed: dict[str, Any], sentence: str) -> None:
-    schema.validate(top())
+    kinds.validate(top())
     with pytest.raises(UserError) as error:
-        schema.validate(top(**changed))
+        kinds.validate(top(**changed))
     assert str(error.value).startswith(sentence)
 
 

@@ -110,3 +110,28 @@ def test_profiles_count_runs_above_a_threshold() -> None:
 def test_normalising() -> None:
     assert statistics.normalise([2, 3, 4], 2, 4).tolist() == [0, 0.5, 1]
     assert statistics.normalise([2, 2], 2, 2).tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("shapes", [[(5, 10)] * 3, [(5, 3)], [(4, 1), (4, 5)], [(300, 7), (300, 8)]])
+def test_intervals_of_curves_are_those_of_every_point_by_itself(shapes) -> None:
+    rng = np.random.default_rng(1)
+    tasks = [rng.normal(size=shape) for shape in shapes]
+    tasks[0][2] = tasks[0][2].round()  # ties
+    for statistic in (statistics.iqm, statistics.mean):
+        low, high = statistics.interval(statistic, tasks, reps=600, seed=3)
+        for point in (0, 2, len(low) - 1):
+            alone = statistics.interval(lambda s, of=statistic: of(s), [runs[point] for runs in tasks], 600, 3)
+            np.testing.assert_allclose((low[point], high[point]), alone, rtol=1e-10, atol=1e-12)
+
+
+def test_memory_of_resampling_is_bounded(monkeypatch) -> None:
+    tasks = [np.random.default_rng(0).normal(size=(40, 30)) for _ in range(2)]
+    whole = [statistics.interval(s, tasks, 200) for s in (statistics.iqm, statistics.median)]
+    pair = statistics.improvement_interval([t[0] for t in tasks], [t[1] for t in tasks], 200)
+    sizes, take = [], statistics.take
+    monkeypatch.setattr(statistics, "ROOM", 30_000)
+    monkeypatch.setattr(statistics, "take", lambda *a: sizes.append(sum(x.size for x in take(*a))) or take(*a))
+    for before, statistic in zip(whole, (statistics.iqm, statistics.median), strict=True):
+        np.testing.assert_array_equal(before, statistics.interval(statistic, tasks, 200))
+    assert statistics.improvement_interval([t[0] for t in tasks], [t[1] for t in tasks], 200) == pair
+    assert max(sizes) <= 30_000 and len(sizes) > 10

@@ -165,6 +165,7 @@ def test_a_study_is_continued_only_with_what_it_was_begun_with(change: dict, sen
     ("place", "sentence"),
     [
         ("foo://x", "storage=foo://x: Can't load plugin"),
+        ("mysql://me:secret@host/db", r"storage=mysql://me:\*\*\*@host/db: needs the package MySQLdb, .*\[mysql\]"),
         ("{}/folder", "Is a directory"),
         ("{}/text", "the file is no study's journal"),
         ("sqlite:///{}/text", "file is not a database"),

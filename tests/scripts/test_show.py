@@ -33,6 +33,7 @@ def test_a_model_lists_actor_and_critic(tmp_path):
         (["model", "algo=mapo"], "mapo"),
         (["model", "out=x.png"], "out=x.png"),
         (["schedule", "experiment=digits", "out=nowhere/x.png"], "nowhere/x.png"),
+        (["schedule", "frames=1_000_000_000_000", "env.fast=off"], "takes too long to go through; at most 1,000,000"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, sentence, tmp_path):

@@ -1,6 +1,8 @@
 """The report as a reader gets it: files on disk, and the page in a real browser without a network."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,27 @@ def test_figures_have_room_for_long_names(tmp_path: Path, recwarn) -> None:
     runs, _ = find([tmp_path])
     page.write(tmp_path / "out", "Long", Comparison(runs, reps=100))
     assert [str(warning.message) for warning in recwarn if "layout" in str(warning.message)] == []
+
+
+SIZED = r"""
+import re, runpy, sys
+sys.argv = ["report.py", *sys.argv[1:]]
+try:
+    runpy.run_path("scripts/report.py", run_name="__main__")
+finally:
+    peak = re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1]  # unlike ru_maxrss, since exec
+    print(int(peak) // 1024, "torch" in sys.modules)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_a_report_on_many_runs_takes_little_memory(tmp_path: Path) -> None:
+    """160 runs of one algorithm and task are resampled together: 1,333 MB where a whole curve was held at a time."""
+    for seed in range(160):
+        values = [float(i + seed % 7) for i in range(50)]
+        write_run(tmp_path / "runs" / f"{seed}", values, seed=seed)
+    root = Path(__file__).resolve().parents[3]
+    command = [sys.executable, "-c", SIZED, str(tmp_path / "runs"), f"out={tmp_path / 'out'}"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, check=True)
+    megabytes, torch = done.stdout.split()[-2:]
+    assert int(megabytes) < 300 and torch == "False"

@@ -1,0 +1,122 @@
+"""Compares branches over the batch both ways: a kernel takes `if condition.any():` always, the simulator if it is true.
+
+`condition.any()` asks all environments at once, and a kernel has only one. Taking the branch is right where what
+follows is masked, and wrong for `if near.any(): return 1.0`. So the simulator steps batches of equal environments, in
+which the condition is false for all, once as it is and once with the branch taken: the results must be equal.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from envs.kernel.rewrite import TRIES, TruthRecorder
+from envs.kernel.tape import Refusal
+from envs.kernel.trace import Trace, drawn_values, refusing, set_drawn
+from envs.kernel.verify import eager_step
+
+PACKAGE = Path(__file__).resolve().parent.parent  # our corrections of VMAS's physics lie there
+BATCHES = 32  # tried to see every condition false
+SPREADS = (1.0, 4.0, 0.2, 1.0, 12.0)  # factors on positions, batch by batch: as reset, far apart, squeezed
+TOLERANCE = 1e-4  # of a number's size, at least 1
+
+
+def check_branches(twin, traced: Trace) -> None:
+    """Raises Refusal, naming file and line, for a branch that changes something where its condition is false.
+
+    Likewise for a condition that was never seen false, and for a loop that comes near to the rounds of a trace. VMAS's
+    own physics is trusted: its branches are culling shortcuts.
+    """
+    asked = {place for place in traced.branches | traced.loops if not _is_physics(place[0])}
+    if not asked:
+        return
+    if traced.unrolled:
+        own = sorted(place for place in asked - traced.loops if "/vmas/scenarios/" not in place[0])
+        if own:
+            raise Refusal(f"the step branches on all environments at {_place(own[0])} and draws for some of them")
+        return
+    generator, unseen = torch.Generator().manual_seed(0), asked - traced.loops
+    for batch in range(BATCHES):
+        if not unseen and batch >= len(SPREADS):
+            break
+        _equal_environments(twin, generator, batch)
+        for _ in range(2):
+            unseen -= _both_ways(twin, generator, asked, traced.loops)
+    if unseen:
+        raise Refusal(f"the step branches on all environments at {_place(min(unseen))}, "
+                      "and was never seen to take the other way")
+
+
+def _is_physics(file: str) -> bool:
+    return "/vmas/simulator/" in file or Path(file).parent == PACKAGE
+
+
+def _place(place: tuple[str, int]) -> str:
+    return f"{place[0].rpartition('/')[2]}:{place[1]}"
+
+
+def _equal_environments(twin, generator: torch.Generator, batch: int) -> None:
+    """A reset whose environments all are as one of them is, its bodies spread; every third is at its time limit."""
+    pool = twin._pool
+    drawn = drawn_values(pool)
+    with pool.stream:
+        twin._simulator.reset()
+    pool.main.refresh()
+    set_drawn(pool, drawn)
+    row = int(torch.randint(twin.num_envs, (), generator=generator))
+    written: dict[int, Tensor] = {}  # slots that hold one tensor hold one afterwards
+    kept = []
+    for path, slot in pool.main.tensors.items():
+        axis, value = pool.axes.get(path), slot.value
+        if axis is None:
+            continue
+        if id(value) not in written:
+            kept.append(value)
+            one = value.narrow(axis, row, 1)
+            if path.endswith("_state._pos"):
+                one = one * SPREADS[batch % len(SPREADS)]
+            if path == "steps" and twin.spec.max_steps is not None and batch % 3 == 2:
+                one = torch.full_like(one, float(twin.spec.max_steps - 1))
+            written[id(value)] = one.expand_as(value).clone()
+        slot.write(written[id(value)])
+
+
+def _both_ways(twin, generator: torch.Generator, asked: set, loops: set) -> set[tuple[str, int]]:
+    """One step as it is and one with every branch taken, from the same state; the conditions that were false."""
+    pool, truths = twin._pool, TruthRecorder()
+    row = twin.random_action(generator)
+    action = {name: value[:1].expand_as(value).contiguous() for name, value in row.items()}
+    copies: dict[int, Tensor] = {}
+    saved = {path: copies.setdefault(id(slot.value), slot.value.clone()) for path, slot in pool.main.tensors.items()}
+    with refusing(twin.scenario), pool.stream:
+        before = torch.get_rng_state()
+        forced = eager_step(twin, action, True) | _states(pool)
+        for path, value in saved.items():
+            if path in pool.main.tensors:
+                pool.main.tensors[path].write(value)
+        torch.set_rng_state(before)
+        natural = eager_step(twin, action, False, truths) | _states(pool)
+    for place, rounds in truths.rounds.items():
+        if place in loops and rounds > TRIES // 2:
+            raise Refusal(f"a loop took {rounds} rounds at {_place(place)}, too near to the {TRIES} of a kernel")
+    for key, value in natural.items():
+        a, b = forced.get(key), value
+        if a is None or a.shape != b.shape or not _equal(a, b):
+            false = sorted(truths.false & asked) or sorted(asked)
+            raise Refusal(f"the step branches on all environments at {_place(false[0])}, which changes {_name(key)}")
+    return truths.false
+
+
+def _states(pool) -> dict[tuple, Tensor]:
+    return {("state", path): slot.value.detach().clone() for path, slot in pool.main.tensors.items()
+            if pool.axes.get(path) is not None}
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    return torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+
+
+def _name(key: tuple) -> str:
+    return " ".join(part for part in key if part)

@@ -1,0 +1,154 @@
+"""Every scenario of the zoo by default and by the simulator: the same numbers, or a sentence that names the cause."""
+
+import inspect
+import os
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from envs.base import EnvError
+from envs.kernel.build import cache_folder
+from envs.vmas import VmasEnv
+from tests.envs.kernel.zoo import scenarios
+from tests.envs.kernel.zoo.base import EXPECTATIONS, Zoo
+
+pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler here")
+
+SCENARIOS = scenarios()
+STEPS, TOLERANCE, SEED = 400, 1e-4, 3
+CASES = [(path, 5) for path in SCENARIOS] + [(path, 1) for path, cls in SCENARIOS.items() if "ALONE" in vars(cls)]
+OUTCOMES: dict[tuple[str, int], str] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    """Every kernel is traced and verified anew; libraries, which go by their sources, are kept from earlier runs."""
+    kept, folder = cache_folder(), tmp_path_factory.mktemp("kernels")
+    for library in kept.glob("*.so"):
+        (folder / library.name).symlink_to(library)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MARL_KERNEL_CACHE", str(folder))
+        yield
+    for library in folder.glob("*.so"):
+        if not library.is_symlink():
+            shutil.copy(library, kept / f"{library.name}.{os.getpid()}")
+            os.replace(kept / f"{library.name}.{os.getpid()}", kept / library.name)
+
+
+class Run:
+    """One environment, played: its path, its log {name: [T, E, …]}, and what it raised at which step."""
+
+    def __init__(self, path: str, num_envs: int, fast: str, steps: int = STEPS) -> None:
+        SCENARIOS[path].restart()
+        self.env, self.error, self.steps, self.names = None, None, 0, []
+        rows: dict[str, list[torch.Tensor]] = {}
+        try:
+            self.env = VmasEnv(path, num_envs=num_envs, max_steps=50, seed=SEED, fast=fast)
+            self.path, self.why = self.env.path, self.env.why_eager
+            generator = torch.Generator().manual_seed(0)
+            for self.steps in range(1, steps + 1):
+                self._note(rows, self.env.step(self.env.random_action(generator)))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other path must raise it too
+            self.error = error
+        self.log = {name: torch.stack(values) for name, values in rows.items()}
+
+    def _note(self, rows, step) -> None:
+        found = {"ended": step.done, "terminated": step.terminated, "truncated": step.truncated}
+        for group, value in step.observation.items():
+            found |= {"observation": value, "final": step.next_observation[group], "reward": step.reward[group]}
+            found |= {f"info {name}": info for name, info in step.info[group].items()}
+        for name, value in found.items():
+            rows.setdefault(name, []).append(value.clone())
+
+
+def difference(ours: Run, theirs: Run, exact: bool) -> str:
+    """Where two runs differ, or nothing."""
+    told = [f"{type(run.error).__name__} at step {run.steps}: {run.error}" if run.error else "" for run in (ours, theirs)]
+    if type(ours.error) is not type(theirs.error) or ours.steps != theirs.steps:
+        return f"ends by {told[0] or 'nothing'}; the simulator's by {told[1] or 'nothing'}"
+    if ours.log.keys() != theirs.log.keys():
+        return f"gives {sorted(ours.log)}; the simulator {sorted(theirs.log)}"
+    for name, b in theirs.log.items():
+        a = ours.log[name]
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return f"{name} is {a.dtype} {list(a.shape)}; the simulator's {b.dtype} {list(b.shape)}"
+        a, b = a.double(), b.double()
+        same = (a == b) | (a.isnan() & b.isnan())
+        if not exact:
+            same |= (a - b).abs() <= TOLERANCE * b.abs().clamp(min=1)
+        if not same.all():
+            first = (~same).flatten(1).any(1).nonzero()[0].item()
+            return f"{name} differs in {int((~same).sum())} of {same.numel()} numbers, first at step {first + 1}"
+    return ""
+
+
+def one_sentence(why: str) -> bool:
+    """Whether it can be printed as it is: one line, no traceback, no object's address."""
+    return bool(why) and "\n" not in why and len(why) < 400 and "Traceback" not in why and " at 0x" not in why
+
+
+def names_the_cause(cls: type[Zoo], why: str) -> bool:
+    """Whether a sentence names the scenario's file, or the attribute, variable or function that is at fault."""
+    return Path(inspect.getfile(cls)).name in why or bool(cls.CAUSE and re.search(cls.CAUSE, why))
+
+
+@pytest.mark.parametrize(("path", "num_envs"), CASES, ids=[
+    f"{path.rpartition('zoo.')[2]}{'' if n == 5 else '-alone'}" for path, n in CASES])
+def test_the_default_is_the_simulator(path, num_envs):
+    cls = SCENARIOS[path]
+    steps = STEPS if cls.REPEATS else 3
+    ours, theirs = Run(path, num_envs, "auto", steps), Run(path, num_envs, "off", steps)
+    if ours.env is None or theirs.env is None:  # refused: allowed where state can't be carried, and on both paths
+        assert cls.EXPECT == "error" or cls.REFUSABLE, repr(ours.error or theirs.error)
+        for run in (ours, theirs):
+            assert run.env is None and isinstance(run.error, EnvError), repr(run.error)
+            assert one_sentence(str(run.error)) and names_the_cause(cls, str(run.error)), str(run.error)
+        OUTCOMES[path, num_envs] = "refused"
+        return
+    OUTCOMES[path, num_envs] = ours.path
+    faults = []
+    if cls.REPEATS and (different := difference(ours, theirs, exact=ours.path == "eager")):
+        faults.append(f"the default is not the simulator: {different}")
+    if cls.EXPECT == "error":
+        faults.append("it was built, though its state of single environments can't be carried through resets")
+    if cls.EXPECT in ("kernel", "eager") and ours.path != cls.EXPECT:
+        faults.append(f"must be {cls.EXPECT}")
+    if ours.path == "eager" and not (one_sentence(ours.why) and names_the_cause(cls, ours.why)):
+        faults.append("why_eager is no sentence that names the cause")
+    for run in (ours, theirs):
+        if isinstance(run.error, EnvError) != cls.RAISES or (run.error and not isinstance(run.error, EnvError)):
+            faults.append(f"on the path {run.path}: {run.error!r}")
+        elif not run.error and not cls.holds(run.log):
+            faults.append(f"on the path {run.path} this does not hold: {cls.holds.__doc__}")
+    assert not faults, f"{'; '.join(faults)} (path {ours.path}; why_eager: {ours.why or 'nothing'})"
+
+
+def test_each_says_what_is_expected():
+    assert len(SCENARIOS) >= 110
+    for cls in SCENARIOS.values():
+        assert cls.EXPECT in EXPECTATIONS and cls.__doc__ and "\n" not in cls.__doc__.strip(), cls
+
+
+@pytest.mark.parametrize("name", ["counters.OnInstance", "draws.NumpyGlobal", "branches.AnyReturns", "clocks.WallClock"])
+def test_who_insists_on_a_kernel_is_told_the_same(name):
+    path = f"tests.envs.kernel.zoo.{name}"
+    SCENARIOS[path].restart()
+    why = VmasEnv(path, num_envs=5, max_steps=50, seed=SEED).why_eager
+    with pytest.raises(EnvError) as refusal:
+        VmasEnv(path, num_envs=5, max_steps=50, seed=SEED, fast="kernel")
+    assert why and why.rstrip(".") in str(refusal.value)
+
+
+def test_counts(capsys):
+    """Last in this file, so that the numbers can be read off: how many have kernels, are eager, are refused."""
+    found = Counter(OUTCOMES.values())
+    with capsys.disabled():
+        print(f"\nzoo: {len(SCENARIOS)} scenarios, {len(CASES)} runs: {found['kernel']} by kernel, "
+              f"{found['eager']} eager, {found['refused']} refused")
+    if len(OUTCOMES) == len(CASES):
+        wanted = Counter(SCENARIOS[path].EXPECT for path, _ in CASES)
+        assert found["kernel"] >= wanted["kernel"] and found["eager"] >= wanted["eager"]

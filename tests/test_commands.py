@@ -1,0 +1,104 @@
+"""Every command that README, the pages and the help texts give is taken as it stands: composed, checked, built."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from marl import compose
+from marl.options import split
+from marl.overrides import tidy
+from tests.runs import make_run
+from tests.scripts.conftest import script  # noqa: F401 - a fixture
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "scripts").glob("*.py"))]
+SOURCES += [ROOT / "conf" / "config.yaml", *sorted((ROOT / "conf").rglob("base.yaml"))]
+SCRIPT = re.compile(r"(?:python|torchrun [^`]*?) (?:\.\./\.\./)?scripts/(\w+)\.py((?:'[^']*'|[^`'#;&|\n)])*)")
+# What stands for something, and what other commands make.
+UNTOLD = re.compile(r"\b(NAME|OUT|FOLDER|COMMAND|RUNS?|S)\b(?!_)|…|\[option|\{self|\$@|\"|schedule\|model|outputs/tune")
+MISTAKES = {"algo.gama=0.9"}  # the README shows what a mistake prints
+
+
+def commands() -> Iterator[Any]:
+    """(script, its arguments) of every command, each once."""
+    seen = set()
+    for path in SOURCES:
+        text = re.sub(r"\\\n\s*", " ", path.read_text())
+        for line in text.splitlines():
+            for name, rest in SCRIPT.findall(line):
+                rest = re.sub(r"\s{3,}\S.*| (?<=\s)\(.*", "", rest.rstrip())  # what a help text says beside a command
+                if UNTOLD.search(rest) or name == "benchmark":
+                    continue
+                arguments = tuple(shlex.split(rest.rstrip(". ")))
+                if (name, arguments) not in seen and not MISTAKES & set(arguments):
+                    seen.add((name, arguments))
+                    yield pytest.param(name, list(arguments), id=f"{path.name}: {name} {' '.join(arguments)}"[:110])
+
+
+COMMANDS = list(commands())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return make_run(tmp_path_factory.mktemp("commands") / "run")
+
+
+def test_there_are_as_many_as_there_were() -> None:
+    assert len(COMMANDS) > 70 and {command.values[0] for command in COMMANDS} >= {"train", "evaluate", "show", "tune"}
+
+
+@pytest.mark.parametrize(("name", "arguments"), COMMANDS)
+def test_it_is_one_that_works(name: str, arguments: list[str], run: Path, script, monkeypatch) -> None:  # noqa: F811
+    monkeypatch.chdir(ROOT / "docs" / "examples")
+    monkeypatch.syspath_prepend(ROOT / "docs" / "examples")
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    given = [re.sub(r"RUN_DIR(/checkpoints/iteration_50.pt)?|\$RUN|\$run|outputs/\w+(?=( |$))", str(run), a)
+             for a in arguments]  # fmt: skip
+    if name == "train":
+        for overrides in jobs(given):
+            fits(overrides)
+    elif name == "show":
+        compose.check(compose.compose([a for a in given[1:] if not a.startswith("out=")]))
+    else:
+        values, rest = split(script(name).Options, given)
+        overrides = [a for a in rest if "=" in a and not Path(a).exists()]
+        if name == "tune":
+            compose.check(compose.compose(overrides))
+        elif name == "evaluate":
+            compose.check(compose.saved(values["ckpt"], overrides))
+        else:
+            assert not overrides or name in ("elo", "crossplay", "report")
+
+
+def jobs(given: list[str]) -> list[list[str]]:
+    """The overrides of a run, or of the first and the last job of a sweep."""
+    if "--help" in given:
+        return []
+    config = ["--config-dir"] if "--config-dir" in given else []
+    plain = [a for a in given if a not in ("-m", "--config-dir", "conf")]
+    if config:
+        plain.append(f"hydra.searchpath=['file://{ROOT / 'docs' / 'examples' / 'conf'}']")
+    if "-m" not in given:
+        return [plain]
+    parsed = OverridesParser.create().parse_overrides(tidy([a for a in plain if "launcher" not in a]))
+    found = BasicSweeper.split_arguments(parsed, None)[0]
+    return [found[0], found[-1]]
+
+
+def fits(overrides: list[str]) -> None:
+    """Compose and check; build the environment, too, where the command says more of it than its name."""
+    source = [o for o in overrides if o.startswith(("resume=", "init_from="))]
+    config = compose.check(compose.compose([o for o in overrides if not o.startswith("init_from=")]))
+    if source:
+        assert source[0].endswith(".safetensors") or Path(source[0].partition("=")[2]).exists()
+    told = [o for o in overrides if re.match(r"\+*env\.(scenario|env|id|kwargs)", o)]
+    if told and config["env"]:
+        pytest.importorskip("mpe2" if "mpe2" in str(told) else "torch")
+        env = compose.part({**config["env"], "num_envs": 2, **({"workers": 0} if "workers" in config["env"] else {})})
+        env(seed=0, device="cpu").close()
