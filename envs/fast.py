@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from envs.base import STATE, ActionError, EnvError, Transition, misshapen
-from envs.kernel.make import Compiled, compiled
+from envs.kernel.make import Compiled, ScenarioState, compiled
 from envs.kernel.runtime import ConstantChanged, KernelStep
+from envs.kernel.tape import Refusal
 from envs.kernel.trace import drawn_values
 from envs.kernel.verify import Comparison
 from envs.python_state import PLAIN
+from envs.warm_up import is_clock
 
 CHOICES = 16  # kernels for different values of what resets draw for the whole batch
 SPREAD = 100.0  # µs of work from which a second thread pays
@@ -38,6 +40,7 @@ class FastStep:
         self.checks = 0  # comparisons with the simulator so far
         self._rollouts, self._since = 0, 0  # rollouts begun, and steps outside of rollouts
         self._due = False  # whether the next step is to be compared
+        self._digest = ""  # of all Python state that decides the step, when somebody may have changed it
         self._spent, self._born = 0.0, time.perf_counter()  # seconds in comparisons, and when they began to count
         self._make(specialise=True)
 
@@ -53,7 +56,8 @@ class FastStep:
         self.why, self.made = made.why, made
         if not made.why:
             self.why = self._compare_at_start()
-        self._values = self._watched()
+        self._values, self._looked = self._watched(), False
+        self._digest = "" if self.why else self._state_digest()
         if self.why:
             self.kernel = None
             return
@@ -114,10 +118,17 @@ class FastStep:
         """Whether comparisons stay below a hundredth of the time since the start; the first is always made."""
         return self._spent <= SHARE * (time.perf_counter() - self._born)
 
+    def _state_digest(self) -> str:
+        try:
+            return ScenarioState(self.env).digest()
+        except Refusal as refusal:
+            return str(refusal)
+
     def _watched(self) -> dict[str, Any]:
         """What of the scenario somebody may have changed while the kernel stepped: {path: value}."""
         pool = self.env._pool
-        found = {p: v for p, v in pool.main.host_values().items() if p not in pool.drawn | pool._evolving}
+        found = {p: v for p, v in pool.main.host_values().items()
+                 if p not in pool.drawn | pool._evolving and not is_clock(v)}
         for path, slot in pool.main.tensors.items():
             if pool.axes.get(path) is None and path not in pool.drawn | pool._evolving | pool._passing:
                 found[path] = (tuple(slot.value.shape), slot.value.tolist())
@@ -131,14 +142,20 @@ class FastStep:
     def _read(self, path: str) -> Tensor:
         return self.env._pool.main.tensors[path].value
 
-    def load(self) -> None:
-        """The simulator's state and pool were changed: take them over at the next step."""
+    def load(self, looked: bool = False) -> None:
+        """The simulator's state and pool were changed: take them over at the next step.
+
+        looked: somebody was handed the simulator, and may have changed anything of it.
+        """
         self._ahead = self._loaded = False
+        self._looked |= looked
 
     def _load(self) -> None:
         pool = self.env._pool
         pool.main.refresh()
-        if (self._varies and drawn_values(pool) != self._drawn) or self._watched() != self._values:
+        changed = self._watched() != self._values or (self._looked and self._state_digest() != self._digest)
+        self._looked = False
+        if changed or (self._varies and drawn_values(pool) != self._drawn):
             self._make(self.specialised)
             if self.kernel is None:
                 return

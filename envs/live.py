@@ -15,6 +15,7 @@ import envs.kernel.make  # noqa: F401 - fills the table of lowerings
 from envs.base import EnvError
 from envs.drawing import Scene, measure_lidars, scene
 from envs.film import shape_row
+from envs.kernel.branches import check_branches
 from envs.kernel.emit_js import emit_js
 from envs.kernel.layout import Layout, layout
 from envs.kernel.make import LARGEST
@@ -87,6 +88,7 @@ def program(settings: dict[str, Any]) -> LiveProgram:
         twin._observe = twin._pool.observe = observe_all
         twin.refresh_pool()
         traced = trace(twin)
+        check_branches(twin, traced)
         for key in [k for k in traced.constants if k[1].endswith(MOVES)]:
             del traced.constants[key]  # people drag what otherwise stands still
         lowered = lower(traced)

@@ -7,6 +7,7 @@ before and after a step mean that the step left Python's state alone. A digest o
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import enum
 import functools
@@ -27,9 +28,10 @@ from torch import Tensor
 
 from envs.bytecode import attribute_names, code_digest, global_names, imported_names, nested_codes
 
-# What merely draws or reports: no step reads it back.
+# What merely draws or reports, and VMAS's own copy of the generators, which is not used: no step reads it back.
 IGNORED_PACKAGES = {"pyglet", "matplotlib", "logging", "threading", "PIL", "IPython", "warnings", "_thread", "weakref"}
-IGNORED_ATTRIBUTES = {"viewer", "text_lines", "_render", "forces_dict", "torques_dict", "entity_index_map"}
+IGNORED_ATTRIBUTES = {"vmas_random_state", "viewer", "text_lines", "_render", "forces_dict", "torques_dict",
+                      "entity_index_map"}
 CLASS_BOOKKEEPING = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__abstractmethods__",
                      "_abc_impl", "__qualname__", "__firstlineno__", "__static_attributes__", "__annotate__",
                      "__annotations_cache__", "__annotate_func__", "__slots__", "__match_args__", "__parameters__",
@@ -108,8 +110,9 @@ class PythonState:
 
     def digest(self, leave_out: set[str] = frozenset()) -> str:
         """One name for all of it, the same in another process."""
-        told = sorted((path, str(token)) for path, token in self.tokens.items() if path not in leave_out)
-        return hashlib.sha256(repr(told).encode()).hexdigest()[:24]
+        parts = sorted((path, str(token)) for path, token in self.tokens.items()
+                       if path not in leave_out and not path.endswith(SIZE))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
     def changes(self, later: PythonState) -> list[str]:
         """Paths whose values differ between two walks, the shortest first."""
@@ -201,6 +204,9 @@ class PythonState:
             self._code(path, value)
         elif isinstance(value, (itertools.count, itertools.repeat)):
             tokens[path] = repr(value)
+        elif isinstance(value, contextlib.AbstractContextManager) and kind.__module__ == "contextlib":
+            tokens[path] = kind.__name__  # made anew by each call of what it decorates
+            self._visit(f"{path}.func", getattr(value, "func", None))
         elif isinstance(value, contextvars.ContextVar):
             self._visit(f"{path}.value", value.get(None))
         elif isinstance(value, threading.local):
@@ -229,14 +235,16 @@ class PythonState:
         if is_followed(module):
             self._visit(f"{path}.__class__", kind)
         elif not hasattr(value, "__dict__"):
-            if type(value).__repr__ is not object.__repr__:
-                self.tokens[path] = (self.tokens[path], repr(value)[:2000])  # dtypes, devices, dates, ranges, patterns
+            if type(value).__repr__ is not object.__repr__ and " at 0x" not in (text := repr(value)):
+                self.tokens[path] = (self.tokens[path], text[:2000])  # dtypes, devices, dates, ranges, patterns
+            elif isinstance(value, types.BuiltinFunctionType):
+                self.tokens[path] = (self.tokens[path], value.__qualname__)
             return
         self._attributes_of(path, value)
 
     def _attributes_of(self, path: str, value: Any) -> None:
         if hasattr(value, "__dict__"):
-            self._parts(path, {k: v for k, v in vars(value).items() if k not in IGNORED_ATTRIBUTES})
+            self._parts(path, vars(value))
         for cls in type(value).__mro__:
             slots = cls.__dict__.get("__slots__", ())
             if is_followed(cls.__module__):
@@ -245,7 +253,8 @@ class PythonState:
 
     def _parts(self, path: str, parts: dict[Any, Any]) -> None:
         for name, part in parts.items():
-            self._visit(f"{path}.{name}" if path else str(name), part)
+            if name not in IGNORED_ATTRIBUTES:
+                self._visit(f"{path}.{name}" if path else str(name), part)
 
     def _label(self, key: Any, position: int) -> str:
         if id(key) in self._path_of:
@@ -320,7 +329,9 @@ class PythonState:
 
 
 def _order(item: Any) -> str:
-    return f"{type(item).__qualname__} {getattr(item, 'name', '')}"
+    """A set's items come in an order that depends on the process: by class, and by name where they have one."""
+    name = item.__qualname__ if isinstance(item, type) else getattr(item, "name", "")
+    return f"{type(item).__qualname__} {name}"
 
 
 def generator_state(value: Any) -> Any | None:

@@ -19,6 +19,8 @@ from envs.pool import Pool
 from envs.random import Stream, pack_python, spread, unpack_python
 from envs.simulator import Simulator, build_simulator, find_scenario, global_state, uses_host_random
 
+MOST = 10_000_000  # environments; more would take minutes to say that there is no memory
+
 
 class SlowPath(UserWarning):
     """A scenario has no kernel, and the warning says why; `env.fast=off` asks for none, without the warning."""
@@ -50,7 +52,7 @@ class VmasEnv(Env):
     def __init__(
         self,
         scenario: str = "balance",
-        num_envs: Annotated[int, Field(ge=1)] = 60,
+        num_envs: Annotated[int, Field(ge=1, le=MOST)] = 60,
         max_steps: Annotated[int, Field(ge=1)] | None = 100,
         continuous_actions: bool = True,
         multi_discrete: bool = False,
@@ -59,7 +61,7 @@ class VmasEnv(Env):
         global_state: bool = False,
         scenario_kwargs: dict[str, Any] | None = None,
         pool_every: Annotated[int, Field(ge=1)] = 100,
-        pool_size: Annotated[int, Field(ge=1)] | None = None,
+        pool_size: Annotated[int, Field(ge=1, le=MOST)] | None = None,
         fast: Literal["auto", "kernel", "off"] = "auto",
         seed: int = 0,
         device: str | torch.device = "cpu",
@@ -121,7 +123,7 @@ class VmasEnv(Env):
         """VMAS's environment, its tensors as they are now. Changes to them count from the next step on."""
         if self._fast is not None:
             self._fast.store()
-            self._fast.load()
+            self._fast.load(looked=True)
         return self._simulator
 
     def _make_groups(self, stream: Stream, heterogeneous: str, teams: dict[str, list[str]] | None) -> dict[str, Group]:
@@ -150,7 +152,7 @@ class VmasEnv(Env):
         self._ticks = 0
         seen = self._pool.reset_simulator()
         if self._fast is not None:
-            self._fast.load()
+            self._fast.load(looked=True)
         return seen
 
     @torch.no_grad()

@@ -35,6 +35,7 @@ from envs.python_state import SIZE, TooMuchState
 from envs.warm_up import is_clock
 
 RESETS = 40  # tried to see every value that is drawn for the whole batch change
+CONTINUOUS = 8  # resets in a row that draw as many different numbers: no choice among a few
 LARGEST = 100_000  # operations; beyond, compilers take minutes
 
 
@@ -236,10 +237,13 @@ def _source(twin, specialise: bool, audited: bool = True):
     return traced, emit(lowered, places), lowered, places
 
 
-def _is_continuous(value: Any) -> bool:
-    if isinstance(value, list):
-        return any(_is_continuous(item) for item in value)
-    return isinstance(value, float) and not value.is_integer()
+def _is_continuous(twin, path: str) -> bool:
+    """Whether what resets draw are numbers that never come twice."""
+    seen = set()
+    for _ in range(CONTINUOUS):
+        twin.reset()
+        seen.add(repr(drawn_values(twin._pool).get(path)))
+    return len(seen) == CONTINUOUS and any("." in text for text in seen)
 
 
 def _depends_on_draws(twin, specialise: bool, source: str) -> bool:
@@ -257,7 +261,7 @@ def _depends_on_draws(twin, specialise: bool, source: str) -> bool:
         tried.add(repr(now))
         unseen -= changed
         if _source(twin, specialise, audited=False)[1] != source:
-            numbers = [path for path in sorted(changed) if _is_continuous(now[path])]
+            numbers = [path for path in sorted(changed) if _is_continuous(twin, path)]
             if numbers:
                 raise Refusal(f"resets draw {numbers[0]} for the whole batch from a continuous range")
             return True

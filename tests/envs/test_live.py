@@ -1,7 +1,6 @@
 """The step as JavaScript against the simulator: from the same states, with the same actions and random numbers."""
 
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from envs.base import EnvError
 from envs.kernel.emit_js import PRELUDE
 from envs.kernel.runtime import _draw
 from envs.kernel.trace import TRACED
-from envs.kernel.verify import _eager
+from envs.kernel.verify import eager_step
 from envs.live import LiveProgram, program, single, world
 
 STEPS = 8  # of TRACED = 127 environments: 1,016 states
@@ -21,8 +20,6 @@ def compare(javascript, live: LiveProgram, steps: int = STEPS) -> float:
     """The greatest difference, relative to numbers above 1, of all outputs and the next state; dones must be equal."""
     twin, noise = live.twin, live.lowered.noise
     starts, actions, noises, wanted, tables = [], [], [], [], []
-    tables_by_path = [path for path, _, _ in live.places.tables]
-    kernel = SimpleNamespace(places=live.places, tables=tables_by_path, shapes=live.lowered.shapes)
     generator = torch.Generator().manual_seed(1)
     for i in range(steps):
         if i % 3 == 1:  # squeeze together, so that bodies touch
@@ -36,7 +33,7 @@ def compare(javascript, live: LiveProgram, steps: int = STEPS) -> float:
             before = torch.get_rng_state()
             drawn = [_draw(*draw, TRACED).reshape(TRACED, -1).float() for draw in noise]
             torch.set_rng_state(before)
-            eager = _eager(twin, kernel, action, live.lowered.unrolled)
+            eager = eager_step(twin, action, live.lowered.unrolled)
         noises.append(torch.cat(drawn, 1) if drawn else torch.zeros(TRACED, 1))
         outputs = [eager[key].float() for key, _ in live.places.outputs]
         dones = [eager[key].float()[:, None] for key in (("terminated",), ("truncated",))]

@@ -226,3 +226,17 @@ def test_importances_need_enough_trials() -> None:
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1) + 0 * trial.suggest_float("y", 0, 1), 20)
     found = tuning.importances(study)
     assert found["x"] > 0.9 and np.isclose(sum(found.values()), 1)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(40), b"[1]", b"{"], ids=range(4))
+def test_a_damaged_study_file_is_set_aside_for_the_storage_knows_it(content, tmp_path, capsys) -> None:
+    place = f"sqlite:///{tmp_path}/study.db"
+    tuning.open_study(place, tmp_path / "a", given())
+    file = tmp_path / "a" / "study.json"
+    before = file.read_bytes()
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="was begun with"):
+        tuning.open_study(place, tmp_path / "a", given(metric="other"))
+    assert "study.json.damaged" in capsys.readouterr().err
+    tuning.open_study(place, tmp_path / "a", given())
+    assert file.read_bytes() == before

@@ -25,15 +25,28 @@ def test_what_cannot_be_traced_is_refused_with_its_line(function, told):
     assert "test_rewrite.py:" in str(refusal.value)
 
 
-def _branch_on_all(x):
-    if (x > 0).all():
+def _caught(x):
+    try:
+        assert (x > 0).all()
         return x
-    return -x
+    except AssertionError:
+        return -x
 
 
-def test_a_branch_on_all_environments_at_once_is_refused():
-    with pytest.raises(Refusal, match="branches on all environments"):
-        lowered(_branch_on_all, numbers(2))
+def test_an_assert_that_may_be_caught_is_refused():
+    with pytest.raises(Refusal, match="asserts something of all environments within a try at test_rewrite.py:"):
+        lowered(_caught, numbers(2))
+
+
+def _many(x):
+    for _ in range(20):
+        if (x < 0).any():
+            x = torch.where(x < 0, x + 0.5, x)
+    return x
+
+
+def test_a_branch_in_a_for_loop_is_taken_every_time():
+    compare(_many, numbers(2))
 
 
 def _false_assert(x):
