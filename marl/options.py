@@ -32,7 +32,7 @@ def split(options: type, arguments: Sequence[str]) -> tuple[dict[str, Any], list
         written = hints[key] is str or set(get_args(hints[key])) == {str, type(None)}
         try:
             values[key] = (None if text == "null" else plain(text)) if written else yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):  # more digits or brackets than Python reads
             raise UserError(
                 f"cannot read {argument!r}: write key=value, with quotes around special characters"
             ) from None
