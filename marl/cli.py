@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from marl import terminal
-from marl.errors import Diverged, LostProcess, Stopped, UserError
+from marl.errors import Diverged, LostProcess, Stopped, UserError, one_line
 from marl.imports import find_user_modules
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+DISK += (errno.ENAMETOOLONG, errno.ELOOP)
 WRONG_KIND = {errno.EEXIST: "it is a file, not a folder", errno.EISDIR: "it is a folder, not a file"}
 DISK += tuple(WRONG_KIND)
 SAME_COMMAND = "the same command continues"  # of sweeps and studies
@@ -67,7 +68,7 @@ def guard(*errors: type[Exception], again: str = "") -> Iterator[None]:
     except (UserError, Diverged, LostProcess, *errors) as error:
         if FULL_ERROR or any(a.startswith("debug=") for a in sys.argv):
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(getattr(error, "exit_code", 2)) from None
     except (MemoryError, RuntimeError) as error:
         wanted = out_of_memory(error)
@@ -80,7 +81,8 @@ def guard(*errors: type[Exception], again: str = "") -> Iterator[None]:
             raise
         place = error.filename2 or error.filename or "a file"  # the second is where a finished file was to go
         told = f"cannot write {place}: {WRONG_KIND.get(error.errno, error.strerror)}"
-        print(f"error: {told}{'; earlier checkpoints are untouched' if again == RESUME else ''}", file=sys.stderr)
+        told += "; earlier checkpoints are untouched" if again == RESUME else ""
+        print(f"error: {one_line(told)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

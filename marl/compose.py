@@ -47,11 +47,12 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         UserError: an unknown key or group option, or a broken override.
     """
-    overrides = tidy(overrides)
+    with worded(lambda: True):
+        overrides = tidy(overrides)
     run = value_of(overrides, "resume")
     if run is not None:
         return saved(run, overrides)
-    with worded(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with worded(lambda: True), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("config", overrides, return_hydra_config=True)
         _settle(cfg, overrides)
     cfg.experiment = cfg.hydra.runtime.choices.get("experiment")
@@ -83,7 +84,7 @@ def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     else:
         cfg = OmegaConf.create(read_config(path))
     OmegaConf.set_struct(cfg, True)
-    with worded():
+    with worded(lambda: True):
         overrides, earlier = tidy(overrides), cfg.copy()
         parsed = OverridesParser.create().parse_overrides(overrides)
         choices = [f"experiment={cfg.experiment}"] if cfg.experiment else []
@@ -202,7 +203,8 @@ def run(job: Job, *errors: type[Exception]) -> None:
     """
     find_user_modules()
     sweeping = bool({"-m", "--multirun"} & set(sys.argv))
-    with guard(*errors, again=SAME_COMMAND if sweeping else RESUME), worded():
+    composing = True  # until the job begins
+    with guard(*errors, again=SAME_COMMAND if sweeping else RESUME), worded(lambda: composing):
         arguments = sys.argv[1:] = flags_first(tidy(sys.argv[1:]))
         distributed.start()
         if value_of(arguments, "resume") is not None:
@@ -211,6 +213,7 @@ def run(job: Job, *errors: type[Exception]) -> None:
             parser = argparse.ArgumentParser(add_help=False)
             parser.add_argument("-cd", "--config-dir")  # of no use here: the run's configuration is whole
             cfg = compose(parser.parse_known_args(arguments)[1])
+            composing = False
             home = checkpoint.config_of(cfg.resume)
             if home is None:
                 told = "lies in no run directory that could go on; init_from=FILE starts a new run from its weights"
@@ -223,6 +226,8 @@ def run(job: Job, *errors: type[Exception]) -> None:
 
         @wraps(job)
         def inside_hydra(cfg: DictConfig) -> Any:
+            nonlocal composing
+            composing = False
             run_dir = Path(HydraConfig.get().runtime.output_dir)
             cfg.experiment = HydraConfig.get().runtime.choices.get("experiment")
             _settle(cfg, HydraConfig.get().overrides.task)
@@ -243,12 +248,21 @@ def run(job: Job, *errors: type[Exception]) -> None:
 
 
 @contextmanager
-def worded() -> Iterator[None]:
-    """Turn complaints of Hydra and OmegaConf into UserErrors."""
+def worded(composing: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Turn complaints of Hydra and OmegaConf into UserErrors.
+
+    While `composing()` all that they raise is one: Hydra checks little of a command line, and ends with ValueErrors,
+    TypeErrors and failed assertions of its own where an override is of a wrong kind.
+    """
     try:
         yield
     except COMPOSING as error:
         raise UserError(sentence(error)) from error
+    except (ValueError, TypeError, AssertionError, LookupError, AttributeError, RecursionError) as error:
+        if isinstance(error, UserError) or not composing():
+            raise
+        why = sentence(error) or type(error).__name__
+        raise UserError(f"cannot compose a configuration from {shlex.join(sys.argv[1:])}: {why}") from error
 
 
 def sentence(error: Exception) -> str:

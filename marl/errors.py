@@ -4,6 +4,8 @@ import difflib
 import signal
 from collections.abc import Iterable
 
+LONGEST = 1500  # characters of a message: what it quotes may be a whole file
+
 
 class UserError(ValueError):
     """One sentence that names the key, its value and what is allowed; scripts print it and exit 2."""
@@ -49,6 +51,12 @@ class Stopped(Exception):
         self.where = f"{name}: stopped after iteration {iteration}"
         super().__init__(f"{self.where}; resume=RUN_DIR continues from there")
         self.exit_code = 128 + signum
+
+
+def one_line(text: object) -> str:
+    """A message as one line of text: line breaks and other characters that a terminal acts on are escapes."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text).strip())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 300]} … {line[-280:]}"
 
 
 def closest(name: str, options: Iterable[str]) -> str:

@@ -1,8 +1,8 @@
 """Options of the scripts that work on finished runs: key=value, checked against a dataclass."""
 
+import os.path
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
-from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import yaml
@@ -32,11 +32,11 @@ def split(options: type, arguments: Sequence[str]) -> tuple[dict[str, Any], list
         written = hints[key] is str or set(get_args(hints[key])) == {str, type(None)}
         try:
             values[key] = (None if text == "null" else plain(text)) if written else yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):  # more digits or brackets than Python reads
             raise UserError(
                 f"cannot read {argument!r}: write key=value, with quotes around special characters"
             ) from None
-    given = [argument for argument in rest if not Path(argument).exists()]
+    given = [argument for argument in rest if not os.path.exists(argument)]  # never raises, however long the name
     for field in fields(options):
         if field.default is MISSING and field.default_factory is MISSING and field.name not in values:
             near = [a.partition("=")[2] for a in given if closest(a.partition("=")[0], [field.name]) and "=" in a]
@@ -59,7 +59,7 @@ def parse(options: type, arguments: Sequence[str]) -> Any:
     names = [field.name for field in fields(options)]
     for argument in arguments:
         key, equals, _ = argument.partition("=")
-        if not equals and not Path(argument).exists():
+        if not equals and not os.path.exists(argument):
             raise UserError(f"cannot read {argument!r}: write key=value")
         if equals and key not in names:
             raise UserError(f"unknown key '{key}'{closest(key, names)} (allowed are {', '.join(names)})")
@@ -76,7 +76,7 @@ def parse_runs(options: type, arguments: Sequence[str], which: str) -> tuple[lis
         UserError: no runs (`which` says what they are for), or as `split`.
     """
     values, rest = split(options, arguments)
-    runs = [a for a in rest if "=" not in a or Path(a).exists()]
+    runs = [a for a in rest if "=" not in a or os.path.exists(a)]
     if not runs:
         raise UserError(f"name the runs {which}: RUN_DIR…")
     return runs, options(**values), [a for a in rest if a not in runs]

@@ -16,6 +16,7 @@ returns of groups and agents.
 """
 
 import csv
+import os.path
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal
@@ -50,7 +51,7 @@ def parse(arguments: list[str]) -> tuple[list[str], Options]:
     values, places = split(Options, arguments)
     for argument in places:
         name, given, _ = argument.partition("=")
-        if given and name.isidentifier() and not Path(argument).exists():
+        if given and name.isidentifier() and not os.path.exists(argument):
             raise UserError(f"unknown option '{name}'{closest(name, names)} (there are {', '.join(names)})")
     if not places:
         raise UserError("name the runs to report on: folders, globs or marl-eval files")

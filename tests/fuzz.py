@@ -29,7 +29,14 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
-import agents.on_policy  # noqa: E402, F401 - imported here, so that no fork has to
+import matplotlib.backends.backend_agg  # noqa: E402, F401 - imported here and below, so that no fork has to
+import matplotlib.backends.backend_svg  # noqa: E402, F401
+import matplotlib.pyplot  # noqa: E402, F401
+import sklearn.datasets  # noqa: E402, F401
+import torch.utils.tensorboard  # noqa: E402, F401
+import torchmetrics  # noqa: E402, F401
+
+import agents.on_policy  # noqa: E402, F401
 import envs.vmas  # noqa: E402, F401
 import marl.supervised  # noqa: E402, F401
 from tests.fuzzing import commands, damage, overrides, process, world  # noqa: E402

@@ -46,6 +46,8 @@ def test_a_key_that_is_no_configuration_may_be_meant_for_an_option(tmp_path, mon
         (["ckpt=a", "count=0"], "count=0: must be at least 1|count=0: must be greater than or at least 1"),
         (["ckpt=a", "kinds=[gif,mp3]"], r"kinds\[1\]=mp3: must be 'gif' or 'png'"),
         (["ckpt=a", "kinds=[gif"], "cannot read 'kinds=\\[gif'"),
+        (["ckpt=a", f"count={'9' * 5000}"], "cannot read 'count=9"),
+        (["ckpt=a", f"count={'[' * 5000}"], "cannot read 'count=\\["),
         (["ckpt=a", "on=1"], "on=1: must be true or false"),
     ],
 )
