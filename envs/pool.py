@@ -110,7 +110,7 @@ class Pool:
     def follows_size(self, path: str) -> bool:
         """Whether a plain value differs between simulator and reset pool because their numbers of environments do."""
         a, b = (state.host[path].value if path in state.host else None for state in (self.main, self.fresh))
-        return _follows(a, b, self.num_envs, self.size)
+        return follows(a, b, self.num_envs, self.size)
 
     def _share(self, paths: set[str]) -> None:
         """The reset pool's tensors and arrays without an environment axis become the simulator's, of those paths."""
@@ -304,12 +304,12 @@ def like(old: Tensor, value: Tensor) -> Tensor:
     return torch.nn.Parameter(copy, old.requires_grad) if isinstance(old, torch.nn.Parameter) else copy
 
 
-def _follows(a: Any, b: Any, num_envs: int, size: int) -> bool:
+def follows(a: Any, b: Any, num_envs: int, size: int) -> bool:
     """Whether a : b is num_envs : size or its inverse, of numbers or of sequences' lengths."""
     if isinstance(a, (list, tuple, str, dict)) and isinstance(b, (list, tuple, str, dict)):
         if len(a) != len(b) or isinstance(a, (str, dict)):
             return len(a) != len(b)
-        return all(x == y or _follows(x, y, num_envs, size) for x, y in zip(a, b, strict=True))
+        return all(x == y or follows(x, y, num_envs, size) for x, y in zip(a, b, strict=True))
     if type(a) is not type(b) or not isinstance(a, (int, float)) or isinstance(a, bool):
         return False
     near = lambda x, y: abs(x - y) <= 1e-6 * max(abs(x), abs(y))  # noqa: E731

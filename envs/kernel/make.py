@@ -30,7 +30,7 @@ from envs.kernel.runtime import KernelStep
 from envs.kernel.tape import Refusal
 from envs.kernel.trace import TRACED, drawn_values, lower, set_drawn, trace
 from envs.kernel.verify import verify
-from envs.pool import like
+from envs.pool import follows, like
 from envs.python_state import SIZE, TooMuchState
 from envs.warm_up import is_clock
 
@@ -126,8 +126,10 @@ class ScenarioState:
             other = python_state(pool.nursery, pool.fresh)
         except TooMuchState as error:
             raise Refusal(f"the scenario cannot be watched: {error}") from error
-        self.left_out = set(self.state.changes(other)) | {p for p in self.state.tokens if _below(p, pool.drawn)}
-        self.left_out |= {p for p, slot in pool.main.host.items() if is_clock(slot.value)}
+        sizes = {p.removesuffix(SIZE) for p in self.state.changes(other)
+                 if _by_size(self.state.tokens.get(p), other.tokens.get(p), pool.num_envs, pool.size)}
+        clocks = {p for p, slot in pool.main.host.items() if is_clock(slot.value)}
+        self.left_out = _all_below(self.state.tokens.keys() | other.tokens.keys(), sizes | clocks | pool.drawn)
         self.shared = {path: slot.value for path, slot in pool.main.tensors.items()
                        if pool.axes.get(path) is None and path not in pool._evolving | pool._passing | pool.drawn
                        and slot.value.shape == getattr(pool.fresh.tensors.get(path), "value", slot.value).shape}
@@ -141,7 +143,7 @@ class ScenarioState:
         """Gives another environment of the scenario the same values. Raises Refusal, naming what stays different."""
         pool = twin._pool
         values = env._pool.main.host_values()
-        differing = {path[:i] for path in self.left_out for i in range(len(path) + 1) if path[i : i + 1] in (".", "")}
+        differing = {start for path in self.left_out for start in _starts(path)}
         values = {p: v for p, v in values.items() if p not in differing and not env._pool.follows_size(p)}
         for state in (pool.main, pool.fresh):
             state.write_host(values)
@@ -156,8 +158,24 @@ class ScenarioState:
                 raise Refusal(f"another copy of the scenario differs in {describe(path, self.state.codes)}")
 
 
-def _below(path: str, roots: Iterable[str]) -> bool:
-    return any(path == root or path.startswith(f"{root}.") for root in roots)
+def _all_below(paths: Iterable[str], roots: set[str]) -> set[str]:
+    """Those of the paths that are one of the roots, or of what lies below one."""
+    return {path for path in paths if any(start in roots for start in _starts(path))}
+
+
+def _starts(path: str) -> list[str]:
+    return [path[:i] for i in range(len(path) + 1) if path[i : i + 1] in (".", "")]
+
+
+def _by_size(a: Any, b: Any, num_envs: int, size: int) -> bool:
+    """Whether two tokens differ as the numbers of environments do: numbers, shapes and lengths; generators go apart."""
+    if not isinstance(a, tuple) or not isinstance(b, tuple) or a[0] != b[0]:
+        return isinstance(a, int) and isinstance(b, int)  # of a dict
+    if a[0] == "generator":
+        return True
+    if a[0] in ("int", "float"):
+        return follows(float(a[1]), float(b[1]), num_envs, size)
+    return len(a) > 1 and not isinstance(a[1], str) and a[1] != b[1]  # a list's length, an array's shape
 
 
 def _key(env: Any, state: ScenarioState, specialise: bool, drawn: dict[str, Any] | None) -> str:
