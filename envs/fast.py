@@ -164,17 +164,7 @@ class FastStep:
         """Fills in the simulator's tensors, if the kernel has stepped since."""
         if not self._ahead:
             return
-        state = self.env._pool.main
-        state.refresh()
-        same: dict[int, list] = {}
-        for slot in state.tensors.values():
-            same.setdefault(id(slot.value), []).append(slot)
-        kept = []  # no tensor is freed meanwhile, so that no id comes twice
-        for path, value in self.kernel.store_state(self._read).items():
-            old = state.tensors[path].value
-            kept.append(old)
-            for slot in same[id(old)]:
-                slot.write(value)
+        self.kernel.fill(self.env._pool.main)
         self._ahead = False
 
     # ---- steps

@@ -22,7 +22,7 @@ import envs.kernel.lower_reduce
 import envs.kernel.lower_shape  # noqa: F401 - these fill the table
 from envs.kernel import cache
 from envs.kernel.audit import describe, python_state
-from envs.kernel.branches import check_branches, is_own
+from envs.kernel.branches import check_branches, check_late_branches, is_own
 from envs.kernel.build import PATIENCE, compile_library, compiler, digest, load, machine
 from envs.kernel.emit_cpp import emit
 from envs.kernel.layout import Layout, layout
@@ -205,6 +205,7 @@ def _make(env: Any, state: ScenarioState, specialise: bool, drawn: dict[str, Any
     made = Compiled("", False, library.name, places, lowered.constants, lowered.shapes, lowered.noise, lowered.dtypes,
                     lowered.unrolled)
     report = verify(twin, made.step(TRACED), unrolled=lowered.unrolled)
+    check_late_branches(twin, traced, made.step(TRACED))
     made.facts = {
         "operations": lowered.operations,
         "fields": len(lowered.fields),

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -153,6 +154,19 @@ class KernelStep:
         for path, table in self.tables.items():
             out[path] = _back(table.to(self.shapes[path][1]), read(path), self.shapes[path][2])
         return out
+
+    def fill(self, state: Any) -> None:
+        """Puts the kernel's state into a simulator, given as its StateMap; slots of one tensor get one tensor."""
+        state.refresh()
+        same: dict[int, list] = {}
+        for slot in state.tensors.values():
+            same.setdefault(id(slot.value), []).append(slot)
+        kept = []  # no tensor is freed meanwhile, so that no id comes twice
+        for path, value in self.store_state(lambda path: state.tensors[path].value).items():
+            old = state.tensors[path].value
+            kept.append(old)
+            for slot in same[id(old)]:
+                slot.write(value)
 
     def _check_constants(self, read: Reader) -> None:
         for path, (theirs, wanted) in self._pinned.items():
