@@ -10,7 +10,8 @@ from torch import Tensor
 
 from envs.base import STATE, ActionError, EnvError, Transition, misshapen
 from envs.kernel.make import Compiled, compiled
-from envs.kernel.runtime import ConstantChanged, KernelStep
+from envs.kernel.runtime import KernelStep
+from envs.kernel.tape import ConstantChanged
 from envs.kernel.trace import drawn_values
 from envs.kernel.verify import Comparison
 from envs.python_state import PLAIN
@@ -160,6 +161,16 @@ class FastStep:
         observed = {("observation", name): value for name, value in pool._observed.items()}
         self.kernel.load_pool(pool.read_fresh, pool.size, observed)
 
+    def _refresh_pool(self) -> None:
+        """New resets; those that break a constant of the kernel's get one that assumes nothing."""
+        self.env._pool.refresh()
+        try:
+            self._load_pool()
+        except ConstantChanged:
+            self.store()
+            self.load()
+            self._load()
+
     def store(self) -> None:
         """Fills in the simulator's tensors, if the kernel has stepped since."""
         if not self._ahead:
@@ -178,6 +189,9 @@ class FastStep:
             return True
         if self._varies and (self.env._ticks + 1) % self.env._pool_every == 0:
             return True
+        if (self.env._ticks + 1) % self.env._pool_every == 0:
+            self._check_shapes(action)
+            self._refresh_pool()
         if self._due and self._affordable():
             self._check_shapes(action)
             self._compare_in_run(action)
@@ -204,9 +218,6 @@ class FastStep:
                 value = value.to(self._dtypes[name]).contiguous()
             kernel.point("action", name, tensor=value)
         env._ticks += 1
-        if env._ticks % env._pool_every == 0:
-            env._pool.refresh()
-            self._load_pool()
         if kernel.noise:
             with env._pool.stream:
                 kernel.draw()

@@ -8,12 +8,9 @@ import torch
 from torch import Tensor
 
 from envs.kernel.layout import Layout
+from envs.kernel.tape import ConstantChanged
 
 Reader = Callable[[str], Tensor]  # path -> the simulator's tensor, environments on the axis that `shapes` names
-
-
-class ConstantChanged(Exception):
-    """A loaded state differs from what the kernel was specialised on; a general kernel must be built instead."""
 
 
 class KernelStep:

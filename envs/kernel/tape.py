@@ -16,6 +16,10 @@ class Refusal(Exception):
     """The step can't become a kernel; the message is one sentence that says why."""
 
 
+class ConstantChanged(Exception):
+    """A loaded state differs from what the kernel was specialised on; a general kernel must be built instead."""
+
+
 @dataclass(frozen=True)
 class Ref:
     """The tensor number `index` of a tape."""

@@ -19,7 +19,7 @@ from envs.kernel.cull import culling
 from envs.kernel.lower import Lowering
 from envs.kernel.program import Program
 from envs.kernel.rewrite import SKIPPED, Rewriter, location
-from envs.kernel.tape import Recorder, Ref, Refusal, Tape
+from envs.kernel.tape import ConstantChanged, Recorder, Ref, Refusal, Tape
 
 TRACED = 127  # environments of the twin: a prime, so that no other size is a multiple of it
 
@@ -139,7 +139,7 @@ def refusing(scenario: str) -> Iterator[None]:
     """Whatever a scenario raises while it is traced is a reason to step it eagerly."""
     try:
         yield
-    except Refusal:
+    except (Refusal, ConstantChanged):
         raise
     except Exception as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(SKIPPED)]

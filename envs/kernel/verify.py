@@ -215,12 +215,13 @@ def _apart(ours: dict[tuple, Tensor], theirs: dict[tuple, Tensor], report: Repor
     """[E]: each environment's largest relative error; equal infinities and nans are none."""
     error = torch.zeros(len(theirs["terminated",]))
     for key, b in theirs.items():
-        a, b = ours[key].float(), b.float()
         if len(key) == 1 or not b.numel():
             continue
+        unequal = not b.is_floating_point() and ours[key].double() != b.double()  # whole numbers know no rounding
+        a, b = ours[key].float(), b.float()
         apart = (a - b).abs() / b.abs().clamp(min=1)
         apart = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, apart)
-        apart = torch.where(apart.isnan(), torch.inf, apart).amax(1)
+        apart = torch.where(apart.isnan() | unequal, torch.inf, apart).amax(1)
         if report is not None:
             ordinary = apart[apart <= TOLERANCE]
             largest = float(ordinary.max()) if len(ordinary) else 0.0
