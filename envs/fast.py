@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from envs.base import STATE, ActionError, EnvError, Transition, misshapen
-from envs.kernel.make import Compiled, compiled
+from envs.kernel.audit import python_state
+from envs.kernel.make import Compiled, ScenarioState, compiled
 from envs.kernel.runtime import KernelStep
 from envs.kernel.tape import ConstantChanged
 from envs.kernel.trace import drawn_values
 from envs.kernel.verify import Comparison
-from envs.python_state import PLAIN
+from envs.python_state import SIZE
 
 CHOICES = 16  # kernels for different values of what resets draw for the whole batch
 SPREAD = 100.0  # µs of work from which a second thread pays
@@ -54,6 +55,7 @@ class FastStep:
         self.why, self.made = made.why, made
         if not made.why:
             self.why = self._compare_at_start()
+        self._left_out = None
         self._values = self._watched()
         if self.why:
             self.kernel = None
@@ -116,15 +118,18 @@ class FastStep:
         return self._spent <= SHARE * (time.perf_counter() - self._born)
 
     def _watched(self) -> dict[str, Any]:
-        """What of the scenario somebody may have changed while the kernel stepped: {path: value}."""
+        """What somebody may have changed while the kernel stepped, code and globals too: {path: token}."""
+        if not self.made.binary:
+            return {}
         pool = self.env._pool
-        found = {p: v for p, v in pool.main.host_values().items() if p not in pool.drawn | pool._evolving}
+        pool.main.refresh()
+        if self._left_out is None:
+            self._left_out = ScenarioState(self.env).left_out | pool.drawn | pool._evolving
+        found = {path: token for path, token in python_state(self.env._simulator, pool.main).tokens.items()
+                 if path not in self._left_out and not path.endswith(SIZE)}
         for path, slot in pool.main.tensors.items():
             if pool.axes.get(path) is None and path not in pool.drawn | pool._evolving | pool._passing:
                 found[path] = (tuple(slot.value.shape), slot.value.tolist())
-        for cls in type(self.env._simulator.scenario).__mro__:
-            if cls.__module__.partition(".")[0] not in ("vmas", "builtins", "abc"):
-                found |= {f"{cls.__qualname__}.{k}": v for k, v in vars(cls).items() if type(v) in PLAIN}
         return found
 
     # ---- state in and out

@@ -11,7 +11,7 @@ import torch
 from envs.kernel.runtime import KernelStep
 from envs.kernel.trace import drawn_values, set_drawn
 
-PLAYS = tuple((steps, power) for steps in (10, 30, 100, 300) for power in (0.3, 2.0))  # mostly old, mostly young
+PLAYS = tuple((steps, power) for steps in (30, 100, 300) for power in (0.3, 2.0))  # mostly old, mostly young
 
 
 def late_states(twin, kernel: KernelStep, generator: torch.Generator, over: list[torch.Tensor]) -> Iterator[None]:
