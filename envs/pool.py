@@ -57,6 +57,7 @@ class Pool:
         self._counters = {p for p in self._evolving if self.axes.get(p) is None and p not in self.carried.arrays
                           and not self._is_row(p)}
         self.drawn = self._find_drawn()
+        self.first_tokens: tuple[dict, dict] | None = None  # simulator's and nursery's Python state, as first walked
         if audit:
             self.main.refresh()
             audit.compare(mine, audit.look(simulator, self.main), "building, stepping or resetting another copy of it")

@@ -53,7 +53,7 @@ def is_followed(module: str) -> bool:
     root = module.partition(".")[0]
     if root == "vmas":
         return True
-    if root in ("torch", "numpy"):
+    if root in ("torch", "numpy") or root.startswith("namedtuple_"):  # the latter only make tuples
         return False
     if root in sys.stdlib_module_names or root in IGNORED_PACKAGES:
         return root == "__main__"

@@ -112,13 +112,15 @@ def _kept(key: str) -> Compiled | None:
     content = torch.load(file, weights_only=True)
     places = Layout(**content.pop("places")) if content["places"] else content.pop("places")
     found = Compiled(**content, places=places)
-    return found if found.why or found.varies or found.seldom or cache.intact(cache.cache_folder() / found.binary) else None
+    whole = found.why or found.varies or found.seldom or cache.intact(cache.cache_folder() / found.binary)
+    return found if whole else None
 
 
 class ScenarioState:
     """The Python state of an environment's scenario that decides its step, whatever the number of environments.
 
-    What differs between simulator and reset pool is left out: sizes, rows per environment, what resets draw.
+    What differs between simulator and reset pool is left out: sizes, rows per environment, what resets draw. What was
+    set on the simulator since then, and on it alone, is not.
     Raises Refusal where there is too much of it.
     """
 
@@ -130,7 +132,9 @@ class ScenarioState:
             other = python_state(pool.nursery, pool.fresh)
         except TooMuchState as error:
             raise Refusal(f"the scenario cannot be watched: {error}") from error
-        self.left_out = set(self.state.changes(other)) | {p for p in self.state.tokens if _below(p, pool.drawn)}
+        first = pool.first_tokens = pool.first_tokens or (self.state.tokens, other.tokens)
+        mine = {p for p in self.state.changes(other) if first[0].get(p) == first[1].get(p) == other.tokens.get(p)}
+        self.left_out = set(self.state.changes(other)) - mine | {p for p in self.state.tokens if _below(p, pool.drawn)}
         self.left_out |= {p for p, slot in pool.main.host.items() if is_clock(slot.value)}
         self.shared = {path: slot.value for path, slot in pool.main.tensors.items()
                        if pool.axes.get(path) is None and path not in pool._evolving | pool._passing | pool.drawn
@@ -207,8 +211,8 @@ def _make(env: Any, state: ScenarioState, specialise: bool, drawn: dict[str, Any
     traced_at = time.perf_counter()
     library = compile_library(source)
     compiled_at = time.perf_counter()
-    made = Compiled("", False, False, library.name, places, lowered.constants, lowered.shapes, lowered.noise, lowered.dtypes,
-                    lowered.unrolled)
+    made = Compiled(binary=library.name, places=places, constants=lowered.constants, shapes=lowered.shapes,
+                    noise=lowered.noise, dtypes=lowered.dtypes, unrolled=lowered.unrolled)
     report = verify(twin, made.step(TRACED), unrolled=lowered.unrolled)
     check_late_branches(twin, traced, made.step(TRACED))
     made.facts = {

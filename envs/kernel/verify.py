@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from envs.kernel.audit import StepAudit
-from envs.kernel.rewrite import Rewriter, location
 from envs.kernel.reach import late_states
+from envs.kernel.rewrite import Rewriter, location
 from envs.kernel.runtime import KernelStep
 from envs.kernel.tape import Recorder, Refusal, Tape
 from envs.kernel.trace import drawn_values, refusing, set_drawn
