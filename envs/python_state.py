@@ -199,6 +199,12 @@ class PythonState:
                 self._parts(path, dict(frame.f_locals))
         elif isinstance(value, types.CodeType):
             self._code(path, value)
+        elif isinstance(value, (types.BuiltinFunctionType, types.MethodWrapperType)):  # their text holds an address
+            tokens[path] = f"{getattr(value, '__module__', None)}.{value.__qualname__}"
+            if not isinstance(value.__self__, (types.ModuleType, type)):
+                self._visit(f"{path}.__self__", value.__self__)
+        elif isinstance(value, torch.jit.ScriptFunction):
+            tokens[path] = ("script", value.code)
         elif isinstance(value, (itertools.count, itertools.repeat)):
             tokens[path] = repr(value)
         elif isinstance(value, contextvars.ContextVar):
@@ -218,6 +224,9 @@ class PythonState:
             self._iterator(path, value)
         else:
             self._object(path, value)
+            if (content := _memory(value)) is not None:
+                tokens[path] = (tokens[path][0] if isinstance(tokens[path], tuple) else tokens[path],
+                                self._array(content))
 
     def _object(self, path: str, value: Any) -> None:
         """An instance: its class and its attributes."""
@@ -317,6 +326,15 @@ class PythonState:
             for attribute in self._attributes & vars(module).keys():
                 self._global(name, vars(module), attribute)
         return bool(self._queue)
+
+
+def _memory(value: Any) -> np.ndarray | None:
+    """The bytes of a bytearray, an array, a structure of ctypes …; None for what shows none."""
+    try:
+        with memoryview(value) as view:
+            return np.frombuffer(view.tobytes(), np.uint8)
+    except (TypeError, ValueError, BufferError):
+        return None
 
 
 def _order(item: Any) -> str:
