@@ -338,7 +338,7 @@ def _memory(value: Any) -> np.ndarray | None:
 
 
 def _order(item: Any) -> str:
-    return f"{type(item).__qualname__} {getattr(item, 'name', '')}"
+    return f"{type(item).__qualname__} {getattr(item, 'name', '')} {getattr(item, '__qualname__', '')}"
 
 
 def generator_state(value: Any) -> Any | None:

@@ -34,6 +34,7 @@ from envs.pool import like
 from envs.python_state import SIZE, TooMuchState
 from envs.warm_up import is_clock
 
+VARYING = {"vmas.simulator.environment.environment.Environment.vmas_random_state"}  # of VMAS's import, unused here
 RESETS = 40  # tried to see every value that is drawn for the whole batch change
 LARGEST = 100_000  # operations; beyond, compilers take minutes
 
@@ -135,6 +136,7 @@ class ScenarioState:
         first = pool.first_tokens = pool.first_tokens or (self.state.tokens, other.tokens)
         mine = {p for p in self.state.changes(other) if first[0].get(p) == first[1].get(p) == other.tokens.get(p)}
         self.left_out = set(self.state.changes(other)) - mine | {p for p in self.state.tokens if _below(p, pool.drawn)}
+        self.left_out |= {p for p in self.state.tokens if _below(p, VARYING)}
         self.left_out |= {p for p, slot in pool.main.host.items() if is_clock(slot.value)}
         self.shared = {path: slot.value for path, slot in pool.main.tensors.items()
                        if pool.axes.get(path) is None and path not in pool._evolving | pool._passing | pool.drawn
