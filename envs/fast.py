@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from envs.base import STATE, ActionError, EnvError, Transition, misshapen
+from envs.kernel.audit import python_state
 from envs.kernel.make import Compiled, ScenarioState, compiled
-from envs.kernel.runtime import ConstantChanged, KernelStep
-from envs.kernel.tape import Refusal
+from envs.kernel.runtime import KernelStep
+from envs.kernel.tape import ConstantChanged
 from envs.kernel.trace import drawn_values
 from envs.kernel.verify import Comparison
-from envs.python_state import PLAIN
-from envs.warm_up import is_clock
+from envs.python_state import SIZE
 
 CHOICES = 16  # kernels for different values of what resets draw for the whole batch
 SPREAD = 100.0  # µs of work from which a second thread pays
@@ -40,7 +40,6 @@ class FastStep:
         self.checks = 0  # comparisons with the simulator so far
         self._rollouts, self._since = 0, 0  # rollouts begun, and steps outside of rollouts
         self._due = False  # whether the next step is to be compared
-        self._digest = ""  # of all Python state that decides the step, when somebody may have changed it
         self._spent, self._born = 0.0, time.perf_counter()  # seconds in comparisons, and when they began to count
         self._make(specialise=True)
 
@@ -56,8 +55,8 @@ class FastStep:
         self.why, self.made = made.why, made
         if not made.why:
             self.why = self._compare_at_start()
-        self._values, self._looked = self._watched(), False
-        self._digest = "" if self.why else self._state_digest()
+        self._left_out = None
+        self._values = self._watched()
         if self.why:
             self.kernel = None
             return
@@ -118,23 +117,19 @@ class FastStep:
         """Whether comparisons stay below a hundredth of the time since the start; the first is always made."""
         return self._spent <= SHARE * (time.perf_counter() - self._born)
 
-    def _state_digest(self) -> str:
-        try:
-            return ScenarioState(self.env).digest()
-        except Refusal as refusal:
-            return str(refusal)
-
     def _watched(self) -> dict[str, Any]:
-        """What of the scenario somebody may have changed while the kernel stepped: {path: value}."""
+        """What somebody may have changed while the kernel stepped, code and globals too: {path: token}."""
+        if not self.made.binary:
+            return {}
         pool = self.env._pool
-        found = {p: v for p, v in pool.main.host_values().items()
-                 if p not in pool.drawn | pool._evolving and not is_clock(v)}
+        pool.main.refresh()
+        if self._left_out is None:
+            self._left_out = ScenarioState(self.env).left_out | pool.drawn | pool._evolving
+        found = {path: token for path, token in python_state(self.env._simulator, pool.main).tokens.items()
+                 if path not in self._left_out and not path.endswith(SIZE)}
         for path, slot in pool.main.tensors.items():
             if pool.axes.get(path) is None and path not in pool.drawn | pool._evolving | pool._passing:
                 found[path] = (tuple(slot.value.shape), slot.value.tolist())
-        for cls in type(self.env._simulator.scenario).__mro__:
-            if cls.__module__.partition(".")[0] not in ("vmas", "builtins", "abc"):
-                found |= {f"{cls.__qualname__}.{k}": v for k, v in vars(cls).items() if type(v) in PLAIN}
         return found
 
     # ---- state in and out
@@ -142,20 +137,14 @@ class FastStep:
     def _read(self, path: str) -> Tensor:
         return self.env._pool.main.tensors[path].value
 
-    def load(self, looked: bool = False) -> None:
-        """The simulator's state and pool were changed: take them over at the next step.
-
-        looked: somebody was handed the simulator, and may have changed anything of it.
-        """
+    def load(self) -> None:
+        """The simulator's state and pool were changed: take them over at the next step."""
         self._ahead = self._loaded = False
-        self._looked |= looked
 
     def _load(self) -> None:
         pool = self.env._pool
         pool.main.refresh()
-        changed = self._watched() != self._values or (self._looked and self._state_digest() != self._digest)
-        self._looked = False
-        if changed or (self._varies and drawn_values(pool) != self._drawn):
+        if (self._varies and drawn_values(pool) != self._drawn) or self._watched() != self._values:
             self._make(self.specialised)
             if self.kernel is None:
                 return
@@ -177,21 +166,21 @@ class FastStep:
         observed = {("observation", name): value for name, value in pool._observed.items()}
         self.kernel.load_pool(pool.read_fresh, pool.size, observed)
 
+    def _refresh_pool(self) -> None:
+        """New resets; those that break a constant of the kernel's get one that assumes nothing."""
+        self.env._pool.refresh()
+        try:
+            self._load_pool()
+        except ConstantChanged:
+            self.store()
+            self.load()
+            self._load()
+
     def store(self) -> None:
         """Fills in the simulator's tensors, if the kernel has stepped since."""
         if not self._ahead:
             return
-        state = self.env._pool.main
-        state.refresh()
-        same: dict[int, list] = {}
-        for slot in state.tensors.values():
-            same.setdefault(id(slot.value), []).append(slot)
-        kept = []  # no tensor is freed meanwhile, so that no id comes twice
-        for path, value in self.kernel.store_state(self._read).items():
-            old = state.tensors[path].value
-            kept.append(old)
-            for slot in same[id(old)]:
-                slot.write(value)
+        self.kernel.fill(self.env._pool.main)
         self._ahead = False
 
     # ---- steps
@@ -205,6 +194,9 @@ class FastStep:
             return True
         if self._varies and (self.env._ticks + 1) % self.env._pool_every == 0:
             return True
+        if (self.env._ticks + 1) % self.env._pool_every == 0:
+            self._check_shapes(action)
+            self._refresh_pool()
         if self._due and self._affordable():
             self._check_shapes(action)
             self._compare_in_run(action)
@@ -231,9 +223,6 @@ class FastStep:
                 value = value.to(self._dtypes[name]).contiguous()
             kernel.point("action", name, tensor=value)
         env._ticks += 1
-        if env._ticks % env._pool_every == 0:
-            env._pool.refresh()
-            self._load_pool()
         if kernel.noise:
             with env._pool.stream:
                 kernel.draw()

@@ -55,7 +55,7 @@ def is_followed(module: str) -> bool:
     root = module.partition(".")[0]
     if root == "vmas":
         return True
-    if root in ("torch", "numpy"):
+    if root in ("torch", "numpy") or root.startswith("namedtuple_"):  # the latter only make tuples
         return False
     if root in sys.stdlib_module_names or root in IGNORED_PACKAGES:
         return root == "__main__"
@@ -202,6 +202,12 @@ class PythonState:
                 self._parts(path, dict(frame.f_locals))
         elif isinstance(value, types.CodeType):
             self._code(path, value)
+        elif isinstance(value, (types.BuiltinFunctionType, types.MethodWrapperType)):  # their text holds an address
+            tokens[path] = f"{getattr(value, '__module__', None)}.{value.__qualname__}"
+            if not isinstance(value.__self__, (types.ModuleType, type)):
+                self._visit(f"{path}.__self__", value.__self__)
+        elif isinstance(value, torch.jit.ScriptFunction):
+            tokens[path] = ("script", value.code)
         elif isinstance(value, (itertools.count, itertools.repeat)):
             tokens[path] = repr(value)
         elif isinstance(value, contextlib.AbstractContextManager) and kind.__module__ == "contextlib":
@@ -224,6 +230,9 @@ class PythonState:
             self._iterator(path, value)
         else:
             self._object(path, value)
+            if (content := _memory(value)) is not None:
+                tokens[path] = (tokens[path][0] if isinstance(tokens[path], tuple) else tokens[path],
+                                self._array(content))
 
     def _object(self, path: str, value: Any) -> None:
         """An instance: its class and its attributes."""
@@ -326,6 +335,15 @@ class PythonState:
             for attribute in self._attributes & vars(module).keys():
                 self._global(name, vars(module), attribute)
         return bool(self._queue)
+
+
+def _memory(value: Any) -> np.ndarray | None:
+    """The bytes of a bytearray, an array, a structure of ctypes …; None for what shows none."""
+    try:
+        with memoryview(value) as view:
+            return np.frombuffer(view.tobytes(), np.uint8)
+    except (TypeError, ValueError, BufferError):
+        return None
 
 
 def _order(item: Any) -> str:

@@ -123,7 +123,7 @@ class VmasEnv(Env):
         """VMAS's environment, its tensors as they are now. Changes to them count from the next step on."""
         if self._fast is not None:
             self._fast.store()
-            self._fast.load(looked=True)
+            self._fast.load()
         return self._simulator
 
     def _make_groups(self, stream: Stream, heterogeneous: str, teams: dict[str, list[str]] | None) -> dict[str, Group]:
@@ -152,7 +152,7 @@ class VmasEnv(Env):
         self._ticks = 0
         seen = self._pool.reset_simulator()
         if self._fast is not None:
-            self._fast.load(looked=True)
+            self._fast.load()
         return seen
 
     @torch.no_grad()

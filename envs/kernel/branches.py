@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from envs.kernel.reach import late_states
 from envs.kernel.rewrite import TRIES, TruthRecorder
+from envs.kernel.runtime import KernelStep
 from envs.kernel.tape import Refusal
 from envs.kernel.trace import Trace, drawn_values, refusing, set_drawn
-from envs.kernel.verify import eager_step, file_of
+from envs.kernel.verify import Comparison, eager_step, file_of
 
 PACKAGE = Path(__file__).resolve().parent.parent  # our corrections of VMAS's physics lie there
 BATCHES = 32  # tried to see every condition false
@@ -44,6 +46,20 @@ def check_branches(twin, traced: Trace) -> None:
                       "and was never seen to take the other way")
 
 
+def check_late_branches(twin, traced: Trace, kernel: KernelStep) -> None:
+    """The same where episodes are old: the kernel reaches such states, and every environment gets one of them.
+
+    Raises Refusal.
+    """
+    asked = {place for place in traced.branches | traced.loops if not _is_physics(place[0])}
+    if not asked or (traced.unrolled and is_own(twin)):
+        return
+    comparison = Comparison(twin, kernel, False)
+    for _ in late_states(twin, kernel, comparison.generator, comparison.over):
+        _alike(twin, comparison.generator)
+        _both_ways(twin, comparison.generator, asked, traced.loops)
+
+
 def is_own(twin) -> bool:
     """Whether a scenario is one of VMAS's, every class of it."""
     classes = type(twin._simulator.scenario).__mro__
@@ -66,6 +82,12 @@ def _equal_environments(twin, generator: torch.Generator, batch: int) -> None:
         twin._simulator.reset()
     pool.main.refresh()
     set_drawn(pool, drawn)
+    _alike(twin, generator, SPREADS[batch % len(SPREADS)], batch % 3 == 2)
+
+
+def _alike(twin, generator: torch.Generator, spread: float = 1.0, at_limit: bool = False) -> None:
+    """Gives every environment the state of one of them."""
+    pool = twin._pool
     row = int(torch.randint(twin.num_envs, (), generator=generator))
     written: dict[int, Tensor] = {}  # slots that hold one tensor hold one afterwards
     kept = []
@@ -77,8 +99,8 @@ def _equal_environments(twin, generator: torch.Generator, batch: int) -> None:
             kept.append(value)
             one = value.narrow(axis, row, 1)
             if path.endswith("_state._pos"):
-                one = one * SPREADS[batch % len(SPREADS)]
-            if path == "steps" and twin.spec.max_steps is not None and batch % 3 == 2:
+                one = one * spread
+            if path == "steps" and twin.spec.max_steps is not None and at_limit:
                 one = torch.full_like(one, float(twin.spec.max_steps - 1))
             written[id(value)] = one.expand_as(value).clone()
         slot.write(written[id(value)])

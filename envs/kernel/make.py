@@ -22,12 +22,12 @@ import envs.kernel.lower_reduce
 import envs.kernel.lower_shape  # noqa: F401 - these fill the table
 from envs.kernel import cache
 from envs.kernel.audit import describe, python_state
-from envs.kernel.branches import check_branches, is_own
+from envs.kernel.branches import check_branches, check_late_branches, is_own
 from envs.kernel.build import PATIENCE, compile_library, compiler, digest, load, machine
 from envs.kernel.emit_cpp import emit
 from envs.kernel.layout import Layout, layout
 from envs.kernel.runtime import KernelStep
-from envs.kernel.tape import Refusal
+from envs.kernel.tape import ConstantChanged, Refusal
 from envs.kernel.trace import TRACED, drawn_values, lower, set_drawn, trace
 from envs.kernel.verify import verify
 from envs.pool import follows, like
@@ -44,10 +44,12 @@ class Compiled:
     """A kernel on disk and what is needed to call it; `why` is set, and all else empty, where there can't be one.
 
     varies: the step depends on what resets draw for the whole batch: ask again with one choice, settings["drawn"].
+    seldom: a state that looked constant is not: ask again for a kernel without constants.
     """
 
     why: str = ""
     varies: bool = False
+    seldom: bool = False
     binary: str = ""
     places: Layout | None = None
     constants: dict[tuple[str, int], float] = field(default_factory=dict)
@@ -70,7 +72,8 @@ def compiled(env: Any, specialise: bool = True, drawn: dict[str, Any] | None = N
     kernel: `why` says it in one sentence.
     """
     try:
-        return _compiled(env, specialise, drawn)
+        made = _compiled(env, specialise, drawn)
+        return _compiled(env, False, drawn) if made.seldom else made
     except Refusal as refusal:
         return Compiled(why=str(refusal))
     except Exception as error:  # a scenario may raise anything when it is built, reset or stepped another way
@@ -92,6 +95,8 @@ def _compiled(env: Any, specialise: bool, drawn: dict[str, Any] | None) -> Compi
             return found
         try:
             made = _make(env, state, specialise, drawn)
+        except ConstantChanged:  # resets that were alike while it was traced: a seldom draw, seen in time
+            made = Compiled(seldom=True)
         except Refusal as refusal:
             made = Compiled(why=str(refusal))
         content = io.BytesIO()
@@ -108,13 +113,15 @@ def _kept(key: str) -> Compiled | None:
     content = torch.load(file, weights_only=True)
     places = Layout(**content.pop("places")) if content["places"] else content.pop("places")
     found = Compiled(**content, places=places)
-    return found if found.why or found.varies or cache.intact(cache.cache_folder() / found.binary) else None
+    whole = found.why or found.varies or found.seldom or cache.intact(cache.cache_folder() / found.binary)
+    return found if whole else None
 
 
 class ScenarioState:
     """The Python state of an environment's scenario that decides its step, whatever the number of environments.
 
-    What differs between simulator and reset pool is left out: sizes, rows per environment, what resets draw.
+    What differs between simulator and reset pool is left out: sizes, rows per environment, what resets draw. What was
+    set on the simulator since then, and on it alone, is not.
     Raises Refusal where there is too much of it.
     """
 
@@ -221,9 +228,10 @@ def _make(env: Any, state: ScenarioState, specialise: bool, drawn: dict[str, Any
     traced_at = time.perf_counter()
     library = compile_library(source)
     compiled_at = time.perf_counter()
-    made = Compiled("", False, library.name, places, lowered.constants, lowered.shapes, lowered.noise, lowered.dtypes,
-                    lowered.unrolled)
+    made = Compiled(binary=library.name, places=places, constants=lowered.constants, shapes=lowered.shapes,
+                    noise=lowered.noise, dtypes=lowered.dtypes, unrolled=lowered.unrolled)
     report = verify(twin, made.step(TRACED), unrolled=lowered.unrolled)
+    check_late_branches(twin, traced, made.step(TRACED))
     made.facts = {
         "operations": lowered.operations,
         "fields": len(lowered.fields),

@@ -2,17 +2,15 @@
 
 import ctypes
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from envs.kernel.layout import Layout
+from envs.kernel.tape import ConstantChanged
 
 Reader = Callable[[str], Tensor]  # path -> the simulator's tensor, environments on the axis that `shapes` names
-
-
-class ConstantChanged(Exception):
-    """A loaded state differs from what the kernel was specialised on; a general kernel must be built instead."""
 
 
 class KernelStep:
@@ -153,6 +151,19 @@ class KernelStep:
         for path, table in self.tables.items():
             out[path] = _back(table.to(self.shapes[path][1]), read(path), self.shapes[path][2])
         return out
+
+    def fill(self, state: Any) -> None:
+        """Puts the kernel's state into a simulator, given as its StateMap; slots of one tensor get one tensor."""
+        state.refresh()
+        same: dict[int, list] = {}
+        for slot in state.tensors.values():
+            same.setdefault(id(slot.value), []).append(slot)
+        kept = []  # no tensor is freed meanwhile, so that no id comes twice
+        for path, value in self.store_state(lambda path: state.tensors[path].value).items():
+            old = state.tensors[path].value
+            kept.append(old)
+            for slot in same[id(old)]:
+                slot.write(value)
 
     def _check_constants(self, read: Reader) -> None:
         for path, (theirs, wanted) in self._pinned.items():

@@ -6,6 +6,7 @@ judged by what they are, and a lowered program can be compared with the tape nod
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
@@ -13,6 +14,10 @@ from torch.utils._pytree import tree_map
 
 class Refusal(Exception):
     """The step can't become a kernel; the message is one sentence that says why."""
+
+
+class ConstantChanged(Exception):
+    """A loaded state differs from what the kernel was specialised on; a general kernel must be built instead."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,12 @@ RANDOM_REFUSED = {"aten.randperm.default", "aten.multinomial.default", "aten.ber
 LEAVES = {"aten._local_scalar_dense.default", "aten.item.default", "aten.is_nonzero.default", "aten.equal.default"}
 
 
+def _selects(name: str, args: tuple) -> bool:
+    """Whether the result's size follows the values: masks do, indices of numbers do not."""
+    return name != "aten.index.Tensor" or any(
+        isinstance(item, Tensor) and item.dtype in (torch.bool, torch.uint8) for item in args[1])
+
+
 class Recorder(TorchDispatchMode):
     """Writes each operation that reaches the dispatcher to a tape while it runs as usual."""
 
@@ -125,6 +136,8 @@ class Recorder(TorchDispatchMode):
         ref_args, ref_kwargs = tree_map(to_ref, args), tree_map(to_ref, kwargs)
         if name in LEAVES and tainted[0]:
             raise Refusal(f"the step reads a number out of a tensor at {self.locate()}")
+        if tainted[0] and torch.Tag.dynamic_output_shape in func.tags and _selects(name, args):
+            raise Refusal(f"the step selects a varying number of environments at {self.locate()}")
         if name in RANDOM_REFUSED or name.startswith("aten.multinomial"):
             raise Refusal(f"the step draws from {name} at {self.locate()}")
         if name in RANDOM and kwargs.get("generator") is not None:

@@ -19,7 +19,7 @@ from envs.kernel.cull import culling
 from envs.kernel.lower import Lowering
 from envs.kernel.program import Program
 from envs.kernel.rewrite import SKIPPED, Rewriter, location
-from envs.kernel.tape import Recorder, Ref, Refusal, Tape
+from envs.kernel.tape import ConstantChanged, Recorder, Ref, Refusal, Tape
 
 TRACED = 127  # environments of the twin: a prime, so that no other size is a multiple of it
 
@@ -139,12 +139,13 @@ def refusing(scenario: str) -> Iterator[None]:
     """Whatever a scenario raises while it is traced is a reason to step it eagerly."""
     try:
         yield
-    except Refusal:
+    except (Refusal, ConstantChanged):
         raise
     except Exception as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(SKIPPED)]
         place = f" at {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""
-        said = " ".join(str(error).split())[:200] or "no message"
+        lines = str(error).splitlines() or ["no message"]
+        said = " ".join((lines[-1] if "Traceback" in str(error) else str(error)).split())[:200] or "no message"
         raise Refusal(f"tracing {scenario!r} raised {type(error).__name__}{place}: {said}") from error
 
 
@@ -254,6 +255,10 @@ def lower(traced: Trace, specialise: bool = True) -> Lowered:
     if any(v in reached for v in shared):
         raise Refusal("the step depends on a tensor that all environments share and that changes")
     fields = sorted(needed)
+    for path, k in fields:
+        if traced.shapes[path][1] == torch.float64 and path in after and \
+                p.ops[int(after[path].reshape(-1)[k])] != ("input", ("state", path, k)):
+            raise Refusal(f"the step changes {path}, which is float64; kernels count in float32")
     tables = {
         path: (table[0], low.kind(traced.shapes[path][1]))
         for path, table in low.tables.items()

@@ -169,3 +169,15 @@ def test_a_full_disk_is_told(folder, monkeypatch):
         warnings.simplefilter("ignore")
         env = VmasEnv("mpe/simple", num_envs=3)
     assert env.path == "eager" and "No space left on device" in env.why_eager
+
+
+def test_a_key_is_the_same_in_every_process(tmp_path):
+    """Texts of built-in functions hold addresses, which differ from process to process."""
+    program = ("import warnings; warnings.filterwarnings('ignore')\n"
+               "from envs.kernel.make import ScenarioState\nfrom envs.vmas import VmasEnv\n"
+               "env = VmasEnv('balance', num_envs=2, seed=0, fast='off')\n"
+               "import torch; env.simulator.scenario.activation = torch.tanh\n"
+               "print(ScenarioState(env).digest())")
+    said = {subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+            for _ in range(2)}
+    assert len(said) == 1

@@ -6,7 +6,7 @@ from tests.envs.kernel.zoo.base import Zoo
 
 FILES = ("containers", "counters", "draws", "effects", "clocks", "outside", "branches", "loops", "numbers", "indexing", "shared",
          "networks", "starts", "holders",
-         "functions", "environments", "constants", "faulty", "plain", "habits")
+         "functions", "environments", "constants", "faulty", "plain", "habits", "late", "late_numbers", "late_questions", "buffers")
 
 
 def scenarios() -> dict[str, type[Zoo]]:
