@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 
 from envs.base import EnvError
 from envs.carried import CarriedRows, pack, unpack
+from envs.one_scenario import OneScenario
 from envs.random import Stream
 from envs.simulator import Simulator
 from envs.state import Slot, StateMap, assignments, attributes, batch_axis, counts_environments, from_bytes, to_bytes
@@ -43,7 +44,8 @@ class Pool:
         mine = audit.look(simulator, self.main) if audit else None
         warm_up(nursery, self.fresh, nursery_stream)
         self.carried = CarriedRows(self.main, self.fresh, self.num_envs, self.size)
-        self._agree()
+        self.scenario = OneScenario(self.main, self.fresh, self.carried)
+        self.scenario.agree()
         self.axes: dict[str, int | None] = {}
         for path, slot in self.main.tensors.items():
             other = self.fresh.tensors.get(path)
@@ -55,7 +57,7 @@ class Pool:
             if axis is not None and counts_environments(self.fresh.tensors[path].value, axis):
                 self.axes[path] = None  # the number of the environment itself (road_traffic keeps one)
         self._counters = {p for p in self._evolving if self.axes.get(p) is None and p not in self.carried.arrays
-                          and not self._is_row(p)}
+                          and not self.scenario.is_row(p)}
         self.drawn = self._find_drawn()
         if audit:
             self.main.refresh()
@@ -94,42 +96,7 @@ class Pool:
     def _shared(self) -> dict[str, Any]:
         """What all environments of the reset pool share, without the rows that are carried."""
         found = shared_values(self.fresh, self.axes)
-        return {p: v for p, v in found.items() if not self._is_row(p)} if self.carried else found
-
-    def _is_row(self, path: str) -> bool:
-        return any(path == name or path.startswith(f"{name}.") for name in self.carried.lists)
-
-    def _agree(self) -> None:
-        """What the scenario drew when it was made is the simulator's in both; what follows from the size is not."""
-        mine, theirs = self.main.host_values(), self.fresh.host_values()
-        for path in mine.keys() & theirs.keys():
-            if mine[path] != theirs[path] and not self._is_row(path) and not self.follows_size(path):
-                self.fresh.write_host({path: mine[path]})
-        self._share(set(self.main.tensors) | set(self.main.arrays))
-
-    def follows_size(self, path: str) -> bool:
-        """Whether a plain value differs between simulator and reset pool because their numbers of environments do."""
-        a, b = (state.host[path].value if path in state.host else None for state in (self.main, self.fresh))
-        return follows(a, b, self.num_envs, self.size)
-
-    def _share(self, paths: set[str]) -> None:
-        """The reset pool's tensors and arrays without an environment axis become the simulator's, of those paths."""
-        for path in paths & self.main.tensors.keys() & self.fresh.tensors.keys():
-            mine, theirs = self.main.tensors[path].value, self.fresh.tensors[path]
-            if mine.shape == theirs.value.shape and not self._is_row(path) and not equal(mine, theirs.value):
-                theirs.write(like(theirs.value, mine))
-        for path in paths & self.main.arrays.keys() & self.fresh.arrays.keys():
-            mine, theirs = self.main.arrays[path].value, self.fresh.arrays[path]
-            if mine.shape == theirs.value.shape and mine.dtype.kind in "biufc":
-                theirs.write(mine.copy())
-
-    def _hand_over(self) -> None:
-        """Counters of the scenario are one: the reset pool's are the simulator's when it is reset."""
-        if self._counters:
-            self.main.refresh()
-            host = self.main.host_values()
-            self.fresh.write_host({p: host[p] for p in self._counters & host.keys() if not self.follows_size(p)})
-            self._share(self._counters)
+        return {p: v for p, v in found.items() if not self.scenario.is_row(p)} if self.carried else found
 
     def reset_simulator(self) -> dict[str, Tensor]:
         """Reset all environments eagerly; returns their observation, by group."""
@@ -144,7 +111,7 @@ class Pool:
 
     def refresh(self) -> None:
         """Reset the nursery: new states to restart from, and new values of what is drawn for the whole batch."""
-        self._hand_over()
+        self.scenario.hand_over(self._counters)
         with self.nursery_stream, _lightly(self.size):
             observations = self.nursery.reset()
         self._walked = self._bound = False
@@ -296,24 +263,6 @@ class Pool:
         self.stream.load_state_dict(_below("random/", saved))
         self.nursery_stream.load_state_dict(_below("pool_random/", saved))
         self._bound = False
-
-
-def like(old: Tensor, value: Tensor) -> Tensor:
-    """A copy of `value` to put in the place of `old`, a network's parameter if that is one."""
-    copy = value.detach().clone()
-    return torch.nn.Parameter(copy, old.requires_grad) if isinstance(old, torch.nn.Parameter) else copy
-
-
-def follows(a: Any, b: Any, num_envs: int, size: int) -> bool:
-    """Whether a : b is num_envs : size or its inverse, of numbers or of sequences' lengths."""
-    if isinstance(a, (list, tuple, str, dict)) and isinstance(b, (list, tuple, str, dict)):
-        if len(a) != len(b) or isinstance(a, (str, dict)):
-            return len(a) != len(b)
-        return all(x == y or follows(x, y, num_envs, size) for x, y in zip(a, b, strict=True))
-    if type(a) is not type(b) or not isinstance(a, (int, float)) or isinstance(a, bool):
-        return False
-    near = lambda x, y: abs(x - y) <= 1e-6 * max(abs(x), abs(y))  # noqa: E731
-    return near(a * size, b * num_envs) or near(a * num_envs, b * size)
 
 
 @contextmanager

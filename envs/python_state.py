@@ -14,7 +14,6 @@ import functools
 import hashlib
 import io
 import itertools
-import random
 import sys
 import threading
 import types
@@ -27,9 +26,9 @@ import torch
 from torch import Tensor
 
 from envs.bytecode import attribute_names, code_digest, global_names, imported_names, nested_codes
+from envs.tokens import IGNORED_PACKAGES, generator_state, is_followed, library_token, memory, order
 
 # What merely draws or reports, and VMAS's own copy of the generators, which is not used: no step reads it back.
-IGNORED_PACKAGES = {"pyglet", "matplotlib", "logging", "threading", "PIL", "IPython", "warnings", "_thread", "weakref"}
 IGNORED_ATTRIBUTES = {"vmas_random_state", "viewer", "text_lines", "_render", "forces_dict", "torques_dict",
                       "entity_index_map"}
 CLASS_BOOKKEEPING = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__abstractmethods__",
@@ -44,39 +43,6 @@ MOST_BYTES = 512 * 2**20  # of arrays and tensors, likewise
 
 class TooMuchState(Exception):
     """The walk met more values than can be compared at every start."""
-
-
-@functools.lru_cache(maxsize=4096)
-def is_followed(module: str) -> bool:
-    """Whether to read the code of a module: VMAS's and the user's own, no installed library's and not the standard's.
-
-    Installed libraries are named by their files' times and sizes instead (`_library_token`).
-    """
-    root = module.partition(".")[0]
-    if root == "vmas":
-        return True
-    if root in ("torch", "numpy") or root.startswith("namedtuple_"):  # the latter only make tuples
-        return False
-    if root in sys.stdlib_module_names or root in IGNORED_PACKAGES:
-        return root == "__main__"
-    files = [str(getattr(sys.modules.get(name), "__file__", None)) for name in (root, module)]
-    return not any(part in file for file in files for part in ("site-packages", "dist-packages"))
-
-
-@functools.lru_cache(maxsize=4096)
-def _library_token(module: str) -> str:
-    """An installed library's module by name, and by its file's size and time of change."""
-    import os
-
-    file = getattr(sys.modules.get(module), "__file__", None)
-    root = module.partition(".")[0]
-    if root in sys.stdlib_module_names or root in ("torch", "numpy") or not file:
-        return module
-    try:
-        about = os.stat(file)
-    except OSError:
-        return module
-    return f"{module}@{about.st_size}.{about.st_mtime_ns}"
 
 
 class PythonState:
@@ -145,7 +111,7 @@ class PythonState:
         if isinstance(value, types.ModuleType):
             if is_followed(value.__name__):
                 self._modules.setdefault(value.__name__, value)
-            tokens[path] = _library_token(value.__name__)
+            tokens[path] = library_token(value.__name__)
         elif isinstance(value, type):
             self._class(value)
             tokens[path] = f"class {value.__module__}.{value.__qualname__}"
@@ -189,7 +155,7 @@ class PythonState:
             plain = sorted(repr(item) for item in value if type(item) in PLAIN)
             tokens[path] = (kind.__name__, len(value), *plain)
             odd = [item for item in value if type(item) not in PLAIN]
-            self._parts(path, {str(i): item for i, item in enumerate(sorted(odd, key=_order))})
+            self._parts(path, {str(i): item for i, item in enumerate(sorted(odd, key=order))})
         elif isinstance(value, (list, tuple, deque)):
             tokens[path] = (kind.__name__, len(value))
             self._parts(path, dict(enumerate(value)))
@@ -230,7 +196,7 @@ class PythonState:
             self._iterator(path, value)
         else:
             self._object(path, value)
-            if (content := _memory(value)) is not None:
+            if (content := memory(value)) is not None:
                 tokens[path] = (tokens[path][0] if isinstance(tokens[path], tuple) else tokens[path],
                                 self._array(content))
 
@@ -238,7 +204,7 @@ class PythonState:
         """An instance: its class and its attributes."""
         kind = type(value)
         module = kind.__module__
-        self.tokens[path] = f"{_library_token(module)}.{kind.__qualname__}"
+        self.tokens[path] = f"{library_token(module)}.{kind.__qualname__}"
         if module.partition(".")[0] in IGNORED_PACKAGES or module.startswith("vmas.simulator.rendering"):
             return
         if is_followed(module):
@@ -300,7 +266,7 @@ class PythonState:
     def _function(self, path: str, value: types.FunctionType) -> None:
         module = value.__module__ or value.__globals__.get("__name__") or ""
         if not is_followed(module):
-            self.tokens[path] = f"{_library_token(module)}.{value.__qualname__}"
+            self.tokens[path] = f"{library_token(module)}.{value.__qualname__}"
             return
         self._code(path, value.__code__)
         if value.__defaults__:
@@ -335,38 +301,3 @@ class PythonState:
             for attribute in self._attributes & vars(module).keys():
                 self._global(name, vars(module), attribute)
         return bool(self._queue)
-
-
-def _memory(value: Any) -> np.ndarray | None:
-    """The bytes of a bytearray, an array, a structure of ctypes …; None for what shows none."""
-    try:
-        with memoryview(value) as view:
-            return np.frombuffer(view.tobytes(), np.uint8)
-    except (TypeError, ValueError, BufferError):
-        return None
-
-
-def _order(item: Any) -> str:
-    """A set's items come in an order that depends on the process: by class, and by name where they have one."""
-    name = item.__qualname__ if isinstance(item, type) else getattr(item, "name", "")
-    return f"{type(item).__qualname__} {name}"
-
-
-def generator_state(value: Any) -> Any | None:
-    """The full state of a random generator as a token, None for anything else."""
-    if isinstance(value, random.SystemRandom):
-        return "SystemRandom"
-    if isinstance(value, random.Random):
-        state: Any = value.getstate()
-    elif isinstance(value, np.random.Generator):
-        state = value.bit_generator.state
-    elif isinstance(value, np.random.RandomState):
-        state = value.get_state()
-    elif isinstance(value, np.random.BitGenerator):
-        state = value.state
-    elif isinstance(value, torch.Generator):
-        return ("generator", hashlib.sha256(value.get_state().numpy().tobytes()).hexdigest()[:16])
-    else:
-        return None
-    with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
-        return ("generator", hashlib.sha256(repr(state).encode()).hexdigest()[:16])

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from envs.bytecode import mention
-from envs.python_state import SIZE, PythonState, TooMuchState, is_followed
+from envs.python_state import SIZE, PythonState, TooMuchState
 from envs.state import StateMap
+from envs.tokens import is_followed
 
 CLOCKS = {"time", "time_ns", "perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time",
           "process_time_ns", "thread_time", "thread_time_ns", "localtime", "gmtime", "ctime", "strftime"}

@@ -30,7 +30,7 @@ from envs.kernel.runtime import KernelStep
 from envs.kernel.tape import ConstantChanged, Refusal
 from envs.kernel.trace import TRACED, drawn_values, lower, set_drawn, trace
 from envs.kernel.verify import verify
-from envs.pool import follows, like
+from envs.one_scenario import follows, like
 from envs.python_state import SIZE, TooMuchState
 from envs.warm_up import is_clock
 
@@ -151,7 +151,7 @@ class ScenarioState:
         pool = twin._pool
         values = env._pool.main.host_values()
         differing = {start for path in self.left_out for start in _starts(path)}
-        values = {p: v for p, v in values.items() if p not in differing and not env._pool.follows_size(p)}
+        values = {p: v for p, v in values.items() if p not in differing and not env._pool.scenario.follows_size(p)}
         for state in (pool.main, pool.fresh):
             state.write_host(values)
             for path, value in self.shared.items():

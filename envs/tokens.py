@@ -1,0 +1,81 @@
+"""Small tokens for single values: which code is read, random generators by their full state, memory, sets in order."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import random
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+
+IGNORED_PACKAGES = {"pyglet", "matplotlib", "logging", "threading", "PIL", "IPython", "warnings", "_thread", "weakref"}
+
+
+@functools.lru_cache(maxsize=4096)
+def is_followed(module: str) -> bool:
+    """Whether to read the code of a module: VMAS's and the user's own, no installed library's and not the standard's.
+
+    Installed libraries are named by their files' times and sizes instead (`library_token`).
+    """
+    root = module.partition(".")[0]
+    if root == "vmas":
+        return True
+    if root in ("torch", "numpy") or root.startswith("namedtuple_"):  # the latter only make tuples
+        return False
+    if root in sys.stdlib_module_names or root in IGNORED_PACKAGES:
+        return root == "__main__"
+    files = [str(getattr(sys.modules.get(name), "__file__", None)) for name in (root, module)]
+    return not any(part in file for file in files for part in ("site-packages", "dist-packages"))
+
+
+@functools.lru_cache(maxsize=4096)
+def library_token(module: str) -> str:
+    """An installed library's module by name, and by its file's size and time of change."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    root = module.partition(".")[0]
+    if root in sys.stdlib_module_names or root in ("torch", "numpy") or not file:
+        return module
+    try:
+        about = os.stat(file)
+    except OSError:
+        return module
+    return f"{module}@{about.st_size}.{about.st_mtime_ns}"
+
+
+def memory(value: Any) -> np.ndarray | None:
+    """The bytes of a bytearray, an array, a structure of ctypes …; None for what shows none."""
+    try:
+        with memoryview(value) as view:
+            return np.frombuffer(view.tobytes(), np.uint8)
+    except (TypeError, ValueError, BufferError):
+        return None
+
+
+def order(item: Any) -> str:
+    """A set's items come in an order that depends on the process: by class, and by name where they have one."""
+    name = item.__qualname__ if isinstance(item, type) else getattr(item, "name", "")
+    return f"{type(item).__qualname__} {name}"
+
+
+def generator_state(value: Any) -> Any | None:
+    """The full state of a random generator as a token, None for anything else."""
+    if isinstance(value, random.SystemRandom):
+        return "SystemRandom"
+    if isinstance(value, random.Random):
+        state: Any = value.getstate()
+    elif isinstance(value, np.random.Generator):
+        state = value.bit_generator.state
+    elif isinstance(value, np.random.RandomState):
+        state = value.get_state()
+    elif isinstance(value, np.random.BitGenerator):
+        state = value.state
+    elif isinstance(value, torch.Generator):
+        return ("generator", hashlib.sha256(value.get_state().numpy().tobytes()).hexdigest()[:16])
+    else:
+        return None
+    with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
+        return ("generator", hashlib.sha256(repr(state).encode()).hexdigest()[:16])
