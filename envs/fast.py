@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from envs import faults
 from envs.base import STATE, ActionError, EnvError, Transition, misshapen
 from envs.kernel.audit import python_state
 from envs.kernel.make import Compiled, ScenarioState, compiled
 from envs.kernel.runtime import KernelStep
-from envs.kernel.tape import ConstantChanged
-from envs.kernel.trace import drawn_values
-from envs.kernel.verify import Comparison
+from envs.kernel.tape import ConstantChanged, Refusal
+from envs.kernel.trace import drawn_values, refusing
+from envs.kernel.verify import Comparison, Report
 from envs.python_state import SIZE
 
 CHOICES = 16  # kernels for different values of what resets draw for the whole batch
@@ -28,7 +29,7 @@ class FastStep:
     """Steps a VmasEnv by its kernel. The simulator's own tensors are filled in when somebody looks (`store`).
 
     `why` is set instead where there is no kernel. A kernel is compared with the simulator of this very environment
-    before its first use, and again on the 1st, 10th, 100th, 1,000th … rollout (`CHECKED`), from the run's own states.
+    before its first use, and again on the 1st, 10th, 100th, 1,000th … rollout, from the run's own states.
     """
 
     def __init__(self, env: Any) -> None:
@@ -40,6 +41,7 @@ class FastStep:
         self.checks = 0  # comparisons with the simulator so far
         self._rollouts, self._since = 0, 0  # rollouts begun, and steps outside of rollouts
         self._due = False  # whether the next step is to be compared
+        self._report = Report()  # of all comparisons in the run
         self._spent, self._born = 0.0, time.perf_counter()  # seconds in comparisons, and when they began to count
         self._make(specialise=True)
 
@@ -79,30 +81,41 @@ class FastStep:
         """Two steps of this environment's own simulator and of the kernel; one sentence if they differ."""
         env = self.env
         comparison = Comparison(env, self.made.step(env.num_envs), self.made.unrolled)
-        with env._pool.preserved():
-            try:
+        try:
+            with env._pool.preserved():
                 for _ in range(STARTING):
-                    comparison.step(env.random_action(comparison.generator))
-            except ConstantChanged as changed:
-                return "" if self.specialised else str(changed)  # the first load asks for a kernel without constants
+                    with refusing(env.scenario):
+                        comparison.step(env.random_action(comparison.generator))
+        except ConstantChanged as changed:
+            return "" if self.specialised else str(changed)  # the first load asks for a kernel without constants
+        except Refusal as refusal:
+            return str(refusal)
         self.checks += 1
         difference = comparison.difference()
         return difference and f"{difference}, with {env.num_envs} environments; does the step use their number?"
 
     def _compare_in_run(self, action: dict[str, Tensor]) -> None:
-        """The step that is due, from the run's own state, by both. Raises EnvError if they differ."""
+        """The step that is due, from the run's own state, by both. Raises EnvError if they differ.
+
+        One environment may flip by rounding: what differs is compared again at the next step, and counted on.
+        """
         start = time.perf_counter()
-        env, self._due = self.env, False
+        env, before = self.env, self._report.astray
         self.store()
-        comparison = Comparison(env, self.made.step(env.num_envs), self.made.unrolled)
-        with env._pool.preserved():
-            comparison.step({name: action[name].to(self._dtypes[name]) for name in self._shapes})
+        comparison = Comparison(env, self.made.step(env.num_envs), self.made.unrolled, self._report)
+        try:
+            with env._pool.preserved(), faults.named(env.scenario, env._ticks + 1):
+                comparison.step({name: action[name].to(self._dtypes[name]) for name in self._shapes})
+        except AssertionError:
+            return  # about the action, of which the kernel's own step will tell; the comparison stays due
+        finally:
+            self._ahead = True
+        self._due = self._report.astray > before
         self.checks += 1
         self._spent += time.perf_counter() - start
         if difference := comparison.difference():
             raise EnvError(f"scenario {env.scenario!r} has changed since its kernel was built: {difference}. "
                            "env.fast=off continues the run.")
-        self._ahead = True
 
     def _count(self, rollout: bool) -> None:
         """Makes a comparison due on the 1st, 10th, 100th … rollout, or as many hundred steps outside of rollouts."""

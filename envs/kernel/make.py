@@ -120,8 +120,8 @@ def _kept(key: str) -> Compiled | None:
 class ScenarioState:
     """The Python state of an environment's scenario that decides its step, whatever the number of environments.
 
-    What differs between simulator and reset pool is left out: sizes, rows per environment, what resets draw. What was
-    set on the simulator since then, and on it alone, is not.
+    What differs between simulator and reset pool as their sizes do is left out, and what resets draw. What was set on
+    the simulator alone is not.
     Raises Refusal where there is too much of it.
     """
 

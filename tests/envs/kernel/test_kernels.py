@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from envs.base import EnvError
+from envs.base import ActionError, EnvError
 from envs.kernel.build import cache_folder, compile_library
 from envs.kernel.make import compiled
 from envs.kernel.tape import Refusal
@@ -244,6 +244,29 @@ def test_a_scenario_that_changes_in_the_run_ends_it_in_one_sentence(monkeypatch)
         for _ in range(6):
             rollout(env, action)
     assert "\n" not in str(error.value)
+
+
+def test_one_environment_alone_is_compared_twice_before_it_ends_a_run(monkeypatch):
+    env = VmasEnv("dispersion", num_envs=1, seed=0)
+    env._fast._affordable = lambda: True
+    action = env.random_action(torch.Generator().manual_seed(0))
+    scenario = type(env._simulator.scenario)
+    reward = scenario.reward
+    rollout(env, action)
+    monkeypatch.setattr(scenario, "reward", lambda self, agent: reward(self, agent) + 1.0)
+    with pytest.raises(EnvError, match="in 2 of 3 steps"):
+        for _ in range(10):
+            rollout(env, action)
+
+
+def test_an_action_that_is_no_number_is_told_the_same_on_a_step_that_is_compared():
+    env = VmasEnv("dispersion", num_envs=3, seed=0)
+    action = env.random_action(torch.Generator().manual_seed(0))
+    env._fast._due = True
+    with pytest.raises(ActionError, match="not a number"):
+        env.step({name: torch.full_like(value, torch.nan) for name, value in action.items()})
+    env.step(action)
+    assert env.figures() == {"kernel_checks": 2.0}
 
 
 def test_comparisons_cost_a_hundredth_of_the_time_at_most():
