@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from envs import faults
 from envs.base import STATE, ActionError, EnvError, Transition, misshapen
 from envs.kernel.audit import python_state
 from envs.kernel.make import Compiled, ScenarioState, compiled
+from envs.kernel.recheck import Recheck
 from envs.kernel.runtime import KernelStep
-from envs.kernel.tape import ConstantChanged, Refusal
-from envs.kernel.trace import drawn_values, refusing
-from envs.kernel.verify import Comparison, Report
+from envs.kernel.tape import ConstantChanged
+from envs.kernel.trace import drawn_values
 from envs.python_state import SIZE
 
 CHOICES = 16  # kernels for different values of what resets draw for the whole batch
 SPREAD = 100.0  # µs of work from which a second thread pays
-STARTING = 2  # steps compared before a kernel's first use
-SHARE = 0.01  # of the time that comparisons may take
 SPEED = 1e-4  # µs per operation and environment, on one thread; only to choose the number of threads
 
 
@@ -38,11 +34,7 @@ class FastStep:
         self._varies = False  # whether there is one kernel per choice of what resets draw for the whole batch
         self._drawn: dict[str, Any] = {}
         self._seen: set[str] = set()
-        self.checks = 0  # comparisons with the simulator so far
-        self._rollouts, self._since = 0, 0  # rollouts begun, and steps outside of rollouts
-        self._due = False  # whether the next step is to be compared
-        self._report = Report()  # of all comparisons in the run
-        self._spent, self._born = 0.0, time.perf_counter()  # seconds in comparisons, and when they began to count
+        self.recheck = Recheck(env)
         self._make(specialise=True)
 
     def _make(self, specialise: bool) -> None:
@@ -56,7 +48,7 @@ class FastStep:
                 made = Compiled(why=f"resets draw more than {CHOICES} different values for the whole batch")
         self.why, self.made = made.why, made
         if not made.why:
-            self.why = self._compare_at_start()
+            self.why = self.recheck.at_start(made, specialise)
         self._left_out = None
         self._values = self._watched()
         if self.why:
@@ -75,60 +67,7 @@ class FastStep:
         self._shapes = {n: (self.env.num_envs, g.n_agents, g.action.size) for n, g in groups.items()}
         self._dtypes = {n: torch.float32 if g.action.kind == "continuous" else torch.int64 for n, g in groups.items()}
 
-    # ---- comparisons with the simulator
-
-    def _compare_at_start(self) -> str:
-        """Two steps of this environment's own simulator and of the kernel; one sentence if they differ."""
-        env = self.env
-        comparison = Comparison(env, self.made.step(env.num_envs), self.made.unrolled)
-        try:
-            with env._pool.preserved():
-                for _ in range(STARTING):
-                    with refusing(env.scenario):
-                        comparison.step(env.random_action(comparison.generator))
-        except ConstantChanged as changed:
-            return "" if self.specialised else str(changed)  # the first load asks for a kernel without constants
-        except Refusal as refusal:
-            return str(refusal)
-        self.checks += 1
-        difference = comparison.difference()
-        return difference and f"{difference}, with {env.num_envs} environments; does the step use their number?"
-
-    def _compare_in_run(self, action: dict[str, Tensor]) -> None:
-        """The step that is due, from the run's own state, by both. Raises EnvError if they differ.
-
-        One environment may flip by rounding: what differs is compared again at the next step, and counted on.
-        """
-        start = time.perf_counter()
-        env, before = self.env, self._report.astray
-        self.store()
-        comparison = Comparison(env, self.made.step(env.num_envs), self.made.unrolled, self._report)
-        try:
-            with env._pool.preserved(), faults.named(env.scenario, env._ticks + 1):
-                comparison.step({name: action[name].to(self._dtypes[name]) for name in self._shapes})
-        except AssertionError:
-            return  # about the action, of which the kernel's own step will tell; the comparison stays due
-        finally:
-            self._ahead = True
-        self._due = self._report.astray > before
-        self.checks += 1
-        self._spent += time.perf_counter() - start
-        if difference := comparison.difference():
-            raise EnvError(f"scenario {env.scenario!r} has changed since its kernel was built: {difference}. "
-                           "env.fast=off continues the run.")
-
-    def _count(self, rollout: bool) -> None:
-        """Makes a comparison due on the 1st, 10th, 100th … rollout, or as many hundred steps outside of rollouts."""
-        if rollout:
-            self._rollouts += 1
-            self._due |= _is_power_of_ten(self._rollouts)
-        else:
-            self._since += 1
-            self._due |= self._since % 100 == 0 and _is_power_of_ten(self._since // 100)
-
-    def _affordable(self) -> bool:
-        """Whether comparisons stay below a hundredth of the time since the start; the first is always made."""
-        return self._spent <= SHARE * (time.perf_counter() - self._born)
+    # ---- what may have changed
 
     def _watched(self) -> dict[str, Any]:
         """What somebody may have changed while the kernel stepped, code and globals too: {path: token}."""
@@ -210,9 +149,13 @@ class FastStep:
         if (self.env._ticks + 1) % self.env._pool_every == 0:
             self._check_shapes(action)
             self._refresh_pool()
-        if self._due and self._affordable():
+        if self.recheck.due and self.recheck.affordable():
             self._check_shapes(action)
-            self._compare_in_run(action)
+            self.store()
+            try:
+                self.recheck.in_run(self.made, {name: action[name].to(self._dtypes[name]) for name in self._shapes})
+            finally:
+                self._ahead = True
         return False
 
     def _by_simulator(self, action: dict[str, Tensor]) -> Transition:
@@ -249,7 +192,7 @@ class FastStep:
 
     def step(self, action: dict[str, Tensor]) -> Transition:
         """As VmasEnv.step: new tensors each time."""
-        self._count(rollout=False)
+        self.recheck.count(rollout=False)
         if self._eager(action):
             return self._by_simulator(action)
         shift, num_envs = self._before(action), self.env.num_envs
@@ -293,7 +236,7 @@ class FastStep:
     def step_into(self, t: int, action: dict[str, Tensor]) -> None:
         """One step whose results go to entry t of the buffers of `bind_rollout`."""
         if t == 0:
-            self._count(rollout=True)
+            self.recheck.count(rollout=True)
         if self._eager(action):
             self._write(t, self._by_simulator(action))
             return
@@ -314,9 +257,3 @@ class FastStep:
         found |= {("after", "observation", STATE): step.state, ("observation", STATE): step.next_state}
         for key, buffer in self._rollout.items():
             buffer[t].copy_(found[key])
-
-
-def _is_power_of_ten(number: int) -> bool:
-    while number > 1 and number % 10 == 0:
-        number //= 10
-    return number == 1

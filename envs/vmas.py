@@ -208,7 +208,7 @@ class VmasEnv(Env):
 
     def figures(self) -> dict[str, float]:
         """"kernel_checks": how often the kernel was compared with the simulator in this process."""
-        return {} if self._fast is None else {"kernel_checks": float(self._fast.checks)}
+        return {} if self._fast is None else {"kernel_checks": float(self._fast.recheck.checks)}
 
     def bind_rollout(self, *buffers: Any, **named: Any) -> None:
         """See `Env.bind_rollout`; a kernel writes to the buffers itself."""

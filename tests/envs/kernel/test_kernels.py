@@ -205,7 +205,7 @@ def rollout(env, action):
 def test_a_kernel_is_compared_with_the_simulator_again_and_again():
     env = VmasEnv("balance", num_envs=4, seed=0)
     assert env.figures() == {"kernel_checks": 1.0}  # before its first use
-    env._fast._affordable = lambda: True
+    env._fast.recheck.affordable = lambda: True
     action = env.random_action(torch.Generator().manual_seed(0))
     counts = []
     for _ in range(20):
@@ -220,8 +220,8 @@ def test_comparisons_leave_no_trace():
         env = VmasEnv("navigation", num_envs=5, seed=0, max_steps=20)
         generator = torch.Generator().manual_seed(0)
         for _ in range(30):
-            env._fast._due = often
-            env._fast._affordable = lambda: True
+            env._fast.recheck.due = often
+            env._fast.recheck.affordable = lambda: True
             env.step(env.random_action(generator))
         states.append(env.snapshot())
         assert env.figures()["kernel_checks"] == 1 + 30 * often
@@ -233,7 +233,7 @@ def test_comparisons_leave_no_trace():
 
 def test_a_scenario_that_changes_in_the_run_ends_it_in_one_sentence(monkeypatch):
     env = VmasEnv("dispersion", num_envs=4, seed=0)
-    env._fast._affordable = lambda: True
+    env._fast.recheck.affordable = lambda: True
     action = env.random_action(torch.Generator().manual_seed(0))
     for _ in range(5):
         rollout(env, action)
@@ -248,7 +248,7 @@ def test_a_scenario_that_changes_in_the_run_ends_it_in_one_sentence(monkeypatch)
 
 def test_one_environment_alone_is_compared_twice_before_it_ends_a_run(monkeypatch):
     env = VmasEnv("dispersion", num_envs=1, seed=0)
-    env._fast._affordable = lambda: True
+    env._fast.recheck.affordable = lambda: True
     action = env.random_action(torch.Generator().manual_seed(0))
     scenario = type(env._simulator.scenario)
     reward = scenario.reward
@@ -262,7 +262,7 @@ def test_one_environment_alone_is_compared_twice_before_it_ends_a_run(monkeypatc
 def test_an_action_that_is_no_number_is_told_the_same_on_a_step_that_is_compared():
     env = VmasEnv("dispersion", num_envs=3, seed=0)
     action = env.random_action(torch.Generator().manual_seed(0))
-    env._fast._due = True
+    env._fast.recheck.due = True
     with pytest.raises(ActionError, match="not a number"):
         env.step({name: torch.full_like(value, torch.nan) for name, value in action.items()})
     env.step(action)
@@ -271,8 +271,8 @@ def test_an_action_that_is_no_number_is_told_the_same_on_a_step_that_is_compared
 
 def test_comparisons_cost_a_hundredth_of_the_time_at_most():
     env = VmasEnv("dispersion", num_envs=4, seed=0)
-    env._fast._spent = 1e6  # a simulator that takes long
+    env._fast.recheck.spent = 1e6  # a simulator that takes long
     action = env.random_action(torch.Generator().manual_seed(0))
     for _ in range(10):
         rollout(env, action)
-    assert env.figures()["kernel_checks"] == 1.0 and env._fast._due  # put off, not forgotten
+    assert env.figures()["kernel_checks"] == 1.0 and env._fast.recheck.due  # put off, not forgotten
