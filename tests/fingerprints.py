@@ -76,7 +76,7 @@ def run(name: str, command: list[str], repo: Path, folder: Path) -> str:
         overrides.append("trainer.progress=off")
     call([*start, str(repo / "scripts" / script), *overrides], repo, folder)
     if script == "record.py":
-        return " ".join(sorted(digest(path.read_bytes()) for path in run_dir.rglob("*.safetensors")))
+        return " ".join(tensors(path) for path in sorted(run_dir.rglob("*.safetensors")))
     content = torch.load(run_dir / "checkpoints" / "last.pt", map_location="cpu", weights_only=True)
     return f"weights {state(content['loss'])} optimiser {state(content['optimizer'])} figures {figures(run_dir)}"
 
@@ -94,6 +94,12 @@ def call(command: list[str], repo: Path, folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, env=environment(folder, repo), capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\nexit code {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+
+
+def tensors(path: Path) -> str:
+    """The hash of a safetensors file without its header, whose order of entries changes from process to process."""
+    content = path.read_bytes()
+    return digest(content[8 + int.from_bytes(content[:8], "little") :])
 
 
 def digest(content: bytes) -> str:
