@@ -5,11 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from envs.carried import CarriedRows
-from envs.state import StateMap
+from envs.state import StateMap, like
 from envs.warm_up import equal
 
 
@@ -59,12 +56,6 @@ class OneScenario:
             host = self.main.host_values()
             self.fresh.write_host({p: host[p] for p in counters & host.keys() if not self.follows_size(p)})
             self.share(counters)
-
-
-def like(old: Tensor, value: Tensor) -> Tensor:
-    """A copy of `value` to put in the place of `old`, a network's parameter if that is one."""
-    copy = value.detach().clone()
-    return torch.nn.Parameter(copy, old.requires_grad) if isinstance(old, torch.nn.Parameter) else copy
 
 
 def follows(a: Any, b: Any, num_envs: int, size: int) -> bool:

@@ -15,7 +15,17 @@ from envs.carried import CarriedRows, pack, unpack
 from envs.one_scenario import OneScenario
 from envs.random import Stream
 from envs.simulator import Simulator
-from envs.state import Slot, StateMap, assignments, attributes, batch_axis, counts_environments, from_bytes, to_bytes
+from envs.state import (
+    Slot,
+    StateMap,
+    assignments,
+    attributes,
+    batch_axis,
+    counts_environments,
+    from_bytes,
+    like,
+    to_bytes,
+)
 from envs.warm_up import equal, is_clock, shared_values, warm_up
 
 DRAWS = 24  # resets that show which shared values vary; a fair coin stays hidden once in 2^24
@@ -123,7 +133,8 @@ class Pool:
         host = self.fresh.host_values()
         self.main.write_host({path: host[path] for path in self.drawn if path in host})
         for path in self.drawn & self.main.tensors.keys() & self.fresh.tensors.keys():
-            self.main.tensors[path].write(self.fresh.tensors[path].value.clone())
+            slot = self.main.tensors[path]
+            slot.write(like(slot.value, self.fresh.tensors[path].value))
 
     def _bind(self) -> None:
         """Pair every per-environment slot with the nursery's rows, extended so that any window of E rows is a view.
@@ -197,7 +208,8 @@ class Pool:
         """Within it the simulator may step; afterwards its state and stream are what they were before."""
         main = self.main
         main.refresh()
-        saved = {path: (slot.value, slot.value._version, slot.value.clone()) for path, slot in main.tensors.items()}
+        tensors = {path: slot.value for path, slot in main.tensors.items()}
+        saved = {path: (value, value._version, value.detach().clone()) for path, value in tensors.items()}
         host, stream = main.host_values(), self.stream.state_dict()
         try:
             yield
@@ -250,7 +262,8 @@ class Pool:
                     raise EnvError(f"this snapshot is of another environment: {path} has shape "
                                    f"{tuple(value.shape)} there, and {here} here.")
                 if first not in tensors:
-                    tensors[first] = value.to(self.simulator.device, copy=True)
+                    value = value.to(self.simulator.device)
+                    tensors[first] = like(slot.value if isinstance(slot.value, Tensor) else value, value)
                 slot.write(tensors[first])
             state.write_host(plain["host"])
             here = state.arrays | state.beside

@@ -93,6 +93,21 @@ class Slot:
             self.container[self.key] = value
 
 
+def like(old: Tensor, value: Tensor) -> Tensor:
+    """A copy of `value` to put in the place of `old`: a parameter, or a leaf with gradients, if that is one."""
+    copy = value.detach().clone()
+    if isinstance(old, torch.nn.Parameter):
+        return torch.nn.Parameter(copy, old.requires_grad)
+    return copy.requires_grad_(old.requires_grad and old.is_leaf)
+
+
+def copies(slots: dict[str, Slot]) -> dict[str, Tensor]:
+    """{path: copy} of the tensors in `slots`. Slots that hold one tensor get one copy."""
+    made: dict[int, Tensor] = {}
+    return {path: made.setdefault(id(value), like(value, value))
+            for path, value in ((path, slot.value) for path, slot in slots.items())}
+
+
 class StateMap:
     """All slots below `root` (a VMAS Environment). `refresh()` finds them again after an eager reset.
 

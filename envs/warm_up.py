@@ -12,7 +12,7 @@ from torch import Tensor
 
 from envs.random import Stream
 from envs.simulator import Simulator
-from envs.state import StateMap
+from envs.state import StateMap, copies
 
 STEPS = 3  # after which all lazily made tensors exist, and what changes by stepping has changed
 
@@ -31,8 +31,7 @@ def warm_up(simulator: Simulator, state: StateMap, stream: Stream, audit: Any = 
 
     audit: an `envs.kernel.audit.StepAudit` that looks on, or None.
     """
-    copies: dict[int, Tensor] = {}  # by id: slots that hold one tensor get one copy back
-    before = {path: copies.setdefault(id(slot.value), slot.value.clone()) for path, slot in state.tensors.items()}
+    before = copies(state.tensors)
     host, arrays = state.host_values(), {path: slot.value.copy() for path, slot in state.arrays.items()}
 
     def steps(count: int) -> None:

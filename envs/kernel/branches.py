@@ -16,6 +16,7 @@ from envs.kernel.runtime import KernelStep
 from envs.kernel.tape import Refusal
 from envs.kernel.trace import Trace, drawn_values, refusing, set_drawn
 from envs.kernel.verify import Comparison, eager_step, file_of
+from envs.state import copies
 
 PACKAGE = Path(__file__).resolve().parent.parent  # our corrections of VMAS's physics lie there
 BATCHES = 32  # tried to see every condition false
@@ -111,8 +112,7 @@ def _both_ways(twin, generator: torch.Generator, asked: set, loops: set) -> set[
     pool, truths = twin._pool, TruthRecorder()
     row = twin.random_action(generator)
     action = {name: value[:1].expand_as(value).contiguous() for name, value in row.items()}
-    copies: dict[int, Tensor] = {}
-    saved = {path: copies.setdefault(id(slot.value), slot.value.clone()) for path, slot in pool.main.tensors.items()}
+    saved = copies(pool.main.tensors)
     with refusing(twin.scenario), pool.stream:
         before = torch.get_rng_state()
         forced = eager_step(twin, action, True) | _states(pool)

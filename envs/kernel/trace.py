@@ -20,6 +20,7 @@ from envs.kernel.lower import Lowering
 from envs.kernel.program import Program
 from envs.kernel.rewrite import SKIPPED, Rewriter, location
 from envs.kernel.tape import ConstantChanged, Recorder, Ref, Refusal, Tape
+from envs.state import like
 
 TRACED = 127  # environments of the twin: a prime, so that no other size is a multiple of it
 
@@ -86,7 +87,8 @@ def trace(twin, audited: bool = True) -> Trace:
     set_drawn(pool, drawn)
     outputs: dict[tuple, Tensor] = {}
     rewriter, audit = Rewriter(tape, TRACED), StepAudit()
-    shared = {path: (slot.value, slot.value._version, slot.value.clone()) for path, slot in pool.main.tensors.items()
+    tensors = {path: slot.value for path, slot in pool.main.tensors.items()}
+    shared = {path: (value, value._version, value.detach().clone()) for path, value in tensors.items()
               if pool.axes.get(path) is None and path not in pool._evolving}
     seen = audit.look(sim, pool.main) if audited else None
     with torch.no_grad(), pool.stream, culling(sim.world), audit.step() if audited else nullcontext():
@@ -183,7 +185,8 @@ def _part(twin) -> dict[str, str]:
         groups.append({p: first.setdefault(id(slot.value), p) for p, slot in pool.main.tensors.items()})
     for path, first in groups[1].items():
         if first != path and groups[0].get(path) != first:
-            pool.main.tensors[path].write(pool.main.tensors[path].value.clone())
+            slot = pool.main.tensors[path]
+            slot.write(like(slot.value, slot.value))
     return {path: first for path, first in groups[1].items() if first != path and groups[0].get(path) == first}
 
 
@@ -252,8 +255,10 @@ def lower(traced: Trace, specialise: bool = True) -> Lowered:
                 if path in low.tables:
                     raise Refusal(f"the step reads {path} both by index and as a whole")
                 todo.append(int(after[path].reshape(-1)[k]) if path in after else v)
-    if any(v in reached for v in shared):
-        raise Refusal("the step depends on a tensor that all environments share and that changes")
+    for v in shared:
+        if v in reached:
+            path = p.ops[v][1][1]
+            raise Refusal(f"the step depends on a tensor that all environments share and that changes: {path}")
     fields = sorted(needed)
     for path, k in fields:
         if traced.shapes[path][1] == torch.float64 and path in after and \

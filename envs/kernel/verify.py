@@ -15,6 +15,7 @@ from envs.kernel.rewrite import Rewriter, location
 from envs.kernel.runtime import KernelStep
 from envs.kernel.tape import Recorder, Refusal, Tape
 from envs.kernel.trace import drawn_values, refusing, set_drawn
+from envs.state import copies
 
 TOLERANCE = 2e-4  # of a number's size (at least 1): one step's rounding; contacts amplify it by forces of some 100
 AMPLIFIED = 64  # times what a change of the state's last bits does to the simulator's own step: joints are stiff
@@ -145,9 +146,7 @@ def file_of(env) -> str:
 
 def _clones(pool) -> dict[str, Tensor]:
     """The tensors of the environments by path; paths that hold one tensor get one clone."""
-    copies: dict[int, Tensor] = {}
-    return {path: copies.setdefault(id(slot.value), slot.value.clone()) for path, slot in pool.main.tensors.items()
-            if pool.axes.get(path) is not None}
+    return copies({path: slot for path, slot in pool.main.tensors.items() if pool.axes.get(path) is not None})
 
 
 def _reader(state):

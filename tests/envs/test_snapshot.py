@@ -89,6 +89,14 @@ def test_snapshot_continues_where_the_scenario_terminates(own_scenario):
     assert same(first, play(env, 20))
 
 
+def test_a_network_that_learns_in_the_scenario_goes_on_learning():
+    a, b = (VmasEnv("tests.envs.kernel.zoo.networks.Learning", num_envs=5, max_steps=20, seed=0) for _ in range(2))
+    play(a, 30)
+    b.restore(a.snapshot())
+    assert all(isinstance(weight, torch.nn.Parameter) for weight in b.simulator.scenario.net._parameters.values())
+    assert same(play(a, 30, seed=1), play(b, 30, seed=1))
+
+
 def test_a_snapshot_of_another_environment_is_refused():
     balance = VmasEnv("balance", num_envs=4)
     for other in (VmasEnv("balance", num_envs=5), VmasEnv("navigation", num_envs=4)):
