@@ -23,6 +23,7 @@ from envs.base import ActionSpec, EnvSpec, GroupSpec
 from marl import checkpoint
 from marl.errors import UserError
 from marl.kinds import build, required
+from marl.moved import update_config
 
 FORMAT = 1
 
@@ -69,7 +70,7 @@ class Policy(nn.Module):
 
     def __init__(self, told: Mapping[str, Any]) -> None:
         super().__init__()
-        self.told = dict(told)
+        self.told = told = update_config(told)
         self.spec = spec_of(told["spec"])
         network = _factory(told["network"], "network")
         critic_network = _factory(told["critic_network"], "critic_network") if told.get("critic_network") else None

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from marl.errors import Unusable, UserError
 from marl.files import reason, set_aside, write
+from marl.moved import update_checkpoint
 
 FORMAT_VERSION = 2  # 1 had no digest and one process only
 TAG = b"\nsha256:"  # the file ends with it, 64 hexadecimal digits and a line feed; torch.load passes over that
@@ -106,7 +107,7 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict:
     if version != FORMAT_VERSION:
         older = "an older" if version < FORMAT_VERSION else "a newer"
         raise Unusable(f"checkpoint {path} has format {version}, of {older} version; this one reads {FORMAT_VERSION}")
-    return state
+    return update_checkpoint(state)
 
 
 def load_weights(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Tensor]:

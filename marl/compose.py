@@ -27,6 +27,7 @@ from marl.errors import UserError, closest
 from marl.imports import find_user_modules, resolve
 from marl.kinds import build as part
 from marl.kinds import validate
+from marl.moved import update_config
 from marl.overrides import CONF, before, chosen, drop_keywords, group_options, named, nearest, tidy, value_of
 from marl.run_directory import NewRunDirectory, read_config
 from marl.task import Task
@@ -118,7 +119,7 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         UserError: the first mistake, in one sentence.
     """
     with worded():
-        config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        config = update_config(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     validate(config)
     device.pick(config["device"])
     return config

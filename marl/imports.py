@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from marl.errors import UserError, closest
+from marl.moved import current
 
 # Python's own modules hold nothing that a configuration may name, and some act when they are imported.
 OWN_OF_PYTHON = frozenset(sys.stdlib_module_names)
@@ -52,7 +53,7 @@ def resolve(target: Any, key: str) -> Callable:
 
 def locate(target: Any, key: str) -> Any:
     """What a dotted path names, be it a module. Raises UserError as `resolve`."""
-    parts = str(target).split(".")
+    parts = current(str(target)).split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise UserError(f"{key}={target}: must be a dotted path such as package.module.Class")
     found: Any = load(parts[0], key, target)

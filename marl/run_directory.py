@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from marl import checkpoint, distributed, files, lock
 from marl.cli import guard
 from marl.errors import Damaged, UserError
+from marl.moved import update_config
 
 CONFIG = "config.yaml"
 WRITTEN = (CONFIG, "metrics.csv", "summary.json", "checkpoints")  # what a run replaces
@@ -190,7 +191,7 @@ def read_config(path: Path) -> dict:
     missing = [key for key in KEYS if key not in content]
     if missing:
         raise Damaged(f"{path}: is no configuration of a run (it has no {', '.join(map(repr, missing))})")
-    return OmegaConf.to_container(OmegaConf.load(path))
+    return update_config(OmegaConf.to_container(OmegaConf.load(path)))
 
 
 def refuse_overwrite(run_dir: Path) -> None:

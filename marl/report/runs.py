@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from marl.moved import update_config
+
 # What may differ between runs that are still the same algorithm on the same task: keys of the configuration.
 SAME = ("seed", "name", "paths", "resume", "init_from", "ckpt", "experiment", "logger", "device")
 TECHNICAL = {  # the same below groups: how a run is watched, kept and computed, not what it learns
@@ -95,7 +97,7 @@ def _read(folder: Path) -> Run | str:
     if not (folder / "metrics.csv").is_file():
         return f"{folder}: has no metrics.csv (logger.csv off)"
     with _reading("config.yaml"):
-        config = yaml.load((folder / "config.yaml").read_text(), LOADER)
+        config = update_config(yaml.load((folder / "config.yaml").read_text(), LOADER))
         rl = config.get("algo") is not None
         environment, task = _where(config["env"]) if rl else ("supervised", _class(config["data"]))
         algorithm = ALGORITHMS.get(config["algo"]["critic"], "mappo") if rl else "supervised"
