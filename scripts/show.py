@@ -45,13 +45,13 @@ def show_schedule(config: dict, out: Path) -> None:
     setup = compose.build_setup(config)
     iterations = trainer.max_iterations or task.iterations
     by_step = setup["schedule"].interval == "step"
-    steps = iterations * (-(-task.steps_per_iteration // trainer.accumulate) if by_step else 1)
+    steps = iterations * (-(-task.steps_per_iteration // trainer.update_config.accumulate) if by_step else 1)
     if steps > MOST:
         raise UserError(
             f"{iterations:,} iterations: a schedule of {steps:,} steps takes too long to go through; at most {MOST:,}. "
             f"A run of fewer {task.unit} shows the same shape"
         )
-    found = describe.rates(task, setup["optimizer"], setup["schedule"], iterations, trainer.accumulate)
+    found = describe.rates(task, setup["optimizer"], setup["schedule"], iterations, trainer.update_config.accumulate)
     moments = sorted({round(i * iterations / 10) for i in range(11)})
     table = terminal.table("iteration", task.unit, *(f"lr of {name}" for name in found))
     for i in moments:

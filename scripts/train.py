@@ -10,7 +10,7 @@ from rich.tree import Tree
 
 import agents  # noqa: F401 - its networks' kernel serves supervised tasks too
 from envs.base import EnvError
-from marl import compose, describe, distributed, run_directory, stepping, terminal
+from marl import compose, describe, distributed, run_directory, terminal
 from marl.callbacks import Callback
 from marl.errors import UserError
 from marl.resume import resumed
@@ -42,13 +42,13 @@ def train(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback] = ()) ->
         config = kept
         setup = compose.build_setup(config)
         setup["callbacks"] += callbacks
-        stepping.built(trainer, task, setup["optimizer"], setup["schedule"])  # mistakes in them are told first
+        updater = trainer.build_updater(task, setup.pop("optimizer"), setup.pop("schedule"))  # mistakes are told first
         if distributed.main():
             show(config)
             run_directory.write_config(run_dir, config)
             show_networks(task)
         held.begun = True
-        summary = trainer.fit(task, run_dir, resume=content, **setup)
+        summary = trainer.fit(task, run_dir, updater=updater, resume=content, **setup)
         if distributed.main():
             report(summary, run_dir)
         return trainer.best and trainer.best["value"]

@@ -9,9 +9,22 @@ from marl.data import Digits, Sine
 from marl.losses import CrossEntropy
 from marl.networks import MLP
 from marl.supervised import Supervised
+from marl.updater import Updater
 from tests.runs import TINY
 
 ONE = ["network=mlp", "network.hidden=[32,32]", "optimizer=adamw", "optimizer.lr=0.005", "scheduler=cosine"]
+
+
+class Watched(Updater):
+    """Keeps the learning rate of every step."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.rates = []
+
+    def step(self):
+        self.rates.append(self.optimizer.param_groups[0]["lr"])
+        super().step()
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +43,11 @@ def trained(tmp_path_factory):
     for name, task in tasks.items():
         setup = compose.build_setup(config)  # one optimiser and schedule configuration trains all four
         trainer = compose.build_trainer({"trainer": {**config["trainer"], "threads": None}})
+        updater = Watched(task, setup.pop("optimizer"), setup.pop("schedule"), trainer.update_config)
         weights = {part: [p.detach().clone() for p in module.parameters()] for part, module in task.parts().items()}
-        rates = []
-        step = trainer.optimizer_step
-        trainer.optimizer_step = lambda flush=False, t=trainer, r=rates, s=step: (
-            r.append(t.optimizer.param_groups[0]["lr"]), s(flush))  # fmt: skip
         before = task.evaluate() if isinstance(task, Supervised) else {}
-        trainer.fit(task, tmp_path_factory.mktemp(name), **{**setup, "loggers": []})
-        found[name] = task, before, trainer, weights, rates
+        trainer.fit(task, tmp_path_factory.mktemp(name), updater=updater, **{**setup, "loggers": []})
+        found[name] = task, before, trainer, weights, updater.rates
     return found
 
 
@@ -64,7 +74,7 @@ def test_actor_and_critic_learn(trained):
     for part, module in trainer.task.parts().items():
         moved = [not torch.equal(a, b) for a, b in zip(before[part], module.parameters(), strict=True)]
         assert all(moved), part
-    assert trainer.last["explained_variance"] > 0.1
+    assert trainer.metrics.latest["explained_variance"] > 0.1
 
 
 def test_all_follow_one_schedule(trained):
