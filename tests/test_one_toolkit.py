@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from agents.on_policy import OnPolicy
-from marl import compose
+from marl import build, compose
 from marl.data import Digits, Sine
 from marl.losses import CrossEntropy
 from marl.networks import MLP
@@ -32,17 +32,17 @@ def trained(tmp_path_factory):
     """{name: (its MLP, figures before, figures after, learning rates)}: a classifier, a regressor, actor and critic."""
     config = compose.check(compose.compose([*TINY, *ONE, "frames=3600", "env.num_envs=24", "algo.minibatch_size=120"]))
     torch.manual_seed(0)
-    network = compose.part(config["network"])  # one object makes all four
+    network = build.part(config["network"])  # one object makes all four
     tasks = {
         "classifier": Supervised(Digits(), network, CrossEntropy(), epochs=10),
         "regressor": Supervised(Sine(), network, torch.nn.MSELoss(), epochs=10),
-        "agents": OnPolicy(compose.part(config["env"]), compose.part(config["algo"]), network, frames=3600,
+        "agents": OnPolicy(build.part(config["env"]), build.part(config["algo"]), network, frames=3600,
                            eval_episodes=8),
     }  # fmt: skip
     found = {}
     for name, task in tasks.items():
-        setup = compose.build_setup(config)  # one optimiser and schedule configuration trains all four
-        trainer = compose.build_trainer({"trainer": {**config["trainer"], "threads": None}})
+        setup = build.build_setup(config)  # one optimiser and schedule configuration trains all four
+        trainer = build.build_trainer({"trainer": {**config["trainer"], "threads": None}})
         updater = Watched(task, setup.pop("optimizer"), setup.pop("schedule"), trainer.update_config)
         weights = {part: [p.detach().clone() for p in module.parameters()] for part, module in task.parts().items()}
         before = task.evaluate() if isinstance(task, Supervised) else {}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from marl import compose
+from marl import build, compose
 from marl.capture import CapturedLoss
 from marl.optim import OptimizerConfig, ScheduleConfig
 from marl.updater import UpdateConfig, Updater
@@ -28,8 +28,8 @@ CASES = {
 
 def trained(folder, overrides, **setup):
     config = compose.check(compose.compose(overrides))
-    trainer, task = compose.build_trainer(config), compose.build_task(config)
-    trainer.fit(task, folder, **compose.build_setup(config), **setup)
+    trainer, task = build.build_trainer(config), build.build_task(config)
+    trainer.fit(task, folder, **build.build_setup(config), **setup)
     return trainer, task.loss.state_dict()
 
 
@@ -147,7 +147,7 @@ def test_a_state_that_the_key_does_not_tell_is_found():
 
 def test_only_known_losses_are_recorded(tmp_path):
     config = compose.check(compose.compose(PPO))
-    task = compose.build_task(config)
+    task = build.build_task(config)
     assert Updater(task, OptimizerConfig(), ScheduleConfig(), UpdateConfig()).captured is not None
 
     class Mine(type(task.loss)):
@@ -155,7 +155,7 @@ def test_only_known_losses_are_recorded(tmp_path):
 
     for change in ("accumulate", "precision", "class", "batch_norm"):
         config = compose.check(compose.compose([*PPO, *{"batch_norm": ["network.batch_norm=true"]}.get(change, [])]))
-        task = compose.build_task(config)
+        task = build.build_task(config)
         if change == "class":
             task.loss.__class__ = Mine
         settings = {"accumulate": {"accumulate": 2}, "precision": {"precision": "bf16"}}.get(change, {})

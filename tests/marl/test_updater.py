@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from marl import compose
+from marl import build, compose
 from marl.activation_checkpointing import recompute
 from marl.callbacks import Callback
 from marl.data import Digits, Sine
@@ -69,9 +69,9 @@ def test_an_actor_thaws_while_its_critic_learns(tmp_path):
             self.seen.append([[p.detach().clone() for p in parts[name].parameters()] for name in ("actor", "critic")])
 
     config = compose.check(compose.compose([*TINY, "frames=120", "optimizer.unfreeze={actor: 2}"]))
-    watch, task = Actor(), compose.build_task(config)
-    setup = compose.build_setup(config)
-    compose.build_trainer(config).fit(task, tmp_path, **{**setup, "callbacks": [watch], "loggers": []})
+    watch, task = Actor(), build.build_task(config)
+    setup = build.build_setup(config)
+    build.build_trainer(config).fit(task, tmp_path, **{**setup, "callbacks": [watch], "loggers": []})
     actors, critics = zip(*watch.seen, strict=True)
 
     def same(a, b):
