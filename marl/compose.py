@@ -8,13 +8,13 @@ import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from marl import checkpoint, device
+from marl import checkpoint, device, run_directory
 from marl.conf_tree import CONF
 from marl.errors import UserError
 from marl.hydra_errors import translate_hydra_errors
 from marl.kinds import validate
 from marl.overrides import before, chosen, drop_keywords, named, tidy, value_of
-from marl.run_directory import read_config
+from marl.saved_config import read_config
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
@@ -53,7 +53,7 @@ def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         UserError: no configuration there, or an override that does not fit it.
     """
-    path = checkpoint.config_of(run)
+    path = run_directory.config_of(run)
     if path is None and Path(run).suffix == ".pt" and Path(run).is_file():  # one that lies alone: it tells, too
         path, cfg = Path(run), OmegaConf.create(checkpoint.load(run)["config"])
     elif path is None:

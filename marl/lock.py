@@ -25,7 +25,7 @@ def lock(folder: Path) -> Iterator[bool]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:  # somebody at work, or just looking
+            except OSError:  # another process is at work, or just looking
                 time.sleep(0.02 * attempt)
         else:
             yield False
@@ -58,7 +58,7 @@ def running(folder: Path) -> bool:
 
 
 @contextmanager
-def alone(run_dir: Path, needed: bool = True) -> Iterator[None]:
+def exclusive_run_lock(run_dir: Path, needed: bool = True) -> Iterator[None]:
     """Train in a run's directory as the only process that does (`needed`: else nothing is locked).
 
     Raises:

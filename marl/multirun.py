@@ -20,7 +20,7 @@ from marl.errors import Damaged, Stopped, UserError
 from marl.files import set_aside
 from marl.hydra_errors import HYDRA_ERRORS, translate_hydra_errors
 from marl.imports import find_user_modules
-from marl.run_directory import read_config
+from marl.saved_config import read_config
 
 # Settings of joblib's launcher; with n_jobs=1 it would run the jobs in this very process.
 ONE_AT_A_TIME = ("n_jobs=2", "pre_dispatch=1", "batch_size=1")

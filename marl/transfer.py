@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from marl import checkpoint, distributed
+from marl import checkpoint, distributed, run_directory
 from marl.errors import UserError
 from marl.task import Task
 
@@ -33,7 +33,7 @@ class Loaded:
 
 def begin_from(task: Task, source: str, strict: bool) -> None:
     """Load the weights that `init_from` names, and say what was loaded unless it is everything."""
-    path = checkpoint.find(source)
+    path = run_directory.find(source)
     lines = load_weights(task, path, strict).lines()
     if not strict and distributed.main():
         print(f"init_from={path}:", *lines, sep="\n  ", flush=True)

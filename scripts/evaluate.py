@@ -34,7 +34,7 @@ from agents.disturbance import Disturbance
 from agents.evaluate import report
 from agents.playing import Plays
 from envs.base import EnvError
-from marl import build, checkpoint, cli, terminal, transfer
+from marl import build, checkpoint, cli, run_directory, terminal, transfer
 from marl.errors import UserError
 from marl.files import write_json
 from marl.options import split
@@ -88,7 +88,7 @@ def evaluate(options: Options, overrides: list[str]) -> dict:
     Raises:
         UserError, EnvError: no such checkpoint, or overrides that don't fit it.
     """
-    path = checkpoint.find(options.ckpt, "best" if options.absolute else options.which)
+    path = run_directory.find(options.ckpt, "best" if options.absolute else options.which)
     if options.vary:
         return robustness(path, options, overrides)
     trained = options.policy == "trained"

@@ -24,7 +24,7 @@ from pydantic import Field
 from agents.policy import Policy, describe
 from agents.record import Acting, metadata, record
 from envs.base import Env, EnvError
-from marl import build, checkpoint, cli, options
+from marl import build, cli, options, run_directory
 from marl.data.episodes import append, manifest
 from marl.errors import UserError
 from marl.kinds import function, required
@@ -52,7 +52,7 @@ def run(chosen: Options) -> Path:
     if not node:
         raise UserError(f"{chosen.ckpt}: doesn't say how its environment is built; give its run directory")
     required(node, Callable[..., Env], "env")
-    folder = Path(chosen.out or checkpoint.home_of(chosen.ckpt) / "episodes")
+    folder = Path(chosen.out or run_directory.home_of(chosen.ckpt) / "episodes")
     teacher = player(chosen, policy)
     source = chosen.policy if chosen.policy != "trained" else str(chosen.ckpt)
     about = {
