@@ -11,6 +11,7 @@ from marl.callbacks import Callback
 from marl.loggers import TensorBoardLogger
 from marl.metrics import confusion
 from marl.run_view import RunView
+from marl.supervised import Supervised
 
 CURVES = ("loss", "accuracy", "episode_return", "error", "r2", "mae", "f1")
 
@@ -49,7 +50,7 @@ class Pictures(Callback):
                 if isinstance(logger, TensorBoardLogger):
                     logger.writer.add_image(name, pixels(figure), trainer.units, dataformats="HWC")
 
-    def _classes(self, task: Any) -> dict[str, Any]:
+    def _classes(self, task: Supervised) -> dict[str, Any]:
         rows = task.held_out.get("test_", task.held_out[""])
         outputs, drawn = task.outputs_of(rows["x"]).float().cpu(), {}
         y, predicted = rows["y"].cpu(), outputs.argmax(-1)
