@@ -50,10 +50,10 @@ def plain(value: Any, name: str) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if kind in (dict, OrderedDict, Counter):
-        made = copy.copy(value)
-        for key in made:
-            made[key] = plain(value[key], f"{name}.{key}")
-        return made
+        copied = copy.copy(value)
+        for key in copied:
+            copied[key] = plain(value[key], f"{name}.{key}")
+        return copied
     if kind in (list, tuple, set):
         return kind(plain(item, f"{name}[{i}]") for i, item in enumerate(value))
     if isinstance(value, Tensor) or kind in PLAIN:
@@ -130,10 +130,10 @@ def load_weights(path: str | Path, map_location: str | torch.device = "cpu") -> 
 
 def _tensors(content: bytes, path: str | Path, map_location: str | torch.device) -> dict[str, Tensor]:
     try:
-        found = safetensors.torch.load(content)
+        tensors = safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"weights {path} cannot be read: {reason(error)}") from error
-    return {name: value.to(map_location) for name, value in found.items()}
+    return {name: value.to(map_location) for name, value in tensors.items()}
 
 
 def _read(path: str | Path) -> bytes:
@@ -152,8 +152,8 @@ def newest(run_dir: str | Path, map_location: str | torch.device = "cpu") -> tup
     Damaged ones on the way are named on stderr and set aside as NAME.damaged, so that no good one makes room for them.
     Raises UserError where all of them are damaged, and Unusable where one is of another format or out of reach.
     """
-    found, problems, best = candidates(run_dir), {}, None
-    for path in found:
+    paths, problems, best = candidates(run_dir), {}, None
+    for path in paths:
         if best is not None and iteration_of(path) <= best[1]["iteration"]:
             continue
         try:
@@ -162,7 +162,7 @@ def newest(run_dir: str | Path, map_location: str | torch.device = "cpu") -> tup
             raise
         except UserError as error:
             problems[path] = str(error)
-    if best is None and found:
+    if best is None and paths:
         raise UserError("; ".join(problems.values()))
     for path, problem in problems.items():
         set_aside(path, problem)
@@ -188,14 +188,14 @@ def branch(run_dir: str | Path, chosen: Path, iteration: int) -> list[Path]:
             set_aside(path, str(error))
     if not later:
         return []
-    kept = folder / "abandoned"
-    kept.mkdir(exist_ok=True)
+    abandoned = folder / "abandoned"
+    abandoned.mkdir(exist_ok=True)
     last = folder / "last.pt"
     if last in later:
-        write(kept / last.name, last.read_bytes())
+        write(abandoned / last.name, last.read_bytes())
         write(last, chosen.read_bytes())
     for path in later:
         for one in (path, path.with_suffix(".safetensors")):
             if one != last and one.exists():
-                os.replace(one, kept / one.name)
+                os.replace(one, abandoned / one.name)
     return later

@@ -76,8 +76,8 @@ class Checkpointer:
         """Raise Diverged where a weight is not finite, so that no such checkpoint comes to be."""
         bad = divergence.bad_tensor(self.task.loss)
         if bad is not None:
-            told = "no checkpoint is written, the earlier ones stay"
-            raise Diverged(f"iteration {self.run_state.iteration}: {bad}; {told}")
+            reason = "no checkpoint is written, the earlier ones stay"
+            raise Diverged(f"iteration {self.run_state.iteration}: {bad}; {reason}")
 
     def write(self, name: str) -> None:
         """Write `NAME.pt`, and for the best and at the end the weights alone as `NAME.safetensors`; in one process."""

@@ -108,5 +108,5 @@ def owner() -> str:
     """Who holds a run's lock: torchrun's processes share a name that outlives a restart, others have their number."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return f"process {os.getpid()}"
-    began = psutil.Process(os.getppid()).create_time()
-    return f"torchrun {os.environ['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {os.getppid()} {began}"
+    start_time = psutil.Process(os.getppid()).create_time()
+    return f"torchrun {os.environ['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {os.getppid()} {start_time}"

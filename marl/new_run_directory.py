@@ -33,8 +33,8 @@ class NewRunDirectory(Callback):
     def choose(self, path: str, timed: bool) -> tuple[str, str | None]:
         """The directory and no mistake, or a mistake to tell in all processes."""
         try:
-            if timed and distributed.restarted() and (begun := begun_here(Path(path).parent)):
-                return str(begun), None
+            if timed and distributed.restarted() and (started := begun_here(Path(path).parent)):
+                return str(started), None
             NewRunDirectory.made = make_new(path) if timed else make(path)
             return str(NewRunDirectory.made[-1] if timed else path), None
         except UserError as error:

@@ -31,8 +31,8 @@ class Pictures(Callback):
 
     def on_iteration(self, trainer: RunView, record: dict) -> None:
         names = [name for name in record if name.split("/")[-1].removeprefix("test_") in CURVES]
-        kept = {name: float(record[name]) for name in names if name.count("/") <= name.startswith("eval/")}
-        self.records.append({trainer.task.unit: float(trainer.units), **kept})
+        figures = {name: float(record[name]) for name in names if name.count("/") <= name.startswith("eval/")}
+        self.records.append({trainer.task.unit: float(trainer.units), **figures})
 
     def on_end(self, trainer: RunView) -> None:
         """Also of a run that failed, as far as it came."""

@@ -44,8 +44,8 @@ def run(job: Job, *errors: type[Exception]) -> None:
             composing = False
             home = run_directory.config_of(cfg.resume)
             if home is None:
-                told = "lies in no run directory that could go on; init_from=FILE starts a new run from its weights"
-                raise UserError(f"resume={cfg.resume}: {told}")
+                reason = "lies in no run directory that could go on; init_from=FILE starts a new run from its weights"
+                raise UserError(f"resume={cfg.resume}: {reason}")
             job(cfg, home.parent.resolve())
             distributed.stop()
             return

@@ -34,8 +34,8 @@ def candidates(run_dir: str | Path) -> list[Path]:
     """What a run can be resumed from: last.pt, the ones before it, then those kept every n, the newest first."""
     folder = Path(run_dir) / "checkpoints"
     last = [(int(m[1] or 0), path) for path in folder.glob("last*.pt") if (m := LAST.fullmatch(path.name))]
-    kept = [(iteration_of(path), path) for path in folder.glob("iteration_*.pt") if iteration_of(path)]
-    return [path for _, path in [*sorted(last), *sorted(kept, reverse=True)]]
+    numbered = [(iteration_of(path), path) for path in folder.glob("iteration_*.pt") if iteration_of(path)]
+    return [path for _, path in [*sorted(last), *sorted(numbered, reverse=True)]]
 
 
 def iteration_of(path: Path) -> int:
@@ -72,43 +72,43 @@ def make(path: str | Path) -> list[Path]:
     """
     if not str(path):
         raise UserError("hydra.run.dir=: must name a folder")
-    path, made = Path(path).absolute(), []
+    path, new_folders = Path(path).absolute(), []
     try:
         for folder in [*reversed(path.parents), path]:
             if not folder.is_dir():
                 with suppress(FileExistsError):  # another process was faster; a file in the way is told below
                     folder.mkdir()
-                    made.append(folder)
+                    new_folders.append(folder)
         if not path.is_dir():
             raise NotADirectoryError(0, "there is a file of this name")
     except OSError as error:
-        remove_empty(made)
+        remove_empty(new_folders)
         raise UserError(f"cannot write to the folder {path}: {files.reason(error)}") from error
-    return made
+    return new_folders
 
 
 def make_new(path: str | Path) -> list[Path]:
     """As `make`, but the last folder is new and this process's: where the name is taken, `_2`, `_3` … is added."""
     path = Path(path).absolute()
-    above = make(path.parent)
+    new_folders = make(path.parent)
     for number in count(1):
         place = path if number == 1 else path.with_name(f"{path.name}_{number}")
         try:
             place.mkdir()
-            return [*above, place]
+            return [*new_folders, place]
         except FileExistsError:
             continue
         except FileNotFoundError:  # a failed start beside this one has removed the folder above
-            above += make(path.parent)
+            new_folders += make(path.parent)
         except OSError as error:
-            remove_empty(above)
+            remove_empty(new_folders)
             raise UserError(f"cannot write to the folder {place}: {files.reason(error)}") from error
     raise AssertionError("count() has no end")
 
 
-def remove_empty(made: list[Path]) -> None:
+def remove_empty(folders: list[Path]) -> None:
     """Remove folders that are empty, the innermost (last) first."""
-    for folder in reversed(made):
+    for folder in reversed(folders):
         with suppress(OSError):  # it holds something, of whomever
             folder.rmdir()
 
@@ -116,15 +116,20 @@ def remove_empty(made: list[Path]) -> None:
 # ---- use -------------------------------------------------------------------------------------------------------
 
 
-class Held:
-    """A run's directory while this process holds it. begun: whether training began, so that all in it stays."""
+class DirectoryLease:
+    """A run's directory while this process has it; once training has begun, all that lies there stays."""
 
-    begun = False
+    def __init__(self) -> None:
+        self.begun = False
+
+    def begin(self) -> None:
+        """Training begins."""
+        self.begun = True
 
 
 @contextmanager
-def exclusive(run_dir: Path, new: bool, needed: bool = True) -> Iterator[Held]:
-    """Hold `run_dir` for one run; where an exception comes before `Held.begun`, it is left as it was found.
+def exclusive(run_dir: Path, new: bool, needed: bool = True) -> Iterator[DirectoryLease]:
+    """Hold `run_dir` for one run; where an exception comes before `DirectoryLease.begin`, it is left as it was found.
 
     Args:
         new: whether a run begins there, which must not replace an earlier one.
@@ -133,28 +138,28 @@ def exclusive(run_dir: Path, new: bool, needed: bool = True) -> Iterator[Held]:
     Raises:
         UserError: another process is training there, files there are not ours, or a new run would replace a run.
     """
-    held = Held()
+    lease = DirectoryLease()
     if not needed:
-        yield held
+        yield lease
         return
     refuse_foreign(run_dir)
-    made, config, found = make(run_dir), run_dir / CONFIG, (run_dir / lock.RUN).exists()
+    new_folders, config, had_lock = make(run_dir), run_dir / CONFIG, (run_dir / lock.RUN).exists()
     try:
         with lock.exclusive_run_lock(run_dir):
             if new:
                 refuse_overwrite(run_dir)
             before = config.read_bytes() if config.is_file() else None
             try:
-                yield held
+                yield lease
             except BaseException:
-                if not held.begun:
+                if not lease.begun:
                     _put_back(config, before)
-                    if not found:
+                    if not had_lock:
                         (run_dir / lock.RUN).unlink(missing_ok=True)
                 raise
     except BaseException:
-        if not held.begun:
-            remove_empty(made)
+        if not lease.begun:
+            remove_empty(new_folders)
         raise
 
 
@@ -176,8 +181,8 @@ def check_config(path: Path) -> None:
 
 def refuse_overwrite(run_dir: Path) -> None:
     """Raise UserError where a new run would write over one that got as far as a checkpoint or its end."""
-    kept = [*candidates(run_dir), run_dir / "checkpoints" / "best.pt", run_dir / "summary.json"]
-    if any(path.exists() for path in kept):
+    results = [*candidates(run_dir), run_dir / "checkpoints" / "best.pt", run_dir / "summary.json"]
+    if any(path.exists() for path in results):
         raise UserError(
             f"hydra.run.dir={run_dir}: holds a run already; resume={run_dir} continues it, and a new run takes another "
             "directory"

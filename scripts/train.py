@@ -31,7 +31,7 @@ def train(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback] = ()) ->
     if config["ckpt"]:
         raise UserError("ckpt=…: scripts/evaluate.py reads it; here resume=RUN_DIR or init_from=RUN_DIR is meant")
     new = not config["resume"] and not distributed.restarted() and not (run_dir / "job.json").exists()
-    with run_directory.exclusive(run_dir, new, needed=distributed.main()) as held:
+    with run_directory.exclusive(run_dir, new, needed=distributed.main()) as lease:
         trainer = build.build_trainer(config)
         content = resumed(config, run_dir)
         # What is kept says nothing of the interruption: a resumed run ends like one that ran through.
@@ -47,7 +47,7 @@ def train(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback] = ()) ->
             show(config)
             saved_config.write_config(run_dir, config)
             show_networks(task)
-        held.begun = True
+        lease.begin()
         summary = trainer.fit(task, run_dir, updater=updater, resume=content, **setup)
         if distributed.main():
             report(summary, run_dir)

@@ -121,7 +121,7 @@ def test_a_run_that_never_began_leaves_what_it_found(tmp_path: Path) -> None:
 def test_a_run_that_began_stays(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), exclusive(tmp_path / "a", new=True) as held:
         saved_config.write_config(tmp_path / "a", {"seed": 1})
-        held.begun = True
+        held.begin()
         raise ZeroDivisionError
     assert names(tmp_path / "a") == {"config.yaml", lock.RUN}
 
@@ -143,7 +143,7 @@ def test_an_earlier_run_is_not_replaced(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds a run already; resume="), exclusive(tmp_path, new=True):
         pytest.fail("it got in")
     with exclusive(tmp_path, new=False) as held:
-        held.begun = True
+        held.begin()
 
 
 @pytest.mark.parametrize(
