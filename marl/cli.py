@@ -11,8 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from marl import terminal
 from marl.errors import Diverged, LostProcess, Stopped, UserError, one_line
 from marl.imports import find_user_modules
@@ -92,7 +90,9 @@ def out_of_memory(error: BaseException) -> str | None:
     """What an allocation that failed asked for, in words; None where the error is another."""
     said = str(error)
     asked = re.search(r"(?:allocate|Tried to allocate) ([\d.]+ ?\w+)", said)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in said:
+    torch = sys.modules.get("torch")  # scripts that read results do without its 120 MB
+    kinds = (MemoryError, torch.OutOfMemoryError) if torch else (MemoryError,)
+    if isinstance(error, kinds) or "can't allocate memory" in said:
         return f"not enough memory{f' for {asked[1]} at once' if asked else ''}"
     if "Storage size calculation overflowed" in said or "invalid storage size" in said.lower():
         return "not enough memory for a tensor of such a size"

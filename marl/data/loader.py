@@ -204,8 +204,8 @@ class Loader:
             here = min(count - done, len(self) - number)
             source = StreamBatches(self.stream, self.seed, epoch, range(number, number + here), self.batch_size)
             how = {"num_workers": self.workers, "multiprocessing_context": START if self.workers else None}
-            made = DataLoader(source, batch_size=None, generator=torch.Generator(), **how)
-            for offset, (x, y) in enumerate(made):
+            loader = DataLoader(source, batch_size=None, generator=torch.Generator(), **how)
+            for offset, (x, y) in enumerate(loader):
                 batch = TensorDict({"x": x, "y": y}, batch_size=[len(x)])
                 batch = self.fetch.change(batch, epoch, number + offset)
                 yield batch if self.device is None else batch.to(self.device)
