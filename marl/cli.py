@@ -8,9 +8,8 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any
-
-import torch
 
 from marl import terminal
 from marl.errors import Diverged, LostProcess, Stopped, UserError, one_line
@@ -24,6 +23,7 @@ SAME_COMMAND = "the same command continues"  # of sweeps and studies
 RESUME = "resume=RUN_DIR continues from the last checkpoint"
 WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p"}
 SMALLER = "smaller networks (network.…), minibatches or rollouts, or fewer environments (env.num_envs) need less"
+Job = Callable[[Any, Path], Any]  # a configuration and a run directory → the metric of the run
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -80,9 +80,9 @@ def guard(*errors: type[Exception], again: str = "") -> Iterator[None]:
         if error.errno not in DISK:
             raise
         place = error.filename2 or error.filename or "a file"  # the second is where a finished file was to go
-        told = f"cannot write {place}: {WRONG_KIND.get(error.errno, error.strerror)}"
-        told += "; earlier checkpoints are untouched" if again == RESUME else ""
-        print(f"error: {one_line(told)}", file=sys.stderr)
+        message = f"cannot write {place}: {WRONG_KIND.get(error.errno, error.strerror)}"
+        message += "; earlier checkpoints are untouched" if again == RESUME else ""
+        print(f"error: {one_line(message)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -90,7 +90,9 @@ def out_of_memory(error: BaseException) -> str | None:
     """What an allocation that failed asked for, in words; None where the error is another."""
     said = str(error)
     asked = re.search(r"(?:allocate|Tried to allocate) ([\d.]+ ?\w+)", said)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in said:
+    torch = sys.modules.get("torch")  # scripts that read results do without its 120 MB
+    kinds = (MemoryError, torch.OutOfMemoryError) if torch else (MemoryError,)
+    if isinstance(error, kinds) or "can't allocate memory" in said:
         return f"not enough memory{f' for {asked[1]} at once' if asked else ''}"
     if "Storage size calculation overflowed" in said or "invalid storage size" in said.lower():
         return "not enough memory for a tensor of such a size"

@@ -125,6 +125,6 @@ def _folded(
     if not fold < k <= rows:
         raise UserError(f"data.fold={fold}: must be below data.folds={k}, which is at most {rows}, the rows")
     others = dict(list(fractions.items())[1:])
-    rest, *kept = split(rows, others, seed, labels) if others else [torch.arange(rows)]
+    rest, *partitions = split(rows, others, seed, labels) if others else [torch.arange(rows)]
     parts = split(len(rest), {str(i): 1 / k for i in range(1, k)}, seed, None if labels is None else labels[rest])
-    return [rest[torch.cat([part for i, part in enumerate(parts) if i != fold])], rest[parts[fold]], *kept]
+    return [rest[torch.cat([part for i, part in enumerate(parts) if i != fold])], rest[parts[fold]], *partitions]

@@ -51,12 +51,12 @@ class _Compared(ArrayData):
     ) -> None:  # fmt: skip
         x, digit = load()
         parts = split(len(x), {"data.validation": validation, "data.test": test}, seed, digit)
-        made = []
+        minibatches = []
         for name, part in zip(("train", "validation", "test"), parts, strict=True):
             count = samples if name == "train" else max(1, samples // 5)
             index, y = draw(digit[part], count, generator(seed, f"{kind}/{name}"))
-            made.append((x[part][index], y))
-        super().__init__(kind, out, *made, normalise=False)
+            minibatches.append((x[part][index], y))
+        super().__init__(kind, out, *minibatches, normalise=False)
         self.in_shape = tuple(x.shape[1:])
         std, mean = torch.std_mean(self.train["x"], correction=0)  # one channel: one number each
         self.shift, self.scale = mean.view(1, 1, 1), std.view(1, 1, 1)

@@ -63,7 +63,7 @@ class _Spec(BaseModel):
 
 
 class _Manifest(BaseModel):
-    """What a manifest must have, whoever wrote it."""
+    """What a manifest must have, no matter what wrote it."""
 
     model_config = More
     spec: _Spec
@@ -86,19 +86,19 @@ def manifest(folder: str | Path) -> dict[str, Any]:
             f"python scripts/record.py ckpt=RUN_DIR out={folder} writes one"
         )
     with reading(path, "manifest of episodes"):
-        told = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(told, dict):
-        raise UserError(f"{path}: is no manifest of episodes, but a {type(told).__name__}")
-    if told.get("format") != FORMAT:
-        raise UserError(f"{path} has format {told.get('format')}; this version reads {FORMAT}")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: is no manifest of episodes, but a {type(content).__name__}")
+    if content.get("format") != FORMAT:
+        raise UserError(f"{path} has format {content.get('format')}; this version reads {FORMAT}")
     try:
-        _Manifest.model_validate(told)
+        _Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         what = first["msg"][0].lower() + first["msg"][1:]
         raise UserError(f"{path}: is no manifest of episodes ({where}: {what})") from None
-    return told
+    return content
 
 
 def append(folder: str | Path, episodes: Flat, about: Mapping[str, Any], source: str = "") -> Path:
@@ -113,20 +113,20 @@ def append(folder: str | Path, episodes: Flat, about: Mapping[str, Any], source:
         UserError: the folder's data set is of other agents ("spec" differs), or the disk refuses.
     """
     folder = Path(folder).expanduser()
-    begun = (folder / MANIFEST).is_file()
-    told = manifest(folder) if begun else {"format": FORMAT, **about, "tensors": sorted(episodes), "shards": []}
-    if told["spec"]["groups"] != json.loads(json.dumps(about["spec"]["groups"])):
+    continued = (folder / MANIFEST).is_file()
+    content = manifest(folder) if continued else {"format": FORMAT, **about, "tensors": sorted(episodes), "shards": []}
+    if content["spec"]["groups"] != json.loads(json.dumps(about["spec"]["groups"])):
         raise UserError(f"{folder}: holds episodes of other agents; give another folder")
-    if told["tensors"] != sorted(episodes):
-        odd = sorted(set(told["tensors"]) ^ set(episodes))
+    if content["tensors"] != sorted(episodes):
+        odd = sorted(set(content["tensors"]) ^ set(episodes))
         raise UserError(f"{folder}: its episodes differ from these in having {', '.join(odd)} or not; give another")
-    path = folder / f"episodes-{len(told['shards']):05d}.safetensors"
+    path = folder / f"episodes-{len(content['shards']):05d}.safetensors"
     checkpoint.save_weights(path, episodes, {"format": str(FORMAT)})
     counts = {"episodes": len(episodes["length"]), "steps": int(episodes["length"].sum())}
-    told["shards"].append({"file": path.name, **counts, "source": source, "bytes": path.stat().st_size})
-    totals = {f"total_{name}": sum(shard[name] for shard in told["shards"]) for name in counts}
-    told["metadata"] = {**told.get("metadata", {}), **totals}
-    checkpoint.write(folder / MANIFEST, (json.dumps(told, indent=2) + "\n").encode())
+    content["shards"].append({"file": path.name, **counts, "source": source, "bytes": path.stat().st_size})
+    totals = {f"total_{name}": sum(shard[name] for shard in content["shards"]) for name in counts}
+    content["metadata"] = {**content.get("metadata", {}), **totals}
+    checkpoint.write(folder / MANIFEST, (json.dumps(content, indent=2) + "\n").encode())
     return path
 
 
@@ -136,10 +136,10 @@ def shards(folder: str | Path) -> Iterator[dict[str, Tensor]]:
     Raises UserError where one is missing or damaged, isn't what the manifest says, or holds what is not finite.
     """
     folder = Path(folder).expanduser()
-    told = manifest(folder)
-    for shard in told["shards"]:
+    content = manifest(folder)
+    for shard in content["shards"]:
         path = folder / shard["file"]
-        yield _checked(checkpoint.load_weights(path), path, told["tensors"], shard["episodes"], shard["steps"])
+        yield _checked(checkpoint.load_weights(path), path, content["tensors"], shard["episodes"], shard["steps"])
 
 
 def _checked(shard: dict[str, Tensor], path: Path, names: list[str], episodes: int, steps: int) -> dict[str, Tensor]:
@@ -171,30 +171,30 @@ def mapped(folder: str | Path, target: str | Path | None = None) -> TensorDict:
     """
     folder = Path(folder).expanduser()
     target = Path(target) if target else folder / "memmap"
-    told = (folder / MANIFEST).read_text() if manifest(folder) else ""
-    if not (target / MANIFEST).is_file() or (target / MANIFEST).read_text() != told:
+    text = (folder / MANIFEST).read_text() if manifest(folder) else ""
+    if not (target / MANIFEST).is_file() or (target / MANIFEST).read_text() != text:
         temporary = target.with_name(f".{target.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        made, start, episode, ends = None, 0, 0, []
+        steps, start, episode, ends = None, 0, 0, []
         total = manifest(folder)["metadata"]["total_steps"]
         for shard in shards(folder):
             part = nested(shard, episode)
-            if made is None:
-                made = part[:1].expand(total).memmap_like(temporary)
-            made[start : start + len(part)] = part
+            if steps is None:
+                steps = part[:1].expand(total).memmap_like(temporary)
+            steps[start : start + len(part)] = part
             start, episode = start + len(part), episode + len(shard["length"])
             ends.append({name: value for name, value in shard.items() if per_episode(name)})
         checkpoint.save_weights(temporary / FINAL, _joined(ends), {"format": str(FORMAT)})
-        (temporary / MANIFEST).write_text(told)
+        (temporary / MANIFEST).write_text(text)
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
     with reading(target, "memory-mapped copy of the episodes; remove it, and it is written again"):
-        made = TensorDict.load_memmap(target, allow_pickle=False)
+        steps = TensorDict.load_memmap(target, allow_pickle=False)
         wanted = {_key(name) for name in manifest(folder)["tensors"] if not per_episode(name)} | set(ADDED)
-        keys = {key if isinstance(key, tuple) else (key,) for key in made.keys(True, True)}
-        if keys != wanted or len(made) != manifest(folder)["metadata"]["total_steps"]:
-            raise ValueError(f"it holds {len(made)} steps of {len(keys)} tensors")
-    return made
+        keys = {key if isinstance(key, tuple) else (key,) for key in steps.keys(True, True)}
+        if keys != wanted or len(steps) != manifest(folder)["metadata"]["total_steps"]:
+            raise ValueError(f"it holds {len(steps)} steps of {len(keys)} tensors")
+    return steps
 
 
 def _key(name: str) -> tuple[str, ...]:
@@ -218,10 +218,10 @@ def nested(flat: Flat, first: int = 0) -> TensorDict:
     rows["episode",] = torch.repeat_interleave(torch.arange(first, first + len(length)), length)
     begins = length.cumsum(0) - length
     rows["step",] = torch.arange(int(length.sum())) - torch.repeat_interleave(begins, length)
-    made = TensorDict({}, batch_size=[int(length.sum())])
+    steps = TensorDict({}, batch_size=[int(length.sum())])
     for key, value in rows.items():
-        made[key] = value
-    return made
+        steps[key] = value
+    return steps
 
 
 class Episodes:

@@ -55,8 +55,8 @@ def load(digits: list[int] | None = None) -> tuple[Tensor, Tensor]:
         return x, y
     if len(set(digits)) < len(digits):
         raise UserError(f"data.digits={digits}: one is named twice")
-    kept = torch.isin(y, torch.tensor(digits))
-    return x[kept], (y[kept].unsqueeze(1) == torch.tensor(digits)).long().argmax(1)
+    chosen = torch.isin(y, torch.tensor(digits))
+    return x[chosen], (y[chosen].unsqueeze(1) == torch.tensor(digits)).long().argmax(1)
 
 
 class FashionMNIST(ArrayData):

@@ -92,7 +92,7 @@ class Loader:
         pin_memory: hand batches over in page-locked memory, from which a GPU copies while it computes.
         augment: changes of "x", one after the other, each called with x [B, …] and a generator.
         mixup: α of `marl.data.augment.mixup`; 0: none.
-        own_target: "y" is "x" itself, flattened, and what has the attribute `moves` (Shift, Flip) changes both alike.
+        own_target: "y" is "x" itself, flattened, and what has the attribute `moves` (Shift, Flip) changes both.
         among: int64, the rows that there are, out of more in `rows`; None: all.
         device: where the batches go.
 
@@ -204,8 +204,8 @@ class Loader:
             here = min(count - done, len(self) - number)
             source = StreamBatches(self.stream, self.seed, epoch, range(number, number + here), self.batch_size)
             how = {"num_workers": self.workers, "multiprocessing_context": START if self.workers else None}
-            made = DataLoader(source, batch_size=None, generator=torch.Generator(), **how)
-            for offset, (x, y) in enumerate(made):
+            loader = DataLoader(source, batch_size=None, generator=torch.Generator(), **how)
+            for offset, (x, y) in enumerate(loader):
                 batch = TensorDict({"x": x, "y": y}, batch_size=[len(x)])
                 batch = self.fetch.change(batch, epoch, number + offset)
                 yield batch if self.device is None else batch.to(self.device)

@@ -200,27 +200,27 @@ class ImageFolder(_Dealt):
         fold: Fold = 0,
     ) -> None:
         root = located(f"data.folder={folder}", folder)
-        found = sorted(p for p in root.glob("*/*") if p.suffix.lower() in PICTURES and p.is_file())
-        others = sorted(set(root.glob("[!.]*/[!.]*")) - set(found))
+        paths = sorted(p for p in root.glob("*/*") if p.suffix.lower() in PICTURES and p.is_file())
+        others = sorted(set(root.glob("[!.]*/[!.]*")) - set(paths))
         if others:
             named = ", ".join(str(path.relative_to(root)) for path in others[:5])
-            told = f"{len(others)} left out, only {' '.join(PICTURES)} are read: {named}"
-            print(f"warning: data.folder={folder}: {told}{', ...' * (len(others) > 5)}", file=sys.stderr, flush=True)
-        self.classes = sorted({path.parent.name for path in found})
+            message = f"{len(others)} left out, only {' '.join(PICTURES)} are read: {named}"
+            print(f"warning: data.folder={folder}: {message}{', ...' * (len(others) > 5)}", file=sys.stderr, flush=True)
+        self.classes = sorted({path.parent.name for path in paths})
         if len(self.classes) < 2:
             raise UserError(f"data.folder={folder}: {len(self.classes)} folders with pictures; needs one per class")
         if size is not None:
-            self._refuse_too_large(folder, len(found), (*size, 1 if grey else 3))
+            self._refuse_too_large(folder, len(paths), (*size, 1 if grey else 3))
         pictures = []
-        for path in found:
+        for path in paths:
             pictures.append(_picture(path, size, grey))
             if pictures[-1].shape != pictures[0].shape:
                 raise UserError(f"data.folder={folder}: pictures of several sizes; give data.size=[height,width]")
             if len(pictures) == 1:
-                self._refuse_too_large(folder, len(found), pictures[0].shape)
+                self._refuse_too_large(folder, len(paths), pictures[0].shape)
         x = torch.from_numpy(np.stack(pictures)).float() / 255
         x = x.unsqueeze(1) if grey else x.permute(0, 3, 1, 2).contiguous()
-        y = torch.tensor([self.classes.index(path.parent.name) for path in found])
+        y = torch.tensor([self.classes.index(path.parent.name) for path in paths])
         self._deal(folder, "classification", len(self.classes), x, y, validation, test, seed, folds, fold)
 
     @staticmethod

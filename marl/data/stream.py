@@ -84,8 +84,8 @@ class StreamBatches(IterableDataset):
         return number in self.numbers and (number - self.numbers.start) % count == own
 
     def _made(self, rows: list[Row]) -> Row:
-        kept = rows[self.rank : len(rows) // self.processes * self.processes : self.processes]
-        return torch.stack([x for x, _ in kept]), torch.stack([y for _, y in kept])
+        share = rows[self.rank : len(rows) // self.processes * self.processes : self.processes]
+        return torch.stack([x for x, _ in share]), torch.stack([y for _, y in share])
 
 
 class _Moments:
@@ -128,21 +128,21 @@ class CSVStream(Stream):
         self.path, self.kind, self.buffer = located(f"data.path={path}", path), kind, buffer
         self.targets = [target] if isinstance(target, str) else list(target)
         self.every, self.offset = max(2, round(1 / validation)), seed
-        seen, aims, largest, held = _Moments(), _Moments(), 0.0, []
+        moments, aims, largest, held = _Moments(), _Moments(), 0.0, []
         for number, (line, x, y) in enumerate(self._lines()):
             largest = max(largest, float(y.max()))
             check_labels(y, kind, lambda at, line=line: f"line {line}, column {self.targets[at[0]]!r} of {path}")
             if self._held_out(number):
                 held.append(self._row(x, y))
             else:
-                seen.add(x)
+                moments.add(x)
                 aims.add(y)
-        rows = seen.count + len(held)
-        if not seen.count or not held:
+        rows = moments.count + len(held)
+        if not moments.count or not held:
             raise UserError(f"data.path={path}: {rows} rows, too few to hold some out")
-        self.count, self.in_shape = seen.count, tuple(x.shape)
+        self.count, self.in_shape = moments.count, tuple(x.shape)
         self.out_features = classes(largest, rows, path) if kind == "classification" else len(self.targets)
-        self.shift, self.scale = seen.statistics()
+        self.shift, self.scale = moments.statistics()
         if kind == "regression" and standardize_targets:
             self.target_shift, self.target_scale = aims.statistics()
         x, y = (torch.stack(part) for part in zip(*held, strict=True))

@@ -91,8 +91,8 @@ def inputs(path: str | Path, header: Sequence[str], targets: Sequence[str], drop
     counts = Counter(name for name in header if name in targets or name not in drop)
     if double := [name for name, count in counts.items() if count > 1]:
         raise UserError(f"data.path={path}: several columns are called {', '.join(map(repr, double))}; must differ")
-    if found := [name for name in counts if name not in targets]:
-        return found
+    if unused := [name for name in counts if name not in targets]:
+        return unused
     raise UserError(f"data.target={list(targets)}: {path} has no further column, to be an input")
 
 

@@ -108,10 +108,10 @@ class Comparison:
     @cached_property
     def groups(self) -> dict[tuple[str, str], list[Run]]:
         """The runs of an algorithm on a task."""
-        found = defaultdict(list)
+        by_pair = defaultdict(list)
         for run in self.runs:
-            found[run.algorithm, run.task].append(run)
-        return dict(found)
+            by_pair[run.algorithm, run.task].append(run)
+        return dict(by_pair)
 
     @cached_property
     def complete(self) -> list[str]:
@@ -146,16 +146,16 @@ class Comparison:
 
     def scores(self) -> dict[tuple[str, str], dict[str, Estimate]]:
         """Per (task, algorithm): IQM and mean of the scores as they are, with intervals."""
-        found = {}
+        result = {}
         for task in self.tasks:
             for algorithm in self.algorithms:
                 values = self.score(algorithm, task)
                 if len(values):
-                    found[task, algorithm] = {
+                    result[task, algorithm] = {
                         name: self._estimate(function, [values])
                         for name, function in (("IQM", statistics.iqm), ("mean", statistics.mean))
                     }
-        return found
+        return result
 
     def aggregates(self) -> dict[str, dict[str, Estimate]]:
         """{algorithm: {aggregate: over all tasks}} of normalised scores, for algorithms that ran on every task."""
@@ -166,36 +166,36 @@ class Comparison:
 
     def profiles(self) -> dict[str, Curve]:
         """{algorithm: share of runs above each normalised score} over THRESHOLDS."""
-        found = {}
+        result = {}
         for a in self.complete:
             strata = self.normalised(a)
             low, high = statistics.profile_interval(strata, THRESHOLDS, self.reps, self.seed)
-            found[a] = Curve(statistics.profile(strata, THRESHOLDS), low, high, THRESHOLDS, sum(map(len, strata)))
-        return found
+            result[a] = Curve(statistics.profile(strata, THRESHOLDS), low, high, THRESHOLDS, sum(map(len, strata)))
+        return result
 
     def improvements(self) -> dict[tuple[str, str], Estimate]:
         """{(x, y): P(x's run beats y's)} over all tasks."""
-        found = {}
+        result = {}
         for x, y in permutations(self.complete, 2):
             sides = [[self.score(a, task) for task in self.tasks] for a in (x, y)]
             interval = statistics.improvement_interval(*sides, self.reps, self.seed)
-            found[x, y] = Estimate(float(statistics.probability_of_improvement(*sides)), *interval)
-        return found
+            result[x, y] = Estimate(float(statistics.probability_of_improvement(*sides)), *interval)
+        return result
 
     def curves(self, task: str, over: str, metric: str | None = None) -> dict[str, Curve]:
         """{algorithm: IQM of `metric` over "units" or "seconds"} on one task."""
-        found = {}
+        result = {}
         for algorithm in self.algorithms:
             runs = [r for r in self.groups.get((algorithm, task), []) if (metric or self.metric) in r.curves]
             gridded = on_grid(runs, over, metric or self.metric)
             if gridded is not None:
                 x, values = gridded
-                found[algorithm] = self._curve(x, [values])
-        return found
+                result[algorithm] = self._curve(x, [values])
+        return result
 
     def overall(self, over: str) -> dict[str, Curve]:
         """{algorithm: IQM of normalised scores over all tasks} over "units" or "seconds": sample efficiency."""
-        found = {}
+        result = {}
         for algorithm in self.complete:
             gridded = [on_grid(self.groups[algorithm, task], over, self.metric) for task in self.tasks]
             if any(one is None for one in gridded):
@@ -208,8 +208,8 @@ class Comparison:
                 statistics.normalise(np.array([np.interp(grid, x, run) for run in values.T]).T, *self.limits(task))
                 for task, (x, values) in zip(self.tasks, gridded, strict=True)
             ]
-            found[algorithm] = self._curve(grid, strata)
-        return found
+            result[algorithm] = self._curve(grid, strata)
+        return result
 
     def milestones(self) -> dict[tuple[str, str], dict[float, tuple[float, float, int]]]:
         """{(task, algorithm): {share: (median frames, median seconds, runs that got there)}}.
@@ -217,16 +217,16 @@ class Comparison:
         A run is there at its first evaluation of at least `share` of the way between the task's limits; the medians
         are over the runs that got there.
         """
-        found = {}
+        result = {}
         for (algorithm, task), runs in self.groups.items():
             low, high = self.limits(task)
-            found[task, algorithm] = {}
+            result[task, algorithm] = {}
             for share in MILESTONES:
                 there = [np.flatnonzero(run.curves[self.metric] >= low + share * (high - low)) for run in runs]
                 firsts = [(r.units[i[0]], r.seconds[i[0]]) for r, i in zip(runs, there, strict=True) if len(i)]
                 units, seconds = np.median(firsts, axis=0) if firsts else (np.nan, np.nan)
-                found[task, algorithm][share] = float(units), float(seconds), len(firsts)
-        return found
+                result[task, algorithm][share] = float(units), float(seconds), len(firsts)
+        return result
 
     def parts(self, task: str) -> list[str]:
         """The metrics of groups and agents on a task, such as "agents/agent_0/episode_return"."""
@@ -236,15 +236,15 @@ class Comparison:
 
     def part_scores(self, task: str) -> dict[tuple[str, str], Estimate]:
         """{(part, algorithm): IQM of its last evaluation}, for every group and agent of a task."""
-        found = {}
+        result = {}
         for part in self.parts(task):
             for algorithm in self.algorithms:
                 runs = self.groups.get((algorithm, task), [])
                 values = np.array([run.score(part, "final") for run in runs if part in run.curves])
                 if len(values):
                     name = part.removesuffix("/episode_return")
-                    found[name, algorithm] = self._estimate(statistics.iqm, [values])
-        return found
+                    result[name, algorithm] = self._estimate(statistics.iqm, [values])
+        return result
 
     def _estimate(self, statistic: statistics.Statistic, strata: list[np.ndarray]) -> Estimate:
         low, high = statistics.interval(statistic, strata, 5 * self.reps, self.seed)

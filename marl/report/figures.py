@@ -40,9 +40,9 @@ def draw(comparison: Comparison) -> dict[str, Figure]:
         if len(comparison.complete) > 1:
             figures["improvement"] = improvement(comparison)
         for task in comparison.tasks:
-            made = parts(comparison, task)
-            if made is not None:
-                figures[f"agents_{slug(task)}"] = made
+            figure = parts(comparison, task)
+            if figure is not None:
+                figures[f"agents_{slug(task)}"] = figure
     return figures
 
 
@@ -133,11 +133,11 @@ def bars(axes: Axes, rows: list[tuple[str, Estimate, str]]) -> None:
 
 def aggregates(comparison: Comparison) -> Figure:
     """Median, IQM, mean and optimality gap of normalised scores over all tasks."""
-    found = comparison.aggregates()
-    names = list(next(iter(found.values())))
-    figure = Figure(figsize=(9 + room(found), 0.9 + 0.35 * len(found)), layout="constrained")
+    intervals = comparison.aggregates()
+    names = list(next(iter(intervals.values())))
+    figure = Figure(figsize=(9 + room(intervals), 0.9 + 0.35 * len(intervals)), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), sharey=True), names, strict=True):
-        bars(axes, [(a, one[name], look(comparison, a)["color"]) for a, one in found.items()])
+        bars(axes, [(a, one[name], look(comparison, a)["color"]) for a, one in intervals.items()])
         axes.set_title(name)
     figure.supxlabel("normalised score")
     return figure
@@ -155,9 +155,9 @@ def profiles(comparison: Comparison) -> Figure:
 
 def improvement(comparison: Comparison) -> Figure:
     """P(X > Y) for every pair of algorithms."""
-    found = comparison.improvements()
+    intervals = comparison.improvements()
     order = comparison.complete
-    pairs = {(x, y): one for (x, y), one in found.items() if order.index(x) < order.index(y)}
+    pairs = {(x, y): one for (x, y), one in intervals.items() if order.index(x) < order.index(y)}
     figure = Figure(figsize=(6 + 2 * room(order), 0.9 + 0.35 * len(pairs)), layout="constrained")
     axes = figure.subplots()
     bars(axes, [(f"{x} > {y}", one, look(comparison, x)["color"]) for (x, y), one in pairs.items()])
@@ -170,14 +170,14 @@ def parts(comparison: Comparison, task: str) -> Figure | None:
     """Learning curves of groups and agents, a panel per algorithm; None where all get the same."""
     names = comparison.parts(task)
     here = [run for run in comparison.runs if run.task == task]
-    alike = all(
+    identical = all(
         np.allclose(run.curves[name], run.curves[names[0]], equal_nan=True)
         for run in here
         for name in names
         if name in run.curves and names[0] in run.curves
     )
     algorithms = [a for a in comparison.algorithms if (a, task) in comparison.groups]
-    if len(names) < 2 or alike:
+    if len(names) < 2 or identical:
         return None
     figure = Figure(figsize=((4 + room(algorithms, 40)) * len(algorithms), 3), layout="constrained")
     panels = figure.subplots(1, len(algorithms), sharey=True, squeeze=False)[0]

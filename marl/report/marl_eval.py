@@ -19,9 +19,9 @@ RETURN, THEIRS = "episode_return", "return"  # our name of the team's return, an
 def content(path: Path) -> dict | None:
     """The file's content if it is in this format, else None. Raises ValueError where a step has no number."""
     try:
-        found = json.loads(path.read_text())
-        runs = [r for tasks in found.values() for algs in tasks.values() for rs in algs.values() for r in rs.values()]
-        return found if runs and all("step_count" in step for run in runs for step in _steps(run)) else None
+        data = json.loads(path.read_text())
+        runs = [r for tasks in data.values() for algs in tasks.values() for rs in algs.values() for r in rs.values()]
+        return data if runs and all("step_count" in step for run in runs for step in _steps(run)) else None
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError):
         return None
 

@@ -90,13 +90,13 @@ def markdown(title: str, said: Sequence[str], drawn: Mapping[str, Figure], made:
 def write(out: Path, title: str, comparison: Comparison, left_out: Sequence[str] = ()) -> list[Path]:
     """Write report.html, report.md, figures/*.png and *.pdf, tables/*.md, *.tex and *.csv; returns what was written."""
     drawn = figures.draw(comparison)
-    made = {**tables.make(comparison), "limits": tables.limits(comparison)}
+    content = {**tables.make(comparison), "limits": tables.limits(comparison)}
     said = facts(comparison, left_out)
     written = {
-        "report.html": html(title, said, drawn, made),
-        "report.md": markdown(title, said, drawn, made),
+        "report.html": html(title, said, drawn, content),
+        "report.md": markdown(title, said, drawn, content),
     }
-    for name, table in made.items():
+    for name, table in content.items():
         for ending, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.csv())):
             written[f"tables/{name}.{ending}"] = text
     (out / "tables").mkdir(parents=True, exist_ok=True)

@@ -141,12 +141,12 @@ def _class(node: Mapping) -> str:
 
 def _decisive(config: Mapping) -> dict:
     """What tells one kind of run from another."""
-    kept = {key: value for key, value in config.items() if key not in SAME}
+    settings = {key: value for key, value in config.items() if key not in SAME}
     for group, names in TECHNICAL.items():
-        if kept.get(group):
-            kept[group] = {key: value for key, value in kept[group].items() if key not in names}
+        if settings.get(group):
+            settings[group] = {key: value for key, value in settings[group].items() if key not in names}
     callbacks = (config.get("callbacks") or {}).items()
-    return kept | {"callbacks": {name: node for name, node in callbacks if node and _class(node) not in ONLOOKERS}}
+    return settings | {"callbacks": {name: node for name, node in callbacks if node and _class(node) not in ONLOOKERS}}
 
 
 def _absolute(folder: Path) -> dict[str, float]:
@@ -155,11 +155,11 @@ def _absolute(folder: Path) -> dict[str, float]:
         return {}
     with _reading(f"checkpoints/{path.name}"):
         content = json.loads(path.read_text())
-        found = {"episode_return": content["episode_return"]["mean"]}
+        figures = {"episode_return": content["episode_return"]["mean"]}
         for name, group in content["groups"].items():
-            found[f"{name}/episode_return"] = group["episode_return"]["mean"]
-            found |= {f"{name}/{agent}/episode_return": values["mean"] for agent, values in group["agents"].items()}
-    return found
+            figures[f"{name}/episode_return"] = group["episode_return"]["mean"]
+            figures |= {f"{name}/{agent}/episode_return": values["mean"] for agent, values in group["agents"].items()}
+    return figures
 
 
 def flat(tree: Mapping, prefix: str = ""):

@@ -64,23 +64,23 @@ def estimate(one: Estimate) -> str:
 
 def make(comparison: Comparison) -> dict[str, Table]:
     """All tables of a report by name, in the order in which they are shown."""
-    found = {"scores": scores(comparison)}
+    by_name = {"scores": scores(comparison)}
     if comparison.complete:
-        found["aggregates"] = aggregates(comparison)
+        by_name["aggregates"] = aggregates(comparison)
     if len(comparison.complete) > 1:
-        found["improvement"] = improvements(comparison)
-    found["sample_efficiency"] = efficiency(comparison)
+        by_name["improvement"] = improvements(comparison)
+    by_name["sample_efficiency"] = efficiency(comparison)
     agents = parts(comparison)
     if agents.rows:
-        found["agents"] = agents
-    return found
+        by_name["agents"] = agents
+    return by_name
 
 
 def scores(comparison: Comparison) -> Table:
     """IQM, mean and every seed's score per task and algorithm; the best IQM of a task is marked."""
-    rows, best, found = [], set(), comparison.scores()
+    rows, best, intervals = [], set(), comparison.scores()
     for task in comparison.tasks:
-        here = {a: found[task, a] for a in comparison.algorithms if (task, a) in found}
+        here = {a: intervals[task, a] for a in comparison.algorithms if (task, a) in intervals}
         top = max(one["IQM"].value for one in here.values())
         for algorithm, one in here.items():
             if one["IQM"].value == top and len(here) > 1:
@@ -95,13 +95,13 @@ def scores(comparison: Comparison) -> Table:
 
 def aggregates(comparison: Comparison) -> Table:
     """Aggregates of normalised scores over all tasks."""
-    found = comparison.aggregates()
-    names = list(next(iter(found.values())))
-    rows = [[a, *(estimate(one[name]) for name in names)] for a, one in found.items()]
+    intervals = comparison.aggregates()
+    names = list(next(iter(intervals.values())))
+    rows = [[a, *(estimate(one[name]) for name in names)] for a, one in intervals.items()]
     best = set()
     for j, name in enumerate(names):
         pick = min if name == "optimality gap" else max
-        values = [one[name].value for one in found.values()]
+        values = [one[name].value for one in intervals.values()]
         if len(values) > 1:
             best |= {(i, j + 1) for i, value in enumerate(values) if value == pick(values)}
     caption = f"Normalised scores over {len(comparison.tasks)} tasks (0 and 1: a task's worst and best, see limits)."
@@ -110,21 +110,21 @@ def aggregates(comparison: Comparison) -> Table:
 
 def improvements(comparison: Comparison) -> Table:
     """P(row > column)."""
-    found, names = comparison.improvements(), comparison.complete
-    rows = [[x, *("–" if x == y else estimate(found[x, y]) for y in names)] for x in names]
+    intervals, names = comparison.improvements(), comparison.complete
+    rows = [[x, *("–" if x == y else estimate(intervals[x, y]) for y in names)] for x in names]
     return Table("Probability that a run of the row beats one of the column.", ["P(row > column)", *names], rows)
 
 
 def efficiency(comparison: Comparison) -> Table:
     """Frames and seconds to shares of the way from a task's worst score to its best."""
-    found = comparison.milestones()
-    shares = list(next(iter(found.values())))
+    milestones = comparison.milestones()
+    shares = list(next(iter(milestones.values())))
     rows = []
 
     def order(task: str, algorithm: str) -> tuple[int, int]:
         return comparison.tasks.index(task), comparison.algorithms.index(algorithm)
 
-    for (task, algorithm), reached in sorted(found.items(), key=lambda item: order(*item[0])):
+    for (task, algorithm), reached in sorted(milestones.items(), key=lambda item: order(*item[0])):
         total = len(comparison.groups[algorithm, task])
         cells = []
         for share in shares:
