@@ -13,7 +13,7 @@ from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents import native
+from agents import terms
 from agents.actor import Actor
 from agents.advantage import bootstrap, explained_variance, gae, normalize_advantage
 from agents.cast import Cast
@@ -28,9 +28,10 @@ from agents.rollout import EpisodeReturns, Rollout, take
 from agents.sequential import Turns
 from agents.values import values_of
 from envs.base import ActionError, Env
-from marl import distributed
+from marl import adam, distributed
 from marl.distributed import stream
 from marl.errors import NonFinite, UserError
+from marl.networks import fused
 from marl.seeding import derive, generator
 
 
@@ -75,7 +76,8 @@ class OnPolicy(Plays):
         self.plays(env, eval_episodes, eval_deterministic)
         began = time.perf_counter()
         if self.device.type == "cpu":
-            native.begin()
+            for library in (fused.kernel, terms.functions, adam.functions):  # while the environment's kernel is made
+                library.begin()
         self.env = env(seed=derive(seed, stream("environment")), device=device)
         self.spec = self.env.spec
         self.compile_seconds = time.perf_counter() - began  # nearly all of it a kernel, unless it was kept from before

@@ -9,7 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"marl", "envs", "agents", "scripts"}
 LIBRARIES = {"agents", "marl", "envs"}
 MAY_IMPORT = {"marl": {"marl"}, "envs": {"envs", "marl"}, "agents": LIBRARIES, "scripts": LIBRARIES}
-CORE = {"errors", "imports", "kinds", "schema"}  # what envs may know of marl: how names are looked up and checked
+# What envs may know of marl: errors, seeds, files, devices, native code, and how names are looked up and checked.
+CORE = {"errors", "seeding", "files", "device", "native", "compiler", "library_cache", "imports", "kinds", "schema"}
 HYDRA = {"hydra", "omegaconf"}
 KNOW_HYDRA = {ROOT / "marl" / name for name in ("compose.py", "overrides.py", "multirun.py", "run_directory.py")}
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))

@@ -20,10 +20,8 @@ import envs.kernel.lower_index
 import envs.kernel.lower_pointwise
 import envs.kernel.lower_reduce
 import envs.kernel.lower_shape  # noqa: F401 - these fill the table
-from envs.kernel import cache
 from envs.kernel.audit import describe, python_state
 from envs.kernel.branches import check_branches, check_late_branches, is_own
-from envs.kernel.build import PATIENCE, compile_library, compiler, digest, load, machine
 from envs.kernel.emit_cpp import emit
 from envs.kernel.layout import Layout, layout
 from envs.kernel.runtime import KernelStep
@@ -33,9 +31,14 @@ from envs.kernel.verify import verify
 from envs.one_scenario import follows, like
 from envs.python_state import SIZE, TooMuchState
 from envs.warm_up import is_clock
+from marl import compiler as toolchain
+from marl import library_cache as cache
+from marl.compiler import PATIENCE, compile_library, digest, load
+from marl.errors import CannotCompile
 
 RESETS = 40  # tried to see every value that is drawn for the whole batch change
 CONTINUOUS = 8  # resets in a row that draw as many different numbers: no choice among a few
+PACKAGE = Path(envs.__file__).resolve().parent
 LARGEST = 100_000  # operations; beyond, compilers take minutes
 
 
@@ -74,7 +77,7 @@ def compiled(env: Any, specialise: bool = True, drawn: dict[str, Any] | None = N
     try:
         made = _compiled(env, specialise, drawn)
         return _compiled(env, False, drawn) if made.seldom else made
-    except Refusal as refusal:
+    except CannotCompile as refusal:
         return Compiled(why=str(refusal))
     except Exception as error:  # a scenario may raise anything when it is built, reset or stepped another way
         frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -97,7 +100,7 @@ def _compiled(env: Any, specialise: bool, drawn: dict[str, Any] | None) -> Compi
             made = _make(env, state, specialise, drawn)
         except ConstantChanged:  # resets that were alike while it was traced: a seldom draw, seen in time
             made = Compiled(seldom=True)
-        except Refusal as refusal:
+        except CannotCompile as refusal:
             made = Compiled(why=str(refusal))
         content = io.BytesIO()
         torch.save(asdict(made), content)  # plain values only: reading it back runs no code
@@ -188,7 +191,7 @@ def _by_size(a: Any, b: Any, num_envs: int, size: int) -> bool:
 def _key(env: Any, state: ScenarioState, specialise: bool, drawn: dict[str, Any] | None) -> str:
     """Everything that decides a kernel: settings, the scenario as it is, our sources, versions, machine, compiler."""
     told = json.dumps({**env.settings, "drawn": drawn}, sort_keys=True, default=repr)
-    gxx = Path(compiler()).resolve()
+    gxx = Path(toolchain.compiler()).resolve()
     return digest(
         told,
         specialise,
@@ -198,7 +201,7 @@ def _key(env: Any, state: ScenarioState, specialise: bool, drawn: dict[str, Any]
         np.__version__,
         platform.python_version(),
         importlib.metadata.version("vmas"),
-        machine(),
+        toolchain.machine(),
         gxx,
         gxx.stat().st_mtime,
     )
@@ -206,9 +209,9 @@ def _key(env: Any, state: ScenarioState, specialise: bool, drawn: dict[str, Any]
 
 @functools.lru_cache(maxsize=1)
 def _sources() -> str:
-    """All sources of the package that makes and steps kernels."""
-    package = Path(__file__).resolve().parent.parent
-    return digest(*(p.read_text() for p in sorted(package.rglob("*.[ph]*")) if p.suffix in (".py", ".h")))
+    """All sources of the package that makes and steps kernels, by path, and those of the toolchain."""
+    files = sorted(p for p in PACKAGE.rglob("*") if p.suffix in (".py", ".h"))
+    return digest(*((str(p.relative_to(PACKAGE)), p.read_text()) for p in files), toolchain.sources())
 
 
 def _make(env: Any, state: ScenarioState, specialise: bool, drawn: dict[str, Any] | None) -> Compiled:

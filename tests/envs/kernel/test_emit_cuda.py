@@ -36,6 +36,6 @@ def test_no_register_is_spilled_on_hopper(scenario, tmp_path):
 def test_the_source_stores_outputs_before_the_end():
     text = source_of("debug/goal")
     lines = text.splitlines()
-    first = next(i for i, line in enumerate(lines) if line.startswith("st("))
+    first = next(i for i, line in enumerate(lines) if line.startswith("store("))
     last = next(i for i, line in enumerate(lines) if line.startswith("if (P == 0"))
     assert first < 0.7 * last and "__global__" in text

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from envs.base import ActionError, EnvError
-from envs.kernel.build import cache_folder, compile_library
 from envs.kernel.make import compiled
-from envs.kernel.tape import Refusal
 from envs.vmas import VmasEnv
+from marl.compiler import compile_library
+from marl.errors import CannotCompile
+from marl.library_cache import cache_folder
 
 pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler here")
 
@@ -169,7 +170,7 @@ def test_why_there_is_no_kernel_is_told_in_one_sentence():
 
 def test_a_broken_compiler_is_told(monkeypatch):
     monkeypatch.setenv("CXX", shutil.which("false"))
-    with pytest.raises(Refusal, match="false failed"):
+    with pytest.raises(CannotCompile, match="false failed"):
         compile_library("int x;")
 
 
