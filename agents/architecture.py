@@ -14,7 +14,7 @@ from agents.actor import Actor, Share
 from agents.critic import Critic, Kind
 from agents.distributions import Policy, Std
 from agents.normalize import ValueNormalization
-from envs.base import EnvSpec
+from envs.spec import EnvSpec
 from marl.errors import UserError
 
 

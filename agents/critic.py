@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from agents.actor import Share
 from agents.inputs import Inputs
 from agents.normalize import ValueNorm, ValueNormalization, rescale
-from envs.base import GroupSpec
+from envs.spec import GroupSpec
 from marl.errors import UserError
 from marl.networks import PerAgent, reads_team
 

@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor, nn
 
 from agents.policy import Policy
-from envs.base import GroupSpec
+from envs.spec import GroupSpec
 from marl.errors import UserError
 
 FILES = {"onnx": "policy.onnx", "torch_export": "policy.pt2", "safetensors": "policy.safetensors"}

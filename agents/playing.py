@@ -8,7 +8,8 @@ from torch import nn
 from agents.actor import Actor
 from agents.disturbance import Disturbance
 from agents.evaluate import Episodes, Player, evaluate, flat, nested, report
-from envs.base import Env, EnvSpec
+from envs.base import Env
+from envs.spec import EnvSpec
 from marl.seeding import derive
 
 

@@ -19,7 +19,7 @@ from agents.actor import Actor
 from agents.architecture import Architecture
 from agents.critic import Critic
 from agents.groups import algorithms, everyone, read, source
-from envs.base import ActionSpec, EnvSpec, GroupSpec
+from envs.spec import ActionSpec, EnvSpec, GroupSpec
 from marl import checkpoint
 from marl.errors import UserError
 from marl.kinds import build, required

@@ -21,7 +21,7 @@ from agents.losses import ValueLoss, clipped_surrogate, counted, mean_weights, v
 from agents.normalize import RewardNormalization
 from agents.rollout import Rollout
 from agents.schedules import Scheduled, Shape
-from envs.base import EnvSpec
+from envs.spec import EnvSpec
 from marl.errors import UserError
 
 Update = Literal["joint", "sequential"]

@@ -9,7 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from envs.base import Env, EnvSpec
+from envs.base import Env
+from envs.spec import EnvSpec
 
 STEPS = 20  # of random play; velocities, say, are all alike until something moves
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from agents.actor import Actor
 from agents.memory import Memories
-from envs.base import ActionSpec, Env, EnvSpec
+from envs.base import Env
+from envs.spec import ActionSpec, EnvSpec
 from marl.errors import UserError
 
 CHECK_EVERY = 16  # steps between looks at whether all episodes have ended: each look waits for the device

@@ -5,7 +5,7 @@ statements are split into functions that hand values on through memory, since co
 """
 
 from envs.kernel.layout import Layout
-from envs.kernel.trace import Lowered
+from envs.kernel.lowered_step import Lowered
 from envs.kernel.writer import Writer, parts_of
 
 

@@ -5,7 +5,7 @@ neighbouring numbers. Compile with -fmad=false, so that products and sums round 
 """
 
 from envs.kernel.layout import Layout
-from envs.kernel.trace import Lowered
+from envs.kernel.lowered_step import Lowered
 from envs.kernel.writer import Writer
 
 PRELUDE = """

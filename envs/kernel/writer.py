@@ -1,9 +1,9 @@
 """Turns a program's schedule into the statements of a C-like language, whole or in functions of bearable length."""
 
 from envs.kernel.layout import Layout, count_of
+from envs.kernel.lowered_step import Lowered
 from envs.kernel.program import arguments
 from envs.kernel.schedule import Scope, schedule
-from envs.kernel.trace import Lowered
 
 PART = 1500
 NAMES = {

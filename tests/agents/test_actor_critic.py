@@ -8,7 +8,7 @@ import torch
 from agents.actor import Actor
 from agents.critic import Critic
 from agents.ppo import PPO, make_loss
-from envs.base import ActionSpec, EnvSpec, GroupSpec
+from envs.spec import ActionSpec, EnvSpec, GroupSpec
 from marl.errors import UserError
 from marl.networks import MLP
 
