@@ -33,6 +33,7 @@ from marl.distributed import stream
 from marl.errors import NonFinite, UserError
 from marl.networks import fused
 from marl.seeding import derive, generator
+from marl.spans import span
 
 
 class OnPolicy(Plays):
@@ -133,7 +134,8 @@ class OnPolicy(Plays):
             self.started = True
         self.cast.draw(iteration)
         try:
-            self.rollout.collect(self.policy_generator)
+            with span("rollout"):
+                self.rollout.collect(self.policy_generator)
         except ActionError:
             if (bad := self.rollout.not_finite()) is not None:
                 raise NonFinite(bad) from None

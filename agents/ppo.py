@@ -75,6 +75,11 @@ class PPO(Architecture):
                 f"{self.rollout_steps}, since a rollout's first chunk has no steps before it"
             )
 
+    @classmethod
+    def keeps_on_resume(cls, key: str) -> bool:
+        """As `Architecture`; also what the task's part of a checkpoint depends on, and what frames are counted in."""
+        return key in ("reward_norm", "update", "rollout_steps") or super().keeps_on_resume(key)
+
     @property
     def loss_class(self) -> type["PPOLoss"]:
         """The module that trains by these settings; an algorithm of one's own names another."""

@@ -14,7 +14,8 @@ from agents.actor import Actor
 from agents.critic import Critic
 from agents.memory import Memories
 from envs.base import Env
-from marl.recorder import Replayed, replayable
+from marl.recorder import GraphedFunction, replayable
+from marl.spans import span
 
 # Puts what is not the actors' doing into their actions {group: [E, A, D]}, given observations and masks of actions.
 Others = Callable[[dict[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]], None]
@@ -95,7 +96,7 @@ class Rollout:
         }
         self.recurrent = any(memories.now for memories in self.memories.values())
         self._replayed = {
-            name: Replayed(partial(_choose, actor, actor), actor)
+            name: GraphedFunction(partial(_choose, actor, actor), actor)
             for name, actor in actors.items()
             if name not in self.memories["actor"].now and replayable(actor)
         }
@@ -173,7 +174,8 @@ class Rollout:
             if self.others is not None:
                 masks = {name: kinds["action"][t] for name, kinds in self.masks.items() if "action" in kinds}
                 self.others(actions, {name: value[t] for name, value in self.observed.items()}, masks)
-            self.env.step_into(t, actions)
+            with span("simulation"):
+                self.env.step_into(t, actions)
             self._read_masks(t + 1)
             if memories.now:
                 over = self.terminated[t] | self.truncated[t]

@@ -9,7 +9,7 @@ from agents.actor import Actor
 from agents.groups import everyone
 from agents.on_policy import OnPolicy
 from envs.base import Env
-from marl import checkpoint, compose
+from marl import build, checkpoint, compose
 from marl.errors import UserError
 from marl.report.runs import TECHNICAL, flat
 
@@ -19,7 +19,7 @@ COMPUTED = {f"env.{key}" for key in (*TECHNICAL["env"], "num_envs", "pool_every"
 
 def load(run: str, which: str = "last", overrides: Sequence[str] = ()) -> OnPolicy:
     """The task of a run (or checkpoint) with its trained actors. Raises UserError where no agents play."""
-    _, task = compose.rebuild(checkpoint.find(run, which), overrides)
+    _, task = build.rebuild(checkpoint.find(run, which), overrides)
     if not isinstance(task, OnPolicy):
         raise UserError(f"{run}: only agents play; this run's task is {task.name}")
     return task

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ SAME_COMMAND = "the same command continues"  # of sweeps and studies
 RESUME = "resume=RUN_DIR continues from the last checkpoint"
 WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p"}
 SMALLER = "smaller networks (network.…), minibatches or rollouts, or fewer environments (env.num_envs) need less"
+Job = Callable[[Any, Path], Any]  # a configuration and a run directory → the metric of the run
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 

@@ -12,15 +12,13 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from marl import checkpoint, compose, orphans, sweep, sweep_jobs
-from marl.cli import SAME_COMMAND, guard
-from marl.compose import Job
+from marl.cli import SAME_COMMAND, Job, guard
 from marl.errors import Damaged, Stopped, UserError
 from marl.files import set_aside
+from marl.hydra_errors import HYDRA_ERRORS, translate_hydra_errors
 from marl.imports import find_user_modules
 from marl.run_directory import read_config
 
@@ -45,7 +43,7 @@ def begin(arguments: Sequence[str]) -> sweep.Sweep:
     parser.add_argument("-cd", "--config-dir")
     known, rest = parser.parse_known_args(arguments)
     overrides = [o for o in rest if not o.startswith("-")]
-    with compose.worded():
+    with translate_hydra_errors():
         parsed = OverridesParser.create().parse_overrides(overrides)
         own = [o for o in parsed if not o.key_or_group.startswith("hydra")]
         jobs = BasicSweeper.split_arguments(own, None)[0]
@@ -95,7 +93,7 @@ def launch(sweep_begun: sweep.Sweep, start: Callable[[], Any]) -> None:
 def work(job: Job, cfg: DictConfig, run_dir: Path, mistakes: Sequence[type[Exception]]) -> Any:
     """`job(cfg, run_dir)` as a part of a sweep: done ones are skipped, begun ones continued, failures written down."""
     find_user_modules()  # in a worker process, too
-    expected = (UserError, HydraException, OmegaConfBaseException, *mistakes)
+    expected = (UserError, *HYDRA_ERRORS, *mistakes)
     overrides = list(HydraConfig.get().overrides.task)
     if run_dir.name.isdecimal():  # but for a hydra.sweep.subdir of the user's
         number, overrides = sweep_jobs.place(run_dir.parent, int(run_dir.name), overrides)

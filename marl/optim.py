@@ -13,7 +13,7 @@ from marl.errors import UserError, closest
 from marl.muon import MuonAdamW
 from marl.schedule import Schedule, ScheduleConfig, called, class_named
 
-__all__ = ["OptimizerConfig", "Schedule", "ScheduleConfig", "clip_gradients", "thaw"]
+__all__ = ["OptimizerConfig", "Schedule", "ScheduleConfig", "clip_gradients", "unfreeze_due"]
 ELSEWHERE = {"lr": "optimizer.lr", "weight_decay": "optimizer.weight_decay", "params": "optimizer.freeze"}
 WHOLE = ("params", "foreach", "fused", "capturable", "differentiable")  # of the optimiser, not of a part
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
@@ -175,7 +175,7 @@ def _pull(parameters: list[nn.Parameter], l1: float) -> None:
         torch._foreach_add_([p.grad for p in moved], torch._foreach_sign(moved), alpha=l1)
 
 
-def thaw(optimizer: torch.optim.Optimizer, iteration: int) -> bool:
+def unfreeze_due(optimizer: torch.optim.Optimizer, iteration: int) -> bool:
     """Let those parameters train whose iteration of `unfreeze` has come; whether any began to."""
     changed = False
     for begin, parameters in getattr(optimizer, "later", {}).items():

@@ -9,9 +9,9 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from marl.conf_tree import CONF, group_options
 from marl.errors import UserError, closest
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 # What needs no "+" to be added: keys below groups, scenario_kwargs and the like, and mappings whose keys are names.
 NAMES = r"unfreeze|(lr_)?per_part|categories|losses|weights|init|\w*kwargs"
 FREE = re.compile(rf"^([\w.]*kwargs|groups)\.\w|^[\w.]+\.({NAMES})=\{{")
@@ -109,11 +109,6 @@ def value_of(overrides: Sequence[str], key: str) -> str | None:
 def chosen(override: Override) -> bool:
     """Whether an override chooses an option of a group, such as `env=vmas/balance`."""
     return (CONF / override.key_or_group).is_dir() and not override.is_delete()
-
-
-def group_options(group: str) -> list[str]:
-    """The options of a group of the configuration, such as `vmas/balance` of `env`."""
-    return sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml"))
 
 
 def named(overrides: Sequence[str]) -> list[str]:

@@ -26,7 +26,7 @@ from torch import Tensor
 from agents import attribution as agents_attribution
 from agents.on_policy import OnPolicy
 from envs.base import EnvError
-from marl import attribution, checkpoint, cli, compose, options
+from marl import attribution, build, checkpoint, cli, options
 from marl.errors import UserError
 from marl.features import features
 from marl.task import Task
@@ -52,7 +52,7 @@ class Options:
 def explain(chosen: Options) -> Path:
     """Rebuild the run's task with its weights, write what was asked for. Raises UserError where options don't fit."""
     path = checkpoint.find(chosen.ckpt, chosen.which)
-    _, task = compose.rebuild(path)
+    _, task = build.rebuild(path)
     task.loss.eval()
     agents = isinstance(task, OnPolicy)
     folder = checkpoint.home_of(path)

@@ -24,7 +24,7 @@ from pydantic import Field
 from agents.policy import Policy, describe
 from agents.record import Acting, metadata, record
 from envs.base import Env, EnvError
-from marl import checkpoint, cli, compose, options
+from marl import build, checkpoint, cli, options
 from marl.data.episodes import append, manifest
 from marl.errors import UserError
 from marl.kinds import function, required
@@ -73,7 +73,7 @@ def run(chosen: Options) -> Path:
     while left:
         count = min(chosen.shard, left)
         seed = derive(chosen.seed, f"record/{begun + chosen.episodes - left}")
-        env = compose.part(node)(seed=seed, device="cpu", num_envs=count)
+        env = build.part(node)(seed=seed, device="cpu", num_envs=count)
         episodes = record(env, teacher, seed)
         append(folder, episodes, about, source)
         returns.append(sum(value.mean(-1).sum().item() for name, value in episodes.items() if name.endswith("/reward")))

@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from agents.rollout import Rollout
-from marl import compose
+from marl import build, compose
 from tests.envs.vector_cases import make
 
 COUNTDOWN = [
@@ -23,7 +23,7 @@ def registered():
 
 
 def collected(mode):
-    task = compose.build_task(compose.check(compose.compose([*COUNTDOWN, f"+env.kwargs.mode={mode}"])))
+    task = build.build_task(compose.check(compose.compose([*COUNTDOWN, f"+env.kwargs.mode={mode}"])))
     task.collect(0)
     return task, task.rollout
 
