@@ -23,7 +23,6 @@ from pydantic import Field
 from agents import opponents, versions
 from agents.actor import Actor
 from agents.evaluate import Player, evaluate, report
-from envs.base import EnvError
 from marl import checkpoint, cli, compose, terminal
 from marl.errors import UserError
 from marl.files import write_json
@@ -120,4 +119,4 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    cli.main(__doc__, lambda arguments: crossplay(*parse(arguments)), EnvError)
+    cli.main(__doc__, lambda arguments: crossplay(*parse(arguments)))

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from agents import attribution as agents_attribution
 from agents.on_policy import OnPolicy
-from envs.base import EnvError
 from marl import attribution, build, checkpoint, cli, options
 from marl.errors import UserError
 from marl.features import features
@@ -159,4 +158,4 @@ def write_features(task: Task, chosen: Options, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(__doc__, lambda arguments: explain(options.parse(Options, arguments)), EnvError)
+    cli.main(__doc__, lambda arguments: explain(options.parse(Options, arguments)))

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from agents.policy import Policy, describe
 from agents.record import Acting, metadata, record
-from envs.base import Env, EnvError
+from envs.base import Env
 from marl import build, checkpoint, cli, options
 from marl.data.episodes import append, manifest
 from marl.errors import UserError
@@ -46,7 +46,7 @@ class Options:
 
 
 def run(chosen: Options) -> Path:
-    """Load, play, write, say where. Raises UserError, EnvError: no such checkpoint, policy or environment."""
+    """Load, play, write, say where. Raises UserError: no such checkpoint, policy or environment."""
     policy = Policy.load(chosen.ckpt, chosen.which)
     node = policy.told.get("env")
     if not node:
@@ -96,4 +96,4 @@ def player(chosen: Options, policy: Policy) -> Acting | None:
 
 
 if __name__ == "__main__":
-    cli.main(__doc__, lambda arguments: run(options.parse(Options, arguments)), EnvError)
+    cli.main(__doc__, lambda arguments: run(options.parse(Options, arguments)))
