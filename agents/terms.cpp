@@ -1,7 +1,7 @@
 // What PPO's loss computes of a minibatch's few numbers per agent, with derivatives: one pass each instead of an
 // operation per step. W samples lie side by side in a vector (marl/simd.h).
 //
-// Elementwise the operations are torch's, in its order, so that gradients come out as torch's own, to the bit. That is
+// Elementwise the operations are torch's, in its order, so that gradients come out bitwise as torch's own. That is
 // why Gaussians and surrogate take logarithms and exponentials that torch computed: its functions differ by the place of
 // a number in a tensor. Sums over a minibatch or over choices are made in another order than torch's.
 #include "simd.h"

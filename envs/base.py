@@ -76,7 +76,7 @@ class Env(ABC):
         "action": bool [E, A, sum(nvec)], True where a choice is allowed, the action's dimensions one after the other;
         where none is, all are taken to be. "alive": bool [E, A]; the observation of a dead agent is all zeros (in
         `next_observation` too), its action is ignored, and its episode ends with that of the others.
-        Where nobody of any group is alive the step belongs to no episode.
+        Where no agent of any group is alive the step belongs to no episode.
         """
         return {}
 
@@ -90,7 +90,7 @@ class Env(ABC):
 
     @abstractmethod
     def restore(self, snapshot: dict[str, Tensor]) -> None:
-        """Go back to a snapshot: from there on `step` repeats itself to the bit. EnvError if it is another env's."""
+        """Go back to a snapshot: from there on `step` repeats itself, bitwise. EnvError if it is another env's."""
 
     def bind_rollout(self, observation: dict[str, Tensor], next_observation: dict[str, Tensor],
                      reward: dict[str, Tensor], terminated: Tensor, truncated: Tensor, state: Tensor | None = None,

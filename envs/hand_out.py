@@ -72,7 +72,7 @@ class GymnasiumVector(VectorEnv):
         return seen(self.env.reset(seed)[0]), {}
 
     def step(self, actions: dict[str, Any]) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray, dict]:
-        """One step of all; what ended has started anew in the returned observation."""
+        """One step of all; what ended has started again in the returned observation."""
         moved = self.env.step(to_tensors(self.env, actions))
         infos: dict[str, Any] = {f"reward/{name}": value.cpu().numpy() for name, value in moved.reward.items()}
         done = moved.done.cpu().numpy()

@@ -69,7 +69,7 @@ class HostEnv(Env):
         self.reset(seed)
         told = self._now.told.any(0)
         for group in self._groups.values():
-            # Nobody can tell beforehand whether agents of a PettingZoo environment die; a single one cannot.
+            # It cannot be told beforehand whether agents of a PettingZoo environment die; a single one cannot.
             kinds = {"action": told[group.members].any(), "alive": len(agents) > 1}
             group.spec = replace(group.spec, masks=tuple(kind for kind, has in kinds.items() if has))
         limit = max_steps or self.layout.max_steps
@@ -115,8 +115,8 @@ class HostEnv(Env):
         self._now, reward = moved.seen, list(torch.from_numpy(moved.reward).T)
         for name, group in self._groups.items():
             if "action" not in group.spec.masks and moved.seen.told[:, group.members].any():
-                told = f"{MASK} came to group {name!r} with a step; the first reset must bring it too."
-                raise EnvError(f"{self.name}: {told}")
+                reason = f"{MASK} came to group {name!r} with a step; the first reset must bring it too."
+                raise EnvError(f"{self.name}: {reason}")
         return Transition(
             observation=self._stacked(moved.seen.observation), next_observation=self._stacked(moved.final),
             reward={name: group.reward(reward) for name, group in self._groups.items()},

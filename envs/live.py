@@ -26,7 +26,7 @@ from envs.vmas import VmasEnv
 from envs.vmas_world import VmasWorld
 
 RAYS = "/rays"  # key of all lidars' measurements among the outputs
-LOOKS = 3  # states whose pictures are compared: what is drawn alike in all of them stands still
+LOOKS = 3  # states whose pictures are compared: what is drawn identically in all of them stands still
 MOVES = ("_pos", "_vel", "_rot", "_ang_vel")
 
 

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from envs.base import EnvError
+from envs.batch_axis import batch_axis, counts_environments
 from envs.carried import CarriedRows, pack, unpack
 from envs.one_scenario import OneScenario
 from envs.random import Stream
 from envs.simulator import Simulator
-from envs.state import Slot, StateMap, assignments, attributes, batch_axis, counts_environments, from_bytes, to_bytes
+from envs.state import Slot, StateMap, assignments, attributes, from_bytes, to_bytes
 from envs.warm_up import equal, is_clock, shared_values, warm_up
 
 DRAWS = 24  # resets that show which shared values vary; a fair coin stays hidden once in 2^24
@@ -69,7 +70,7 @@ class ResetPool:
 
     @property
     def fresh(self) -> StateMap:
-        """The pool's state, walked when somebody looks: kernels only read some tensors of it (`read_fresh`)."""
+        """The pool's state, walked when it is asked for: kernels only read some tensors of it (`read_fresh`)."""
         if not self._walked:
             self._fresh.refresh()
             self._walked = True

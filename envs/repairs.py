@@ -27,7 +27,7 @@ def decide_collisions_per_environment(world: World) -> None:
     up to LINE_MIN_DIST before surfaces touch, so VMAS drops a corner's first contact unless another environment has a
     closer one. But scenarios
     (navigation, give_way) call it before they compare distances per environment, so that a near miss costs something
-    only if somebody else touches. Outside of the physics we answer as if some environment were close: the scenario's
+    only if another pair touches. Outside of the physics we answer as if some environment were close: the scenario's
     own per-environment comparison then decides alone. Worlds that define `collides` themselves are left as they are.
     """
     if type(world).collides is not World.collides:

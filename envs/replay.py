@@ -61,7 +61,7 @@ class Recording:
         tensors = {f"state/{k}": v for k, v in self.state.items()}
         for name in ("observation", "action", "reward", "value"):
             tensors |= {f"{name}/{group}": v for group, v in getattr(self, name).items()}
-        told = {
+        content = {
             k: getattr(self, k) for k in ("settings", "seed", "dt", "groups", "plain", "lengths", "terminated", "note")
         }
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -70,7 +70,7 @@ class Recording:
             save_file(
                 {k: v.contiguous().clone() for k, v in tensors.items()},
                 temporary,
-                {"recording": json.dumps({"format": FORMAT, **told})},
+                {"recording": json.dumps({"format": FORMAT, **content})},
             )
             os.replace(temporary, path)
         finally:
@@ -81,8 +81,8 @@ class Recording:
         """Read what `save` wrote; EnvError for any other file."""
         try:
             with safe_open(str(path), "pt") as file:
-                told = json.loads((file.metadata() or {}).get("recording", "{}"))
-                if told.pop("format", None) != FORMAT:
+                content = json.loads((file.metadata() or {}).get("recording", "{}"))
+                if content.pop("format", None) != FORMAT:
                     raise EnvError(f"{path} is no recording of this version (format {FORMAT}).")
                 parts: dict[str, dict[str, Tensor]] = {"value": {}}
                 for key in file.keys():  # noqa: SIM118 - not a dict
@@ -90,7 +90,7 @@ class Recording:
                     parts.setdefault(kind, {})[name] = file.get_tensor(key)
         except (SafetensorError, OSError) as error:
             raise EnvError(f"{path} can't be read as a recording: {error}.") from error
-        return cls(**told, **parts)
+        return cls(**content, **parts)
 
     def scenes(self, episode: int, every: int = 1) -> Iterator[Scene]:
         """The drawn frames of an episode, from reset to end, in the simulator's own drawing."""

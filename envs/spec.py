@@ -36,7 +36,7 @@ class GroupSpec:
     """A group of agents that share sizes of observation and action: F = observation_size, D = action.size.
 
     masks: what `Env.masks` tells of the group: "action" (discrete kinds only), "alive", both or nothing.
-    in_state: features of the observation that the global state holds too; () where nobody has looked.
+    in_state: features of the observation that the global state holds too; () where it was not looked for.
     """
 
     name: str

@@ -27,7 +27,7 @@ class VmasEnv(Env):
 
     An environment that ends is continued from a freshly reset state drawn from a pool: `where(done, fresh, state)` on
     every tensor of the simulator's state, with no loop over environments and nothing leaving the device. The pool is
-    reset anew every `pool_every` steps. `max_steps` truncates, and never terminates. The environment's randomness is
+    reset every `pool_every` steps. `max_steps` truncates, and never terminates. The environment's randomness is
     its own stream: other environments and the caller's global generators are neither read nor moved.
 
     scenario: VMAS's name ("balance", "mpe/simple_spread" or just "simple_spread", "debug/goal") or the dotted path of

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs import faults
 from envs.base import STATE, ActionError, EnvError, Transition, misshapen
+from envs.faults import check_outputs, naming_errors
 from envs.groups import Group, agent_actions, assign, flatten, flatten_info
 from envs.kernel.audit import StepAudit
 from envs.pool import ResetPool
@@ -71,7 +71,7 @@ class VmasWorld:
         self.simulator = build(num_envs, stream)
         self.groups = self._make_groups(stream, heterogeneous, groups)
         fresh_simulator = build(pool_size, fresh_stream)
-        with faults.named(scenario, 0):
+        with naming_errors(scenario, 0):
             self.pool = ResetPool(self.simulator, fresh_simulator, stream, fresh_stream, self.observe, audit)
         self.shared_draws = tuple(sorted(self.pool.drawn))
         self.pool_every = max_steps if self.shared_draws and max_steps else pool_every
@@ -81,10 +81,10 @@ class VmasWorld:
 
     def _make_groups(self, stream: Stream, heterogeneous: str, teams: dict[str, list[str]] | None) -> dict[str, Group]:
         sim = self.simulator
-        with stream, faults.named(self.scenario, 0):
+        with stream, naming_errors(self.scenario, 0):
             observations, rewards, terminated, _, infos = sim.step(sim.get_random_actions())
             names = [agent.name for agent in sim.agents]
-            faults.check(self.scenario, 0, self.num_envs, names, observations, rewards, terminated)
+            check_outputs(self.scenario, 0, self.num_envs, names, observations, rewards, terminated)
         sizes = self._widths = [flatten(o).shape[-1] for o in observations]
         actions = [agent_actions(sim, agent) for agent in sim.agents]
         flat = [{k: v for k, v in flatten_info(i).items() if v.dim() and len(v) == self.num_envs} for i in infos]
@@ -155,14 +155,14 @@ class VmasWorld:
         sim, pool = self.simulator, self.pool
         with pool.stream:
             try:
-                with faults.named(self.scenario, self.ticks + 1):
+                with naming_errors(self.scenario, self.ticks + 1):
                     observations, rewards, terminated, over, infos = sim.step(self.split_actions(action))
             except AssertionError as error:
                 reason = f": {error}" if str(error) else ""
                 raise ActionError("the simulator refused the action: not a number, or outside of the allowed choices"
                                   f"{reason}.") from error
         names = [agent.name for agent in sim.agents]
-        faults.check(self.scenario, self.ticks + 1, self.num_envs, names, observations, rewards, terminated,
+        check_outputs(self.scenario, self.ticks + 1, self.num_envs, names, observations, rewards, terminated,
                      self._widths)
         seen = self.observe(sim, observations)
         truncated = over & ~terminated

@@ -19,7 +19,7 @@ PATIENCE = 5.0  # seconds that a process has to close its copies
 
 
 class Worker:
-    """A share in a process of its own. It ends when it is closed, when nobody holds this object, or with its parent."""
+    """A share in a process of its own. It ends when it is closed, with this object, or with its parent."""
 
     def __init__(self, make: Callable[[], Copy], count: int, name: str, number: str) -> None:
         # Forked, it would inherit threads' locks and the other workers' pipes, and so outlive a killed parent.

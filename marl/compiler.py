@@ -45,7 +45,7 @@ def machine() -> str:
 
 
 def sources() -> str:
-    """One name for the toolchain's own files, for whoever keeps what it made of them."""
+    """One name for the toolchain's own files, for callers that keep what it made of them."""
     return digest(Path(__file__).read_text(), SIMD.read_text())
 
 

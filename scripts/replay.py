@@ -28,7 +28,7 @@ from pydantic import Field
 from agents.policy import Policy
 from agents.replay import record_policy, strip
 from envs.drawing import image
-from envs.film import film
+from envs.film import web_frames
 from envs.page import page, write
 from envs.replay import Recording
 from marl import checkpoint, cli, options
@@ -73,7 +73,7 @@ def run(chosen: Options) -> Path:
     for kind in chosen.formats:
         target = folder / f"{name}.{kind}"
         if kind == "html":
-            write(target, page("player", film(recording)))
+            write(target, page("player", web_frames(recording)))
         elif kind == "png":
             Image.fromarray(strip(recording, chosen.episode)).save(target, optimize=True)
         elif kind == "gif":

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from envs import repairs
+from envs import repairs as vmas_patches
 from envs.kernel.reach import late_states
 from envs.kernel.rewrite import TRIES, TruthRecorder
 from envs.kernel.runtime import KernelStep
@@ -68,7 +68,7 @@ def is_own(template: VmasWorld) -> bool:
 
 
 def _is_physics(file: str) -> bool:
-    return "/vmas/simulator/" in file or Path(file) == Path(repairs.__file__)
+    return "/vmas/simulator/" in file or Path(file) == Path(vmas_patches.__file__)
 
 
 def _place(place: tuple[str, int]) -> str:

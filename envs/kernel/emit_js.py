@@ -1,7 +1,7 @@
 """Writes a lowered step as JavaScript: one environment, for pages in which the scenario itself runs.
 
 The same statements as on the CPU, in scalars of double precision that `Math.fround` rounds to float32 after every
-operation: sums, products, quotients and roots then equal the simulator's to the bit, other functions to rounding.
+operation: sums, products, quotients and roots then are bitwise the simulator's, other functions to rounding.
 """
 
 import json
@@ -138,7 +138,7 @@ def emit_js(lowered: Lowered, places: Layout) -> str:
         outputs.append(["/".join(key), rows, count])
         rows += count
     given = "".join(f", T[{i}]" for i in range(len(places.tables)))
-    told = {
+    description = {
         "outputs": [*outputs, ["terminated", rows, 1], ["truncated", rows + 1, 1]],
         "rows": rows + 2,
         "fields": len(places.fields),
@@ -147,7 +147,7 @@ def emit_js(lowered: Lowered, places: Layout) -> str:
         "tables": [[count, kind] for _, count, kind in places.tables],
         "actions": {g: {"key": _key(k), "count": n, "integers": i} for k, (g, n, i) in enumerate(places.actions)},
     }
-    described = json.dumps(told).replace("</", "<\\/")  # a name must not end the page's script
+    described = json.dumps(description).replace("</", "<\\/")  # a name must not end the page's script
     source += [
         "function step(s, a, z, T, o) {",
         *(f"  part{i}(s, a, z, o{given});" for i in range(len(parts))),

@@ -185,7 +185,7 @@ class Lowering:
         return self.map(lambda v: self._as(p.op("trunc", v), "i"), array)
 
     def _as(self, value: int, kind: str) -> int:
-        """The same bits under another kind."""
+        """The bitwise identical value under another kind."""
         p = self.program
         if p.kinds[value] == kind:
             return value

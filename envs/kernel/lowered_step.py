@@ -33,7 +33,7 @@ class Lowered:
 def lower(traced: Trace, specialise: bool = True) -> Lowered:
     """The program of a trace. Raises Refusal if an output needs what one environment can't compute alone.
 
-    specialise: fold state that never changes into the program as constants; whoever loads a state checks them.
+    specialise: fold state that never changes into the program as constants. They are checked when a state is loaded.
     """
     low = Lowering(traced.tape, TRACED, traced.constants if specialise else None)
     low.run()

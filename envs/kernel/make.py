@@ -30,7 +30,8 @@ from envs.kernel.tape import ConstantChanged, Refusal
 from envs.kernel.trace import TRACED, drawn_values, set_drawn, trace
 from envs.kernel.verify import verify
 from envs.one_scenario import follows, like
-from envs.python_state import SIZE, TooMuchState
+from envs.python_state import SIZE
+from envs.tokens import TooMuchState
 from envs.vmas_world import VmasWorld
 from envs.warm_up import is_clock
 from marl import compiler as toolchain
@@ -100,7 +101,7 @@ def _compiled(world: VmasWorld, specialise: bool, drawn: dict[str, Any] | None) 
             return found
         try:
             made = _make(world, state, specialise, drawn)
-        except ConstantChanged:  # resets that were alike while it was traced: a seldom draw, seen in time
+        except ConstantChanged:  # resets that gave one value while it was traced: a seldom draw, seen in time
             made = Compiled(seldom=True)
         except CannotCompile as refusal:
             made = Compiled(why=str(refusal))
@@ -192,10 +193,10 @@ def _by_size(a: Any, b: Any, num_envs: int, size: int) -> bool:
 
 def _key(world: VmasWorld, state: ScenarioState, specialise: bool, drawn: dict[str, Any] | None) -> str:
     """Everything that decides a kernel: settings, the scenario as it is, our sources, versions, machine, compiler."""
-    told = json.dumps({**world.settings, "drawn": drawn}, sort_keys=True, default=repr)
+    settings = json.dumps({**world.settings, "drawn": drawn}, sort_keys=True, default=repr)
     gxx = Path(toolchain.compiler()).resolve()
     return digest(
-        told,
+        settings,
         specialise,
         state.digest(),
         _sources(),

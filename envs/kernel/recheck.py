@@ -6,8 +6,8 @@ import time
 
 from torch import Tensor
 
-from envs import faults
 from envs.base import EnvError
+from envs.faults import naming_errors
 from envs.kernel.make import Compiled
 from envs.kernel.tape import ConstantChanged, Refusal
 from envs.kernel.trace import refusing
@@ -71,7 +71,7 @@ class Recheck:
         world, before = self.world, self._report.astray
         comparison = Comparison(world, made.step(world.num_envs), made.unrolled, self._report)
         try:
-            with world.pool.preserved(), faults.named(world.scenario, world.ticks + 1):
+            with world.pool.preserved(), naming_errors(world.scenario, world.ticks + 1):
                 comparison.step(action)
         except AssertionError:
             return  # about the action, of which the kernel's own step will tell; the comparison stays due

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from envs.state import StateMap, assignments, batch_axis, counts_environments, from_bytes, to_bytes
+from envs.batch_axis import batch_axis, counts_environments
+from envs.state import StateMap, assignments, from_bytes, to_bytes
 from envs.vmas import VmasEnv
 
 

@@ -34,7 +34,7 @@ class Pair:
             groups = [{"params": made[:-1], "lr": 1e-3}, {"params": made[-1:], "lr": 3e-4, "weight_decay": decay}]
             self.sets.append(made)
             self.optimizers.append(kind(groups, **{"betas": (0.9, 0.99), "eps": 1e-5, "fused": True, **more}))
-        self.quick = adam.quick(self.optimizers[0], self.parts(self.sets[0]), most)
+        self.fused = adam.build_fused_step(self.optimizers[0], self.parts(self.sets[0]), most)
 
     @staticmethod
     def parts(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
@@ -54,7 +54,7 @@ class Pair:
 
     def step(self) -> bool:
         """One step of both; whether ours took the quick way."""
-        found = self.quick()
+        found = self.fused()
         quick = found is not None
         norms = found if quick else self.slow(0), self.slow(1)
         self.assert_close(*norms)
@@ -117,7 +117,7 @@ def test_a_gradient_that_is_no_number_spreads_as_torchs():
     pair.draw()
     pair.step()
     pair.draw(torch.tensor(float("nan")))
-    found, theirs = pair.quick(), pair.slow(1)
+    found, theirs = pair.fused(), pair.slow(1)
     assert found.isnan() and theirs.isnan() and all(p.isnan().all() for ps in pair.sets for p in ps)
 
 
@@ -145,7 +145,7 @@ def test_what_it_does_not_know_torch_does(change):
         pair.step()
     pair.draw()
     change(pair)
-    assert pair.quick() is None
+    assert pair.fused() is None
 
 
 def test_without_a_compiler_torch_steps(monkeypatch):
@@ -159,13 +159,13 @@ def test_without_a_compiler_torch_steps(monkeypatch):
 
 def test_other_optimisers_large_models_and_halves_are_torchs(monkeypatch):
     p = nn.Parameter(torch.randn(4))
-    assert adam.quick(Adam([p], fused=True), [[p]], None) is not None
-    assert adam.quick(torch.optim.SGD([p], lr=0.1), [[p]], None) is None
-    assert adam.quick(Adam([p], fused=True), [[]], None) is None
+    assert adam.build_fused_step(Adam([p], fused=True), [[p]], None) is not None
+    assert adam.build_fused_step(torch.optim.SGD([p], lr=0.1), [[p]], None) is None
+    assert adam.build_fused_step(Adam([p], fused=True), [[]], None) is None
     half = nn.Parameter(torch.randn(4).bfloat16())
-    assert adam.quick(Adam([half], fused=True), [[half]], None) is None
-    monkeypatch.setattr(adam, "LARGE", 3)
-    assert adam.quick(Adam([p], fused=True), [[p]], None) is None
+    assert adam.build_fused_step(Adam([half], fused=True), [[half]], None) is None
+    monkeypatch.setattr(adam, "MOST_NUMBERS", 3)
+    assert adam.build_fused_step(Adam([p], fused=True), [[p]], None) is None
 
 
 def test_steps_that_differ_from_torchs_are_not_used(monkeypatch):
@@ -175,4 +175,4 @@ def test_steps_that_differ_from_torchs_are_not_used(monkeypatch):
     pair.draw()
     pair.slow(0)
     with pytest.warns(UserWarning, match="torch's optimiser.*its steps differ"):
-        assert pair.quick() is None
+        assert pair.fused() is None

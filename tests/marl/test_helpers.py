@@ -127,10 +127,10 @@ def test_where_there_is_no_idle_core_helpers_rest():
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 helpers.allow(1)
 calls = 0
-while calls < 20_000 and fused.kernel().rests() < 5:
+while calls < 20_000 and fused.kernel().backoffs() < 5:
     net(x)
     calls += 1
-print(fused.kernel().rests())
+print(fused.kernel().backoffs())
 """)
     assert int(told) >= 5
 
