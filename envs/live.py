@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import envs.kernel.make  # noqa: F401 - fills the table of lowerings
 from envs.base import EnvError
 from envs.drawing import Scene, measure_lidars, scene
 from envs.film import shape_row

@@ -5,10 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from envs.kernel.lower import Lowering
+from envs.kernel import lower_functions, lower_index, lower_pointwise, lower_reduce, lower_shape
+from envs.kernel.lower import Lowering, Rules
 from envs.kernel.program import Program
 from envs.kernel.tape import Ref, Refusal
 from envs.kernel.trace import TRACED, Trace
+
+RULES = Rules()
+for _module in (lower_functions, lower_index, lower_pointwise, lower_reduce, lower_shape):
+    RULES.update(_module.RULES)
 
 
 @dataclass
@@ -35,7 +40,7 @@ def lower(traced: Trace, specialise: bool = True) -> Lowered:
 
     specialise: fold state that never changes into the program as constants. They are checked when a state is loaded.
     """
-    low = Lowering(traced.tape, TRACED, traced.constants if specialise else None)
+    low = Lowering(traced.tape, TRACED, RULES, traced.constants if specialise else None)
     low.run()
     p = low.program
     outputs = {key: _squeeze(low, number) for key, number in traced.outputs.items()}

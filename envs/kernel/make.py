@@ -15,11 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import envs.kernel.lower_functions
-import envs.kernel.lower_index
-import envs.kernel.lower_pointwise
-import envs.kernel.lower_reduce
-import envs.kernel.lower_shape  # noqa: F401 - these fill the table
+import envs
 from envs.kernel.audit import describe, python_state
 from envs.kernel.branches import check_branches, check_late_branches, is_own
 from envs.kernel.emit_cpp import emit
