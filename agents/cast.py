@@ -12,11 +12,11 @@ from torch import Tensor
 
 from agents import opponents
 from agents.actor import Actor
+from agents.algorithm import Algorithm
 from agents.evaluate import Player
 from agents.groups import LEARN, POOL, GroupSettings, algorithms, read, sizes
 from agents.policy import Policy
 from agents.pool import Keeper, Pool
-from agents.ppo import PPO
 from envs.base import Env
 from marl import distributed
 from marl.callbacks import Callback
@@ -36,13 +36,14 @@ class Cast:
 
     Attributes:
         algos: {group: its algorithm} of the groups that learn.
+        partly: the learning groups that do not act everywhere themselves.
         pools: {group: its past versions} of those that past versions play, everywhere or in some environments.
 
     Raises:
         UserError: settings that fit neither the groups nor the algorithm, or self-play in several processes.
     """
 
-    def __init__(self, env: Env, algo: PPO, groups: Mapping[str, Any] | None, seed: int) -> None:
+    def __init__(self, env: Env, algo: Algorithm, groups: Mapping[str, Any] | None, seed: int) -> None:
         self.env, self.seed = env, seed
         self.settings = read(groups, env.spec)
         self.algos = algorithms(algo, self.settings)
@@ -50,9 +51,8 @@ class Cast:
         pooled = [name for name, one in self.settings.items() if one.pools]
         if pooled and distributed.world() > 1:
             raise UserError(f"groups.{pooled[0]}: plays past versions, in a run of one process only")
-        if pooled and algo.update == "sequential" and any(self.settings[name].past for name in pooled):
-            raise UserError(f"groups.{pooled[0]}.past: needs algo.update=joint")
         self.blocks = self._blocks()
+        self.partly = frozenset(self.blocks) & frozenset(self.algos)
         self.generator = generator(seed, stream("players"), env.device)
         self.simple = all(one.learns and not one.past for one in self.settings.values())
 
@@ -73,12 +73,8 @@ class Cast:
                 start += count
         return blocks
 
-    def begin(self, actors: Mapping[str, Actor]) -> tuple[frozenset[str], list[Callback]]:
-        """Take in the actors that learn; then players and pools exist.
-
-        Returns:
-            The learning groups that do not act everywhere themselves, and what the engine must call for the pools.
-        """
+    def begin(self, actors: Mapping[str, Actor]) -> list[Callback]:
+        """Take in the actors that learn; then players and pools exist. Returns callbacks that the pools need."""
         self.actors, self.seats = dict(actors), {}
         for name, one in self.settings.items():
             if one.pools:
@@ -86,7 +82,7 @@ class Cast:
                 self.pools[name] = Pool(name, one, self.actors[one.of or name], self.seed)
             elif not one.learns:
                 self.seats[name] = self.player(one.policy, one, name, self.env)
-        return frozenset(self.blocks) & frozenset(actors), [Keeper(list(self.pools.values()))] if self.pools else []
+        return [Keeper(list(self.pools.values()))] if self.pools else []
 
     def player(self, policy: str, one: GroupSettings, name: str, env: Env) -> Actor | Player:
         """Who plays the group `name` of `env` where `policy` says so. Raises UserError for an unknown policy."""

@@ -11,11 +11,11 @@ from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+from agents.algorithm import Algorithm
 from agents.evaluate import flat, nested, report
 from agents.imitation import CloneLoss, discounted
 from agents.playing import Plays
 from agents.policy import Policy, describe, spec_of
-from agents.ppo import PPO
 from agents.record import Acting, record, to_raw
 from envs.base import Env
 from marl import distributed
@@ -64,7 +64,7 @@ class Clone(Plays, Epochs):
         self,
         data: Episodes,
         env: Callable[..., Env],
-        algo: PPO,
+        algo: Algorithm,
         network: Callable[..., nn.Module],
         critic_network: Callable[..., nn.Module] | None = None,
         epochs: Annotated[int, Field(ge=1)] = 30,

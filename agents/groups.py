@@ -15,7 +15,6 @@ from marl.errors import UserError, closest
 from marl.schema import check_arguments
 
 LEARN, POOL = "learn", "pool"
-COMMON = ("rollout_steps", "epochs", "minibatch_size", "update", "target_kl")  # one loop trains all groups
 
 A = TypeVar("A", bound=Architecture)
 
@@ -125,11 +124,11 @@ def algorithms(algo: A, settings: Mapping[str, GroupSettings]) -> dict[str, A]:
         if not one.learns:
             continue
         own = one.algo
-        for key in [key for key in COMMON if key in own]:
-            raise UserError(f"groups.{name}.algo.{key}: all groups share one loop; set algo.{key} instead")
         if type(algo) is Architecture:  # a saved policy needs what shapes the networks, and nothing else
             own = {key: value for key, value in own.items() if key in known}
         else:
+            for key in [key for key in algo.common if key in own]:
+                raise UserError(f"groups.{name}.algo.{key}: all groups share one loop; set algo.{key} instead")
             check_arguments(type(algo), own, f"groups.{name}.algo")
         made[name] = replace(algo, **own) if own else algo
     return made

@@ -17,14 +17,16 @@ from agents import native
 from agents.actor import Actor
 from agents.advantage import bootstrap, explained_variance, gae, normalize_advantage
 from agents.cast import Cast
-from agents.chunks import Chunks
+from agents.chunks import Sequences
+from agents.collector import Collector
+from agents.episode_statistics import EpisodeStatistics
 from agents.evaluate import Player
 from agents.normalize import reward_norms
 from agents.playing import Plays
 from agents.policy import describe
-from agents.ppo import PPO, make_loss
+from agents.ppo import PPO
 from agents.pruning import find_repeated
-from agents.rollout import EpisodeReturns, Rollout, take
+from agents.rollout import RolloutBuffer, take
 from agents.sequential import Turns
 from agents.values import values_of
 from envs.base import ActionError, Env
@@ -48,9 +50,9 @@ class OnPolicy(Plays):
         eval_deterministic: evaluate the policy's mode instead of samples.
         groups: {group: who plays it, by which settings} (`agents.groups.GroupSettings`); None: all learn by `algo`.
 
-    With networks that have a memory minibatches are of whole chunks (`agents.chunks`), `minibatch_size` rounded down.
-    Frames beyond the last full minibatch of an epoch are left out of it; every epoch shuffles anew, so all are
-    used in turn.
+    Where networks have a memory, minibatches are of whole sequences (`agents.chunks`), `minibatch_size` rounded down.
+    Frames beyond the last full minibatch of an epoch are left out of it. Every epoch shuffles again, so all are used in
+    turn.
 
     Raises:
         UserError: a minibatch larger than the rollout, or a budget smaller than one iteration, or no time limit.
@@ -94,27 +96,33 @@ class OnPolicy(Plays):
             raise UserError(f"frames={frames}: smaller than one iteration of {whole}; at least {whole} is allowed")
         self.iterations = -(-frames // whole)
         self.cast = Cast(self.env, algo, groups, seed)
+        if algo.update == "sequential" and self.cast.partly:
+            raise UserError(f"groups.{min(self.cast.partly)}.past: needs algo.update=joint")
         if self.spec.state_size is not None and any(each.prune_state for each in self.cast.algos.values()):
             probe = derive(seed, "probe")
             self.spec = find_repeated(env(seed=probe, device=device, num_envs=8), probe)
-        self.loss = make_loss(self.spec, algo, network, critic_network, self.cast.algos).to(self.device).eval()
-        self.loss.partly, self.callbacks = self.cast.begin(self.loss.actors)
-        self.chunks = Chunks.of(algo, [*self.loss.actors.values(), *self.loss.critics.values()])
-        per_row = self.chunks.length if self.chunks else 1  # frames: a row is a frame, or a chunk of its environment's
+        loss = algo.make_loss(self.spec, network, critic_network, self.cast.algos, partly=self.cast.partly)
+        self.loss = loss.to(self.device).eval()
+        self.callbacks = self.cast.begin(self.loss.actors)
+        networks = [*self.loss.actors.values(), *self.loss.critics.values()]
+        settings = algo.rollout_steps, algo.chunk_length, algo.burn_in, algo.minibatch_size
+        self.sequences = Sequences.of(networks, *settings)
+        per_row = self.sequences.length if self.sequences else 1  # frames: a row is a frame, or a whole sequence
         self.rows_per_iteration, self.minibatch_rows = batch // per_row, self.minibatch_size // per_row
         self.minibatches = self.rows_per_iteration // self.minibatch_rows
-        marks = self.chunks and self.chunks.marks
+        marks = self.sequences and self.sequences.marks
         others = None if self.cast.simple else self.cast.act
-        self.rollout = Rollout(self.env, self.loss.actors, algo.rollout_steps, self.loss.critics, marks, others)
+        place = self.env.spec, self.env.num_envs, self.env.device
+        self.rollout = RolloutBuffer(*place, algo.rollout_steps, self.loss.actors, self.loss.critics, marks)
+        self.collector = Collector(self.env, self.loss.actors, self.rollout, self.loss.critics, others)
         self.policy_generator = generator(seed, stream("policy"), self.device)
         self.minibatch_generator = generator(seed, stream("minibatches"), self.device)
         self.turns = Turns(self.loss, self.minibatch_generator) if algo.update == "sequential" else None
         self.accumulates = self.turns is None
         self.steps_per_iteration = algo.epochs * self.minibatches * (self.turns.count if self.turns else 1)
         agents = {n: g.n_agents for n, g in self.env.spec.groups.items()}
-        self.returns = {n: EpisodeReturns(self.env.num_envs, count, self.device) for n, count in agents.items()}
+        self.statistics = EpisodeStatistics(self.env.num_envs, agents, self.cast.algos, self.device)
         self.reward_norm = reward_norms(self.env.num_envs, agents, self.cast.algos).to(self.device)
-        self.lengths = EpisodeReturns(self.env.num_envs, 1, self.device)
         self.started = False
         self.figures: dict[str, Tensor] = {}
         self.rows: dict = {}
@@ -127,23 +135,25 @@ class OnPolicy(Plays):
     def collect(self, iteration: int) -> None:
         """A rollout under the current policy, its values, advantages and returns."""
         if not self.started:
-            self.rollout.reset(derive(self.seed, stream("environment")))
+            self.collector.reset(derive(self.seed, stream("environment")))
             self.started = True
         self.cast.draw(iteration)
         try:
-            self.rollout.collect(self.policy_generator)
+            self.collector.collect(self.policy_generator)
         except ActionError:
             if (bad := self.rollout.not_finite()) is not None:
                 raise NonFinite(bad) from None
             raise
-        self.figures = self._episode_figures() | {f"env/{k}": v for k, v in self.env.figures().items()}
+        self.figures = self.statistics.figures(self.rollout) | {f"env/{k}": v for k, v in self.env.figures().items()}
         self.figures |= self.loss.advance(min(iteration / max(self.iterations - 1, 1), 1.0))
         self.rows = {}
         truncated = self.rollout.truncated.flatten().nonzero().squeeze(-1)  # one wait for the device per iteration
         explained = []
         for name, algo in self.cast.algos.items():
             reward = self._scaled(name)
-            value, final_value = values_of(self.loss.critics[name], name, self.rollout, truncated)
+            value, final_value = values_of(
+                self.loss.critics[name], name, self.rollout, truncated, self.collector.memories["critic"]
+            )
             next_value = bootstrap(value, final_value, truncated)
             advantage, returns = gae(
                 reward,
@@ -182,41 +192,30 @@ class OnPolicy(Plays):
         reward = reward if scale == 1 else scale * reward
         return self.reward_norm[name](reward, self.rollout.done) if name in self.reward_norm else reward
 
-    def _episode_figures(self) -> dict[str, Tensor]:
-        """Means over the episodes that ended in this rollout (NaN where none did)."""
-        done = self.rollout.done
-        ended = distributed.total(done.sum())
-        figures, means = {}, []
-        for name, returns in self.returns.items():
-            totals = returns.add(self.rollout.reward[name], done).mean(-1)
-            mean = distributed.total((totals * done).sum()) / ended
-            means += [mean] * (name in self.cast.algos)
-            if len(self.returns) > 1:
-                figures[f"{name}/episode_return"] = mean
-        lived = (~self.rollout.idle(slice(0, -1))).float().unsqueeze(-1)
-        lengths = self.lengths.add(lived, done).squeeze(-1)
-        figures["episode_return"] = torch.stack(means).mean()
-        figures["episode_length"] = distributed.total((lengths * done).sum()) / ended
-        figures["episodes"] = ended
-        return figures
-
     def batches(self, iteration: int) -> Iterator[TensorDict]:
         """Shuffled minibatches of `minibatch_size` frames, `epochs` times over; fewer where the KL stop says so.
 
         With `minibatch_size` null the rollout is the one minibatch of an epoch, as it lies: no shuffle, no copy.
         """
-        if self.chunks:
-            rows = self.chunks.rows(self.rows, self.rollout)
+        if self.sequences:
+            rows = self.sequences.rows(self.rows, self.rollout)
         else:
             rows = {n: {k: v.flatten(0, 1) for k, v in tensors.items()} for n, tensors in self.rows.items()}
         if self.loss.uses_state:
             states = self.rollout.states[:-1]
-            rows["state"] = self.chunks.cut_before(states) if self.chunks else states.flatten(0, 1)
+            rows["state"] = self.sequences.cut_before(states) if self.sequences else states.flatten(0, 1)
         self.loss.train()  # dropout and BatchNorm: what acts and is judged is the policy as it will be evaluated
         for _ in (None,) if self.turns is None else self.turns.take(rows):
             yield from self._epochs(rows)
         self.loss.eval()
-        self.loss.learn_inputs(self.rollout)  # for the next rollout: this one is done
+        self._learn_inputs()
+
+    def _learn_inputs(self) -> None:
+        """For the next rollout, since this one is done. What is seen first by the next rollout is left to that one."""
+        rollout = self.rollout
+        observations = {name: observed[:-1] for name, observed in rollout.observed.items()}
+        alive = {name: kinds["alive"][:-1] for name, kinds in rollout.masks.items() if "alive" in kinds}
+        self.loss.learn_inputs(observations, None if rollout.states is None else rollout.states[:-1], alive)
 
     def _epochs(self, rows: dict) -> Iterator[TensorDict]:
         B, count = self.minibatch_rows, self.rows_per_iteration
@@ -259,9 +258,8 @@ class OnPolicy(Plays):
             return {}
         return {
             "spec": describe(self.spec),  # what a saved policy needs to know without a simulator
-            "rollout": self.rollout.state_dict(),
-            "returns": {name: value.carry for name, value in self.returns.items()},
-            "lengths": self.lengths.carry,
+            "rollout": self.collector.state_dict(),
+            **self.statistics.state_dict(),
             "policy": self.policy_generator.get_state(),
             "minibatches": self.minibatch_generator.get_state(),
             "reward_norm": self.reward_norm.state_dict(),
@@ -272,10 +270,8 @@ class OnPolicy(Plays):
         """Continue from `state_dict`, to the same bits."""
         if not state:
             return
-        self.rollout.load_state_dict(state["rollout"])
-        for name, carry in state["returns"].items():
-            self.returns[name].carry = carry
-        self.lengths.carry = state["lengths"]
+        self.collector.load_state_dict(state["rollout"])
+        self.statistics.load_state_dict(state)
         self.policy_generator.set_state(state["policy"].cpu())
         self.minibatch_generator.set_state(state["minibatches"].cpu())
         self.reward_norm.load_state_dict(state.get("reward_norm", {}))
@@ -296,5 +292,5 @@ class OnPolicy(Plays):
         where = f"after iteration {iteration}, {distributed.world()} processes"
         self.policy_generator = generator(self.seed, stream(f"policy {where}"), self.device)
         self.minibatch_generator = generator(self.seed, stream(f"minibatches {where}"), self.device)
-        self.rollout.reset(derive(self.seed, stream(f"environment {where}")))
+        self.collector.reset(derive(self.seed, stream(f"environment {where}")))
         self.started = True

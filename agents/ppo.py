@@ -5,37 +5,39 @@ Shapes: B minibatch rows (environment frames), A agents in a group, F features, 
 features.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from agents.actor import Actor
 from agents.advantage import Normalization
-from agents.architecture import Architecture
-from agents.chunks import flat, policy_params, values
+from agents.algorithm import Algorithm
 from agents.critic import Critic
+from agents.forward import flat, policy_params, values
 from agents.losses import ValueLoss, clipped_surrogate, counted, mean_weights, value_loss
 from agents.normalize import RewardNormalization
-from agents.rollout import Rollout
 from agents.schedules import Scheduled, Shape
-from envs.base import EnvSpec
 from marl.errors import UserError
 
 Update = Literal["joint", "sequential"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPO(Architecture):
+class PPO(Algorithm):
     """Settings of IPPO and MAPPO; `conf/algo/ppo.yaml` explains each.
 
     Raises:
-        UserError: as `Architecture`, a shared network for update=sequential, or chunks that don't fit the rollout.
+        UserError: as `Algorithm`, a shared network for update=sequential, or chunks that don't fit the rollout.
     """
 
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.99
+    held: ClassVar[tuple[str, ...]] = ("reward_norm", "update", "rollout_steps")
+    per_iteration: ClassVar[tuple[str, ...]] = ("epochs", "minibatch_size")
+    divided: ClassVar[tuple[str, ...]] = ("minibatch_size",)
+    common: ClassVar[tuple[str, ...]] = ("rollout_steps", "epochs", "minibatch_size", "update", "target_kl")
+
     lam: Annotated[float, Field(ge=0, le=1)] = 0.95
     rollout_steps: Annotated[int, Field(ge=1)] = 100
     update: Update = "joint"
@@ -56,7 +58,6 @@ class PPO(Architecture):
     value_clip: Annotated[float, Field(gt=0)] | None = None
     reward_norm: RewardNormalization = "none"
     reward_limit: Annotated[float, Field(gt=0)] = 10.0
-    reward_scale: Annotated[float, Field(gt=0)] = 1.0
     normalize_advantage: Normalization = "none"
     target_kl: Annotated[float, Field(gt=0)] | None = None
 
@@ -75,6 +76,11 @@ class PPO(Architecture):
                 f"{self.rollout_steps}, since a rollout's first chunk has no steps before it"
             )
 
+    @classmethod
+    def report_name(cls, settings: Mapping[str, Any]) -> str:
+        """IPPO where a critic sees what its agent sees, else MAPPO."""
+        return "ippo" if settings["critic"] == "local" else "mappo"
+
     @property
     def loss_class(self) -> type["PPOLoss"]:
         """The module that trains by these settings; an algorithm of one's own names another."""
@@ -90,6 +96,11 @@ class PPOLoss(nn.Module):
             `agents.sequential`.
         critic_turns: 0 = this turn leaves the critic out; else its loss is reported times this, the number of turns.
         configs: {group: its settings}, `config` unless it has its own.
+
+    Args:
+        actors, critics: by group.
+        config: settings of all groups.
+        configs: {group: its own settings} of those that have some.
         partly: groups that do not act everywhere themselves: their batches have "own", which rows of it count.
 
     The advantage is taken as it comes: normalising it is the rollout's business (`normalize_advantage`).
@@ -104,6 +115,7 @@ class PPOLoss(nn.Module):
         critics: Mapping[str, Critic],
         config: PPO,
         configs: Mapping[str, PPO] | None = None,
+        partly: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.actors = nn.ModuleDict(actors)
@@ -111,7 +123,7 @@ class PPOLoss(nn.Module):
         self.config = config
         self.groups = tuple(self.actors)
         self.configs = {group: config for group in self.groups} | dict(configs or {})
-        self.partly: frozenset[str] = frozenset()
+        self.partly = frozenset(partly)
         self.turn: dict[str, int] = {}
         self.critic_turns = 1
         self.uses_state = any(critic.uses_state for critic in self.critics.values())
@@ -128,8 +140,8 @@ class PPOLoss(nn.Module):
                 log_prob float32 [B, A], advantage float32 [B, A], return float32 [B, A], value float32 [B, A]
                 (read only with value_clip), mask bool [B, A, n_features] and alive bool [B, A] (read only where
                 the group has such masks), own bool [B, A] (read only of the groups in `partly`)}}, and "state"
-                float32 [B, S] where a critic uses it. Where a network has a memory the rows are chunks, [B, L, ...], as
-                `agents.chunks.Chunks.rows` makes them.
+                float32 [B, S] where a critic uses it. Where a network has a memory the rows are sequences,
+                [B, L, ...], as `agents.chunks.Sequences.rows` makes them.
 
         Returns:
             Scalars on the device, all but "loss" detached: loss (to minimise), policy_loss, value_loss,
@@ -160,23 +172,26 @@ class PPOLoss(nn.Module):
             moving |= {f"{group}/clip": clip, f"{group}/entropy_coef": entropy_coef}
         return {name: each.advance(progress) for name, each in moving.items() if each.shape != "constant"}
 
-    def learn_inputs(self, rollout: Rollout) -> None:
+    def learn_inputs(
+        self, observations: Mapping[str, Tensor], states: Tensor | None, alive: Mapping[str, Tensor]
+    ) -> None:
         """Take what a rollout saw into the statistics of the networks' inputs; observations of the dead are left out.
 
-        Those of a frozen network stand still, as its weights do. What is seen first by the next rollout is left to
-        that one.
+        Statistics of a frozen network stand still, as its weights do.
+
+        Args:
+            observations: {group: float32 [T, E, A, F]}.
+            states: float32 [T, E, S], or None.
+            alive: {group: bool [T, E, A]} of the groups whose agents may die.
         """
         if not any(config.normalize_observation for config in self.configs.values()):
             return
-        states = None if rollout.states is None else rollout.states[:-1]
         for name in self.groups:
-            observed = rollout.observed[name]
-            alive = rollout.masks[name].get("alive")
-            seen = observed[:-1] if alive is None else observed[:-1][alive[:-1]]
+            observation = observations[name][alive[name]] if name in alive else observations[name]
             if _trains(self.actors[name]):
-                self.actors[name].inputs.learn(seen)
+                self.actors[name].inputs.learn(observation)
             if _trains(self.critics[name]):
-                self.critics[name].learn_inputs(seen, states)
+                self.critics[name].learn_inputs(observation, states)
 
     def surrogate(
         self,
@@ -240,17 +255,3 @@ def scheduled(config: PPO) -> tuple[Scheduled, Scheduled]:
         Scheduled(config.clip, config.clip_schedule, config.clip_final),
         Scheduled(config.entropy_coef, config.entropy_schedule, config.entropy_final),
     )
-
-
-def make_loss(
-    spec: EnvSpec,
-    config: PPO,
-    network: Callable[..., nn.Module],
-    critic_network: Callable[..., nn.Module] | None = None,
-    configs: Mapping[str, PPO] | None = None,
-) -> PPOLoss:
-    """Actors and critics of an environment (`Architecture.build`), and the loss that trains them.
-
-    configs: {group: its own settings} of the groups that learn; None = all, with `config`.
-    """
-    return config.loss_class(*config.build(spec, network, critic_network, configs), config, configs)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from agents.actor import Actor
-from agents.chunks import policy_params
+from agents.forward import policy_params
 from agents.ppo import PPOLoss
 
 
@@ -53,7 +53,7 @@ class Turns:
 def correction(actor: Actor, agent: int, rows: dict[str, Tensor]) -> Tensor:
     """pi_new(a|o) / pi_old(a|o) of one agent, float32 [N, 1]; 1 where it is dead. `rows` are what `PPOLoss` reads.
 
-    Of chunks [N, L, ...]: float32 [N, L, 1].
+    Of sequences [N, L, ...]: float32 [N, L, 1].
     """
     params = policy_params(actor, rows, agent).view(*rows["log_prob"].shape, -1)
     log_ratio = (actor.head.log_prob(params, rows["action"]) - rows["log_prob"])[..., agent]

@@ -19,7 +19,7 @@ from marl.callbacks import Callback
 SPANS = {
     "collect": "task.collect",
     "simulation": "task.env.step_into",
-    "rollout": "task.rollout.collect",  # what remains of "collect" is the values and advantages
+    "rollout": "task.collector.collect",  # what remains of "collect" is the values and advantages
     "update": "update",
     "optimizer": "optimizer_step",
     "evaluate": "evaluate",

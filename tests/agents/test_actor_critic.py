@@ -7,7 +7,7 @@ import torch
 
 from agents.actor import Actor
 from agents.critic import Critic
-from agents.ppo import PPO, make_loss
+from agents.ppo import PPO
 from envs.base import ActionSpec, EnvSpec, GroupSpec
 from marl.errors import UserError
 from marl.networks import MLP
@@ -135,7 +135,7 @@ def test_a_critic_that_needs_a_state_says_so(kind):
 
 
 def test_critics_may_have_a_network_of_their_own():
-    loss = make_loss(EnvSpec({"agents": GROUP}, None, None), PPO(), NETWORK, partial(MLP, hidden=[32]))
+    loss = PPO().make_loss(EnvSpec({"agents": GROUP}, None, None), NETWORK, partial(MLP, hidden=[32]))
     shapes = {p.shape[0] for p in loss.critics.parameters()}
     assert 32 in shapes and 16 not in shapes
     assert 16 in {p.shape[0] for p in loss.actors.parameters()}

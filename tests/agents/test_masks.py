@@ -10,7 +10,7 @@ from agents.actor import Actor
 from agents.advantage import normalize_advantage
 from agents.evaluate import evaluate
 from agents.on_policy import OnPolicy
-from agents.ppo import PPO, make_loss
+from agents.ppo import PPO
 from envs.base import ActionSpec, GroupSpec
 from envs.gymnasium_env import PettingZooEnv
 from marl.engine import Trainer
@@ -145,8 +145,8 @@ def test_a_state_from_before_there_were_masks_is_taken_up():
     for one in (each, other):
         one.collect(0)
     other.collect(1)
-    state = each.rollout.state_dict()
-    other.rollout.load_state_dict({**state, "masks": {"agents": {}}})
+    state = each.collector.state_dict()
+    other.collector.load_state_dict({**state, "masks": {"agents": {}}})
     for kind, mask in state["masks"]["agents"].items():
         assert torch.equal(other.rollout.masks["agents"][kind][-1], mask)
 
@@ -159,7 +159,7 @@ def test_continuous_actions_cannot_be_masked():
 
 def test_evaluation_asks_for_the_masks():
     env = Doors(num_envs=20)
-    actors = make_loss(env.spec, PPO(), NETWORK).actors
+    actors = PPO().make_loss(env.spec, NETWORK).actors
     played = evaluate(env, actors, seed=3, deterministic=False)  # a closed door would fail
     assert (played.returns["agents"][:, -1] <= 2 * 5).all() and (played.lengths == 6).all()
 

@@ -1,0 +1,77 @@
+"""What every algorithm for agents says of itself: its networks, its loss, and which of its settings are special.
+
+Code that serves every task asks the algorithm's class, and knows no algorithm's settings by name.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import Field
+from torch import nn
+
+from agents.architecture import Architecture
+from envs.base import EnvSpec
+
+# Settings of the architecture that a resumed run may change: no tensor of a checkpoint has a form that depends on them.
+TUNABLE = frozenset({"value_norm_beta", "observation_limit"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm(Architecture, ABC):
+    """Settings that algorithms have in common: the networks' (`Architecture`), the discount and the rewards' scale.
+
+    Class attributes, each a tuple of names of settings:
+        held: a checkpoint holds what they decide, or its counters count in them, so a resumed run keeps them too.
+        per_iteration: they decide how many optimiser steps an iteration has.
+        divided: numbers of the whole run, of which each of several processes takes an equal part.
+        common: settings of the one training loop, which no group of agents can have of its own.
+
+    Raises:
+        UserError: as `Architecture`.
+    """
+
+    held: ClassVar[tuple[str, ...]] = ()
+    per_iteration: ClassVar[tuple[str, ...]] = ()
+    divided: ClassVar[tuple[str, ...]] = ()
+    common: ClassVar[tuple[str, ...]] = ()
+
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.99
+    reward_scale: Annotated[float, Field(gt=0)] = 1.0
+
+    @classmethod
+    def fixed_on_resume(cls) -> frozenset[str]:
+        """Settings that a resumed run must keep: those that shape the networks, and `held`."""
+        return frozenset(each.name for each in fields(Architecture)) - TUNABLE | frozenset(cls.held)
+
+    @classmethod
+    def report_name(cls, settings: Mapping[str, Any]) -> str:
+        """What reports call the algorithm with these settings, as they stand in a run's configuration."""
+        return cls.__name__.lower()
+
+    @property
+    @abstractmethod
+    def loss_class(self) -> type[nn.Module]:
+        """The module that trains by these settings, built as `make_loss` says."""
+
+    def make_loss(
+        self,
+        spec: EnvSpec,
+        network: Callable[..., nn.Module],
+        critic_network: Callable[..., nn.Module] | None = None,
+        configs: Mapping[str, Self] | None = None,
+        **more: Any,
+    ) -> nn.Module:
+        """Actors and critics of an environment, and the loss module that trains them.
+
+        Args:
+            spec, network, critic_network: as for `Architecture.build`.
+            configs: {group: its own settings} of the groups that learn; None = all, with these.
+            more: further keywords of the loss's class.
+
+        Raises:
+            UserError: as `Architecture.build`.
+        """
+        actors, critics = self.build(spec, network, critic_network, configs)
+        return self.loss_class(actors, critics, self, configs, **more)
