@@ -5,7 +5,7 @@ Code that serves every task asks the algorithm's class, and knows no algorithm's
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field
@@ -14,16 +14,12 @@ from torch import nn
 from agents.architecture import Architecture
 from envs.base import EnvSpec
 
-# Settings of the architecture that a resumed run may change: no tensor of a checkpoint has a form that depends on them.
-TUNABLE = frozenset({"value_norm_beta", "observation_limit"})
-
 
 @dataclass(frozen=True, kw_only=True)
 class Algorithm(Architecture, ABC):
     """Settings that algorithms have in common: the networks' (`Architecture`), the discount and the rewards' scale.
 
     Class attributes, each a tuple of names of settings:
-        held: a checkpoint holds what they decide, or its counters count in them, so a resumed run keeps them too.
         per_iteration: they decide how many optimiser steps an iteration has.
         divided: numbers of the whole run, of which each of several processes takes an equal part.
         common: settings of the one training loop, which no group of agents can have of its own.
@@ -32,18 +28,12 @@ class Algorithm(Architecture, ABC):
         UserError: as `Architecture`.
     """
 
-    held: ClassVar[tuple[str, ...]] = ()
     per_iteration: ClassVar[tuple[str, ...]] = ()
     divided: ClassVar[tuple[str, ...]] = ()
     common: ClassVar[tuple[str, ...]] = ()
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.99
     reward_scale: Annotated[float, Field(gt=0)] = 1.0
-
-    @classmethod
-    def fixed_on_resume(cls) -> frozenset[str]:
-        """Settings that a resumed run must keep: those that shape the networks, and `held`."""
-        return frozenset(each.name for each in fields(Architecture)) - TUNABLE | frozenset(cls.held)
 
     @classmethod
     def report_name(cls, settings: Mapping[str, Any]) -> str:

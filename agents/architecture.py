@@ -57,6 +57,11 @@ class Architecture:
             raise UserError(f"algo.prune_state=true: needs algo.critic=agent_state, not {self.critic}")
 
     @classmethod
+    def keeps_on_resume(cls, key: str) -> bool:
+        """Whether a resumed run must keep a setting: those that shape networks do, or what their buffers mean."""
+        return key in {each.name for each in fields(Architecture)} - {"value_norm_beta", "observation_limit"}
+
+    @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Architecture":
         """From an algorithm's settings, such as those of a saved run; what an older run lacks is the default."""
         return cls(**{each.name: settings[each.name] for each in fields(Architecture) if each.name in settings})

@@ -10,9 +10,10 @@ from agents.disturbance import Disturbance
 from agents.evaluate import Episodes, Player, evaluate, flat, nested, report
 from envs.base import Env, EnvSpec
 from marl.seeding import derive
+from marl.task import Task
 
 
-class Plays:
+class Plays(Task):
     """A task with actors, `loss.actors`, whose evaluation plays episodes in environments of their own.
 
     Attributes:
@@ -25,6 +26,11 @@ class Plays:
     spec: EnvSpec
     seed: int
     device: torch.device
+
+    @classmethod
+    def keeps_on_resume(cls, key: str) -> bool:
+        """All but how the policy is judged, which changes no number of training."""
+        return key not in ("eval_episodes", "eval_deterministic")
 
     def plays(self, env: Callable[..., Env], eval_episodes: int, eval_deterministic: bool) -> None:
         """Remember how to evaluate; `env` is called with `seed`, `device` and `num_envs`."""

@@ -33,7 +33,6 @@ class PPO(Algorithm):
         UserError: as `Algorithm`, a shared network for update=sequential, or chunks that don't fit the rollout.
     """
 
-    held: ClassVar[tuple[str, ...]] = ("reward_norm", "update", "rollout_steps")
     per_iteration: ClassVar[tuple[str, ...]] = ("epochs", "minibatch_size")
     divided: ClassVar[tuple[str, ...]] = ("minibatch_size",)
     common: ClassVar[tuple[str, ...]] = ("rollout_steps", "epochs", "minibatch_size", "update", "target_kl")
@@ -80,6 +79,11 @@ class PPO(Algorithm):
     def report_name(cls, settings: Mapping[str, Any]) -> str:
         """IPPO where a critic sees what its agent sees, else MAPPO."""
         return "ippo" if settings["critic"] == "local" else "mappo"
+
+    @classmethod
+    def keeps_on_resume(cls, key: str) -> bool:
+        """As `Algorithm`; also what the task's part of a checkpoint depends on, and what frames are counted in."""
+        return key in ("reward_norm", "update", "rollout_steps") or super().keeps_on_resume(key)
 
     @property
     def loss_class(self) -> type["PPOLoss"]:

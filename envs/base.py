@@ -103,6 +103,11 @@ class Env(ABC):
     num_envs: int
     device: torch.device
 
+    @classmethod
+    def keeps_on_resume(cls, key: str) -> bool:
+        """Whether a resumed run must keep the setting `key`: all but `workers`, which change no number."""
+        return key != "workers"
+
     @abstractmethod
     def reset(self, seed: int | None = None) -> tuple[dict[str, Tensor], Tensor | None]:
         """Restart all environments; a seed restarts their random stream as well.

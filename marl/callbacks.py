@@ -10,7 +10,7 @@ from marl.errors import UserError
 
 
 class Callback:
-    """Base class; every hook gets the trainer and may set `trainer.should_stop`."""
+    """Base class; every hook gets the trainer and may end the run by `trainer.stop(reason)`."""
 
     def on_start(self, trainer) -> None:
         """Before the first iteration, after a resume has been loaded."""

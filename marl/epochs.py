@@ -8,11 +8,12 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from marl.data import Loader
+from marl.task import Task
 
 EVALUATION_ROWS = 4096  # rows per forward pass outside training: bounds memory, changes no figure
 
 
-class Epochs:
+class Epochs(Task):
     """The part of a task (see `marl.task.Task`) that draws batches from a `loader` and keeps its place.
 
     An iteration of the engine is an epoch, or `batches_per_iteration` batches: checkpoints may then lie in the midst of
@@ -33,20 +34,11 @@ class Epochs:
             self.iterations = -(-epochs * len(self.loader) // batches_per_iteration)
             self.steps_per_iteration = batches_per_iteration
 
-    def collect(self, iteration: int) -> None:
-        """Nothing to gather: the data set is given, and `batches` shuffles it."""
-
     def batches(self, iteration: int) -> Iterator[TensorDict]:
         """TensorDicts [B]: those of an epoch, or the next `batches_per_iteration`, in their order."""
         if self.per_iteration is None:
             return self.loader.epoch(iteration)
         return self.loader.span(iteration * self.per_iteration, self.per_iteration)
-
-    def observe(self, outputs: dict[str, Tensor]) -> None:
-        """Nothing depends on the loss of a batch."""
-
-    def metrics(self) -> dict[str, Tensor | float]:
-        return {}
 
     def means(self, rows: TensorDict) -> dict[str, float]:
         """The loss module's figures in evaluation mode, averaged over `rows` [N], a part of them at a time."""
@@ -61,10 +53,8 @@ class Epochs:
         return {"shuffle_seed": self.loader.seed}
 
     def load_state_dict(self, state: dict) -> None:
+        """Nothing else: an epoch's order depends on its number and this seed, in any number of processes."""
         self.loader.seed = state["shuffle_seed"]
-
-    def rejoin(self, iteration: int, saved: dict) -> None:
-        """Nothing: an epoch's order depends on its number and the seed, whoever takes which rows of it."""
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -134,8 +134,7 @@ def kinds(annotation: Any) -> tuple[Any, ...]:
 def _is(target: type, kind: Any) -> bool:
     """Whether a class is of a kind: a subclass; of a protocol, with its methods; of a callable, with its arguments."""
     if getattr(kind, "_is_protocol", False):
-        methods = {name: m for name, m in vars(kind).items() if inspect.isfunction(m) and name[0] != "_"}
-        needed = [name for name, m in methods.items() if not (m.__doc__ or "").startswith("(optional)")]
+        needed = [name for name, method in vars(kind).items() if inspect.isfunction(method) and name[0] != "_"]
         return all(callable(getattr(target, name, None)) for name in needed)
     if isinstance(kind, type):
         return issubclass(target, kind)

@@ -6,16 +6,13 @@ from typing import Any
 
 from marl import checkpoint, device, distributed
 from marl.errors import UserError
+from marl.imports import resolve
 from marl.schema import show
 
 # A change of these makes another run; what the checkpoint holds would contradict them, or silently win.
-FIXED = ("seed", "task", "env", "data", "network", "critic_network", "objective", "optimizer", "scheduler", "groups")
-FIXED_ALGO = ("critic", "share_actor", "share_critic", "policy", "std", "min_std", "init_std")
-FIXED_ALGO += ("value_norm", "agent_ids", "normalize_observation", "reward_norm", "update")  # what a checkpoint holds
-FIXED_ALGO += ("rollout_steps",)  # frames are counted in iterations
+FIXED = ("seed", "data", "network", "critic_network", "objective", "optimizer", "scheduler", "groups")
+ASKED = ("task", "env", "algo")  # the class that such a node names says which of its settings must stay
 PER_ITERATION = ("algo.epochs", "algo.minibatch_size", "trainer.accumulate")  # how long a schedule by steps is
-FREE_TASK = ("eval_episodes", "eval_deterministic", "workers", "pin_memory", "metrics")  # no number of training changes
-FREE_ENV = ("workers",)  # likewise
 QUIET = ("paths", "resume", "init_from", "strict", "ckpt", "experiment", "name")  # nothing learns from these
 
 
@@ -67,7 +64,7 @@ def compare(config: Mapping[str, Any], resumed: Mapping[str, Any]) -> list[str]:
     found = differences(resumed, config)
     lines = [f"{key}: {show(old)} -> {show(new)}" for key, (old, new) in found.items()]
     by_step = (config.get("scheduler") or {}).get("interval") == "step"
-    held = [refused(key) or (by_step and key in PER_ITERATION) for key in found]
+    held = [refused(key, config) or (by_step and key in PER_ITERATION) for key in found]
     fixed = [line for line, keeps in zip(lines, held, strict=True) if keeps]
     if fixed:
         rest = [line for line in lines if line not in fixed]
@@ -93,11 +90,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return found
 
 
-def refused(key: str) -> bool:
-    """Whether a resumed run may not change the dotted `key`."""
+def refused(key: str, config: Mapping[str, Any]) -> bool:
+    """Whether a resumed run of `config` may not change the dotted `key`."""
     group, _, rest = key.partition(".")
-    if group == "task":
-        return rest not in FREE_TASK
-    if group == "env":
-        return rest not in FREE_ENV
-    return group in FIXED or (group == "algo" and rest in FIXED_ALGO)
+    if group not in ASKED:
+        return group in FIXED
+    node = config.get(group)
+    if not isinstance(node, Mapping):  # there was such a node, and now is none
+        return True
+    kind = resolve(node["_target_"], f"{group}._target_")
+    return kind.keeps_on_resume(rest.partition(".")[0])

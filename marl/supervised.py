@@ -112,10 +112,13 @@ def r_squared(outputs: Tensor, target: Tensor) -> float:
 
 
 class WorseThanTheMean(Callback):
-    """Says at the end of a run where a regression has learned nothing."""
+    """Says at the end of a run of `task` where a regression has learned nothing."""
+
+    def __init__(self, task: "Supervised") -> None:
+        self.task = task
 
     def on_end(self, trainer) -> None:
-        task = trainer.task
+        task = self.task
         if task.kind != "regression" or not trainer.evaluation:
             return
         with trainer.averaged():  # as it was evaluated
@@ -161,6 +164,11 @@ class Supervised(Epochs):
     """
 
     name = "supervised"
+
+    @classmethod
+    def keeps_on_resume(cls, key: str) -> bool:
+        """All but what changes no number of training."""
+        return key not in ("workers", "pin_memory", "metrics")
 
     def __init__(
         self,
@@ -210,7 +218,7 @@ class Supervised(Epochs):
         self.monitor = ("loss", "min") if data.kind == "regression" else ("accuracy", "max")
         self.budget(epochs, batches_per_iteration)
         self._check_objective(next(iter(self.loader.span(0, 1)))[:3])
-        self.callbacks = (WorseThanTheMean(),)
+        self.callbacks = (WorseThanTheMean(self),)
 
     def _check_objective(self, rows: TensorDict) -> None:
         """Price three rows: a mismatch shows here as one sentence, not later as a wrong broadcast."""
@@ -272,7 +280,6 @@ class Supervised(Epochs):
             if len(bad):
                 return f"row {bad[0, 0].item()} of the training split has a value in {key!r} that is not finite"
         return None
-
 
 
 def _in_memory(rows: object) -> TensorDict:

@@ -54,7 +54,8 @@ def load_weights(task: Task, path: str | Path, strict: bool = True) -> Loaded:
     try:
         task.loss.load_state_dict(saved)
     except RuntimeError as error:
-        why = " ".join(str(error).split()).partition("PPOLoss: ")[2] or " ".join(str(error).split())
+        told = " ".join(str(error).split())
+        why = told.partition(f"{type(task.loss).__name__}: ")[2] or told
         short = why if len(why) <= 300 else f"{why[:300].rpartition(' ')[0]} …"
         raise UserError(
             f"{path} does not fit this task's networks: {short} (init_from with strict=false loads what fits)"

@@ -1,6 +1,7 @@
 """Resuming: what may change, what may not, a longer run, damaged checkpoints, logs without gaps or doubles."""
 
 import csv
+import dataclasses
 import errno
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from agents.architecture import Architecture
+from agents.ppo import PPO
 from marl import checkpoint, resume
 from marl.callbacks import Callback, EarlyStopping
 from marl.errors import UserError
@@ -17,9 +20,9 @@ from tests.marl.runs import StopAfter, rows, run
 OLD = {
     "seed": 0,
     "frames": 100,
-    "env": {"num_envs": 4, "scenario_kwargs": {"n": 3}},
-    "algo": {"gamma": 0.9, "critic": "local"},
-    "task": {"eval_episodes": 5, "batch_size": 64},
+    "env": {"_target_": "envs.vmas.VmasEnv", "num_envs": 4, "scenario_kwargs": {"n": 3}},
+    "algo": {"_target_": "agents.ppo.PPO", "gamma": 0.9, "critic": "local"},
+    "task": {"_target_": "agents.on_policy.OnPolicy", "eval_episodes": 5, "batch_size": 64},
     "network": {"hidden": [8]},
     "trainer": {"max_iterations": None},
     "paths": {"run_dir": "here"},
@@ -67,6 +70,7 @@ def test_differences_are_told_key_by_key():
         ({"env__scenario_kwargs": {"n": 4}}, "env.scenario_kwargs.n: 3 -> 4"),
         ({"network__hidden": [8, 8]}, r"network.hidden: \[8\] -> \[8, 8\]"),
         ({"algo__critic": "concat"}, "algo.critic: local -> concat"),
+        ({"algo__prune_state": True}, "algo.prune_state: null -> true"),
         ({"task__batch_size": 32}, "task.batch_size: 64 -> 32"),
         ({"optimizer": {"lr": 1}}, 'optimizer: null -> {"lr": 1}'),
     ],
@@ -82,8 +86,16 @@ def test_evaluation_may_change():
 
 
 def test_workers_may_change_since_they_change_no_number():
+    supervised = {**OLD, "task": {**OLD["task"], "_target_": "marl.supervised.Supervised"}}
     for group in ("task", "env"):
-        assert resume.compare(change(**{f"{group}__workers": 2}), OLD) == [f"{group}.workers: null -> 2"]
+        changed = {**supervised, group: {**supervised[group], "workers": 2}}
+        assert resume.compare(changed, supervised) == [f"{group}.workers: null -> 2"]
+
+
+def test_every_setting_that_shapes_networks_is_kept():
+    for each in dataclasses.fields(Architecture):
+        assert PPO.keeps_on_resume(each.name) == (each.name not in ("value_norm_beta", "observation_limit")), each.name
+    assert PPO.keeps_on_resume("rollout_steps") and not PPO.keeps_on_resume("gamma")
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
