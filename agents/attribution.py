@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from agents.actor import Actor
-from agents.on_policy import OnPolicy
+from agents.rl_task import RLTask
 from marl.attribution import integrated_gradients
 from marl.errors import UserError
 
 
 @torch.no_grad()
-def observations(task: OnPolicy, rows: int, seed: int, group: str) -> Tensor:
+def observations(task: RLTask, rows: int, seed: int, group: str) -> Tensor:
     """What the agents of a group see on the way: about `rows` observations [N, A, F] of episodes of the policy's mode.
 
     Raises UserError for a group that does not exist, and for agents with a memory.

@@ -12,9 +12,9 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from agents.algorithm import Algorithm
+from agents.episode_evaluation import EpisodeEvaluation
 from agents.evaluate import flat, nested, report
 from agents.imitation import CloneLoss, discounted
-from agents.playing import Plays
 from agents.policy import Policy, describe, spec_of
 from agents.record import Acting, record, to_raw
 from envs.base import Env
@@ -29,7 +29,7 @@ from marl.seeding import derive
 Part = Annotated[float, Field(ge=0, le=1)]
 
 
-class Clone(Plays, Epochs):
+class Clone(EpisodeEvaluation, Epochs):
     """Actors that imitate recorded episodes; an iteration of the engine is an epoch. See `marl.task.Task`.
 
     `evaluate` gives the likelihood of the held-out episodes' actions ("validation_loss", …) and plays episodes.
@@ -45,7 +45,7 @@ class Clone(Plays, Epochs):
         network, critic_network: as for `agents.on_policy.OnPolicy`.
         epochs: passes over the training episodes.
         batch_size: steps of an environment (all agents together) per minibatch.
-        eval_episodes, eval_deterministic: see `agents.playing.Plays`.
+        eval_episodes, eval_deterministic: see `agents.episode_evaluation.EpisodeEvaluation`.
         critic_coef: weight of the critics' loss, so that PPO can go on from the clone with critics that know its worth:
             their target is the discounted return (`algo.gamma`) of the episode from there on, the value of where it
             ended standing for the rest of an episode that was cut off. 0: only actors learn.
@@ -82,7 +82,7 @@ class Clone(Plays, Epochs):
     ) -> None:
         self.data, self.seed, self.device = data, seed, torch.device(device)
         self.spec = spec_of(data.manifest["spec"])
-        self.plays(self._checked(env), eval_episodes, eval_deterministic)
+        self.setup_evaluation(self._checked(env), eval_episodes, eval_deterministic)
         # At once, since an environment of other agents is to be told before anything is learned.
         self.eval_env = self.make_env(seed=derive(seed, "evaluation"), device=self.device, num_envs=eval_episodes)
         actors, critics = algo.build(self.spec, network, critic_network)
@@ -218,7 +218,8 @@ class Clone(Plays, Epochs):
     def evaluate(self) -> dict[str, float]:
         """Figures of the held-out episodes, then of episodes played by the actors as they are."""
         held_out = self.means(self._rows(self.data.steps[self.data.validation]).to(self.device))
-        return {**flat(report(self.play())), **{f"validation_{name}": value for name, value in held_out.items()}}
+        played = flat(report(self.run_episodes()))
+        return {**played, **{f"validation_{name}": value for name, value in held_out.items()}}
 
     def summary(self, metrics: dict[str, float]) -> dict:
         """As for the agents' tasks, with the figures of the held-out episodes."""

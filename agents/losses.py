@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agents import terms
-from agents.derivatives import ClippedSurrogate, Known
+from agents.derivatives import ClippedSurrogate, PrecomputedGradient
 
 ValueLoss = Literal["l2", "huber"]
 
@@ -87,7 +87,7 @@ def value_loss(
 
     old, delta = None if clip is None else old_value, huber_delta if kind == "huber" else 0.0
     if not target.requires_grad and (made := terms.value_loss(value.detach(), target, old, clip or 0.0, delta)):
-        return Known.apply(value, *made)
+        return PrecomputedGradient.apply(value, *made)
 
     def distance(prediction: Tensor) -> Tensor:
         if kind == "l2":

@@ -83,7 +83,7 @@ class Pool:
         return torch.cat(acted)
 
 
-class Keeper(Callback):
+class PoolCheckpointer(Callback):
     """Writes the versions of pools into the run directory as training goes on."""
 
     def __init__(self, pools: list[Pool]) -> None:

@@ -96,9 +96,7 @@ class PPOLoss(nn.Module):
 
     Attributes:
         actors, critics: the modules it trains, by group.
-        turn: {group: the agent to train}, the groups that are not named being left out; {} = everybody. Set by
-            `agents.sequential`.
-        critic_turns: 0 = this turn leaves the critic out; else its loss is reported times this, the number of turns.
+        selected_agents, value_loss_scale: see `select`.
         configs: {group: its settings}, `config` unless it has its own.
 
     Args:
@@ -128,8 +126,7 @@ class PPOLoss(nn.Module):
         self.groups = tuple(self.actors)
         self.configs = {group: config for group in self.groups} | dict(configs or {})
         self.partly = frozenset(partly)
-        self.turn: dict[str, int] = {}
-        self.critic_turns = 1
+        self.select({}, 1)
         self.uses_state = any(critic.uses_state for critic in self.critics.values())
         self.recurrent = any(module.memory_shape for module in (*self.actors.values(), *self.critics.values()))
         self.clip, self.entropy_coef = scheduled(config)
@@ -158,16 +155,25 @@ class PPOLoss(nn.Module):
         total = dict(parts[self.groups[0]])
         if len(parts) > 1:
             for key in dict.fromkeys(key for part in parts.values() for key in part):
-                have = [part[key] for part in parts.values() if key in part]  # an entropy need not be everybody's
+                have = [part[key] for part in parts.values() if key in part]  # not every group need have an entropy
                 total[key] = sum(have) if key.endswith("loss") else sum(have) / len(have)
         out = {key: x if key == "loss" else x.detach() for key, x in total.items()}
         if len(parts) > 1:
             out |= {f"{g}/{key}": x.detach() for g, part in parts.items() for key, x in part.items()}
         return out
 
+    def select(self, agents: Mapping[str, int], value_loss_scale: int) -> None:
+        """Say what the next minibatches train, for `agents.sequential`.
+
+        Args:
+            agents: {group: the agent to train}; groups that are not named are left out. {} = all agents of all groups.
+            value_loss_scale: 0 = the critics are left out; else the critics' loss is reported times this.
+        """
+        self.selected_agents, self.value_loss_scale = dict(agents), value_loss_scale
+
     def capture_key(self) -> tuple:
         """What decides `forward` beside tensors and their shapes (`marl.capture`)."""
-        return self.training, *self.turn.items(), self.critic_turns, self.partly
+        return self.training, *self.selected_agents.items(), self.value_loss_scale, self.partly
 
     def advance(self, progress: float) -> dict[str, float]:
         """Set what is scheduled to its value at `progress` of the run, 0 to 1; those values by name."""
@@ -215,10 +221,10 @@ class PPOLoss(nn.Module):
         cfg, actor = self.configs[group], self.actors[group]
         clip, entropy_coef = self.own[group] if group in self.own else (self.clip, self.entropy_coef)
         observation = batch["observation"]
-        if self.turn and group not in self.turn:  # its agents have all had their turn
+        if self.selected_agents and group not in self.selected_agents:  # its agents have all had their turn
             names = ["loss", "policy_loss", "value_loss", *["entropy"] * entropy_coef.matters]
             return dict.fromkeys([*names, "approx_kl", "clip_fraction"], observation.new_zeros(()))
-        only = self.turn.get(group)
+        only = self.selected_agents.get(group)
         params = policy_params(actor, batch, only)
         rows = flat(batch) if self.recurrent else batch
         if entropy_coef.matters:
@@ -234,7 +240,7 @@ class PPOLoss(nn.Module):
             log_ratio, weight = log_ratio.masked_fill(~counts, 0.0), mean_weights(counts)
         settings = weight, clip.value, cfg.dual_clip
         policy, approx_kl, clip_fraction = self.surrogate(log_ratio, rows["advantage"], *settings)
-        if self.critic_turns:
+        if self.value_loss_scale:
             value = values(self.critics[group], batch, state)
             old = rows["value"] if cfg.value_clip is not None else None
             critic = value_loss(value, rows["return"], old, cfg.value_loss, cfg.huber_delta, cfg.value_clip)
@@ -242,7 +248,8 @@ class PPOLoss(nn.Module):
         else:
             critic = policy.new_zeros(())
         out = {"loss": policy + cfg.critic_coef * critic, "policy_loss": policy}
-        out["value_loss"] = critic if self.critic_turns == 1 else critic.detach() * self.critic_turns
+        scale = self.value_loss_scale
+        out["value_loss"] = critic if scale == 1 else critic.detach() * scale
         if entropy is not None:
             out["entropy"] = entropy.mean() if weight is None else (entropy * weight).sum()
             out["loss"] = out["loss"] - entropy_coef.value * out["entropy"]

@@ -99,7 +99,7 @@ class Replay(Callback):
     def on_start(self, trainer) -> None:
         """Raises UserError where no agents play, not in VMAS, or where a group has no policy of this run."""
         settings_of(trainer.config.get("env"))
-        everyone(trainer.task.cast.settings, trainer.task.loss.actors, trainer.task.loss.critics)
+        everyone(trainer.task.lineup.settings, trainer.task.loss.actors, trainer.task.loss.critics)
 
     def on_evaluation(self, trainer, evaluation):
         self.seen += 1
@@ -115,7 +115,7 @@ class Replay(Callback):
         with torch.random.fork_rng(devices=[]):
             recording = record(
                 settings_of(trainer.config["env"]),
-                act_with(*everyone(trainer.task.cast.settings, loss.actors, loss.critics)),
+                act_with(*everyone(trainer.task.lineup.settings, loss.actors, loss.critics)),
                 self.episodes,
                 derive(trainer.seed, "replay"),
                 note,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agents.actor import Actor
 from agents.groups import everyone
-from agents.on_policy import OnPolicy
+from agents.rl_task import RLTask
 from envs.base import Env
 from marl import checkpoint, compose
 from marl.errors import UserError
@@ -17,17 +17,17 @@ from marl.report.runs import TECHNICAL, flat
 COMPUTED = {f"env.{key}" for key in (*TECHNICAL["env"], "num_envs", "pool_every", "pool_size")}
 
 
-def load(run: str, which: str = "last", overrides: Sequence[str] = ()) -> OnPolicy:
+def load(run: str, which: str = "last", overrides: Sequence[str] = ()) -> RLTask:
     """The task of a run (or checkpoint) with its trained actors. Raises UserError where no agents play."""
     _, task = compose.rebuild(checkpoint.find(run, which), overrides)
-    if not isinstance(task, OnPolicy):
+    if not isinstance(task, RLTask):
         raise UserError(f"{run}: only agents play; this run's task is {task.name}")
     return task
 
 
-def team(task: OnPolicy) -> dict[str, Actor]:
+def team(task: RLTask) -> dict[str, Actor]:
     """{group: actor} of all groups. Raises UserError where this run has no policy for one of them."""
-    return everyone(task.cast.settings, task.loss.actors, task.loss.critics)[0]
+    return everyone(task.lineup.settings, task.loss.actors, task.loss.critics)[0]
 
 
 def sizes(env: Env) -> dict[str, tuple]:
@@ -51,7 +51,7 @@ def same_env(runs: Sequence[str | Path], overrides: Sequence[str] = ()) -> None:
             )
 
 
-def kept(run: str | Path, task: OnPolicy, most: int) -> dict[int, dict[str, Actor]]:
+def kept(run: str | Path, task: RLTask, most: int) -> dict[int, dict[str, Actor]]:
     """{iteration: {group: actor}} of the versions that a run kept, at most `most` of them, spread evenly.
 
     Those of its pools where it played against its past, else its checkpoints `iteration_N.pt`
@@ -61,7 +61,7 @@ def kept(run: str | Path, task: OnPolicy, most: int) -> dict[int, dict[str, Acto
         UserError: there is nothing but the last one, or a file is damaged.
     """
     folder = checkpoint.config_of(run).parent
-    pools = {name: pool for name, pool in task.cast.pools.items() if (folder / "pool" / name).is_dir()}
+    pools = {name: pool for name, pool in task.lineup.pools.items() if (folder / "pool" / name).is_dir()}
     if pools:
         per_group = [{int(p.stem) for p in (folder / "pool" / n).glob("*.safetensors")} for n in pools]
         found = sorted(set.intersection(*per_group))
@@ -80,11 +80,12 @@ def kept(run: str | Path, task: OnPolicy, most: int) -> dict[int, dict[str, Acto
         if pools:
             for name in pools:
                 path = folder / "pool" / name / f"{version:06d}.safetensors"
-                actors[task.cast.settings[name].of or name].load_state_dict(checkpoint.load_weights(path, task.device))
+                group = task.lineup.settings[name].of or name
+                actors[group].load_state_dict(checkpoint.load_weights(path, task.device))
         else:
             weights = checkpoint.load_weights(folder / "checkpoints" / f"iteration_{version}.pt", task.device)
             actors.load_state_dict(_below(weights, "actors."))
-        made[version] = everyone(task.cast.settings, dict(actors), dict(actors))[0]
+        made[version] = everyone(task.lineup.settings, dict(actors), dict(actors))[0]
     return made | {last["iteration"]: team(task)}
 
 

@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor
 
 from agents import attribution as agents_attribution
-from agents.on_policy import OnPolicy
+from agents.rl_task import RLTask
 from envs.base import EnvError
 from marl import attribution, checkpoint, cli, compose, options
 from marl.errors import UserError
@@ -54,7 +54,7 @@ def explain(chosen: Options) -> Path:
     path = checkpoint.find(chosen.ckpt, chosen.which)
     _, task = compose.rebuild(path)
     task.loss.eval()
-    agents = isinstance(task, OnPolicy)
+    agents = isinstance(task, RLTask)
     folder = checkpoint.home_of(path)
     name = {"attribution": "attribution.png", "features": "features.safetensors"}[chosen.what]
     out = Path(chosen.out) if chosen.out else folder / "explained" / name
@@ -114,7 +114,7 @@ def by_row(task: Task, x: Tensor, baseline: Tensor, steps: int, label: Tensor) -
     return torch.cat(found), worst
 
 
-def explain_action(task: OnPolicy, chosen: Options, out: Path) -> None:
+def explain_action(task: RLTask, chosen: Options, out: Path) -> None:
     """Which parts of its observation an agent's action depends on."""
     group = chosen.group or next(iter(task.loss.actors))
     seen = agents_attribution.observations(task, chosen.rows or 200, chosen.seed, group)
@@ -141,7 +141,7 @@ def write_features(task: Task, chosen: Options, out: Path) -> None:
     """What named layers give for some rows, as tensors in a safetensors file."""
     from safetensors.torch import save_file
 
-    agents = isinstance(task, OnPolicy)
+    agents = isinstance(task, RLTask)
     with torch.no_grad(), features(task.loss, chosen.layers or ["*"]) as kept:
         if agents:
             group = chosen.group or next(iter(task.loss.actors))

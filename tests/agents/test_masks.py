@@ -120,7 +120,7 @@ def test_masks_lie_beside_what_was_observed():
 def test_random_and_trained_play_keep_to_open_doors_and_training_helps(tmp_path):
     algo = {"rollout_steps": 18, "minibatch_size": 30, "normalize_observation": True, "agent_ids": True}
     each = task(**algo, normalize_advantage="batch")
-    random = each.play(random=True).episode_returns().mean()
+    random = each.run_episodes(random=True).episode_returns().mean()
     trainer = Trainer(progress="off", evaluate_every=0, checkpoint_every=0, max_iterations=25)
     trained = trainer.fit(each, tmp_path, optimizer=OptimizerConfig(lr=5e-3))["final"]["episode_return"]["mean"]
     # The best, always the last open door, is worth about 1.5 times as much as any open door.

@@ -205,7 +205,7 @@ def test_sequential_updates_take_the_ratios_of_whole_sequences():
     actor, rows = task.loss.actors["agents"], task.sequences.rows(task.rows, task.rollout)["agents"]
     optimizer, order, plain = OptimizerConfig(lr=1e-2).build(task.parts()), [], rows["advantage"]
     for batch in task.batches(0):
-        agent = task.loss.turn["agents"]
+        agent = task.loss.selected_agents["agents"]
         with torch.no_grad():
             new = actor.head.log_prob(policy_params(actor, rows), rows["action"].flatten(0, 1))
         ratio = (new.unflatten(0, (18, 4)) - rows["log_prob"]).exp()

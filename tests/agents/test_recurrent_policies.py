@@ -95,7 +95,7 @@ def test_a_policy_with_a_memory_is_not_asked_without_it(runs) -> None:
 @pytest.mark.parametrize("name", RUNS)
 def test_an_evaluation_is_what_stepping_by_hand_gives(runs, name: str) -> None:
     task = compose.build_task(compose.check(compose.saved(runs[name], [f"init_from={runs[name]}"])))
-    policy, played = Policy.load(runs[name]), task.play(episodes=4, seed=5)
+    policy, played = Policy.load(runs[name]), task.run_episodes(episodes=4, seed=5)
     env = task.eval_env
     observation, _ = env.reset(derive(5, "evaluation"))
     total = {n: np.zeros((4, g.n_agents)) for n, g in env.spec.groups.items()}
