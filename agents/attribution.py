@@ -7,9 +7,12 @@ import torch
 from torch import Tensor
 
 from agents.actor import Actor
+from agents.episode_loop import Moment, Players, episode_steps
 from agents.rl_task import RLTask
 from marl.attribution import integrated_gradients
 from marl.errors import UserError
+
+STEPS = 20  # of each episode that is looked at
 
 
 @torch.no_grad()
@@ -22,18 +25,18 @@ def observations(task: RLTask, rows: int, seed: int, group: str) -> Tensor:
         raise UserError(f"group={group}: there are {', '.join(task.loss.actors)}")
     if any(actor.memory_shape for actor in task.loss.actors.values()):
         raise UserError(f"group={group}: its agents have a memory, and act on all they have seen; others are explained")
-    env = task.make_env(seed=seed, device=task.device, num_envs=max(1, rows // 20))
-    observation, _ = env.reset(seed)
-    masked = any(each.masks for each in env.spec.groups.values())
-    seen = []
-    for _ in range(20):
-        seen.append(observation[group].clone())
-        masks, actions = env.masks() if masked else {}, {}
-        for name, actor in task.loss.actors.items():
-            mask = masks.get(name, {}).get("action")
-            actions[name] = actor.head.to_env(actor.act(observation[name], True, mask=mask)[0])
-        observation = env.step(actions).observation
-    return torch.cat(seen)
+    env = task.make_env(seed=seed, device=task.device, num_envs=max(1, rows // STEPS))
+    players = Players(task.loss.actors, deterministic=True)
+    players.begin(env.num_envs, env.device)
+    observed = []
+
+    def act(now: Moment) -> dict[str, Tensor]:
+        observed.append(now.observation[group].clone())
+        return players.actions(now.observation, now.masks, None)
+
+    for _ in episode_steps(env, act, seed, STEPS):
+        pass  # `act` keeps what is wanted
+    return torch.cat(observed)
 
 
 def attribute(actor: Actor, seen: Tensor, agent: int, steps: int = 64) -> tuple[list[str], Tensor, float]:

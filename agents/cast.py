@@ -13,8 +13,8 @@ from torch import Tensor
 from agents import opponents
 from agents.actor import Actor
 from agents.algorithm import Algorithm
-from agents.evaluate import Player
 from agents.groups import LEARN, POOL, GroupSettings, algorithms, read, sizes
+from agents.opponents import Player
 from agents.policy import Policy
 from agents.pool import Pool, PoolCheckpointer
 from envs.base import Env

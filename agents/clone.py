@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from agents.algorithm import Algorithm
 from agents.episode_evaluation import EpisodeEvaluation
+from agents.episode_loop import Players
 from agents.evaluate import flat, nested, report
 from agents.imitation import CloneLoss, discounted
 from agents.policy import Policy, describe, spec_of
-from agents.record import Acting, record, to_raw
+from agents.record import record, to_raw
 from envs.base import Env
 from marl import distributed
 from marl.data import Episodes, Loader
@@ -193,9 +194,9 @@ class Clone(EpisodeEvaluation, Epochs):
         self.rounds += 1
         seed = derive(self.seed, f"dagger/{self.rounds}")
         env = self.make_env(seed=seed, device=self.device, num_envs=self.dagger_episodes)
-        teacher = Acting(self.teacher.actors, deterministic=self.dagger_labels == "mode")
+        teacher = Players(self.teacher.actors, deterministic=self.dagger_labels == "mode")
         with self.evaluating():
-            learner = Acting(self.loss.actors)
+            learner = Players(self.loss.actors)
             made = record(env, teacher, seed, learner, self.dagger_beta**self.rounds)
         old = self.gathered
         self.gathered = {key: torch.cat([old[key], value]) if old else value for key, value in made.items()}

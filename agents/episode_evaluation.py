@@ -7,7 +7,8 @@ from torch import nn
 
 from agents.actor import Actor
 from agents.disturbance import Disturbance
-from agents.evaluate import Episodes, Player, evaluate, flat, nested, report
+from agents.evaluate import Episodes, evaluate, flat, nested, report
+from agents.opponents import Player
 from envs.base import Env, EnvSpec
 from marl.seeding import derive
 from marl.task import Task

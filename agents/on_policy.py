@@ -106,9 +106,7 @@ class OnPolicy(RLTask):
         reward = self._scaled(name)
         value, final_value = values_of(critic, name, rollout, truncated, self.collector.memories["critic"])
         next_value = bootstrap(value, final_value, truncated)
-        advantage, returns = gae(
-            reward, value[:-1], next_value, rollout.terminated, rollout.done, algo.gamma, algo.lam
-        )
+        advantage, returns = gae(reward, value[:-1], next_value, rollout.terminated, rollout.done, algo.gamma, algo.lam)
         explained = explained_variance(value[:-1], returns)
         target, old_value = critic.learn_scale(returns, value[:-1])
         masks = {kind: mask[:-1] for kind, mask in rollout.masks[name].items()}

@@ -5,6 +5,7 @@ your own is named by its dotted path. Shapes: E environments, A agents of the gr
 """
 
 import sys
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from envs.base import Env
 from envs.simulator import find_scenario
 from marl.errors import UserError
 from marl.kinds import function
+
+Player = Callable[[Tensor, torch.Generator], Tensor]  # observation [E, A, F] -> action [E, A, D] of the environment
 
 
 class Random:

@@ -16,8 +16,9 @@ from agents.algorithm import Algorithm
 from agents.cast import Lineup
 from agents.collector import Collector
 from agents.episode_evaluation import EpisodeEvaluation
+from agents.episode_loop import require_time_limit
 from agents.episode_statistics import EpisodeStatistics
-from agents.evaluate import Player
+from agents.opponents import Player
 from agents.policy import describe
 from agents.pruning import find_repeated
 from agents.rollout import RolloutBuffer
@@ -80,8 +81,7 @@ class RLTask(EpisodeEvaluation):
         self.env = env(seed=derive(seed, stream("environment")), device=device)
         self.spec = self.env.spec
         self.compile_seconds = time.perf_counter() - start_time  # nearly all of it a kernel, unless one was cached
-        if self.spec.max_steps is None:
-            raise UserError("env.max_steps=null: evaluation needs a time limit, a number of steps of at least 1")
+        require_time_limit(self.env, "evaluation")
         self.batch_frames = steps * self.env.num_envs  # `num_envs` is one process's part
         self.units_per_iteration = self.batch_frames * distributed.world()
         if frames < self.units_per_iteration:

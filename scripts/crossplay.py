@@ -22,7 +22,8 @@ from pydantic import Field
 
 from agents import opponents, versions
 from agents.actor import Actor
-from agents.evaluate import Player, evaluate, report
+from agents.evaluate import evaluate, report
+from agents.opponents import Player
 from envs.base import EnvError
 from marl import checkpoint, cli, compose, terminal
 from marl.errors import UserError

@@ -21,8 +21,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from agents.episode_loop import Players
 from agents.policy import Policy, describe
-from agents.record import Acting, metadata, record
+from agents.record import metadata, record
 from envs.base import Env, EnvError
 from marl import checkpoint, cli, compose, options
 from marl.data.episodes import append, manifest
@@ -83,16 +84,16 @@ def run(chosen: Options) -> Path:
     return folder
 
 
-def player(chosen: Options, policy: Policy) -> Acting | None:
+def player(chosen: Options, policy: Policy) -> Players | None:
     """Who acts: the saved actors, a function of the user's for every group, or None for uniformly random actions."""
     if chosen.policy == "random":
         return None
     if chosen.policy == "trained":
-        return Acting(policy.actors, chosen.deterministic)
+        return Players(policy.actors, chosen.deterministic)
     if "." not in chosen.policy:
         raise UserError(f"policy={chosen.policy}: must be trained, random, or the dotted path of a function")
     acting = function(chosen.policy, "policy", 2)
-    return Acting(dict.fromkeys(policy.spec.groups, acting))
+    return Players(dict.fromkeys(policy.spec.groups, acting))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from agents.clone import Clone
+from agents.episode_loop import Players
 from agents.imitation import discounted
 from agents.on_policy import OnPolicy
 from agents.policy import Policy, describe
 from agents.ppo import PPO
-from agents.record import Acting, record, to_raw
+from agents.record import record, to_raw
 from envs.vmas import VmasEnv
 from marl import transfer
 from marl.data import Episodes
@@ -39,7 +40,7 @@ def dataset(folder: Path, discrete: bool = False, raw: bool = True, **algo) -> P
     actors, env = teacher(discrete, **algo)
     heads = {name: type(actor.head).__name__ for name, actor in actors.items()}
     for seed in (0, 1):
-        made = record(env, Acting(actors), seed)
+        made = record(env, Players(actors), seed)
         if not raw:
             made = {name: value for name, value in made.items() if not name.endswith("/raw")}
         append(folder, made, {"spec": describe(env.spec), "policy": {"heads": heads}})
@@ -186,7 +187,7 @@ def test_a_teacher_may_have_a_memory():
     seed_global(1)
     env = ENV(num_envs=4, seed=0, device="cpu")
     actors, _ = PPO().build(env.spec, partial(LSTM, hidden=8))
-    player = Acting(actors, deterministic=True)
+    player = Players(actors, deterministic=True)
     made = [record(env, player, seed) for seed in (0, 0)]
     assert all(torch.equal(made[0][name], value) for name, value in made[1].items())  # begins without memories
     T, E = 12, 4
