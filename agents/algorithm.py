@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field
 from torch import nn
 
+from agents.actor_critic import build_networks
 from agents.architecture import Architecture
 from envs.base import EnvSpec
 
@@ -56,12 +57,12 @@ class Algorithm(Architecture, ABC):
         """Actors and critics of an environment, and the loss module that trains them.
 
         Args:
-            spec, network, critic_network: as for `Architecture.build`.
+            spec, network, critic_network: as for `agents.actor_critic.build_networks`.
             configs: {group: its own settings} of the groups that learn; None = all, with these.
             more: further keywords of the loss's class.
 
         Raises:
-            UserError: as `Architecture.build`.
+            UserError: as `agents.actor_critic.build_networks`.
         """
-        actors, critics = self.build(spec, network, critic_network, configs)
+        actors, critics = build_networks(self, spec, network, critic_network, configs)
         return self.loss_class(actors, critics, self, configs, **more)

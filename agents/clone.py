@@ -11,6 +11,7 @@ from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+from agents.actor_critic import build_networks
 from agents.algorithm import Algorithm
 from agents.episode_evaluation import EpisodeEvaluation
 from agents.episode_loop import Players
@@ -86,7 +87,7 @@ class Clone(EpisodeEvaluation, Epochs):
         self.setup_evaluation(self._checked(env), eval_episodes, eval_deterministic)
         # At once, since an environment of other agents is to be told before anything is learned.
         self.eval_env = self.make_env(seed=derive(seed, "evaluation"), device=self.device, num_envs=eval_episodes)
-        actors, critics = algo.build(self.spec, network, critic_network)
+        actors, critics = build_networks(algo, self.spec, network, critic_network)
         if any(getattr(actor, "memory_shape", None) for actor in actors.values()):
             raise UserError("network: has a memory, which cloning does not train; use one without, such as network=mlp")
         if critic_coef and dagger_every:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from agents import memory as memories
 from agents.actor import Actor
+from agents.actor_critic import build_networks
 from agents.architecture import Architecture
 from agents.critic import Critic
 from agents.groups import algorithms, everyone, read, source
@@ -74,8 +75,9 @@ class Policy(nn.Module):
         network = _factory(told["network"], "network")
         critic_network = _factory(told["critic_network"], "critic_network") if told.get("critic_network") else None
         settings = read(told.get("groups"), self.spec)
-        algos = algorithms(Architecture.of(told["algo"]), settings)
-        actors, critics = Architecture.of(told["algo"]).build(self.spec, network, critic_network, algos)
+        architecture = Architecture.of(told["algo"])
+        groups = algorithms(architecture, settings)
+        actors, critics = build_networks(architecture, self.spec, network, critic_network, groups)
         self.actors, self.critics = nn.ModuleDict(actors), nn.ModuleDict(critics)
         self.settings = settings
         acting = {n: group for n, group in self.spec.groups.items() if n in actors}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from agents.actor_critic import build_networks
 from agents.clone import Clone
 from agents.episode_loop import Players
 from agents.imitation import discounted
@@ -31,7 +32,7 @@ def teacher(discrete: bool = False, **algo) -> tuple[dict, VmasEnv]:
     """Actors whose actions are far from uniform, and an environment for 10 episodes."""
     seed_global(1)
     env = ENV(num_envs=10, seed=0, device="cpu", continuous_actions=not discrete)
-    actors, _ = PPO(**algo).build(env.spec, partial(MLP, hidden=[8], init="orthogonal", last_gain=2.0))
+    actors, _ = build_networks(PPO(**algo), env.spec, partial(MLP, hidden=[8], init="orthogonal", last_gain=2.0))
     return actors, env
 
 
@@ -186,7 +187,7 @@ def test_mistakes_are_one_sentence(tmp_path):
 def test_a_teacher_may_have_a_memory():
     seed_global(1)
     env = ENV(num_envs=4, seed=0, device="cpu")
-    actors, _ = PPO().build(env.spec, partial(LSTM, hidden=8))
+    actors, _ = build_networks(PPO(), env.spec, partial(LSTM, hidden=8))
     player = Players(actors, deterministic=True)
     made = [record(env, player, seed) for seed in (0, 0)]
     assert all(torch.equal(made[0][name], value) for name, value in made[1].items())  # begins without memories
