@@ -15,7 +15,8 @@ from agents.critic import Critic
 from agents.memory import Memories
 from agents.rollout import RolloutBuffer
 from envs.base import Env
-from marl.recorder import Replayed, replayable
+from marl.recorder import GraphedFunction, replayable
+from marl.spans import span
 
 # Puts what is not the actors' doing into their actions {group: [E, A, D]}, given observations and masks of actions.
 Others = Callable[[dict[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]], None]
@@ -49,8 +50,8 @@ class Collector:
         self.memories = {kind: Memories(networks, env.num_envs, env.device) for kind, networks in modules.items()}
         self.masked = any(rollout.masks.values())
         self.recurrent = any(memories.now for memories in self.memories.values())
-        self._replayed = {
-            name: Replayed(partial(_choose, actor, actor), actor)
+        self._graphed = {
+            name: GraphedFunction(partial(_choose, actor, actor), actor)
             for name, actor in actors.items()
             if name not in self.memories["actor"].now and replayable(actor)
         }
@@ -91,7 +92,8 @@ class Collector:
             if self.others is not None:
                 masks = {name: kinds["action"][t] for name, kinds in rollout.masks.items() if "action" in kinds}
                 self.others(actions, {name: value[t] for name, value in rollout.observed.items()}, masks)
-            self.env.step_into(t, actions)
+            with span("simulation"):
+                self.env.step_into(t, actions)
             self._read_masks(t + 1)
             if memories.now:
                 over = rollout.terminated[t] | rollout.truncated[t]
@@ -106,8 +108,8 @@ class Collector:
         actor, mask = self.actors[name], self.rollout.masks[name].get("action")
         observation, params_at, action_at = self._at[name][t]
         inputs = (observation, noise) if mask is None else (observation, noise, mask[t])
-        if name in self._replayed:
-            params, raw, action = self._replayed[name](inputs, actor.training)
+        if name in self._graphed:
+            params, raw, action = self._graphed[name](inputs, actor.training)
             action = action.clone()  # environments may keep it, and a replay writes to one place
         else:
             params, raw, action = _choose(partial(self.memories["actor"].params, name, actor), actor, *inputs)

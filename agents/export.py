@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from agents.policy import Policy
 from envs.base import GroupSpec
+from marl import files
 from marl.errors import UserError
 
 FILES = {"onnx": "policy.onnx", "torch_export": "policy.pt2", "safetensors": "policy.safetensors"}
@@ -66,7 +67,7 @@ def export(policy: Policy, format: str, folder: str | Path) -> Path:
     policy = policy.cpu().eval()
     try:
         {"onnx": _onnx, "torch_export": _torch_export, "safetensors": lambda p, f: p.save(f)}[format](policy, temporary)
-        os.replace(temporary, target)
+        files.write(target, temporary.read_bytes())
     finally:
         temporary.unlink(missing_ok=True)
     card_file = folder / "README.md"

@@ -21,7 +21,7 @@ from agents.architecture import Architecture
 from agents.critic import Critic
 from agents.groups import algorithms, everyone, read, source
 from envs.base import ActionSpec, EnvSpec, GroupSpec
-from marl import checkpoint
+from marl import checkpoint, run_directory
 from marl.errors import UserError
 from marl.kinds import build, required
 
@@ -110,7 +110,7 @@ class Policy(nn.Module):
                     "give a run directory, a checkpoint, or a policy.safetensors of scripts/export.py"
                 )
             path = beside
-        path = checkpoint.find(path, which)
+        path = run_directory.find(path, which)
         state = checkpoint.load(path)
         spec, config = state["processes"][0]["task"].get("spec"), state["config"]
         if not config.get("algo"):

@@ -27,6 +27,7 @@ from marl import distributed
 from marl.distributed import stream
 from marl.errors import NonFinite, UserError
 from marl.seeding import derive, generator
+from marl.spans import span
 
 
 class RLTask(EpisodeEvaluation):
@@ -130,7 +131,8 @@ class RLTask(EpisodeEvaluation):
             self.start_episodes(stream("environment"))
         self.lineup.draw_versions(iteration)
         try:
-            self.collector.collect(self.policy_generator)
+            with span("rollout"):
+                self.collector.collect(self.policy_generator)
         except ActionError:
             if (place := self.rollout.not_finite()) is not None:
                 raise NonFinite(place) from None

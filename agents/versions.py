@@ -9,7 +9,7 @@ from agents.actor import Actor
 from agents.groups import everyone
 from agents.rl_task import RLTask
 from envs.base import Env
-from marl import checkpoint, compose
+from marl import build, checkpoint, compose, run_directory
 from marl.errors import UserError
 from marl.report.runs import TECHNICAL, flat
 
@@ -19,7 +19,7 @@ COMPUTED = {f"env.{key}" for key in (*TECHNICAL["env"], "num_envs", "pool_every"
 
 def load(run: str, which: str = "last", overrides: Sequence[str] = ()) -> RLTask:
     """The task of a run (or checkpoint) with its trained actors. Raises UserError where no agents play."""
-    _, task = compose.rebuild(checkpoint.find(run, which), overrides)
+    _, task = build.rebuild(run_directory.find(run, which), overrides)
     if not isinstance(task, RLTask):
         raise UserError(f"{run}: only agents play; this run's task is {task.name}")
     return task
@@ -60,7 +60,7 @@ def kept(run: str | Path, task: RLTask, most: int) -> dict[int, dict[str, Actor]
     Raises:
         UserError: there is nothing but the last one, or a file is damaged.
     """
-    folder = checkpoint.config_of(run).parent
+    folder = run_directory.config_of(run).parent
     pools = {name: pool for name, pool in task.lineup.pools.items() if (folder / "pool" / name).is_dir()}
     if pools:
         per_group = [{int(p.stem) for p in (folder / "pool" / n).glob("*.safetensors")} for n in pools]
@@ -70,7 +70,7 @@ def kept(run: str | Path, task: RLTask, most: int) -> dict[int, dict[str, Actor]
         found = sorted(int(m[1]) for m in matches if m)
     if not found:
         raise UserError(f"{run}: kept no versions; a pool (groups.GROUP.past) or trainer.keep_every=10 keeps some")
-    last = checkpoint.load(checkpoint.find(folder))
+    last = checkpoint.load(run_directory.find(folder))
     found = [version for version in found if version < last["iteration"]]
     count = min(len(found), most - 1)
     chosen = {found[round(i * (len(found) - 1) / max(count - 1, 1))] for i in range(count)}

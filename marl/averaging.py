@@ -1,59 +1,58 @@
 """Averages of the weights over training (EMA, SWA): what a run is evaluated by and saved as."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+from tensordict import TensorDict
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
-
-from marl.task import Task
 
 Kind = Literal["none", "ema", "swa"]
 DECAY, BEGIN = 0.999, 0.0  # what the trainer takes where nothing is said
 
 
 class Averaging:
-    """The average of a task's weights (`torch.optim.swa_utils.AveragedModel`).
+    """The average of a loss module's weights (`torch.optim.swa_utils.AveragedModel`).
 
     ema: after every optimiser step  average ← decay·average + (1 − decay)·weights  (Polyak and Juditsky 1992)
     swa: after every iteration       the mean of the weights so far  (Izmailov et al. 2018)
 
     both from the share `begin` of the run on; until then there is no average. Buffers (running statistics) are the
-    current ones, but for BatchNorm's under swa, which are computed anew from one pass over the training data.
+    current ones, but for BatchNorm's under swa, which are computed from one pass over the training data.
     """
 
-    def __init__(self, task: Task, kind: Literal["ema", "swa"], decay: float, begin: float) -> None:
-        self.task, self.kind, self.begin = task, kind, begin
+    def __init__(self, module: nn.Module, kind: Literal["ema", "swa"], decay: float, begin: float) -> None:
+        self.kind, self.begin = kind, begin
         rule = get_ema_multi_avg_fn(decay) if kind == "ema" else get_swa_multi_avg_fn()
-        self.model = AveragedModel(task.loss, multi_avg_fn=rule)
-        norms = [m for m in task.loss.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self.model = AveragedModel(module, multi_avg_fn=rule)
+        norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.norms = norms if kind == "swa" else []
 
-    def update(self, kind: str, progress: float) -> None:
+    def update(self, kind: str, module: nn.Module, progress: float) -> None:
         """Take the weights in, if this average counts after a `kind` ("ema": a step, "swa": an iteration)."""
         if kind == self.kind and progress >= self.begin:
-            self.model.update_parameters(self.task.loss)
+            self.model.update_parameters(module)
 
     @contextmanager
-    def swapped(self, iteration: int) -> Iterator[None]:
-        """The task with the average in place of its weights inside; the weights, to the bit, afterwards."""
+    def swapped(self, module: nn.Module, batches: Callable[[], Iterator[TensorDict]]) -> Iterator[None]:
+        """`module` with the average in place of its weights inside; the very same weights afterwards."""
         if self.model.n_averaged == 0:
             yield
             return
         averaged = [p.detach() for p in self.model.module.parameters()]
-        own = [p.detach() for p in self.task.loss.parameters()]
-        kept = torch._foreach_clone(own)
+        weights = [p.detach() for p in module.parameters()]
+        saved_weights = torch._foreach_clone(weights)
         statistics = [{name: value.clone() for name, value in norm.state_dict().items()} for norm in self.norms]
-        torch._foreach_copy_(own, averaged)
+        torch._foreach_copy_(weights, averaged)
         try:
             if self.norms:
                 with torch.random.fork_rng():  # dropout draws in this pass
-                    update_bn(self.task.batches(iteration), self.task.loss)
+                    update_bn(batches(), module)
             yield
         finally:
-            torch._foreach_copy_(own, kept)
+            torch._foreach_copy_(weights, saved_weights)
             for norm, saved in zip(self.norms, statistics, strict=True):
                 norm.load_state_dict(saved)
 

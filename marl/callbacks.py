@@ -10,7 +10,14 @@ from marl.errors import UserError
 
 
 class Callback:
-    """Base class; every hook gets the trainer and may end the run by `trainer.stop(reason)`."""
+    """Base class of what looks at a run; every hook does nothing until it is overridden.
+
+    `marl.run_view.RunView` says what a hook may read of the trainer, and ask for; nothing there is assigned to.
+    """
+
+    def wrap_task(self, task):
+        """Before anything is built for the run: the task to train, this one or one around it."""
+        return task
 
     def on_start(self, trainer) -> None:
         """Before the first iteration, after a resume has been loaded."""
@@ -20,6 +27,9 @@ class Callback:
 
     def on_evaluation(self, trainer, evaluation: dict[str, float]) -> None:
         """After every evaluation, with its figures."""
+
+    def on_error(self, trainer, error: RuntimeError) -> None:
+        """A minibatch's forward or backward pass raised `error`; may raise a clearer one."""
 
     def on_end(self, trainer) -> None:
         """After the last iteration, also when the run fails."""

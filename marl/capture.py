@@ -1,16 +1,14 @@
 """A loss and its gradients, recorded once and replayed (`marl.recorder`)."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from marl import distributed
-from marl.recorder import Replayed, replayable
+from marl.recorder import GraphedFunction, replayable
 
 
-class Captured:
+class CapturedLoss:
     """Outputs of a loss, and its gradients where a backward pass leaves them, from recordings where these are possible.
 
     A loss that can be recorded has `capture_key()`: everything that decides what it computes beside tensors and their
@@ -18,16 +16,16 @@ class Captured:
     """
 
     def __init__(self, loss: nn.Module) -> None:
-        self.loss, self.replayed = loss, Replayed(self._passes, loss)
+        self.loss, self.replayed = loss, GraphedFunction(self._passes, loss)
         self.parameters = [p for p in loss.parameters() if p.requires_grad]
-        self.told: dict[tuple, tuple] = {}  # of a kind of minibatch: names of the outputs, parameters with a gradient
+        self.output_names: dict[tuple, tuple] = {}  # of a kind of minibatch: the outputs, parameters with a gradient
 
     def __call__(self, batch: Mapping) -> dict[str, Tensor]:
         names, values = [], []
         _flatten(batch, names, values)
         self.batch, self.key = batch, (*names, self.loss.capture_key())
         results = self.replayed(values, self.key)
-        outputs, trained = self.told[self.key]
+        outputs, trained = self.output_names[self.key]
         for parameter, gradient in zip(trained, results[len(outputs) :], strict=True):
             parameter.grad = gradient
         copies = torch._foreach_clone(results[: len(outputs)])  # replays write all minibatches' results to one place
@@ -37,18 +35,14 @@ class Captured:
         """Outputs, then the gradients of those parameters that have one."""
         outputs = self.loss(_rebuilt(self.batch, iter(values)))
         gradients = torch.autograd.grad(outputs["loss"], self.parameters, allow_unused=True)
-        found = [(p, g) for p, g in zip(self.parameters, gradients, strict=True) if g is not None]
-        self.told[self.key] = tuple(outputs), [p for p, _ in found]
-        return [*[value.detach() for value in outputs.values()], *[g for _, g in found]]
+        trained = [(p, g) for p, g in zip(self.parameters, gradients, strict=True) if g is not None]
+        self.output_names[self.key] = tuple(outputs), [p for p, _ in trained]
+        return [*[value.detach() for value in outputs.values()], *[g for _, g in trained]]
 
 
-def captured(trainer: Any) -> Captured | None:
-    """What replays the loss of a trainer whose settings and loss permit it; else None."""
-    loss = trainer.task.loss
-    plain = trainer.precision == "fp32" and trainer.accumulate == 1 and trainer.held is None
-    if not (trainer.capture and plain) or trainer.compile or trainer.recompute or distributed.world() > 1:
-        return None
-    return Captured(loss) if "capture_key" in vars(type(loss)) and replayable(loss) else None
+def can_be_captured(loss: nn.Module) -> bool:
+    """Whether a loss says what decides its result (`capture_key`), and is made of parts that can be replayed."""
+    return "capture_key" in vars(type(loss)) and replayable(loss)
 
 
 def _flatten(batch: Mapping, names: list[str], values: list[Tensor]) -> None:

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ SAME_COMMAND = "the same command continues"  # of sweeps and studies
 RESUME = "resume=RUN_DIR continues from the last checkpoint"
 WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p"}
 SMALLER = "smaller networks (network.…), minibatches or rollouts, or fewer environments (env.num_envs) need less"
+Job = Callable[[Any, Path], Any]  # a configuration and a run directory → the metric of the run
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -80,9 +82,9 @@ def guard(*errors: type[Exception], again: str = "") -> Iterator[None]:
         if error.errno not in DISK:
             raise
         place = error.filename2 or error.filename or "a file"  # the second is where a finished file was to go
-        told = f"cannot write {place}: {WRONG_KIND.get(error.errno, error.strerror)}"
-        told += "; earlier checkpoints are untouched" if again == RESUME else ""
-        print(f"error: {one_line(told)}", file=sys.stderr)
+        message = f"cannot write {place}: {WRONG_KIND.get(error.errno, error.strerror)}"
+        message += "; earlier checkpoints are untouched" if again == RESUME else ""
+        print(f"error: {one_line(message)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

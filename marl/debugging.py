@@ -13,7 +13,7 @@ from marl.callbacks import Callback
 from marl.errors import Diverged, UserError
 from marl.features import features, leaves, output_of
 from marl.loggers import TensorBoardLogger
-from marl.optim import ScheduleConfig
+from marl.task import Task
 
 
 @dataclass
@@ -30,27 +30,20 @@ class Anomaly(Callback):
 
     def on_start(self, trainer) -> None:
         torch.autograd.set_detect_anomaly(True)
-        loss, update = trainer.task.loss, trainer.update
+        loss = trainer.task.loss
         self.handles = [each.register_forward_hook(self._watch(name)) for name, each in leaves(loss).items()]
         self.handles.append(loss.register_forward_hook(self._total))
 
-        def watched(batch: TensorDict) -> dict[str, Tensor]:
-            try:
-                return update(batch)
-            except RuntimeError as error:
-                if "returned nan values" not in str(error):
-                    raise
-                told = f"debug=anomaly: {error} It lies in the backward pass of {self.last} or of what feeds it"
-                raise Diverged(f"{told}; the traceback above shows the line of the forward pass") from error
-
-        trainer.update = watched
+    def on_error(self, trainer, error: RuntimeError) -> None:
+        if "returned nan values" in str(error):
+            message = f"debug=anomaly: {error} It lies in the backward pass of {self.last} or of what feeds it"
+            raise Diverged(f"{message}; the traceback above shows the line of the forward pass") from error
 
     def on_end(self, trainer) -> None:
         torch.autograd.set_detect_anomaly(False)
         for handle in self.handles:
             handle.remove()
         self.handles = []
-        vars(trainer).pop("update", None)  # the class's own shows again
 
     def _watch(self, name: str):
         def gradient(grad: Tensor) -> None:
@@ -100,6 +93,42 @@ def cause(layer: nn.Module, inputs: tuple) -> str:
     return "its inputs and weights are finite"
 
 
+class OneMinibatch:
+    """A task around another one: its first minibatch is all there is, to train on and to be judged by.
+
+    Everything else is that of the task inside.
+    """
+
+    def __init__(self, task: Task, repeats: int) -> None:
+        self.task, self.repeats = task, repeats
+        self.batch: TensorDict | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+    def take(self, iteration: int) -> None:
+        """Collect once, and keep the first minibatch."""
+        self.task.collect(iteration)
+        self.batch = next(iter(self.task.batches(iteration))).clone()
+
+    def collect(self, iteration: int) -> None:
+        """Nothing: the minibatch is there."""
+
+    def batches(self, iteration: int) -> Iterator[TensorDict]:
+        """The minibatch, again and again."""
+        for _ in range(self.repeats):
+            yield self.batch
+
+    def evaluate(self) -> dict[str, float]:
+        """The loss module's figures of the minibatch."""
+        with torch.no_grad(), torch.random.fork_rng():
+            return {name: value.item() for name, value in self.task.loss(self.batch).items()}
+
+    def summary(self, metrics: dict[str, float]) -> dict:
+        """The figures as they are."""
+        return dict(metrics)
+
+
 @dataclass
 class Overfit(Callback):
     """Trains on one and the same minibatch, which any sound model and loss learn by heart: `figure` goes to nearly 0.
@@ -119,40 +148,26 @@ class Overfit(Callback):
     steps: Annotated[int, Field(ge=1)] = 20
     first: float | None = field(default=None, init=False)
 
+    def wrap_task(self, task: Task) -> OneMinibatch:
+        self.minibatch = OneMinibatch(task, self.steps)
+        return self.minibatch
+
     def on_start(self, trainer) -> None:
-        task = trainer.task
-        task.collect(trainer.iteration)
-        batch = next(iter(task.batches(trainer.iteration))).clone()
-        soften(task.loss)
-        for group in trainer.optimizer.param_groups:
-            group["weight_decay"] = 0.0
-        trainer.schedule = ScheduleConfig().build(trainer.optimizer, 1, 1)
-        task.collect = lambda iteration: None
-        task.batches = lambda iteration: self._repeated(batch)
-        task.evaluate = lambda: self._evaluated(trainer, batch)
-        task.summary = lambda metrics: dict(metrics)
-        with torch.no_grad(), torch.random.fork_rng():
-            found = task.loss(batch)
-        self.figure = self.figure or ("value_loss" if "value_loss" in found else "loss")
-        if self.figure not in found:
-            raise UserError(f"callbacks.overfit.figure={self.figure}: the loss has {', '.join(found)}")
-        self.first = found[self.figure].item()
-        trainer.monitor, trainer.mode = self.figure, "min"
-
-    def _repeated(self, batch: TensorDict) -> Iterator[TensorDict]:
-        for _ in range(self.steps):
-            yield batch
-
-    @staticmethod
-    def _evaluated(trainer, batch: TensorDict) -> dict[str, float]:
-        with torch.no_grad(), torch.random.fork_rng():
-            return {name: value.item() for name, value in trainer.task.loss(batch).items()}
+        self.minibatch.take(trainer.iteration)
+        disable_regularization(trainer.task.loss)
+        trainer.updater.fix_rates()
+        figures = self.minibatch.evaluate()
+        self.figure = self.figure or ("value_loss" if "value_loss" in figures else "loss")
+        if self.figure not in figures:
+            raise UserError(f"callbacks.overfit.figure={self.figure}: the loss has {', '.join(figures)}")
+        self.first = figures[self.figure]
+        trainer.judge_by(self.figure, "min")
 
     def on_iteration(self, trainer, record: dict) -> None:
         now, steps = record[self.figure], trainer.iteration * self.steps
         told = f"{self.figure} of one minibatch: {self.first:.4g} -> {now:.4g} after {steps} steps"
         if abs(now) <= self.target * abs(self.first):
-            trainer.evaluation = trainer.task.evaluate()  # for the summary: the loop ends here
+            trainer.run_state.note_evaluation(self.minibatch.evaluate())  # for the summary: the loop ends here
             trainer.stop(f"learnt by heart, {told}")
         elif trainer.iteration >= trainer.iterations:
             raise UserError(
@@ -161,7 +176,7 @@ class Overfit(Callback):
             )
 
 
-def soften(loss: nn.Module) -> None:
+def disable_regularization(loss: nn.Module) -> None:
     """Switch off in place what keeps a model from learning by heart: dropout and label smoothing."""
     for module in loss.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -213,15 +228,15 @@ def histograms(loss: nn.Module, batch: TensorDict, layers: list[str] | None = No
     training = loss.training
     loss.eval()
     try:
-        with torch.random.fork_rng(), features(loss, leaves(loss) if layers is None else layers) as kept:
+        with torch.random.fork_rng(), features(loss, leaves(loss) if layers is None else layers) as activations:
             loss(batch)["loss"].backward()
-        found = {f"activations/{name}": value.detach() for name, value in kept.items()}
+        values = {f"activations/{name}": value.detach() for name, value in activations.items()}
         for name, parameter in loss.named_parameters():
-            if layers is None or any(name.startswith(f"{layer}.") for layer in kept):
-                found[f"weights/{name}"] = parameter.detach()
+            if layers is None or any(name.startswith(f"{layer}.") for layer in activations):
+                values[f"weights/{name}"] = parameter.detach()
                 if parameter.grad is not None:
-                    found[f"gradients/{name}"] = parameter.grad
-        return {name: value[torch.isfinite(value)].float().cpu() for name, value in found.items() if value.numel()}
+                    values[f"gradients/{name}"] = parameter.grad
+        return {name: value[torch.isfinite(value)].float().cpu() for name, value in values.items() if value.numel()}
     finally:
         loss.train(training)
         for parameter in loss.parameters():

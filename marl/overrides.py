@@ -9,9 +9,9 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from marl.conf_tree import CONF, group_options
 from marl.errors import UserError, closest
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 # What needs no "+" to be added: keys below groups, scenario_kwargs and the like, and mappings whose keys are names.
 NAMES = r"unfreeze|(lr_)?per_part|categories|losses|weights|init|\w*kwargs"
 FREE = re.compile(rf"^([\w.]*kwargs|groups)\.\w|^[\w.]+\.({NAMES})=\{{")
@@ -102,18 +102,13 @@ def plain(text: str) -> str:
 
 def value_of(overrides: Sequence[str], key: str) -> str | None:
     """The last value that overrides give a key of text; None: none, or null."""
-    found = [text.partition("=")[2] for text in overrides if text.partition("=")[0].lstrip("+") == key]
-    return None if not found or found[-1] in ("", "null") else plain(found[-1])
+    values = [text.partition("=")[2] for text in overrides if text.partition("=")[0].lstrip("+") == key]
+    return None if not values or values[-1] in ("", "null") else plain(values[-1])
 
 
 def chosen(override: Override) -> bool:
     """Whether an override chooses an option of a group, such as `env=vmas/balance`."""
     return (CONF / override.key_or_group).is_dir() and not override.is_delete()
-
-
-def group_options(group: str) -> list[str]:
-    """The options of a group of the configuration, such as `vmas/balance` of `env`."""
-    return sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml"))
 
 
 def named(overrides: Sequence[str]) -> list[str]:
@@ -135,8 +130,8 @@ def drop_keywords(cfg: DictConfig, earlier: DictConfig, overrides: Sequence[str]
     """
     for key in named(overrides):
         node = f"env.{KEYWORDS[key]}"
-        held = OmegaConf.select(cfg, node)
-        if not held or OmegaConf.select(cfg, key) == OmegaConf.select(earlier, key):
+        keywords = OmegaConf.select(cfg, node)
+        if not keywords or OmegaConf.select(cfg, key) == OmegaConf.select(earlier, key):
             continue
         given: set[str] = set()
         for override in OverridesParser.create().parse_overrides(list(overrides)):
@@ -146,8 +141,8 @@ def drop_keywords(cfg: DictConfig, earlier: DictConfig, overrides: Sequence[str]
             elif name.startswith(f"{node}."):
                 given.add(name.removeprefix(f"{node}.").partition(".")[0])
         with open_dict(cfg):
-            for name in [name for name in held if name not in given]:
-                del held[name]
+            for name in [name for name in keywords if name not in given]:
+                del keywords[name]
 
 
 def nearest(group: str, option: str) -> str:

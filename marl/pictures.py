@@ -10,6 +10,8 @@ from pydantic import Field
 from marl.callbacks import Callback
 from marl.loggers import TensorBoardLogger
 from marl.metrics import confusion
+from marl.run_view import RunView
+from marl.supervised import Supervised
 
 CURVES = ("loss", "accuracy", "episode_return", "error", "r2", "mae", "f1")
 
@@ -27,17 +29,17 @@ class Pictures(Callback):
         self.curves, self.confusion, self.wrong = curves, confusion, wrong
         self.records: list[dict[str, float]] = []
 
-    def on_iteration(self, trainer: Any, record: dict) -> None:
+    def on_iteration(self, trainer: RunView, record: dict) -> None:
         names = [name for name in record if name.split("/")[-1].removeprefix("test_") in CURVES]
-        kept = {name: float(record[name]) for name in names if name.count("/") <= name.startswith("eval/")}
-        self.records.append({trainer.task.unit: float(trainer.units), **kept})
+        figures = {name: float(record[name]) for name in names if name.count("/") <= name.startswith("eval/")}
+        self.records.append({trainer.task.unit: float(trainer.units), **figures})
 
-    def on_end(self, trainer: Any) -> None:
+    def on_end(self, trainer: RunView) -> None:
         """Also of a run that failed, as far as it came."""
         if not self.records:
             return
         drawn = {"curves": draw_curves(self.records)} if self.curves else {}
-        if getattr(trainer.task, "kind", None) == "classification" and trainer.evaluation:
+        if trainer.task.kind == "classification" and trainer.evaluation:
             with trainer.averaged():  # as it was evaluated
                 drawn |= self._classes(trainer.task)
         for name, figure in drawn.items():
@@ -48,7 +50,7 @@ class Pictures(Callback):
                 if isinstance(logger, TensorBoardLogger):
                     logger.writer.add_image(name, pixels(figure), trainer.units, dataformats="HWC")
 
-    def _classes(self, task: Any) -> dict[str, Any]:
+    def _classes(self, task: Supervised) -> dict[str, Any]:
         rows = task.held_out.get("test_", task.held_out[""])
         outputs, drawn = task.outputs_of(rows["x"]).float().cpu(), {}
         y, predicted = rows["y"].cpu(), outputs.argmax(-1)

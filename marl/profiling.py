@@ -5,28 +5,19 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import wraps
 from pathlib import Path
 from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import ProfilerActivity, profile
 
+from marl import spans
 from marl.callbacks import Callback
+from marl.spans import MARK
 
-# What is told apart: name in trace and table, and the method below the trainer that does it. Tasks lack some of them.
-SPANS = {
-    "collect": "task.collect",
-    "simulation": "task.env.step_into",
-    "rollout": "task.collector.collect",  # what remains of "collect" is the values and advantages
-    "update": "update",
-    "optimizer": "optimizer_step",
-    "evaluate": "evaluate",
-    "save": "save",
-}
+SPANS = ("collect", "simulation", "rollout", "update", "optimizer", "evaluate", "save")  # tasks lack some of them
 OUTSIDE = "elsewhere"
-MARK = "marl."  # begins the names of spans in the trace
 
 
 @dataclass
@@ -46,39 +37,34 @@ class Profiler(Callback):
     warm_up: Annotated[int, Field(ge=1)] = 2
     iterations: Annotated[int, Field(ge=1)] = 2
     top: Annotated[int, Field(ge=1)] = 20
-    seen: int = field(default=0, init=False)
+    iteration: int = field(default=0, init=False)
 
     def on_start(self, trainer) -> None:
-        self.seen, self.profiler, self.wrapped = 0, None, []
+        self.iteration, self.profiler = 0, None
         self.plain: dict[str, float] = {}
 
     def on_iteration(self, trainer, record: dict) -> None:
-        self.seen += 1
-        if self.seen == self.warm_up:
-            self.begun = {**trainer.seconds, "whole": time.perf_counter()}
-        elif self.seen == self.warm_up + self.iterations:
+        self.iteration += 1
+        if self.iteration == self.warm_up:
+            self.start_seconds = {**trainer.seconds, "whole": time.perf_counter()}
+        elif self.iteration == self.warm_up + self.iterations:
             ended = {**trainer.seconds, "whole": time.perf_counter()}
-            self.plain = {k: (v - self.begun.get(k, 0.0)) / self.iterations for k, v in ended.items() if k != "total"}
-            self._start(trainer)
-        elif self.seen == self.warm_up + 2 * self.iterations:
+            took = {stage: after - self.start_seconds.get(stage, 0.0) for stage, after in ended.items()}
+            self.plain = {stage: seconds / self.iterations for stage, seconds in took.items() if stage != "total"}
+            self._start()
+        elif self.iteration == self.warm_up + 2 * self.iterations:
             self._finish(trainer, self.iterations)
 
     def on_end(self, trainer) -> None:
         if self.profiler is not None:
-            self._finish(trainer, self.seen - self.warm_up - self.iterations)
-        elif self.seen < self.warm_up + self.iterations:
+            self._finish(trainer, self.iteration - self.warm_up - self.iterations)
+        elif self.iteration < self.warm_up + self.iterations:
             needed = self.warm_up + 2 * self.iterations
-            print(f"nothing was profiled: the run ended after {self.seen} iterations, {needed} are needed", flush=True)
+            ended = f"the run ended after {self.iteration} iterations"
+            print(f"nothing was profiled: {ended}, {needed} are needed", flush=True)
 
-    def _start(self, trainer) -> None:
-        for name, path in SPANS.items():
-            *owners, method = path.split(".")
-            owner = trainer
-            for part in owners:
-                owner = getattr(owner, part, None)
-            if callable(getattr(owner, method, None)):
-                self.wrapped.append((owner, method, vars(owner).get(method)))
-                setattr(owner, method, spanned(MARK + name, getattr(owner, method)))
+    def _start(self) -> None:
+        spans.record(True)
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
         self.profiler = profile(activities=activities)
         self.profiler.start()
@@ -86,11 +72,7 @@ class Profiler(Callback):
     def _finish(self, trainer, iterations: int) -> None:
         self.profiler.stop()
         profiler, self.profiler = self.profiler, None
-        for owner, method, before in self.wrapped:
-            delattr(owner, method)  # the class's own shows again
-            if before is not None:
-                setattr(owner, method, before)
-        self.wrapped = []
+        spans.record(False)
         if not iterations:
             print("nothing was profiled: the run ended as the profiler began", flush=True)
             return
@@ -102,22 +84,11 @@ class Profiler(Callback):
         print(f"{text}trace: {folder / 'trace.json'} (open it in https://ui.perfetto.dev)", flush=True)
 
 
-def spanned(name: str, function: Callable) -> Callable:
-    """`function` as a named span of the trace."""
-
-    @wraps(function)
-    def inside(*arguments, **keywords):
-        with record_function(name):
-            return function(*arguments, **keywords)
-
-    return inside
-
-
-def owners(spans: list[tuple[float, float, str]]) -> Callable[[float], str]:
-    """Which span a moment lies in, the innermost one. spans: (begin, end, name), nested or apart."""
+def owners(named: list[tuple[float, float, str]]) -> Callable[[float], str]:
+    """Which span a moment lies in, the innermost one. named: (begin, end, name) of spans, nested or apart."""
     edges: list[tuple[float, str]] = []  # from this moment on it is that span's
     open_spans: list[tuple[float, str]] = []
-    for begin, end, name in sorted(spans, key=lambda span: (span[0], -span[1])):
+    for begin, end, name in sorted(named, key=lambda span: (span[0], -span[1])):
         while open_spans and open_spans[-1][0] <= begin:
             moment, _ = open_spans.pop()
             edges.append((moment, open_spans[-1][1] if open_spans else OUTSIDE))
@@ -146,16 +117,17 @@ def table(plain: dict[str, float], events, iterations: int, top: int) -> str:
     for stage, seconds in [*stages.items(), ("rest (records, logs, checkpoints)", whole - sum(stages.values()))]:
         lines.append(f"  {stage:<34}{1e3 * seconds:>10.1f} ms {100 * seconds / whole:>5.0f} %")
 
-    own = [event for event in events if event.device_type == torch.autograd.DeviceType.CPU]
-    spans = [(e.time_range.start, e.time_range.end, e.name.removeprefix(MARK)) for e in own if e.name.startswith(MARK)]
-    owner = owners(spans)
+    on_cpu = [event for event in events if event.device_type == torch.autograd.DeviceType.CPU]
+    marked = [event for event in on_cpu if event.name.startswith(MARK)]
+    named = [(e.time_range.start, e.time_range.end, e.name.removeprefix(MARK)) for e in marked]
+    owner = owners(named)
     inclusive, calls = defaultdict(float), defaultdict(int)
-    for begin, end, name in spans:
+    for begin, end, name in named:
         inclusive[name] += end - begin
         calls[name] += 1
     operators: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
     covered = defaultdict(float)
-    for event in own:
+    for event in on_cpu:
         if event.name.startswith(MARK):
             continue
         stage = owner(event.time_range.start)
@@ -165,7 +137,7 @@ def table(plain: dict[str, float], events, iterations: int, top: int) -> str:
         entry[2] += event.self_device_time_total
         covered[stage] += event.self_cpu_time_total
     nested = defaultdict(float)
-    for begin, end, name in spans:
+    for begin, end, name in named:
         outer = owner(begin - 1e-3)
         if outer != name:
             nested[outer] += end - begin

@@ -2,8 +2,8 @@
 
 What CUDA graphs are on a GPU. At the sizes of on-policy learning half of an update is no arithmetic: modules,
 autograd's nodes, tensors that come and go. A recording holds every operation that reached torch's dispatcher, of a
-backward pass too, with its operands where they lay; a replay runs the same operations on the same memory, to the same
-bits. Views and constants cost nothing then.
+backward pass too, with its operands where they lay; a replay runs the same operations on the same memory, bitwise
+identical. Views and constants cost nothing then.
 """
 
 import warnings
@@ -22,11 +22,11 @@ KNOWN = ("torch", "marl", "agents")  # packages whose modules compute by nothing
 EMPTY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
 CONSTANT = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
 PATIENCE = 3  # calls of one kind before it is recorded: a rest of an epoch or a short run is not worth it
-LINES = 4  # kinds of calls that are kept
-LONGEST = 3000  # calls in a line; where there are more, a call's price is not what the time goes into
+GRAPHS = 4  # kinds of calls that are kept
+LONGEST = 3000  # calls in a graph; where there are more, a call's price is not what the time goes into
 
 
-class Refused(Exception):
+class CaptureError(Exception):
     """The function cannot be replayed; the message says why."""
 
 
@@ -35,8 +35,8 @@ class Recorder(TorchDispatchMode):
 
     What depends on constants alone is one itself, and not computed again.
 
-    fixed: memory that must not be written. inputs: what changes from call to call, beside that. Raises Refused, from
-    within what is recorded.
+    fixed: memory that must not be written. inputs: what changes from call to call, beside that. Raises CaptureError,
+    from within what is recorded.
     """
 
     def __init__(self, fixed: set[int], inputs: Sequence[Tensor]) -> None:
@@ -59,31 +59,31 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         random = torch.Tag.nondeterministic_seeded in func.tags
         if random and any(isinstance(value, torch.Generator) for value in tree_leaves((args, kwargs))):
-            raise Refused(f"{func} draws from a generator of its own")
+            raise CaptureError(f"{func} draws from a generator of its own")
         written = {_memory(t) for t in _targets(func, args, kwargs)}
         if written & self.fixed:
-            raise Refused(f"{func} writes to a parameter or buffer")
+            raise CaptureError(f"{func} writes to a parameter or buffer")
         self.written |= written
         out = func(*args, **kwargs)
         read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         name = func.overloadpacket.__name__
         if func._schema.is_mutable:
-            self.note(partial(getattr(Tensor, name, func) if name.endswith("_") else func, *args, **kwargs), made)
-        elif not made:
-            raise Refused(f"{func} brings a number to the host")
-        elif name in EMPTY or {_memory(t) for t in made} <= {_memory(t) for t in read}:
-            self.kept.append((read, made))  # a view lies where it lay
+            self.note(partial(getattr(Tensor, name, func) if name.endswith("_") else func, *args, **kwargs), outputs)
+        elif not outputs:
+            raise CaptureError(f"{func} brings a number to the host")
+        elif name in EMPTY or {_memory(t) for t in outputs} <= {_memory(t) for t in read}:
+            self.kept.append((read, outputs))  # a view lies where it lay
         elif random:
-            self.note(partial(_copied, func, args, kwargs, out), made)
+            self.note(partial(_copied, func, args, kwargs, out), outputs)
         elif name in CONSTANT or not self.varying & {_memory(t) for t in read}:
-            for target in made:
+            for target in outputs:
                 self.note(_Refill(target))
             return out
         else:
-            self.note(_into(func, args, kwargs, out), made)
+            self.note(_into(func, args, kwargs, out), outputs)
         if random or self.varying & {_memory(t) for t in read}:
-            self.varying |= {_memory(t) for t in made} | written
+            self.varying |= {_memory(t) for t in outputs} | written
         return out
 
     def note(self, call: Callable[[], object], keep: Any = ()) -> None:
@@ -96,8 +96,8 @@ class Recorder(TorchDispatchMode):
         self.note(call, touched)
         self.varying |= {_memory(t) for t in tree_leaves(touched) if isinstance(t, Tensor)}
 
-    def line(self) -> list[Callable[[], object]]:
-        """The calls, without those that write what nobody changes."""
+    def repeated(self) -> list[Callable[[], object]]:
+        """The calls, without those that write what no call changes."""
         return [c for c in self.calls if not isinstance(c, _Refill) or _memory(c.target) in self.written]
 
 
@@ -124,7 +124,7 @@ def _targets(func: Any, args: tuple, kwargs: dict) -> Iterator[Tensor]:
 
 
 def _into(func: Any, args: tuple, kwargs: dict, out: Any) -> Callable[[], object]:
-    """A call that writes what `func` gives into `out`: the fastest of those that give the same bits."""
+    """A call that writes what `func` gives into `out`: the fastest of those whose result is bitwise identical."""
     packet = func.overloadpacket
     ways = [(getattr(home, packet.__name__, None), "out") for home in (torch, torch._C._nn)]
     names = [a.name for a in func._schema.arguments]
@@ -156,20 +156,20 @@ def same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
-class Line:
+class CapturedGraph:
     """What was recorded of one kind of call: `run` writes its results where they lay when it was recorded."""
 
     def __init__(self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], fixed: set[int]) -> None:
-        """Record. Raises Refused."""
+        """Record. Raises CaptureError."""
         self.inputs = [value.clone() for value in inputs]
         recorder = Recorder(fixed, self.inputs)
         with recorder:
             results = function(*self.inputs)
         self.results = [value.detach() for value in results]
-        recorder.written |= {_memory(value) for value in self.results}  # whoever gets them may change them
-        self.calls, self.kept = recorder.line(), recorder.kept
+        recorder.written |= {_memory(value) for value in self.results}  # the caller may change them
+        self.calls, self.kept = recorder.repeated(), recorder.kept
         if len(self.calls) > LONGEST:
-            raise Refused(f"it makes {len(self.calls)} calls")
+            raise CaptureError(f"it makes {len(self.calls)} calls")
         self.runs = 0
 
     @torch.no_grad()
@@ -182,11 +182,11 @@ class Line:
         return self.results
 
 
-class Replayed:
+class GraphedFunction:
     """A function of tensors that is replayed from its fourth call of a kind on.
 
     A kind is the inputs' shapes and `key`, which must name everything else that decides what is computed. A replay is
-    held to the function itself on its 1st, 2nd, 4th, 8th … call, to the bit; where it differs there is no replay any
+    compared with the function itself on its 1st, 2nd, 4th, 8th … call; where it differs there is no replay any
     more, and a warning if that was not so from the first. Results lie in the same memory every time.
 
     Args:
@@ -196,23 +196,23 @@ class Replayed:
 
     def __init__(self, function: Callable[..., Sequence[Tensor]], module: nn.Module) -> None:
         self.function, self.module = function, module
-        self.seen: dict[Hashable, int] = {}
-        self.lines: dict[Hashable, Line] = {}
+        self.counts: dict[Hashable, int] = {}
+        self.graphs: dict[Hashable, CapturedGraph] = {}
         self.why = ""  # there are no replays
 
     def __call__(self, inputs: Sequence[Tensor], key: Hashable = ()) -> Sequence[Tensor]:
         if self.why or torch._C._len_torch_dispatch_stack():  # modes want to see every operator
             return self.function(*inputs)
         kind = (key, *[value.shape for value in inputs], torch.get_num_threads())
-        line = self.lines.get(kind)
-        if line is not None and line.runs & (line.runs - 1):
-            return line.run(inputs)
+        graph = self.graphs.get(kind)
+        if graph is not None and graph.runs & (graph.runs - 1):
+            return graph.run(inputs)
         generator = torch.get_rng_state()
         results = self.function(*inputs)
-        if line is not None:
-            return self._held(line, inputs, results, generator)
-        self.seen[kind] = self.seen.get(kind, 0) + 1
-        if self.seen[kind] >= PATIENCE and len(self.lines) < LINES and all(x.is_contiguous() for x in inputs):
+        if graph is not None:
+            return self._held(graph, inputs, results, generator)
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        if self.counts[kind] >= PATIENCE and len(self.graphs) < GRAPHS and all(x.is_contiguous() for x in inputs):
             self._record(kind, inputs)
         return results
 
@@ -220,27 +220,28 @@ class Replayed:
         generator = torch.get_rng_state()
         try:
             if _hooked(self.module) or torch.is_anomaly_enabled():
-                raise Refused("hooks or anomaly detection look at it")
+                raise CaptureError("hooks or anomaly detection look at it")
             fixed = {_memory(t) for t in (*self.module.parameters(), *self.module.buffers())}
-            self.lines[kind] = Line(self.function, inputs, fixed)
-        except Refused as refused:
-            self.why = str(refused)
+            self.graphs[kind] = CapturedGraph(self.function, inputs, fixed)
+        except CaptureError as error:
+            self.why = str(error)
         torch.set_rng_state(generator)
 
     def _held(
-        self, line: Line, inputs: Sequence[Tensor], wanted: Sequence[Tensor], generator: Tensor
+        self, graph: CapturedGraph, inputs: Sequence[Tensor], wanted: Sequence[Tensor], generator: Tensor
     ) -> Sequence[Tensor]:
         """The results of a replay, if they are those `wanted`, which were computed beginning with `generator`."""
         after = torch.get_rng_state()
         torch.set_rng_state(generator)
-        found = line.run(inputs)
-        if len(wanted) == len(found) and all(map(same, wanted, found)) and torch.equal(after, torch.get_rng_state()):
-            return found
+        replayed = graph.run(inputs)
+        drawn = torch.equal(after, torch.get_rng_state())
+        if drawn and len(wanted) == len(replayed) and all(map(same, wanted, replayed)):
+            return replayed
         torch.set_rng_state(after)
         self.why = "a replay differs from it"
-        if line.runs > 1:  # else there are operations with a hidden state among them, and no harm was done
-            told = f"{type(self.module).__name__} is computed anew from now on: what it computes has changed unseen"
-            warnings.warn(told, stacklevel=3)
+        if graph.runs > 1:  # else there are operations with a hidden state among them, and no harm was done
+            message = f"{type(self.module).__name__} is computed anew from now on: what it computes has changed unseen"
+            warnings.warn(message, stacklevel=3)
         return wanted
 
 

@@ -2,90 +2,119 @@
 
 import math
 import sys
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
 
 from marl import checkpoint, distributed, divergence
+from marl.checkpointer import Checkpointer
 from marl.errors import Diverged, NonFinite
+from marl.loggers import Logger
+from marl.run_state import RunState
+from marl.task import Task
+from marl.updater import Updater
 
 
-def healthy(trainer: Any, record: dict[str, float]) -> bool:
-    """Whether loss and gradient of the iteration were finite; False: the last checkpoint was restored.
+class Recovery:
+    """Looks at an iteration's data and figures, and handles what is not finite.
 
-    Raises Diverged, naming what is not finite and where it comes from, unless `trainer.non_finite` goes on.
+    Args:
+        task, updater, run_state, checkpointer, loggers: those of the run.
+        policy: "stop", "skip" or "restore" (`marl.engine.Trainer`).
+        restore_factor: what a restore multiplies the learning rates by.
+        max_restores: a restore too many ends the run.
     """
-    bad = divergence.first_bad(record, trainer.watched)
-    if bad is None:
-        trainer.last = record
+
+    def __init__(
+        self,
+        task: Task,
+        updater: Updater,
+        run_state: RunState,
+        checkpointer: Checkpointer,
+        loggers: Sequence[Logger],
+        policy: Literal["stop", "skip", "restore"],
+        restore_factor: float,
+        max_restores: int,
+    ) -> None:
+        self.task, self.updater, self.run_state, self.metrics = task, updater, run_state, updater.metrics
+        self.checkpointer, self.loggers = checkpointer, loggers
+        self.policy, self.restore_factor, self.max_restores = policy, restore_factor, max_restores
+
+    def collect(self) -> bool:
+        """Have the task collect; False: a number was not finite, and a checkpoint was restored. Raises Diverged."""
+        iteration = self.run_state.iteration
+        try:
+            self.task.collect(iteration)
+        except NonFinite as error:
+            names, latest = self.metrics.names, self.metrics.latest
+            message = divergence.sentence(iteration + 1, str(error), None, latest, names)
+            if distributed.world() > 1:  # the others do not know of it, and can't go back along with this process
+                raise Diverged(f"{message}; the earlier checkpoints are untouched") from error
+            self._handle_non_finite(message, skip="")
+            return False
         return True
-    where = getattr(trainer.task, "diagnose", lambda: None)() or divergence.bad_tensor(trainer.task.loss)
-    _survive(trainer, divergence.sentence(trainer.iteration, bad, where, trainer.last, trainer.watched))
-    return False
 
+    def check_finite(self, record: dict[str, float]) -> bool:
+        """Whether loss and gradient of the iteration were finite; False: the last checkpoint was restored.
 
-def collected(trainer: Any) -> bool:
-    """Have the task collect; False: a number was not finite, and the last checkpoint was restored. Raises Diverged."""
-    try:
-        trainer.task.collect(trainer.iteration)
-    except NonFinite as error:
-        told = divergence.sentence(trainer.iteration + 1, str(error), None, trainer.last, trainer.watched)
-        if distributed.world() > 1:  # the others do not know of it, and can't go back along with this process
-            raise Diverged(f"{told}; the earlier checkpoints are untouched") from error
-        _survive(trainer, told, skip="")
+        Raises Diverged, naming what is not finite and where it comes from, unless the policy goes on.
+        """
+        names = self.metrics.names
+        bad = divergence.first_bad(record, names)
+        if bad is None:
+            self.metrics.note_finite(record)
+            return True
+        where = self.task.diagnose() or divergence.bad_tensor(self.task.loss)
+        latest = self.metrics.latest
+        self._handle_non_finite(divergence.sentence(self.run_state.iteration, bad, where, latest, names))
         return False
-    return True
+
+    def _handle_non_finite(self, message: str, skip: str = "skip or ") -> None:
+        """Restore the last good checkpoint where that is asked for. Raises Diverged where not, or once too often."""
+        if self.policy != "restore":
+            tried = "every minibatch was skipped" if self.policy == "skip" and skip else ""
+            ways = f"trainer.non_finite={'' if tried else skip}restore goes on"
+            raise Diverged(f"{message}; the earlier checkpoints are untouched ({f'{tried}; ' if tried else ''}{ways})")
+        if self.run_state.restores >= self.max_restores:
+            raise Diverged(f"{message}; restored trainer.max_restores={self.max_restores} times")
+        self._restore_last_good(message)
+
+    def _restore_last_good(self, message: str) -> None:
+        """Go back to the newest good checkpoint, with lower learning rates; the logs lose what came after it."""
+        newest = checkpoint.newest(self.checkpointer.run_dir, self.updater.device)
+        if newest is None:
+            raise Diverged(f"{message}; there is no checkpoint yet to restore")
+        content, restores = newest[1], self.run_state.restores + 1
+        self.updater.optimizer.zero_grad(set_to_none=True)
+        self.checkpointer.load_state_dict(content)
+        # The checkpoint may be older than an earlier restore, whose factor it then lacks.
+        factor = self.restore_factor ** (restores - content["restores"])
+        self.run_state.note_restore(restores, factor)
+        self.updater.lower_rates(factor)
+        run_dir, config = self.checkpointer.run_dir, self.checkpointer.config
+        for logger in self.loggers:
+            logger.close()
+            logger.open(run_dir, config, self.run_state.iteration, self.run_state.units)
+        if distributed.main():
+            went = f"back to iteration {self.run_state.iteration}, learning rates times {factor:.3g}"
+            print(f"{message}; {went}", flush=True)
 
 
-def _survive(trainer: Any, told: str, skip: str = "skip or ") -> None:
-    """Go back to the last good checkpoint where that is asked for. Raises Diverged where not, or once too often."""
-    if trainer.non_finite != "restore":
-        tried = "every minibatch was skipped" if trainer.non_finite == "skip" and skip else ""
-        ways = f"trainer.non_finite={'' if tried else skip}restore goes on"
-        raise Diverged(f"{told}; the earlier checkpoints are untouched ({f'{tried}; ' if tried else ''}{ways})")
-    if trainer.restores >= trainer.max_restores:
-        raise Diverged(f"{told}; restored trainer.max_restores={trainer.max_restores} times")
-    _go_back(trainer, told)
-
-
-def refuse_bad_weights(trainer: Any) -> None:
-    """Raise Diverged where a weight is not finite, so that no such checkpoint comes to be."""
-    bad = divergence.bad_tensor(trainer.task.loss)
-    if bad is not None:
-        raise Diverged(f"iteration {trainer.iteration}: {bad}; no checkpoint is written, the earlier ones stay")
-
-
-def tell_evaluation(trainer: Any) -> None:
+def warn_of_evaluation(run_state: RunState) -> None:
     """Say which figures of the latest evaluation are not finite, where the monitored one is among them."""
-    if not math.isfinite(trainer.evaluation[trainer.monitor]) and distributed.main():
-        bad = ", ".join(f"{name} is {x}" for name, x in trainer.evaluation.items() if not math.isfinite(x))
-        told = f"warning: iteration {trainer.iteration}: the evaluation is not finite ({bad}); best.pt stays as it was"
-        print(told, file=sys.stderr, flush=True)
+    evaluation = run_state.evaluation
+    if not math.isfinite(evaluation[run_state.monitor]) and distributed.main():
+        bad = ", ".join(f"{name} is {x}" for name, x in evaluation.items() if not math.isfinite(x))
+        where = f"iteration {run_state.iteration}"
+        message = f"warning: {where}: the evaluation is not finite ({bad}); best.pt stays as it was"
+        print(message, file=sys.stderr, flush=True)
 
 
-def judged(trainer: Any) -> None:
+def check_evaluated(run_state: RunState, run_dir: Path) -> None:
     """Raise Diverged at the end of a run of which no evaluation was finite, so that there is no best checkpoint."""
-    value = trainer.evaluation.get(trainer.monitor, 0.0)
-    if trainer.best is None and not math.isfinite(value):
+    value = run_state.evaluation.get(run_state.monitor, 0.0)
+    if run_state.best is None and not math.isfinite(value):
         raise Diverged(
-            f"no evaluation was finite: at the end {trainer.monitor} is {value}; there is no best.pt, "
-            f"the last weights are {trainer.run_dir / 'checkpoints' / 'last.pt'}"
+            f"no evaluation was finite: at the end {run_state.monitor} is {value}; there is no best.pt, "
+            f"the last weights are {run_dir / 'checkpoints' / 'last.pt'}"
         )
-
-
-def _go_back(trainer: Any, told: str) -> None:
-    """Restore the newest good checkpoint, with lower learning rates; the logs lose what came after it."""
-    found = checkpoint.newest(trainer.run_dir, trainer.device)
-    if found is None:
-        raise Diverged(f"{told}; there is no checkpoint yet to restore")
-    restores = trainer.restores + 1
-    trainer.optimizer.zero_grad(set_to_none=True)
-    trainer.load(found[1])
-    trainer.restores = restores
-    # The checkpoint may be older than an earlier restore, whose factor it then lacks.
-    factor = trainer.restore_factor ** (restores - found[1]["restores"])
-    trainer.lowered *= factor
-    divergence.lower_rates(trainer.optimizer, trainer.schedule.scheduler, factor)
-    for logger in trainer.loggers:
-        logger.close()
-        logger.open(trainer.run_dir, trainer.config, trainer.iteration, trainer.units)
-    if distributed.main():
-        print(f"{told}; back to iteration {trainer.iteration}, learning rates times {factor:.3g}", flush=True)

@@ -5,22 +5,25 @@ import platform
 import resource
 import subprocess
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from marl.files import write_json
+from marl.run_state import RunState
+from marl.task import Task
 
 PACKAGES = ("torch", "torchrl", "tensordict", "vmas", "gymnasium", "hydra-core", "numpy")
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def git_commit() -> str | None:
@@ -35,8 +38,6 @@ def git_commit() -> str | None:
 
 def peak_memory_bytes() -> int:
     """Peak memory of this process: of the GPU where one is used, else resident on the host."""
-    import torch  # not above: reports write with this module too, and have no other use for its 120 MB
-
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
@@ -53,30 +54,29 @@ def write(path: str | Path, **content) -> dict:
     return content
 
 
-def rates(trainer: Any) -> dict[str, float]:
+def rates(run_state: RunState, optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """How long this iteration took, its speed, and the learning rates (by part where they differ)."""
-    seconds = {stage: trainer.seconds[stage] - trainer.logged.get(stage, 0.0) for stage in ("collect", "update")}
-    trainer.logged = dict(trainer.seconds)
-    task, lr = trainer.task, {group["name"]: float(group["lr"]) for group in trainer.optimizer.param_groups}
+    seconds = run_state.stage_seconds()
+    lr = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
     figures = {f"{stage}_seconds": value for stage, value in seconds.items()}
-    figures[f"{task.unit}_per_second"] = task.units_per_iteration / max(sum(seconds.values()), 1e-9)
+    figures[f"{run_state.unit}_per_second"] = run_state.units_per_iteration / max(sum(seconds.values()), 1e-9)
     figures["lr"] = next(iter(lr.values()))
     return figures | ({f"lr/{name}": rate for name, rate in lr.items()} if len(set(lr.values())) > 1 else {})
 
 
-def finish(trainer: Any) -> dict:
-    """Write and return the summary of a run of `marl.engine.Trainer` that has come to its end."""
-    task, best = trainer.task, trainer.best
-    if trainer.stop_reason:
-        print(f"stopped: {trainer.stop_reason}", flush=True)
+def finish(run_dir: Path, task: Task, run_state: RunState, seed: int, command: str) -> dict:
+    """Write and return the summary of a run that has come to its end."""
+    best = run_state.best
+    if run_state.stop_reason:
+        print(f"stopped: {run_state.stop_reason}", flush=True)
     return write(
-        trainer.run_dir / "summary.json",
+        run_dir / "summary.json",
         task=task.name,
-        seed=trainer.seed,
-        **{task.unit: trainer.units},
-        final=task.summary(trainer.evaluation),
+        seed=seed,
+        **{run_state.unit: run_state.units},
+        final=task.summary(run_state.evaluation),
         best=best and {**task.summary(best["evaluation"]), "iteration": best["iteration"]},
-        stopped=trainer.stop_reason,
-        seconds={k: trainer.seconds[k] for k in ("collect", "update", "evaluate", "compile", "total")},
-        command=trainer.command,
+        stopped=run_state.stop_reason,
+        seconds={k: run_state.seconds[k] for k in ("collect", "update", "evaluate", "compile", "total")},
+        command=command,
     )

@@ -21,6 +21,7 @@ class Task(ABC):
         units_per_iteration: frames collected per iteration, 1 epoch, or batches.
         steps_per_iteration: minibatches per iteration at most; sizes the learning-rate schedule.
         loss: module that maps a batch to a dict of device scalars; "loss" is minimised, the rest is logged.
+        kind: of the data of a supervised task, such as "classification"; "" where there are none.
         monitor: (metric of `evaluate`, "max" or "min") that decides which checkpoint is best.
         compile_seconds: seconds that building took, compilation included.
         accumulates: False where an optimiser step may not be of several minibatches.
@@ -34,6 +35,7 @@ class Task(ABC):
     steps_per_iteration: int
     loss: nn.Module
     monitor: tuple[str, str]
+    kind: str = ""
     compile_seconds: float = 0.0
     accumulates: bool = True
     callbacks: Sequence[Callback] = ()

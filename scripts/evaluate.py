@@ -34,7 +34,7 @@ from agents.disturbance import Disturbance
 from agents.episode_evaluation import EpisodeEvaluation
 from agents.evaluate import report
 from envs.base import EnvError
-from marl import checkpoint, cli, compose, terminal
+from marl import build, checkpoint, cli, run_directory, terminal, transfer
 from marl.errors import UserError
 from marl.files import write_json
 from marl.options import split
@@ -88,16 +88,16 @@ def evaluate(options: Options, overrides: list[str]) -> dict:
     Raises:
         UserError, EnvError: no such checkpoint, or overrides that don't fit it.
     """
-    path = checkpoint.find(options.ckpt, "best" if options.absolute else options.which)
+    path = run_directory.find(options.ckpt, "best" if options.absolute else options.which)
     if options.vary:
         return robustness(path, options, overrides)
     trained = options.policy == "trained"
     changed = trained and any(o.startswith(("env", "++env")) for o in overrides)  # agents may be others: no critic then
-    config, task = compose.rebuild(path, overrides, weights=trained and not changed)
+    config, task = build.rebuild(path, overrides, weights=trained and not changed)
     if changed and isinstance(task, EpisodeEvaluation):
         load_actors(task, path, " ".join(overrides))
     elif changed:
-        compose.load_weights(task, path)
+        transfer.load_weights(task, path)
     if options.absolute:
         episodes = 10 * agents(task, "absolute=true").eval_episodes
         options = replace(options, episodes=episodes, seed=FRESH_SEEDS + config["seed"])
@@ -128,7 +128,7 @@ def robustness(path: Path, options: Options, overrides: list[str]) -> dict:
             check_arguments(Disturbance, {key: value}, "")
         if not rows or not disturbs:
             changed = overrides if disturbs else [*overrides, given]
-            task = agents(compose.rebuild(path, changed, weights=False)[1], f"vary={options.vary}")
+            task = agents(build.rebuild(path, changed, weights=False)[1], f"vary={options.vary}")
             if options.policy == "trained":
                 load_actors(task, path, given)
         disturbance = Disturbance(**{key: value}) if disturbs else None

@@ -26,7 +26,7 @@ from torch import Tensor
 from agents import attribution as agents_attribution
 from agents.rl_task import RLTask
 from envs.base import EnvError
-from marl import attribution, checkpoint, cli, compose, options
+from marl import attribution, build, cli, options, run_directory
 from marl.errors import UserError
 from marl.features import features
 from marl.task import Task
@@ -51,11 +51,11 @@ class Options:
 
 def explain(chosen: Options) -> Path:
     """Rebuild the run's task with its weights, write what was asked for. Raises UserError where options don't fit."""
-    path = checkpoint.find(chosen.ckpt, chosen.which)
-    _, task = compose.rebuild(path)
+    path = run_directory.find(chosen.ckpt, chosen.which)
+    _, task = build.rebuild(path)
     task.loss.eval()
     agents = isinstance(task, RLTask)
-    folder = checkpoint.home_of(path)
+    folder = run_directory.home_of(path)
     name = {"attribution": "attribution.png", "features": "features.safetensors"}[chosen.what]
     out = Path(chosen.out) if chosen.out else folder / "explained" / name
     if chosen.what == "features":

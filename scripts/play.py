@@ -26,7 +26,7 @@ from agents.replay import settings_of
 from envs.base import EnvError
 from envs.live import program, world
 from envs.page import page, web, write
-from marl import checkpoint, cli, options
+from marl import cli, options, run_directory
 from marl.errors import UserError
 
 UNITS = ("frames", "epochs", "batches")  # of a run's budget
@@ -60,7 +60,7 @@ def run(chosen: Options) -> Path | None:
             raise UserError(f"serve=true: {error.name} is not installed; run pip install -e '.[serve]'") from error
         serve(policy, settings, chosen.port)
         return None
-    target = Path(chosen.out or checkpoint.home_of(chosen.ckpt) / "live.html")
+    target = Path(chosen.out or run_directory.home_of(chosen.ckpt) / "live.html")
     write(target, live_page(policy, settings, chosen.seeds))
     print(f"{target} ({target.stat().st_size / 1000:.0f} kB)")
     return target

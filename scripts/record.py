@@ -25,7 +25,7 @@ from agents.episode_loop import Players
 from agents.policy import Policy, describe
 from agents.record import metadata, record
 from envs.base import Env, EnvError
-from marl import checkpoint, cli, compose, options
+from marl import build, cli, options, run_directory
 from marl.data.episodes import append, manifest
 from marl.errors import UserError
 from marl.kinds import function, required
@@ -53,7 +53,7 @@ def run(chosen: Options) -> Path:
     if not node:
         raise UserError(f"{chosen.ckpt}: doesn't say how its environment is built; give its run directory")
     required(node, Callable[..., Env], "env")
-    folder = Path(chosen.out or checkpoint.home_of(chosen.ckpt) / "episodes")
+    folder = Path(chosen.out or run_directory.home_of(chosen.ckpt) / "episodes")
     teacher = player(chosen, policy)
     source = chosen.policy if chosen.policy != "trained" else str(chosen.ckpt)
     about = {
@@ -74,7 +74,7 @@ def run(chosen: Options) -> Path:
     while left:
         count = min(chosen.shard, left)
         seed = derive(chosen.seed, f"record/{begun + chosen.episodes - left}")
-        env = compose.part(node)(seed=seed, device="cpu", num_envs=count)
+        env = build.part(node)(seed=seed, device="cpu", num_envs=count)
         episodes = record(env, teacher, seed)
         append(folder, episodes, about, source)
         returns.append(sum(value.mean(-1).sum().item() for name, value in episodes.items() if name.endswith("/reward")))

@@ -10,7 +10,7 @@ for example: python scripts/show.py schedule algo=mappo scheduler=cosine out=cos
 from pathlib import Path
 
 from envs.base import EnvError
-from marl import cli, compose, describe, graph, terminal
+from marl import build, cli, compose, describe, graph, terminal
 from marl.errors import UserError, closest
 
 MOST = 1_000_000  # steps of a schedule that are shown: a minute
@@ -19,7 +19,7 @@ SUBJECTS = ("schedule", "model", "graph")
 
 def show_model(config: dict) -> None:
     """A table of the layers, and the sums of each part."""
-    task = compose.build_task(config)
+    task = build.build_task(config)
     table = terminal.table("layer", "kind", "output", "parameters", "frozen", "FLOPs per row")
     for layer in describe.layers(task):
         numbers = (f"{layer.parameters:,}", f"{layer.frozen:,}" if layer.frozen else "", f"{layer.flops:,.0f}")
@@ -31,7 +31,7 @@ def show_model(config: dict) -> None:
 
 def show_graph(config: dict, out: Path) -> None:
     """A picture of every network's graph."""
-    task = compose.build_task(config)
+    task = build.build_task(config)
     found = {name: module for name, module in describe.outermost(task.loss).items() if ".networks." not in name}
     # Networks of agents that each have their own are alike: the first one stands for them.
     found |= {n: m for n, m in describe.outermost(task.loss).items() if n.endswith(".networks.0")}
@@ -41,17 +41,17 @@ def show_graph(config: dict, out: Path) -> None:
 
 def show_schedule(config: dict, out: Path) -> None:
     """Learning rates at eleven moments of the run, and the picture of all."""
-    trainer, task = compose.build_trainer(config), compose.build_task(config)
-    setup = compose.build_setup(config)
+    trainer, task = build.build_trainer(config), build.build_task(config)
+    setup = build.build_setup(config)
     iterations = trainer.max_iterations or task.iterations
     by_step = setup["schedule"].interval == "step"
-    steps = iterations * (-(-task.steps_per_iteration // trainer.accumulate) if by_step else 1)
+    steps = iterations * (-(-task.steps_per_iteration // trainer.update_config.accumulate) if by_step else 1)
     if steps > MOST:
         raise UserError(
             f"{iterations:,} iterations: a schedule of {steps:,} steps takes too long to go through; at most {MOST:,}. "
             f"A run of fewer {task.unit} shows the same shape"
         )
-    found = describe.rates(task, setup["optimizer"], setup["schedule"], iterations, trainer.accumulate)
+    found = describe.rates(task, setup["optimizer"], setup["schedule"], iterations, trainer.update_config.accumulate)
     moments = sorted({round(i * iterations / 10) for i in range(11)})
     table = terminal.table("iteration", task.unit, *(f"lr of {name}" for name in found))
     for i in moments:

@@ -32,7 +32,7 @@ from pydantic import Field
 from train import train  # beside this file
 
 from envs.base import EnvError
-from marl import cli, compose, orphans, sweep
+from marl import build, cli, compose, conf_tree, orphans, sweep
 from marl.errors import Damaged, Stopped, UserError, closest
 from marl.files import read_json, write_json
 from marl.options import split
@@ -68,10 +68,10 @@ class Tuning:
             raise UserError(f"tune.py needs {error.name}: pip install -e '.[tune]'") from error
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # of failed trials its warnings hold tracebacks
         self.optuna, self.tuning = optuna, tuning
-        path = compose.CONF / "study" / f"{options.study}.yaml"
+        path = conf_tree.CONF / "study" / f"{options.study}.yaml"
         path = Path(options.study) if options.study.endswith(".yaml") else path
         if not path.is_file():
-            known = compose.group_options("study")
+            known = conf_tree.group_options("study")
             hint = closest(options.study, known)
             raise UserError(f"study={options.study}: no such study{hint} (there are {', '.join(known)}, and files)")
         given = {key: getattr(options, key) for key in ("n_trials", "sampler", "pruner")}
@@ -81,7 +81,7 @@ class Tuning:
         self.name = path.stem
         self.out = Path(options.out or f"outputs/tune/{self.name}").resolve()
         config = compose.check(compose.compose([*self.base, *(f"{key}={self.any(key)}" for key in self.space)]))
-        self.iterations = compose.build_task(config).iterations * len(self.config.seeds)
+        self.iterations = build.build_task(config).iterations * len(self.config.seeds)
         if not options.storage:
             self.out.mkdir(parents=True, exist_ok=True)
         self.study = tuning.open_study(
@@ -252,7 +252,7 @@ class TrialFailed(UserError):
 def as_preset(overrides: list[str], name: str) -> str:
     """Overrides of the command line as the YAML of an experiment."""
     parsed = OverridesParser.create().parse_overrides(overrides)
-    chosen = [o for o in parsed if (compose.CONF / o.key_or_group).is_dir()]
+    chosen = [o for o in parsed if (conf_tree.CONF / o.key_or_group).is_dir()]
     if any(o.key_or_group == "experiment" for o in chosen):
         raise UserError("base: experiment=… cannot be part of a preset; write out what it chooses")
     tree = OmegaConf.create({"defaults": [{f"override /{o.key_or_group}": o.value()} for o in chosen], "name": name})

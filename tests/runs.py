@@ -4,7 +4,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from marl import compose
+from marl import build, compose
 
 TINY = [
     "env.num_envs=4",
@@ -22,8 +22,8 @@ TINY = [
 def make_run(folder: Path, *overrides: str) -> Path:
     """Trains two iterations with `overrides` on top of TINY, in this process; returns the run directory `folder`."""
     config = compose.check(compose.compose([*TINY, *overrides]))
-    trainer, task = compose.build_trainer(config), compose.build_task(config)
+    trainer, task = build.build_trainer(config), build.build_task(config)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, folder / "config.yaml")
-    trainer.fit(task, folder, **compose.build_setup(config))
+    trainer.fit(task, folder, **build.build_setup(config))
     return folder

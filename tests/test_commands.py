@@ -10,7 +10,7 @@ import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from marl import compose
+from marl import build, compose
 from marl.options import split
 from marl.overrides import tidy
 from tests.runs import make_run
@@ -100,5 +100,5 @@ def fits(overrides: list[str]) -> None:
     told = [o for o in overrides if re.match(r"\+*env\.(scenario|env|id|kwargs)", o)]
     if told and config["env"]:
         pytest.importorskip("mpe2" if "mpe2" in str(told) else "torch")
-        env = compose.part({**config["env"], "num_envs": 2, **({"workers": 0} if "workers" in config["env"] else {})})
+        env = build.part({**config["env"], "num_envs": 2, **({"workers": 0} if "workers" in config["env"] else {})})
         env(seed=0, device="cpu").close()

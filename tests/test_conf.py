@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from marl import compose
+from marl import build, compose, conf_tree
 from marl.callbacks import EarlyStopping
 from marl.errors import UserError
 from marl.loggers import CSVLogger, TensorBoardLogger
 
-CONF = compose.CONF
+CONF = conf_tree.CONF
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 CHOSEN = [group for group in GROUPS if group != "study"]  # studies are read by tune.py alone
-OPTIONS = [f"{group}={option}" for group in CHOSEN for option in compose.group_options(group)]
+OPTIONS = [f"{group}={option}" for group in CHOSEN for option in conf_tree.group_options(group)]
 PLAIN = sorted(p for g in GROUPS if g not in ("experiment", "debug") for p in (CONF / g).rglob("*.yaml"))
 
 
@@ -25,15 +25,15 @@ def test_every_option_composes_and_fits_its_signatures(option: str, monkeypatch)
         assert config["experiment"] == option.partition("=")[2]
 
 
-@pytest.mark.parametrize("experiment", compose.group_options("experiment"))
+@pytest.mark.parametrize("experiment", conf_tree.group_options("experiment"))
 def test_every_experiment_has_a_budget_of_its_kind(experiment: str) -> None:
     config = compose.check(compose.compose([f"experiment={experiment}"]))
     kind = config["task"]["_target_"].rpartition(".")[2]
     from_data = kind in ("Supervised", "Clone")
     assert (config["frames"] is None) == from_data and (config["epochs"] is None) != from_data
     assert (config["env"] is None) == (kind == "Supervised") and (config["data"] is None) != from_data
-    compose.build_trainer({"trainer": {**config["trainer"], "threads": None}})
-    compose.build_setup({**config, "logger": None})
+    build.build_trainer({"trainer": {**config["trainer"], "threads": None}})
+    build.build_setup({**config, "logger": None})
 
 
 @pytest.mark.parametrize("path", PLAIN, ids=lambda path: str(path.relative_to(CONF)))
@@ -69,7 +69,7 @@ def test_the_critics_may_have_a_network_of_their_own() -> None:
 
 def test_parts_are_built_as_configured() -> None:
     config = compose.check(compose.compose(["callbacks=early_stopping", "callbacks.early_stopping.patience=7"]))
-    setup = compose.build_setup(config)
+    setup = build.build_setup(config)
     assert setup["optimizer"].name == "Adam" and setup["optimizer"].kwargs == {"eps": 1e-5}
     assert type(setup["optimizer"].kwargs) is dict and type(setup["schedule"].stages) is list
     assert [type(logger) for logger in setup["loggers"]] == [CSVLogger, TensorBoardLogger]

@@ -4,14 +4,27 @@ import pytest
 import torch
 
 from agents.on_policy import OnPolicy
-from marl import compose
+from marl import build, compose
 from marl.data import Digits, Sine
 from marl.losses import CrossEntropy
 from marl.networks import MLP
 from marl.supervised import Supervised
+from marl.updater import Updater
 from tests.runs import TINY
 
 ONE = ["network=mlp", "network.hidden=[32,32]", "optimizer=adamw", "optimizer.lr=0.005", "scheduler=cosine"]
+
+
+class Watched(Updater):
+    """Keeps the learning rate of every step."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.rates = []
+
+    def step(self):
+        self.rates.append(self.optimizer.param_groups[0]["lr"])
+        super().step()
 
 
 @pytest.fixture(scope="module")
@@ -19,25 +32,22 @@ def trained(tmp_path_factory):
     """{name: (its MLP, figures before, figures after, learning rates)}: a classifier, a regressor, actor and critic."""
     config = compose.check(compose.compose([*TINY, *ONE, "frames=3600", "env.num_envs=24", "algo.minibatch_size=120"]))
     torch.manual_seed(0)
-    network = compose.part(config["network"])  # one object makes all four
+    network = build.part(config["network"])  # one object makes all four
     tasks = {
         "classifier": Supervised(Digits(), network, CrossEntropy(), epochs=10),
         "regressor": Supervised(Sine(), network, torch.nn.MSELoss(), epochs=10),
-        "agents": OnPolicy(compose.part(config["env"]), compose.part(config["algo"]), network, frames=3600,
+        "agents": OnPolicy(build.part(config["env"]), build.part(config["algo"]), network, frames=3600,
                            eval_episodes=8),
     }  # fmt: skip
     found = {}
     for name, task in tasks.items():
-        setup = compose.build_setup(config)  # one optimiser and schedule configuration trains all four
-        trainer = compose.build_trainer({"trainer": {**config["trainer"], "threads": None}})
+        setup = build.build_setup(config)  # one optimiser and schedule configuration trains all four
+        trainer = build.build_trainer({"trainer": {**config["trainer"], "threads": None}})
+        updater = Watched(task, setup.pop("optimizer"), setup.pop("schedule"), trainer.update_config)
         weights = {part: [p.detach().clone() for p in module.parameters()] for part, module in task.parts().items()}
-        rates = []
-        step = trainer.optimizer_step
-        trainer.optimizer_step = lambda flush=False, t=trainer, r=rates, s=step: (
-            r.append(t.optimizer.param_groups[0]["lr"]), s(flush))  # fmt: skip
         before = task.evaluate() if isinstance(task, Supervised) else {}
-        trainer.fit(task, tmp_path_factory.mktemp(name), **{**setup, "loggers": []})
-        found[name] = task, before, trainer, weights, rates
+        trainer.fit(task, tmp_path_factory.mktemp(name), updater=updater, **{**setup, "loggers": []})
+        found[name] = task, before, trainer, weights, updater.rates
     return found
 
 
@@ -64,7 +74,7 @@ def test_actor_and_critic_learn(trained):
     for part, module in trainer.task.parts().items():
         moved = [not torch.equal(a, b) for a, b in zip(before[part], module.parameters(), strict=True)]
         assert all(moved), part
-    assert trainer.last["explained_variance"] > 0.1
+    assert trainer.metrics.latest["explained_variance"] > 0.1
 
 
 def test_all_follow_one_schedule(trained):

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from agents.policy import Policy
 from envs.base import EnvError
-from marl import checkpoint, compose
+from marl import build, checkpoint, compose, conf_tree
 from marl.errors import UserError
 
 KINDS = {
@@ -38,7 +38,7 @@ KINDS = {
         "agent_state": ["algo.critic=agent_state", "env.global_state=true"],
         "state_missing": ["algo.critic=state"],
     },
-    "network": {name: [f"network={name}"] for name in compose.group_options("network")},
+    "network": {name: [f"network={name}"] for name in conf_tree.group_options("network")},
     "scenario": {
         "cooperative": ["env=vmas/balance"],
         "competitive": ["env=vmas/mpe/simple_tag"],
@@ -96,8 +96,8 @@ CHOSEN = {"all": list, "five": in_turn, "pairs": covering}[os.environ.get("PRODU
 
 def train(overrides: list[str], folder: Path):
     config = compose.check(compose.compose(overrides))
-    trainer, task = compose.build_trainer(config), compose.build_task(config)
-    summary = trainer.fit(task, folder, **compose.build_setup(config))
+    trainer, task = build.build_trainer(config), build.build_task(config)
+    summary = trainer.fit(task, folder, **build.build_setup(config))
     return config, task, summary
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from bench import machine
 from bench.learning import ours_sized
 from bench.timing import Clock, alternate, figure, timed
-from marl import compose
+from marl import build, compose
 from marl.callbacks import Callback
 from marl.networks import MLP
 
@@ -50,9 +50,9 @@ def activations(module: nn.Module, rows: int) -> float:
     return float(rows * sum(w.shape[0] for w in weights(module)[:-1]))
 
 
-def build(config: dict):
+def assemble(config: dict):
     """A task ready to collect, on the settings' number of threads."""
-    trainer, task = compose.build_trainer(config), compose.build_task(config)
+    trainer, task = build.build_trainer(config), build.build_task(config)
     return trainer, task
 
 
@@ -89,10 +89,10 @@ def update_share(options: argparse.Namespace, peak: float) -> Iterator[dict]:
                                "trainer.progress=off", f"trainer.max_iterations={max(options.rounds, 5) + 1}",
                                "frames=1_000_000_000")  # fmt: skip
         config = compose.check(compose.compose(overrides))
-        trainer, task = build(config)
+        trainer, task = assemble(config)
         watch = Updates()
         with tempfile.TemporaryDirectory() as folder:
-            setup = {**compose.build_setup(config), "loggers": [], "callbacks": [watch]}
+            setup = {**build.build_setup(config), "loggers": [], "callbacks": [watch]}
             trainer.fit(task, folder, **setup)
         agents = next(iter(task.env.spec.groups.values())).n_agents
         actor, critic = (next(iter(parts.values())) for parts in (task.loss.actors, task.loss.critics))

@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.simulation import NEVER, Stepper
 from bench.timing import steps_within, timed
 from envs.vmas import VmasEnv
-from marl import compose
+from marl import build, compose
 
 ENVIRONMENTS = (1, 10, 100, 1_000, 10_000, 100_000)
 AGENTS = (2, 4, 8, 16, 32)
@@ -52,8 +52,8 @@ def point(num_envs: int, agents: int, options: argparse.Namespace) -> dict:
                  f"algo.rollout_steps={STEPS}", "algo.minibatch_size=1", f"env.pool_every={NEVER}",
                  "frames=1_000_000_000", f"device={options.device}"]  # fmt: skip
     config = compose.check(compose.compose(overrides))
-    compose.build_trainer(config)
-    task = compose.build_task(config)
+    build.build_trainer(config)
+    task = build.build_task(config)
     task.collector.reset(0)
     task.collector.collect(task.policy_generator)
     collect = partial(task.collector.collect, task.policy_generator)

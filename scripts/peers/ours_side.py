@@ -15,7 +15,7 @@ import torch
 from line import Line
 
 from agents.on_policy import OnPolicy
-from marl import compose
+from marl import build, compose
 from marl.callbacks import Callback
 
 QUIET = ["trainer.evaluate_every=0", "trainer.checkpoint_every=0", "trainer.progress=off", "frames=1_000_000_000"]
@@ -59,15 +59,15 @@ class Pause(Callback):
 
 
 def train(config: dict, line: Line) -> None:
-    trainer = compose.build_trainer(config)
-    task = compose.build_task(config)
-    setup = compose.build_setup(config)
+    trainer = build.build_trainer(config)
+    task = build.build_task(config)
+    setup = build.build_setup(config)
     trainer.fit(task, "run", **{**setup, "loggers": [], "callbacks": [Pause(line)]})
 
 
 def collect(config: dict, line: Line) -> None:
-    compose.build_trainer(config)  # for its number of threads
-    task: OnPolicy = compose.build_task(config)
+    build.build_trainer(config)  # for its number of threads
+    task: OnPolicy = build.build_task(config)
     task.collector.reset(0)
     line.send(ready="collect", path=getattr(task.env, "path", None), frames=task.units_per_iteration)
     for command in line.commands():
@@ -84,7 +84,7 @@ def collect(config: dict, line: Line) -> None:
 def start(config: dict, line: Line) -> None:
     """The first step of an environment: with an empty cache its kernel is built."""
     began = time.perf_counter()
-    env = compose.part(config["env"])(seed=0, device="cpu")
+    env = build.part(config["env"])(seed=0, device="cpu")
     env.reset(0)
     env.step(env.random_action())
     line.send(ready="start", path=env.path, build_s=time.perf_counter() - began)

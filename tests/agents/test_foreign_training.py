@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from agents.policy import Policy
-from marl import checkpoint, compose
+from marl import build, checkpoint, compose
 
 ENVS = {"torchrl": ["env=torchrl"], "gymnasium_vector": ["env=gymnasium_vector", "env.id=CartPole-v0"]}
 CARTPOLE = [
@@ -19,10 +19,10 @@ CARTPOLE = [
 
 def train(folder: Path, *overrides: str, resume: Path | None = None) -> dict:
     config = compose.check(compose.compose([*CARTPOLE, *overrides]))
-    trainer, task = compose.build_trainer(config), compose.build_task(config)
+    trainer, task = build.build_trainer(config), build.build_task(config)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, folder / "config.yaml")
-    trainer.fit(task, folder, **compose.build_setup(config), resume=resume)
+    trainer.fit(task, folder, **build.build_setup(config), resume=resume)
     return checkpoint.load(folder / "checkpoints" / "last.pt")
 
 

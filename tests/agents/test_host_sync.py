@@ -7,7 +7,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from marl import compose
+from marl import build, compose
 
 SIZES = ["env.num_envs=8", "algo.rollout_steps=6", "algo.minibatch_size=16", "algo.epochs=2", "frames=1000"]
 EVERYTHING = [
@@ -52,8 +52,8 @@ def no_waiting():
 def begun(tmp_path, *overrides: str):
     """A trainer and its task after their first iteration, in which optimisers and buffers are made."""
     config = compose.check(compose.compose([*SIZES, "trainer.progress=off", "logger=csv", *overrides]))
-    trainer, task = compose.build_trainer(config), compose.build_task(config)
-    trainer.start(task, tmp_path, **compose.build_setup(config))
+    trainer, task = build.build_trainer(config), build.build_task(config)
+    trainer.start(task, tmp_path, **build.build_setup(config))
     task.collect(0)
     for batch in task.batches(0):
         trainer.update(batch)

@@ -2,14 +2,14 @@
 
 import pytest
 
-from marl import compose
+from marl import build, compose
 
 
 def trained(folder, *overrides):
     """The mean return of the last evaluation."""
     config = compose.check(compose.compose([*overrides, "seed=0", "trainer.progress=off"]))
-    trainer, task = compose.build_trainer(config), compose.build_task(config)
-    summary = trainer.fit(task, folder, **{**compose.build_setup(config), "loggers": []})
+    trainer, task = build.build_trainer(config), build.build_task(config)
+    summary = trainer.fit(task, folder, **{**build.build_setup(config), "loggers": []})
     return summary["final"]["episode_return"]["mean"]
 
 

@@ -10,7 +10,7 @@ import torch
 from agents.on_policy import OnPolicy
 from agents.policy import Policy, describe, spec_of
 from agents.replay import record_policy
-from marl import checkpoint, compose
+from marl import build, checkpoint, compose
 from marl.errors import UserError
 from tests.agents.masked_env import Doors
 from tests.runs import make_run
@@ -23,7 +23,7 @@ def run(tmp_path_factory) -> Path:
 
 def task_of(run: Path) -> OnPolicy:
     config = compose.check(compose.saved(run, [f"init_from={run}"]))
-    return compose.build_task(config)
+    return build.build_task(config)
 
 
 def test_it_acts_as_the_trained_actors_do(run: Path) -> None:

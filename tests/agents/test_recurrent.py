@@ -10,7 +10,7 @@ from agents.chunks import Sequences
 from agents.forward import policy_params, values
 from agents.memory import Memories, forget
 from agents.values import values_of
-from marl import describe
+from marl import build, describe
 from marl.engine import Trainer
 from marl.errors import UserError
 from marl.optim import OptimizerConfig
@@ -220,8 +220,10 @@ def test_sequential_updates_take_the_ratios_of_whole_sequences():
 
 
 def test_resuming_gives_the_same_bits(tmp_path):
+    build.configure_process(threads=1)
+
     def fit(name, resume=None, **settings):
-        trainer = Trainer(progress="off", threads=1, evaluate_every=2, **settings)
+        trainer = Trainer(progress="off", evaluate_every=2, **settings)
         task = make(network="lstm", burn_in=2)
         summary = trainer.fit(task, tmp_path / name, optimizer=OptimizerConfig(lr=1e-2), resume=resume)
         return task, summary

@@ -12,7 +12,7 @@ from agents.policy import Policy, forget
 from agents.replay import record_policy, settings_of
 from agents.session import Session
 from envs.base import STATE
-from marl import compose
+from marl import build, compose
 from marl.errors import UserError
 from marl.seeding import derive
 from tests.runs import make_run
@@ -94,7 +94,7 @@ def test_a_policy_with_a_memory_is_not_asked_without_it(runs) -> None:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_an_evaluation_is_what_stepping_by_hand_gives(runs, name: str) -> None:
-    task = compose.build_task(compose.check(compose.saved(runs[name], [f"init_from={runs[name]}"])))
+    task = build.build_task(compose.check(compose.saved(runs[name], [f"init_from={runs[name]}"])))
     policy, played = Policy.load(runs[name]), task.run_episodes(episodes=4, seed=5)
     env = task.eval_env
     observation, _ = env.reset(derive(5, "evaluation"))

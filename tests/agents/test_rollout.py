@@ -49,7 +49,7 @@ def test_an_environment_may_keep_the_actions_that_it_is_given():
     kept, step_into = [], roll.env.step_into
     roll.env.step_into = lambda t, actions: (kept.append(actions["agents"]), step_into(t, actions))
     roll.collect(torch.Generator().manual_seed(0))
-    replayed = next(iter(roll._replayed["agents"].lines.values()))
+    replayed = next(iter(roll._graphed["agents"].graphs.values()))
     assert replayed.runs == 9 and len(kept) == 12  # from the fourth step on
     for action, raw in zip(kept, roll.rollout.action["agents"], strict=True):
         assert torch.equal(action, loss.actors["agents"].head.to_env(raw))

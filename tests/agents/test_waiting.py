@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from marl import compose
+from marl import build, compose
 from tests.envs.vector_cases import make
 
 COUNTDOWN = [
@@ -22,7 +22,7 @@ def registered():
 
 
 def collected(mode):
-    task = compose.build_task(compose.check(compose.compose([*COUNTDOWN, f"+env.kwargs.mode={mode}"])))
+    task = build.build_task(compose.check(compose.compose([*COUNTDOWN, f"+env.kwargs.mode={mode}"])))
     task.collect(0)
     return task, task.rollout
 

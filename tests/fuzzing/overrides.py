@@ -1,4 +1,4 @@
-"""Overrides through composition and checking, in this process: what `compose.run` does, with the check as its job."""
+"""Overrides through composition and checking, in this process: what `run.run` does, with the check as its job."""
 
 import os
 import random
@@ -16,14 +16,14 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from envs.base import EnvError
-from marl import cli, compose
+from marl import cli, compose, conf_tree, run
 from tests.fuzzing.outcome import Outcome
 from tests.fuzzing.scripts import script
 from tests.fuzzing.values import SWEEPS, misspelt, odd
 
 SECONDS = 60  # that composing and checking may take, on a machine that has other work
-GROUPS = sorted(path.name for path in compose.CONF.iterdir() if path.is_dir())
-EXPERIMENTS = compose.group_options("experiment")
+GROUPS = sorted(path.name for path in conf_tree.CONF.iterdir() if path.is_dir())
+EXPERIMENTS = conf_tree.group_options("experiment")
 BASES = [
     *([f"experiment={name}"] for name in EXPERIMENTS),
     [], ["algo=mappo"], ["algo=ippo", "env=vmas/navigation"], ["env=gymnasium"], ["env=gymnasium_vector"],
@@ -33,9 +33,9 @@ BASES = [
     ["experiment=digits", "data=image_folder"], ["logger=many"], ["logger=wandb"], ["logger=mlflow"], ["trainer=ddp"],
     ["trainer=gpu"],
     ["debug=fast_dev_run"], ["debug=overfit"], ["debug=profiler"], ["callbacks=replay"], ["callbacks=early_stopping"],
-    *([f"scheduler={name}"] for name in compose.group_options("scheduler")),
-    *([f"optimizer={name}"] for name in compose.group_options("optimizer")),
-    *([f"network={name}"] for name in compose.group_options("network")),
+    *([f"scheduler={name}"] for name in conf_tree.group_options("scheduler")),
+    *([f"optimizer={name}"] for name in conf_tree.group_options("optimizer")),
+    *([f"network={name}"] for name in conf_tree.group_options("network")),
 ]  # fmt: skip
 HYDRA = ["hydra", "hydra.run.dir", "hydra.run", "hydra.sweep.dir", "hydra.job.name", "hydra.job.num", "hydra.mode",
          "hydra.verbose",
@@ -87,7 +87,7 @@ def one(dice: random.Random, base: tuple[str, ...]) -> str:
     if form < 0.67:
         return f"~{key}"
     if form < 0.72:
-        name = dice.choice([dice.choice(compose.group_options(dice.choice(GROUPS))), value])
+        name = dice.choice([dice.choice(conf_tree.group_options(dice.choice(GROUPS))), value])
         group = f"{dice.choice(GROUPS)}{dice.choice(['', '', '@', '@x', '@a.b', '/x'])}"
         return f"{dice.choice(['', '+', '++', '~'])}{group}={name}"
     if form < 0.76:
@@ -150,7 +150,7 @@ def check(cfg: DictConfig, run_dir: Path) -> None:
 def work(name: str, arguments: list[str]) -> None:
     """Compose and check as scripts/NAME.py does, up to where the expensive part begins."""
     if name == "train":
-        compose.run(check, EnvError)
+        run.run(check, EnvError)
         return
     module = script(name)
 

@@ -14,9 +14,17 @@ from marl.data import Digits, Loader
 from marl.engine import Trainer
 from marl.errors import UserError
 from marl.networks import MLP
-from marl.optim import OptimizerConfig
+from marl.optim import OptimizerConfig, ScheduleConfig
 from marl.supervised import Supervised
+from marl.updater import Updater
 from tests.marl.runs import make_task
+
+
+class NoSteps(Updater):
+    """Gathers gradients only."""
+
+    def step(self) -> None:
+        pass
 
 
 def gradients() -> list[float]:
@@ -24,8 +32,8 @@ def gradients() -> list[float]:
     task = make_task(epochs=1, batch_size=32)
     trainer = Trainer(progress="off", strategy="ddp")
     kept = []
-    trainer.optimizer_step = lambda flush=False: None
-    trainer.start(task, Path(sys.argv[1]) / "gradients")
+    updater = NoSteps(task, OptimizerConfig(), ScheduleConfig(), trainer.update_config)
+    trainer.start(task, Path(sys.argv[1]) / "gradients", updater=updater)
     for batch in task.batches(0):
         trainer.update(batch)
         break

@@ -10,7 +10,7 @@ from torch import nn
 from agents.actor import Actor
 from agents.policy import Policy
 from envs.base import ActionSpec, GroupSpec
-from marl import compose
+from marl import build, compose
 from marl.data import ArrayData, Digits, Erase, Flip, Noise, Reconstruction, Shift
 from marl.engine import Trainer
 from marl.errors import UserError
@@ -84,9 +84,9 @@ def test_vae_draws_while_training_and_gives_the_mean_in_evaluation(monkeypatch):
 def test_presets_reconstruct_digits_and_draw_them(name, figure, tmp_path):
     epochs = ["epochs=40", "trainer.progress=off"]
     config = compose.check(compose.compose([f"experiment={name}", *epochs]))
-    setup = compose.build_setup(config)
-    task = compose.build_task(config)
-    summary = compose.build_trainer(config).fit(task, tmp_path, **{**setup, "loggers": []})
+    setup = build.build_setup(config)
+    task = build.build_task(config)
+    summary = build.build_trainer(config).fit(task, tmp_path, **{**setup, "loggers": []})
     assert summary["final"]["test_loss"] < figure  # the mean picture: 0.0735, and 27.0 nats
     rows = 3 if name == "vae" else 2
     assert Image.open(tmp_path / "reconstructions.png").size == (12 * 9 * 8, rows * 9 * 8)
@@ -96,9 +96,9 @@ def test_pictures_are_of_pictures_and_autoencoders(tmp_path):
     for experiment, words in (("sine", "draws pictures"), ("digits", "needs network=autoencoder")):
         overrides = [f"experiment={experiment}", "callbacks=reconstructions", "trainer.progress=off"]
         config = compose.check(compose.compose(overrides))
-        setup = compose.build_setup(config)
+        setup = build.build_setup(config)
         with pytest.raises(UserError, match=words):
-            compose.build_trainer(config).fit(compose.build_task(config), tmp_path, **{**setup, "loggers": []})
+            build.build_trainer(config).fit(build.build_task(config), tmp_path, **{**setup, "loggers": []})
 
 
 def test_embedding_learns_a_table_that_no_line_fits(tmp_path):
@@ -142,4 +142,4 @@ def test_an_actor_looks_up_what_is_discrete_in_its_observation():
 def test_elbo_refuses_other_networks():
     config = compose.check(compose.compose(["experiment=autoencoder", "objective=elbo"]))
     with pytest.raises(UserError, match="network=vae gives them"):
-        compose.build_task(config)
+        build.build_task(config)

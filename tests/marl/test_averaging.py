@@ -10,35 +10,39 @@ from marl.data import Digits
 from marl.engine import Trainer
 from marl.losses import CrossEntropy
 from marl.networks import MLP
-from marl.optim import OptimizerConfig
+from marl.optim import OptimizerConfig, ScheduleConfig
 from marl.supervised import Supervised
+from marl.updater import Updater
 from tests.marl.runs import make_task, rows, run
 from tests.runs import make_run
 
 
-class Recorded(Trainer):
+class Recorded(Updater):
     """Keeps the weights after every optimiser step, and the iteration in which it was."""
 
-    def optimizer_step(self, flush=False):
-        before = getattr(self, "steps", 0)
-        super().optimizer_step(flush)
+    def begin_iteration(self, iteration):
+        self.iteration = iteration
+        super().begin_iteration(iteration)
+
+    def step(self):
+        super().step()
         self.kept = getattr(self, "kept", [])
-        if self.steps > before or not flush:
-            self.kept.append((self.iteration, [p.detach().clone() for p in self.task.loss.parameters()]))
+        self.kept.append((self.iteration, [p.detach().clone() for p in self.module.parameters()]))
 
 
 @pytest.mark.parametrize("kind", ["ema", "swa"])
 def test_the_average_is_its_formula(tmp_path, kind):
     decay = {"average_decay": 0.9} if kind == "ema" else {}
-    trainer = Recorded(progress="off", average=kind, average_from=0.5, **decay)
-    trainer.fit(make_task(epochs=4), tmp_path, optimizer=OptimizerConfig(lr=0.01))
+    trainer, task = Trainer(progress="off", average=kind, average_from=0.5, **decay), make_task(epochs=4)
+    updater = Recorded(task, OptimizerConfig(lr=0.01), ScheduleConfig(), trainer.update_config)
+    trainer.fit(task, tmp_path, updater=updater)
     if kind == "ema":
-        taken = [weights for iteration, weights in trainer.kept if iteration / 4 >= 0.5]
+        taken = [weights for iteration, weights in updater.kept if iteration / 4 >= 0.5]
         expected = taken[0]
         for weights in taken[1:]:
             expected = [0.9 * e + 0.1 * w for e, w in zip(expected, weights, strict=True)]
     else:
-        ends = [dict((i, w) for i, w in trainer.kept if i == iteration)[iteration] for iteration in (1, 2, 3)]
+        ends = [dict((i, w) for i, w in updater.kept if i == iteration)[iteration] for iteration in (1, 2, 3)]
         expected = [torch.stack(each).mean(0) for each in zip(*ends, strict=True)]  # after iterations 2, 3 and 4
     saved = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
     names = [name for name, _ in trainer.task.loss.named_parameters()]
@@ -73,7 +77,8 @@ def test_resume_is_exact_with_averages(tmp_path, kind):
         run(tmp_path / "cut", stop_after=3, **settings)
     _, resumed = run(tmp_path / "cut", resume=tmp_path / "cut" / "checkpoints" / "last.pt", **settings)
     assert rows(tmp_path / "whole") == rows(tmp_path / "cut")
-    for a, b in zip(whole.averaging.state_dict().values(), resumed.averaging.state_dict().values(), strict=True):
+    averages = [each.updater.averaging.state_dict().values() for each in (whole, resumed)]
+    for a, b in zip(*averages, strict=True):
         assert torch.equal(a, b)
 
 

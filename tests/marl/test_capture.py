@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from marl import compose
-from marl.capture import Captured, captured
+from marl import build, compose
+from marl.capture import CapturedLoss
+from marl.optim import OptimizerConfig, ScheduleConfig
+from marl.updater import UpdateConfig, Updater
 
 SMALL = ["trainer.progress=off", "trainer.evaluate_every=0", "trainer.checkpoint_every=0", "logger=csv"]
 PPO = ["algo=mappo", "env.num_envs=6", "env.max_steps=20", "algo.rollout_steps=20", "algo.minibatch_size=30",
@@ -26,8 +28,8 @@ CASES = {
 
 def trained(folder, overrides, **setup):
     config = compose.check(compose.compose(overrides))
-    trainer, task = compose.build_trainer(config), compose.build_task(config)
-    trainer.fit(task, folder, **compose.build_setup(config), **setup)
+    trainer, task = build.build_trainer(config), build.build_task(config)
+    trainer.fit(task, folder, **build.build_setup(config), **setup)
     return trainer, task.loss.state_dict()
 
 
@@ -37,9 +39,9 @@ def test_training_is_the_same_to_the_bit(tmp_path, overrides):
         warnings.simplefilter("error")
         with_replays, weights = trained(tmp_path / "a", overrides)
     without, wanted = trained(tmp_path / "b", [*overrides, "trainer.capture=false"])
-    assert without.captured is None
-    replayed = with_replays.captured.replayed
-    assert not replayed.why and sum(line.runs for line in replayed.lines.values()) > 5
+    assert without.updater.captured is None
+    replayed = with_replays.updater.captured.replayed
+    assert not replayed.why and sum(graph.runs for graph in replayed.graphs.values()) > 5
     assert all(torch.equal(weights[name], value) for name, value in wanted.items())
     a, b = (trainer.optimizer.state_dict()["state"] for trainer in (with_replays, without))
     assert all(torch.equal(a[i][name], b[i][name]) for i in b for name in b[i])
@@ -92,7 +94,7 @@ def gradients(loss, batch):
 
 def test_replays_follow_batches_weights_and_shapes():
     loss = Loss()
-    capture = Captured(loss)
+    capture = CapturedLoss(loss)
     for i, batch in enumerate(batches(12) + batches(12, rows=7) + batches(4)):
         if i == 8:
             loss.load_state_dict({name: value + 1 for name, value in loss.state_dict().items()})
@@ -102,9 +104,9 @@ def test_replays_follow_batches_weights_and_shapes():
         assert all(map(torch.equal, [found["loss"], *[p.grad for p in loss.parameters()]], wanted))
         for p in loss.parameters():
             p.grad.mul_(3)  # as clipping does
-        results = [result for line in capture.replayed.lines.values() for result in line.results]
+        results = [result for graph in capture.replayed.graphs.values() for result in graph.results]
         assert found["loss"].data_ptr() not in [result.data_ptr() for result in results]
-    assert [line.runs for line in capture.replayed.lines.values()] == [13, 9]
+    assert [graph.runs for graph in capture.replayed.graphs.values()] == [13, 9]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ def test_what_cannot_be_replayed_is_computed_anew(how, why):
     loss, other = Loss(how), Loss(how)
     if how == "hook":
         loss.layer.register_forward_hook(lambda *_: None)
-    capture, state = Captured(loss), torch.get_rng_state()
+    capture, state = CapturedLoss(loss), torch.get_rng_state()
     for batch in batches(6):
         found, wanted = capture(batch), gradients(other, batch)
         assert all(map(torch.equal, [found["loss"], *[p.grad for p in loss.parameters()]], wanted))
@@ -130,7 +132,7 @@ def test_what_cannot_be_replayed_is_computed_anew(how, why):
 
 def test_a_state_that_the_key_does_not_tell_is_found():
     loss = Loss()
-    capture = Captured(loss)
+    capture = CapturedLoss(loss)
     for batch in batches(6):
         capture(batch)
     loss.factor = 2.0
@@ -145,19 +147,17 @@ def test_a_state_that_the_key_does_not_tell_is_found():
 
 def test_only_known_losses_are_recorded(tmp_path):
     config = compose.check(compose.compose(PPO))
-    trainer, task = compose.build_trainer(config), compose.build_task(config)
-    trainer.start(task, tmp_path, **compose.build_setup(config))
-    assert trainer.captured is not None
+    task = build.build_task(config)
+    assert Updater(task, OptimizerConfig(), ScheduleConfig(), UpdateConfig()).captured is not None
 
     class Mine(type(task.loss)):
         """May depend on more than the key of its base says."""
 
     for change in ("accumulate", "precision", "class", "batch_norm"):
         config = compose.check(compose.compose([*PPO, *{"batch_norm": ["network.batch_norm=true"]}.get(change, [])]))
-        task = compose.build_task(config)
-        trainer.task, trainer.accumulate, trainer.precision = task, 1, "fp32"
+        task = build.build_task(config)
         if change == "class":
             task.loss.__class__ = Mine
-        elif change != "batch_norm":
-            setattr(trainer, change, {"accumulate": 2, "precision": "bf16"}[change])
-        assert captured(trainer) is None, change
+        settings = {"accumulate": {"accumulate": 2}, "precision": {"precision": "bf16"}}.get(change, {})
+        updater = Updater(task, OptimizerConfig(), ScheduleConfig(), UpdateConfig(**settings))
+        assert updater.captured is None, change

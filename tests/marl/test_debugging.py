@@ -7,7 +7,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from marl import compose
+from marl import build, compose
 from marl.data import Sine
 from marl.debugging import Anomaly, Histograms, Overfit, histograms
 from marl.errors import Diverged, UserError
@@ -92,9 +92,9 @@ OVERFIT = ["debug=overfit", "trainer.progress=off"]
 )
 def test_one_minibatch_is_learnt_by_heart(overrides, tmp_path):
     config = compose.check(compose.compose([*overrides, *OVERFIT]))
-    setup = compose.build_setup(config)
-    trainer = compose.build_trainer(config)
-    summary = trainer.fit(compose.build_task(config), tmp_path, **{**setup, "loggers": []})
+    setup = build.build_setup(config)
+    trainer = build.build_trainer(config)
+    summary = trainer.fit(build.build_task(config), tmp_path, **{**setup, "loggers": []})
     figure = "loss" if "experiment" in overrides[0] else "value_loss"
     callback = trainer.callbacks[0]
     assert callback.figure == figure and summary["final"][figure] < 0.02 * callback.first

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from marl import compose, describe
+from marl import build, compose, describe
 from marl.optim import OptimizerConfig
 from tests.marl.runs import LINEAR, make_task
 
@@ -12,7 +12,7 @@ DIGITS = ["experiment=digits", "network.hidden=[32]", "task.batch_size=64"]
 
 @pytest.fixture(scope="module")
 def task():
-    return compose.build_task(compose.check(compose.compose(DIGITS)))
+    return build.build_task(compose.check(compose.compose(DIGITS)))
 
 
 def test_layers_are_counted_by_hand(task):
@@ -27,7 +27,7 @@ def test_layers_are_counted_by_hand(task):
 def test_rates_are_torchs(task):
     stage = "scheduler.stages=[{name: CosineAnnealingLR, T_max: total, eta_min: 0.01}]"
     config = compose.check(compose.compose([*DIGITS, "scheduler=constant", stage, "optimizer.lr=0.1"]))
-    setup = compose.build_setup(config)
+    setup = build.build_setup(config)
     found = describe.rates(task, setup["optimizer"], setup["schedule"], 8, 1)
     assert len(found["model"]) == 9 and found["model"][0] == pytest.approx(0.1)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
@@ -39,7 +39,7 @@ def test_rates_are_torchs(task):
 
 
 def test_a_schedule_by_steps_moves_within_iterations(task):
-    setup = compose.build_setup(compose.check(compose.compose([*DIGITS, "scheduler=one_cycle"])))
+    setup = build.build_setup(compose.check(compose.compose([*DIGITS, "scheduler=one_cycle"])))
     values = describe.rates(task, setup["optimizer"], setup["schedule"], 10, 2)["model"]
     assert max(values) > values[0] and values[-1] < values[0]
 

@@ -66,7 +66,7 @@ def test_accumulation_equals_one_large_batch(tmp_path):
 def test_leftover_batches_are_stepped_with(tmp_path):
     task = make_task(epochs=1, batch_size=40)
     _, trainer = run(tmp_path, task=task, accumulate=3)  # four batches: a step of three and one of one
-    assert trainer.steps == 2 and trainer.pending == 0
+    assert trainer.metrics.steps == 2 and trainer.updater.pending == 0
 
 
 def test_max_iterations_shortens_the_run(tmp_path):

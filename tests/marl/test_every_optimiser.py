@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from marl import compose
+from marl import build, compose, conf_tree
 from marl.engine import Trainer
 from marl.errors import UserError
 from marl.networks import Linear
@@ -110,11 +110,11 @@ def test_a_function_that_is_not_there_is_one_sentence():
         config.build(optimizer, 8, 8)
 
 
-@pytest.mark.parametrize("name", compose.group_options("scheduler"))
+@pytest.mark.parametrize("name", conf_tree.group_options("scheduler"))
 def test_every_schedule_of_the_configuration_builds(name):
     config = compose.check(compose.compose([f"scheduler={name}"]))
-    schedule = compose.part(config["scheduler"])
-    optimizer = compose.part(config["optimizer"]).build({"model": Linear(2, 1)})
+    schedule = build.part(config["scheduler"])
+    optimizer = build.part(config["optimizer"]).build({"model": Linear(2, 1)})
     plan = schedule.build(optimizer, 20, 200, "max")
     optimizer.step()
     plan.step(plan.interval)
@@ -141,11 +141,11 @@ def test_plateau_follows_any_logged_figure_and_the_trainers_direction(tmp_path):
 
 
 def test_the_plateau_of_the_documentation_builds():
-    page = (compose.CONF.parent / "docs" / "toolkit.md").read_text()
+    page = (conf_tree.CONF.parent / "docs" / "toolkit.md").read_text()
     row = next(line for line in page.splitlines() if line.startswith("| ReduceLROnPlateau"))
     config = compose.check(compose.compose(["algo=mappo", *row.split("`")[1].split()]))
-    optimizer = compose.part(config["optimizer"]).build({"model": nn.Linear(1, 1)})
-    assert compose.part(config["scheduler"]).build(optimizer, 4, 4, "max").scheduler.mode == "min"
+    optimizer = build.part(config["optimizer"]).build({"model": nn.Linear(1, 1)})
+    assert build.part(config["scheduler"]).build(optimizer, 4, 4, "max").scheduler.mode == "min"
 
 
 @pytest.mark.parametrize("name", ["OneCycleLR", "CyclicLR", "SWALR"])

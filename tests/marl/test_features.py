@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from marl import compose, describe, graph
+from marl import build, compose, describe, graph
 from marl.attribution import integrated_gradients, rows_of_each
 from marl.errors import UserError
 from marl.features import features, named
@@ -38,7 +38,7 @@ def test_a_recurrent_layers_feature_is_its_output():
 
 def test_networks_are_measured_without_data_and_left_as_they_were():
     config = compose.check(compose.compose([*TINY, "network.dropout=0.1", "network.hidden=[32]"]))
-    task = compose.build_task(config)
+    task = build.build_task(config)
     before, stream = {k: v.clone() for k, v in task.loss.state_dict().items()}, torch.get_rng_state()
     modes = [m.training for m in task.loss.modules()]
     found = describe.networks(task.loss)

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from marl import compose, imports, kinds
+from marl import build, compose, imports, kinds
 from marl.data import ArrayData
 from marl.errors import UserError
 
@@ -72,7 +72,7 @@ def test_an_escaped_interpolation_stays_text(mark: Path) -> None:
     text = "${oc.create:{_target_: os.system, command: 'touch " + str(mark) + "'}}"
     node = {"_target_": f"{__name__}.Free", "anything": text}
     kinds.check(node, nn.Module, "objective")
-    assert compose.part(node).anything == text and not mark.exists()
+    assert build.part(node).anything == text and not mark.exists()
 
 
 class Free(nn.Module):
@@ -107,7 +107,7 @@ def test_a_users_own_classes_say_by_annotations_what_they_take() -> None:
     node = {"_target_": f"{__name__}.Configured", "settings": own, "change": {"_target_": f"{__name__}.Halve"}}
     node["many"] = {"a": own, "b": own}
     kinds.check(node, nn.Module, "network")
-    built = compose.part(node)
+    built = build.part(node)
     assert isinstance(built.settings, Settings) and built.change(torch.ones(1)) == 0.5 and set(built.many) == {"a", "b"}
     for key, wrong in (("settings", "torch.nn.ReLU"), ("change", f"{__name__}.Settings"), ("many", "numpy.memmap")):
         with pytest.raises(UserError, match=rf"network\.{key}\._target_={wrong}: must be a class of the kind"):

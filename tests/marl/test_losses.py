@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from marl import compose
+from marl import build, compose, conf_tree
 from marl.losses import ELBO, AsymmetricL1, BinaryCrossEntropy, CrossEntropy, Penalised, Transformed, Weighted
 
 
@@ -96,12 +96,12 @@ TARGETS = {  # for each objective of conf/: outputs [B, …] and a target that i
 }
 
 
-@pytest.mark.parametrize("name", compose.group_options("objective"))
+@pytest.mark.parametrize("name", conf_tree.group_options("objective"))
 def test_every_objective_of_the_configuration_prices_and_has_a_gradient(name):
     node = compose.check(compose.compose([f"objective={name}"]))["objective"]
     shape, target = TARGETS.get(name, ((6, 3), torch.randint(2, (6, 3)).float()))
     outputs = torch.randn(shape, requires_grad=True)
-    price = compose.part(node)(outputs, target)
+    price = build.part(node)(outputs, target)
     price.backward()
     assert price.dim() == 0 and torch.isfinite(price) and outputs.grad.abs().sum() > 0
 
@@ -115,7 +115,7 @@ def test_a_users_own_loss_stands_by_its_dotted_path(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     own = ["objective._target_=my_losses.Cubed", "~objective.reduction", "+objective.scale=2.0"]
     config = compose.check(compose.compose(["experiment=sine", *own]))
-    task = compose.build_task(config)
+    task = build.build_task(config)
     batch = next(task.batches(0))
     expected = 2 * (task.loss.outputs(batch["x"]) - batch["y"]).abs().pow(3).mean()
     torch.testing.assert_close(task.loss(batch)["loss"], expected)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from marl import cli, compose
+from marl import cli, compose, run
 from marl.errors import LONGEST, UserError, one_line
 
 ODD = [
@@ -27,7 +27,7 @@ def test_what_hydra_stumbles_over_is_one_line(arguments, monkeypatch, capsys, tm
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(SystemExit) as stop:
-        compose.run(lambda cfg, run_dir: compose.check(cfg))
+        run.run(lambda cfg, run_dir: compose.check(cfg))
     said = capsys.readouterr().err
     assert stop.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
     assert len(said) < LONGEST + 100 and said.rstrip("\n").isprintable()
@@ -41,7 +41,7 @@ def test_a_fault_of_the_job_is_no_mistake_of_the_command_line(monkeypatch, tmp_p
     monkeypatch.setattr(sys, "argv", ["train.py"])
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(TypeError, match="a bug"):
-        compose.run(job)
+        run.run(job)
 
 
 def test_long_messages_keep_their_beginning_and_their_end(capsys) -> None:

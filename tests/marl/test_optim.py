@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from marl import compose
+from marl import build, compose
 from marl.errors import UserError
 from marl.optim import OptimizerConfig, ScheduleConfig, clip_gradients
 
@@ -89,7 +89,7 @@ def test_muon_keeps_its_momentum_from_the_adamw_beside_it():
 def test_a_critic_has_its_own_eps():
     settings = ["algo=mappo", "env.fast=off", "optimizer.per_part={critic: {eps: 1e-3, betas: [0.9, 0.95]}}"]
     config = compose.check(compose.compose(settings))
-    optimizer = compose.part(config["optimizer"]).build(compose.build_task(config).parts())
+    optimizer = build.part(config["optimizer"]).build(build.build_task(config).parts())
     assert {g["name"]: (g["eps"], list(g["betas"])) for g in optimizer.param_groups} == {
         "actor": (1e-5, [0.9, 0.999]), "critic": (1e-3, [0.9, 0.95])
     }  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from marl import checkpoint, compose, overrides
+from marl import build, checkpoint, compose, overrides, run_directory
 from marl.errors import UserError
 from marl.options import split
 from tests.runs import make_run
@@ -73,7 +73,7 @@ def test_a_run_with_an_odd_name_is_read_however_it_is_quoted(odd_run: Path) -> N
         assert compose.compose([f"resume={text}"]).resume == str(odd_run)
         assert compose.compose([f"init_from={text}"]).init_from == str(odd_run)
         assert split(Options, [f"ckpt={text}"])[0] == {"ckpt": str(odd_run)}
-    compose.rebuild(odd_run)
+    build.rebuild(odd_run)
 
 
 @dataclass
@@ -85,10 +85,11 @@ class Options:
 
 def test_a_checkpoint_is_found_by_its_folder_and_tells_alone_what_it_is_of(odd_run: Path, tmp_path: Path) -> None:
     folder = odd_run / "checkpoints"
-    assert checkpoint.find(folder) == folder / "last.pt" and checkpoint.config_of(folder) == odd_run / "config.yaml"
+    assert run_directory.find(folder) == folder / "last.pt"
+    assert run_directory.config_of(folder) == odd_run / "config.yaml"
     lone = tmp_path / "lone.pt"
     lone.write_bytes((folder / "last.pt").read_bytes())
-    config, task = compose.rebuild(lone)
+    config, task = build.rebuild(lone)
     assert config["env"]["num_envs"] == 4
     saved = checkpoint.load(lone)["loss"]
     assert all((value == saved[name]).all() for name, value in task.loss.state_dict().items())

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from marl import compose
+from marl import build, compose
 from marl.profiling import OUTSIDE, Profiler, owners
 
 TINY = ["env.num_envs=4", "algo.rollout_steps=5", "algo.minibatch_size=10", "network.hidden=[8]",
@@ -12,8 +12,8 @@ TINY = ["env.num_envs=4", "algo.rollout_steps=5", "algo.minibatch_size=10", "net
 
 def run(overrides: list[str], folder: Path, callback: Profiler | None = None):
     config = compose.check(compose.compose(overrides))
-    trainer, task = compose.build_trainer(config), compose.build_task(config)
-    setup = compose.build_setup(config)
+    trainer, task = build.build_trainer(config), build.build_task(config)
+    setup = build.build_setup(config)
     if callback is not None:
         setup["callbacks"] = [callback]
     trainer.fit(task, folder, **setup)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from marl import compose
+from marl import build, compose
 from marl.data import CSV, IDX, NPZ, CSVStream, DigitAttributes, DigitPairs, Digits, DigitTriplets, ImageFolder
 from marl.data.base import split
 from marl.data.derived import ATTRIBUTES
@@ -42,10 +42,10 @@ def test_csv_by_the_command_line(tmp_path):
     path.write_text("a,b,u,v\n" + "".join(f"{i},{-i},{i % 2},1\n" for i in range(40)))
     overrides = ["experiment=logistic_regression", "data=csv", f"data.path={path}", "data.target=[u,v]"]
     overrides.append("data.kind=binary")
-    task = compose.build_task(compose.check(compose.compose([*overrides, "task.batch_size=10"])))
+    task = build.build_task(compose.check(compose.compose([*overrides, "task.batch_size=10"])))
     assert task.loss.model.out_features == 2 and task.kind == "binary"
     with pytest.raises(UserError, match="data.kind=binary: .* must be 0 or 1"):
-        compose.build_task(compose.check(compose.compose([*overrides, "data.target=a"])))
+        build.build_task(compose.check(compose.compose([*overrides, "data.target=a"])))
 
 
 @pytest.mark.parametrize("reader", [CSV, CSVStream])

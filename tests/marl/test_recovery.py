@@ -94,7 +94,8 @@ def test_an_iteration_of_nothing_but_bad_minibatches_stops(tmp_path):
 def test_restoring_lowers_the_rates_and_leaves_no_gap(tmp_path, capsys):
     task = faulty({9})  # in the third of six epochs
     _, trainer = run(tmp_path, task=task, non_finite="restore", evaluate_every=0)
-    assert "back to iteration 2, learning rates times 0.5" in capsys.readouterr().out and trainer.restores == 1
+    assert "back to iteration 2, learning rates times 0.5" in capsys.readouterr().out
+    assert trainer.run_state.restores == 1
     table = rows(tmp_path)
     assert [int(row["iteration"]) for row in table] == [1, 2, 3, 4, 5, 6]
     rates = [float(row["lr"]) for row in table]

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from agents.architecture import Architecture
 from agents.ppo import PPO
-from marl import checkpoint, resume
+from marl import build, checkpoint, resume
 from marl.callbacks import Callback, EarlyStopping
 from marl.errors import UserError
 from marl.optim import OptimizerConfig, ScheduleConfig
@@ -312,11 +312,11 @@ def test_evaluation_does_not_change_training(tmp_path, every):
 
 def test_deterministic_algorithms_give_the_same_bits(tmp_path):
     try:
-        losses = [run(tmp_path / str(i), deterministic=True)[0]["final"]["loss"] for i in range(2)]
+        build.configure_process(deterministic=True)
+        losses = [run(tmp_path / str(i))[0]["final"]["loss"] for i in range(2)]
         assert torch.are_deterministic_algorithms_enabled() and losses[0] == losses[1]
     finally:
-        torch.use_deterministic_algorithms(False)
-    run(tmp_path / "not")
+        build.configure_process()
     assert not torch.are_deterministic_algorithms_enabled()
 
 

@@ -9,7 +9,7 @@ from sklearn.datasets import load_diabetes
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from marl import checkpoint, compose
+from marl import build, checkpoint, compose
 from marl.data import CSV, ArrayData, CSVStream, Sine
 from marl.losses import ELBO, AsymmetricL1, Penalised, Transformed, Weighted
 from marl.networks import MLP
@@ -32,8 +32,8 @@ def table(tmp_path_factory):
 def fit(folder, table, *overrides, reader="csv"):
     recipe = ["experiment=linear_regression", f"data={reader}", f"data.path={table}", "data.target=progression"]
     config = compose.check(compose.compose([*recipe, "task.metrics=[r2]", "trainer.progress=off", *overrides]))
-    trainer, task = compose.build_trainer(config), compose.build_task(config)
-    return trainer.fit(task, folder, **{**compose.build_setup(config), "loggers": []}), task
+    trainer, task = build.build_trainer(config), build.build_task(config)
+    return trainer.fit(task, folder, **{**build.build_setup(config), "loggers": []}), task
 
 
 @pytest.mark.parametrize("reader", ["csv", "csv_stream"])

@@ -5,7 +5,7 @@ import struct
 import pytest
 import torch
 
-from marl import compose
+from marl import build, compose
 from marl.data.images import FASHION_MNIST_FILES
 from marl.networks import MLP
 
@@ -27,9 +27,9 @@ FIGURES = [
 
 def fit(overrides, folder):
     config = compose.check(compose.compose([*overrides, "trainer.progress=off", f"hydra.run.dir={folder}"]))
-    trainer = compose.build_trainer(config)
-    task = compose.build_task(config)
-    setup = compose.build_setup(config)
+    trainer = build.build_trainer(config)
+    task = build.build_task(config)
+    setup = build.build_setup(config)
     return trainer.fit(task, folder, **{**setup, "loggers": []}), task
 
 
@@ -51,12 +51,12 @@ def test_a_new_head_on_a_frozen_network(tmp_path):
     fit(["experiment=digits", "data.digits=[0,1,2,3,4,5]", "epochs=20"], tmp_path / "six")
     overrides = ["experiment=fine_tune", f"init_from={tmp_path / 'six'}"]
     config = compose.check(compose.compose([*overrides, "trainer.progress=off"]))
-    task = compose.build_task(config)
+    task = build.build_task(config)
     body = {name: value.clone() for name, value in task.loss.model.body.state_dict().items()}
     head = task.loss.model.head.weight.clone()
     assert head.shape == (4, 64)
-    trainer = compose.build_trainer(config)
-    summary = trainer.fit(task, tmp_path / "four", **{**compose.build_setup(config), "loggers": []})
+    trainer = build.build_trainer(config)
+    summary = trainer.fit(task, tmp_path / "four", **{**build.build_setup(config), "loggers": []})
     assert all(torch.equal(value, body[name]) for name, value in task.loss.model.body.state_dict().items())
     assert not torch.equal(task.loss.model.head.weight, head) and summary["final"]["test_accuracy"] > 0.75
 
@@ -65,7 +65,7 @@ def test_digits_preset_trains_the_actors_own_network():
     actor = compose.compose()["network"]
     digits = compose.check(compose.compose(["experiment=digits"]))
     assert dict(actor) == digits["network"]
-    assert type(compose.build_task(digits).loss.model) is MLP
+    assert type(build.build_task(digits).loss.model) is MLP
 
 
 def test_fashion_mnist_preset_learns_from_a_folder(tmp_path):

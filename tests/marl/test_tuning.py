@@ -14,16 +14,16 @@ import yaml
 
 optuna = pytest.importorskip("optuna", reason="needs pip install -e '.[tune]'")
 
-from marl import compose, sweep, tuning  # noqa: E402
+from marl import conf_tree, sweep, tuning  # noqa: E402
 from marl.errors import UserError  # noqa: E402
 from marl.schema import check_arguments  # noqa: E402
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-@pytest.mark.parametrize("name", compose.group_options("study"))
+@pytest.mark.parametrize("name", conf_tree.group_options("study"))
 def test_the_studies_that_are_shipped_fit(name: str) -> None:
-    node = yaml.safe_load((compose.CONF / "study" / f"{name}.yaml").read_text())
+    node = yaml.safe_load((conf_tree.CONF / "study" / f"{name}.yaml").read_text())
     check_arguments(tuning.StudyConfig, node, "")
     config = tuning.StudyConfig(**node)
     assert config.space and not set(config.seeds) & set(config.fresh_seeds)
@@ -193,7 +193,7 @@ def hold(place: str, folder: str) -> None:
 
 
 def test_trials_of_killed_processes_are_tried_again(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(tuning, "SETTLED", 0.0)
+    monkeypatch.setattr(tuning, "ABANDONED_AFTER", 0.0)
     place = f"sqlite:///{tmp_path}/s.db"
     study = optuna.create_study(storage=tuning.open_storage(place), study_name="s")
     process = multiprocessing.get_context("spawn").Process(target=hold, args=(place, str(tmp_path)))

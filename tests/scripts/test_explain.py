@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from agents.attribution import attribute, observations
-from marl import compose
+from marl import build, compose
 from marl.errors import UserError
 from tests.runs import TINY, make_run
 
@@ -15,9 +15,9 @@ from tests.runs import TINY, make_run
 def digits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
     config = compose.check(compose.compose(["experiment=digits", "epochs=2", "trainer.progress=off"]))
-    task = compose.build_task(config)
+    task = build.build_task(config)
     OmegaConf.save(config, folder / "config.yaml")
-    compose.build_trainer(config).fit(task, folder, **compose.build_setup(config))
+    build.build_trainer(config).fit(task, folder, **build.build_setup(config))
     return folder
 
 
@@ -51,7 +51,7 @@ def test_actions_are_explained_by_parts_of_the_observation(tmp_path, script, she
 
 def test_only_what_the_actor_reads_has_a_share():
     pytest.importorskip("captum")
-    task = compose.build_task(compose.check(compose.compose(TINY)))
+    task = build.build_task(compose.check(compose.compose(TINY)))
     actor = task.loss.actors["agents"]
     with torch.no_grad():
         actor.network.networks[0].body[0].weight[:, 3:] = 0.0  # it looks at the first three parts only
@@ -63,13 +63,13 @@ def test_only_what_the_actor_reads_has_a_share():
 
 def test_discrete_actions_are_explained_too():
     pytest.importorskip("captum")
-    task = compose.build_task(compose.check(compose.compose([*TINY, "env.continuous_actions=false"])))
+    task = build.build_task(compose.check(compose.compose([*TINY, "env.continuous_actions=false"])))
     names, table, error = attribute(task.loss.actors["agents"], observations(task, 40, 0, "agents"), 0, 32)
     assert names == ["log-probability"] and table.shape == (1, 16) and table.any() and error < 1e-3
 
 
 def test_agents_with_a_memory_are_refused():
-    task = compose.build_task(compose.check(compose.compose([*TINY, "network=gru", "network.hidden=8"])))
+    task = build.build_task(compose.check(compose.compose([*TINY, "network=gru", "network.hidden=8"])))
     with pytest.raises(UserError, match="its agents have a memory"):
         observations(task, 40, 0, "agents")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from marl import compose
+from marl import build, compose
 from marl.data.episodes import Episodes, manifest
 from marl.errors import UserError
 from tests.scripts.test_train import TINY
@@ -57,7 +57,7 @@ def test_from_a_teacher_to_mappo_that_goes_on_from_its_clone(teacher: Path, scri
         compose.compose([*TINY, "frames=100", *SIZE, f"init_from={run}", "strict=false", "optimizer.lr=1e-12"]), warm
     )
     summary = json.loads((warm / "summary.json").read_text())
-    task, clone = (compose.rebuild(place / "checkpoints" / "last.pt", [], weights=True)[1] for place in (warm, run))
+    task, clone = (build.rebuild(place / "checkpoints" / "last.pt", [], weights=True)[1] for place in (warm, run))
     for part in ("actors", "critics"):
         for name, value in getattr(clone.loss, part).state_dict().items():
             torch.testing.assert_close(getattr(task.loss, part).state_dict()[name], value, atol=1e-6, rtol=0)
@@ -81,7 +81,7 @@ def test_other_policies_than_the_trained_one(teacher: Path, script, tmp_path: Pa
     assert (Episodes(str(own), 0.5).steps["agents", "action"] == 0.5).all()
     mode = record(script, f"ckpt={teacher}", "deterministic=true", "episodes=2", f"out={tmp_path}/m")
     steps = Episodes(str(mode), 0.5).steps["agents"]
-    task = compose.rebuild(teacher / "checkpoints" / "last.pt", [], weights=True)[1]
+    task = build.rebuild(teacher / "checkpoints" / "last.pt", [], weights=True)[1]
     raw = task.loss.actors["agents"].act(steps["observation"], deterministic=True)[0]
     torch.testing.assert_close(steps["raw"], raw, atol=1e-5, rtol=1e-4)
     random = record(script, f"ckpt={teacher}", "policy=random", "episodes=2", f"out={tmp_path}/r")

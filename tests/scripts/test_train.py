@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from marl import checkpoint, compose
+from marl import build, checkpoint, compose
 from marl.callbacks import Callback
 from marl.errors import UserError
 
@@ -144,11 +144,11 @@ def test_resume_refuses_other_networks_and_leaves_the_run_alone(run: Path, scrip
 
 def test_init_from_starts_from_the_weights(run: Path) -> None:
     config = compose.check(compose.compose([*TINY, "seed=9", f"init_from={run}"]))
-    task = compose.build_task(config)
+    task = build.build_task(config)
     saved = checkpoint.load(run / "checkpoints" / "last.pt")["loss"]
     assert all(torch.equal(value, saved[key]) for key, value in task.loss.state_dict().items())
     with pytest.raises(UserError, match="does not fit this task's networks"):
-        compose.build_task({**config, "network": {**config["network"], "hidden": [8]}})
+        build.build_task({**config, "network": {**config["network"], "hidden": [8]}})
 
 
 def test_saved_configurations_take_overrides(run: Path, model: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_mistaken_command_leaves_the_users_folder(shell, tmp_path: Path) -> No
 def test_a_run_killed_while_kernels_are_compiled_begins_anew(script, tmp_path: Path, monkeypatch, capsys) -> None:
     train, pid = script("train").train, os.fork()
     if pid == 0:
-        compose.build_task = lambda config: os.kill(os.getpid(), signal.SIGKILL)
+        build.build_task = lambda config: os.kill(os.getpid(), signal.SIGKILL)
         try:
             train(compose.compose(["experiment=threshold", "epochs=2"]), tmp_path)
         finally:

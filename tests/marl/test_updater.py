@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from marl import compose
+from marl import build, compose
+from marl.activation_checkpointing import recompute
 from marl.callbacks import Callback
 from marl.data import Digits, Sine
 from marl.engine import Trainer
 from marl.errors import UserError
 from marl.networks import CNN, LSTM, MLP
-from marl.optim import OptimizerConfig, clip_gradients
-from marl.stepping import recompute
+from marl.optim import OptimizerConfig, ScheduleConfig, clip_gradients
 from marl.supervised import Supervised
+from marl.updater import Updater
 from tests.marl.runs import make_task, rows, run
 from tests.runs import TINY, make_run
 
@@ -68,9 +69,9 @@ def test_an_actor_thaws_while_its_critic_learns(tmp_path):
             self.seen.append([[p.detach().clone() for p in parts[name].parameters()] for name in ("actor", "critic")])
 
     config = compose.check(compose.compose([*TINY, "frames=120", "optimizer.unfreeze={actor: 2}"]))
-    watch, task = Actor(), compose.build_task(config)
-    setup = compose.build_setup(config)
-    compose.build_trainer(config).fit(task, tmp_path, **{**setup, "callbacks": [watch], "loggers": []})
+    watch, task = Actor(), build.build_task(config)
+    setup = build.build_setup(config)
+    build.build_trainer(config).fit(task, tmp_path, **{**setup, "callbacks": [watch], "loggers": []})
     actors, critics = zip(*watch.seen, strict=True)
 
     def same(a, b):
@@ -175,28 +176,29 @@ def test_recomputing_serves_supervised_runs_and_agents(tmp_path):
         assert float(a["value_loss"]) == pytest.approx(float(b["value_loss"]), rel=1e-4)
 
 
-class Scaled(Trainer):
+class Scaled(Updater):
     """Scales its loss as fp16 does, in float32: by a power of two, which changes no bit."""
 
-    def start(self, *arguments, **setup):
-        super().start(*arguments, **setup)
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
         self.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
 
 
 def test_a_scaled_loss_steps_as_a_plain_one_and_an_overflow_is_left_out(tmp_path):
     weights = []
-    for kind in (Trainer, Scaled):
+    for kind in (Updater, Scaled):
         task = make_task(epochs=3)
-        trainer = kind(progress="off", capture=False, threads=1)  # a replay has no part in scaling
-        trainer.fit(task, tmp_path / kind.__name__, optimizer=OptimizerConfig(lr=0.01))
+        trainer = Trainer(progress="off", capture=False)  # a replay has no part in scaling
+        updater = kind(task, OptimizerConfig(lr=0.01), ScheduleConfig(), trainer.update_config)
+        trainer.fit(task, tmp_path / kind.__name__, updater=updater)
         weights.append([p.detach() for p in task.loss.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
-    assert trainer.scaler.get_scale() == 1024.0
-    trainer.start(make_task(epochs=3), tmp_path / "overflow")
-    trainer.batches = trainer.steps = 0
-    before = [p.detach().clone() for p in trainer.task.loss.parameters()]
-    batch = next(trainer.task.batches(0))
+    assert updater.scaler.get_scale() == 1024.0
+    task = make_task(epochs=3)
+    updater = Scaled(task, OptimizerConfig(), ScheduleConfig(), trainer.update_config)
+    before = [p.detach().clone() for p in task.loss.parameters()]
+    batch = next(task.batches(0))
     batch["y"] = torch.full_like(batch["y"], 1e37)  # its error is finite, its scaled gradient is not
-    trainer.update(batch)
-    assert trainer.scaler.get_scale() == 512.0 and trainer.skipped == 1
-    assert all(torch.equal(a, b) for a, b in zip(before, trainer.task.loss.parameters(), strict=True))
+    updater.update(batch)
+    assert updater.scaler.get_scale() == 512.0 and updater.metrics.skipped == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, task.loss.parameters(), strict=True))
