@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from agents.architecture import Architecture
 from agents.distributions import ABSENT, make_head
 from agents.inputs import Inputs
-from envs.base import GroupSpec
+from envs.spec import GroupSpec
 from marl.errors import UserError
 from marl.networks import PerAgent
 

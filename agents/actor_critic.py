@@ -7,7 +7,7 @@ from torch import nn
 from agents.actor import Actor
 from agents.architecture import Architecture
 from agents.critic import Critic
-from envs.base import EnvSpec
+from envs.spec import EnvSpec
 
 
 def build_networks(

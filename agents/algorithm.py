@@ -13,7 +13,7 @@ from torch import nn
 
 from agents.actor_critic import build_networks
 from agents.architecture import Architecture
-from envs.base import EnvSpec
+from envs.spec import EnvSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from agents.architecture import Architecture
 from agents.inputs import Inputs
 from agents.normalize import ValueNorm, rescale
-from envs.base import GroupSpec
+from envs.spec import GroupSpec
 from marl.errors import UserError
 from marl.networks import PerAgent, reads_team
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agents.derivatives import LOG_SQRT_2PI, CategoricalTerms, NormalLogProb
-from envs.base import ActionSpec
+from envs.spec import ActionSpec
 from marl.errors import UserError
 
 LOG_2 = math.log(2.0)

@@ -11,7 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from envs.base import ActionSpec, Env
+from envs.base import Env
+from envs.spec import ActionSpec
 from marl.errors import UserError
 from marl.seeding import generator
 

@@ -9,7 +9,8 @@ from agents.actor import Actor
 from agents.disturbance import Disturbance
 from agents.evaluate import Episodes, evaluate, flat, nested, report
 from agents.opponents import Player
-from envs.base import Env, EnvSpec
+from envs.base import Env
+from envs.spec import EnvSpec
 from marl.seeding import derive
 from marl.task import Task
 

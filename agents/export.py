@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor, nn
 
 from agents.policy import Policy
-from envs.base import GroupSpec
+from envs.spec import GroupSpec
 from marl import files
 from marl.errors import UserError
 

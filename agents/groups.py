@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field
 
 from agents.architecture import Architecture
-from envs.base import EnvSpec
+from envs.spec import EnvSpec
 from marl.errors import UserError, closest
 from marl.schema import check_arguments
 

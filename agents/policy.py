@@ -20,7 +20,7 @@ from agents.actor_critic import build_networks
 from agents.architecture import Architecture
 from agents.critic import Critic
 from agents.groups import algorithms, everyone, read, source
-from envs.base import ActionSpec, EnvSpec, GroupSpec
+from envs.spec import ActionSpec, EnvSpec, GroupSpec
 from marl import checkpoint, run_directory
 from marl.errors import UserError
 from marl.kinds import build, required

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from agents.episode_loop import Moment, episode_steps
-from envs.base import Env, EnvSpec
+from envs.base import Env
+from envs.spec import EnvSpec
 
 STEPS = 20  # of random play; velocities, say, are all the same until something moves
 

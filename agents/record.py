@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from agents.episode_loop import Moment, Players, episode_steps, require_time_limit
-from envs.base import ActionSpec, Env, EnvSpec
+from envs.base import Env
+from envs.spec import ActionSpec, EnvSpec
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agents import native
+from agents import terms
 from agents.actor import Actor
 from agents.algorithm import Algorithm
 from agents.cast import Lineup
@@ -23,9 +23,10 @@ from agents.policy import describe
 from agents.pruning import find_repeated
 from agents.rollout import RolloutBuffer
 from envs.base import ActionError, Env
-from marl import distributed
+from marl import adam, distributed
 from marl.distributed import stream
 from marl.errors import NonFinite, UserError
+from marl.networks import fused
 from marl.seeding import derive, generator
 from marl.spans import span
 
@@ -78,7 +79,8 @@ class RLTask(EpisodeEvaluation):
         self.setup_evaluation(env, eval_episodes, eval_deterministic)
         start_time = time.perf_counter()
         if self.device.type == "cpu":
-            native.begin()
+            for library in (fused.kernel, terms.functions, adam.functions):  # while the environment's kernel is made
+                library.begin()
         self.env = env(seed=derive(seed, stream("environment")), device=device)
         self.spec = self.env.spec
         self.compile_seconds = time.perf_counter() - start_time  # nearly all of it a kernel, unless one was cached

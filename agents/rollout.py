@@ -11,7 +11,7 @@ from torch import Tensor
 
 from agents.actor import Actor
 from agents.critic import Critic
-from envs.base import EnvSpec
+from envs.spec import EnvSpec
 
 
 class RolloutBuffer:

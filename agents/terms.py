@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from envs.kernel.build import FLAGS
 from marl import native
+from marl.compiler import FLAGS
 from marl.native import NUMBER, POINTER, REAL
 
 CHOICES = 256  # at most: W samples' choices lie on the stack
@@ -54,7 +54,7 @@ def categorical_back(choice: Tensor, entropy: Tensor, p: Tensor, log_p: Tensor, 
 
 def scale(factors: Tensor, numbers: Tensor) -> Tensor:
     """factors [...] times numbers [..., F]: torch multiplies short rows one by one."""
-    if not _usable(numbers) or not native.plain(factors) or factors.shape != numbers.shape[:-1]:
+    if not _usable(numbers) or not native.is_cpu_float32(factors) or factors.shape != numbers.shape[:-1]:
         return factors.unsqueeze(-1) * numbers
     out = torch.empty_like(numbers)
     _run("scale", (factors.numel(), numbers.shape[-1]), factors.contiguous(), numbers, out)
@@ -90,8 +90,8 @@ def value_loss(
 
 def _usable(*tensors: Tensor | None) -> bool:
     return (
-        native.unseen()
-        and native.plain(*tensors)
+        native.dispatch_is_plain()
+        and native.is_cpu_float32(*tensors)
         and all(t is None or t.is_contiguous() for t in tensors)
         and functions() is not None
     )

@@ -14,8 +14,8 @@ from torch import Tensor
 from vmas.simulator.environment import Environment
 
 from envs.groups import flatten_info
-from envs.repairs import decide_scenarios_per_environment
-from envs.simulator import decide_collisions_per_environment, find_scenario, scenario_names
+from envs.repairs import decide_collisions_per_environment, decide_scenarios_per_environment
+from envs.simulator import find_scenario, scenario_names
 from envs.state import StateMap
 from envs.vmas import VmasEnv
 
@@ -87,7 +87,7 @@ def _compare(scenario: str, num_envs: int, steps: int, repaired: bool, seed: int
         decide_collisions_per_environment(raw.world)
         decide_scenarios_per_environment(raw.scenario)
     raw.step(raw.get_random_actions())  # makes the tensors that only a step makes
-    pool = ours._pool
+    pool = ours.world.pool
     result = Difference(
         scenario, steps=steps, tensors=len(pool.main.tensors), shared_draws=len(pool.drawn),
         per_environment=sum(axis is not None for axis in pool.axes.values()),
@@ -100,11 +100,11 @@ def _compare(scenario: str, num_envs: int, steps: int, repaired: bool, seed: int
     copy_state(ours, raw)
     for _ in range(steps):
         action = ours.random_action(generator)
-        handed = [a.clone() for a in ours._hand_out(action)]
+        handed = [a.clone() for a in ours.world.split_actions(action)]
         moved = ours.step(action)
         observations, rewards, terminated, truncated, infos = raw.step(handed)
-        seen = ours._observe(raw, observations)
-        for name, group in ours._groups.items():
+        seen = ours.world.observe(raw, observations)
+        for name, group in ours.world.groups.items():
             result.observation = max(result.observation, gap(moved.next_observation[name], seen[name]))
             result.reward = max(result.reward, gap(moved.reward[name], group.reward(rewards)))
             flat = [flatten_info(infos[i]) for i in group.members]
@@ -116,7 +116,7 @@ def _compare(scenario: str, num_envs: int, steps: int, repaired: bool, seed: int
         result.ended += ended
         if ended:
             copy_state(ours, raw)
-            again = ours._observe(raw, raw.get_from_scenario(True, False, False, False)[0])
+            again = ours.world.observe(raw, raw.get_from_scenario(True, False, False, False)[0])
             result.restart = max(result.restart, *(gap(moved.observation[name], again[name]) for name in again))
             copy_state(ours, raw)
     return result
@@ -130,8 +130,8 @@ def copy_state(ours: VmasEnv, raw: Environment) -> None:
         if path in target.tensors:
             target.tensors[path].write(copies.setdefault(id(slot.value), slot.value.clone()))
     target.write_host(source.host_values())
-    stream = ours._pool.stream
-    Environment.vmas_random_state[:] = [stream._torch.clone(), stream._numpy, stream._python]
+    stream = ours.world.pool.stream
+    Environment.vmas_random_state[:] = stream.generator_states()
 
 
 def gap(a: Tensor, b: Tensor) -> float:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from envs.base import ActionSpec, EnvError, GroupSpec
+from envs.base import EnvError
+from envs.spec import ActionSpec, GroupSpec
 
 
 def flatten(value: Tensor | dict[str, Any]) -> Tensor:
@@ -144,7 +145,7 @@ class Group:
         flat = [flatten_info(infos[i]) for i in self.members]
         return {name: torch.stack([f[name] for f in flat], dim=1) for name in self.info_names}
 
-    def hand_out(self, action: Tensor, to: list[Any]) -> None:
+    def split_actions(self, action: Tensor, to: list[Any]) -> None:
         """Write each member's action [E, D of that agent] into the list for the simulator.
 
         Continuous actions are clamped to the range. Discrete choices beyond what a narrower, padded agent has wrap

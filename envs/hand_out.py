@@ -15,7 +15,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from envs.base import Env, EnvError, GroupSpec, Transition
+from envs.base import Env, EnvError, Transition
+from envs.spec import GroupSpec
 
 METADATA = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
 

@@ -17,10 +17,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from envs.base import ActionError, ActionSpec, Env, EnvError, EnvSpec, Transition, misshapen
+from envs.base import ActionError, Env, EnvError, Transition, misshapen
 from envs.copies import MASK, Copy, Moved, Seen, action_width
 from envs.groups import Group, assign
 from envs.random import spread
+from envs.spec import ActionSpec, EnvSpec
 from envs.workers import Crew, joined
 
 ACTIONS = "Box, Discrete, MultiDiscrete or MultiBinary"
@@ -131,7 +132,7 @@ class HostEnv(Env):
                 raise misshapen(name, shape, value)
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise ActionError(f"{self.name} refused the action of group {name!r}: not a number.")
-            group.hand_out(value, handed)
+            group.split_actions(value, handed)
         return torch.cat([h.double() for h in handed], 1).numpy()
 
     def snapshot(self) -> dict[str, Tensor]:

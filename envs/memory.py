@@ -11,7 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from envs.base import ActionSpec, Env, EnvError, EnvSpec, GroupSpec, Transition
+from envs.base import Env, EnvError, Transition
+from envs.spec import ActionSpec, EnvSpec, GroupSpec
 
 COUNT = Annotated[int, Field(ge=1)]
 

@@ -82,6 +82,10 @@ class Stream:
             np.random.set_state(outside[-2])
             random.setstate(outside[-1])
 
+    def generator_states(self) -> list:
+        """The states of torch's, numpy's and python's generators, as VMAS's decorator `local_seed` keeps them."""
+        return [self._torch.clone(), self._numpy, self._python]
+
     def state_dict(self) -> dict[str, Tensor]:
         """The stream as tensors, loadable with `torch.load(weights_only=True)`."""
         _, key, position, has_gauss, gauss = self._numpy

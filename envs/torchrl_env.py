@@ -17,9 +17,10 @@ from torchrl.data.tensor_specs import TensorSpec
 from torchrl.envs import EnvBase, ParallelEnv, SerialEnv
 from torchrl.envs.utils import step_mdp
 
-from envs.base import EnvError, EnvSpec, GroupSpec, Transition
+from envs.base import EnvError, Transition
 from envs.gymnasium_env import located
 from envs.random import Stream
+from envs.spec import EnvSpec, GroupSpec
 from envs.taped import Taped
 from envs.torchrl_actions import action_of, encoded
 

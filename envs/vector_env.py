@@ -13,10 +13,11 @@ from gymnasium.vector.utils import batch_space, iterate
 from pydantic import Field
 from torch import Tensor
 
-from envs.base import EnvError, EnvSpec, GroupSpec, Transition
+from envs.base import EnvError, Transition
 from envs.copies import MASK, choices, in_space, mask_row, parted, takes_masks
 from envs.gymnasium_env import AGENT, on_the_cpu, registered
 from envs.host import action_spec
+from envs.spec import EnvSpec, GroupSpec
 from envs.taped import Taped
 
 GROUP = "agents"

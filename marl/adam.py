@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW, optimizer
 
 from marl import native
+from marl.compiler import FLAGS
 from marl.native import NUMBER, POINTER, REAL
 
 LARGE = 1 << 20  # numbers beyond which a step is left to torch, which uses several threads
@@ -103,7 +104,9 @@ def quick(optimizer: torch.optim.Optimizer, parts: list[list[nn.Parameter]], mos
 
 
 def _ordinary(tensor: Tensor | None) -> bool:
-    return tensor is not None and native.plain(tensor) and tensor.layout is torch.strided and tensor.is_contiguous()
+    if tensor is None or not native.is_cpu_float32(tensor):
+        return False
+    return tensor.layout is torch.strided and tensor.is_contiguous()
 
 
 def _check(made: ctypes.CDLL) -> None:
@@ -130,8 +133,8 @@ def _check(made: ctypes.CDLL) -> None:
 
 
 functions = native.Library(
-    [Path(__file__).with_name(name) for name in ("vectors.h", "adam.cpp")],
-    ("-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w"),
+    [Path(__file__).with_name("adam.cpp")],
+    FLAGS,
     {"width": ([], NUMBER), "step": ([NUMBER] + [POINTER] * 4 + [REAL] + [POINTER] * 7, None)},
     _check,
     "torch's optimiser clips and steps, not a compiled function",

@@ -37,6 +37,10 @@ class NonFinite(RuntimeError):
     """
 
 
+class CannotCompile(RuntimeError):
+    """What can't become a compiled library or a kernel; the message is one sentence that says why."""
+
+
 class LostProcess(RuntimeError):
     """Another process of a distributed run is gone or does not answer; scripts print the sentence and exit 4."""
 

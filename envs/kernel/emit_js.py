@@ -8,9 +8,10 @@ import json
 import re
 
 from envs.kernel.layout import Layout
+from envs.kernel.lowered_step import Lowered
 from envs.kernel.program import F32
 from envs.kernel.tape import Refusal
-from envs.kernel.trace import TRACED, Lowered
+from envs.kernel.trace import TRACED
 from envs.kernel.writer import FUNCTIONS, Writer, parts_of
 
 PRELUDE = """
@@ -112,9 +113,9 @@ def _line(line: str) -> str:
     """A statement of the common writer's in JavaScript's words."""
     line = re.sub(r"^const v[fb] ", "const ", line)
     line = re.sub(r"^v[fb] v", "let v", line)
-    line = re.sub(r"^st\(([^,]+), (.*)\);$", r"\1 = \2;", line)
-    line = re.sub(r"= truth\(ld\((t\[\d+\])\)\);$", r"= \1 !== 0;", line)
-    line = re.sub(r"= ld\((t\[\d+\])\);$", r"= \1;", line)
+    line = re.sub(r"^store\(([a-z]\[[^,]+), (.*)\);$", r"\1 = \2;", line)
+    line = re.sub(r"= truth\(load\((t\[\d+\])\)\);$", r"= \1 !== 0;", line)
+    line = re.sub(r"= load\((t\[\d+\])\);$", r"= \1;", line)
     line = re.sub(r"^store\((T\d+), (\d+)L, (.*), n\);$", r"store(\1, \2, \3);", line)
     return line
 

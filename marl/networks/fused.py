@@ -35,8 +35,8 @@ def worthwhile(x: Tensor, layers: list[nn.Linear]) -> bool:
     Asked at every call, since all of it may change: this and what follows cost a rollout's steps as much as the kernel.
     """
     return (
-        native.unseen()
-        and native.plain(x)
+        native.dispatch_is_plain()
+        and native.is_cpu_float32(x)
         and all(map(_plain, layers))
         and x.shape[-1] == layers[0].in_features  # torch tells what is wrong, the kernel would read on
         and kernel() is not None
@@ -89,7 +89,7 @@ def _check(made: ctypes.CDLL) -> None:
 
 
 kernel = native.Library(
-    [Path(__file__).parent / name for name in ("helpers.h", "../vectors.h", "mlp_tiles.h", "mlp.cpp")],
+    [Path(__file__).parent / name for name in ("helpers.h", "mlp_tiles.h", "mlp.cpp")],
     ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w"),
     {
         "helped": ([], NUMBER),

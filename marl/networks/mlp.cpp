@@ -2,7 +2,7 @@
 //
 // Layers are called 0 … depth-1; layer l maps size[l] numbers to size[l+1]; the activation follows all but the last.
 // Threads take blocks as they come (helpers.h); gradients of weights are summed up block after block, whoever made
-// them: the same bits whatever the number of threads. Stands after helpers.h, vectors.h and mlp_tiles.h, in one source.
+// them: bitwise the same whatever the number of threads. Stands after helpers.h and mlp_tiles.h, in one source.
 
 // Numbers of gradients that blocks may keep side by side: they should stay in the cache.
 const int64_t TOGETHER = 1 << 20;

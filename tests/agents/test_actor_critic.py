@@ -9,7 +9,7 @@ from agents.actor import Actor
 from agents.architecture import Architecture
 from agents.critic import Critic
 from agents.ppo import PPO
-from envs.base import ActionSpec, EnvSpec, GroupSpec
+from envs.spec import ActionSpec, EnvSpec, GroupSpec
 from marl.errors import UserError
 from marl.networks import MLP
 

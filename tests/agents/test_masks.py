@@ -11,8 +11,8 @@ from agents.advantage import normalize_advantage
 from agents.evaluate import evaluate
 from agents.on_policy import OnPolicy
 from agents.ppo import PPO
-from envs.base import ActionSpec, GroupSpec
 from envs.gymnasium_env import PettingZooEnv
+from envs.spec import ActionSpec, GroupSpec
 from marl.engine import Trainer
 from marl.errors import UserError
 from marl.networks import MLP

@@ -15,7 +15,7 @@ from agents.architecture import Architecture
 from agents.critic import Critic
 from agents.normalize import ObservationNorm, RewardNorm, RunningMoments, ValueNorm
 from agents.ppo import PPO
-from envs.base import ActionSpec, GroupSpec
+from envs.spec import ActionSpec, GroupSpec
 from marl.distributed import total as sum_over_ranks
 from marl.errors import UserError
 from marl.networks import MLP

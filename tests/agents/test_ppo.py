@@ -20,7 +20,7 @@ from agents.distributions import Categorical, ClippedNormal, TanhNormal
 from agents.losses import value_loss
 from agents.ppo import PPO
 from agents.schedules import Scheduled
-from envs.base import ActionSpec, EnvSpec, GroupSpec
+from envs.spec import ActionSpec, EnvSpec, GroupSpec
 from marl.errors import UserError
 from marl.networks import MLP
 

@@ -8,7 +8,7 @@ import torch
 
 from agents.ppo import PPO, PPOLoss
 from agents.schedules import KLAdaptive, Scheduled
-from envs.base import ActionSpec, EnvSpec, GroupSpec
+from envs.spec import ActionSpec, EnvSpec, GroupSpec
 from marl.errors import UserError
 from marl.networks import MLP
 from marl.supervised import SupervisedLoss

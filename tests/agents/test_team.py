@@ -11,7 +11,7 @@ from agents.export import export
 from agents.on_policy import OnPolicy
 from agents.policy import Policy
 from agents.ppo import PPO
-from envs.base import ActionSpec, EnvSpec, GroupSpec
+from envs.spec import ActionSpec, EnvSpec, GroupSpec
 from marl.engine import Trainer
 from marl.errors import UserError
 from marl.networks import MLP, Attention, DeepSets, Graph

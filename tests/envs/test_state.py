@@ -73,5 +73,5 @@ def test_no_tensor_escapes(scenario, count):
     """The numbers that a walk by hand found in VMAS 1.5.2; sampling's include those in torch.distributions."""
     kwargs = {"grid_spacing": 0.25} if scenario == "sampling" else {}
     env = VmasEnv(scenario, num_envs=3, pool_size=4, scenario_kwargs=kwargs, fast="off")
-    assert len(env._pool.main.tensors) == count
-    assert any("gaussians.0" in path for path in env._pool.main.tensors) == (scenario == "sampling")
+    assert len(env.world.pool.main.tensors) == count
+    assert any("gaussians.0" in path for path in env.world.pool.main.tensors) == (scenario == "sampling")

@@ -62,7 +62,7 @@ class Pair:
 
     @staticmethod
     def assert_close(ours: Tensor, theirs: Tensor) -> None:
-        exact = native.compiler is not None and adam.functions().width() == 16
+        exact = native.enabled and adam.functions().width() == 16
         torch.testing.assert_close(ours, theirs, **({"rtol": 0, "atol": 0} if exact else {"rtol": 1e-5, "atol": 1e-7}))
 
     def compare(self) -> None:
@@ -90,8 +90,8 @@ def test_steps_are_torchs(shapes, kind, decay, most):
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="its vectors have one length")
 @pytest.mark.parametrize("absent", [("-mno-avx512f",), ("-mno-avx512f", "-mno-avx", "-mno-fma")])
 def test_processors_with_shorter_vectors_get_the_same(absent, monkeypatch):
-    build = native.compiler
-    monkeypatch.setattr(native, "compiler", lambda source, flags: build(source, (*flags, *absent)))
+    build = native.compile_library
+    monkeypatch.setattr(native, "compile_library", lambda source, flags: build(source, (*flags, *absent)))
     assert adam.functions().width() == (8 if len(absent) == 1 else 4)
     pair = Pair(AdamW, SHAPES[1], 0.5, 0.01)
     for turn in range(10):
@@ -149,7 +149,7 @@ def test_what_it_does_not_know_torch_does(change):
 
 
 def test_without_a_compiler_torch_steps(monkeypatch):
-    monkeypatch.setattr(native, "compiler", None)
+    monkeypatch.setattr(native, "enabled", False)
     pair = Pair(Adam, SHAPES[0])
     for _ in range(3):
         pair.draw()
@@ -169,8 +169,8 @@ def test_other_optimisers_large_models_and_halves_are_torchs(monkeypatch):
 
 
 def test_steps_that_differ_from_torchs_are_not_used(monkeypatch):
-    build = native.compiler
-    monkeypatch.setattr(native, "compiler", lambda s, f: build(s.replace("all(size) * a", "all(size) * g"), f))
+    build = native.compile_library
+    monkeypatch.setattr(native, "compile_library", lambda s, f: build(s.replace("K(size) * a", "K(size) * g"), f))
     pair = Pair(Adam, SHAPES[0])
     pair.draw()
     pair.slow(0)

@@ -102,9 +102,7 @@ def run(code: str, **environment: str) -> str:
 
 PRELUDE = """
 import os, torch
-from agents import native
 from marl.networks import MLP, fused, helpers
-native.enable()
 net, x = MLP(64, 9, hidden=(64, 64)), torch.randn(3000, 64)
 torch.set_grad_enabled(False)
 """

@@ -1,4 +1,4 @@
-"""Where built kernels are kept: a folder that is the user's alone, whose files are named after their content.
+"""Where compiled libraries are kept: a folder that is the user's alone, its files named after their content.
 
 A file's name holds the digest of what it was built from and of its own bytes. Whatever was cut short, damaged or
 exchanged has another digest, is removed and built again. A library is code: it is never loaded from a folder that
