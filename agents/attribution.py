@@ -39,7 +39,7 @@ def observations(task: RLTask, rows: int, seed: int, group: str) -> Tensor:
     return torch.cat(observed)
 
 
-def attribute(actor: Actor, seen: Tensor, agent: int, steps: int = 64) -> tuple[list[str], Tensor, float]:
+def attribute(actor: Actor, observed: Tensor, agent: int, steps: int = 64) -> tuple[list[str], Tensor, float]:
     """Shares of each feature of an agent's own observation in what it does, against the mean observation.
 
     Continuous actions: of each dimension of the policy's mode, in the environment's units. Discrete ones: of the
@@ -47,17 +47,17 @@ def attribute(actor: Actor, seen: Tensor, agent: int, steps: int = 64) -> tuple[
     one more feature at the end: the sum of their shares.
 
     Args:
-        seen: float32 [N, A, F].
+        observed: float32 [N, A, F].
         steps: points of the integral.
 
     Returns:
         Names of the outputs, mean |share| float32 [outputs, F or F + 1], the largest error of a sum of shares.
     """
-    baseline = seen.mean(0, keepdim=True)
-    raw = actor.act(seen, True)[0].detach()
+    baseline = observed.mean(0, keepdim=True)
+    raw = actor.act(observed, True)[0].detach()
     continuous = raw.is_floating_point()
     names = [f"action {d}" for d in range(raw.shape[-1])] if continuous else ["log-probability"]
-    found, worst = [], 0.0
+    rows, worst = [], 0.0
     for d in range(len(names)):
 
         def output(observation: Tensor, d: int = d) -> Tensor:
@@ -66,10 +66,10 @@ def attribute(actor: Actor, seen: Tensor, agent: int, steps: int = 64) -> tuple[
             taken = raw.repeat(len(observation) // len(raw), 1, 1)  # all rows at one point, then at the next
             return actor.evaluate(observation, taken)[:, agent]
 
-        shares, error = integrated_gradients(output, seen, baseline, steps)
-        own = shares[:, agent].abs().mean(0)
+        shares, error = integrated_gradients(output, observed, baseline, steps)
+        own_share = shares[:, agent].abs().mean(0)
         others = (shares.sum((1, 2)) - shares[:, agent].sum(-1)).abs().mean()
-        found.append(torch.cat([own, others.reshape(1)]))
+        rows.append(torch.cat([own_share, others.reshape(1)]))
         worst = max(worst, error)
-    table = torch.stack(found)
+    table = torch.stack(rows)
     return names, table if table[:, -1].any() else table[:, :-1], worst

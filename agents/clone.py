@@ -3,7 +3,7 @@
 Shapes: S steps in the data, B minibatch rows, A agents in a group, F features, D action dimensions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -17,9 +17,10 @@ from agents.episode_evaluation import EpisodeEvaluation
 from agents.episode_loop import Players
 from agents.evaluate import flat, nested, report
 from agents.imitation import CloneLoss, discounted
-from agents.policy import Policy, describe, spec_of
+from agents.policy import Policy
 from agents.record import record, to_raw
 from envs.base import Env
+from envs.spec import describe, spec_of
 from marl import distributed
 from marl.data import Episodes, Loader
 from marl.data.episodes import Flat
@@ -85,7 +86,7 @@ class Clone(EpisodeEvaluation, Epochs):
         self.data, self.seed, self.device = data, seed, torch.device(device)
         self.spec = spec_of(data.manifest["spec"])
         self.setup_evaluation(self._checked(env), eval_episodes, eval_deterministic)
-        # At once, since an environment of other agents is to be told before anything is learned.
+        # At once, so that an environment of other agents is refused before anything is learned.
         self.eval_env = self.make_env(seed=derive(seed, "evaluation"), device=self.device, num_envs=eval_episodes)
         actors, critics = build_networks(algo, self.spec, network, critic_network)
         if any(getattr(actor, "memory_shape", None) for actor in actors.values()):
@@ -94,14 +95,15 @@ class Clone(EpisodeEvaluation, Epochs):
             raise UserError(f"task.critic_coef={critic_coef}: not with task.dagger_every, where the learner acts")
         self.loss, self.algo = CloneLoss(actors, critics, critic_coef).to(self.device), algo
         self.heads = data.manifest.get("policy", {}).get("heads", {})
-        rows = self._rows(data.steps, returns=critic_coef > 0)
+        rows = self._rows(data.steps, self.heads, returns=critic_coef > 0)
         if batch_size > len(data.train):
             raise UserError(f"task.batch_size={batch_size}: must be at most {len(data.train)}, the steps to learn from")
         self.loader = Loader(rows, batch_size, seed, among=data.train, device=self.device)
         for name in self.loss.actors:  # where observations are normalised: by the training split alone
-            seen = rows[name, "observation"][data.train].to(self.device)
-            self.loss.actors[name].inputs.learn(seen)
-            self.loss.critics[name].learn_inputs(seen, rows["state"][data.train] if "state" in rows.keys() else None)
+            observation = rows[name, "observation"][data.train].to(self.device)
+            self.loss.actors[name].inputs.learn(observation)
+            states = rows["state"][data.train] if "state" in rows.keys() else None
+            self.loss.critics[name].learn_inputs(observation, states)
         self.budget(epochs)
         self.dagger_every, self.dagger_episodes, self.dagger_beta = dagger_every, dagger_episodes, dagger_beta
         self.dagger_labels, self.teacher, self.rounds = dagger_labels, None, 0
@@ -113,29 +115,30 @@ class Clone(EpisodeEvaluation, Epochs):
         """`env`, whose agents are made sure to be those of the data whenever one is built."""
 
         def build(**settings) -> Env:
-            made = env(**settings)
-            own, recorded = describe(made.spec)["groups"], describe(self.spec)["groups"]
-            if own != recorded:
+            built = env(**settings)
+            if describe(built.spec)["groups"] != describe(self.spec)["groups"]:
                 node = self.data.manifest.get("env") or {}
-                told = {key: node[key] for key in ("scenario", "id", "scenario_kwargs") if key in node}
-                raise UserError(f"env: its agents are not those of {self.data.folder}, recorded in {told}")
-            return made
+                source = {key: node[key] for key in ("scenario", "id", "scenario_kwargs") if key in node}
+                raise UserError(f"env: its agents are not those of {self.data.folder}, recorded in {source}")
+            return built
 
         return build
 
-    def _rows(self, steps: TensorDict, returns: bool = False) -> TensorDict:
+    def _rows(self, steps: TensorDict, heads: Mapping[str, str], returns: bool = False) -> TensorDict:
         """Steps as recorded → what the loss reads; views, copied only where raw actions have to be found.
 
+        heads: {group: class of the policy head whose raw actions were recorded}.
         returns: with room for the critics' targets.
         """
         rows = {}
         for name, actor in self.loss.actors.items():
-            told = steps[name]
-            same = "raw" in told.keys() and self.heads.get(name) == type(actor.head).__name__
-            raw = told["raw"] if same else to_raw(actor.head.cpu(), told["action"])
+            recorded = steps[name]
+            same = "raw" in recorded.keys() and heads.get(name) == type(actor.head).__name__
+            raw = recorded["raw"] if same else to_raw(actor.head.cpu(), recorded["action"])
             actor.head.to(self.device)
             names = {"observation": "observation", "action_mask": "mask", "alive": "alive"}
-            rows[name] = {own: told[key] for key, own in names.items() if key in told.keys()} | {"raw": raw}
+            rows[name] = {column: recorded[key] for key, column in names.items() if key in recorded.keys()}
+            rows[name]["raw"] = raw
             if returns:
                 rows[name]["return"] = torch.zeros(len(steps), actor.n_agents)
         uses = any(critic.uses_state for critic in self.loss.critics.values()) and "state" in steps.keys()
@@ -153,11 +156,11 @@ class Clone(EpisodeEvaluation, Epochs):
         """Write into the rows what the critics are to say of every recorded step, as they stand."""
         rows, final, length = self.loader.rows, self.data.final, self.data.final["length"]
         for name, critic in self.loss.critics.items():
-            seen, state = final[f"{name}/final_observation"].to(self.device), final.get("final_state")
-            end = critic.denormalize(critic(seen, None if state is None else state.to(self.device))).cpu()
-            told = self.data.steps["next"]
-            reward = self.algo.reward_scale * told[name, "reward"]
-            returns = discounted(reward, told["terminated"], end, length, self.algo.gamma)
+            observation, state = final[f"{name}/final_observation"].to(self.device), final.get("final_state")
+            end = critic.denormalize(critic(observation, None if state is None else state.to(self.device))).cpu()
+            following = self.data.steps["next"]
+            reward = self.algo.reward_scale * following[name, "reward"]
+            returns = discounted(reward, following["terminated"], end, length, self.algo.gamma)
             value = self._values(name)
             rows[name, "return"].copy_(critic.learn_scale(returns.to(self.device), value)[0])
 
@@ -198,17 +201,15 @@ class Clone(EpisodeEvaluation, Epochs):
         teacher = Players(self.teacher.actors, deterministic=self.dagger_labels == "mode")
         with self.evaluating():
             learner = Players(self.loss.actors)
-            made = record(env, teacher, seed, learner, self.dagger_beta**self.rounds)
+            episodes = record(env, teacher, seed, learner, self.dagger_beta**self.rounds)
         old = self.gathered
-        self.gathered = {key: torch.cat([old[key], value]) if old else value for key, value in made.items()}
+        self.gathered = {key: torch.cat([old[key], value]) if old else value for key, value in episodes.items()}
         self._add_gathered()
 
     def _add_gathered(self) -> None:
-        kept = {name: type(actor.head).__name__ for name, actor in self.teacher.actors.items()}
-        self.heads, recorded = kept, self.heads
-        added = self._rows(steps_of(self.gathered))
-        self.heads = recorded
-        first = self._rows(self.data.steps[self.data.train])
+        teacher_heads = {name: type(actor.head).__name__ for name, actor in self.teacher.actors.items()}
+        added = self._rows(steps_of(self.gathered), teacher_heads)
+        first = self._rows(self.data.steps[self.data.train], self.heads)
         self.loader.rows = torch.cat([first, added.select(*first.keys())])
 
     def metrics(self) -> dict[str, Tensor | float]:
@@ -219,7 +220,7 @@ class Clone(EpisodeEvaluation, Epochs):
 
     def evaluate(self) -> dict[str, float]:
         """Figures of the held-out episodes, then of episodes played by the actors as they are."""
-        held_out = self.means(self._rows(self.data.steps[self.data.validation]).to(self.device))
+        held_out = self.means(self._rows(self.data.steps[self.data.validation], self.heads).to(self.device))
         played = flat(report(self.run_episodes()))
         return {**played, **{f"validation_{name}": value for name, value in held_out.items()}}
 
@@ -241,7 +242,7 @@ class Clone(EpisodeEvaluation, Epochs):
         return {**super().state_dict(), "spec": describe(self.spec), "rounds": self.rounds, "gathered": dict(gathered)}
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from `state_dict`, to the same bits."""
+        """Continue from `state_dict`, bitwise identically."""
         super().load_state_dict(state)
         self.rounds, self.gathered = state["rounds"], {key: value.cpu() for key, value in state["gathered"].items()}
         if self.gathered:

@@ -19,7 +19,7 @@ from marl.seeding import generator
 
 @dataclass
 class Disturbance:
-    """Settings of a disturbance; the default disturbs nothing, to the bit.
+    """Settings of a disturbance; the default changes nothing, bitwise.
 
     Args:
         observation_noise: standard deviation of Gaussian noise on every feature, in the observation's own units.

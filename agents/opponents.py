@@ -1,4 +1,4 @@
-"""Opponents that nobody trained: random, standing still, and scripted ones, to judge and train teams against.
+"""Opponents that are not trained: random, standing still, and scripted ones, to judge and train teams against.
 
 An opponent is built as `Opponent(env, group)` and called as `opponent(observation, generator) -> action`; a class of
 your own is named by its dotted path. Shapes: E environments, A agents of the group, F features, D action dimensions.
@@ -95,7 +95,7 @@ class Heuristic:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed))
             reach, each = self.action.high, enumerate(observation.unbind(1))
-            rows = [self.policy.compute_action(seen, u_range=float(reach[i, 0])) for i, seen in each]
+            rows = [self.policy.compute_action(row, u_range=float(reach[i, 0])) for i, row in each]
         action = torch.stack(rows, 1).float()
         return torch.nn.functional.pad(action, (0, reach.shape[-1] - action.shape[-1])).clamp(self.action.low, reach)
 

@@ -51,8 +51,8 @@ class Pool:
     def versions(self, iteration: int) -> list[int]:
         """Iterations of the versions that may play in `iteration`, oldest first: at most `size`, evenly spread."""
         count = iteration // self.settings.every + 1
-        kept = min(count, self.settings.size)
-        places = [round(i * (count - 1) / max(kept - 1, 1)) for i in range(kept)] if kept > 1 else [count - 1]
+        size = min(count, self.settings.size)
+        places = [round(i * (count - 1) / max(size - 1, 1)) for i in range(size)] if size > 1 else [count - 1]
         return [place * self.settings.every for place in places]
 
     def drawn(self, iteration: int) -> list[int]:
@@ -73,14 +73,14 @@ class Pool:
     @torch.no_grad()
     def act(self, observation: Tensor, generator: torch.Generator, mask: Tensor | None) -> Tensor:
         """Each player's block of environments: [E, A, F] -> [E, A, D] in the environment's units."""
-        seen = observation.tensor_split(len(self.players))
-        masks = [None] * len(seen) if mask is None else mask.tensor_split(len(self.players))
-        acted = [
+        observations = observation.tensor_split(len(self.players))
+        masks = [None] * len(observations) if mask is None else mask.tensor_split(len(self.players))
+        actions = [
             player.head.to_env(player.act(o, generator=generator, mask=m)[0])
-            for player, o, m in zip(self.players, seen, masks, strict=True)
+            for player, o, m in zip(self.players, observations, masks, strict=True)
             if len(o)
         ]
-        return torch.cat(acted)
+        return torch.cat(actions)
 
 
 class PoolCheckpointer(Callback):

@@ -19,10 +19,10 @@ from agents.episode_evaluation import EpisodeEvaluation
 from agents.episode_loop import require_time_limit
 from agents.episode_statistics import EpisodeStatistics
 from agents.opponents import Player
-from agents.policy import describe
 from agents.pruning import find_repeated
 from agents.rollout import RolloutBuffer
 from envs.base import ActionError, Env
+from envs.spec import describe
 from marl import adam, distributed
 from marl.distributed import stream
 from marl.errors import NonFinite, UserError

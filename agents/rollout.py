@@ -147,7 +147,7 @@ class RolloutBuffer:
 
     def not_finite(self) -> str | None:
         """The first number that is not finite: what it is, whose, in which environment and step."""
-        found = []
+        places = []
         for name, group in self.spec.groups.items():
             numbers = {"observation": self.observed, "action": self.action, "reward": self.reward}
             for order, (what, tensors) in enumerate(numbers.items()):
@@ -157,8 +157,8 @@ class RolloutBuffer:
                 if len(bad):
                     t, e, a = bad[0, :3].tolist()
                     value = tensors[name][tuple(bad[0])].item()
-                    found.append((t, order, f"{what} of {group.agents[a]} is {value} in environment {e}, step {t}"))
-        return f"{min(found)[2]} of the rollout" if found else None
+                    places.append((t, order, f"{what} of {group.agents[a]} is {value} in environment {e}, step {t}"))
+        return f"{min(places)[2]} of the rollout" if places else None
 
 
 def take(rows: Mapping, index: Tensor) -> dict:

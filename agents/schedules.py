@@ -20,7 +20,7 @@ class Scheduled(nn.Module):
         linear: first + (last - first) p        cosine: last + (first - last) (1 + cos(pi p)) / 2
 
     over the run's progress p from 0 to 1. A constant is a plain number; what changes is a scalar on the device, so that
-    a compiled or captured loss reads the new value without being built anew.
+    a compiled or captured loss reads the new value without being built again.
 
     Args:
         first, last: value at the beginning and at the end.

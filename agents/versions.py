@@ -41,13 +41,14 @@ def same_env(runs: Sequence[str | Path], overrides: Sequence[str] = ()) -> None:
     first: dict[str, str] = {}
     for run in runs:
         env = compose.check(compose.saved(run, overrides))["env"]
-        found = {key: text for key, text in flat(env, "env.") if key not in COMPUTED}
-        first = first or found
-        differ = [key for key in {**first, **found} if first.get(key) != found.get(key)]
+        settings = {key: text for key, text in flat(env, "env.") if key not in COMPUTED}
+        first = first or settings
+        differ = [key for key in {**first, **settings} if first.get(key) != settings.get(key)]
         if differ:
-            told = ", ".join(f"{k}={found.get(k, 'unset')}, not {first.get(k, 'unset')}" for k in differ[:4])
+            differences = ", ".join(f"{k}={settings.get(k, 'unset')}, not {first.get(k, 'unset')}" for k in differ[:4])
             raise UserError(
-                f"{run}: its environment differs from that of {runs[0]} ({told}); {differ[0]}=VALUE sets one for all"
+                f"{run}: its environment differs from that of {runs[0]} ({differences}); "
+                f"{differ[0]}=VALUE sets one for all"
             )
 
 
@@ -64,17 +65,17 @@ def kept(run: str | Path, task: RLTask, most: int) -> dict[int, dict[str, Actor]
     pools = {name: pool for name, pool in task.lineup.pools.items() if (folder / "pool" / name).is_dir()}
     if pools:
         per_group = [{int(p.stem) for p in (folder / "pool" / n).glob("*.safetensors")} for n in pools]
-        found = sorted(set.intersection(*per_group))
+        iterations = sorted(set.intersection(*per_group))
     else:
         matches = [re.fullmatch(r"iteration_(\d+)\.pt", p.name) for p in (folder / "checkpoints").glob("*.pt")]
-        found = sorted(int(m[1]) for m in matches if m)
-    if not found:
+        iterations = sorted(int(m[1]) for m in matches if m)
+    if not iterations:
         raise UserError(f"{run}: kept no versions; a pool (groups.GROUP.past) or trainer.keep_every=10 keeps some")
     last = checkpoint.load(run_directory.find(folder))
-    found = [version for version in found if version < last["iteration"]]
-    count = min(len(found), most - 1)
-    chosen = {found[round(i * (len(found) - 1) / max(count - 1, 1))] for i in range(count)}
-    made = {}
+    iterations = [version for version in iterations if version < last["iteration"]]
+    count = min(len(iterations), most - 1)
+    chosen = {iterations[round(i * (len(iterations) - 1) / max(count - 1, 1))] for i in range(count)}
+    versions = {}
     for version in sorted(chosen):
         actors = copy.deepcopy(task.loss.actors)
         if pools:
@@ -85,8 +86,8 @@ def kept(run: str | Path, task: RLTask, most: int) -> dict[int, dict[str, Actor]
         else:
             weights = checkpoint.load_weights(folder / "checkpoints" / f"iteration_{version}.pt", task.device)
             actors.load_state_dict(_below(weights, "actors."))
-        made[version] = everyone(task.lineup.settings, dict(actors), dict(actors))[0]
-    return made | {last["iteration"]: team(task)}
+        versions[version] = everyone(task.lineup.settings, dict(actors), dict(actors))[0]
+    return versions | {last["iteration"]: team(task)}
 
 
 def _below(weights: Mapping, prefix: str) -> dict:

@@ -50,7 +50,7 @@ class Options:
 def run(chosen: Options) -> Path | None:
     """Write the page, or serve until interrupted. Raises UserError, EnvError."""
     policy = Policy.load(chosen.ckpt, chosen.which)
-    settings = settings_of(policy.told.get("env"))
+    settings = settings_of(policy.metadata.get("env"))
     if chosen.max_steps is not None:
         settings["max_steps"] = chosen.max_steps
     if chosen.serve:
@@ -71,7 +71,7 @@ def live_page(policy: Policy, settings: dict[str, Any], seeds: int) -> str:
     weights = plain(policy)
     made = program(settings)
     scripts = f"{web('policy.js')}\n{web('engine.js')}\nconst PROGRAM = {made.source};"
-    run = policy.told.get("run") or {}
+    run = policy.metadata.get("run") or {}
     about = str(run.get("name") or settings.get("scenario"))
     about += "".join(f", trained for {run[unit]:,} {unit}" for unit in UNITS if run.get(unit))
     data = {"world": world(made, settings, seeds), "policy": weights}

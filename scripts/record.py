@@ -22,9 +22,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from agents.episode_loop import Players
-from agents.policy import Policy, describe
+from agents.policy import Policy
 from agents.record import metadata, record
 from envs.base import Env, EnvError
+from envs.spec import describe
 from marl import build, cli, options, run_directory
 from marl.data.episodes import append, manifest
 from marl.errors import UserError
@@ -49,7 +50,7 @@ class Options:
 def run(chosen: Options) -> Path:
     """Load, play, write, say where. Raises UserError, EnvError: no such checkpoint, policy or environment."""
     policy = Policy.load(chosen.ckpt, chosen.which)
-    node = policy.told.get("env")
+    node = policy.metadata.get("env")
     if not node:
         raise UserError(f"{chosen.ckpt}: doesn't say how its environment is built; give its run directory")
     required(node, Callable[..., Env], "env")
@@ -63,7 +64,7 @@ def run(chosen: Options) -> Path:
             "ckpt": str(chosen.ckpt),
             "which": chosen.which,
             "heads": {name: type(actor.head).__name__ for name, actor in policy.actors.items()},
-            "run": policy.told.get("run"),
+            "run": policy.metadata.get("run"),
         },
         "metadata": metadata(
             folder.name, policy.spec, node, source, f"{source}, deterministic={chosen.deterministic}".lower()

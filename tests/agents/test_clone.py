@@ -11,9 +11,10 @@ from agents.clone import Clone
 from agents.episode_loop import Players
 from agents.imitation import discounted
 from agents.on_policy import OnPolicy
-from agents.policy import Policy, describe
+from agents.policy import Policy
 from agents.ppo import PPO
 from agents.record import record, to_raw
+from envs.spec import describe
 from envs.vmas import VmasEnv
 from marl import transfer
 from marl.data import Episodes

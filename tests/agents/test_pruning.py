@@ -7,9 +7,9 @@ import torch
 
 from agents.actor_critic import build_networks
 from agents.on_policy import OnPolicy
-from agents.policy import describe, spec_of
 from agents.ppo import PPO
 from agents.pruning import find_repeated, repeated
+from envs.spec import describe, spec_of
 from envs.vmas import VmasEnv
 from marl.errors import UserError
 from marl.networks import MLP, DeepSets

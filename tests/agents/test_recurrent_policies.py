@@ -162,7 +162,7 @@ def test_recordings_hold_what_the_policy_did_and_thought(runs, name: str) -> Non
 @pytest.mark.parametrize("name", RUNS)
 def test_a_served_world_remembers_steps_and_not_drags(runs, name: str) -> None:
     policy = Policy.load(runs[name])
-    session = Session(policy, settings_of(policy.told["env"]))
+    session = Session(policy, settings_of(policy.metadata["env"]))
     entity = next(iter(session.entities))
     for again in range(2):
         acting, judging = policy.memory(1), policy.critic_memory(1)
