@@ -36,11 +36,6 @@ class Algorithm(Architecture, ABC):
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.99
     reward_scale: Annotated[float, Field(gt=0)] = 1.0
 
-    @classmethod
-    def report_name(cls, settings: Mapping[str, Any]) -> str:
-        """What reports call the algorithm with these settings, as they stand in a run's configuration."""
-        return cls.__name__.lower()
-
     @property
     @abstractmethod
     def loss_class(self) -> type[nn.Module]:

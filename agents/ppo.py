@@ -7,7 +7,7 @@ features.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -74,11 +74,6 @@ class PPO(Algorithm):
                 f"algo.burn_in={self.burn_in}: at most algo.chunk_length, which must be below algo.rollout_steps="
                 f"{self.rollout_steps}, since a rollout's first chunk has no steps before it"
             )
-
-    @classmethod
-    def report_name(cls, settings: Mapping[str, Any]) -> str:
-        """IPPO where a critic sees what its agent sees, else MAPPO."""
-        return "ippo" if settings["critic"] == "local" else "mappo"
 
     @classmethod
     def keeps_on_resume(cls, key: str) -> bool:
