@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from envs.spec import EnvSpec, sample_actions
+from marl.errors import UserError
 
 STATE = "/state"  # the global state's key where it lies among the groups' observations; no group has a slash
 
 
-class EnvError(ValueError):
-    """A user's mistake, told in one sentence that names the key, the value and what is allowed."""
+class EnvError(UserError):
+    """A user's mistake about an environment."""
 
 
 class ActionError(EnvError):

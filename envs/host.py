@@ -20,9 +20,9 @@ from torch import Tensor
 from envs.base import ActionError, Env, EnvError, Transition, misshapen
 from envs.copies import MASK, Copy, Moved, Seen, action_width
 from envs.groups import Group, assign
-from envs.random import spread
 from envs.spec import ActionSpec, EnvSpec
 from envs.workers import Crew, joined
+from marl.seeding import spread
 
 ACTIONS = "Box, Discrete, MultiDiscrete or MultiBinary"
 

@@ -9,16 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MASK = 2**63 - 1
-
-
-def spread(seed: int, purpose: int) -> int:
-    """Another seed for another purpose: one round of splitmix64, so that neighbouring seeds give unrelated streams."""
-    z = (seed + (purpose + 1) * 0x9E3779B97F4A7C15) & (2**64 - 1)
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-    return (z ^ (z >> 31)) & MASK
-
 
 def pack_python(state: tuple) -> Tensor:
     """`random.getstate()` as float64 [628]: version, 625 words below 2^32 (exact in float64), next Gaussian."""

@@ -20,7 +20,6 @@ from envs.base import EnvError
 from envs.random import Stream
 from envs.repairs import decide_collisions_per_environment, decide_scenarios_per_environment
 from marl import imports
-from marl.errors import UserError
 
 
 class Simulator(Environment):
@@ -64,10 +63,7 @@ def find_scenario(name: str) -> type[BaseScenario]:
             hint = f"did you mean {' or '.join(close)}?" if close else f"VMAS has {', '.join(names)}."
             raise EnvError(f"env.scenario={name!r} is neither a VMAS scenario nor a dotted path: {hint}")
         return importlib.import_module("vmas.scenarios." + full.replace("/", ".")).Scenario
-    try:
-        found = imports.locate(name, "env.scenario")
-    except UserError as error:
-        raise EnvError(str(error)) from error
+    found = imports.locate(name, "env.scenario")
     if isinstance(found, types.ModuleType):
         found = getattr(found, "Scenario", None)
     if not (isinstance(found, type) and issubclass(found, BaseScenario)):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from envs.base import ActionError, Env, EnvError, Transition, misshapen
-from envs.random import spread
+from marl.seeding import spread
 
 
 class Taped(Env):

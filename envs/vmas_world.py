@@ -14,9 +14,10 @@ from envs.base import STATE, ActionError, EnvError, Transition, misshapen
 from envs.groups import Group, agent_actions, assign, flatten, flatten_info
 from envs.kernel.audit import StepAudit
 from envs.pool import ResetPool
-from envs.random import Stream, pack_python, spread, unpack_python
+from envs.random import Stream, pack_python, unpack_python
 from envs.simulator import Simulator, build_simulator, find_scenario, global_state, uses_host_random
 from envs.spec import EnvSpec, sample_actions
+from marl.seeding import spread
 
 
 class VmasWorld:

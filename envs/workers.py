@@ -13,6 +13,7 @@ import numpy as np
 
 from envs.base import EnvError
 from envs.copies import Copy, Share
+from marl.errors import UserError
 
 PATIENCE = 5.0  # seconds that a process has to close its copies
 
@@ -66,7 +67,7 @@ def serve(pipe: Connection, make: Callable[[], Copy], count: int, name: str) -> 
     def tried(work: Callable[[], Any]) -> None:
         try:
             pipe.send(("made", work()))
-        except EnvError as error:
+        except UserError as error:
             pipe.send(("refused", str(error)))
         except Exception:
             pipe.send(("failed", traceback.format_exc()))

@@ -8,7 +8,7 @@ LONGEST = 1500  # characters of a message: what it quotes may be a whole file
 
 
 class UserError(ValueError):
-    """One sentence that names the key, its value and what is allowed; scripts print it and exit 2."""
+    """A user's mistake, told in one sentence that names the key, its value and what is allowed; scripts exit 2."""
 
     exit_code = 2
 

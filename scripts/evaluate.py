@@ -33,7 +33,6 @@ from pydantic import Field
 from agents.disturbance import Disturbance
 from agents.episode_evaluation import EpisodeEvaluation
 from agents.evaluate import report
-from envs.base import EnvError
 from marl import build, checkpoint, cli, run_directory, terminal, transfer
 from marl.errors import UserError
 from marl.files import write_json
@@ -86,7 +85,7 @@ def evaluate(options: Options, overrides: list[str]) -> dict:
         What was written: for agents the block of `agents.evaluate.report`, for models the figures per split.
 
     Raises:
-        UserError, EnvError: no such checkpoint, or overrides that don't fit it.
+        UserError: no such checkpoint, or overrides that don't fit it.
     """
     path = run_directory.find(options.ckpt, "best" if options.absolute else options.which)
     if options.vary:
@@ -234,4 +233,4 @@ def rows(figures: dict) -> list[tuple[str, dict]]:
 
 
 if __name__ == "__main__":
-    cli.main(__doc__, lambda arguments: evaluate(*parse(arguments)), EnvError)
+    cli.main(__doc__, lambda arguments: evaluate(*parse(arguments)))

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from agents import attribution as agents_attribution
 from agents.rl_task import RLTask
-from envs.base import EnvError
 from marl import attribution, build, cli, options, run_directory
 from marl.errors import UserError
 from marl.features import features
@@ -159,4 +158,4 @@ def write_features(task: Task, chosen: Options, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(__doc__, lambda arguments: explain(options.parse(Options, arguments)), EnvError)
+    cli.main(__doc__, lambda arguments: explain(options.parse(Options, arguments)))

@@ -24,7 +24,7 @@ from pydantic import Field
 from agents.episode_loop import Players
 from agents.policy import Policy
 from agents.record import metadata, record
-from envs.base import Env, EnvError
+from envs.base import Env
 from envs.spec import describe
 from marl import build, cli, options, run_directory
 from marl.data.episodes import append, manifest
@@ -48,7 +48,7 @@ class Options:
 
 
 def run(chosen: Options) -> Path:
-    """Load, play, write, say where. Raises UserError, EnvError: no such checkpoint, policy or environment."""
+    """Load, play, write, say where. Raises UserError: no such checkpoint, policy or environment."""
     policy = Policy.load(chosen.ckpt, chosen.which)
     node = policy.metadata.get("env")
     if not node:
@@ -98,4 +98,4 @@ def player(chosen: Options, policy: Policy) -> Players | None:
 
 
 if __name__ == "__main__":
-    cli.main(__doc__, lambda arguments: run(options.parse(Options, arguments)), EnvError)
+    cli.main(__doc__, lambda arguments: run(options.parse(Options, arguments)))
