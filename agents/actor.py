@@ -58,9 +58,9 @@ class Actor(nn.Module):
 
         Args:
             observation: float32 [..., A, F].
-            mask: bool [..., A, n_features] of a categorical policy: where False the logit is that of a choice that does
-                not exist, so that it is never drawn, has no part in the entropy and gets no gradient (Huang and
-                Ontanon 2022). Where nothing is allowed, everything is.
+            mask: bool [..., A, n_features] of a categorical policy. Where False the logit is that of a choice that does
+                not exist: it is never drawn, has no part in the entropy and gets no gradient (Huang and Ontanon
+                2022). Where nothing is allowed, everything is.
             only: one agent with a network of its own, the others' parameters being zeros; None = all.
 
         Returns:

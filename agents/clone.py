@@ -38,7 +38,7 @@ class Clone(EpisodeEvaluation, Epochs):
     `evaluate` gives the likelihood of the held-out episodes' actions ("validation_loss", …) and plays episodes.
 
     With `dagger_every` the learner acts from time to time, the teacher says what it would have done, and both are added
-    to the data (DAgger, Ross et al. 2011): round i plays `dagger_episodes` episodes, in which the teacher moves the
+    to the data (DAgger, Ross et al. 2011). Round i plays `dagger_episodes` episodes. In them the teacher moves the
     agents with probability `dagger_beta` ** i at every step.
 
     Args:
@@ -49,9 +49,9 @@ class Clone(EpisodeEvaluation, Epochs):
         epochs: passes over the training episodes.
         batch_size: steps of an environment (all agents together) per minibatch.
         eval_episodes, eval_deterministic: see `agents.episode_evaluation.EpisodeEvaluation`.
-        critic_coef: weight of the critics' loss, so that PPO can go on from the clone with critics that know its worth:
-            their target is the discounted return (`algo.gamma`) of the episode from there on, the value of where it
-            ended standing for the rest of an episode that was cut off. 0: only actors learn.
+        critic_coef: weight of the critics' loss, so that PPO can go on from the clone with critics that know its worth.
+            Their target is the discounted return (`algo.gamma`) of the episode from there on. Where an episode was cut
+            off, the value of where it ended stands for its rest. 0: only actors learn.
         dagger_every: epochs between rounds; None: no DAgger.
         dagger_teacher: run directory or checkpoint of the teacher; None: the one that the data name.
         dagger_labels: the teacher's "samples", as its recorded actions are, or its "mode".

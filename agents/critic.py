@@ -30,7 +30,7 @@ class Critic(nn.Module):
     outputs, one value per agent: right for individual rewards too, and A times cheaper than A calls.
 
     A shared network that reads the whole team (`marl.networks.team`) takes the observations as they are, [A, F], of
-    the kind agent_state [A, F + S]: reordering the agents reorders their values, and there may be any number of them.
+    the kind agent_state [A, F + S]. Reordering the agents reorders their values. There may be any number of agents.
 
     Args:
         spec: the group.
@@ -44,8 +44,8 @@ class Critic(nn.Module):
             remembers nothing. A network with a memory is asked through `unroll`.
 
     Raises:
-        UserError: the kind needs a global state and the environment offers none, or PopArt an output layer; a network
-            that reads the team for the kinds local (which must not) and state (which is no team).
+        UserError: the kind needs a global state and the environment offers none. PopArt needs an output layer. A
+            network that reads the team was given for the kind local, which must not, or state, which is no team.
     """
 
     def __init__(

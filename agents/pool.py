@@ -21,8 +21,8 @@ from marl.seeding import derive
 class Pool:
     """Versions of one group's actor at multiples of `every` iterations: `pool/GROUP/000010.safetensors`.
 
-    Which versions play in an iteration is a function of the run's seed, the iteration and nothing else, so a resumed
-    run plays against the same ones; versions are never deleted, and a run that goes back rewrites what comes after.
+    Which versions play in an iteration depends on the run's seed and the iteration alone, so a resumed run plays
+    against the same ones. Versions are never deleted. A run that goes back rewrites what comes after.
 
     Args:
         group: whose pool it is.

@@ -59,7 +59,7 @@ class KLAdaptive(Callback):
         lr / factor  where approx_kl > target * tolerance        lr * factor  where approx_kl < target / tolerance
 
     within [lowest, highest]; every part's rate by the same factor. approx_kl is the mean over an iteration's
-    minibatches, which the engine has on the host anyway, so the rate changes once per iteration and nothing waits for
+    minibatches, which the engine has on the host anyway. So the rate changes once per iteration, and nothing waits for
     the device (rsl_rl: per minibatch, skrl: per epoch). The rates are the optimiser's own and are saved with it.
 
     Raises:
