@@ -36,6 +36,10 @@ class Pool:
         self.folder: Path | None = None
         self.players: list[Actor] = []
 
+    def keep_in(self, folder: Path) -> None:
+        """Versions lie in `folder` from now on."""
+        self.folder = folder
+
     def file(self, iteration: int) -> Path:
         """Where the version of an iteration lies. Raises UserError where the run has no directory."""
         if self.folder is None:
@@ -92,7 +96,7 @@ class PoolCheckpointer(Callback):
     def on_start(self, trainer) -> None:
         """The first version is the untrained one."""
         for pool in self.pools:
-            pool.folder = Path(trainer.run_dir) / "pool" / pool.group
+            pool.keep_in(Path(trainer.run_dir) / "pool" / pool.group)
             if trainer.iteration == 0:
                 pool.keep(0)
 

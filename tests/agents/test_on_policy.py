@@ -8,9 +8,9 @@ import torch
 from torchrl.objectives.value.functional import generalized_advantage_estimate
 
 from agents.evaluate import statistics
+from agents.kl_adaptive import KLAdaptive
 from agents.on_policy import OnPolicy
 from agents.ppo import PPO
-from agents.schedules import KLAdaptive
 from agents.values import values_of
 from envs.vmas import VmasEnv
 from marl.callbacks import Callback
