@@ -100,8 +100,8 @@ async def _play(socket: web.WebSocketResponse, session: Session, worlds: Executo
             if message.type != WSMsgType.TEXT:
                 continue
             try:
-                told = json.loads(message.data)
-                await send(await clock.run_in_executor(worlds, after, session.command, told))
+                command = json.loads(message.data)
+                await send(await clock.run_in_executor(worlds, after, session.command, command))
             except EnvError:  # of the world itself
                 raise
             except (UserError, json.JSONDecodeError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -83,3 +83,33 @@ def sample_actions(spec: EnvSpec, num_envs: int, device: torch.device, generator
             draws = [torch.randint(n, shape, generator=generator, device=where) for n in act.nvec]
             actions[name] = torch.stack(draws, -1).to(device)
     return actions
+
+
+def describe(spec: EnvSpec) -> dict[str, Any]:
+    """An environment's spec as plain Python, for checkpoints and policy files."""
+    groups = {}
+    for name, group in spec.groups.items():
+        a = group.action
+        action = {
+            key: None if v is None else v.tolist() for key, v in (("low", a.low), ("high", a.high), ("mask", a.mask))
+        }
+        groups[name] = {
+            "agents": list(group.agents),
+            "observation_size": group.observation_size,
+            "action": {"kind": a.kind, "nvec": list(a.nvec), **action},
+            "masks": list(group.masks),
+        }
+    in_state = {name: list(group.in_state) for name, group in spec.groups.items() if group.in_state}
+    return {"groups": groups, "state_size": spec.state_size, "max_steps": spec.max_steps, "in_state": in_state}
+
+
+def spec_of(description: Mapping[str, Any]) -> EnvSpec:
+    """The inverse of `describe`."""
+    groups = {}
+    for name, group in description["groups"].items():
+        a = group["action"]
+        low, high, mask = (None if a[key] is None else torch.tensor(a[key]) for key in ("low", "high", "mask"))
+        action = ActionSpec(a["kind"], low, high, tuple(a["nvec"]), mask)
+        masks, in_state = tuple(group.get("masks", ())), tuple(description.get("in_state", {}).get(name, ()))
+        groups[name] = GroupSpec(name, tuple(group["agents"]), group["observation_size"], action, masks, in_state)
+    return EnvSpec(groups, description["state_size"], description["max_steps"])

@@ -31,11 +31,11 @@ def integrated_gradients(
         from captum.attr import IntegratedGradients
     except ImportError as error:
         raise UserError("attribution: captum is not installed; run pip install -e '.[attribution]'") from error
-    found, delta = IntegratedGradients(function).attribute(
+    attributions, delta = IntegratedGradients(function).attribute(
         inputs, baseline.expand_as(inputs).contiguous(), n_steps=steps, internal_batch_size=max(len(inputs), 4096),
         return_convergence_delta=True,
     )  # fmt: skip
-    return found.detach(), delta.abs().max().item()
+    return attributions.detach(), delta.abs().max().item()
 
 
 def draw_pictures(pictures: Tensor, shares: Tensor, titles: Sequence[str], out: Path) -> None:

@@ -1,18 +1,12 @@
 """Callbacks of the engine: what may look at every iteration and stop the run."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from marl.errors import UserError
-
-if TYPE_CHECKING:
-    from marl.engine import Trainer
-    from marl.task import Task
 
 
 class Callback:
@@ -21,23 +15,23 @@ class Callback:
     `marl.run_view.RunView` says what a hook may read of the trainer, and ask for; nothing there is assigned to.
     """
 
-    def wrap_task(self, task: Task) -> Task:
+    def wrap_task(self, task):
         """Before anything is built for the run: the task to train, this one or one around it."""
         return task
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer) -> None:
         """Before the first iteration, after a resume has been loaded."""
 
-    def on_iteration(self, trainer: Trainer, record: dict) -> None:
+    def on_iteration(self, trainer, record: dict) -> None:
         """After every iteration, with the logged record (host floats)."""
 
-    def on_evaluation(self, trainer: Trainer, evaluation: dict[str, float]) -> None:
+    def on_evaluation(self, trainer, evaluation: dict[str, float]) -> None:
         """After every evaluation, with its figures."""
 
-    def on_error(self, trainer: Trainer, error: RuntimeError) -> None:
+    def on_error(self, trainer, error: RuntimeError) -> None:
         """A minibatch's forward or backward pass raised `error`; may raise a clearer one."""
 
-    def on_end(self, trainer: Trainer) -> None:
+    def on_end(self, trainer) -> None:
         """After the last iteration, also when the run fails."""
 
     def state_dict(self) -> dict:
@@ -74,7 +68,7 @@ class EarlyStopping(Callback):
     best: float | None = field(default=None, init=False)
     waited: int = field(default=0, init=False)
 
-    def on_evaluation(self, trainer: Trainer, evaluation):
+    def on_evaluation(self, trainer, evaluation):
         monitor, mode = self.monitor or trainer.monitor, self.mode or trainer.mode
         value = monitored(evaluation, monitor, "callbacks.early_stopping.monitor")
         if better(value, self.best, mode, self.min_delta):

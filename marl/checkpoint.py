@@ -21,11 +21,11 @@ from torch import Tensor
 
 from marl.errors import Unusable, UserError
 from marl.files import reason, set_aside, write
+from marl.run_directory import candidates, iteration_of
 
 FORMAT_VERSION = 2  # 1 had no digest and one process only
 TAG = b"\nsha256:"  # the file ends with it, 64 hexadecimal digits and a line feed; torch.load passes over that
 TRAILER = len(TAG) + 64 + 1
-LAST, KEPT = re.compile(r"last(?:-(\d+))?\.pt"), re.compile(r"iteration_(\d+)\.pt")
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dtype, torch.device)
 
 
@@ -50,10 +50,10 @@ def plain(value: Any, name: str) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if kind in (dict, OrderedDict, Counter):
-        made = copy.copy(value)
-        for key in made:
-            made[key] = plain(value[key], f"{name}.{key}")
-        return made
+        copied = copy.copy(value)
+        for key in copied:
+            copied[key] = plain(value[key], f"{name}.{key}")
+        return copied
     if kind in (list, tuple, set):
         return kind(plain(item, f"{name}[{i}]") for i, item in enumerate(value))
     if isinstance(value, Tensor) or kind in PLAIN:
@@ -130,10 +130,10 @@ def load_weights(path: str | Path, map_location: str | torch.device = "cpu") -> 
 
 def _tensors(content: bytes, path: str | Path, map_location: str | torch.device) -> dict[str, Tensor]:
     try:
-        found = safetensors.torch.load(content)
+        tensors = safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"weights {path} cannot be read: {reason(error)}") from error
-    return {name: value.to(map_location) for name, value in found.items()}
+    return {name: value.to(map_location) for name, value in tensors.items()}
 
 
 def _read(path: str | Path) -> bytes:
@@ -146,40 +146,15 @@ def _read(path: str | Path) -> bytes:
         raise kind(f"checkpoint {path} cannot be read: {reason(error)}") from error
 
 
-def find(run: str | Path, which: str = "last") -> Path:
-    """The checkpoint meant by `run`: a file itself, or `<which>.pt` of a run directory or of its checkpoints/."""
-    run = Path(run)
-    path = run if run.is_file() else run / "checkpoints" / f"{which}.pt"
-    if not path.is_file() and (run / f"{which}.pt").is_file():
-        path = run / f"{which}.pt"
-    if not path.is_file():
-        raise UserError(f"no checkpoint at {run}: expected a file, or a run directory with {path}")
-    return path
-
-
-def candidates(run_dir: str | Path) -> list[Path]:
-    """What a run can be resumed from: last.pt, the ones before it, then those kept every n, the newest first."""
-    folder = Path(run_dir) / "checkpoints"
-    last = [(int(m[1] or 0), path) for path in folder.glob("last*.pt") if (m := LAST.fullmatch(path.name))]
-    kept = [(_iteration(path), path) for path in folder.glob("iteration_*.pt") if _iteration(path)]
-    return [path for _, path in [*sorted(last), *sorted(kept, reverse=True)]]
-
-
-def _iteration(path: Path) -> int:
-    """Of a checkpoint kept every n, what its name says; of others 0."""
-    match = KEPT.fullmatch(path.name)
-    return int(match[1]) if match else 0
-
-
 def newest(run_dir: str | Path, map_location: str | torch.device = "cpu") -> tuple[Path, dict] | None:
     """The newest good checkpoint of a run and its content; None where there is none at all.
 
     Damaged ones on the way are named on stderr and set aside as NAME.damaged, so that no good one makes room for them.
     Raises UserError where all of them are damaged, and Unusable where one is of another format or out of reach.
     """
-    found, problems, best = candidates(run_dir), {}, None
-    for path in found:
-        if best is not None and _iteration(path) <= best[1]["iteration"]:
+    paths, problems, best = candidates(run_dir), {}, None
+    for path in paths:
+        if best is not None and iteration_of(path) <= best[1]["iteration"]:
             continue
         try:
             best = path, load(path, map_location)
@@ -187,7 +162,7 @@ def newest(run_dir: str | Path, map_location: str | torch.device = "cpu") -> tup
             raise
         except UserError as error:
             problems[path] = str(error)
-    if best is None and found:
+    if best is None and paths:
         raise UserError("; ".join(problems.values()))
     for path, problem in problems.items():
         set_aside(path, problem)
@@ -199,13 +174,13 @@ def newest(run_dir: str | Path, map_location: str | torch.device = "cpu") -> tup
 def branch(run_dir: str | Path, chosen: Path, iteration: int) -> list[Path]:
     """Make `chosen`, of `iteration`, a run's newest checkpoint; later ones go to checkpoints/abandoned. Those, moved.
 
-    `last.pt` is the chosen one before anything is moved: whoever resumes after a crash in between finds it.
+    `last.pt` is the chosen one before anything is moved: a run resumed after a crash in between finds it.
     """
     folder = Path(run_dir) / "checkpoints"
     later = []
     for path in [*candidates(run_dir), folder / "best.pt"]:
         try:
-            if path.is_file() and (_iteration(path) or load(path)["iteration"]) > iteration:
+            if path.is_file() and (iteration_of(path) or load(path)["iteration"]) > iteration:
                 later.append(path)
         except Unusable:
             raise
@@ -213,31 +188,14 @@ def branch(run_dir: str | Path, chosen: Path, iteration: int) -> list[Path]:
             set_aside(path, str(error))
     if not later:
         return []
-    kept = folder / "abandoned"
-    kept.mkdir(exist_ok=True)
+    abandoned = folder / "abandoned"
+    abandoned.mkdir(exist_ok=True)
     last = folder / "last.pt"
     if last in later:
-        write(kept / last.name, last.read_bytes())
+        write(abandoned / last.name, last.read_bytes())
         write(last, chosen.read_bytes())
     for path in later:
         for one in (path, path.with_suffix(".safetensors")):
             if one != last and one.exists():
-                os.replace(one, kept / one.name)
+                os.replace(one, abandoned / one.name)
     return later
-
-
-def config_of(run: str | Path) -> Path | None:
-    """`config.yaml` of a run directory, or of the one that a checkpoint or `checkpoints` lies in; None without one."""
-    run = Path(run)
-    places = [run.parent, run.parent.parent] if run.is_file() else [run, *([run.parent] if _holds(run) else [])]
-    return next((place / "config.yaml" for place in places if (place / "config.yaml").is_file()), None)
-
-
-def _holds(folder: Path) -> bool:
-    return folder.resolve().name == "checkpoints"
-
-
-def home_of(run: str | Path) -> Path:
-    """Where to put what is made from a run directory, a checkpoint or another file: the run's, else the file's own."""
-    config = config_of(run)
-    return config.parent if config else Path(run).parent

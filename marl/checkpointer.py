@@ -37,7 +37,7 @@ class Checkpointer:
         keep_every: int | None = None,
     ) -> None:
         self.task, self.updater, self.run_state, self.callbacks = task, updater, run_state, callbacks
-        self.config, self.folder = config, run_dir / "checkpoints"
+        self.config, self.run_dir = config, run_dir
         self.last_every, self.keep_last, self.keep_every = last_every, keep_last, keep_every
 
     # ---- when --------------------------------------------------------------------------------------------------
@@ -76,15 +76,15 @@ class Checkpointer:
         """Raise Diverged where a weight is not finite, so that no such checkpoint comes to be."""
         bad = divergence.bad_tensor(self.task.loss)
         if bad is not None:
-            told = "no checkpoint is written, the earlier ones stay"
-            raise Diverged(f"iteration {self.run_state.iteration}: {bad}; {told}")
+            reason = "no checkpoint is written, the earlier ones stay"
+            raise Diverged(f"iteration {self.run_state.iteration}: {bad}; {reason}")
 
     def write(self, name: str) -> None:
         """Write `NAME.pt`, and for the best and at the end the weights alone as `NAME.safetensors`; in one process."""
         content = self.state_dict()
         if not distributed.main():
             return
-        path = self.folder / f"{name}.pt"
+        path = self.run_dir / "checkpoints" / f"{name}.pt"
         checkpoint.save(path, content, self.keep_last if name == "last" else 1)
         if name == "best" or self.run_state.ended:
             about = {"iteration": str(self.run_state.iteration), "task": self.task.name}
@@ -92,10 +92,17 @@ class Checkpointer:
 
     # ---- back --------------------------------------------------------------------------------------------------
 
-    def load(self, source: str | Path | Mapping) -> None:
-        """Continue from a checkpoint of the same configuration: a file, or what `checkpoint.load` read of it."""
+    def resume(self, source: str | Path | Mapping, max_iterations: int | None) -> None:
+        """Continue from a checkpoint: a file, or what `checkpoint.load` read of it. Says so where all is done.
+
+        max_iterations: what decides how long the run is; None: its budget does.
+        """
         content = source if isinstance(source, Mapping) else checkpoint.load(source, self.updater.device)
         self.load_state_dict(content)
+        iteration, iterations = self.run_state.iteration, self.run_state.iterations
+        if iteration >= iterations and distributed.main():
+            decides = f"trainer.max_iterations={max_iterations}" if max_iterations else "its budget"
+            print(f"nothing left to do: iteration {iteration} of {iterations}, by {decides}", flush=True)
 
     def load_state_dict(self, content: Mapping[str, Any]) -> None:
         """Put back `state_dict`. Another number of processes starts new episodes, from new streams."""

@@ -82,9 +82,9 @@ def guard(again: str = "") -> Iterator[None]:
         if error.errno not in DISK:
             raise
         place = error.filename2 or error.filename or "a file"  # the second is where a finished file was to go
-        told = f"cannot write {place}: {WRONG_KIND.get(error.errno, error.strerror)}"
-        told += "; earlier checkpoints are untouched" if again == RESUME else ""
-        print(f"error: {one_line(told)}", file=sys.stderr)
+        message = f"cannot write {place}: {WRONG_KIND.get(error.errno, error.strerror)}"
+        message += "; earlier checkpoints are untouched" if again == RESUME else ""
+        print(f"error: {one_line(message)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -8,13 +8,13 @@ import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from marl import checkpoint, device
+from marl import checkpoint, device, run_directory
 from marl.conf_tree import CONF
 from marl.errors import UserError
 from marl.hydra_errors import translate_hydra_errors
 from marl.kinds import validate
 from marl.overrides import before, chosen, drop_keywords, named, tidy, value_of
-from marl.run_directory import read_config
+from marl.saved_config import read_config
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
@@ -53,12 +53,12 @@ def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         UserError: no configuration there, or an override that does not fit it.
     """
-    path = checkpoint.config_of(run)
+    path = run_directory.config_of(run)
     if path is None and Path(run).suffix == ".pt" and Path(run).is_file():  # one that lies alone: it tells, too
         path, cfg = Path(run), OmegaConf.create(checkpoint.load(run)["config"])
     elif path is None:
-        held = "holds no configuration" if Path(run).is_file() else "no run directory with a config.yaml"
-        raise UserError(f"{run}: {held}; give a run directory or a checkpoint (.pt)")
+        reason = "holds no configuration" if Path(run).is_file() else "no run directory with a config.yaml"
+        raise UserError(f"{run}: {reason}; give a run directory or a checkpoint (.pt)")
     else:
         cfg = OmegaConf.create(read_config(path))
     OmegaConf.set_struct(cfg, True)
@@ -74,9 +74,9 @@ def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
                 raise UserError(f"{text}: a saved run cannot be swept over; give one value")
             value = override.value()
             if key in ("experiment", "hydra.run.dir"):
-                own = cfg.experiment if key == "experiment" else path.parent.resolve()
-                if (value if key == "experiment" else Path(value).resolve()) != own:
-                    raise UserError(f"{text}: this run has {key}={own}, which stays; change single keys instead")
+                current = cfg.experiment if key == "experiment" else path.parent.resolve()
+                if (value if key == "experiment" else Path(value).resolve()) != current:
+                    raise UserError(f"{text}: this run has {key}={current}, which stays; change single keys instead")
             elif key.startswith("hydra.") or key == "debug" or override.is_delete():
                 raise UserError(f"{text}: does not apply to a saved run; change single keys instead")
             elif chosen(override):

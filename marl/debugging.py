@@ -36,8 +36,8 @@ class Anomaly(Callback):
 
     def on_error(self, trainer, error: RuntimeError) -> None:
         if "returned nan values" in str(error):
-            told = f"debug=anomaly: {error} It lies in the backward pass of {self.last} or of what feeds it"
-            raise Diverged(f"{told}; the traceback above shows the line of the forward pass") from error
+            message = f"debug=anomaly: {error} It lies in the backward pass of {self.last} or of what feeds it"
+            raise Diverged(f"{message}; the traceback above shows the line of the forward pass") from error
 
     def on_end(self, trainer) -> None:
         torch.autograd.set_detect_anomaly(False)
@@ -228,15 +228,15 @@ def histograms(loss: nn.Module, batch: TensorDict, layers: list[str] | None = No
     training = loss.training
     loss.eval()
     try:
-        with torch.random.fork_rng(), features(loss, leaves(loss) if layers is None else layers) as kept:
+        with torch.random.fork_rng(), features(loss, leaves(loss) if layers is None else layers) as activations:
             loss(batch)["loss"].backward()
-        found = {f"activations/{name}": value.detach() for name, value in kept.items()}
+        values = {f"activations/{name}": value.detach() for name, value in activations.items()}
         for name, parameter in loss.named_parameters():
-            if layers is None or any(name.startswith(f"{layer}.") for layer in kept):
-                found[f"weights/{name}"] = parameter.detach()
+            if layers is None or any(name.startswith(f"{layer}.") for layer in activations):
+                values[f"weights/{name}"] = parameter.detach()
                 if parameter.grad is not None:
-                    found[f"gradients/{name}"] = parameter.grad
-        return {name: value[torch.isfinite(value)].float().cpu() for name, value in found.items() if value.numel()}
+                    values[f"gradients/{name}"] = parameter.grad
+        return {name: value[torch.isfinite(value)].float().cpu() for name, value in values.items() if value.numel()}
     finally:
         loss.train(training)
         for parameter in loss.parameters():

@@ -38,12 +38,12 @@ def layers(task: Task) -> list[Layer]:
 
 def outermost(loss: nn.Module) -> dict[str, nn.Module]:
     """The networks in a loss module by name: the outermost modules with a tuple `in_shape` and `out_features`."""
-    found: dict[str, nn.Module] = {}
+    networks_found: dict[str, nn.Module] = {}
     for name, module in loss.named_modules():
         is_network = isinstance(getattr(module, "in_shape", None), tuple) and hasattr(module, "out_features")
-        if is_network and not any(name.startswith(f"{other}.") for other in found):
-            found[name] = module
-    return found
+        if is_network and not any(name.startswith(f"{other}.") for other in networks_found):
+            networks_found[name] = module
+    return networks_found
 
 
 def networks(loss: nn.Module) -> dict[str, list[Layer] | str]:
@@ -52,17 +52,17 @@ def networks(loss: nn.Module) -> dict[str, list[Layer] | str]:
     Each (see `outermost`) is given one row of zeros in evaluation mode, which leaves weights, statistics and random
     streams alone.
     """
-    found: dict[str, list[Layer] | str] = {}
+    tables: dict[str, list[Layer] | str] = {}
     for name, module in outermost(loss).items():
         training = {each: each.training for each in module.modules()}
         try:
-            found[name] = _layers(module.eval(), *example(module))
+            tables[name] = _layers(module.eval(), *example(module))
         except Exception as error:  # a network of other people's: it may want more than one row of zeros
-            found[name] = f"not measured: {type(error).__name__}: {str(error).splitlines()[0][:100]}"
+            tables[name] = f"not measured: {type(error).__name__}: {str(error).splitlines()[0][:100]}"
         finally:
             for each, mode in training.items():
                 each.training = mode
-    return found
+    return tables
 
 
 def example(network: nn.Module, rows: int = 1) -> tuple[Tensor, ...]:
@@ -87,14 +87,14 @@ def _layers(module: nn.Module, *inputs: Any, rows: int = 1) -> list[Layer]:
         for handle in handles:
             handle.remove()
     root, counts = type(module).__name__, counter.get_flop_counts()
-    found = []
+    measured = []
     for name, shape in shapes.items():
-        own = list(leaves[name].parameters())
+        weights = list(leaves[name].parameters())
         flops = sum(counts.get(f"{root}.{name}" if name else root, {}).values()) / rows
-        trained = sum(p.numel() for p in own if p.requires_grad)
-        frozen = sum(p.numel() for p in own if not p.requires_grad)
-        found.append(Layer(name, type(leaves[name]).__name__, shape, trained, frozen, flops))
-    return found
+        trained = sum(p.numel() for p in weights if p.requires_grad)
+        frozen = sum(p.numel() for p in weights if not p.requires_grad)
+        measured.append(Layer(name, type(leaves[name]).__name__, shape, trained, frozen, flops))
+    return measured
 
 
 def _note(name: str, shapes: dict[str, tuple[int, ...]]) -> Any:
@@ -114,11 +114,11 @@ def rates(task: Task, optimizer: OptimizerConfig, schedule: ScheduleConfig, iter
     per_iteration = -(-task.steps_per_iteration // accumulate)
     built = optimizer.build(task.parts())
     plan = schedule.build(built, iterations, iterations * per_iteration)
-    found: dict[str, list[float]] = {group["name"]: [] for group in built.param_groups}
+    curves: dict[str, list[float]] = {group["name"]: [] for group in built.param_groups}
 
     def note() -> None:
         for name, group in {group["name"]: group for group in built.param_groups}.items():
-            found[name].append(float(group["lr"]))
+            curves[name].append(float(group["lr"]))
 
     note()
     for _ in range(iterations):
@@ -127,4 +127,4 @@ def rates(task: Task, optimizer: OptimizerConfig, schedule: ScheduleConfig, iter
             built.step(lambda: torch.zeros(()))
             plan.step(plan.interval)
         note()
-    return found
+    return curves

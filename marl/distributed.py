@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from marl.errors import LostProcess, UserError
+from marl.imports import resolve
 
 SILENCE = timedelta(seconds=50)  # a process that does not answer for so long is lost
 STARTING = timedelta(minutes=5)  # for all to begin; imports may take long on a busy machine
@@ -56,25 +57,25 @@ def start() -> None:
 
 def _meet(store: dist.Store, number: int, count: int) -> str:
     """A name for this attempt that all processes now alive share: process 0 makes it, and answers those who ask."""
-    own = uuid.uuid4().hex
+    name = uuid.uuid4().hex
     if number:
-        store.set(f"hello/{number}", own)
-        found = store.get(f"answer/{own}").decode()  # waits; nobody but a living process 0 can know the question
-        store.add(f"met/{found}", 1)
-        return found
+        store.set(f"hello/{number}", name)
+        answer = store.get(f"answer/{name}").decode()  # waits; only a living process 0 can know the question
+        store.add(f"met/{answer}", 1)
+        return answer
     until = time.monotonic() + STARTING.total_seconds()
-    while store.add(f"met/{own}", 0) < count - 1:
+    while store.add(f"met/{name}", 0) < count - 1:
         for other in range(1, count):
             if store.check([f"hello/{other}"]):
-                store.set(f"answer/{store.get(f'hello/{other}').decode()}", own)
+                store.set(f"answer/{store.get(f'hello/{other}').decode()}", name)
         if time.monotonic() > until:
             raise LostProcess(f"not all of {count} processes have started within {STARTING}")
         time.sleep(0.02)
-    return own
+    return name
 
 
 def stop() -> None:
-    """Leave together, after everybody has come to the end."""
+    """Leave together, after all have come to the end."""
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
@@ -112,9 +113,9 @@ def largest(value: int) -> int:
     """The largest `value` of all processes."""
     if world() == 1:
         return value
-    held = torch.tensor(value)
-    dist.all_reduce(held, dist.ReduceOp.MAX)
-    return int(held)
+    box = torch.tensor(value)
+    dist.all_reduce(box, dist.ReduceOp.MAX)
+    return int(box)
 
 
 def agree(value: Any) -> Any:
@@ -127,7 +128,7 @@ def agree(value: Any) -> Any:
 
 
 def gather(value: Any) -> list:
-    """Everybody's `value`, in the first process; in the others only their own."""
+    """The `value` of all processes, in the first one; in the others only their own."""
     if world() == 1:
         return [value]
     box = [None] * world() if main() else None
@@ -143,7 +144,9 @@ def share(config: Mapping[str, Any]) -> dict[str, Any]:
     config, count = dict(config), world()
     if count == 1:
         return config
-    for group, key in (("env", "num_envs"), ("algo", "minibatch_size"), ("task", "batch_size")):
+    algo = config.get("algo")
+    divided = resolve(algo["_target_"], "algo._target_").divided if isinstance(algo, Mapping) else ()
+    for group, key in (("env", "num_envs"), *(("algo", name) for name in divided), ("task", "batch_size")):
         node = config.get(group)
         if not isinstance(node, Mapping) or node.get(key) is None:  # a minibatch of null is the whole rollout
             continue
@@ -161,9 +164,9 @@ def watched() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if world() > 1 and any(word in str(error) for word in LOST):
-            told = " ".join(str(error).split())[:200]
+            message = " ".join(str(error).split())[:200]
             raise LostProcess(
-                f"process {rank()} of {world()}: another process died or does not answer ({told}); "
+                f"process {rank()} of {world()}: another process died or does not answer ({message}); "
                 f"resume=RUN_DIR, or torchrun --max-restarts=N by itself, continues from the last checkpoint"
             ) from error
         raise

@@ -6,7 +6,7 @@ Shapes: N players, P pairs that met, E games of each pair.
 import numpy as np
 
 SCALE = 400 / np.log(10)  # points per unit of the logit: 400 points are odds of 10 to 1
-DRAWS = 1.0  # the prior: every player drew once against a player of the mean rating, so that nobody is at infinity
+DRAWS = 1.0  # the prior: every player drew once against a player of the mean rating, so that none is at infinity
 
 
 def expected(difference: np.ndarray | float) -> np.ndarray | float:

@@ -1,6 +1,5 @@
 """The engine: one loop that trains every task, supervised or reinforcement learning."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -184,31 +183,21 @@ class Trainer(RunView):
         for callback in callbacks:
             task = callback.wrap_task(task)
         self.task, self.run_dir, self.seed, self.config, self.command = task, run_dir, seed, config or {}, command
-        self.updater = updater or self.build_updater(
-            task, optimizer or OptimizerConfig(), schedule or ScheduleConfig()
-        )
+        configs = optimizer or OptimizerConfig(), schedule or ScheduleConfig()
+        self.updater = updater or self.build_updater(task, *configs)
         self.metrics = self.updater.metrics
         if not distributed.main():
             seeding.seed_global(seeding.derive(seed, distributed.stream("global")))
-        bar = [ProgressBar(self.progress)]
-        self.callbacks = [*callbacks, *task.callbacks, *bar] if distributed.main() else []
+        self.callbacks = [*callbacks, *task.callbacks, ProgressBar(self.progress)] if distributed.main() else []
         self.loggers = list(loggers)
-        self.run_state = RunState(
-            self.updater.iterations,
-            task.unit,
-            task.units_per_iteration,
-            self.chosen_monitor or task.monitor[0],
-            self.chosen_mode or task.monitor[1],
-            seconds=defaultdict(float, compile=task.compile_seconds),
-        )
+        self.run_state = RunState.of(task, self.updater.iterations, self.chosen_monitor, self.chosen_mode)
         shared = task, self.updater, self.run_state
         self.checkpointer = Checkpointer(*shared, self.callbacks, self.config, run_dir, self.checkpoint_every,
                                          self.keep_last, self.keep_every)  # fmt: skip
-        self.recovery = Recovery(task, self.run_state, self.metrics, self.updater, self.checkpointer, self.loggers,
-                                 run_dir, self.update_config.non_finite, self.restore_factor,
-                                 self.max_restores)  # fmt: skip
+        policy = self.update_config.non_finite, self.restore_factor, self.max_restores
+        self.recovery = Recovery(*shared, self.checkpointer, self.loggers, *policy)
         if resume is not None:
-            self._resume(resume)
+            self.checkpointer.resume(resume, self.max_iterations)
         self.run_state.start_clock()
         run_dir.mkdir(parents=True, exist_ok=True)
         self.presence = Presence(run_dir, self.config, self.loggers, self.keep_last) if distributed.main() else None
@@ -217,12 +206,6 @@ class Trainer(RunView):
             logger.open(run_dir, self.config, self.iteration, self.units)
         for callback in self.callbacks:
             callback.on_start(self)
-
-    def _resume(self, source: str | Path | Mapping) -> None:
-        self.checkpointer.load(source)
-        if self.iteration >= self.iterations and distributed.main():
-            decides = f"trainer.max_iterations={self.max_iterations}" if self.max_iterations else "its budget"
-            print(f"nothing left to do: iteration {self.iteration} of {self.iterations}, by {decides}", flush=True)
 
     # ---- an iteration ------------------------------------------------------------------------------------------
 

@@ -15,14 +15,14 @@ def named(module: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
     Raises UserError for a pattern that matches none, with the closest names.
     """
     modules = {name: each for name, each in module.named_modules() if name}
-    found = {}
+    named_modules = {}
     for pattern in patterns:
         matching = [name for name in modules if fnmatch(name, pattern)]
         if not matching:
             hint = closest(pattern, modules) or f" (there are {', '.join(modules)})"
             raise UserError(f"layers={pattern}: no such layer{hint}")
-        found |= {name: modules[name] for name in matching}
-    return {name: each for name, each in modules.items() if name in found}  # in the model's order
+        named_modules |= {name: modules[name] for name in matching}
+    return {name: each for name, each in modules.items() if name in named_modules}  # in the model's order
 
 
 def leaves(module: nn.Module) -> dict[str, nn.Module]:
@@ -43,20 +43,20 @@ def features(module: nn.Module, layers: Sequence[str] | dict[str, nn.Module]) ->
     The latest call counts. Layers: names or patterns, see `named`. The tensors are part of the graph of gradients, and
     nothing of it is left behind. A fused MLP runs layer by layer meanwhile, equal to rounding.
     """
-    found = layers if isinstance(layers, dict) else named(module, layers)
-    kept: dict[str, Tensor] = {}
+    watched = layers if isinstance(layers, dict) else named(module, layers)
+    outputs: dict[str, Tensor] = {}
 
     def note(name: str):
         def hook(_module: nn.Module, _inputs: tuple, output: object) -> None:
             tensor = output_of(output)
             if tensor is not None:
-                kept[name] = tensor
+                outputs[name] = tensor
 
         return hook
 
-    handles = [each.register_forward_hook(note(name)) for name, each in found.items()]
+    handles = [each.register_forward_hook(note(name)) for name, each in watched.items()]
     try:
-        yield kept
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()

@@ -97,11 +97,11 @@ def draw(graphs: dict[str, nx.DiGraph], out: Path) -> None:
             for i, key in enumerate(layer):
                 place[key] = (i - (len(layer) - 1) / 2, -depth)
         for key, (x, y) in place.items():
-            told = graph.nodes[key]
-            shape = "×".join(map(str, told["shape"]))
-            colour = "white" if told["label"] in ("input", "memory") else "#e8eef7"
+            about = graph.nodes[key]
+            shape = "×".join(map(str, about["shape"]))
+            colour = "white" if about["label"] in ("input", "memory") else "#e8eef7"
             box = {"boxstyle": "round", "facecolor": colour, "edgecolor": "#4c6a92"}
-            axis.text(x, y, f"{told['label']}\n{shape}".strip(), ha="center", va="center", fontsize=7, bbox=box)
+            axis.text(x, y, f"{about['label']}\n{shape}".strip(), ha="center", va="center", fontsize=7, bbox=box)
         for source, target in graph.edges:
             arrow = {"arrowstyle": "->", "color": "#4c6a92", "shrinkA": 16, "shrinkB": 16}
             if place[source][1] - place[target][1] > 1:  # around the layers that it passes by

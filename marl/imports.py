@@ -44,10 +44,10 @@ def resolve(target: Any, key: str) -> Callable:
         UserError: no such module or name, with the closest; a package that is not installed; a module of Python's own
             or one that lies in a run directory; or a module that fails while it is imported.
     """
-    found = locate(target, key)
-    if not callable(found):
-        raise UserError(f"{key}={target}: must be a class or function, not a {type(found).__name__}")
-    return found
+    named = locate(target, key)
+    if not callable(named):
+        raise UserError(f"{key}={target}: must be a class or function, not a {type(named).__name__}")
+    return named
 
 
 def locate(target: Any, key: str) -> Any:
@@ -55,29 +55,29 @@ def locate(target: Any, key: str) -> Any:
     parts = str(target).split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise UserError(f"{key}={target}: must be a dotted path such as package.module.Class")
-    found: Any = load(parts[0], key, target)
+    named: Any = load(parts[0], key, target)
     for i, part in enumerate(parts[1:], 1):
-        parent = found
-        found = getattr(parent, part, None)
+        parent = named
+        named = getattr(parent, part, None)
         package = sys.modules.get(".".join(parts[:i]), parent)  # an attribute may hide a module of the same name
-        if found is None and hasattr(package, "__path__"):
-            found = load(".".join(parts[: i + 1]), key, target)
-        if found is None:
+        if named is None and hasattr(package, "__path__"):
+            named = load(".".join(parts[: i + 1]), key, target)
+        if named is None:
             where = ".".join(parts[:i])
             names = [n for n in dir(parent) if not n.startswith("_")]
             names += [m.name for m in pkgutil.iter_modules(getattr(package, "__path__", []))]
             raise UserError(f"{key}={target}: {where} has no '{part}'{closest(part, dict.fromkeys(names))}")
-    return found
+    return named
 
 
 def module(name: str, key: str, target: Any) -> Any:
     """The module with a dotted name, its packages looked at first. Raises UserError as `resolve`."""
     parts = name.split(".")
     for i in range(1, len(parts) + 1):
-        found = load(".".join(parts[:i]), key, target)
-        if found is None:
+        loaded = load(".".join(parts[:i]), key, target)
+        if loaded is None:
             raise UserError(f"{key}={target}: there is no module {'.'.join(parts[:i])!r}")
-    return found
+    return loaded
 
 
 def load(name: str, key: str, target: Any) -> Any:
@@ -87,8 +87,8 @@ def load(name: str, key: str, target: Any) -> Any:
         UserError: as `resolve`, naming the `key` and its value `target`.
     """
     if name.partition(".")[0] in OWN_OF_PYTHON:
-        told = "is Python's own; a configuration names classes of this framework, of torch and of your own modules"
-        raise UserError(f"{key}={target}: {name.partition('.')[0]} {told}")
+        message = "is Python's own; a configuration names classes of this framework, of torch and of your own modules"
+        raise UserError(f"{key}={target}: {name.partition('.')[0]} {message}")
     if name in sys.modules:
         return sys.modules[name]
     try:
@@ -117,8 +117,8 @@ def _refuse_run(spec: Any, key: str, target: Any) -> None:
             continue
         for folder in (place.resolve(), *place.resolve().parents):
             if is_run(folder):
-                told = "a run directory, from which nothing is imported; your own modules lie outside of runs"
-                raise UserError(f"{key}={target}: {place} lies in {folder}, {told}")
+                message = "a run directory, from which nothing is imported; your own modules lie outside of runs"
+                raise UserError(f"{key}={target}: {place} lies in {folder}, {message}")
 
 
 def fault(error: BaseException) -> str:

@@ -32,7 +32,7 @@ def validate(cfg: Mapping[str, Any]) -> None:
     Every node with a `_target_` names a class of its place's kind and is compared with that class's signature: names
     of keys, missing keys (not where `_partial_: true`), types and ranges of values by the annotations; the top level
     with `marl.schema.TopLevel`. The task's parts (`env`, `network`, `seed`, …) are other nodes of the tree, so it may
-    lack them. Of a group that the task does not take, and nobody builds, only the signature is looked at.
+    lack them. Of a group that the task does not take, so that it is never built, only the signature is looked at.
 
     Raises:
         UserError: the first mistake found, in one sentence that names the key, its value and what is allowed.
@@ -52,14 +52,14 @@ def validate(cfg: Mapping[str, Any]) -> None:
 
 
 class Unbuilt:
-    """The annotation of what nobody calls: any class may be named."""
+    """The annotation of what no code calls: any class may be named."""
 
 
 def required(node: Any, annotation: Any, key: str, given: Iterable[str] = ()) -> None:
     """`check`, of a place where a node must stand. Raises UserError."""
     if not isinstance(node, Mapping) or "_target_" not in node:
-        told = f"must be a node with a _target_ that names a {' or '.join(map(_called, kinds(annotation)))}"
-        raise UserError(f"{key}={show(node)}: {told}")
+        message = f"must be a node with a _target_ that names a {' or '.join(map(_called, kinds(annotation)))}"
+        raise UserError(f"{key}={show(node)}: {message}")
     check(node, annotation, key, given)
 
 
@@ -76,12 +76,12 @@ def check(value: Any, annotation: Any, key: str, given: Iterable[str] = ()) -> N
         rest = next((p.annotation for p in parameters.values() if p.kind is p.VAR_KEYWORD), Any)
         for name, child in value.items():
             if name not in HYDRA_KEYS:
-                own = parameters[name].annotation if name in parameters else rest
-                check(child, Unbuilt if annotation is Unbuilt else own, f"{key}.{name}")
+                expected = parameters[name].annotation if name in parameters else rest
+                check(child, Unbuilt if annotation is Unbuilt else expected, f"{key}.{name}")
         ordered = [p.annotation for p in parameters.values()]
         for i, child in enumerate(value.get("_args_") or ()):
-            own = Unbuilt if annotation is Unbuilt else (ordered[i] if i < len(ordered) else Any)
-            check(child, own, f"{key}._args_[{i}]")
+            expected = Unbuilt if annotation is Unbuilt else (ordered[i] if i < len(ordered) else Any)
+            check(child, expected, f"{key}._args_[{i}]")
     elif isinstance(value, Mapping):
         for name, child in value.items():
             check(child, annotation, f"{key}.{name}")
@@ -101,8 +101,8 @@ def admitted(path: Any, annotation: Any, key: str) -> Callable:
         return target
     wanted = kinds(annotation)
     if not isinstance(target, type) or not any(_is(target, kind) for kind in wanted):
-        told = " or ".join(map(_called, wanted))
-        raise UserError(f"{key}._target_={path}: must be a class of the kind {told}" if wanted else
+        names = " or ".join(map(_called, wanted))
+        raise UserError(f"{key}._target_={path}: must be a class of the kind {names}" if wanted else
                         f"{key}._target_={path}: {key} takes a plain value, no node")  # fmt: skip
     return target
 
@@ -119,14 +119,14 @@ def kinds(annotation: Any) -> tuple[Any, ...]:
     if origin is Annotated:
         return kinds(arguments[0])
     if origin in (Union, types.UnionType):
-        found = [kind for each in arguments if each is not type(None) for kind in kinds(each)]
-        return tuple(dict.fromkeys(found))
+        allowed = [kind for each in arguments if each is not type(None) for kind in kinds(each)]
+        return tuple(dict.fromkeys(allowed))
     if origin is collections.abc.Callable:
-        made = kinds(arguments[-1]) if arguments else (ANY,)
-        return made or ((annotation,) if isinstance(arguments[0], list) else ())
+        result = kinds(arguments[-1]) if arguments else (ANY,)
+        return result or ((annotation,) if isinstance(arguments[0], list) else ())
     if origin is not None and isinstance(origin, type) and issubclass(origin, collections.abc.Collection):
-        held = arguments[1:] if issubclass(origin, Mapping) else arguments
-        return tuple(dict.fromkeys(kind for each in held if each is not ... for kind in kinds(each)))
+        contents = arguments[1:] if issubclass(origin, Mapping) else arguments
+        return tuple(dict.fromkeys(kind for each in contents if each is not ... for kind in kinds(each)))
     kind = origin or annotation
     return (kind,) if isinstance(kind, type) and not issubclass(kind, SCALARS[:-1]) and kind is not object else ()
 
@@ -148,12 +148,12 @@ def function(path: Any, key: str, count: int) -> Callable:
     Raises:
         UserError: there is none such, it is Python's own, written in C, or takes other arguments.
     """
-    found = resolve(path, key)
-    home = str(getattr(found, "__module__", "")).partition(".")[0]
-    written = isinstance(found, type) or inspect.isfunction(found)
-    if not written or home in OWN_OF_PYTHON or not fits(found, count):
+    target = resolve(path, key)
+    home = str(getattr(target, "__module__", "")).partition(".")[0]
+    written = isinstance(target, type) or inspect.isfunction(target)
+    if not written or home in OWN_OF_PYTHON or not fits(target, count):
         raise UserError(f"{key}={path}: must be a function or class of your own that takes {count} arguments")
-    return found
+    return target
 
 
 def maker(path: Any, key: str, kind: type, conventional: str = "") -> Callable:
@@ -164,18 +164,18 @@ def maker(path: Any, key: str, kind: type, conventional: str = "") -> Callable:
     Raises:
         UserError: there is none such, or what it names may make anything.
     """
-    found = resolve(path, key)
-    if isinstance(found, type) and _is(found, kind):
-        return found
-    home = str(getattr(found, "__module__", "")).partition(".")[0]
-    if inspect.isfunction(found) and home not in OWN_OF_PYTHON:
-        made = [one for one in kinds(returned(found)) if isinstance(one, type)]
-        if any(_is(one, kind) for one in made) or (conventional and str(path).endswith(f".{conventional}")):
-            return found
-    told = f", or called {conventional}" if conventional else ""
+    target = resolve(path, key)
+    if isinstance(target, type) and _is(target, kind):
+        return target
+    home = str(getattr(target, "__module__", "")).partition(".")[0]
+    if inspect.isfunction(target) and home not in OWN_OF_PYTHON:
+        results = [one for one in kinds(returned(target)) if isinstance(one, type)]
+        if any(_is(one, kind) for one in results) or (conventional and str(path).endswith(f".{conventional}")):
+            return target
+    hint = f", or called {conventional}" if conventional else ""
     raise UserError(
         f"{key}={path}: must be a subclass of {_called(kind)}, or a function that says it makes one, "
-        f"def make(…) -> {kind.__name__}{told}"
+        f"def make(…) -> {kind.__name__}{hint}"
     )
 
 

@@ -25,7 +25,7 @@ def lock(folder: Path) -> Iterator[bool]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:  # somebody at work, or just looking
+            except OSError:  # another process is at work, or just looking
                 time.sleep(0.02 * attempt)
         else:
             yield False
@@ -58,7 +58,7 @@ def running(folder: Path) -> bool:
 
 
 @contextmanager
-def alone(run_dir: Path, needed: bool = True) -> Iterator[None]:
+def exclusive_run_lock(run_dir: Path, needed: bool = True) -> Iterator[None]:
     """Train in a run's directory as the only process that does (`needed`: else nothing is locked).
 
     Raises:
@@ -108,5 +108,5 @@ def owner() -> str:
     """Who holds a run's lock: torchrun's processes share a name that outlives a restart, others have their number."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return f"process {os.getpid()}"
-    began = psutil.Process(os.getppid()).create_time()
-    return f"torchrun {os.environ['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {os.getppid()} {began}"
+    start_time = psutil.Process(os.getppid()).create_time()
+    return f"torchrun {os.environ['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {os.getppid()} {start_time}"

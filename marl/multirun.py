@@ -20,7 +20,7 @@ from marl.errors import Damaged, Stopped, UserError
 from marl.files import set_aside
 from marl.hydra_errors import HYDRA_ERRORS, translate_hydra_errors
 from marl.imports import find_user_modules
-from marl.run_directory import read_config
+from marl.saved_config import read_config
 
 # Settings of joblib's launcher; with n_jobs=1 it would run the jobs in this very process.
 ONE_AT_A_TIME = ("n_jobs=2", "pre_dispatch=1", "batch_size=1")
@@ -28,10 +28,10 @@ ONE_AT_A_TIME = ("n_jobs=2", "pre_dispatch=1", "batch_size=1")
 
 def run(arguments: Sequence[str], start: Callable[[], Any]) -> None:
     """A whole sweep, its table shown. Raises UserError (or exits 1) at the end where jobs failed."""
-    begun = begin(arguments)
-    with begun.watch():
-        launch(begun, start)
-    begun.check()
+    whole = begin(arguments)
+    with whole.watch():
+        launch(whole, start)
+    whole.check()
 
 
 def begin(arguments: Sequence[str]) -> sweep.Sweep:
@@ -45,22 +45,22 @@ def begin(arguments: Sequence[str]) -> sweep.Sweep:
     overrides = [o for o in rest if not o.startswith("-")]
     with translate_hydra_errors():
         parsed = OverridesParser.create().parse_overrides(overrides)
-        own = [o for o in parsed if not o.key_or_group.startswith("hydra")]
-        jobs = BasicSweeper.split_arguments(own, None)[0]
+        swept = [o for o in parsed if not o.key_or_group.startswith("hydra")]
+        jobs = BasicSweeper.split_arguments(swept, None)[0]
     place = next((o.value() for o in parsed if o.key_or_group == "hydra.sweep.dir"), None)
     if place == "":
         raise UserError("hydra.sweep.dir=: must name a folder")
     if place is not None:
-        begun = sweep.Sweep(Path(place).resolve(), jobs, [o.input_line for o in own])
+        opened = sweep.Sweep(Path(place).resolve(), jobs, [o.input_line for o in swept])
     else:
-        once = [o.input_line for o in own if not o.is_sweep_override()]
+        once = [o.input_line for o in swept if not o.is_sweep_override()]
         if known.config_dir:
             once.append(f"hydra.searchpath=['file://{Path(known.config_dir).resolve()}']")
         once = compose.compose(once)
-        begun = sweep.Sweep.open(Path(once.paths.sweep_dir).resolve(), jobs, [o.input_line for o in own])
-        sys.argv.append(f"hydra.sweep.dir='{begun.folder}'")
-    begun.begin()
-    return begun
+        opened = sweep.Sweep.open(Path(once.paths.sweep_dir).resolve(), jobs, [o.input_line for o in swept])
+        sys.argv.append(f"hydra.sweep.dir='{opened.folder}'")
+    opened.begin()
+    return opened
 
 
 def launch(sweep_begun: sweep.Sweep, start: Callable[[], Any]) -> None:
@@ -72,7 +72,7 @@ def launch(sweep_begun: sweep.Sweep, start: Callable[[], Any]) -> None:
     os.environ[sweep.START] = f"{os.getpid()} {time.time()}"
     arguments, alone = list(sys.argv), False
     while True:
-        began = time.time()
+        start_time = time.time()
         sys.argv = arguments + [f"hydra.launcher.{o}" for o in ONE_AT_A_TIME if alone]
         try:
             return start()
@@ -84,7 +84,7 @@ def launch(sweep_begun: sweep.Sweep, start: Callable[[], Any]) -> None:
                 ) from error
             if type(error).__name__ not in ("TerminatedWorkerError", "BrokenProcessPool"):
                 raise
-            if alone and not sweep_begun.give_up(began):
+            if alone and not sweep_begun.give_up(start_time):
                 raise
             alone = not alone
             print("a worker process was killed; going on with the jobs that are left", flush=True)
@@ -127,7 +127,7 @@ def _earlier(run_dir: Path) -> dict[str, Any] | None:
         if not (run_dir / "job.json").exists():
             raise
         set_aside(file, f"{error}; the job counts as not done")
-    with suppress(UserError):  # all are damaged: the job begins anew
+    with suppress(UserError):  # all are damaged: the job begins again
         newest = checkpoint.newest(run_dir)
         return newest and newest[1]["config"]
     return None

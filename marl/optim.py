@@ -58,19 +58,19 @@ class OptimizerConfig:
                 raise UserError(f"optimizer.kwargs.{key}={value}: is set by {ELSEWHERE[key]}")
             if key not in accepted:
                 allowed = ", ".join(name for name in accepted if name not in ELSEWHERE)
-                told = f"{self.name} has none{closest(key, accepted)}; allowed are {allowed}"
+                message = f"{self.name} has none{closest(key, accepted)}; allowed are {allowed}"
                 hint = f"~optimizer.kwargs.{key} takes a preset's away"
-                raise UserError(f"optimizer.kwargs.{key}={value}: {told}; {hint}")
+                raise UserError(f"optimizer.kwargs.{key}={value}: {message}; {hint}")
         names = [f"{part}.{name}" for part, module in parts.items() for name, _ in module.named_parameters()]
         for key in ("freeze", "unfreeze", "lr_per_part", "per_part"):
             for path in getattr(self, key):
                 if not any(_owner(name, [path]) for name in names):
                     raise UserError(f"optimizer.{key}: no part {path!r}; parts are {_below(path, names)}")
         self._check_parts(kind)
-        found, later, penalised = self._sort(parts)
-        rates = self.lr_per_part | {path: own["lr"] for path, own in self.per_part.items() if "lr" in own}
+        by_group, later, penalised = self._sort(parts)
+        rates = self.lr_per_part | {path: each["lr"] for path, each in self.per_part.items() if "lr" in each}
         groups = []
-        for (name, spared), params in found.items():
+        for (name, spared), params in by_group.items():
             group = {"params": params, "weight_decay": self.weight_decay, **self._own(name), "name": name}
             group["lr"] = rates.get(_owner(name, rates), self.lr)
             if spared:
@@ -83,8 +83,8 @@ class OptimizerConfig:
             raise UserError(f"optimizer.unfreeze={self.unfreeze}: nothing would train before iteration {min(later)}")
         if "weight_decay" not in accepted:
             if self.weight_decay:
-                told = f"{self.name} has none; write optimizer.weight_decay=0"
-                raise UserError(f"optimizer.weight_decay={self.weight_decay}: {told}")
+                message = f"{self.name} has none; write optimizer.weight_decay=0"
+                raise UserError(f"optimizer.weight_decay={self.weight_decay}: {message}")
             for group in groups:
                 del group["weight_decay"]
         if kind is torch.optim.LBFGS:
@@ -110,27 +110,28 @@ class OptimizerConfig:
     def _check_parts(self, kind: type[torch.optim.Optimizer]) -> None:
         """Let torch judge each part's settings as it would the whole optimiser's: in groups it takes anything."""
         allowed = [name for name in inspect.signature(kind).parameters if name not in WHOLE]
-        for part, own in self.per_part.items():
-            for key, value in own.items():
+        for part, settings in self.per_part.items():
+            for key, value in settings.items():
                 where = f"optimizer.per_part.{part}.{key}={value}"
                 if key not in allowed:
-                    told = f"{self.name} has none for a part{closest(key, allowed)}"
-                    raise UserError(f"{where}: {told}; allowed are {', '.join(allowed)}")
+                    message = f"{self.name} has none for a part{closest(key, allowed)}"
+                    raise UserError(f"{where}: {message}; allowed are {', '.join(allowed)}")
                 if key == "lr" and part in self.lr_per_part:
                     raise UserError(f"{where}: optimizer.lr_per_part.{part}={self.lr_per_part[part]} is there, too")
-            called(kind, f"optimizer.per_part.{part}", [torch.zeros(1, 1)], **{"lr": self.lr, **self.kwargs, **own})
+            settings = {"lr": self.lr, **self.kwargs, **settings}
+            called(kind, f"optimizer.per_part.{part}", [torch.zeros(1, 1)], **settings)
 
     def _sort(self, parts: dict[str, nn.Module]) -> tuple[dict, dict[int, list], list]:
         """Parameters by (name of the group, whether spared), by the iteration they wait for, and those of the L1."""
-        found: dict[tuple[str, bool], list[nn.Parameter]] = {}
+        by_group: dict[tuple[str, bool], list[nn.Parameter]] = {}
         later: dict[int, list[nn.Parameter]] = {}
-        penalised, seen = [], set()
+        penalised, taken = [], set()
         for part, module in parts.items():
             for prefix, layer in module.named_modules(prefix=part):
                 for key, parameter in layer.named_parameters(recurse=False):
-                    if id(parameter) in seen:
+                    if id(parameter) in taken:
                         continue
-                    seen.add(id(parameter))
+                    taken.add(id(parameter))
                     path = f"{prefix}.{key}"
                     fixed, waits = _owner(path, self.freeze), _owner(path, self.unfreeze)
                     if waits and len(waits) >= len(fixed or ""):
@@ -143,12 +144,12 @@ class OptimizerConfig:
                     name = _owner(path, [*self.lr_per_part, *self.per_part]) or part
                     spare = self.no_decay_on_bias_and_norm and (isinstance(layer, NORMS) or "bias" in key)
                     for spared in (False, True):  # the spared ones come second
-                        found.setdefault((name, spared), [])
+                        by_group.setdefault((name, spared), [])
                     decay = self._own(name).get("weight_decay", self.weight_decay)
-                    found[name, bool(spare and decay)].append(parameter)
+                    by_group[name, bool(spare and decay)].append(parameter)
                     if not spare:
                         penalised.append(parameter)
-        return found, later, penalised
+        return by_group, later, penalised
 
     def _single(self, groups: list[dict]) -> list[dict]:
         """One group of all: LBFGS knows no others."""

@@ -102,8 +102,8 @@ def plain(text: str) -> str:
 
 def value_of(overrides: Sequence[str], key: str) -> str | None:
     """The last value that overrides give a key of text; None: none, or null."""
-    found = [text.partition("=")[2] for text in overrides if text.partition("=")[0].lstrip("+") == key]
-    return None if not found or found[-1] in ("", "null") else plain(found[-1])
+    values = [text.partition("=")[2] for text in overrides if text.partition("=")[0].lstrip("+") == key]
+    return None if not values or values[-1] in ("", "null") else plain(values[-1])
 
 
 def chosen(override: Override) -> bool:
@@ -130,8 +130,8 @@ def drop_keywords(cfg: DictConfig, earlier: DictConfig, overrides: Sequence[str]
     """
     for key in named(overrides):
         node = f"env.{KEYWORDS[key]}"
-        held = OmegaConf.select(cfg, node)
-        if not held or OmegaConf.select(cfg, key) == OmegaConf.select(earlier, key):
+        keywords = OmegaConf.select(cfg, node)
+        if not keywords or OmegaConf.select(cfg, key) == OmegaConf.select(earlier, key):
             continue
         given: set[str] = set()
         for override in OverridesParser.create().parse_overrides(list(overrides)):
@@ -141,8 +141,8 @@ def drop_keywords(cfg: DictConfig, earlier: DictConfig, overrides: Sequence[str]
             elif name.startswith(f"{node}."):
                 given.add(name.removeprefix(f"{node}.").partition(".")[0])
         with open_dict(cfg):
-            for name in [name for name in held if name not in given]:
-                del held[name]
+            for name in [name for name in keywords if name not in given]:
+                del keywords[name]
 
 
 def nearest(group: str, option: str) -> str:

@@ -11,6 +11,7 @@ from marl.callbacks import Callback
 from marl.loggers import TensorBoardLogger
 from marl.metrics import confusion
 from marl.run_view import RunView
+from marl.supervised import Supervised
 
 CURVES = ("loss", "accuracy", "episode_return", "error", "r2", "mae", "f1")
 
@@ -30,8 +31,8 @@ class Pictures(Callback):
 
     def on_iteration(self, trainer: RunView, record: dict) -> None:
         names = [name for name in record if name.split("/")[-1].removeprefix("test_") in CURVES]
-        kept = {name: float(record[name]) for name in names if name.count("/") <= name.startswith("eval/")}
-        self.records.append({trainer.task.unit: float(trainer.units), **kept})
+        figures = {name: float(record[name]) for name in names if name.count("/") <= name.startswith("eval/")}
+        self.records.append({trainer.task.unit: float(trainer.units), **figures})
 
     def on_end(self, trainer: RunView) -> None:
         """Also of a run that failed, as far as it came."""
@@ -49,7 +50,7 @@ class Pictures(Callback):
                 if isinstance(logger, TensorBoardLogger):
                     logger.writer.add_image(name, pixels(figure), trainer.units, dataformats="HWC")
 
-    def _classes(self, task: Any) -> dict[str, Any]:
+    def _classes(self, task: Supervised) -> dict[str, Any]:
         rows = task.held_out.get("test_", task.held_out[""])
         outputs, drawn = task.outputs_of(rows["x"]).float().cpu(), {}
         y, predicted = rows["y"].cpu(), outputs.argmax(-1)

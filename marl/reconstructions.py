@@ -55,15 +55,15 @@ def pictures(task, columns: int) -> Tensor:
     training = model.training
     model.eval()
     try:
-        made = [x.flatten(1), task.loss.outputs(x)[:, : model.out_features]]
+        shown = [x.flatten(1), task.loss.outputs(x)[:, : model.out_features]]
         if model.codes > 1:
             draws = torch.randn(len(x), model.latent, generator=generator(0, "prior"))
-            made.append(model.decode(draws.to(x.device)))
+            shown.append(model.decode(draws.to(x.device)))
     finally:
         model.train(training)
     if getattr(objective, "likelihood", None) == "bernoulli":
-        made[1:] = [logits.sigmoid() for logits in made[1:]]
-    return torch.stack(made).clamp(0, 1).unflatten(-1, task.in_shape).mean(2).cpu()
+        shown[1:] = [logits.sigmoid() for logits in shown[1:]]
+    return torch.stack(shown).clamp(0, 1).unflatten(-1, task.in_shape).mean(2).cpu()
 
 
 def mosaic(rows: Tensor, gap: int = 1) -> Tensor:

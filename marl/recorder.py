@@ -66,24 +66,24 @@ class Recorder(TorchDispatchMode):
         self.written |= written
         out = func(*args, **kwargs)
         read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         name = func.overloadpacket.__name__
         if func._schema.is_mutable:
-            self.note(partial(getattr(Tensor, name, func) if name.endswith("_") else func, *args, **kwargs), made)
-        elif not made:
+            self.note(partial(getattr(Tensor, name, func) if name.endswith("_") else func, *args, **kwargs), outputs)
+        elif not outputs:
             raise CaptureError(f"{func} brings a number to the host")
-        elif name in EMPTY or {_memory(t) for t in made} <= {_memory(t) for t in read}:
-            self.kept.append((read, made))  # a view lies where it lay
+        elif name in EMPTY or {_memory(t) for t in outputs} <= {_memory(t) for t in read}:
+            self.kept.append((read, outputs))  # a view lies where it lay
         elif random:
-            self.note(partial(_copied, func, args, kwargs, out), made)
+            self.note(partial(_copied, func, args, kwargs, out), outputs)
         elif name in CONSTANT or not self.varying & {_memory(t) for t in read}:
-            for target in made:
+            for target in outputs:
                 self.note(_Refill(target))
             return out
         else:
-            self.note(_into(func, args, kwargs, out), made)
+            self.note(_into(func, args, kwargs, out), outputs)
         if random or self.varying & {_memory(t) for t in read}:
-            self.varying |= {_memory(t) for t in made} | written
+            self.varying |= {_memory(t) for t in outputs} | written
         return out
 
     def note(self, call: Callable[[], object], keep: Any = ()) -> None:
@@ -233,14 +233,15 @@ class GraphedFunction:
         """The results of a replay, if they are those `wanted`, which were computed beginning with `generator`."""
         after = torch.get_rng_state()
         torch.set_rng_state(generator)
-        found = graph.run(inputs)
-        if len(wanted) == len(found) and all(map(same, wanted, found)) and torch.equal(after, torch.get_rng_state()):
-            return found
+        replayed = graph.run(inputs)
+        drawn = torch.equal(after, torch.get_rng_state())
+        if drawn and len(wanted) == len(replayed) and all(map(same, wanted, replayed)):
+            return replayed
         torch.set_rng_state(after)
         self.why = "a replay differs from it"
         if graph.runs > 1:  # else there are operations with a hidden state among them, and no harm was done
-            told = f"{type(self.module).__name__} is computed anew from now on: what it computes has changed unseen"
-            warnings.warn(told, stacklevel=3)
+            message = f"{type(self.module).__name__} is computed anew from now on: what it computes has changed unseen"
+            warnings.warn(message, stacklevel=3)
         return wanted
 
 

@@ -10,7 +10,6 @@ from marl import checkpoint, distributed, divergence
 from marl.checkpointer import Checkpointer
 from marl.errors import Diverged, NonFinite
 from marl.loggers import Logger
-from marl.run_metrics import RunMetrics
 from marl.run_state import RunState
 from marl.task import Task
 from marl.updater import Updater
@@ -20,8 +19,7 @@ class Recovery:
     """Looks at an iteration's data and figures, and handles what is not finite.
 
     Args:
-        task, run_state, metrics, updater, checkpointer, loggers: those of the run.
-        run_dir: where its checkpoints lie.
+        task, updater, run_state, checkpointer, loggers: those of the run.
         policy: "stop", "skip" or "restore" (`marl.engine.Trainer`).
         restore_factor: what a restore multiplies the learning rates by.
         max_restores: a restore too many ends the run.
@@ -30,18 +28,16 @@ class Recovery:
     def __init__(
         self,
         task: Task,
-        run_state: RunState,
-        metrics: RunMetrics,
         updater: Updater,
+        run_state: RunState,
         checkpointer: Checkpointer,
         loggers: Sequence[Logger],
-        run_dir: Path,
         policy: Literal["stop", "skip", "restore"],
         restore_factor: float,
         max_restores: int,
     ) -> None:
-        self.task, self.run_state, self.metrics, self.updater = task, run_state, metrics, updater
-        self.checkpointer, self.loggers, self.run_dir = checkpointer, loggers, run_dir
+        self.task, self.updater, self.run_state, self.metrics = task, updater, run_state, updater.metrics
+        self.checkpointer, self.loggers = checkpointer, loggers
         self.policy, self.restore_factor, self.max_restores = policy, restore_factor, max_restores
 
     def collect(self) -> bool:
@@ -85,19 +81,20 @@ class Recovery:
 
     def _restore_last_good(self, message: str) -> None:
         """Go back to the newest good checkpoint, with lower learning rates; the logs lose what came after it."""
-        newest = checkpoint.newest(self.run_dir, self.updater.device)
+        newest = checkpoint.newest(self.checkpointer.run_dir, self.updater.device)
         if newest is None:
             raise Diverged(f"{message}; there is no checkpoint yet to restore")
         content, restores = newest[1], self.run_state.restores + 1
         self.updater.optimizer.zero_grad(set_to_none=True)
-        self.checkpointer.load(content)
+        self.checkpointer.load_state_dict(content)
         # The checkpoint may be older than an earlier restore, whose factor it then lacks.
         factor = self.restore_factor ** (restores - content["restores"])
         self.run_state.note_restore(restores, factor)
         self.updater.lower_rates(factor)
+        run_dir, config = self.checkpointer.run_dir, self.checkpointer.config
         for logger in self.loggers:
             logger.close()
-            logger.open(self.run_dir, self.checkpointer.config, self.run_state.iteration, self.run_state.units)
+            logger.open(run_dir, config, self.run_state.iteration, self.run_state.units)
         if distributed.main():
             went = f"back to iteration {self.run_state.iteration}, learning rates times {factor:.3g}"
             print(f"{message}; {went}", flush=True)

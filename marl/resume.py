@@ -12,7 +12,6 @@ from marl.schema import show
 # A change of these makes another run; what the checkpoint holds would contradict them, or silently win.
 FIXED = ("seed", "data", "network", "critic_network", "objective", "optimizer", "scheduler", "groups")
 ASKED = ("task", "env", "algo")  # the class that such a node names says which of its settings must stay
-PER_ITERATION = ("algo.epochs", "algo.minibatch_size", "trainer.accumulate")  # how long a schedule by steps is
 QUIET = ("paths", "resume", "init_from", "strict", "ckpt", "experiment", "name")  # nothing learns from these
 
 
@@ -32,7 +31,7 @@ def resumed(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any] | None:
     else:
         return None
     if content is None:
-        _begin_anew(run_dir)
+        _begin_again(run_dir)
         return None
     lines = compare(config, content["config"])
     later = checkpoint.branch(run_dir, file, content["iteration"]) if file and distributed.main() else []
@@ -44,8 +43,8 @@ def resumed(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any] | None:
     return content
 
 
-def _begin_anew(run_dir: Path) -> None:
-    """A run killed before its first checkpoint begins anew, and says so. Raises UserError if it had got further."""
+def _begin_again(run_dir: Path) -> None:
+    """A run killed before its first checkpoint begins again, and says so. Raises UserError if it had got further."""
     left = [path for path in (run_dir / "summary.json", run_dir / "checkpoints" / "best.pt") if path.is_file()]
     if left:
         raise UserError(
@@ -61,11 +60,11 @@ def compare(config: Mapping[str, Any], resumed: Mapping[str, Any]) -> list[str]:
 
     Raises UserError where a key differs that a resumed run may not change; it names all that differ.
     """
-    found = differences(resumed, config)
-    lines = [f"{key}: {show(old)} -> {show(new)}" for key, (old, new) in found.items()]
+    changed = differences(resumed, config)
+    lines = [f"{key}: {show(old)} -> {show(new)}" for key, (old, new) in changed.items()]
     by_step = (config.get("scheduler") or {}).get("interval") == "step"
-    held = [refused(key, config) or (by_step and key in PER_ITERATION) for key in found]
-    fixed = [line for line, keeps in zip(lines, held, strict=True) if keeps]
+    fixed_keys = [refused(key, config) or (by_step and key in per_iteration(config)) for key in changed]
+    fixed = [line for line, keeps in zip(lines, fixed_keys, strict=True) if keeps]
     if fixed:
         rest = [line for line in lines if line not in fixed]
         allowed = f" (allowed, had it been alone: {', '.join(rest)})" if rest else ""
@@ -78,16 +77,23 @@ def compare(config: Mapping[str, Any], resumed: Mapping[str, Any]) -> list[str]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """{dotted key: (old value, new value)} of two configurations, leaf by leaf; keys of QUIET are left out."""
-    found = {}
+    changed = {}
     for key in dict.fromkeys([*old, *new]):
         if not prefix and key in QUIET:
             continue
         before, after = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found |= differences(before, after, f"{prefix}{key}.")
+            changed |= differences(before, after, f"{prefix}{key}.")
         elif before != after:
-            found[f"{prefix}{key}"] = (before, after)
-    return found
+            changed[f"{prefix}{key}"] = (before, after)
+    return changed
+
+
+def per_iteration(config: Mapping[str, Any]) -> set[str]:
+    """Keys that decide how many optimiser steps an iteration has, and so how long a schedule by steps is."""
+    node = config.get("algo")
+    names = resolve(node["_target_"], "algo._target_").per_iteration if isinstance(node, Mapping) else ()
+    return {"trainer.accumulate", *(f"algo.{name}" for name in names)}
 
 
 def refused(key: str, config: Mapping[str, Any]) -> bool:

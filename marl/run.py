@@ -13,14 +13,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from marl import checkpoint, compose, distributed, multirun, terminal
+from marl import compose, distributed, multirun, run_directory, terminal
 from marl.cli import RESUME, SAME_COMMAND, Job, flags_first, guard
 from marl.conf_tree import CONF
 from marl.errors import UserError
 from marl.hydra_errors import translate_hydra_errors
 from marl.imports import find_user_modules
+from marl.new_run_directory import NewRunDirectory
 from marl.overrides import tidy, value_of
-from marl.run_directory import NewRunDirectory
 
 
 def run(job: Job) -> None:
@@ -42,10 +42,10 @@ def run(job: Job) -> None:
             parser.add_argument("-cd", "--config-dir")  # of no use here: the run's configuration is whole
             cfg = compose.compose(parser.parse_known_args(arguments)[1])
             composing = False
-            home = checkpoint.config_of(cfg.resume)
+            home = run_directory.config_of(cfg.resume)
             if home is None:
-                told = "lies in no run directory that could go on; init_from=FILE starts a new run from its weights"
-                raise UserError(f"resume={cfg.resume}: {told}")
+                reason = "lies in no run directory that could go on; init_from=FILE starts a new run from its weights"
+                raise UserError(f"resume={cfg.resume}: {reason}")
             job(cfg, home.parent.resolve())
             distributed.stop()
             return

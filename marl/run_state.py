@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from marl.callbacks import better
+from marl.task import Task
 
 STAGES = ("collect", "update")  # of an iteration, whose seconds are logged
 
@@ -45,6 +46,14 @@ class RunState:
     stop_reason: str | None = None
     _logged: dict[str, float] = field(default_factory=dict)  # `seconds` at the latest record
     _start_time: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def of(cls, task: Task, iterations: int, monitor: str | None, mode: str | None) -> "RunState":
+        """The state of a run that begins; `monitor` and `mode` are the task's own where they are None."""
+        figure, better_by = task.monitor
+        seconds = defaultdict(float, compile=task.compile_seconds)
+        budget = iterations, task.unit, task.units_per_iteration
+        return cls(*budget, monitor or figure, mode or better_by, seconds=seconds)
 
     @property
     def units(self) -> int:

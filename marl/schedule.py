@@ -27,14 +27,14 @@ def inverse_square_root(step: int) -> float:
 
 def class_named(modules: tuple, name: str, base: type, key: str) -> type:
     """The subclass of `base` called `name` in one of `modules`. Raises UserError, listing what there is."""
-    found = next((getattr(module, name) for module in modules if hasattr(module, name)), None)
-    if not (isinstance(found, type) and issubclass(found, base)):
+    kind = next((getattr(module, name) for module in modules if hasattr(module, name)), None)
+    if not (isinstance(kind, type) and issubclass(kind, base)):
         known = {n for m in modules for n, c in vars(m).items() if isinstance(c, type) and issubclass(c, base)}
         names = sorted(known - {base.__name__, f"_{base.__name__}"})
         raise UserError(
             f"{key}={name!r}: not in {modules[0].__name__}{closest(name, names)}; allowed are {', '.join(names)}"
         )
-    return found
+    return kind
 
 
 def called(target: type, key: str, *args, **kwargs):

@@ -172,14 +172,14 @@ RANGES = ("greater_than", "less_than", "multiple_of", "too_short", "too_long", "
 
 
 def _sentence(error: ValidationError, value: Any, key: str) -> str:
-    found = error.errors(include_url=False)
-    python_only = [e for e in found if e["type"] not in ("needs_python_object", "is_instance_of")]
-    ranges = [e for e in found if any(word in e["type"] for word in RANGES)]
-    found = ranges or python_only or found
-    key, value = _locate(found[0]["loc"], value, key)
-    phrases = [_phrase(item, value) for item in found]
+    errors = error.errors(include_url=False)
+    python_only = [e for e in errors if e["type"] not in ("needs_python_object", "is_instance_of")]
+    ranges = [e for e in errors if any(word in e["type"] for word in RANGES)]
+    errors = ranges or python_only or errors
+    key, value = _locate(errors[0]["loc"], value, key)
+    phrases = [_phrase(item, value) for item in errors]
     phrases = phrases[:1] + [phrase.removeprefix("must be ") for phrase in phrases[1:]]
-    expected = [item["ctx"]["expected"] for item in found if item["type"] == "literal_error"]
+    expected = [item["ctx"]["expected"] for item in errors if item["type"] == "literal_error"]
     hint = closest(value, ", ".join(expected).replace(" or ", ", ").replace("'", "").split(", "))
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value) and "number" in phrases[0]:
         mantissa, power = value.lower().split("e")

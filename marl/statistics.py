@@ -86,8 +86,8 @@ def interval(
     if statistic is iqm and all(runs.ndim == 2 for runs in points):
         return _iqm_bounds(np.concatenate(points, -1), drawn, confidence)
     parts = _parts(len(points[0]), sum(index.size for index in drawn))
-    found = [bounds(statistic(take([runs[part] for runs in points], drawn)), confidence) for part in parts]
-    low, high = zip(*found, strict=True)
+    intervals = [bounds(statistic(take([runs[part] for runs in points], drawn)), confidence) for part in parts]
+    low, high = zip(*intervals, strict=True)
     return np.concatenate(low), np.concatenate(high)
 
 
@@ -101,13 +101,13 @@ def _iqm_bounds(points: np.ndarray, drawn: Sequence[np.ndarray], confidence: flo
     counts = [np.apply_along_axis(np.bincount, 1, index, minlength=index.shape[1]) for index in drawn]
     times = np.concatenate(counts, -1).astype(np.int32)  # [B, R]
     cut = int(0.25 * R)
-    found = np.empty((2, len(points)))
+    limits = np.empty((2, len(points)))
     for n, values in enumerate(points):
         order = values.argsort()
         places = times[:, order].cumsum(-1, dtype=np.int32).clip(cut, R - cut)
         taken = np.diff(places, axis=-1, prepend=np.full((reps, 1), cut, np.int32))
-        found[:, n] = bounds(taken @ values[order] / (R - 2 * cut), confidence)
-    return found[0], found[1]
+        limits[:, n] = bounds(taken @ values[order] / (R - 2 * cut), confidence)
+    return limits[0], limits[1]
 
 
 def improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -62,15 +62,15 @@ def work(
         failed_just_now = start is not None and known.get("status") == "failed" and known.get("start") == start
         if (ended or failed_just_now) and known.get("overrides") == list(overrides):
             return known.get("value")
-        began, record = time.time(), {"overrides": list(overrides), "began": time.time(), "start": start}
+        start_time, record = time.time(), {"overrides": list(overrides), "began": time.time(), "start": start}
         write_json(folder / "job.json", {**record, "status": "running"})
         with open(folder / "output.log", "a", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
             try:
                 value = call()
                 end = {"status": "done", "reason": None, "value": value}
-            except Stopped as stopped:  # no failure: whoever ended it wants the next job not to begin
+            except Stopped as stopped:  # no failure: the process that ended it wants the next job not to begin
                 end = {"status": "interrupted", "reason": stopped.where, "value": None}
-                write_json(folder / "job.json", {**record, **end, "seconds": time.time() - began})
+                write_json(folder / "job.json", {**record, **end, "seconds": time.time() - start_time})
                 raise
             except Exception as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
@@ -80,7 +80,7 @@ def work(
                     reason = f"{type(error).__name__}: {reason}"
                 print(f"error: {reason}", file=sys.stderr)
                 value, end = None, {"status": "failed", "reason": reason, "mistake": mistake, "value": None}
-        write_json(folder / "job.json", {**record, **end, "seconds": time.time() - began})
+        write_json(folder / "job.json", {**record, **end, "seconds": time.time() - start_time})
         return value
 
 
@@ -131,19 +131,19 @@ class Sweep:
         known, mine = [], sorted(map(canonical, jobs))
         for path in Path(default).parent.glob("*/sweep.json"):
             try:
-                found = recorded(path.parent)
+                recorded_jobs = recorded(path.parent)
             except UserError as error:
                 print(f"warning: {error}; passed over, hydra.sweep.dir={path.parent} continues it", file=sys.stderr)
                 continue
-            if sorted(map(canonical, found or [])) == mine:
+            if sorted(map(canonical, recorded_jobs or [])) == mine:
                 known.append(path)
         newest = max(known, key=lambda path: path.stat().st_mtime, default=None)
         if newest:
             return cls(newest.parent, jobs, command)
-        made = make_new(default)
-        begun = cls(made[-1], jobs, command)
-        begun.made = made
-        return begun
+        folders = make_new(default)
+        opened = cls(folders[-1], jobs, command)
+        opened.made = folders
+        return opened
 
     def begin(self) -> None:
         """Write what this sweep is, for the next start of the same one. Raises UserError for another one's folder."""
@@ -190,7 +190,7 @@ class Sweep:
 
     def rows(self) -> list[dict]:
         """Per job: job, status, reason, seconds, how far it is, last and best evaluation (at its end), overrides."""
-        found = []
+        rows_shown = []
         for i, (name, overrides) in enumerate(zip(self.names, self.jobs, strict=True)):
             folder = self.folder / str(i)
             record = read(folder)
@@ -208,8 +208,8 @@ class Sweep:
                 seconds = time.time() - record.get("began", time.time())
             row |= {"seconds": seconds, "best": record.get("value"), **progress(folder), "what": name}
             row |= {"mistake": record.get("mistake", False), "folder": str(folder)}
-            found.append(row)
-        return found
+            rows_shown.append(row)
+        return rows_shown
 
     def table(self, rows: list[dict]) -> Table:
         """The table of `rows` for a terminal."""
@@ -276,18 +276,18 @@ class Sweep:
         """Show the table while the block runs (lines of what changes where the output is no terminal), and after."""
         console, ended = terminal.console(sys.stdout), threading.Event()
         live = Live(console=console, auto_refresh=False) if console.is_terminal else None
-        seen: dict[int, str] = {}
+        shown: dict[int, str] = {}
 
         def look() -> None:
             rows = self.rows()
-            changed = [row for row in rows if seen.get(row["job"], "waiting") != row["status"]]
-            seen.update({row["job"]: row["status"] for row in rows})
+            changed = [row for row in rows if shown.get(row["job"], "waiting") != row["status"]]
+            shown.update({row["job"]: row["status"] for row in rows})
             if changed:
                 self.save(rows)
             if live:
                 live.update(self.table(rows), refresh=True)
             for row in [] if live else changed:
-                left = sum(status != "done" for status in seen.values())
+                left = sum(status != "done" for status in shown.values())
                 why = f" ({row['reason']})" if row["reason"] else ""
                 console.print(f"job {row['job']} {row['status']}{why}: {row['what']}; {left} to go", soft_wrap=True)
 

@@ -27,18 +27,18 @@ def console(file: IO[str] | None = None) -> Console:
 
 def table(*columns: str, title: str | None = None) -> Table:
     """An empty table whose cells are folded where they are too wide, so that nothing is cut off."""
-    made = Table(title=title, title_justify="left")
+    result = Table(title=title, title_justify="left")
     for name in columns:
-        made.add_column(name, overflow="fold")
-    return made
+        result.add_column(name, overflow="fold")
+    return result
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table of plain text."""
-    made = table(*columns)
+    shown = table(*columns)
     for row in rows:
-        made.add_row(*map(Text, row))
-    console().print(made)
+        shown.add_row(*map(Text, row))
+    console().print(shown)
 
 
 @contextmanager

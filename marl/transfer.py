@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from marl import checkpoint, distributed
+from marl import checkpoint, distributed, run_directory
 from marl.errors import UserError
 from marl.task import Task
 
@@ -33,7 +33,7 @@ class Loaded:
 
 def begin_from(task: Task, source: str, strict: bool) -> None:
     """Load the weights that `init_from` names, and say what was loaded unless it is everything."""
-    path = checkpoint.find(source)
+    path = run_directory.find(source)
     lines = load_weights(task, path, strict).lines()
     if not strict and distributed.main():
         print(f"init_from={path}:", *lines, sep="\n  ", flush=True)
@@ -54,8 +54,8 @@ def load_weights(task: Task, path: str | Path, strict: bool = True) -> Loaded:
     try:
         task.loss.load_state_dict(saved)
     except RuntimeError as error:
-        told = " ".join(str(error).split())
-        why = told.partition(f"{type(task.loss).__name__}: ")[2] or told
+        message = " ".join(str(error).split())
+        why = message.partition(f"{type(task.loss).__name__}: ")[2] or message
         short = why if len(why) <= 300 else f"{why[:300].rpartition(' ')[0]} …"
         raise UserError(
             f"{path} does not fit this task's networks: {short} (init_from with strict=false loads what fits)"
@@ -71,8 +71,8 @@ def load_fitting(module: nn.Module, saved: Mapping[str, Tensor], path: str | Pat
     if hasattr(module, "complete"):  # older files say less
         module.complete(saved)
     result, used = Loaded(), set()
-    own = module.state_dict()
-    for name, value in own.items():
+    weights = module.state_dict()
+    for name, value in weights.items():
         source = next((s for s in _sources(name) if s in saved), None)
         if source is None:
             result.missing.append(name)

@@ -22,7 +22,7 @@ from marl.lock import running
 from marl.schema import check_arguments, show
 from marl.storage import driver, open_storage, without_password
 
-SETTLED = 10.0  # seconds after its start from which a trial that nobody works on counts as abandoned
+ABANDONED_AFTER = 10.0  # seconds after its start from which a trial that no process works on counts as abandoned
 
 
 @dataclass
@@ -129,9 +129,9 @@ def read_study(path: Path, changes: Mapping[str, Any]) -> tuple[StudyConfig, dic
 
 def identity(name: str, config: StudyConfig, base: Sequence[str], space: Mapping[str, Parameter]) -> dict[str, Any]:
     """What makes scores comparable, as JSON keeps it: the study's trials must all have it in common."""
-    found = {"study": name, "base": sorted(base), "space": {key: asdict(value) for key, value in space.items()}}
-    found |= {"metric": config.metric, "direction": config.direction, "seeds": config.seeds}
-    return json.loads(json.dumps(found))
+    content = {"study": name, "base": sorted(base), "space": {key: asdict(value) for key, value in space.items()}}
+    content |= {"metric": config.metric, "direction": config.direction, "seeds": config.seeds}
+    return json.loads(json.dumps(content))
 
 
 def refuse_other(known: Mapping[str, Any], given: Mapping[str, Any], place: str | Path) -> None:
@@ -175,8 +175,8 @@ def open_study(place: str, folder: Path, given: Mapping[str, Any], **parts: Any)
             reason = "the file is no study's journal"
         elif isinstance(error, ImportError):
             reason = f"needs {driver(error)}"
-        told = without_password(place)
-        raise UserError(f"storage={told}: {reason} (give a path of a journal file, or a database URL)") from error
+        shown = without_password(place)
+        raise UserError(f"storage={shown}: {reason} (give a path of a journal file, or a database URL)") from error
     refuse_other(study.user_attrs.get("identity", {}), given, place)
     study.set_user_attr("identity", given)
     folder.mkdir(parents=True, exist_ok=True)
@@ -213,18 +213,18 @@ class Pruning(Callback):
 def reclaim(study: optuna.Study, folder: Path) -> list[int]:
     """Put trials that a killed process left behind back into the queue; returns their numbers.
 
-    A trial is abandoned if its folder lies here and nobody holds its lock.
+    A trial is abandoned if its folder lies here and no process holds its lock.
     """
-    found = []
+    reclaimed = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         place = folder / str(trial.number)
-        begun = (trial.datetime_start or datetime.now()).timestamp()
-        if time.time() - begun < SETTLED or not place.exists() or running(place):
+        start_time = (trial.datetime_start or datetime.now()).timestamp()
+        if time.time() - start_time < ABANDONED_AFTER or not place.exists() or running(place):
             continue
         study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         study.enqueue_trial(trial.params, skip_if_exists=False)
-        found.append(trial.number)
-    return found
+        reclaimed.append(trial.number)
+    return reclaimed
 
 
 def describe(trial: FrozenTrial) -> list[str]:

@@ -269,15 +269,15 @@ def check(
         if config.average == "none" and value != default:
             raise UserError(f"trainer.{key}={value}: nothing is averaged; trainer.average=ema or swa does that")
     if config.average == "swa" and config.average_decay != DECAY:
-        told = "swa is a plain mean; trainer.average=ema has a decay"
-        raise UserError(f"trainer.average_decay={config.average_decay}: {told}")
+        message = "swa is a plain mean; trainer.average=ema has a decay"
+        raise UserError(f"trainer.average_decay={config.average_decay}: {message}")
     if config.recompute:
         activation_checkpointing.stacks(task.loss)
     budget = max(iterations, task.iterations)  # one that max_iterations breaks off may be resumed
     for part, begin in optimizer.unfreeze.items():
         if begin >= budget:
-            told = f"the run ends before, after {budget}; optimizer.freeze=[{part}] keeps it for good"
-            raise UserError(f"optimizer.unfreeze={{{part}: {begin}}}: {told}")
+            message = f"the run ends before, after {budget}; optimizer.freeze=[{part}] keeps it for good"
+            raise UserError(f"optimizer.unfreeze={{{part}: {begin}}}: {message}")
     if config.accumulate > 1 and not task.accumulates:
-        told = f"trainer.accumulate={config.accumulate}: only 1 is allowed with algo.update=sequential"
-        raise UserError(f"{told}, where a step must not span the turns of two agents")
+        message = f"trainer.accumulate={config.accumulate}: only 1 is allowed with algo.update=sequential"
+        raise UserError(f"{message}, where a step must not span the turns of two agents")

@@ -22,8 +22,9 @@ from pydantic import Field
 
 from agents import opponents, versions
 from agents.actor import Actor
-from agents.evaluate import Player, evaluate, report
-from marl import checkpoint, cli, compose, terminal
+from agents.evaluate import evaluate, report
+from agents.opponents import Player
+from marl import cli, compose, run_directory, terminal
 from marl.errors import UserError
 from marl.files import write_json
 from marl.options import parse_runs
@@ -54,7 +55,7 @@ def parse(arguments: list[str]) -> tuple[list[str], Options, list[str]]:
 
 def labels(runs: list[str], options: Options) -> list[str]:
     """Short names of runs that tell them apart: algorithm, algorithm and seed, or the last parts of their paths."""
-    configs = [compose.saved(checkpoint.find(run, options.which)) for run in runs]
+    configs = [compose.saved(run_directory.find(run, options.which)) for run in runs]
     algorithms = [ALGORITHMS.get(cfg.algo.critic, "mappo") if cfg.algo else "" for cfg in configs]
     seeds = [f"{name} {cfg.seed}" for name, cfg in zip(algorithms, configs, strict=True)]
     parts = [Path(run).resolve().parts for run in runs]
@@ -79,7 +80,7 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
         if versions.sizes(task.env) != versions.sizes(first.env):
             mine, theirs = versions.sizes(task.env), versions.sizes(first.env)
             raise UserError(f"{run}: its teams {mine} differ from {theirs} of {runs[0]}")
-    versions.same_env([checkpoint.find(run, options.which) for run in runs], overrides)
+    versions.same_env([run_directory.find(run, options.which) for run in runs], overrides)
     side = options.side or groups[0]
     if side not in groups:
         raise UserError(f"side={side}: there are {', '.join(groups)}")

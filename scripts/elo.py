@@ -26,7 +26,8 @@ from pydantic import Field
 
 from agents import opponents, versions
 from agents.actor import Actor
-from agents.evaluate import Player, evaluate
+from agents.evaluate import evaluate
+from agents.opponents import Player
 from marl import cli, elo, terminal
 from marl.errors import UserError
 from marl.files import write_json

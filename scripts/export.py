@@ -15,7 +15,7 @@ from typing import Literal
 
 from agents.export import export
 from agents.policy import Policy
-from marl import checkpoint, cli, options
+from marl import cli, options, run_directory
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Options:
 def run(chosen: Options) -> Path:
     """Load, write, say where. Raises UserError: no such checkpoint, or a missing package."""
     policy = Policy.load(chosen.ckpt, chosen.which)
-    folder = Path(chosen.out or checkpoint.home_of(chosen.ckpt) / "export")
+    folder = Path(chosen.out or run_directory.home_of(chosen.ckpt) / "export")
     file = export(policy, chosen.format, folder)
     print(f"{file} ({file.stat().st_size / 1000:.0f} kB), described in {folder / 'README.md'}")
     return file

@@ -25,7 +25,7 @@ from agents.policy import Policy
 from agents.replay import settings_of
 from envs.live import program, world
 from envs.page import page, web, write
-from marl import checkpoint, cli, options
+from marl import cli, options, run_directory
 from marl.errors import UserError
 
 UNITS = ("frames", "epochs", "batches")  # of a run's budget
@@ -49,7 +49,7 @@ class Options:
 def run(chosen: Options) -> Path | None:
     """Write the page, or serve until interrupted. Raises UserError."""
     policy = Policy.load(chosen.ckpt, chosen.which)
-    settings = settings_of(policy.told.get("env"))
+    settings = settings_of(policy.metadata.get("env"))
     if chosen.max_steps is not None:
         settings["max_steps"] = chosen.max_steps
     if chosen.serve:
@@ -59,7 +59,7 @@ def run(chosen: Options) -> Path | None:
             raise UserError(f"serve=true: {error.name} is not installed; run pip install -e '.[serve]'") from error
         serve(policy, settings, chosen.port)
         return None
-    target = Path(chosen.out or checkpoint.home_of(chosen.ckpt) / "live.html")
+    target = Path(chosen.out or run_directory.home_of(chosen.ckpt) / "live.html")
     write(target, live_page(policy, settings, chosen.seeds))
     print(f"{target} ({target.stat().st_size / 1000:.0f} kB)")
     return target
@@ -70,7 +70,7 @@ def live_page(policy: Policy, settings: dict[str, Any], seeds: int) -> str:
     weights = plain(policy)
     made = program(settings)
     scripts = f"{web('policy.js')}\n{web('engine.js')}\nconst PROGRAM = {made.source};"
-    run = policy.told.get("run") or {}
+    run = policy.metadata.get("run") or {}
     about = str(run.get("name") or settings.get("scenario"))
     about += "".join(f", trained for {run[unit]:,} {unit}" for unit in UNITS if run.get(unit))
     data = {"world": world(made, settings, seeds), "policy": weights}

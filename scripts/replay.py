@@ -31,7 +31,7 @@ from envs.drawing import image
 from envs.film import web_frames
 from envs.page import page, write
 from envs.replay import Recording
-from marl import checkpoint, cli, options
+from marl import cli, options, run_directory
 from marl.errors import UserError
 
 
@@ -61,7 +61,7 @@ def run(chosen: Options) -> Path:
         recording = Recording.load(chosen.recording)
         folder = Path(chosen.out or Path(chosen.recording).parent)
     else:
-        folder = Path(chosen.out or checkpoint.home_of(chosen.ckpt) / "replay")
+        folder = Path(chosen.out or run_directory.home_of(chosen.ckpt) / "replay")
         policy = Policy.load(chosen.ckpt, chosen.which)
         recording = record_policy(policy, chosen.episodes, chosen.seed, chosen.deterministic, chosen.max_steps)
         recording.save(folder / "replay.safetensors")

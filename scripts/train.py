@@ -9,7 +9,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 import agents  # noqa: F401 - its networks' kernel serves supervised tasks too
-from marl import build, compose, describe, distributed, run, run_directory, terminal
+from marl import build, compose, describe, distributed, run, run_directory, saved_config, terminal
 from marl.callbacks import Callback
 from marl.errors import UserError
 from marl.resume import resumed
@@ -30,13 +30,13 @@ def train(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback] = ()) ->
     if config["ckpt"]:
         raise UserError("ckpt=…: scripts/evaluate.py reads it; here resume=RUN_DIR or init_from=RUN_DIR is meant")
     new = not config["resume"] and not distributed.restarted() and not (run_dir / "job.json").exists()
-    with run_directory.exclusive(run_dir, new, needed=distributed.main()) as held:
+    with run_directory.exclusive(run_dir, new, needed=distributed.main()) as lease:
         trainer = build.build_trainer(config)
         content = resumed(config, run_dir)
         # What is kept says nothing of the interruption: a resumed run ends like one that ran through.
         kept = {**config, "resume": None, "paths": {**(config["paths"] or {}), "run_dir": str(run_dir)}}
         if content is None and distributed.main():  # before kernels are compiled: a killed run begins anew from it
-            run_directory.write_config(run_dir, kept)
+            saved_config.write_config(run_dir, kept)
         task = build.build_task(config)
         config = kept
         setup = build.build_setup(config)
@@ -44,9 +44,9 @@ def train(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback] = ()) ->
         updater = trainer.build_updater(task, setup.pop("optimizer"), setup.pop("schedule"))  # mistakes are told first
         if distributed.main():
             show(config)
-            run_directory.write_config(run_dir, config)
+            saved_config.write_config(run_dir, config)
             show_networks(task)
-        held.begun = True
+        lease.begin()
         summary = trainer.fit(task, run_dir, updater=updater, resume=content, **setup)
         if distributed.main():
             report(summary, run_dir)

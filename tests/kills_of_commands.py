@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from marl import checkpoint
+from marl import checkpoint, run_directory
 from marl.data.episodes import manifest, mapped
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -248,7 +248,7 @@ def team_again(folder: Path) -> list[str]:
 
 def iterations_done(folder: Path) -> dict[str, Any]:
     """That the run's checkpoints can be read, and go up."""
-    newest = checkpoint.newest(folder / "r") if checkpoint.candidates(folder / "r") else None
+    newest = checkpoint.newest(folder / "r") if run_directory.candidates(folder / "r") else None
     best = folder / "best_known"
     before = int(best.read_text()) if best.exists() else 0
     now = newest[1]["iteration"] if newest else 0

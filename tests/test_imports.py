@@ -12,7 +12,8 @@ MAY_IMPORT = {"marl": {"marl"}, "envs": {"envs", "marl"}, "agents": LIBRARIES, "
 # What envs may know of marl: errors, seeds, files, devices, native code, and how names are looked up and checked.
 CORE = {"errors", "seeding", "files", "device", "native", "compiler", "library_cache", "imports", "kinds", "schema"}
 HYDRA = {"hydra", "omegaconf"}
-KNOW = ("compose.py", "overrides.py", "hydra_errors.py", "run.py", "multirun.py", "run_directory.py")
+KNOW = ("compose.py", "overrides.py", "hydra_errors.py", "run.py", "multirun.py")
+KNOW += ("new_run_directory.py", "saved_config.py")
 KNOW_HYDRA = {ROOT / "marl" / name for name in KNOW}
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))

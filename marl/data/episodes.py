@@ -63,7 +63,7 @@ class _Spec(BaseModel):
 
 
 class _Manifest(BaseModel):
-    """What a manifest must have, whoever wrote it."""
+    """What a manifest must have, no matter what wrote it."""
 
     model_config = More
     spec: _Spec

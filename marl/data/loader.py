@@ -92,7 +92,7 @@ class Loader:
         pin_memory: hand batches over in page-locked memory, from which a GPU copies while it computes.
         augment: changes of "x", one after the other, each called with x [B, …] and a generator.
         mixup: α of `marl.data.augment.mixup`; 0: none.
-        own_target: "y" is "x" itself, flattened, and what has the attribute `moves` (Shift, Flip) changes both alike.
+        own_target: "y" is "x" itself, flattened, and what has the attribute `moves` (Shift, Flip) changes both.
         among: int64, the rows that there are, out of more in `rows`; None: all.
         device: where the batches go.
 

@@ -170,14 +170,14 @@ def parts(comparison: Comparison, task: str) -> Figure | None:
     """Learning curves of groups and agents, a panel per algorithm; None where all get the same."""
     names = comparison.parts(task)
     here = [run for run in comparison.runs if run.task == task]
-    alike = all(
+    identical = all(
         np.allclose(run.curves[name], run.curves[names[0]], equal_nan=True)
         for run in here
         for name in names
         if name in run.curves and names[0] in run.curves
     )
     algorithms = [a for a in comparison.algorithms if (a, task) in comparison.groups]
-    if len(names) < 2 or alike:
+    if len(names) < 2 or identical:
         return None
     figure = Figure(figsize=((4 + room(algorithms, 40)) * len(algorithms), 3), layout="constrained")
     panels = figure.subplots(1, len(algorithms), sharey=True, squeeze=False)[0]

@@ -78,7 +78,7 @@ def tell_apart(runs: Sequence[Run], imported: str | None = None) -> None:
 
     Only settings that vary within one algorithm on one task count: keys of `env` go to the task's name, all others to
     the algorithm's; where that would be long, the variants are numbered and `Run.variant` tells what they are.
-    Algorithms of marl-eval files, whose settings nobody knows, get `imported` behind their names: always where it is
+    Algorithms of marl-eval files, whose settings are unknown, get `imported` behind their names: always where it is
     given, else where one of ours has the same. Runs that can't be told apart get a seed of their own, so that none
     hides another.
     """

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from marl import checkpoint
+from marl import checkpoint, run_directory
 from marl.errors import UserError
 
 
@@ -85,7 +85,7 @@ def test_truncated_newer_and_missing(tmp_path):
     with pytest.raises(UserError, match="no checkpoint of this framework"):
         checkpoint.load(path)
     with pytest.raises(UserError, match="no checkpoint at"):
-        checkpoint.find(tmp_path)
+        run_directory.find(tmp_path)
 
 
 # ---- the last k, and what is used when one of them is damaged
@@ -99,7 +99,7 @@ def test_the_last_k_are_kept_and_the_newest_good_one_is_found(tmp_path, capsys):
     checkpoint.save(folder / "iteration_2.pt", {"iteration": 2})
     checkpoint.save(folder / "iteration_1.pt", {"iteration": 1})
     names = ["last.pt", "last-1.pt", "last-2.pt", "iteration_2.pt", "iteration_1.pt"]
-    assert [path.name for path in checkpoint.candidates(tmp_path)] == names
+    assert [path.name for path in run_directory.candidates(tmp_path)] == names
     assert [checkpoint.load(folder / name)["iteration"] for name in names[:3]] == [5, 4, 3]
     assert checkpoint.newest(tmp_path)[1]["iteration"] == 5 and not capsys.readouterr().err
     (folder / "last.pt").write_bytes((folder / "last.pt").read_bytes()[:-9])

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from marl.errors import UserError
-from marl.lock import alone
+from marl.lock import exclusive_run_lock
 
 HOLDER = """
 import os, sys
-from marl.lock import alone
+from marl.lock import exclusive_run_lock
 from pathlib import Path
-with alone(Path(sys.argv[1])):
+with exclusive_run_lock(Path(sys.argv[1])):
     if os.fork() == 0:  # a worker that outlives its parent holds nothing
         import time
         os.close(1)
@@ -29,10 +29,10 @@ def test_another_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> N
     command = [sys.executable, "-c", HOLDER, str(run)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="another process is training in this directory"), alone(run):
+        with pytest.raises(UserError, match="another process is training in this directory"), exclusive_run_lock(run):
             pass
-        with alone(run, needed=False):
+        with exclusive_run_lock(run, needed=False):
             pass
         holder.kill()
-    with alone(run):
+    with exclusive_run_lock(run):
         pass

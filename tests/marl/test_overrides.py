@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from marl import build, checkpoint, compose, overrides
+from marl import build, checkpoint, compose, overrides, run_directory
 from marl.errors import UserError
 from marl.options import split
 from tests.runs import make_run
@@ -85,7 +85,8 @@ class Options:
 
 def test_a_checkpoint_is_found_by_its_folder_and_tells_alone_what_it_is_of(odd_run: Path, tmp_path: Path) -> None:
     folder = odd_run / "checkpoints"
-    assert checkpoint.find(folder) == folder / "last.pt" and checkpoint.config_of(folder) == odd_run / "config.yaml"
+    assert run_directory.find(folder) == folder / "last.pt"
+    assert run_directory.config_of(folder) == odd_run / "config.yaml"
     lone = tmp_path / "lone.pt"
     lone.write_bytes((folder / "last.pt").read_bytes())
     config, task = build.rebuild(lone)

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from marl import compose, lock, run_directory
+from marl import compose, lock, run_directory, saved_config
 from marl.errors import UserError
-from marl.run_directory import NewRunDirectory, exclusive
+from marl.new_run_directory import NewRunDirectory
+from marl.run_directory import exclusive
 
 
 def hydra_config(run_dir: str, paths: str = "x"):
@@ -96,7 +97,7 @@ def test_only_empty_folders_that_were_made_are_removed(tmp_path: Path) -> None:
 
 def fail_in(run_dir: Path, new: bool = True) -> None:
     with pytest.raises(ZeroDivisionError), exclusive(run_dir, new):
-        run_directory.write_config(run_dir, {"seed": 1})
+        saved_config.write_config(run_dir, {"seed": 1})
         raise ZeroDivisionError
 
 
@@ -111,7 +112,7 @@ def test_a_run_that_never_began_leaves_what_it_found(tmp_path: Path) -> None:
     assert names(tmp_path / "empty") == set() and names(tmp_path / "notes") == {"mine.txt"}
     ours = compose.compose(["experiment=threshold"])
     (tmp_path / "begun").mkdir()
-    run_directory.write_config(tmp_path / "begun", ours)
+    saved_config.write_config(tmp_path / "begun", ours)
     before = (tmp_path / "begun" / "config.yaml").read_bytes()
     fail_in(tmp_path / "begun")
     assert (tmp_path / "begun" / "config.yaml").read_bytes() == before
@@ -119,8 +120,8 @@ def test_a_run_that_never_began_leaves_what_it_found(tmp_path: Path) -> None:
 
 def test_a_run_that_began_stays(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), exclusive(tmp_path / "a", new=True) as held:
-        run_directory.write_config(tmp_path / "a", {"seed": 1})
-        held.begun = True
+        saved_config.write_config(tmp_path / "a", {"seed": 1})
+        held.begin()
         raise ZeroDivisionError
     assert names(tmp_path / "a") == {"config.yaml", lock.RUN}
 
@@ -136,13 +137,13 @@ def test_files_of_others_are_not_replaced(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["checkpoints/last-1.pt", "checkpoints/best.pt", "summary.json"])
 def test_an_earlier_run_is_not_replaced(name: str, tmp_path: Path) -> None:
-    run_directory.write_config(tmp_path, compose.compose(["experiment=threshold"]))
+    saved_config.write_config(tmp_path, compose.compose(["experiment=threshold"]))
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
     with pytest.raises(UserError, match="holds a run already; resume="), exclusive(tmp_path, new=True):
         pytest.fail("it got in")
     with exclusive(tmp_path, new=False) as held:
-        held.begun = True
+        held.begin()
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def hold(place: str, folder: str) -> None:
 
 
 def test_trials_of_killed_processes_are_tried_again(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(tuning, "SETTLED", 0.0)
+    monkeypatch.setattr(tuning, "ABANDONED_AFTER", 0.0)
     place = f"sqlite:///{tmp_path}/s.db"
     study = optuna.create_study(storage=tuning.open_storage(place), study_name="s")
     process = multiprocessing.get_context("spawn").Process(target=hold, args=(place, str(tmp_path)))
