@@ -1,5 +1,1 @@
 """IPPO and MAPPO: actor, critic, advantage, PPO loss, the on-policy task, evaluation of policies."""
-
-from agents.native import enable
-
-enable()

@@ -5,18 +5,16 @@ leading dimensions.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from agents.distributions import ABSENT, Policy, Std, make_head
+from agents.architecture import Architecture
+from agents.distributions import ABSENT, make_head
 from agents.inputs import Inputs
-from envs.base import GroupSpec
+from envs.spec import GroupSpec
 from marl.errors import UserError
 from marl.networks import PerAgent
-
-Share = Literal["shared", "separate"]
 
 
 class Actor(nn.Module):
@@ -25,9 +23,7 @@ class Actor(nn.Module):
     Args:
         spec: the group.
         network: factory `network(in_shape, out_features) -> nn.Module`.
-        share: shared = one network for all agents; separate = one per agent.
-        policy, std, init_std, min_std: see `agents.distributions.make_head`.
-        normalize, limit, ids: see `agents.inputs.Inputs`; ids go to a shared network only, others need none.
+        architecture: sharing, policy head and inputs. Ids go to a shared network only, others need none.
 
     Attributes:
         memory_shape: (A, M), what the network remembers from step to step; None where it remembers nothing. A network
@@ -41,22 +37,18 @@ class Actor(nn.Module):
         self,
         spec: GroupSpec,
         network: Callable[..., nn.Module],
-        share: Share = "shared",
-        policy: Policy = "auto",
-        std: Std = "state",
-        init_std: float = 1.0,
-        min_std: float = 0.01,
-        normalize: bool = False,
-        limit: float = 10.0,
-        ids: bool = False,
+        architecture: Architecture = Architecture(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
-        shared = share == "shared"
-        self.head = make_head(spec.action, policy, std, init_std, min_std, shared)
+        a = architecture
+        shared = a.share_actor == "shared"
+        self.head = make_head(spec.action, a.policy, a.std, a.init_std, a.min_std, shared)
         self.n_agents, self.masks = spec.n_agents, spec.masks
         if "action" in spec.masks and spec.action.kind == "continuous":
             raise UserError(f"group {spec.name}: its actions are continuous; only discrete ones can be masked.")
-        self.inputs = Inputs(spec.observation_size, spec.n_agents, normalize, limit, ids and shared)
+        self.inputs = Inputs(
+            spec.observation_size, spec.n_agents, a.normalize_observation, a.observation_limit, a.agent_ids and shared
+        )
         self.network = PerAgent(network, spec.n_agents, self.inputs.size, self.head.n_features, shared)
         size = getattr(self.network, "memory_size", 0)
         self.memory_shape = (spec.n_agents, size) if size else None
@@ -66,9 +58,9 @@ class Actor(nn.Module):
 
         Args:
             observation: float32 [..., A, F].
-            mask: bool [..., A, n_features] of a categorical policy: where False the logit is that of a choice that does
-                not exist, so that it is never drawn, has no part in the entropy and gets no gradient (Huang and
-                Ontanon 2022). Where nothing is allowed, everything is.
+            mask: bool [..., A, n_features] of a categorical policy. Where False the logit is that of a choice that does
+                not exist: it is never drawn, has no part in the entropy and gets no gradient (Huang and Ontanon
+                2022). Where nothing is allowed, everything is.
             only: one agent with a network of its own, the others' parameters being zeros; None = all.
 
         Returns:

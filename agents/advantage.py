@@ -28,9 +28,8 @@ def gae(
         delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t)
         A_t     = delta_t + gamma lam (1 - done_t) A_{t+1}
 
-    A terminated episode has no future, so its next value is dropped; a truncated one was merely cut off, so
-    it is bootstrapped from the value of where it really ended. Both cut the recursion, and so does the
-    rollout's end.
+    A terminated episode has no future, so its next value is dropped. A truncated one was merely cut off, so it is
+    bootstrapped from the value of where it really ended. Both cut the recursion, and so does the rollout's end.
 
     Args:
         reward: float32 [T, E, A].
@@ -57,8 +56,8 @@ def gae(
 def bootstrap(value: Tensor, final_value: Tensor, index: Tensor) -> Tensor:
     """Next values of a rollout from the values of what the policy saw, mended where an episode was cut off.
 
-    After an auto-reset the next thing seen belongs to a new episode, so at the N truncated steps its value is
-    replaced by that of the true final observation. (At terminated steps `gae` drops the next value anyway.)
+    After an auto-reset the next observation belongs to a new episode. At the N truncated steps its value is replaced by
+    that of the true final observation. (At terminated steps `gae` drops the next value anyway.)
 
     Args:
         value: values of observation 0..T as the policy saw them, float32 [T + 1, E, A].

@@ -1,32 +1,43 @@
-"""What decides an agent's networks, apart from how they are trained; the one place where actors and critics are made.
+"""What decides an agent's networks, apart from how they are trained.
 
 A saved policy is rebuilt from this alone, so nothing here may need training code, Hydra or a simulator.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from torch import nn
 
-from agents.actor import Actor, Share
-from agents.critic import Critic, Kind
 from agents.distributions import Policy, Std
 from agents.normalize import ValueNormalization
-from envs.base import EnvSpec
 from marl.errors import UserError
+
+Share = Literal["shared", "separate"]
+CriticKind = Literal["local", "concat", "state", "agent_state"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """The part of the algorithm's settings that shapes actors and critics; `conf/algo/ppo.yaml` explains each.
 
+    `agents.actor.Actor` and `agents.critic.Critic` are built from it.
+
+    Args:
+        critic: what the critic sees, see `agents.critic.Critic`.
+        share_actor, share_critic: shared = one network for all agents; separate = one per agent.
+        policy, std, init_std, min_std: see `agents.distributions.make_head`.
+        value_norm: none | running = the critic's network predicts normalised returns (`agents.normalize.ValueNorm`) |
+            popart = and its output layer is rescaled whenever the statistics move.
+        value_norm_beta: see `ValueNorm`.
+        normalize_observation, observation_limit, agent_ids: see `agents.inputs.Inputs`.
+        prune_state: with critic=agent_state, leave out what the observation repeats of the state.
+
     Raises:
         UserError: init_std is not above min_std, no shared network for agent_ids, or nothing to prune.
     """
 
-    critic: Kind = "concat"
+    critic: CriticKind = "concat"
     share_actor: Share = "shared"
     share_critic: Share = "shared"
     policy: Policy = "auto"
@@ -65,41 +76,3 @@ class Architecture:
     def of(cls, settings: Mapping[str, Any]) -> "Architecture":
         """From an algorithm's settings, such as those of a saved run; what an older run lacks is the default."""
         return cls(**{each.name: settings[each.name] for each in fields(Architecture) if each.name in settings})
-
-    def build(
-        self,
-        spec: EnvSpec,
-        network: Callable[..., nn.Module],
-        critic_network: Callable[..., nn.Module] | None = None,
-        groups: Mapping[str, "Architecture"] | None = None,
-    ) -> tuple[dict[str, Actor], dict[str, Critic]]:
-        """Actors and critics of an environment's groups, by group; the random numbers are drawn group by group.
-
-        Args:
-            spec: the environment.
-            network: factory `network(in_shape, out_features) -> nn.Module` of the actors.
-            critic_network: the same of the critics; None = `network`.
-            groups: {group: its own settings} of those that get networks; None = all groups, with these.
-
-        Raises:
-            UserError: the policy does not fit the actions, or the critic needs a state the environment lacks.
-        """
-        actors, critics = {}, {}
-        for name, own in (dict.fromkeys(spec.groups, self) if groups is None else groups).items():
-            group = spec.groups[name]
-            inputs = {"normalize": own.normalize_observation, "limit": own.observation_limit, "ids": own.agent_ids}
-            actors[name] = Actor(
-                group, network, own.share_actor, own.policy, own.std, own.init_std, own.min_std, **inputs
-            )
-            critics[name] = Critic(
-                group,
-                critic_network or network,
-                own.critic,
-                own.share_critic,
-                spec.state_size,
-                own.value_norm,
-                own.value_norm_beta,
-                prune=own.prune_state,
-                **inputs,
-            )
-        return actors, critics

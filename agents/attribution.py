@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 
 from agents.actor import Actor
-from agents.on_policy import OnPolicy
+from agents.episode_loop import Moment, Players, episode_steps
+from agents.rl_task import RLTask
 from marl.attribution import integrated_gradients
 from marl.errors import UserError
 
+STEPS = 20  # of each episode that is looked at
+
 
 @torch.no_grad()
-def observations(task: OnPolicy, rows: int, seed: int, group: str) -> Tensor:
+def observations(task: RLTask, rows: int, seed: int, group: str) -> Tensor:
     """What the agents of a group see on the way: about `rows` observations [N, A, F] of episodes of the policy's mode.
 
     Raises UserError for a group that does not exist, and for agents with a memory.
@@ -22,21 +25,21 @@ def observations(task: OnPolicy, rows: int, seed: int, group: str) -> Tensor:
         raise UserError(f"group={group}: there are {', '.join(task.loss.actors)}")
     if any(actor.memory_shape for actor in task.loss.actors.values()):
         raise UserError(f"group={group}: its agents have a memory, and act on all they have seen; others are explained")
-    env = task.make_env(seed=seed, device=task.device, num_envs=max(1, rows // 20))
-    observation, _ = env.reset(seed)
-    masked = any(each.masks for each in env.spec.groups.values())
-    seen = []
-    for _ in range(20):
-        seen.append(observation[group].clone())
-        masks, actions = env.masks() if masked else {}, {}
-        for name, actor in task.loss.actors.items():
-            mask = masks.get(name, {}).get("action")
-            actions[name] = actor.head.to_env(actor.act(observation[name], True, mask=mask)[0])
-        observation = env.step(actions).observation
-    return torch.cat(seen)
+    env = task.make_env(seed=seed, device=task.device, num_envs=max(1, rows // STEPS))
+    players = Players(task.loss.actors, deterministic=True)
+    players.begin(env.num_envs, env.device)
+    observed = []
+
+    def act(now: Moment) -> dict[str, Tensor]:
+        observed.append(now.observation[group].clone())
+        return players.actions(now.observation, now.masks, None)
+
+    for _ in episode_steps(env, act, seed, STEPS):
+        pass  # `act` keeps what is wanted
+    return torch.cat(observed)
 
 
-def attribute(actor: Actor, seen: Tensor, agent: int, steps: int = 64) -> tuple[list[str], Tensor, float]:
+def attribute(actor: Actor, observed: Tensor, agent: int, steps: int = 64) -> tuple[list[str], Tensor, float]:
     """Shares of each feature of an agent's own observation in what it does, against the mean observation.
 
     Continuous actions: of each dimension of the policy's mode, in the environment's units. Discrete ones: of the
@@ -44,17 +47,17 @@ def attribute(actor: Actor, seen: Tensor, agent: int, steps: int = 64) -> tuple[
     one more feature at the end: the sum of their shares.
 
     Args:
-        seen: float32 [N, A, F].
+        observed: float32 [N, A, F].
         steps: points of the integral.
 
     Returns:
         Names of the outputs, mean |share| float32 [outputs, F or F + 1], the largest error of a sum of shares.
     """
-    baseline = seen.mean(0, keepdim=True)
-    raw = actor.act(seen, True)[0].detach()
+    baseline = observed.mean(0, keepdim=True)
+    raw = actor.act(observed, True)[0].detach()
     continuous = raw.is_floating_point()
     names = [f"action {d}" for d in range(raw.shape[-1])] if continuous else ["log-probability"]
-    found, worst = [], 0.0
+    rows, worst = [], 0.0
     for d in range(len(names)):
 
         def output(observation: Tensor, d: int = d) -> Tensor:
@@ -63,10 +66,10 @@ def attribute(actor: Actor, seen: Tensor, agent: int, steps: int = 64) -> tuple[
             taken = raw.repeat(len(observation) // len(raw), 1, 1)  # all rows at one point, then at the next
             return actor.evaluate(observation, taken)[:, agent]
 
-        shares, error = integrated_gradients(output, seen, baseline, steps)
-        own = shares[:, agent].abs().mean(0)
+        shares, error = integrated_gradients(output, observed, baseline, steps)
+        own_share = shares[:, agent].abs().mean(0)
         others = (shares.sum((1, 2)) - shares[:, agent].sum(-1)).abs().mean()
-        found.append(torch.cat([own, others.reshape(1)]))
+        rows.append(torch.cat([own_share, others.reshape(1)]))
         worst = max(worst, error)
-    table = torch.stack(found)
+    table = torch.stack(rows)
     return names, table if table[:, -1].any() else table[:, :-1], worst

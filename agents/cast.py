@@ -1,4 +1,4 @@
-"""The cast of a run: who acts for each group, in a rollout and in evaluations.
+"""The line-up of a run: who acts for each group, in a rollout and in evaluations.
 
 Shapes: T time, E environments, A agents in a group, F features, D action dimensions.
 """
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from agents import opponents
 from agents.actor import Actor
-from agents.evaluate import Player
+from agents.algorithm import Algorithm
 from agents.groups import LEARN, POOL, GroupSettings, algorithms, read, sizes
+from agents.opponents import Player
 from agents.policy import Policy
-from agents.pool import Keeper, Pool
-from agents.ppo import PPO
+from agents.pool import Pool, PoolCheckpointer
 from envs.base import Env
 from marl import distributed
 from marl.callbacks import Callback
@@ -25,7 +25,7 @@ from marl.errors import UserError
 from marl.seeding import generator
 
 
-class Cast:
+class Lineup:
     """Groups that learn, and what the others do.
 
     Args:
@@ -36,13 +36,16 @@ class Cast:
 
     Attributes:
         algos: {group: its algorithm} of the groups that learn.
+        partly: the learning groups that do not act everywhere themselves.
+        env_slices: {group: the environments in which another policy plays it}.
+        all_learn: whether every group learns everywhere, so that nothing here is needed.
         pools: {group: its past versions} of those that past versions play, everywhere or in some environments.
 
     Raises:
         UserError: settings that fit neither the groups nor the algorithm, or self-play in several processes.
     """
 
-    def __init__(self, env: Env, algo: PPO, groups: Mapping[str, Any] | None, seed: int) -> None:
+    def __init__(self, env: Env, algo: Algorithm, groups: Mapping[str, Any] | None, seed: int) -> None:
         self.env, self.seed = env, seed
         self.settings = read(groups, env.spec)
         self.algos = algorithms(algo, self.settings)
@@ -50,18 +53,17 @@ class Cast:
         pooled = [name for name, one in self.settings.items() if one.pools]
         if pooled and distributed.world() > 1:
             raise UserError(f"groups.{pooled[0]}: plays past versions, in a run of one process only")
-        if pooled and algo.update == "sequential" and any(self.settings[name].past for name in pooled):
-            raise UserError(f"groups.{pooled[0]}.past: needs algo.update=joint")
-        self.blocks = self._blocks()
+        self.env_slices = self._env_slices()
+        self.partly = frozenset(self.env_slices) & frozenset(self.algos)
         self.generator = generator(seed, stream("players"), env.device)
-        self.simple = all(one.learns and not one.past for one in self.settings.values())
+        self.all_learn = all(one.learns and not one.past for one in self.settings.values())
 
-    def _blocks(self) -> dict[str, slice]:
-        """The environments in which somebody else plays a group: all, or a share of their own for `past`."""
-        blocks, start = {}, 0
+    def _env_slices(self) -> dict[str, slice]:
+        """The environments in which another policy plays a group: all, or a share of their own for `past`."""
+        slices, start = {}, 0
         for name, one in self.settings.items():
             if not one.learns:
-                blocks[name] = slice(None)
+                slices[name] = slice(None)
             elif one.past:
                 count = round(one.past * self.env.num_envs)
                 if not 0 < count < self.env.num_envs or start + count > self.env.num_envs:
@@ -69,27 +71,23 @@ class Cast:
                         f"groups.{name}.past={one.past}: of env.num_envs={self.env.num_envs} that are {count} "
                         f"environments; between 1 and {self.env.num_envs - max(start, 1)} are possible"
                     )
-                blocks[name] = slice(start, start + count)
+                slices[name] = slice(start, start + count)
                 start += count
-        return blocks
+        return slices
 
-    def begin(self, actors: Mapping[str, Actor]) -> tuple[frozenset[str], list[Callback]]:
-        """Take in the actors that learn; then players and pools exist.
-
-        Returns:
-            The learning groups that do not act everywhere themselves, and what the engine must call for the pools.
-        """
-        self.actors, self.seats = dict(actors), {}
+    def assign(self, actors: Mapping[str, Actor]) -> list[Callback]:
+        """Take in the actors that learn; then players and pools exist. Returns callbacks that the pools need."""
+        self.actors, self.players = dict(actors), {}
         for name, one in self.settings.items():
             if one.pools:
                 without_memory(self.actors[one.of or name], f"groups.{name}")
                 self.pools[name] = Pool(name, one, self.actors[one.of or name], self.seed)
             elif not one.learns:
-                self.seats[name] = self.player(one.policy, one, name, self.env)
-        return frozenset(self.blocks) & frozenset(actors), [Keeper(list(self.pools.values()))] if self.pools else []
+                self.players[name] = self.player(one.policy, one, name, self.env)
+        return [PoolCheckpointer(list(self.pools.values()))] if self.pools else []
 
     def player(self, policy: str, one: GroupSettings, name: str, env: Env) -> Actor | Player:
-        """Who plays the group `name` of `env` where `policy` says so. Raises UserError for an unknown policy."""
+        """What plays the group `name` of `env` where `policy` says so. Raises UserError for an unknown policy."""
         if Path(policy).exists() or policy.endswith((".pt", ".safetensors")) or "/" in policy:
             return frozen(policy, one.of or name, name, env)
         if policy not in opponents.NAMES and "." not in policy:
@@ -100,7 +98,7 @@ class Cast:
             )
         return opponents.make(policy, env, name)
 
-    def draw(self, iteration: int) -> None:
+    def draw_versions(self, iteration: int) -> None:
         """Choose the past versions of a rollout."""
         for pool in self.pools.values():
             pool.load(iteration)
@@ -108,43 +106,43 @@ class Cast:
     @torch.no_grad()
     def act(self, actions: dict[str, Tensor], observed: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
         """Put what others do into `actions` {group: [E, A, D]}, given observations and masks of actions [E, A, …]."""
-        for name, rows in self.blocks.items():
-            seen, mask = observed[name][rows], masks.get(name)
+        for name, rows in self.env_slices.items():
+            observation, mask = observed[name][rows], masks.get(name)
             mask = None if mask is None else mask[rows]
             if name in self.pools:
-                acted = self.pools[name].act(seen, self.generator, mask)
-            elif isinstance(self.seats[name], Actor):
-                acted = _acted(self.seats[name], seen, self.generator, mask)
+                action = self.pools[name].act(observation, self.generator, mask)
+            elif isinstance(self.players[name], Actor):
+                action = _act(self.players[name], observation, self.generator, mask)
             else:
-                acted = self.seats[name](seen, self.generator)
+                action = self.players[name](observation, self.generator)
             if name in actions:
                 whole = actions[name].clone()
-                whole[rows] = acted
+                whole[rows] = action
                 actions[name] = whole
             else:
-                actions[name] = acted
+                actions[name] = action
 
     def own(self, name: str, like: Tensor) -> Tensor | None:
         """Where a learning group played itself: bool as `like` [T, E, A]; None = everywhere."""
-        if name not in self.blocks:
+        if name not in self.env_slices:
             return None
         own = torch.ones_like(like, dtype=torch.bool)
-        own[:, self.blocks[name]] = False
+        own[:, self.env_slices[name]] = False
         return own
 
     def evaluation(self, env: Env, random: bool = False) -> dict[str, Actor | Player]:
         """Who plays each group of the evaluation's environment; random: uniform actions in the place of who learns."""
-        playing: dict[str, Actor | Player] = {}
+        players: dict[str, Actor | Player] = {}
         for name, one in self.settings.items():
             if one.eval_policy is not None:
-                playing[name] = self.player(one.eval_policy, one, name, env)
+                players[name] = self.player(one.eval_policy, one, name, env)
             elif one.learns:
-                playing[name] = opponents.make("random", env, name) if random else self.actors[name]
+                players[name] = opponents.make("random", env, name) if random else self.actors[name]
             elif one.policy == POOL:
-                playing[name] = self.actors[one.of]
+                players[name] = self.actors[one.of]
             else:
-                playing[name] = self.player(one.policy, one, name, env)
-        return playing
+                players[name] = self.player(one.policy, one, name, env)
+        return players
 
     def counted(self) -> tuple[str, ...]:
         """The groups whose return is the run's: those that learn and play in evaluations."""
@@ -152,8 +150,8 @@ class Cast:
         return tuple(name for name in learn if self.settings[name].eval_policy is None) or tuple(learn)
 
 
-def _acted(actor: Actor, observation: Tensor, draws: torch.Generator, mask: Tensor | None) -> Tensor:
-    return actor.head.to_env(actor.act(observation, generator=draws, mask=mask)[0])
+def _act(actor: Actor, observation: Tensor, generator: torch.Generator, mask: Tensor | None) -> Tensor:
+    return actor.head.to_env(actor.act(observation, generator=generator, mask=mask)[0])
 
 
 def frozen(path: str, whose: str, name: str, env: Env) -> Actor:
@@ -173,6 +171,6 @@ def frozen(path: str, whose: str, name: str, env: Env) -> Actor:
 
 
 def without_memory(actor: Actor, key: str) -> None:
-    """Raises UserError for a network with a memory, which nobody carries for players besides those who learn."""
+    """Raises UserError for a network with a memory, which is carried only for players that learn."""
     if actor.memory_shape is not None:
         raise UserError(f"{key}: past versions and saved policies play without a memory here; use another network")

@@ -3,7 +3,7 @@
 Shapes: S steps in the data, B minibatch rows, A agents in a group, F features, D action dimensions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -11,13 +11,16 @@ from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+from agents.actor_critic import build_networks
+from agents.algorithm import Algorithm
+from agents.episode_evaluation import EpisodeEvaluation
+from agents.episode_loop import Players
 from agents.evaluate import flat, nested, report
 from agents.imitation import CloneLoss, discounted
-from agents.playing import Plays
-from agents.policy import Policy, describe, spec_of
-from agents.ppo import PPO
-from agents.record import Acting, record, to_raw
+from agents.policy import Policy
+from agents.record import record, to_raw
 from envs.base import Env
+from envs.spec import describe, spec_of
 from marl import distributed
 from marl.data import Episodes, Loader
 from marl.data.episodes import Flat
@@ -29,13 +32,13 @@ from marl.seeding import derive
 Part = Annotated[float, Field(ge=0, le=1)]
 
 
-class Clone(Plays, Epochs):
+class Clone(EpisodeEvaluation, Epochs):
     """Actors that imitate recorded episodes; an iteration of the engine is an epoch. See `marl.task.Task`.
 
     `evaluate` gives the likelihood of the held-out episodes' actions ("validation_loss", …) and plays episodes.
 
     With `dagger_every` the learner acts from time to time, the teacher says what it would have done, and both are added
-    to the data (DAgger, Ross et al. 2011): round i plays `dagger_episodes` episodes, in which the teacher moves the
+    to the data (DAgger, Ross et al. 2011). Round i plays `dagger_episodes` episodes. In them the teacher moves the
     agents with probability `dagger_beta` ** i at every step.
 
     Args:
@@ -45,10 +48,10 @@ class Clone(Plays, Epochs):
         network, critic_network: as for `agents.on_policy.OnPolicy`.
         epochs: passes over the training episodes.
         batch_size: steps of an environment (all agents together) per minibatch.
-        eval_episodes, eval_deterministic: see `agents.playing.Plays`.
-        critic_coef: weight of the critics' loss, so that PPO can go on from the clone with critics that know its worth:
-            their target is the discounted return (`algo.gamma`) of the episode from there on, the value of where it
-            ended standing for the rest of an episode that was cut off. 0: only actors learn.
+        eval_episodes, eval_deterministic: see `agents.episode_evaluation.EpisodeEvaluation`.
+        critic_coef: weight of the critics' loss, so that PPO can go on from the clone with critics that know its worth.
+            Their target is the discounted return (`algo.gamma`) of the episode from there on. Where an episode was cut
+            off, the value of where it ended stands for its rest. 0: only actors learn.
         dagger_every: epochs between rounds; None: no DAgger.
         dagger_teacher: run directory or checkpoint of the teacher; None: the one that the data name.
         dagger_labels: the teacher's "samples", as its recorded actions are, or its "mode".
@@ -64,7 +67,7 @@ class Clone(Plays, Epochs):
         self,
         data: Episodes,
         env: Callable[..., Env],
-        algo: PPO,
+        algo: Algorithm,
         network: Callable[..., nn.Module],
         critic_network: Callable[..., nn.Module] | None = None,
         epochs: Annotated[int, Field(ge=1)] = 30,
@@ -82,24 +85,25 @@ class Clone(Plays, Epochs):
     ) -> None:
         self.data, self.seed, self.device = data, seed, torch.device(device)
         self.spec = spec_of(data.manifest["spec"])
-        self.plays(self._checked(env), eval_episodes, eval_deterministic)
-        # At once, since an environment of other agents is to be told before anything is learned.
+        self.setup_evaluation(self._checked(env), eval_episodes, eval_deterministic)
+        # At once, so that an environment of other agents is refused before anything is learned.
         self.eval_env = self.make_env(seed=derive(seed, "evaluation"), device=self.device, num_envs=eval_episodes)
-        actors, critics = algo.build(self.spec, network, critic_network)
+        actors, critics = build_networks(algo, self.spec, network, critic_network)
         if any(getattr(actor, "memory_shape", None) for actor in actors.values()):
             raise UserError("network: has a memory, which cloning does not train; use one without, such as network=mlp")
         if critic_coef and dagger_every:
             raise UserError(f"task.critic_coef={critic_coef}: not with task.dagger_every, where the learner acts")
         self.loss, self.algo = CloneLoss(actors, critics, critic_coef).to(self.device), algo
         self.heads = data.manifest.get("policy", {}).get("heads", {})
-        rows = self._rows(data.steps, returns=critic_coef > 0)
+        rows = self._rows(data.steps, self.heads, returns=critic_coef > 0)
         if batch_size > len(data.train):
             raise UserError(f"task.batch_size={batch_size}: must be at most {len(data.train)}, the steps to learn from")
         self.loader = Loader(rows, batch_size, seed, among=data.train, device=self.device)
         for name in self.loss.actors:  # where observations are normalised: by the training split alone
-            seen = rows[name, "observation"][data.train].to(self.device)
-            self.loss.actors[name].inputs.learn(seen)
-            self.loss.critics[name].learn_inputs(seen, rows["state"][data.train] if "state" in rows.keys() else None)
+            observation = rows[name, "observation"][data.train].to(self.device)
+            self.loss.actors[name].inputs.learn(observation)
+            states = rows["state"][data.train] if "state" in rows.keys() else None
+            self.loss.critics[name].learn_inputs(observation, states)
         self.budget(epochs)
         self.dagger_every, self.dagger_episodes, self.dagger_beta = dagger_every, dagger_episodes, dagger_beta
         self.dagger_labels, self.teacher, self.rounds = dagger_labels, None, 0
@@ -111,29 +115,30 @@ class Clone(Plays, Epochs):
         """`env`, whose agents are made sure to be those of the data whenever one is built."""
 
         def build(**settings) -> Env:
-            made = env(**settings)
-            own, recorded = describe(made.spec)["groups"], describe(self.spec)["groups"]
-            if own != recorded:
+            built = env(**settings)
+            if describe(built.spec)["groups"] != describe(self.spec)["groups"]:
                 node = self.data.manifest.get("env") or {}
-                told = {key: node[key] for key in ("scenario", "id", "scenario_kwargs") if key in node}
-                raise UserError(f"env: its agents are not those of {self.data.folder}, recorded in {told}")
-            return made
+                source = {key: node[key] for key in ("scenario", "id", "scenario_kwargs") if key in node}
+                raise UserError(f"env: its agents are not those of {self.data.folder}, recorded in {source}")
+            return built
 
         return build
 
-    def _rows(self, steps: TensorDict, returns: bool = False) -> TensorDict:
+    def _rows(self, steps: TensorDict, heads: Mapping[str, str], returns: bool = False) -> TensorDict:
         """Steps as recorded → what the loss reads; views, copied only where raw actions have to be found.
 
+        heads: {group: class of the policy head whose raw actions were recorded}.
         returns: with room for the critics' targets.
         """
         rows = {}
         for name, actor in self.loss.actors.items():
-            told = steps[name]
-            same = "raw" in told.keys() and self.heads.get(name) == type(actor.head).__name__
-            raw = told["raw"] if same else to_raw(actor.head.cpu(), told["action"])
+            recorded = steps[name]
+            same = "raw" in recorded.keys() and heads.get(name) == type(actor.head).__name__
+            raw = recorded["raw"] if same else to_raw(actor.head.cpu(), recorded["action"])
             actor.head.to(self.device)
             names = {"observation": "observation", "action_mask": "mask", "alive": "alive"}
-            rows[name] = {own: told[key] for key, own in names.items() if key in told.keys()} | {"raw": raw}
+            rows[name] = {column: recorded[key] for key, column in names.items() if key in recorded.keys()}
+            rows[name]["raw"] = raw
             if returns:
                 rows[name]["return"] = torch.zeros(len(steps), actor.n_agents)
         uses = any(critic.uses_state for critic in self.loss.critics.values()) and "state" in steps.keys()
@@ -151,11 +156,11 @@ class Clone(Plays, Epochs):
         """Write into the rows what the critics are to say of every recorded step, as they stand."""
         rows, final, length = self.loader.rows, self.data.final, self.data.final["length"]
         for name, critic in self.loss.critics.items():
-            seen, state = final[f"{name}/final_observation"].to(self.device), final.get("final_state")
-            end = critic.denormalize(critic(seen, None if state is None else state.to(self.device))).cpu()
-            told = self.data.steps["next"]
-            reward = self.algo.reward_scale * told[name, "reward"]
-            returns = discounted(reward, told["terminated"], end, length, self.algo.gamma)
+            observation, state = final[f"{name}/final_observation"].to(self.device), final.get("final_state")
+            end = critic.denormalize(critic(observation, None if state is None else state.to(self.device))).cpu()
+            following = self.data.steps["next"]
+            reward = self.algo.reward_scale * following[name, "reward"]
+            returns = discounted(reward, following["terminated"], end, length, self.algo.gamma)
             value = self._values(name)
             rows[name, "return"].copy_(critic.learn_scale(returns.to(self.device), value)[0])
 
@@ -193,20 +198,18 @@ class Clone(Plays, Epochs):
         self.rounds += 1
         seed = derive(self.seed, f"dagger/{self.rounds}")
         env = self.make_env(seed=seed, device=self.device, num_envs=self.dagger_episodes)
-        teacher = Acting(self.teacher.actors, deterministic=self.dagger_labels == "mode")
+        teacher = Players(self.teacher.actors, deterministic=self.dagger_labels == "mode")
         with self.evaluating():
-            learner = Acting(self.loss.actors)
-            made = record(env, teacher, seed, learner, self.dagger_beta**self.rounds)
+            learner = Players(self.loss.actors)
+            episodes = record(env, teacher, seed, learner, self.dagger_beta**self.rounds)
         old = self.gathered
-        self.gathered = {key: torch.cat([old[key], value]) if old else value for key, value in made.items()}
+        self.gathered = {key: torch.cat([old[key], value]) if old else value for key, value in episodes.items()}
         self._add_gathered()
 
     def _add_gathered(self) -> None:
-        kept = {name: type(actor.head).__name__ for name, actor in self.teacher.actors.items()}
-        self.heads, recorded = kept, self.heads
-        added = self._rows(steps_of(self.gathered))
-        self.heads = recorded
-        first = self._rows(self.data.steps[self.data.train])
+        teacher_heads = {name: type(actor.head).__name__ for name, actor in self.teacher.actors.items()}
+        added = self._rows(steps_of(self.gathered), teacher_heads)
+        first = self._rows(self.data.steps[self.data.train], self.heads)
         self.loader.rows = torch.cat([first, added.select(*first.keys())])
 
     def metrics(self) -> dict[str, Tensor | float]:
@@ -217,8 +220,9 @@ class Clone(Plays, Epochs):
 
     def evaluate(self) -> dict[str, float]:
         """Figures of the held-out episodes, then of episodes played by the actors as they are."""
-        held_out = self.means(self._rows(self.data.steps[self.data.validation]).to(self.device))
-        return {**flat(report(self.play())), **{f"validation_{name}": value for name, value in held_out.items()}}
+        held_out = self.means(self._rows(self.data.steps[self.data.validation], self.heads).to(self.device))
+        played = flat(report(self.run_episodes()))
+        return {**played, **{f"validation_{name}": value for name, value in held_out.items()}}
 
     def summary(self, metrics: dict[str, float]) -> dict:
         """As for the agents' tasks, with the figures of the held-out episodes."""
@@ -238,7 +242,7 @@ class Clone(Plays, Epochs):
         return {**super().state_dict(), "spec": describe(self.spec), "rounds": self.rounds, "gathered": dict(gathered)}
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from `state_dict`, to the same bits."""
+        """Continue from `state_dict`, bitwise identically."""
         super().load_state_dict(state)
         self.rounds, self.gathered = state["rounds"], {key: value.cpu() for key, value in state["gathered"].items()}
         if self.gathered:

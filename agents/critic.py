@@ -5,19 +5,16 @@ a sequence, M numbers of memory, `...` leading dimensions.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from agents.actor import Share
+from agents.architecture import Architecture
 from agents.inputs import Inputs
-from agents.normalize import ValueNorm, ValueNormalization, rescale
-from envs.base import GroupSpec
+from agents.normalize import ValueNorm, rescale
+from envs.spec import GroupSpec
 from marl.errors import UserError
 from marl.networks import PerAgent, reads_team
-
-Kind = Literal["local", "concat", "state", "agent_state"]
 
 
 class Critic(nn.Module):
@@ -33,45 +30,34 @@ class Critic(nn.Module):
     outputs, one value per agent: right for individual rewards too, and A times cheaper than A calls.
 
     A shared network that reads the whole team (`marl.networks.team`) takes the observations as they are, [A, F], of
-    the kind agent_state [A, F + S]: reordering the agents reorders their values, and there may be any number of them.
+    the kind agent_state [A, F + S]. Reordering the agents reorders their values. There may be any number of agents.
 
     Args:
         spec: the group.
         network: factory `network(in_shape, out_features) -> nn.Module`.
-        kind: see above.
-        share: shared = one network for all agents; separate = one per agent.
+        architecture: its `critic` is the kind above. Ids go to a shared network of the kinds local and agent_state, the
+            others tell the agents apart by their outputs. Pruned is what `GroupSpec.in_state` names.
         state_size: S, or None where the environment offers no global state.
-        value_norm: none | running = the network predicts normalised returns (`agents.normalize.ValueNorm`) |
-            popart = and its output layer is rescaled whenever the statistics move.
-        value_norm_beta: see `ValueNorm`.
-        prune: of the kind agent_state: leave out what the observation repeats of the state (`GroupSpec.in_state`).
-        normalize, limit, ids: see `agents.inputs.Inputs`, for observations and global state; ids go to a shared network
-            of the kinds local and agent_state, the others tell the agents apart by their outputs.
 
     Attributes:
         memory_shape: what the network remembers from step to step, (M,) or, one row per agent, (A, M); None where it
             remembers nothing. A network with a memory is asked through `unroll`.
 
     Raises:
-        UserError: the kind needs a global state and the environment offers none, or PopArt an output layer; a network
-            that reads the team for the kinds local (which must not) and state (which is no team).
+        UserError: the kind needs a global state and the environment offers none. PopArt needs an output layer. A
+            network that reads the team was given for the kind local, which must not, or state, which is no team.
     """
 
     def __init__(
         self,
         spec: GroupSpec,
         network: Callable[..., nn.Module],
-        kind: Kind = "concat",
-        share: Share = "shared",
+        architecture: Architecture = Architecture(),  # noqa: B008 - frozen
         state_size: int | None = None,
-        value_norm: ValueNormalization = "none",
-        value_norm_beta: float = 0.99999,
-        normalize: bool = False,
-        limit: float = 10.0,
-        ids: bool = False,
-        prune: bool = False,
     ) -> None:
         super().__init__()
+        kind, share, prune = architecture.critic, architecture.share_critic, architecture.prune_state
+        normalize, limit = architecture.normalize_observation, architecture.observation_limit
         self.kind = kind
         self.n_agents = spec.n_agents
         self.uses_state = kind in ("state", "agent_state")
@@ -88,11 +74,11 @@ class Critic(nn.Module):
                 f"algo.critic={kind}: its network sees {seen} only, and "
                 "this one reads the whole team: use algo.critic=concat or agent_state, or network@critic_network=mlp."
             )
-        ids = ids and share == "shared" and (kind in ("local", "agent_state") or self.team)
-        self.kept = [f for f in range(F) if f not in spec.in_state] if prune else None
+        ids = architecture.agent_ids and share == "shared" and (kind in ("local", "agent_state") or self.team)
+        self.kept_features = [f for f in range(F) if f not in spec.in_state] if prune else None
         if self.team and prune:
             raise UserError("algo.prune_state=true: its network reads the whole team, by the places of its features")
-        self.inputs = Inputs(len(self.kept) if prune else F, A, normalize and kind != "state", limit, ids)
+        self.inputs = Inputs(len(self.kept_features) if prune else F, A, normalize and kind != "state", limit, ids)
         self.state_inputs = Inputs(state_size or 0, A, normalize and self.uses_state, limit)
         size = {
             "local": self.inputs.size,
@@ -108,8 +94,9 @@ class Critic(nn.Module):
             self.network = PerAgent(network, spec.n_agents, size, 1, share == "shared")
         memory = getattr(self.network, "memory_size", 0)
         self.memory_shape = None if not memory else (memory,) if self.joint else (A, memory)
-        self.value_norm = None if value_norm == "none" else ValueNorm(value_norm_beta)
-        self.outputs = self._output_layers() if value_norm == "popart" else ()
+        norm = architecture.value_norm
+        self.value_norm = None if norm == "none" else ValueNorm(architecture.value_norm_beta)
+        self.outputs = self._output_layers() if norm == "popart" else ()
 
     def _output_layers(self) -> tuple[nn.Linear, ...]:
         networks = (self.network,) if self.joint else tuple(self.network.networks)
@@ -123,7 +110,7 @@ class Critic(nn.Module):
 
     def learn_inputs(self, observation: Tensor, state: Tensor | None) -> None:
         """Take what a rollout saw, [..., A, F] and [..., S], into the inputs' statistics, where there are any."""
-        self.inputs.learn(observation if self.kept is None else observation[..., self.kept])
+        self.inputs.learn(observation if self.kept_features is None else observation[..., self.kept_features])
         if self.uses_state:
             self.state_inputs.learn(state)
 
@@ -189,8 +176,8 @@ class Critic(nn.Module):
         """What the network reads: [..., size] for all agents, or [..., A, size]."""
         if self.uses_state:
             x = state = self.state_inputs(state)
-        if self.kept is not None:
-            observation = observation[..., self.kept]
+        if self.kept_features is not None:
+            observation = observation[..., self.kept_features]
         if self.kind != "state":
             x = observation = self.inputs(observation)
         if self.kind == "concat" and not self.team:

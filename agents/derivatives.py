@@ -133,7 +133,7 @@ class ClippedSurrogate(torch.autograd.Function):
         return gradient * ctx.saved_tensors[0], None, None, None, None
 
 
-class Known(torch.autograd.Function):
+class PrecomputedGradient(torch.autograd.Function):
     """A function of x taken sample by sample, whose results and derivatives are there, both of x's shape."""
 
     @staticmethod

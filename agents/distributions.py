@@ -1,18 +1,16 @@
 """Policy heads: action distributions as small modules, without validation or host synchronisation.
 
-A head turns a network's outputs (`params`) into actions. It works with two forms of an action:
+A head turns a network's outputs (`params`) into actions. An action has two forms:
 
 - *raw*, what the rollout stores and the loss reads: the pre-tanh sample of a squashed Gaussian, the unclipped
   sample of a clipped Gaussian, the index of a categorical;
 - *environment units*, what `Env.step` takes: `to_env(raw)`.
 
-`log_prob` is always the density of the raw action. The change of variables from raw to environment units
-depends on the action alone, not on the parameters, so it cancels in every ratio and divergence of two
-policies at the same action: PPO never needs it. `log_jacobian(raw)` is that change of variables, and
-`log_prob - log_jacobian` the density in environment units, for whoever needs it.
+`log_prob` is always the density of the raw action. The change of variables to environment units depends on the
+action alone. It cancels in every ratio and divergence of two policies at the same action, so PPO never needs it.
+`log_jacobian(raw)` is that change, and `log_prob - log_jacobian` the density in environment units.
 
-Shapes: A agents in a group (second-last dimension), D action dimensions, N noise size, `...` any leading
-dimensions.
+Shapes: A agents in a group (second-last dimension), D action dimensions, N noise size, `...` any leading dimensions.
 """
 
 import math
@@ -25,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agents.derivatives import LOG_SQRT_2PI, CategoricalTerms, NormalLogProb
-from envs.base import ActionSpec
+from envs.spec import ActionSpec
 from marl.errors import UserError
 
 LOG_2 = math.log(2.0)
@@ -60,8 +58,7 @@ class Head(nn.Module, ABC):
         Args:
             params: float [..., A, n_features].
             generator: source of the randomness; None is the device's default generator.
-            noise: float32 [..., A, noise_size] drawn with `noise()` beforehand (for a whole rollout at once,
-                or outside a captured graph); `generator` is not used then.
+            noise: float32 [..., A, noise_size] drawn with `noise()` beforehand; `generator` is not used then.
 
         Returns:
             raw action, raw_dtype [..., A, D], without gradient; its log-probability, float32 [..., A].
@@ -114,8 +111,7 @@ class _Normal(Head):
         self.raw_size, self.raw_dtype, self.noise_size = spec.size, torch.float32, spec.size
         self.n_features = spec.size * (2 if std == "state" else 1)
         self.min_std = min_std
-        # softplus(0 + bias) + min_std = init_std; equal to TorchRL's
-        # NormalParamExtractor("biased_softplus_1.0") at init_std 1.0 and min_std 0.01.
+        # softplus(0 + bias) + min_std = init_std; TorchRL calls it "biased_softplus_1.0" at 1.0 and 0.01.
         self.std_bias = math.log(math.expm1(init_std - min_std))
         self.log_std = None
         if std == "independent":
@@ -159,7 +155,7 @@ class _Normal(Head):
 class TanhNormal(_Normal):
     """Squashed Gaussian: u ~ N(loc, std), action = low + (high - low) (tanh u + 1) / 2; the raw action is u.
 
-    Because u itself is stored there is no atanh, and no clamping error where tanh saturates.
+    Since u itself is stored there is no atanh, and no clamping error where tanh saturates.
     Source: Haarnoja et al. 2018 (SAC), appendix C; the stable Jacobian is that of torch's TanhTransform.
     """
 
@@ -191,8 +187,7 @@ class TanhNormal(_Normal):
 class ClippedNormal(_Normal):
     """Unbounded Gaussian whose sample is clipped into [low, high] on its way to the environment.
 
-    Density and entropy are those of the unclipped sample (the field's convention, e.g. Stable-Baselines3,
-    CleanRL).
+    Density and entropy are those of the unclipped sample, as in Stable-Baselines3 and CleanRL.
     """
 
     def log_jacobian(self, raw: Tensor) -> Tensor:
@@ -232,8 +227,8 @@ class Categorical(Head):
     def noise(
         self, shape: Sequence[int], device: torch.device | str, generator: torch.Generator | None = None
     ) -> Tensor:
-        # Standard Gumbel noise, -log(-log u), five times as fast on a CPU as torch's exponential_. A uniform number is
-        # a multiple of 2^-24; where it is 0 the noise is that of half a step.
+        # Standard Gumbel noise, -log(-log u): five times as fast on a CPU as torch's exponential_. Uniform numbers are
+        # multiples of 2^-24; where one is 0 the noise is that of half a step.
         u = torch.rand((*shape, self.noise_size), device=device, generator=generator)
         return u.clamp_min_(2.0**-25).log_().neg_().log_().neg_()
 

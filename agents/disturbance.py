@@ -11,21 +11,22 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from envs.base import ActionSpec, Env
+from envs.base import Env
+from envs.spec import ActionSpec
 from marl.errors import UserError
 from marl.seeding import generator
 
 
 @dataclass
 class Disturbance:
-    """Settings of a disturbance; the default disturbs nothing, to the bit.
+    """Settings of a disturbance; the default changes nothing, bitwise.
 
     Args:
         observation_noise: standard deviation of Gaussian noise on every feature, in the observation's own units.
-        action_noise: standard deviation of Gaussian noise on continuous actions, as a share of half their range
-            (they stay in it); for discrete actions the probability that a random one takes the place of the chosen.
-        frozen: agents that never act, drawn among all agents for every episode; continuous actions are 0 (or what
-            is nearest to it in the range), discrete ones the first, which does nothing in VMAS.
+        action_noise: standard deviation of Gaussian noise on continuous actions, as a share of half their range; they
+            stay in it. For discrete actions the probability that a random one takes the place of the chosen.
+        frozen: agents that never act, drawn among all agents for every episode. Continuous actions are 0, or what is
+            nearest to it in the range. Discrete ones are the first, which does nothing in VMAS.
     """
 
     observation_noise: Annotated[float, Field(ge=0)] = 0.0

@@ -4,7 +4,7 @@ Shapes: E environments (one episode each), A agents in a group, F features.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,13 +14,10 @@ from torch import Tensor
 
 from agents.actor import Actor
 from agents.disturbance import Disturbance
-from agents.memory import Memories
+from agents.episode_loop import Moment, Players, episode_steps, require_time_limit
+from agents.opponents import Player
 from envs.base import Env
-from marl.errors import UserError
 from marl.statistics import iqm
-
-Player = Callable[[Tensor, torch.Generator], Tensor]  # observation [E, A, F] -> action [E, A, D] of the environment
-CHECK_EVERY = 16  # steps between looks at whether all episodes have ended: each look waits for the device
 
 
 @dataclass
@@ -68,45 +65,34 @@ def evaluate(
     Raises:
         UserError: the environment has no time limit, so that episodes need not end.
     """
-    if env.spec.max_steps is None:
-        raise UserError("env.max_steps=null: evaluation needs a time limit, a number of steps of at least 1")
+    require_time_limit(env, "evaluation")
     generator = torch.Generator(env.device).manual_seed(seed)
-    observation, _ = env.reset(seed)
-    running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
-    lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
-    returns: dict[str, Tensor] = {}
-    info: dict[str, dict[str, Tensor]] = {name: {} for name in env.spec.groups}
-    masked = any(group.masks for group in env.spec.groups.values())
+    players = Players(actors, deterministic)
+    players.begin(env.num_envs, env.device)
     disturbed = disturbance and disturbance.begin(env, seed)
-    memories = Memories(actors, env.num_envs, env.device)
-    for t in range(env.spec.max_steps):
-        masks = env.masks() if masked else {}
+
+    def act(now: Moment) -> dict[str, Tensor]:
         if random:
             actions = env.random_action(generator)
         else:
-            actions, seen = {}, observation
+            observation = now.observation
             if disturbed:
-                seen = {name: disturbed.observation(value) for name, value in observation.items()}
-            for name, actor in actors.items():
-                if isinstance(actor, Actor):
-                    mask = masks.get(name, {}).get("action")
-                    actions[name] = memories.act(name, actor, seen[name], deterministic, generator, mask)
-                else:
-                    actions[name] = actor(seen[name], generator)
+                observation = {name: disturbed.observation(value) for name, value in observation.items()}
+            actions = players.actions(observation, now.masks, generator)
         if disturbed:
             actions = {name: disturbed.action(name, action) for name, action in actions.items()}
-        step = env.step(actions)
-        for name, reward in step.reward.items():
+        return actions
+
+    lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
+    returns: dict[str, Tensor] = {}
+    info: dict[str, dict[str, Tensor]] = {name: {} for name in env.spec.groups}
+    for running, transition in episode_steps(env, act, seed):
+        for name, reward in transition.reward.items():
             _accumulate(returns, name, reward, running)
-            for key, value in step.info.get(name, {}).items():
+            for key, value in transition.info.get(name, {}).items():
                 _accumulate(info[name], key, value, running)
         lengths += running
-        done = step.terminated | step.truncated
-        running = running & ~done
-        memories.forget(done)
-        observation = step.observation
-        if t % CHECK_EVERY == CHECK_EVERY - 1 and not running.any():
-            break
+        players.forget(transition.done)
     lengths = lengths.cpu().numpy()
     return Episodes(
         {name: value.cpu().double().numpy() for name, value in returns.items()},

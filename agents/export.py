@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor, nn
 
 from agents.policy import Policy
-from envs.base import GroupSpec
+from envs.spec import GroupSpec
 from marl import files
 from marl.errors import UserError
 
@@ -83,7 +83,7 @@ def _traced(policy: Policy) -> torch.export.ExportedProgram:
 
 
 def _torch_export(policy: Policy, path: Path) -> None:
-    torch.export.save(_traced(policy), path, extra_files={"policy.json": json.dumps(told(policy))})
+    torch.export.save(_traced(policy), path, extra_files={"policy.json": json.dumps(metadata(policy))})
 
 
 def _onnx(policy: Policy, path: Path) -> None:
@@ -107,18 +107,18 @@ def _onnx(policy: Policy, path: Path) -> None:
             dynamo=True,
             verbose=False,
         )
-    program.model.metadata_props["policy"] = json.dumps(told(policy))
+    program.model.metadata_props["policy"] = json.dumps(metadata(policy))
     program.save(str(path), external_data=False)
 
 
-def told(policy: Policy) -> dict[str, Any]:
+def metadata(policy: Policy) -> dict[str, Any]:
     """What travels inside the exported file: the layout of observations and actions, and where it comes from."""
-    return {key: policy.told.get(key) for key in ("spec", "env", "run")}
+    return {key: policy.metadata.get(key) for key in ("spec", "env", "run")}
 
 
 def card(policy: Policy, format: str) -> str:
     """The model card, in Markdown."""
-    run, env = policy.told.get("run") or {}, policy.told.get("env") or {}
+    run, env = policy.metadata.get("run") or {}, policy.metadata.get("env") or {}
     rows = [
         f"# {run.get('name') or 'Policy'}: a multi-agent policy",
         "",
@@ -141,7 +141,7 @@ def card(policy: Policy, format: str) -> str:
         rows.append(f"| `{name}_action` | {_action(group)} |")
     rows += [f"| `{name}_next_memory` | {shape} | what the next step needs |" for name, shape in memory.items()]
     rows += ["", "Observations are not normalised outside of the file: whatever the policy needs is inside it."]
-    critic = policy.told["algo"]["critic"]
+    critic = policy.metadata["algo"]["critic"]
     if format == "safetensors":
         rows.append(f"It also holds the critics (`{critic}`): `agents.policy.Policy.load(path).values(…)`.")
     rows += ["", "## Where it comes from", "", "| | |", "|---|---|"]
@@ -153,7 +153,7 @@ def card(policy: Policy, format: str) -> str:
             f"| episode return | {evaluation['episode_return']:.4g} (95 % interval of the mean {low:.4g} to "
             f"{high:.4g}, {int(evaluation['episodes'])} episodes, the run's own last evaluation) |"
         )
-    shown = {"env": _plain(env), "algo": _plain(policy.told["algo"]), "network": _plain(policy.told["network"])}
+    shown = {"env": _plain(env), "algo": _plain(policy.metadata["algo"]), "network": _plain(policy.metadata["network"])}
     rows += ["", "## Configuration", "", "```yaml", yaml.safe_dump(shown, sort_keys=False).rstrip(), "```", ""]
     return "\n".join(rows)
 

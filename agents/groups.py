@@ -1,4 +1,4 @@
-"""Who plays each group of agents: one that learns, with settings of its own, or one that nobody trains here.
+"""Who plays each group of agents: one that learns, with settings of its own, or one that is not trained here.
 
 The settings are `groups.NAME` of a configuration; a group that is not named learns by the run's algorithm.
 """
@@ -10,12 +10,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field
 
 from agents.architecture import Architecture
-from envs.base import EnvSpec
+from envs.spec import EnvSpec
 from marl.errors import UserError, closest
 from marl.schema import check_arguments
 
 LEARN, POOL = "learn", "pool"
-COMMON = ("rollout_steps", "epochs", "minibatch_size", "update", "target_kl")  # one loop trains all groups
 
 A = TypeVar("A", bound=Architecture)
 
@@ -59,25 +58,25 @@ class GroupSettings:
         return self.policy == POOL or self.past > 0
 
 
-def read(told: Mapping[str, Any] | None, spec: EnvSpec) -> dict[str, GroupSettings]:
+def read(nodes: Mapping[str, Any] | None, spec: EnvSpec) -> dict[str, GroupSettings]:
     """The settings of all groups of an environment.
 
     Raises:
-        UserError: unknown groups or keys, values out of range, nobody who learns, or a combination without meaning.
+        UserError: unknown groups or keys, values out of range, no group that learns, or a combination without meaning.
     """
-    told = told or {}
-    for name, values in told.items():
+    nodes = nodes or {}
+    for name, values in nodes.items():
         if name not in spec.groups:
             hint = closest(name, spec.groups)
             raise UserError(f"groups.{name}: no such group{hint} (there are {_list(spec.groups)})")
         if not isinstance(values, Mapping):
             raise UserError(f"groups.{name}={values}: must be settings, such as groups.{name}.policy=random")
         check_arguments(GroupSettings, values, f"groups.{name}")
-    made = {name: GroupSettings(**told.get(name, {})) for name in spec.groups}
-    learning = [name for name, one in made.items() if one.learns]
+    settings = {name: GroupSettings(**nodes.get(name, {})) for name in spec.groups}
+    learning = [name for name, one in settings.items() if one.learns]
     if not learning:
         raise UserError("groups: nobody learns; leave at least one group's policy at learn")
-    for name, one in made.items():
+    for name, one in settings.items():
         for key in () if one.learns else ("algo", "past"):
             if getattr(one, key):
                 raise UserError(f"groups.{name}.{key}: is of groups that learn; groups.{name}.policy={one.policy}")
@@ -87,12 +86,12 @@ def read(told: Mapping[str, Any] | None, spec: EnvSpec) -> dict[str, GroupSettin
             raise UserError(f"groups.{name}.of={one.of}: is read with groups.{name}.policy=pool or a saved policy only")
         if one.eval_policy in (LEARN, POOL):
             raise UserError(f"groups.{name}.eval_policy={one.eval_policy}: must be random, still, a saved policy, …")
-    behind = [name for name in learning if made[name].past]
-    if sum(made[name].past for name in behind) > 1:
+    behind = [name for name in learning if settings[name].past]
+    if sum(settings[name].past for name in behind) > 1:
         raise UserError(
             f"groups: past of {_list(behind)} must add up to at most 1, since somebody learns in each environment"
         )
-    return made
+    return settings
 
 
 def _check_pool(name: str, one: GroupSettings, spec: EnvSpec, learning: Iterable[str]) -> None:
@@ -119,20 +118,20 @@ def algorithms(algo: A, settings: Mapping[str, GroupSettings]) -> dict[str, A]:
     Raises:
         UserError: a key or value that the algorithm has not, or one that all groups must share.
     """
-    made = {}
+    algos = {}
     known = {each.name for each in fields(algo)}
     for name, one in settings.items():
         if not one.learns:
             continue
-        own = one.algo
-        for key in [key for key in COMMON if key in own]:
-            raise UserError(f"groups.{name}.algo.{key}: all groups share one loop; set algo.{key} instead")
+        changes = one.algo
         if type(algo) is Architecture:  # a saved policy needs what shapes the networks, and nothing else
-            own = {key: value for key, value in own.items() if key in known}
+            changes = {key: value for key, value in changes.items() if key in known}
         else:
-            check_arguments(type(algo), own, f"groups.{name}.algo")
-        made[name] = replace(algo, **own) if own else algo
-    return made
+            for key in [key for key in algo.common if key in changes]:
+                raise UserError(f"groups.{name}.algo.{key}: all groups share one loop; set algo.{key} instead")
+            check_arguments(type(algo), changes, f"groups.{name}.algo")
+        algos[name] = replace(algo, **changes) if changes else algo
+    return algos
 
 
 def source(settings: Mapping[str, GroupSettings], name: str) -> str:

@@ -17,8 +17,8 @@ class CloneLoss(nn.Module):
     """−log π(teacher's action | observation), averaged over the agents (the living ones) and summed over the groups.
 
     The density is that of the raw action, as in PPO's loss. With `critic_coef` the squared error of the critics against
-    the teacher's returns comes to it; at 0 they come along untrained, so that the checkpoint has the form of any other
-    agents' checkpoint.
+    the teacher's returns is added. At 0 the critics come along untrained, so that the checkpoint has the form of any
+    other agents' checkpoint.
     """
 
     def __init__(self, actors: Mapping[str, Actor], critics: Mapping[str, Critic], critic_coef: float = 0.0) -> None:

@@ -48,11 +48,11 @@ def layers(network: nn.Module) -> list[dict[str, Any]]:
     return out
 
 
-def inputs(made: Inputs) -> dict[str, Any]:
+def inputs(module: Inputs) -> dict[str, Any]:
     """What stands before a network: normalisation of every feature, then the agent's id."""
-    norm = made.norm
-    told = norm and {"scale": numbers(norm.scale), "shift": numbers(norm.shift), "limit": norm.limit}
-    return {"norm": told, "ids": made.ids is not None}
+    norm = module.norm
+    statistics = norm and {"scale": numbers(norm.scale), "shift": numbers(norm.shift), "limit": norm.limit}
+    return {"norm": statistics, "ids": module.ids is not None}
 
 
 def plain(policy: Policy) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agents import terms
-from agents.derivatives import ClippedSurrogate, Known
+from agents.derivatives import ClippedSurrogate, PrecomputedGradient
 
 ValueLoss = Literal["l2", "huber"]
 
@@ -32,7 +32,7 @@ def clipped_surrogate(
         advantage: float32 [B, A].
         clip: epsilon; the ratio is clipped into [1 - clip, 1 + clip]; a number or a scalar on the device.
         dual: c, above 1; None = no such bound.
-        weight: float32 [B, A], sum 1: of each sample in the three means; None = all alike.
+        weight: float32 [B, A], sum 1: of each sample in the three means; None = all the same.
 
     Returns:
         Scalars. The loss: mean of -min(ratio * advantage, clipped ratio * advantage). approx_kl: mean of
@@ -86,8 +86,8 @@ def value_loss(
     """
 
     old, delta = None if clip is None else old_value, huber_delta if kind == "huber" else 0.0
-    if not target.requires_grad and (made := terms.value_loss(value.detach(), target, old, clip or 0.0, delta)):
-        return Known.apply(value, *made)
+    if not target.requires_grad and (precomputed := terms.value_loss(value.detach(), target, old, clip or 0.0, delta)):
+        return PrecomputedGradient.apply(value, *precomputed)
 
     def distance(prediction: Tensor) -> Tensor:
         if kind == "l2":

@@ -35,13 +35,17 @@ class Memories:
         shapes = {name: getattr(module, "memory_shape", None) for name, module in modules.items()}
         self.now = {n: torch.zeros(n_envs, *shape, device=device) for n, shape in shapes.items() if shape}
 
+    def set(self, name: str, memory: Tensor) -> None:
+        """Go on from `memory`, float32 [E, *memory_shape]."""
+        self.now[name] = memory
+
     def forget(self, done: Tensor) -> None:
-        """Begin anew in the environments whose episode has ended, done bool [E]."""
+        """Begin again in the environments whose episode has ended, done bool [E]."""
         for name, memory in self.now.items():
             self.now[name] = forget(memory, done)
 
     def clear(self) -> None:
-        """Begin anew everywhere."""
+        """Begin again everywhere."""
         for name, memory in self.now.items():
             self.now[name] = torch.zeros_like(memory)
 

@@ -46,10 +46,10 @@ class ValueNorm(nn.Module):
 
     def mean_std(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, float64 scalars on the device."""
-        seen = self.weight > 0
-        mean, square = (self.moments / torch.where(seen, self.weight, 1.0)).unbind()
+        updated = self.weight > 0
+        mean, square = (self.moments / torch.where(updated, self.weight, 1.0)).unbind()
         var = (square - mean.square()).clamp(min=self.min_var)
-        return mean, torch.where(seen, var, 1.0).sqrt()
+        return mean, torch.where(updated, var, 1.0).sqrt()
 
     def normalize(self, x: Tensor) -> Tensor:
         """(x - mean) / std: float32 of any shape, from units of the return to those of the critic's network."""

@@ -4,8 +4,7 @@ Data flows one way: environment -> rollout -> values and advantages -> shuffled 
 Shapes: T time, E environments, A agents in a group, F features, N ends of episodes, B minibatch rows.
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import torch
@@ -13,51 +12,37 @@ from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents import native
-from agents.actor import Actor
 from agents.advantage import bootstrap, explained_variance, gae, normalize_advantage
-from agents.cast import Cast
-from agents.chunks import Chunks
-from agents.evaluate import Player
+from agents.chunks import Sequences
 from agents.normalize import reward_norms
-from agents.playing import Plays
-from agents.policy import describe
-from agents.ppo import PPO, make_loss
-from agents.pruning import find_repeated
-from agents.rollout import EpisodeReturns, Rollout, take
-from agents.sequential import Turns
+from agents.ppo import PPO
+from agents.rl_task import RLTask
+from agents.rollout import take
+from agents.sequential import SequentialUpdate
 from agents.values import values_of
-from envs.base import ActionError, Env
+from envs.base import Env
 from marl import distributed
-from marl.distributed import stream
-from marl.errors import NonFinite, UserError
-from marl.seeding import derive, generator
-from marl.spans import span
+from marl.errors import UserError
 
 
-class OnPolicy(Plays):
-    """Collects a rollout per iteration and yields its minibatches, epoch by epoch. See `marl.task.Task`.
+class OnPolicy(RLTask):
+    """Collects a rollout per iteration and yields its minibatches, epoch by epoch. See `agents.rl_task.RLTask`.
 
     Args:
-        env: factory of environments; called with `seed` and `device`, for evaluation also with `num_envs`.
+        env, frames, seed, device, eval_episodes, eval_deterministic, groups: see `RLTask`.
         algo: settings of IPPO or MAPPO.
         network: factory of the actors' networks (and of the critics', unless `critic_network` is given).
-        frames: budget in environment frames (one step of one environment), rounded up to whole iterations.
-        seed: every random stream (environment, policy, minibatches, evaluation) is derived from it.
-        device: where everything lives.
-        eval_episodes: episodes per evaluation, played at once.
-        eval_deterministic: evaluate the policy's mode instead of samples.
-        groups: {group: who plays it, by which settings} (`agents.groups.GroupSettings`); None: all learn by `algo`.
+        critic_network: factory of the critics' networks.
 
-    With networks that have a memory minibatches are of whole chunks (`agents.chunks`), `minibatch_size` rounded down.
-    Frames beyond the last full minibatch of an epoch are left out of it; every epoch shuffles anew, so all are
-    used in turn.
+    Where networks have a memory, minibatches are of whole sequences (`agents.chunks`), `minibatch_size` rounded down.
+    Frames beyond the last full minibatch of an epoch are left out of it. Every epoch shuffles again, so all are used in
+    turn.
 
     Raises:
-        UserError: a minibatch larger than the rollout, or a budget smaller than one iteration, or no time limit.
+        UserError: as `RLTask`; a minibatch larger than the rollout, or past versions in a sequential update.
     """
 
-    name, unit = "on_policy", "frames"
+    name = "on_policy"
 
     def __init__(
         self,
@@ -72,153 +57,107 @@ class OnPolicy(Plays):
         eval_deterministic: bool = True,
         groups: dict[str, Any] | None = None,
     ):
-        self.algo, self.seed, self.device = algo, seed, torch.device(device)
-        self.plays(env, eval_episodes, eval_deterministic)
-        began = time.perf_counter()
-        if self.device.type == "cpu":
-            native.begin()
-        self.env = env(seed=derive(seed, stream("environment")), device=device)
-        self.spec = self.env.spec
-        self.compile_seconds = time.perf_counter() - began  # nearly all of it a kernel, unless it was kept from before
-        if self.env.spec.max_steps is None:
-            raise UserError("env.max_steps=null: evaluation needs a time limit, a number of steps of at least 1")
-        batch = algo.rollout_steps * self.env.num_envs
-        self.units_per_iteration = batch * distributed.world()  # `num_envs` and `minibatch_size` are one process's part
-        self.minibatch_size = algo.minibatch_size or batch
-        if self.minibatch_size > batch:
+        steps = algo.rollout_steps
+        super().__init__(env, algo, steps, frames, seed, device, eval_episodes, eval_deterministic, groups)
+        self.minibatch_size = algo.minibatch_size or self.batch_frames  # one process's part, as `num_envs` is
+        if self.minibatch_size > self.batch_frames:
             raise UserError(
                 f"algo.minibatch_size={algo.minibatch_size}: larger than the rollout of algo.rollout_steps * "
-                f"env.num_envs = {batch} frames; at most {batch} is allowed"
+                f"env.num_envs = {self.batch_frames} frames; at most {self.batch_frames} is allowed"
             )
-        whole = self.units_per_iteration
-        if frames < whole:
-            raise UserError(f"frames={frames}: smaller than one iteration of {whole}; at least {whole} is allowed")
-        self.iterations = -(-frames // whole)
-        self.cast = Cast(self.env, algo, groups, seed)
-        if self.spec.state_size is not None and any(each.prune_state for each in self.cast.algos.values()):
-            probe = derive(seed, "probe")
-            self.spec = find_repeated(env(seed=probe, device=device, num_envs=8), probe)
-        self.loss = make_loss(self.spec, algo, network, critic_network, self.cast.algos).to(self.device).eval()
-        self.loss.partly, self.callbacks = self.cast.begin(self.loss.actors)
-        self.chunks = Chunks.of(algo, [*self.loss.actors.values(), *self.loss.critics.values()])
-        per_row = self.chunks.length if self.chunks else 1  # frames: a row is a frame, or a chunk of its environment's
-        self.rows_per_iteration, self.minibatch_rows = batch // per_row, self.minibatch_size // per_row
+        if algo.update == "sequential" and self.lineup.partly:
+            raise UserError(f"groups.{min(self.lineup.partly)}.past: needs algo.update=joint")
+        self.build_loss(network, critic_network)
+        networks = [*self.loss.actors.values(), *self.loss.critics.values()]
+        self.sequences = Sequences.of(networks, steps, algo.chunk_length, algo.burn_in, algo.minibatch_size)
+        self.build_collector(steps, self.sequences and self.sequences.marks)
+        per_row = self.sequences.length if self.sequences else 1  # frames: a row is a frame, or a whole sequence
+        self.rows_per_iteration = self.batch_frames // per_row
+        self.minibatch_rows = self.minibatch_size // per_row
         self.minibatches = self.rows_per_iteration // self.minibatch_rows
-        marks = self.chunks and self.chunks.marks
-        others = None if self.cast.simple else self.cast.act
-        self.rollout = Rollout(self.env, self.loss.actors, algo.rollout_steps, self.loss.critics, marks, others)
-        self.policy_generator = generator(seed, stream("policy"), self.device)
-        self.minibatch_generator = generator(seed, stream("minibatches"), self.device)
-        self.turns = Turns(self.loss, self.minibatch_generator) if algo.update == "sequential" else None
-        self.accumulates = self.turns is None
-        self.steps_per_iteration = algo.epochs * self.minibatches * (self.turns.count if self.turns else 1)
-        agents = {n: g.n_agents for n, g in self.env.spec.groups.items()}
-        self.returns = {n: EpisodeReturns(self.env.num_envs, count, self.device) for n, count in agents.items()}
-        self.reward_norm = reward_norms(self.env.num_envs, agents, self.cast.algos).to(self.device)
-        self.lengths = EpisodeReturns(self.env.num_envs, 1, self.device)
-        self.started = False
-        self.figures: dict[str, Tensor] = {}
+        sequential = algo.update == "sequential"
+        self.sequential_update = SequentialUpdate(self.loss) if sequential else None
+        self.accumulates = not sequential
+        turns = self.sequential_update.count if self.sequential_update else 1
+        self.steps_per_iteration = algo.epochs * self.minibatches * turns
+        self.reward_norm = reward_norms(self.env.num_envs, self.n_agents, self.lineup.algos).to(self.device)
         self.rows: dict = {}
         self.kl: list[Tensor] = []
 
-    def parts(self) -> dict[str, nn.Module]:
-        """The actors and the critics of all groups."""
-        return {"actor": self.loss.actors, "critic": self.loss.critics}
-
     def collect(self, iteration: int) -> None:
         """A rollout under the current policy, its values, advantages and returns."""
-        if not self.started:
-            self.rollout.reset(derive(self.seed, stream("environment")))
-            self.started = True
-        self.cast.draw(iteration)
-        try:
-            with span("rollout"):
-                self.rollout.collect(self.policy_generator)
-        except ActionError:
-            if (bad := self.rollout.not_finite()) is not None:
-                raise NonFinite(bad) from None
-            raise
-        self.figures = self._episode_figures() | {f"env/{k}": v for k, v in self.env.figures().items()}
+        self.gather(iteration)
         self.figures |= self.loss.advance(min(iteration / max(self.iterations - 1, 1), 1.0))
-        self.rows = {}
         truncated = self.rollout.truncated.flatten().nonzero().squeeze(-1)  # one wait for the device per iteration
-        explained = []
-        for name, algo in self.cast.algos.items():
-            reward = self._scaled(name)
-            value, final_value = values_of(self.loss.critics[name], name, self.rollout, truncated)
-            next_value = bootstrap(value, final_value, truncated)
-            advantage, returns = gae(
-                reward,
-                value[:-1],
-                next_value,
-                self.rollout.terminated,
-                self.rollout.done,
-                algo.gamma,
-                algo.lam,
-            )
-            explained.append(explained_variance(value[:-1], returns))
-            target, old_value = self.loss.critics[name].learn_scale(returns, value[:-1])
-            kept = {kind: mask[:-1] for kind, mask in self.rollout.masks[name].items()}
-            own = self.cast.own(name, advantage)
-            counts = kept.get("alive") if own is None else own & kept.get("alive", own)
-            self.rows[name] = {
-                "observation": self.rollout.observed[name][:-1],
-                "action": self.rollout.action[name],
-                "log_prob": self.rollout.log_prob[name],
-                "advantage": normalize_advantage(advantage, algo.normalize_advantage, alive=counts),
-                "return": target,
-            }
-            self.rows[name] |= {"mask" if kind == "action" else kind: mask for kind, mask in kept.items()}
-            if algo.value_clip is not None:
-                self.rows[name]["value"] = old_value
-            if own is not None:
-                self.rows[name]["own"] = own
+        self.rows, explained = {}, []
+        for name in self.lineup.algos:
+            self.rows[name], variance = self._rows(name, truncated)
+            explained.append(variance)
             if len(self.loss.groups) > 1:
-                self.figures[f"{name}/explained_variance"] = explained[-1]
+                self.figures[f"{name}/explained_variance"] = variance
         self.figures["explained_variance"] = torch.stack(explained).mean()
+
+    def _rows(self, name: str, truncated: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """What the loss reads of a group, {name: [T, E, A, ...]}, and how much of the returns' variance is explained.
+
+        truncated: int64 [N], t * E + e.
+        """
+        rollout, critic, algo = self.rollout, self.loss.critics[name], self.lineup.algos[name]
+        reward = self._scaled(name)
+        value, final_value = values_of(critic, name, rollout, truncated, self.collector.memories["critic"])
+        next_value = bootstrap(value, final_value, truncated)
+        advantage, returns = gae(reward, value[:-1], next_value, rollout.terminated, rollout.done, algo.gamma, algo.lam)
+        explained = explained_variance(value[:-1], returns)
+        target, old_value = critic.learn_scale(returns, value[:-1])
+        masks = {kind: mask[:-1] for kind, mask in rollout.masks[name].items()}
+        own = self.lineup.own(name, advantage)
+        counts = masks.get("alive") if own is None else own & masks.get("alive", own)
+        rows = {
+            "observation": rollout.observed[name][:-1],
+            "action": rollout.action[name],
+            "log_prob": rollout.log_prob[name],
+            "advantage": normalize_advantage(advantage, algo.normalize_advantage, alive=counts),
+            "return": target,
+        }
+        rows |= {"mask" if kind == "action" else kind: mask for kind, mask in masks.items()}
+        if algo.value_clip is not None:
+            rows["value"] = old_value
+        if own is not None:
+            rows["own"] = own
+        return rows, explained
 
     def _scaled(self, name: str) -> Tensor:
         """The rollout's rewards [T, E, A] as the critic learns them."""
         reward = self.rollout.reward[name]
-        scale = self.cast.algos[name].reward_scale
+        scale = self.lineup.algos[name].reward_scale
         reward = reward if scale == 1 else scale * reward
         return self.reward_norm[name](reward, self.rollout.done) if name in self.reward_norm else reward
-
-    def _episode_figures(self) -> dict[str, Tensor]:
-        """Means over the episodes that ended in this rollout (NaN where none did)."""
-        done = self.rollout.done
-        ended = distributed.total(done.sum())
-        figures, means = {}, []
-        for name, returns in self.returns.items():
-            totals = returns.add(self.rollout.reward[name], done).mean(-1)
-            mean = distributed.total((totals * done).sum()) / ended
-            means += [mean] * (name in self.cast.algos)
-            if len(self.returns) > 1:
-                figures[f"{name}/episode_return"] = mean
-        lived = (~self.rollout.idle(slice(0, -1))).float().unsqueeze(-1)
-        lengths = self.lengths.add(lived, done).squeeze(-1)
-        figures["episode_return"] = torch.stack(means).mean()
-        figures["episode_length"] = distributed.total((lengths * done).sum()) / ended
-        figures["episodes"] = ended
-        return figures
 
     def batches(self, iteration: int) -> Iterator[TensorDict]:
         """Shuffled minibatches of `minibatch_size` frames, `epochs` times over; fewer where the KL stop says so.
 
         With `minibatch_size` null the rollout is the one minibatch of an epoch, as it lies: no shuffle, no copy.
         """
-        if self.chunks:
-            rows = self.chunks.rows(self.rows, self.rollout)
+        if self.sequences:
+            rows = self.sequences.rows(self.rows, self.rollout)
         else:
             rows = {n: {k: v.flatten(0, 1) for k, v in tensors.items()} for n, tensors in self.rows.items()}
         if self.loss.uses_state:
             states = self.rollout.states[:-1]
-            rows["state"] = self.chunks.cut_before(states) if self.chunks else states.flatten(0, 1)
+            rows["state"] = self.sequences.cut_before(states) if self.sequences else states.flatten(0, 1)
         self.loss.train()  # dropout and BatchNorm: what acts and is judged is the policy as it will be evaluated
-        for _ in (None,) if self.turns is None else self.turns.take(rows):
+        update = self.sequential_update
+        for _ in (None,) if update is None else update.turns(rows, self.minibatch_generator):
             yield from self._epochs(rows)
         self.loss.eval()
-        self.loss.learn_inputs(self.rollout)  # for the next rollout: this one is done
+        self._learn_inputs()
+
+    def _learn_inputs(self) -> None:
+        """For the next rollout, since this one is done. What is seen first by the next rollout is left to that one."""
+        rollout = self.rollout
+        observations = {name: observed[:-1] for name, observed in rollout.observed.items()}
+        alive = {name: kinds["alive"][:-1] for name, kinds in rollout.masks.items() if "alive" in kinds}
+        self.loss.learn_inputs(observations, None if rollout.states is None else rollout.states[:-1], alive)
 
     def _epochs(self, rows: dict) -> Iterator[TensorDict]:
         B, count = self.minibatch_rows, self.rows_per_iteration
@@ -242,61 +181,23 @@ class OnPolicy(Plays):
         if self.algo.target_kl is not None:
             self.kl.append(outputs["approx_kl"])
 
-    def metrics(self) -> dict[str, Tensor | float]:
-        """Episode figures, explained variance and epochs done of this iteration."""
-        return self.figures
-
-    def diagnose(self) -> str | None:
-        """The first number of the rollout that is not finite: what it is, whose, in which environment and step."""
-        return self.rollout.not_finite()
-
-    def players(self, env: Env, random: bool) -> tuple[Mapping[str, Actor | Player], bool, tuple[str, ...]]:
-        """As `Plays.players`; groups that do not learn are played by whom the run's cast says."""
-        # Where others play too, "random" stands for those who learn only: uniform actions are then a player's.
-        return self.cast.evaluation(env, random), random and self.cast.simple, self.cast.counted()
-
     def state_dict(self) -> dict:
-        """Spec, environment, first observation of the next rollout, running returns and random streams."""
-        if not self.started:
-            return {}
-        return {
-            "spec": describe(self.spec),  # what a saved policy needs to know without a simulator
-            "rollout": self.rollout.state_dict(),
-            "returns": {name: value.carry for name, value in self.returns.items()},
-            "lengths": self.lengths.carry,
-            "policy": self.policy_generator.get_state(),
-            "minibatches": self.minibatch_generator.get_state(),
-            "reward_norm": self.reward_norm.state_dict(),
-            "players": self.cast.generator.get_state(),
-        }
+        """As `RLTask`, with what the rewards are divided by."""
+        state = super().state_dict()
+        return state | {"reward_norm": self.reward_norm.state_dict()} if state else state
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from `state_dict`, to the same bits."""
-        if not state:
-            return
-        self.rollout.load_state_dict(state["rollout"])
-        for name, carry in state["returns"].items():
-            self.returns[name].carry = carry
-        self.lengths.carry = state["lengths"]
-        self.policy_generator.set_state(state["policy"].cpu())
-        self.minibatch_generator.set_state(state["minibatches"].cpu())
-        self.reward_norm.load_state_dict(state.get("reward_norm", {}))
-        if "players" in state:
-            self.cast.generator.set_state(state["players"].cpu())
-        self.started = True
+        """Continue from `state_dict`, bitwise identically."""
+        super().load_state_dict(state)
+        if state:
+            self.reward_norm.load_state_dict(state.get("reward_norm", {}))
 
     def rejoin(self, iteration: int, saved: dict) -> None:
-        """Begin new episodes, from streams not used before: this run was another number of processes' until now.
-
-        What the rewards are divided by goes on: their deviation so far, which is all processes' own.
-        """
+        """As `RLTask`. What the rewards are divided by goes on: their deviation so far, which is all processes' own."""
         for name, norm in self.reward_norm.items():
             prefix = f"{name}.moments."
-            held = {k.removeprefix(prefix): v for k, v in saved.get("reward_norm", {}).items() if k.startswith(prefix)}
-            if held:
-                norm.moments.load_state_dict(held)
-        where = f"after iteration {iteration}, {distributed.world()} processes"
-        self.policy_generator = generator(self.seed, stream(f"policy {where}"), self.device)
-        self.minibatch_generator = generator(self.seed, stream(f"minibatches {where}"), self.device)
-        self.rollout.reset(derive(self.seed, stream(f"environment {where}")))
-        self.started = True
+            saved_norm = saved.get("reward_norm", {})
+            moments = {key.removeprefix(prefix): v for key, v in saved_norm.items() if key.startswith(prefix)}
+            if moments:
+                norm.moments.load_state_dict(moments)
+        super().rejoin(iteration, saved)

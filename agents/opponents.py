@@ -1,10 +1,11 @@
-"""Opponents that nobody trained: random, standing still, and scripted ones, to judge and train teams against.
+"""Opponents that are not trained: random, standing still, and scripted ones, to judge and train teams against.
 
 An opponent is built as `Opponent(env, group)` and called as `opponent(observation, generator) -> action`; a class of
 your own is named by its dotted path. Shapes: E environments, A agents of the group, F features, D action dimensions.
 """
 
 import sys
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from envs.base import Env
 from envs.simulator import find_scenario
 from marl.errors import UserError
 from marl.kinds import function
+
+Player = Callable[[Tensor, torch.Generator], Tensor]  # observation [E, A, F] -> action [E, A, D] of the environment
 
 
 class Random:
@@ -92,7 +95,7 @@ class Heuristic:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed))
             reach, each = self.action.high, enumerate(observation.unbind(1))
-            rows = [self.policy.compute_action(seen, u_range=float(reach[i, 0])) for i, seen in each]
+            rows = [self.policy.compute_action(row, u_range=float(reach[i, 0])) for i, row in each]
         action = torch.stack(rows, 1).float()
         return torch.nn.functional.pad(action, (0, reach.shape[-1] - action.shape[-1])).clamp(self.action.low, reach)
 

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from agents import memory as memories
 from agents.actor import Actor
+from agents.actor_critic import build_networks
 from agents.architecture import Architecture
 from agents.critic import Critic
 from agents.groups import algorithms, everyone, read, source
-from envs.base import ActionSpec, EnvSpec, GroupSpec
+from envs.spec import EnvSpec, spec_of
 from marl import checkpoint, run_directory
 from marl.errors import UserError
 from marl.kinds import build, required
@@ -28,55 +29,27 @@ from marl.moved import update_config
 FORMAT = 1
 
 
-def describe(spec: EnvSpec) -> dict[str, Any]:
-    """An environment's spec as plain Python, for checkpoints and policy files."""
-    groups = {}
-    for name, group in spec.groups.items():
-        a = group.action
-        action = {
-            key: None if v is None else v.tolist() for key, v in (("low", a.low), ("high", a.high), ("mask", a.mask))
-        }
-        groups[name] = {
-            "agents": list(group.agents),
-            "observation_size": group.observation_size,
-            "action": {"kind": a.kind, "nvec": list(a.nvec), **action},
-            "masks": list(group.masks),
-        }
-    in_state = {name: list(group.in_state) for name, group in spec.groups.items() if group.in_state}
-    return {"groups": groups, "state_size": spec.state_size, "max_steps": spec.max_steps, "in_state": in_state}
-
-
-def spec_of(told: Mapping[str, Any]) -> EnvSpec:
-    """The inverse of `describe`."""
-    groups = {}
-    for name, group in told["groups"].items():
-        a = group["action"]
-        low, high, mask = (None if a[key] is None else torch.tensor(a[key]) for key in ("low", "high", "mask"))
-        action = ActionSpec(a["kind"], low, high, tuple(a["nvec"]), mask)
-        masks, in_state = tuple(group.get("masks", ())), tuple(told.get("in_state", {}).get(name, ()))
-        groups[name] = GroupSpec(name, tuple(group["agents"]), group["observation_size"], action, masks, in_state)
-    return EnvSpec(groups, told["state_size"], told["max_steps"])
-
-
 class Policy(nn.Module):
     """The actors of all groups that learnt, and their critics.
 
-    told: what the file says: "spec", "algo", "network", "critic_network", "groups" (configuration nodes) and, for
+    metadata: what the file says: "spec", "algo", "network", "critic_network", "groups" (configuration nodes) and, for
     people and other programs, "env" (how its environment is built), "run" (seed, frames so far, evaluation).
 
     Raises:
         UserError: the description names networks that can't be built here.
     """
 
-    def __init__(self, told: Mapping[str, Any]) -> None:
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
         super().__init__()
-        self.told = told = update_config(told)
-        self.spec = spec_of(told["spec"])
-        network = _factory(told["network"], "network")
-        critic_network = _factory(told["critic_network"], "critic_network") if told.get("critic_network") else None
-        settings = read(told.get("groups"), self.spec)
-        algos = algorithms(Architecture.of(told["algo"]), settings)
-        actors, critics = Architecture.of(told["algo"]).build(self.spec, network, critic_network, algos)
+        self.metadata = metadata = update_config(dict(metadata))
+        self.spec = spec_of(metadata["spec"])
+        network = _factory(metadata["network"], "network")
+        critic_node = metadata.get("critic_network")
+        critic_network = _factory(critic_node, "critic_network") if critic_node else None
+        settings = read(metadata.get("groups"), self.spec)
+        architecture = Architecture.of(metadata["algo"])
+        groups = algorithms(architecture, settings)
+        actors, critics = build_networks(architecture, self.spec, network, critic_network, groups)
         self.actors, self.critics = nn.ModuleDict(actors), nn.ModuleDict(critics)
         self.settings = settings
         acting = {n: group for n, group in self.spec.groups.items() if n in actors}
@@ -99,10 +72,10 @@ class Policy(nn.Module):
             path = path / "policy.safetensors"
         weights = None
         if path.suffix == ".safetensors":
-            told, weights = cls._read(path)
-            if told:
-                return cls._filled(told, weights, path).to(device)
-            beside = path.with_suffix(".pt")  # a checkpoint's weights alone: what they are for is told beside them
+            metadata, weights = cls._read(path)
+            if metadata:
+                return cls._filled(metadata, weights, path).to(device)
+            beside = path.with_suffix(".pt")  # a checkpoint's weights alone: what they are for is written beside them
             if not beside.is_file():
                 raise UserError(
                     f"{path} holds weights only, and no {beside.name} that says of which networks lies beside it; "
@@ -149,9 +122,9 @@ class Policy(nn.Module):
         return _description(text, path) if text is not None else {}, checkpoint.load_weights(path)
 
     @classmethod
-    def _filled(cls, told: dict[str, Any], weights: dict[str, Tensor], path: Path) -> Policy:
+    def _filled(cls, metadata: dict[str, Any], weights: dict[str, Tensor], path: Path) -> Policy:
         try:
-            policy = cls(told)
+            policy = cls(metadata)
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} can't be read as a policy: its description lacks {error}") from error
         policy._fill(weights, path)
@@ -167,7 +140,7 @@ class Policy(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write a policy file (safetensors with a description in JSON and a digest), whole or not at all."""
-        checkpoint.save_weights(path, self.state_dict(), {"policy": json.dumps({"format": FORMAT, **self.told})})
+        checkpoint.save_weights(path, self.state_dict(), {"policy": json.dumps({"format": FORMAT, **self.metadata})})
 
     @torch.no_grad()
     def act(
@@ -194,21 +167,21 @@ class Policy(nn.Module):
             if len(self.actors) > 1:
                 raise UserError(f"observation: this policy has the groups {', '.join(self.actors)}; give a dict")
             only = next(iter(self.actors))
-            made = self.act({only: observation}, deterministic, generator, masks, memory)
-            return made[only] if memory is None else (made[0][only], made[1])
+            result = self.act({only: observation}, deterministic, generator, masks, memory)
+            return result[only] if memory is None else (result[0][only], result[1])
         actions, after = {}, {}
         for name, actor in self._present(self.actors, observation).items():
-            seen, group = observation[name], self.spec.groups[source(self.settings, name)]
-            if seen.shape[-2:] != (group.n_agents, group.observation_size):
+            features, group = observation[name].float(), self.spec.groups[source(self.settings, name)]
+            if features.shape[-2:] != (group.n_agents, group.observation_size):
                 raise UserError(
-                    f"observation of {name}: shape {tuple(seen.shape)}; it must end with the agents and "
+                    f"observation of {name}: shape {tuple(features.shape)}; it must end with the agents and "
                     f"features {(group.n_agents, group.observation_size)}"
                 )
             mask = None if masks is None else masks[name].get("action")
             if actor.memory_shape is None:
-                params = actor(seen.float(), mask)
+                params = actor(features, mask)
             else:
-                params, after[name] = actor.remember(seen.float(), _remembered(memory, name, "memory"), mask)
+                params, after[name] = actor.remember(features, _remembered(memory, name, "memory"), mask)
             actions[name] = actor.head.to_env(actor.choose(params, deterministic, generator)[0])
         return actions if memory is None else (actions, after)
 
@@ -223,21 +196,21 @@ class Policy(nn.Module):
 
         memory: as in `act`, but the critics' own, which begins as `critic_memory(...)`.
         """
-        made, after = {}, {}
+        values, after = {}, {}
         for name, critic in self._present(self.critics, observation).items():
             if critic.memory_shape is None:
                 value = critic(observation[name], state)
             else:
-                kept = _remembered(memory, name, "critic_memory")
+                before = _remembered(memory, name, "critic_memory")
                 now = None if state is None else state.unsqueeze(0)
-                value, after[name] = (x[0] for x in critic.unroll(observation[name].unsqueeze(0), now, kept))
-            made[name] = critic.denormalize(value)
-        return made if memory is None else (made, after)
+                value, after[name] = (x[0] for x in critic.unroll(observation[name].unsqueeze(0), now, before))
+            values[name] = critic.denormalize(value)
+        return values if memory is None else (values, after)
 
     def _present(self, modules: nn.ModuleDict, observation: Mapping[str, Tensor]) -> dict[str, Any]:
         """Actors or critics of the groups that learnt, and of those observed that are played by their past versions."""
-        found = {n: source(self.settings, n) for n in self.settings if n in modules or n in observation}
-        return {name: modules[of] for name, of in found.items() if of in modules}
+        sources = {n: source(self.settings, n) for n in self.settings if n in modules or n in observation}
+        return {name: modules[of] for name, of in sources.items() if of in modules}
 
     def memory(self, *leading: int) -> dict[str, Tensor]:
         """What the actors remember at an episode's beginning: zeros [*leading, A, M] by group; {} if never anything."""
@@ -269,12 +242,12 @@ def _remembered(memory: Mapping[str, Tensor] | None, name: str, beginning: str) 
 
 def _description(text: str, path: Path) -> dict[str, Any]:
     try:
-        told = json.loads(text)
+        metadata = json.loads(text)
     except ValueError:
-        told = None
-    if not isinstance(told, dict) or told.pop("format", None) != FORMAT:
+        metadata = None
+    if not isinstance(metadata, dict) or metadata.pop("format", None) != FORMAT:
         raise UserError(f"{path} is no policy of this version (format {FORMAT})")
-    return told
+    return metadata
 
 
 def _factory(node: Mapping[str, Any], key: str) -> Callable[..., nn.Module]:

@@ -21,8 +21,8 @@ from marl.seeding import derive
 class Pool:
     """Versions of one group's actor at multiples of `every` iterations: `pool/GROUP/000010.safetensors`.
 
-    Which versions play in an iteration is a function of the run's seed, the iteration and nothing else, so a resumed
-    run plays against the same ones; versions are never deleted, and a run that goes back rewrites what comes after.
+    Which versions play in an iteration depends on the run's seed and the iteration alone, so a resumed run plays
+    against the same ones. Versions are never deleted. A run that goes back rewrites what comes after.
 
     Args:
         group: whose pool it is.
@@ -35,6 +35,10 @@ class Pool:
         self.group, self.settings, self.actor, self.seed = group, settings, actor, seed
         self.folder: Path | None = None
         self.players: list[Actor] = []
+
+    def keep_in(self, folder: Path) -> None:
+        """Versions lie in `folder` from now on."""
+        self.folder = folder
 
     def file(self, iteration: int) -> Path:
         """Where the version of an iteration lies. Raises UserError where the run has no directory."""
@@ -51,8 +55,8 @@ class Pool:
     def versions(self, iteration: int) -> list[int]:
         """Iterations of the versions that may play in `iteration`, oldest first: at most `size`, evenly spread."""
         count = iteration // self.settings.every + 1
-        kept = min(count, self.settings.size)
-        places = [round(i * (count - 1) / max(kept - 1, 1)) for i in range(kept)] if kept > 1 else [count - 1]
+        size = min(count, self.settings.size)
+        places = [round(i * (count - 1) / max(size - 1, 1)) for i in range(size)] if size > 1 else [count - 1]
         return [place * self.settings.every for place in places]
 
     def drawn(self, iteration: int) -> list[int]:
@@ -73,17 +77,17 @@ class Pool:
     @torch.no_grad()
     def act(self, observation: Tensor, generator: torch.Generator, mask: Tensor | None) -> Tensor:
         """Each player's block of environments: [E, A, F] -> [E, A, D] in the environment's units."""
-        seen = observation.tensor_split(len(self.players))
-        masks = [None] * len(seen) if mask is None else mask.tensor_split(len(self.players))
-        acted = [
+        observations = observation.tensor_split(len(self.players))
+        masks = [None] * len(observations) if mask is None else mask.tensor_split(len(self.players))
+        actions = [
             player.head.to_env(player.act(o, generator=generator, mask=m)[0])
-            for player, o, m in zip(self.players, seen, masks, strict=True)
+            for player, o, m in zip(self.players, observations, masks, strict=True)
             if len(o)
         ]
-        return torch.cat(acted)
+        return torch.cat(actions)
 
 
-class Keeper(Callback):
+class PoolCheckpointer(Callback):
     """Writes the versions of pools into the run directory as training goes on."""
 
     def __init__(self, pools: list[Pool]) -> None:
@@ -92,7 +96,7 @@ class Keeper(Callback):
     def on_start(self, trainer) -> None:
         """The first version is the untrained one."""
         for pool in self.pools:
-            pool.folder = Path(trainer.run_dir) / "pool" / pool.group
+            pool.keep_in(Path(trainer.run_dir) / "pool" / pool.group)
             if trainer.iteration == 0:
                 pool.keep(0)
 

@@ -5,37 +5,38 @@ Shapes: B minibatch rows (environment frames), A agents in a group, F features, 
 features.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from agents.actor import Actor
 from agents.advantage import Normalization
-from agents.architecture import Architecture
-from agents.chunks import flat, policy_params, values
+from agents.algorithm import Algorithm
 from agents.critic import Critic
+from agents.forward import flat, policy_params, values
 from agents.losses import ValueLoss, clipped_surrogate, counted, mean_weights, value_loss
 from agents.normalize import RewardNormalization
-from agents.rollout import Rollout
 from agents.schedules import Scheduled, Shape
-from envs.base import EnvSpec
 from marl.errors import UserError
 
 Update = Literal["joint", "sequential"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPO(Architecture):
+class PPO(Algorithm):
     """Settings of IPPO and MAPPO; `conf/algo/ppo.yaml` explains each.
 
     Raises:
-        UserError: as `Architecture`, a shared network for update=sequential, or chunks that don't fit the rollout.
+        UserError: as `Algorithm`, a shared network for update=sequential, or chunks that don't fit the rollout.
     """
 
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.99
+    per_iteration: ClassVar[tuple[str, ...]] = ("epochs", "minibatch_size")
+    divided: ClassVar[tuple[str, ...]] = ("minibatch_size",)
+    common: ClassVar[tuple[str, ...]] = ("rollout_steps", "epochs", "minibatch_size", "update", "target_kl")
+
     lam: Annotated[float, Field(ge=0, le=1)] = 0.95
     rollout_steps: Annotated[int, Field(ge=1)] = 100
     update: Update = "joint"
@@ -56,7 +57,6 @@ class PPO(Architecture):
     value_clip: Annotated[float, Field(gt=0)] | None = None
     reward_norm: RewardNormalization = "none"
     reward_limit: Annotated[float, Field(gt=0)] = 10.0
-    reward_scale: Annotated[float, Field(gt=0)] = 1.0
     normalize_advantage: Normalization = "none"
     target_kl: Annotated[float, Field(gt=0)] | None = None
 
@@ -77,7 +77,7 @@ class PPO(Architecture):
 
     @classmethod
     def keeps_on_resume(cls, key: str) -> bool:
-        """As `Architecture`; also what the task's part of a checkpoint depends on, and what frames are counted in."""
+        """As `Algorithm`; also what the task's part of a checkpoint depends on, and what frames are counted in."""
         return key in ("reward_norm", "update", "rollout_steps") or super().keeps_on_resume(key)
 
     @property
@@ -91,10 +91,13 @@ class PPOLoss(nn.Module):
 
     Attributes:
         actors, critics: the modules it trains, by group.
-        turn: {group: the agent to train}, the groups that are not named being left out; {} = everybody. Set by
-            `agents.sequential`.
-        critic_turns: 0 = this turn leaves the critic out; else its loss is reported times this, the number of turns.
+        selected_agents, value_loss_scale: see `select`.
         configs: {group: its settings}, `config` unless it has its own.
+
+    Args:
+        actors, critics: by group.
+        config: settings of all groups.
+        configs: {group: its own settings} of those that have some.
         partly: groups that do not act everywhere themselves: their batches have "own", which rows of it count.
 
     The advantage is taken as it comes: normalising it is the rollout's business (`normalize_advantage`).
@@ -109,6 +112,7 @@ class PPOLoss(nn.Module):
         critics: Mapping[str, Critic],
         config: PPO,
         configs: Mapping[str, PPO] | None = None,
+        partly: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.actors = nn.ModuleDict(actors)
@@ -116,9 +120,8 @@ class PPOLoss(nn.Module):
         self.config = config
         self.groups = tuple(self.actors)
         self.configs = {group: config for group in self.groups} | dict(configs or {})
-        self.partly: frozenset[str] = frozenset()
-        self.turn: dict[str, int] = {}
-        self.critic_turns = 1
+        self.partly = frozenset(partly)
+        self.select({}, 1)
         self.uses_state = any(critic.uses_state for critic in self.critics.values())
         self.recurrent = any(module.memory_shape for module in (*self.actors.values(), *self.critics.values()))
         self.clip, self.entropy_coef = scheduled(config)
@@ -133,8 +136,8 @@ class PPOLoss(nn.Module):
                 log_prob float32 [B, A], advantage float32 [B, A], return float32 [B, A], value float32 [B, A]
                 (read only with value_clip), mask bool [B, A, n_features] and alive bool [B, A] (read only where
                 the group has such masks), own bool [B, A] (read only of the groups in `partly`)}}, and "state"
-                float32 [B, S] where a critic uses it. Where a network has a memory the rows are chunks, [B, L, ...], as
-                `agents.chunks.Chunks.rows` makes them.
+                float32 [B, S] where a critic uses it. Where a network has a memory the rows are sequences,
+                [B, L, ...], as `agents.chunks.Sequences.rows` makes them.
 
         Returns:
             Scalars on the device, all but "loss" detached: loss (to minimise), policy_loss, value_loss,
@@ -147,16 +150,25 @@ class PPOLoss(nn.Module):
         total = dict(parts[self.groups[0]])
         if len(parts) > 1:
             for key in dict.fromkeys(key for part in parts.values() for key in part):
-                have = [part[key] for part in parts.values() if key in part]  # an entropy need not be everybody's
+                have = [part[key] for part in parts.values() if key in part]  # not every group need have an entropy
                 total[key] = sum(have) if key.endswith("loss") else sum(have) / len(have)
         out = {key: x if key == "loss" else x.detach() for key, x in total.items()}
         if len(parts) > 1:
             out |= {f"{g}/{key}": x.detach() for g, part in parts.items() for key, x in part.items()}
         return out
 
+    def select(self, agents: Mapping[str, int], value_loss_scale: int) -> None:
+        """Say what the next minibatches train, for `agents.sequential`.
+
+        Args:
+            agents: {group: the agent to train}; groups that are not named are left out. {} = all agents of all groups.
+            value_loss_scale: 0 = the critics are left out; else the critics' loss is reported times this.
+        """
+        self.selected_agents, self.value_loss_scale = dict(agents), value_loss_scale
+
     def capture_key(self) -> tuple:
         """What decides `forward` beside tensors and their shapes (`marl.capture`)."""
-        return self.training, *self.turn.items(), self.critic_turns, self.partly
+        return self.training, *self.selected_agents.items(), self.value_loss_scale, self.partly
 
     def advance(self, progress: float) -> dict[str, float]:
         """Set what is scheduled to its value at `progress` of the run, 0 to 1; those values by name."""
@@ -165,23 +177,26 @@ class PPOLoss(nn.Module):
             moving |= {f"{group}/clip": clip, f"{group}/entropy_coef": entropy_coef}
         return {name: each.advance(progress) for name, each in moving.items() if each.shape != "constant"}
 
-    def learn_inputs(self, rollout: Rollout) -> None:
+    def learn_inputs(
+        self, observations: Mapping[str, Tensor], states: Tensor | None, alive: Mapping[str, Tensor]
+    ) -> None:
         """Take what a rollout saw into the statistics of the networks' inputs; observations of the dead are left out.
 
-        Those of a frozen network stand still, as its weights do. What is seen first by the next rollout is left to
-        that one.
+        Statistics of a frozen network stand still, as its weights do.
+
+        Args:
+            observations: {group: float32 [T, E, A, F]}.
+            states: float32 [T, E, S], or None.
+            alive: {group: bool [T, E, A]} of the groups whose agents may die.
         """
         if not any(config.normalize_observation for config in self.configs.values()):
             return
-        states = None if rollout.states is None else rollout.states[:-1]
         for name in self.groups:
-            observed = rollout.observed[name]
-            alive = rollout.masks[name].get("alive")
-            seen = observed[:-1] if alive is None else observed[:-1][alive[:-1]]
+            observation = observations[name][alive[name]] if name in alive else observations[name]
             if _trains(self.actors[name]):
-                self.actors[name].inputs.learn(seen)
+                self.actors[name].inputs.learn(observation)
             if _trains(self.critics[name]):
-                self.critics[name].learn_inputs(seen, states)
+                self.critics[name].learn_inputs(observation, states)
 
     def surrogate(
         self,
@@ -201,10 +216,10 @@ class PPOLoss(nn.Module):
         cfg, actor = self.configs[group], self.actors[group]
         clip, entropy_coef = self.own[group] if group in self.own else (self.clip, self.entropy_coef)
         observation = batch["observation"]
-        if self.turn and group not in self.turn:  # its agents have all had their turn
+        if self.selected_agents and group not in self.selected_agents:  # its agents have all had their turn
             names = ["loss", "policy_loss", "value_loss", *["entropy"] * entropy_coef.matters]
             return dict.fromkeys([*names, "approx_kl", "clip_fraction"], observation.new_zeros(()))
-        only = self.turn.get(group)
+        only = self.selected_agents.get(group)
         params = policy_params(actor, batch, only)
         rows = flat(batch) if self.recurrent else batch
         if entropy_coef.matters:
@@ -220,7 +235,7 @@ class PPOLoss(nn.Module):
             log_ratio, weight = log_ratio.masked_fill(~counts, 0.0), mean_weights(counts)
         settings = weight, clip.value, cfg.dual_clip
         policy, approx_kl, clip_fraction = self.surrogate(log_ratio, rows["advantage"], *settings)
-        if self.critic_turns:
+        if self.value_loss_scale:
             value = values(self.critics[group], batch, state)
             old = rows["value"] if cfg.value_clip is not None else None
             critic = value_loss(value, rows["return"], old, cfg.value_loss, cfg.huber_delta, cfg.value_clip)
@@ -228,7 +243,8 @@ class PPOLoss(nn.Module):
         else:
             critic = policy.new_zeros(())
         out = {"loss": policy + cfg.critic_coef * critic, "policy_loss": policy}
-        out["value_loss"] = critic if self.critic_turns == 1 else critic.detach() * self.critic_turns
+        scale = self.value_loss_scale
+        out["value_loss"] = critic if scale == 1 else critic.detach() * scale
         if entropy is not None:
             out["entropy"] = entropy.mean() if weight is None else (entropy * weight).sum()
             out["loss"] = out["loss"] - entropy_coef.value * out["entropy"]
@@ -245,17 +261,3 @@ def scheduled(config: PPO) -> tuple[Scheduled, Scheduled]:
         Scheduled(config.clip, config.clip_schedule, config.clip_final),
         Scheduled(config.entropy_coef, config.entropy_schedule, config.entropy_final),
     )
-
-
-def make_loss(
-    spec: EnvSpec,
-    config: PPO,
-    network: Callable[..., nn.Module],
-    critic_network: Callable[..., nn.Module] | None = None,
-    configs: Mapping[str, PPO] | None = None,
-) -> PPOLoss:
-    """Actors and critics of an environment (`Architecture.build`), and the loss that trains them.
-
-    configs: {group: its own settings} of the groups that learn; None = all, with `config`.
-    """
-    return config.loss_class(*config.build(spec, network, critic_network, configs), config, configs)

@@ -9,9 +9,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from envs.base import Env, EnvSpec
+from agents.episode_loop import Moment, episode_steps
+from envs.base import Env
+from envs.spec import EnvSpec
 
-STEPS = 20  # of random play; velocities, say, are all alike until something moves
+STEPS = 20  # of random play; velocities, say, are all the same until something moves
 
 
 @torch.no_grad()
@@ -27,13 +29,23 @@ def repeated(observation: Tensor, state: Tensor) -> tuple[int, ...]:
 def find_repeated(env: Env, seed: int) -> EnvSpec:
     """`env.spec` with `GroupSpec.in_state`, seen in `STEPS` steps of random play. `env` is one of its own for this."""
     generator = torch.Generator(env.device).manual_seed(seed)
-    observation, state = env.reset(seed)
-    seen, states = {name: [x] for name, x in observation.items()}, [state]
-    for _ in range(STEPS):
-        step = env.step(env.random_action(generator))
-        states.append(step.next_state)
-        for name, x in step.next_observation.items():
-            seen[name].append(x)
-    states = torch.cat(states)
-    groups = {n: replace(g, in_state=repeated(torch.cat(seen[n]), states)) for n, g in env.spec.groups.items()}
+    observations: dict[str, list[Tensor]] = {name: [] for name in env.spec.groups}
+    states: list[Tensor] = []
+
+    def act(now: Moment) -> dict[str, Tensor]:
+        if not states:
+            see(now.observation, now.state)
+        return env.random_action(generator)
+
+    def see(observation: dict[str, Tensor], state: Tensor) -> None:
+        states.append(state)
+        for name, value in observation.items():
+            observations[name].append(value)
+
+    for _, transition in episode_steps(env, act, seed, STEPS):
+        see(transition.next_observation, transition.next_state)
+    groups = {
+        name: replace(group, in_state=repeated(torch.cat(observations[name]), torch.cat(states)))
+        for name, group in env.spec.groups.items()
+    }
     return replace(env.spec, groups=groups)

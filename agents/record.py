@@ -10,41 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agents.actor import Actor
-from agents.memory import Memories
-from envs.base import ActionSpec, Env, EnvSpec
-from marl.errors import UserError
-
-CHECK_EVERY = 16  # steps between looks at whether all episodes have ended: each look waits for the device
-
-class Acting:
-    """What `record` asks for, of actors (`agents.actor.Actor`) or of functions observation, generator -> action."""
-
-    def __init__(self, actors: Mapping[str, Any], deterministic: bool = False) -> None:
-        self.actors, self.deterministic = actors, deterministic
-
-    def begin(self, n_envs: int, device: torch.device) -> None:
-        """New episodes: networks with a memory remember nothing."""
-        self.memories = Memories(self.actors, n_envs, device)
-
-    def __call__(
-        self, observation: Mapping[str, Tensor], masks: Mapping, generator: torch.Generator
-    ) -> dict[str, tuple[Tensor, Tensor | None]]:
-        """{group: [E, A, F]} -> {group: (action in the environment's units, raw action or None)}, both [E, A, D]."""
-        chosen = {}
-        for name, actor in self.actors.items():
-            if isinstance(actor, Actor):
-                params = self.memories.params(name, actor, observation[name], masks.get(name, {}).get("action"))
-                raw = actor.choose(params, self.deterministic, generator)[0]
-                chosen[name] = actor.head.to_env(raw), raw
-            else:
-                chosen[name] = actor(observation[name], generator), None
-        return chosen
+from agents.episode_loop import Moment, Players, episode_steps, require_time_limit
+from envs.base import Env
+from envs.spec import ActionSpec, EnvSpec
 
 
 @torch.no_grad()
 def record(
-    env: Env, teacher: Acting | None, seed: int, driver: Acting | None = None, beta: float = 0.0
+    env: Env, teacher: Players | None, seed: int, driver: Players | None = None, beta: float = 0.0
 ) -> dict[str, Tensor]:
     """One episode in every environment, from a reset with `seed`; equal arguments give equal episodes.
 
@@ -60,54 +33,47 @@ def record(
     Raises:
         UserError: the environment has no time limit, so that episodes need not end.
     """
-    if env.spec.max_steps is None:
-        raise UserError("env.max_steps=null: recording needs a time limit, a number of steps of at least 1")
+    require_time_limit(env, "recording")
     generator = torch.Generator(env.device).manual_seed(seed)
-    observation, state = env.reset(seed)
-    running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
-    for player in filter(None, (teacher, driver)):
-        player.begin(env.num_envs, env.device)
-    kept: dict[str, list[Tensor]] = {}
+    for players in filter(None, (teacher, driver)):
+        players.begin(env.num_envs, env.device)
+    columns: dict[str, list[Tensor]] = {}
     final: dict[str, Tensor] = {}
 
     def keep(**tensors: Tensor | None) -> None:
         for name, value in tensors.items():
             if value is not None:
-                kept.setdefault(name, []).append(value.clone())
+                columns.setdefault(name, []).append(value.clone())
 
-    masked = any(group.masks for group in env.spec.groups.values())
-    for t in range(env.spec.max_steps):
-        masks = env.masks() if masked else {}
+    def act(now: Moment) -> dict[str, Tensor]:
         if teacher is None:
-            told = {name: (action, None) for name, action in env.random_action(generator).items()}
+            chosen = {name: (action, None) for name, action in env.random_action(generator).items()}
         else:
-            told = teacher(observation, masks, generator)
-        moves = {name: action for name, (action, _) in told.items()}
+            chosen = teacher(now.observation, now.masks, generator)
+        moves = {name: action for name, (action, _) in chosen.items()}
         if driver is not None:
-            own = {name: action for name, (action, _) in driver(observation, masks, generator).items()}
+            driven = driver.actions(now.observation, now.masks, generator)
             by_teacher = torch.rand(env.num_envs, generator=generator, device=env.device) < beta
-            moves = {name: torch.where(by_teacher.view(-1, 1, 1), moves[name], own[name]) for name in own}
-        for name, (action, raw) in told.items():
-            mask = masks.get(name, {})
-            own = {"observation": observation[name], "action": action, "raw": raw}
-            own |= {"action_mask": mask.get("action"), "alive": mask.get("alive")}
-            keep(**{f"{name}/{key}": value for key, value in own.items()})
-        keep(state=state, running=running)
-        step = env.step(moves)
-        keep(**{f"{name}/reward": value for name, value in step.reward.items()})
-        keep(terminated=step.terminated, truncated=step.truncated)
-        ends = {f"{name}/final_observation": value for name, value in step.next_observation.items()}
-        ends |= {} if step.next_state is None else {"final_state": step.next_state}
-        now = running & step.done
+            moves = {name: torch.where(by_teacher.view(-1, 1, 1), moves[name], driven[name]) for name in driven}
+        for name, (action, raw) in chosen.items():
+            mask = now.masks.get(name, {})
+            row = {"observation": now.observation[name], "action": action, "raw": raw}
+            row |= {"action_mask": mask.get("action"), "alive": mask.get("alive")}
+            keep(**{f"{name}/{key}": value for key, value in row.items()})
+        keep(state=now.state, running=now.running)
+        return moves
+
+    for running, transition in episode_steps(env, act, seed):
+        keep(**{f"{name}/reward": value for name, value in transition.reward.items()})
+        keep(terminated=transition.terminated, truncated=transition.truncated)
+        ends = {f"{name}/final_observation": value for name, value in transition.next_observation.items()}
+        ends |= {} if transition.next_state is None else {"final_state": transition.next_state}
+        ended = running & transition.done
         for name, value in ends.items():
-            at = now.view(-1, *[1] * (value.dim() - 1))
+            at = ended.view(-1, *[1] * (value.dim() - 1))
             final[name] = torch.where(at, value, final.get(name, torch.zeros_like(value)))
-        running = running & ~step.done
-        observation, state = step.observation, step.state
-        if t % CHECK_EVERY == CHECK_EVERY - 1 and not running.any():
-            break
-    within = torch.stack(kept.pop("running")).T  # [E, T]
-    flat = {name: torch.stack(values, 1)[within] for name, values in kept.items()}
+    within = torch.stack(columns.pop("running")).T  # [E, T]
+    flat = {name: torch.stack(values, 1)[within] for name, values in columns.items()}
     flat |= {"length": within.sum(1), **final}
     return {name: value.cpu() for name, value in flat.items()}
 

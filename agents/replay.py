@@ -62,11 +62,11 @@ def record_policy(
     Raises:
         UserError: the policy's file doesn't say how its environment is built, or it is no VMAS environment.
     """
-    settings = settings_of(policy.told.get("env"))
+    settings = settings_of(policy.metadata.get("env"))
     if max_steps is not None:
         settings["max_steps"] = max_steps
     act = act_with(*policy.everyone(), deterministic, derive(seed, "policy"))
-    return record(settings, act, episodes, derive(seed, "replay"), policy.told.get("run"))
+    return record(settings, act, episodes, derive(seed, "replay"), policy.metadata.get("run"))
 
 
 def strip(recording: Recording, episode: int = 0, moments: int = 4, width: int = 240) -> np.ndarray:
@@ -94,16 +94,16 @@ class Replay(Callback):
         every: Annotated[int, Field(ge=1)] = 1,
         thumbnail: Annotated[int, Field(ge=0)] = 240,
     ) -> None:
-        self.episodes, self.every, self.thumbnail, self.seen = episodes, every, thumbnail, 0
+        self.episodes, self.every, self.thumbnail, self.evaluations = episodes, every, thumbnail, 0
 
     def on_start(self, trainer) -> None:
         """Raises UserError where no agents play, not in VMAS, or where a group has no policy of this run."""
         settings_of(trainer.config.get("env"))
-        everyone(trainer.task.cast.settings, trainer.task.loss.actors, trainer.task.loss.critics)
+        everyone(trainer.task.lineup.settings, trainer.task.loss.actors, trainer.task.loss.critics)
 
     def on_evaluation(self, trainer, evaluation):
-        self.seen += 1
-        if (self.seen - 1) % self.every:
+        self.evaluations += 1
+        if (self.evaluations - 1) % self.every:
             return
         loss = trainer.task.loss
         note = {
@@ -115,7 +115,7 @@ class Replay(Callback):
         with torch.random.fork_rng(devices=[]):
             recording = record(
                 settings_of(trainer.config["env"]),
-                act_with(*everyone(trainer.task.cast.settings, loss.actors, loss.critics)),
+                act_with(*everyone(trainer.task.lineup.settings, loss.actors, loss.critics)),
                 self.episodes,
                 derive(trainer.seed, "replay"),
                 note,
@@ -127,7 +127,7 @@ class Replay(Callback):
                 logger.writer.add_image("replay", picture, trainer.units, dataformats="HWC")
 
     def state_dict(self):
-        return {"seen": self.seen}
+        return {"seen": self.evaluations}
 
     def load_state_dict(self, state):
-        self.seen = state["seen"]
+        self.evaluations = state["seen"]

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from agents.actor import Actor
-from agents.chunks import policy_params
+from agents.forward import policy_params
 from agents.ppo import PPOLoss
 
 
-class Turns:
-    """Who is trained when, and on which advantages: arXiv 2109.11251, algorithm 4.
+class SequentialUpdate:
+    """Which agent is trained when, and on which advantages: arXiv 2109.11251, algorithm 4.
 
-    For a random order i_1, ..., i_A of a group, drawn anew for every rollout, agent i_m maximises PPO's clipped
+    For a random order i_1, ..., i_A of a group, drawn again for every rollout, agent i_m maximises PPO's clipped
     objective with M in place of the advantage:
 
         M_m = A(s, a) * prod_{j < m} pi_new^{i_j}(a^{i_j} | o^{i_j}) / pi_old^{i_j}(a^{i_j} | o^{i_j})
@@ -26,34 +26,38 @@ class Turns:
     (trainer.accumulate=1), and DistributedDataParallel must be told to look for unused parameters.
 
     Args:
-        loss: the loss module; its `turn` is set here.
-        generator: source of the order.
+        loss: the loss module; each turn selects what it trains.
     """
 
-    def __init__(self, loss: PPOLoss, generator: torch.Generator) -> None:
-        self.loss, self.generator = loss, generator
+    def __init__(self, loss: PPOLoss) -> None:
+        self.loss = loss
         self.count = max(actor.n_agents for actor in loss.actors.values())
 
-    def take(self, rows: dict) -> Iterator[None]:
-        """One item per turn, to be trained on `rows` ({group: {"advantage": [N, A], ...}}), corrected between turns."""
-        loss, device = self.loss, self.generator.device
-        actors = loss.actors.items()
-        orders = {n: torch.randperm(a.n_agents, generator=self.generator, device=device).tolist() for n, a in actors}
+    def turns(self, rows: dict, generator: torch.Generator) -> Iterator[None]:
+        """One item per turn, to be trained on `rows` ({group: {"advantage": [N, A], ...}}), corrected between turns.
+
+        generator: source of the order.
+        """
+        actors = self.loss.actors
+        orders = {
+            name: torch.randperm(actor.n_agents, generator=generator, device=generator.device).tolist()
+            for name, actor in actors.items()
+        }
         for m in range(self.count):
-            loss.turn = {name: order[m] for name, order in orders.items() if m < len(order)}
-            loss.critic_turns = self.count if m == 0 else 0
+            selected = {name: order[m] for name, order in orders.items() if m < len(order)}
+            self.loss.select(selected, self.count if m == 0 else 0)
             yield
-            for name, agent in loss.turn.items():
-                factor = correction(loss.actors[name], agent, rows[name])
+            for name, agent in selected.items():
+                factor = correction(actors[name], agent, rows[name])
                 rows[name] = rows[name] | {"advantage": rows[name]["advantage"] * factor}
-        loss.turn, loss.critic_turns = {}, 1
+        self.loss.select({}, 1)
 
 
 @torch.no_grad()
 def correction(actor: Actor, agent: int, rows: dict[str, Tensor]) -> Tensor:
     """pi_new(a|o) / pi_old(a|o) of one agent, float32 [N, 1]; 1 where it is dead. `rows` are what `PPOLoss` reads.
 
-    Of chunks [N, L, ...]: float32 [N, L, 1].
+    Of sequences [N, L, ...]: float32 [N, L, 1].
     """
     params = policy_params(actor, rows, agent).view(*rows["log_prob"].shape, -1)
     log_ratio = (actor.head.log_prob(params, rows["action"]) - rows["log_prob"])[..., agent]

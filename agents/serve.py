@@ -12,6 +12,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from agents.policy import Policy
 from agents.session import Session
 from envs import page as pages
+from envs.base import EnvError
 from marl.errors import UserError
 
 HOST = "127.0.0.1"
@@ -99,8 +100,10 @@ async def _play(socket: web.WebSocketResponse, session: Session, worlds: Executo
             if message.type != WSMsgType.TEXT:
                 continue
             try:
-                told = json.loads(message.data)
-                await send(await clock.run_in_executor(worlds, after, session.command, told))
+                command = json.loads(message.data)
+                await send(await clock.run_in_executor(worlds, after, session.command, command))
+            except EnvError:  # of the world itself
+                raise
             except (UserError, json.JSONDecodeError) as error:
                 await socket.send_json({"error": str(error)})
             except RecursionError:

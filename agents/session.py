@@ -28,7 +28,7 @@ class Session:
     def __init__(self, policy: Policy, settings: dict[str, Any]) -> None:
         policy.everyone()  # or a sentence
         self.policy, self.env = policy, single(settings, num_envs=1, pool_size=2)
-        self.simulator = self.env._simulator
+        self.simulator = self.env.world.simulator
         self.entities = {e.name: e for e in self.simulator.world.entities}
         self.where = {a: (g, i) for g, spec in self.env.spec.groups.items() for i, a in enumerate(spec.agents)}
         self.playing, self.again, self.speed = True, True, 1.0
@@ -44,7 +44,7 @@ class Session:
             "dt": self.simulator.world.dt,
             "max_steps": self.env.spec.max_steps,
             "camera": camera(self.simulator),
-            "groups": groups(self.env),
+            "groups": groups(self.env.world),
             "seeds": SEEDS,
             "left_out": 0,
         }
@@ -79,9 +79,9 @@ class Session:
         kept = [
             (n, *(v.clone() for v in (self.entities[n].state.pos, self.entities[n].state.rot))) for n in self.frozen
         ]
-        with self.env._pool.stream:
-            observations, rewards, terminated, over, _ = self.simulator.step(self.env._hand_out(action))
-        self.reward = {g: self.env._groups[g].reward(rewards) for g in self.env.spec.groups}
+        with self.env.world.pool.stream:
+            observations, rewards, terminated, over, _ = self.simulator.step(self.env.world.split_actions(action))
+        self.reward = {g: self.env.world.groups[g].reward(rewards) for g in self.env.spec.groups}
         self.done = bool(terminated | over)
         self.returns += sum(float(r.mean()) for r in self.reward.values()) / len(self.reward)
         self.steps += 1
@@ -92,7 +92,7 @@ class Session:
         if kept or self.held:
             self._look()
         else:
-            self.observation = self.env._observe(self.simulator, observations)
+            self.observation = self.env.world.observe(self.simulator, observations)
         self.memories = self.after
         self._think()
 
@@ -107,9 +107,9 @@ class Session:
     @torch.no_grad()
     def _look(self) -> None:
         """The observation of the state as it is now."""
-        with self.env._pool.stream:
+        with self.env.world.pool.stream:
             made = [self.simulator.scenario.observation(agent) for agent in self.simulator.agents]
-        self.observation = self.env._observe(self.simulator, made)
+        self.observation = self.env.world.observe(self.simulator, made)
 
     def command(self, told: Any) -> None:
         """Do what a person asks. Raises UserError for words that mean nothing here."""

@@ -1,10 +1,10 @@
 // What PPO's loss computes of a minibatch's few numbers per agent, with derivatives: one pass each instead of an
-// operation per step. Stands after the prelude of the environments' kernels: W samples lie side by side in a vector.
+// operation per step. W samples lie side by side in a vector (marl/simd.h).
 //
-// Elementwise the operations are torch's, in its order, so that gradients come out as torch's own, to the bit. That is
+// Elementwise the operations are torch's, in its order, so that gradients come out bitwise as torch's own. That is
 // why Gaussians and surrogate take logarithms and exponentials that torch computed: its functions differ by the place of
 // a number in a tensor. Sums over a minibatch or over choices are made in another order than torch's.
-#include "prelude.h"
+#include "simd.h"
 
 FUNCTION1(exp_torch, Sleef_exp, expf)
 
@@ -19,32 +19,18 @@ struct Sum {
   }
   void flush() {
     float x[W];
-    st(x, part);
+    store(x, part);
     for (int l = 0; l < W; l++) total += x[l];
     part = K(0.0f), held = 0;
   }
   double all() { flush(); return total; }
 };
 
-// W numbers from position e on; beyond n, 0.
-static inline vf from(const float* p, int64_t e, int64_t n) {
-  if (e + W <= n) return ld(p + e);
-  float x[W] = {0};
-  memcpy(x, p + e, (n - e) * 4);
-  return ld(x);
-}
-static inline void to(float* p, int64_t e, int64_t n, vf value) {
-  if (e + W <= n) return st(p + e, value);
-  float x[W];
-  st(x, value);
-  memcpy(p + e, x, (n - e) * 4);
-}
-
 // mask [agents][D] for dimension d of the samples from e on.
 static inline vf of_agents(const float* mask, int64_t e, int64_t agents, int64_t D, int64_t d) {
   float x[W];
   for (int l = 0; l < W; l++) x[l] = mask[(e + l) % agents * D + d];
-  return ld(x);
+  return load(x);
 }
 
 extern "C" {
@@ -62,15 +48,15 @@ void normal(int64_t n, int64_t D, int64_t agents, const float* params, const flo
     take(s, std + e * D, D, lanes);
     take(r, std_by_x + e * D, D, lanes);
     for (int64_t d = 0; d < D; d++) {
-      const vf deviation = ld(s[d]), z = (ld(u[d]) - ld(p[d])) / deviation, square = z * z;
-      vf by_loc = z / deviation, by_x = (square - K(1.0f)) / deviation * ld(r[d]);
+      const vf deviation = load(s[d]), z = (load(u[d]) - load(p[d])) / deviation, square = z * z;
+      vf by_loc = z / deviation, by_x = (square - K(1.0f)) / deviation * load(r[d]);
       if (mask) {
         const vf used = of_agents(mask, e, agents, D, d);
         by_loc = by_loc * used, by_x = by_x * used;
       }
-      st(p[d], by_loc);
-      st(p[D + d], by_x);
-      st(u[d], square * K(-0.5f));
+      store(p[d], by_loc);
+      store(p[D + d], by_x);
+      store(u[d], square * K(-0.5f));
     }
     put(slopes + e * 2 * D, p, 2 * D, lanes);
     put(half + e * D, u, D, lanes);
@@ -87,11 +73,11 @@ void normal_sum(int64_t n, int64_t D, int64_t agents, const float* half, const f
     take(s, log_std + e * D, D, lanes);
     vf total = K(0.0f);
     for (int64_t d = 0; d < D; d++) {
-      vf term = ld(h[d]) - ld(s[d]) - K(0.918938533204672741780f);
+      vf term = load(h[d]) - load(s[d]) - K(0.918938533204672741780f);
       if (mask) term = term * of_agents(mask, e, agents, D, d);
       total = d ? total + term : term;
     }
-    to(log_prob, e, n, total);
+    store(log_prob + e, total, n - e);
   }
 }
 
@@ -102,26 +88,26 @@ void categorical(int64_t n, int64_t C, const float* logits, const int64_t* choic
   for (int64_t e = 0; e < n; e += W) {
     const int lanes = n - e < W ? n - e : W;
     take(x, logits + e * C, C, lanes);
-    vf top = ld(x[0]), total = K(0.0f), h = K(0.0f);
-    for (int64_t c = 1; c < C; c++) top = max_(top, ld(x[c]));
+    vf top = load(x[0]), total = K(0.0f), h = K(0.0f);
+    for (int64_t c = 1; c < C; c++) top = max_(top, load(x[c]));
     for (int64_t c = 0; c < C; c++) {
-      const vf shifted = ld(x[c]) - top, y = exp_torch(shifted);
-      st(x[c], shifted);
-      st(p[c], y);
+      const vf shifted = load(x[c]) - top, y = exp_torch(shifted);
+      store(x[c], shifted);
+      store(p[c], y);
       total = total + y;
     }
     const vf log_total = log_(total);
     for (int64_t c = 0; c < C; c++) {
-      const vf log_p = ld(x[c]) - log_total, y = ld(p[c]) / total;
-      st(x[c], log_p);
-      st(p[c], y);
+      const vf log_p = load(x[c]) - log_total, y = load(p[c]) / total;
+      store(x[c], log_p);
+      store(p[c], y);
       h = h + y * log_p;
     }
     for (int l = 0; l < lanes; l++) {
       const int64_t c = choice[e + l];
       log_prob[e + l] = c >= 0 && c < C ? x[c][l] : NAN;  // no choice at all must not be read, and is not passed over
     }
-    to(entropy, e, n, neg_(h));
+    store(entropy + e, neg_(h), n - e);
     put(kept_p + e * C, p, C, lanes);
     put(kept_log_p + e * C, x, C, lanes);
   }
@@ -151,8 +137,8 @@ void surrogate(int64_t n, float low, float high, float value, float dual, const 
   if (clip) value = *clip, low = 1.0f - value, high = 1.0f + value;
   Sum total, kl, beyond;
   for (int64_t e = 0; e < n; e += W) {
-    const vf x = from(log_ratio, e, n), a = from(advantage, e, n);
-    const vf less = from(ratio_minus_1, e, n), ratio = less + K(1.0f), free = ratio * a;
+    const vf x = load(log_ratio + e, n - e), a = load(advantage + e, n - e);
+    const vf less = load(ratio_minus_1 + e, n - e), ratio = less + K(1.0f), free = ratio * a;
     const vf raised = sel(lt(ratio, K(low)), K(low), ratio), clipped = sel(lt(K(high), raised), K(high), raised) * a;
     vf least = min_(free, clipped);
     vb counts = le(free, clipped);
@@ -161,11 +147,11 @@ void surrogate(int64_t n, float low, float high, float value, float dual, const 
       counts = and_(counts, le(bound, free));
       least = max_(least, bound);
     }
-    const vf w = weight ? from(weight, e, n) : K(1.0f), kept = sel(counts, free, K(0.0f));
+    const vf w = weight ? load(weight + e, n - e) : K(1.0f), kept = sel(counts, free, K(0.0f));
     total.add(least * w);
     kl.add((less - x) * w);
     beyond.add(num(lt(K(value), abs_(less))) * w);
-    to(slopes, e, n, weight ? neg_(kept * w) : kept / K(-(float)n));
+    store(slopes + e, weight ? neg_(kept * w) : kept / K(-(float)n), n - e);
   }
   const double share = weight ? 1.0 : 1.0 / n;
   *loss = -total.all() * share;
@@ -187,11 +173,11 @@ void value_loss(int64_t n, float clip, float delta, const float* value, const fl
     return sel(le(size, K(delta)), K(0.5f) * error * error, K(delta) * (size - K(0.5f * delta)));
   };
   for (int64_t e = 0; e < n; e += W) {
-    const vf v = from(value, e, n), t = from(target, e, n);
+    const vf v = load(value + e, n - e), t = load(target + e, n - e);
     vf slope, far;
     vf worst = distance(v - t, slope);
     if (old) {
-      const vf o = from(old, e, n), moved = v - o;
+      const vf o = load(old + e, n - e), moved = v - o;
       const vf raised = sel(lt(moved, K(-clip)), K(-clip), moved), held = sel(lt(K(clip), raised), K(clip), raised);
       const vf other = distance(o + held - t, far);
       far = sel(and_(le(K(-clip), moved), le(moved, K(clip))), far, K(0.0f));
@@ -199,8 +185,8 @@ void value_loss(int64_t n, float clip, float delta, const float* value, const fl
       slope = sel(lt(worst, other), far, sel(lt(other, worst), slope, half));
       worst = max_(worst, other);
     }
-    to(loss, e, n, worst);
-    to(slopes, e, n, slope);
+    store(loss + e, worst, n - e);
+    store(slopes + e, slope, n - e);
   }
 }
 }

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from envs.kernel.build import FLAGS
 from marl import native
+from marl.compiler import FLAGS
 from marl.native import NUMBER, POINTER, REAL
 
 CHOICES = 256  # at most: W samples' choices lie on the stack
@@ -54,7 +54,7 @@ def categorical_back(choice: Tensor, entropy: Tensor, p: Tensor, log_p: Tensor, 
 
 def scale(factors: Tensor, numbers: Tensor) -> Tensor:
     """factors [...] times numbers [..., F]: torch multiplies short rows one by one."""
-    if not _usable(numbers) or not native.plain(factors) or factors.shape != numbers.shape[:-1]:
+    if not _usable(numbers) or not native.is_cpu_float32(factors) or factors.shape != numbers.shape[:-1]:
         return factors.unsqueeze(-1) * numbers
     out = torch.empty_like(numbers)
     _run("scale", (factors.numel(), numbers.shape[-1]), factors.contiguous(), numbers, out)
@@ -72,8 +72,8 @@ def surrogate(
         return None
     outs = *[log_ratio.new_empty(()) for _ in range(3)], torch.empty_like(log_ratio)
     bounds = (0.0, 0.0, 0.0) if scalar is not None else (1 - clip, 1 + clip, clip)
-    told = log_ratio.numel(), *bounds, dual or 0.0
-    _run("surrogate", told, log_ratio, log_ratio.expm1(), advantage, weight, scalar, *outs)
+    kernel_args = log_ratio.numel(), *bounds, dual or 0.0
+    _run("surrogate", kernel_args, log_ratio, log_ratio.expm1(), advantage, weight, scalar, *outs)
     return outs
 
 
@@ -90,8 +90,8 @@ def value_loss(
 
 def _usable(*tensors: Tensor | None) -> bool:
     return (
-        native.unseen()
-        and native.plain(*tensors)
+        native.dispatch_is_plain()
+        and native.is_cpu_float32(*tensors)
         and all(t is None or t.is_contiguous() for t in tensors)
         and functions() is not None
     )
@@ -105,27 +105,27 @@ def _where(*tensors: Tensor | None) -> tuple[int | None, ...]:
     return tuple(None if t is None else t.data_ptr() for t in tensors)
 
 
-def _check(made: ctypes.CDLL) -> None:
+def _check(library: ctypes.CDLL) -> None:
     """Hold the functions against torch on a few numbers. Raises RuntimeError."""
     generator = torch.Generator().manual_seed(0)
     params, raw = torch.randn(37, 4, generator=generator), torch.randn(37, 2, generator=generator)
     x = params[:, 2:] + 0.5
     std, half = F.softplus(x) + 0.01, torch.empty(37, 2)
     slopes, log_prob = torch.empty(37, 4), torch.empty(37)
-    made.normal(37, 2, 1, *_where(params, raw, std, x.sigmoid_(), None, half, slopes))
-    made.normal_sum(37, 2, 1, *_where(half, std.log_(), None, log_prob))
+    library.normal(37, 2, 1, *_where(params, raw, std, x.sigmoid_(), None, half, slopes))
+    library.normal_sum(37, 2, 1, *_where(half, std.log_(), None, log_prob))
     choice, by = torch.randint(4, (37,), generator=generator), [torch.ones(37), torch.full((37,), 0.5)]
     outs, by_logit = [torch.empty(37), torch.empty(37), torch.empty(37, 4), torch.empty(37, 4)], torch.empty(37, 4)
-    made.categorical(37, 4, *_where(params, choice, *outs))
-    made.categorical_back(37, 4, *_where(choice, *outs[1:], *by, by_logit))
+    library.categorical(37, 4, *_where(params, choice, *outs))
+    library.categorical_back(37, 4, *_where(choice, *outs[1:], *by, by_logit))
     rows = torch.empty(37, 4)
-    made.scale(37, 4, *_where(outs[1], params, rows))
+    library.scale(37, 4, *_where(outs[1], params, rows))
     means, by_ratio = [torch.empty(()) for _ in range(3)], torch.empty(37)
     x, a = 0.3 * params[:, 0].contiguous(), raw[:, 0].contiguous()
     less = x.expm1()
-    made.surrogate(37, 0.8, 1.2, 0.2, 0.0, *_where(x, less, a, None, None, *means, by_ratio))
+    library.surrogate(37, 0.8, 1.2, 0.2, 0.0, *_where(x, less, a, None, None, *means, by_ratio))
     errors, by_value = torch.empty(37), torch.empty(37)
-    made.value_loss(37, 0.0, 0.0, *_where(x, a, None, errors, by_value))
+    library.value_loss(37, 0.0, 0.0, *_where(x, a, None, errors, by_value))
     with torch.enable_grad():
         p, r = (value.clone().requires_grad_() for value in (params, x))
         gaussian = torch.distributions.Normal(p[:, :2], F.softplus(p[:, 2:] + 0.5) + 0.01, validate_args=False)

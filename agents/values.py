@@ -7,27 +7,30 @@ import torch
 from torch import Tensor
 
 from agents.critic import Critic
-from agents.memory import forget
-from agents.rollout import Rollout
+from agents.memory import Memories, forget
+from agents.rollout import RolloutBuffer
 
 VALUE_ROWS = 1 << 15  # environment frames per call of the critic: bounds its memory, and keeps it in cache
 
 
 @torch.no_grad()
-def values_of(critic: Critic, name: str, rollout: Rollout, truncated: Tensor) -> tuple[Tensor, Tensor]:
+def values_of(
+    critic: Critic, name: str, rollout: RolloutBuffer, truncated: Tensor, memories: Memories
+) -> tuple[Tensor, Tensor]:
     """Values in return units: [T + 1, E, A] of all that the policy saw, [N, A] of the true final observations.
 
-    A critic with a memory goes through the rollout from where it was at its start, and sees a true final observation
-    with the memory of the episode that ended there. Where it will begin the next rollout, and the chunks of this one,
-    is left in `rollout.memories` and `rollout.kept`.
+    A critic with a memory goes through the rollout from where it was at its start. It sees a true final observation
+    with the memory of the episode that ended there. Where it will begin the next rollout is left in `memories`, where
+    it begins the sequences of this one in the rollout (`RolloutBuffer.write_memory`).
 
     Args:
         critic: of the group.
         name: of the group.
         rollout: as collected.
         truncated: int64 [N], t * E + e.
+        memories: of the critics, before the rollout's first step.
     """
-    E, observed = rollout.env.num_envs, rollout.observed[name]
+    E, observed = rollout.done.shape[1], rollout.observed[name]
     states = rollout.states if critic.uses_state else None
     steps = max(1, VALUE_ROWS // E)
     spans = [slice(t, min(t + steps, len(observed))) for t in range(0, len(observed), steps)]
@@ -36,21 +39,19 @@ def values_of(critic: Critic, name: str, rollout: Rollout, truncated: Tensor) ->
     if critic.memory_shape is None:
         value = torch.cat([critic(observed[s], None if states is None else states[s]) for s in spans])
         return critic.denormalize(value), critic.denormalize(critic(final, final_state))
-    memories, kept = rollout.memories["critic"].now, rollout.kept["critic"][name]
-    memory, values, of_ends = memories[name], [], []
+    memory, values, memories_at_ends = memories.now[name], [], []
     bounds = truncated.new_tensor([s.start * E for s in spans] + [len(observed) * E])
     ends = torch.searchsorted(truncated, bounds).tolist()
     for i, s in enumerate(spans):
         value, after = critic.unroll(observed[s], None if states is None else states[s], memory, rollout.starts[s])
         values.append(value)
-        of_ends.append(after.flatten(0, 1)[truncated[ends[i] : ends[i + 1]] - s.start * E])
+        memories_at_ends.append(after.flatten(0, 1)[truncated[ends[i] : ends[i + 1]] - s.start * E])
         for t in range(s.start, s.stop):
             before = memory if t == s.start else after[t - 1 - s.start]  # what an ended episode leaves included
-            for k in rollout.marks.get(t, ()):
-                kept[k].copy_(before)
+            rollout.write_memory(t, "critic", name, before)
             if t == rollout.steps:
-                memories[name] = forget(before, rollout.starts[t])
+                memories.set(name, forget(before, rollout.starts[t]))
         memory = after[-1]
-    own = None if final_state is None else final_state.unsqueeze(0)
-    final_value, _ = critic.unroll(final.unsqueeze(0), own, torch.cat(of_ends))
+    final_state = None if final_state is None else final_state.unsqueeze(0)
+    final_value, _ = critic.unroll(final.unsqueeze(0), final_state, torch.cat(memories_at_ends))
     return critic.denormalize(torch.cat(values)), critic.denormalize(final_value[0])

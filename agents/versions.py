@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agents.actor import Actor
 from agents.groups import everyone
-from agents.on_policy import OnPolicy
+from agents.rl_task import RLTask
 from envs.base import Env
 from marl import build, checkpoint, compose, run_directory
 from marl.errors import UserError
@@ -17,17 +17,17 @@ from marl.report.runs import TECHNICAL, flat
 COMPUTED = {f"env.{key}" for key in (*TECHNICAL["env"], "num_envs", "pool_every", "pool_size")}
 
 
-def load(run: str, which: str = "last", overrides: Sequence[str] = ()) -> OnPolicy:
+def load(run: str, which: str = "last", overrides: Sequence[str] = ()) -> RLTask:
     """The task of a run (or checkpoint) with its trained actors. Raises UserError where no agents play."""
     _, task = build.rebuild(run_directory.find(run, which), overrides)
-    if not isinstance(task, OnPolicy):
+    if not isinstance(task, RLTask):
         raise UserError(f"{run}: only agents play; this run's task is {task.name}")
     return task
 
 
-def team(task: OnPolicy) -> dict[str, Actor]:
+def team(task: RLTask) -> dict[str, Actor]:
     """{group: actor} of all groups. Raises UserError where this run has no policy for one of them."""
-    return everyone(task.cast.settings, task.loss.actors, task.loss.critics)[0]
+    return everyone(task.lineup.settings, task.loss.actors, task.loss.critics)[0]
 
 
 def sizes(env: Env) -> dict[str, tuple]:
@@ -41,17 +41,18 @@ def same_env(runs: Sequence[str | Path], overrides: Sequence[str] = ()) -> None:
     first: dict[str, str] = {}
     for run in runs:
         env = compose.check(compose.saved(run, overrides))["env"]
-        found = {key: text for key, text in flat(env, "env.") if key not in COMPUTED}
-        first = first or found
-        differ = [key for key in {**first, **found} if first.get(key) != found.get(key)]
+        settings = {key: text for key, text in flat(env, "env.") if key not in COMPUTED}
+        first = first or settings
+        differ = [key for key in {**first, **settings} if first.get(key) != settings.get(key)]
         if differ:
-            told = ", ".join(f"{k}={found.get(k, 'unset')}, not {first.get(k, 'unset')}" for k in differ[:4])
+            differences = ", ".join(f"{k}={settings.get(k, 'unset')}, not {first.get(k, 'unset')}" for k in differ[:4])
             raise UserError(
-                f"{run}: its environment differs from that of {runs[0]} ({told}); {differ[0]}=VALUE sets one for all"
+                f"{run}: its environment differs from that of {runs[0]} ({differences}); "
+                f"{differ[0]}=VALUE sets one for all"
             )
 
 
-def kept(run: str | Path, task: OnPolicy, most: int) -> dict[int, dict[str, Actor]]:
+def kept(run: str | Path, task: RLTask, most: int) -> dict[int, dict[str, Actor]]:
     """{iteration: {group: actor}} of the versions that a run kept, at most `most` of them, spread evenly.
 
     Those of its pools where it played against its past, else its checkpoints `iteration_N.pt`
@@ -61,31 +62,32 @@ def kept(run: str | Path, task: OnPolicy, most: int) -> dict[int, dict[str, Acto
         UserError: there is nothing but the last one, or a file is damaged.
     """
     folder = run_directory.config_of(run).parent
-    pools = {name: pool for name, pool in task.cast.pools.items() if (folder / "pool" / name).is_dir()}
+    pools = {name: pool for name, pool in task.lineup.pools.items() if (folder / "pool" / name).is_dir()}
     if pools:
         per_group = [{int(p.stem) for p in (folder / "pool" / n).glob("*.safetensors")} for n in pools]
-        found = sorted(set.intersection(*per_group))
+        iterations = sorted(set.intersection(*per_group))
     else:
         matches = [re.fullmatch(r"iteration_(\d+)\.pt", p.name) for p in (folder / "checkpoints").glob("*.pt")]
-        found = sorted(int(m[1]) for m in matches if m)
-    if not found:
+        iterations = sorted(int(m[1]) for m in matches if m)
+    if not iterations:
         raise UserError(f"{run}: kept no versions; a pool (groups.GROUP.past) or trainer.keep_every=10 keeps some")
     last = checkpoint.load(run_directory.find(folder))
-    found = [version for version in found if version < last["iteration"]]
-    count = min(len(found), most - 1)
-    chosen = {found[round(i * (len(found) - 1) / max(count - 1, 1))] for i in range(count)}
-    made = {}
+    iterations = [version for version in iterations if version < last["iteration"]]
+    count = min(len(iterations), most - 1)
+    chosen = {iterations[round(i * (len(iterations) - 1) / max(count - 1, 1))] for i in range(count)}
+    versions = {}
     for version in sorted(chosen):
         actors = copy.deepcopy(task.loss.actors)
         if pools:
             for name in pools:
                 path = folder / "pool" / name / f"{version:06d}.safetensors"
-                actors[task.cast.settings[name].of or name].load_state_dict(checkpoint.load_weights(path, task.device))
+                group = task.lineup.settings[name].of or name
+                actors[group].load_state_dict(checkpoint.load_weights(path, task.device))
         else:
             weights = checkpoint.load_weights(folder / "checkpoints" / f"iteration_{version}.pt", task.device)
             actors.load_state_dict(_below(weights, "actors."))
-        made[version] = everyone(task.cast.settings, dict(actors), dict(actors))[0]
-    return made | {last["iteration"]: team(task)}
+        versions[version] = everyone(task.lineup.settings, dict(actors), dict(actors))[0]
+    return versions | {last["iteration"]: team(task)}
 
 
 def _below(weights: Mapping, prefix: str) -> dict:

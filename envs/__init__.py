@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in marl, which may not be there: before torch is loaded
 
-from envs.base import ActionSpec, Env, EnvError, EnvSpec, GroupSpec, Transition  # noqa: E402
+from envs.base import Env, EnvError, Transition  # noqa: E402
+from envs.spec import ActionSpec, EnvSpec, GroupSpec  # noqa: E402
 
 __all__ = ["ActionSpec", "Env", "EnvError", "EnvSpec", "GroupSpec", "Transition"]

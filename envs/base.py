@@ -1,19 +1,21 @@
-"""The contract that every environment in this package fulfils: specs, transitions, step, snapshot."""
+"""The contract that every environment in this package fulfils: transitions, step, snapshot."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from envs.spec import EnvSpec, sample_actions
+from marl.errors import UserError
+
 STATE = "/state"  # the global state's key where it lies among the groups' observations; no group has a slash
 
 
-class EnvError(ValueError):
-    """A user's mistake, told in one sentence that names the key, the value and what is allowed."""
+class EnvError(UserError):
+    """A user's mistake about an environment."""
 
 
 class ActionError(EnvError):
@@ -24,57 +26,6 @@ def misshapen(name: str, shape: tuple[int, ...], value: Tensor | None) -> EnvErr
     """What to raise where a group's action is missing, or not of this shape [E, A, D]."""
     got = f"no group {name!r}" if value is None else f"shape {tuple(value.shape)} for group {name!r}"
     return EnvError(f"actions must be {{{name!r}: {list(shape)}, …}}, got {got}.")
-
-
-@dataclass(frozen=True, eq=False)
-class ActionSpec:
-    """What the agents of one group may do.
-
-    kind: "continuous" (float32 in [low, high]), "discrete" (one int64 in [0, n)) or "multi_discrete" (one per nvec).
-    low, high: float32 [A, D], continuous only. nvec: (), (n,) or (n1, n2, …).
-    mask: bool [A, D], False where a narrower agent was padded; None where nothing was padded.
-    """
-
-    kind: Literal["continuous", "discrete", "multi_discrete"]
-    low: Tensor | None = None
-    high: Tensor | None = None
-    nvec: tuple[int, ...] = ()
-    mask: Tensor | None = None
-
-    @property
-    def size(self) -> int:
-        """D, the numbers that one agent's action holds (discrete: 1)."""
-        return len(self.nvec) if self.low is None else self.low.shape[-1]
-
-
-@dataclass(frozen=True, eq=False)
-class GroupSpec:
-    """A group of agents that share sizes of observation and action: F = observation_size, D = action.size.
-
-    masks: what `Env.masks` tells of the group: "action" (discrete kinds only), "alive", both or nothing.
-    in_state: features of the observation that the global state holds too; () where nobody has looked.
-    """
-
-    name: str
-    agents: tuple[str, ...]
-    observation_size: int
-    action: ActionSpec
-    masks: tuple[Literal["action", "alive"], ...] = ()
-    in_state: tuple[int, ...] = ()
-
-    @property
-    def n_agents(self) -> int:
-        """A, the number of agents in the group."""
-        return len(self.agents)
-
-
-@dataclass(frozen=True, eq=False)
-class EnvSpec:
-    """Groups by name; state_size: S of the global state, None without one; max_steps: time limit, None for endless."""
-
-    groups: dict[str, GroupSpec]
-    state_size: int | None = None
-    max_steps: int | None = None
 
 
 @dataclass(eq=False)
@@ -125,7 +76,7 @@ class Env(ABC):
         "action": bool [E, A, sum(nvec)], True where a choice is allowed, the action's dimensions one after the other;
         where none is, all are taken to be. "alive": bool [E, A]; the observation of a dead agent is all zeros (in
         `next_observation` too), its action is ignored, and its episode ends with that of the others.
-        Where nobody of any group is alive the step belongs to no episode.
+        Where no agent of any group is alive the step belongs to no episode.
         """
         return {}
 
@@ -139,7 +90,7 @@ class Env(ABC):
 
     @abstractmethod
     def restore(self, snapshot: dict[str, Tensor]) -> None:
-        """Go back to a snapshot: from there on `step` repeats itself to the bit. EnvError if it is another env's."""
+        """Go back to a snapshot: from there on `step` repeats itself, bitwise. EnvError if it is another env's."""
 
     def bind_rollout(self, observation: dict[str, Tensor], next_observation: dict[str, Tensor],
                      reward: dict[str, Tensor], terminated: Tensor, truncated: Tensor, state: Tensor | None = None,
@@ -170,22 +121,7 @@ class Env(ABC):
 
         Where actions are masked, uniform over the allowed ones of the observations handed out last.
         """
-        actions, masks = {}, self.masks()
-        where = self.device if generator is None else generator.device
-        for name, group in self.spec.groups.items():
-            act, shape = group.action, (self.num_envs, group.n_agents)
-            if act.kind == "continuous":
-                unit = torch.rand(*shape, act.size, generator=generator, device=where).to(self.device)
-                actions[name] = act.low + unit * (act.high - act.low)
-            elif "action" in group.masks:
-                parts = masks[name]["action"].split(act.nvec, -1)
-                ranks = [torch.rand(part.shape, generator=generator, device=where).to(self.device) for part in parts]
-                draws = [rank.masked_fill(~part, -1.0) for rank, part in zip(ranks, parts, strict=True)]
-                actions[name] = torch.stack([draw.argmax(-1) for draw in draws], -1)
-            else:
-                draws = [torch.randint(n, shape, generator=generator, device=where) for n in act.nvec]
-                actions[name] = torch.stack(draws, -1).to(self.device)
-        return actions
+        return sample_actions(self.spec, self.num_envs, self.device, generator, self.masks())
 
     def close(self) -> None:  # noqa: B027 - most environments hold nothing that needs closing
         """Release what the environment holds outside of memory."""

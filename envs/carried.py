@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from envs.base import EnvError
-from envs.state import Slot, StateMap, batch_axis, counts_environments
+from envs.batch_axis import batch_axis, counts_environments
+from envs.state import Slot, StateMap
 
 ADVICE = "keep it in a tensor [num_envs, …]"
 

@@ -88,14 +88,14 @@ def chain(scenario: str, num_envs: int = 32, steps: int = 50, seed: int = 0) -> 
     for entity in shaken.simulator.world.entities:
         noise = torch.rand(entity.state.pos.shape, generator=generator) - 0.5
         entity.state.pos = entity.state.pos * (1 + 2.4e-7 * noise)
-    together, alike = torch.ones(2, num_envs, dtype=torch.bool)
+    together, unshaken = torch.ones(2, num_envs, dtype=torch.bool)
     for t in range(steps):
         action = eager.random_action(generator)
         third.restore(fast.snapshot())
         ours, theirs, single = fast.step(action), eager.step(action), third.step(action)
         result.step = max(result.step, float(apart(ours, single).max()))
         result.step_flips += int(flipped(ours, single).sum())
-        alike &= apart(shaken.step(action), theirs) <= TOLERANCE
+        unshaken &= apart(shaken.step(action), theirs) <= TOLERANCE
         error = apart(ours, theirs)
         leaves = together & (error > TOLERANCE)
         if leaves.any():
@@ -105,7 +105,7 @@ def chain(scenario: str, num_envs: int = 32, steps: int = 50, seed: int = 0) -> 
         if together.any():
             result.chain = max(result.chain, float(error[together].max()))
         result.ended += int(theirs.done.sum())
-    result.shaken = int((~alike).sum())
+    result.shaken = int((~unshaken).sum())
     return result
 
 

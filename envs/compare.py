@@ -14,8 +14,8 @@ from torch import Tensor
 from vmas.simulator.environment import Environment
 
 from envs.groups import flatten_info
-from envs.repairs import decide_scenarios_per_environment
-from envs.simulator import decide_collisions_per_environment, find_scenario, scenario_names
+from envs.repairs import decide_collisions_per_environment, decide_scenarios_per_environment
+from envs.simulator import find_scenario, scenario_names
 from envs.state import StateMap
 from envs.vmas import VmasEnv
 
@@ -30,13 +30,13 @@ NOTES = {
     "joint_passage_size": "VMAS ends only where all are at the goal (below).",
     "navigation": "VMAS asks for collisions in the whole batch (below).",
     "road_traffic": "Noise on observations: restart differs by it. Histories with one pointer for the batch (below).",
-    "sampling": "Its Gaussians are torch.distributions made anew by every reset; a reset takes about 0.7 s.",
+    "sampling": "Its Gaussians are torch.distributions made again by every reset; a reset takes about 0.7 s.",
 }
 
 
 @dataclass
 class Difference:
-    """Greatest absolute differences from VMAS over a run; 0.0 is equality to the bit. ended: episodes that ended.
+    """Greatest absolute differences from VMAS over a run; 0.0: bitwise identical. ended: episodes that ended.
 
     restart: of the observation after an auto-reset from the one that VMAS makes of the state after it.
     """
@@ -87,7 +87,7 @@ def _compare(scenario: str, num_envs: int, steps: int, repaired: bool, seed: int
         decide_collisions_per_environment(raw.world)
         decide_scenarios_per_environment(raw.scenario)
     raw.step(raw.get_random_actions())  # makes the tensors that only a step makes
-    pool = ours._pool
+    pool = ours.world.pool
     result = Difference(
         scenario, steps=steps, tensors=len(pool.main.tensors), shared_draws=len(pool.drawn),
         per_environment=sum(axis is not None for axis in pool.axes.values()),
@@ -95,16 +95,16 @@ def _compare(scenario: str, num_envs: int, steps: int, repaired: bool, seed: int
                          for name, g in ours.spec.groups.items()))
     generator = torch.Generator().manual_seed(seed)
     ours.reset(seed)
-    if not pool.drawn:  # episodes end at different times, unless all are to start anew together
+    if not pool.drawn:  # episodes end at different times, unless all are to start again together
         ours.simulator.steps += torch.arange(num_envs) * 3 % EPISODE
     copy_state(ours, raw)
     for _ in range(steps):
         action = ours.random_action(generator)
-        handed = [a.clone() for a in ours._hand_out(action)]
+        handed = [a.clone() for a in ours.world.split_actions(action)]
         moved = ours.step(action)
         observations, rewards, terminated, truncated, infos = raw.step(handed)
-        seen = ours._observe(raw, observations)
-        for name, group in ours._groups.items():
+        seen = ours.world.observe(raw, observations)
+        for name, group in ours.world.groups.items():
             result.observation = max(result.observation, gap(moved.next_observation[name], seen[name]))
             result.reward = max(result.reward, gap(moved.reward[name], group.reward(rewards)))
             flat = [flatten_info(infos[i]) for i in group.members]
@@ -116,7 +116,7 @@ def _compare(scenario: str, num_envs: int, steps: int, repaired: bool, seed: int
         result.ended += ended
         if ended:
             copy_state(ours, raw)
-            again = ours._observe(raw, raw.get_from_scenario(True, False, False, False)[0])
+            again = ours.world.observe(raw, raw.get_from_scenario(True, False, False, False)[0])
             result.restart = max(result.restart, *(gap(moved.observation[name], again[name]) for name in again))
             copy_state(ours, raw)
     return result
@@ -130,8 +130,8 @@ def copy_state(ours: VmasEnv, raw: Environment) -> None:
         if path in target.tensors:
             target.tensors[path].write(copies.setdefault(id(slot.value), slot.value.clone()))
     target.write_host(source.host_values())
-    stream = ours._pool.stream
-    Environment.vmas_random_state[:] = [stream._torch.clone(), stream._numpy, stream._python]
+    stream = ours.world.pool.stream
+    Environment.vmas_random_state[:] = stream.generator_states()
 
 
 def gap(a: Tensor, b: Tensor) -> float:
@@ -149,7 +149,7 @@ PREAMBLE = """# VMAS scenarios
 Written by `python -m envs.compare > docs/scenarios.md`: every scenario of VMAS {version}, stepped {steps} times with
 random actions in {num_envs} environments by `envs.vmas.VmasEnv` and by the unmodified `vmas.Environment`, from the same
 state, with the same actions and random numbers (torch {torch}, CPU). The columns of differences hold the greatest
-absolute difference over all steps, environments and agents; 0 is equality to the bit. The two run on their own; when
+absolute difference over all steps, environments and agents; 0: bitwise identical. The two run on their own; when
 episodes end, VMAS's simulator is given the state after our auto-reset.
 
 - **groups**: name (agents × observation size → action size), continuous actions.
@@ -170,7 +170,7 @@ AFTERWORD = """
 
 **Collisions per environment.** `World.collides(a, b)` answers whether a and b are close in *any* environment of the
 batch. Inside the physics this is a shortcut only. `navigation` and `give_way`, however, ask it before they compare
-distances per environment, so in VMAS a near miss is penalised only if somebody touches somewhere in the batch, and an
+distances per environment, so in VMAS a near miss is penalised only if a pair touches somewhere in the batch, and an
 environment's reward depends on its neighbours. `VmasEnv` answers "close" to calls from outside of the physics, and the
 scenario's own comparison decides for each environment. A scenario of your own that rewards the whole batch on
 `world.collides` alone, without a comparison per environment, should compare distances itself.
@@ -179,7 +179,7 @@ scenario's own comparison decides for each environment. A scenario of your own t
 `joint_passage` and `joint_passage_size` end only when the joint is at the goal in all environments. `envs/repairs.py`
 lets every environment decide for itself.
 
-With the same changes made to VMAS (`repaired=True` in `envs.compare.compare`), these scenarios are equal to the bit.
+With the same changes made to VMAS (`repaired=True` in `envs.compare.compare`), these scenarios are bitwise identical.
 
 **Time limits truncate.** `max_steps` sets `truncated`, never `terminated`, and the transition carries the true final
 observation (`next_observation`), so that a value function can be bootstrapped there.
@@ -189,7 +189,7 @@ pool of freshly reset states, itself reset every `pool_every` steps.
 
 **What the whole batch shares.** Some scenarios draw one value for all environments at reset: the goal of
 `mpe/simple_adversary`, `simple_push`, `simple_reference` and `simple_speaker_listener`, the masses of `debug/het_mass`,
-the order of passages in `ball_passage`. VMAS's `reset_at` draws it anew (or never: the mpe scenarios) whenever one
+the order of passages in `ball_passage`. VMAS's `reset_at` draws it again (or never: the mpe scenarios) whenever one
 environment restarts. Here it is drawn with every new pool, and for these scenarios a new pool comes every `max_steps`
 steps, when all environments start a new episode together. `VmasEnv.shared_draws` lists what is drawn.
 
@@ -225,8 +225,8 @@ def main() -> None:
         print(f"{name}: {result.worst:g} in {time.perf_counter() - began:.1f} s", file=sys.stderr)
         exact += result.worst == 0
     apart = [compare(name, args.num_envs, args.steps, repaired=True) for name in args.scenarios if name in REPAIRED]
-    print(f"\n{exact} of {len(results)} scenarios are equal to the bit. Greatest difference once environments are kept "
-          "apart in VMAS as well: " + ", ".join(f"{d.scenario} {d.worst:g}" for d in apart) + ".")
+    print(f"\n{exact} of {len(results)} scenarios are bitwise identical. Greatest difference once environments are "
+          "kept apart in VMAS as well: " + ", ".join(f"{d.scenario} {d.worst:g}" for d in apart) + ".")
     print(AFTERWORD, end="")
 
 

@@ -30,7 +30,7 @@ class Copy(ABC):
 
     @abstractmethod
     def step(self, action: ByAgent) -> tuple[ByAgent, ByAgent, dict[str, float], bool, bool]:
-        """Observations, infos, rewards, terminated, truncated. With the last step nobody leaves: all that were there
+        """Observations, infos, rewards, terminated, truncated. With the last step no agent leaves: all that were there
         tell what they see."""
 
     @abstractmethod

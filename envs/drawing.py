@@ -33,7 +33,7 @@ class Scene:
 def scene(simulator: Any, index: int = 0, measure: bool = False) -> Scene:
     """What VMAS's window would show of environment `index`: the simulator's own `render`, drawn into a list.
 
-    measure: cast the lidars' rays anew, for a state that was put there and not stepped to.
+    measure: cast the lidars' rays again, for a state that was put there and not stepped to.
     """
     kept = {name: getattr(simulator, name, None) for name in ("viewer", "headless", "visible_display", "text_lines")}
     with recording():

@@ -1,4 +1,4 @@
-"""The kernel path of a VMAS environment: the same transitions as the eager step, from one compiled call."""
+"""The kernel path of a VMAS environment: the same transitions as the simulator's, from one compiled call."""
 
 from __future__ import annotations
 
@@ -15,35 +15,36 @@ from envs.kernel.runtime import KernelStep
 from envs.kernel.tape import ConstantChanged
 from envs.kernel.trace import drawn_values
 from envs.python_state import SIZE
+from envs.vmas_world import VmasWorld
 
 CHOICES = 16  # kernels for different values of what resets draw for the whole batch
 SPREAD = 100.0  # µs of work from which a second thread pays
 SPEED = 1e-4  # µs per operation and environment, on one thread; only to choose the number of threads
 
 
-class FastStep:
-    """Steps a VmasEnv by its kernel. The simulator's own tensors are filled in when somebody looks (`store`).
+class KernelStepper:
+    """Steps a world by its kernel. The simulator's own tensors are filled in when they are asked for (`store`).
 
     `why` is set instead where there is no kernel. A kernel is compared with the simulator of this very environment
     before its first use, and again on the 1st, 10th, 100th, 1,000th … rollout, from the run's own states.
     """
 
-    def __init__(self, env: Any) -> None:
-        self.env = env
+    def __init__(self, world: VmasWorld) -> None:
+        self.world = world
         self.why, self.kernel = "", None
         self._varies = False  # whether there is one kernel per choice of what resets draw for the whole batch
         self._drawn: dict[str, Any] = {}
         self._seen: set[str] = set()
-        self.recheck = Recheck(env)
+        self.recheck = Recheck(world)
         self._make(specialise=True)
 
     def _make(self, specialise: bool) -> None:
         self.specialised, self._ahead, self._loaded, self._bound = specialise, False, False, None
-        made = compiled(self.env, specialise)
+        made = compiled(self.world, specialise)
         if made.varies:
-            self._varies, self._drawn = True, drawn_values(self.env._pool)
+            self._varies, self._drawn = True, drawn_values(self.world.pool)
             self._seen.add(repr(self._drawn))
-            made = compiled(self.env, specialise, self._drawn)
+            made = compiled(self.world, specialise, self._drawn)
             if len(self._seen) > CHOICES:
                 made = Compiled(why=f"resets draw more than {CHOICES} different values for the whole batch")
         self.why, self.made = made.why, made
@@ -54,47 +55,47 @@ class FastStep:
         if self.why:
             self.kernel = None
             return
-        work = SPEED * made.facts["operations"] * self.env.num_envs
+        work = SPEED * made.facts["operations"] * self.world.num_envs
         threads = max(1, min(torch.get_num_threads(), int(work / SPREAD)))
-        self.kernel: KernelStep | None = made.step(self.env.num_envs, threads)
-        groups = self.env.spec.groups
+        self.kernel: KernelStep | None = made.step(self.world.num_envs, threads)
+        groups = self.world.spec.groups
         self._outputs = []  # (name to bind, kind, group, key, shape, dtype)
         for key, _ in self.kernel.places.outputs:
-            shape = (self.env.num_envs, *self.kernel.places.inner[key])
+            shape = (self.world.num_envs, *self.kernel.places.inner[key])
             self._outputs.append((key, shape))
             if key in self.kernel.places.restarted:
                 self._outputs.append((("after", *key), shape))
-        self._shapes = {n: (self.env.num_envs, g.n_agents, g.action.size) for n, g in groups.items()}
+        self._shapes = {n: (self.world.num_envs, g.n_agents, g.action.size) for n, g in groups.items()}
         self._dtypes = {n: torch.float32 if g.action.kind == "continuous" else torch.int64 for n, g in groups.items()}
 
     # ---- what may have changed
 
     def _watched(self) -> dict[str, Any]:
-        """What somebody may have changed while the kernel stepped, code and globals too: {path: token}."""
+        """What may have been changed while the kernel stepped, code and globals too: {path: token}."""
         if not self.made.binary:
             return {}
-        pool = self.env._pool
+        pool = self.world.pool
         pool.main.refresh()
         if self._left_out is None:
-            self._left_out = ScenarioState(self.env).left_out | pool.drawn | pool._evolving
-        found = {path: token for path, token in python_state(self.env._simulator, pool.main).tokens.items()
+            self._left_out = ScenarioState(self.world).left_out | pool.drawn | pool.evolving
+        found = {path: token for path, token in python_state(self.world.simulator, pool.main).tokens.items()
                  if path not in self._left_out and not path.endswith(SIZE)}
         for path, slot in pool.main.tensors.items():
-            if pool.axes.get(path) is None and path not in pool.drawn | pool._evolving | pool._passing:
+            if pool.axes.get(path) is None and path not in pool.drawn | pool.evolving | pool.passing:
                 found[path] = (tuple(slot.value.shape), slot.value.tolist())
         return found
 
     # ---- state in and out
 
     def _read(self, path: str) -> Tensor:
-        return self.env._pool.main.tensors[path].value
+        return self.world.pool.main.tensors[path].value
 
     def load(self) -> None:
         """The simulator's state and pool were changed: take them over at the next step."""
         self._ahead = self._loaded = False
 
     def _load(self) -> None:
-        pool = self.env._pool
+        pool = self.world.pool
         pool.main.refresh()
         if (self._varies and drawn_values(pool) != self._drawn) or self._watched() != self._values:
             self._make(self.specialised)
@@ -114,13 +115,13 @@ class FastStep:
         self._loaded = True
 
     def _load_pool(self) -> None:
-        pool = self.env._pool
-        observed = {("observation", name): value for name, value in pool._observed.items()}
+        pool = self.world.pool
+        observed = {("observation", name): value for name, value in pool.observed.items()}
         self.kernel.load_pool(pool.read_fresh, pool.size, observed)
 
     def _refresh_pool(self) -> None:
         """New resets; those that break a constant of the kernel's get one that assumes nothing."""
-        self.env._pool.refresh()
+        self.world.pool.refresh()
         try:
             self._load_pool()
         except ConstantChanged:
@@ -132,7 +133,7 @@ class FastStep:
         """Fills in the simulator's tensors, if the kernel has stepped since."""
         if not self._ahead:
             return
-        self.kernel.fill(self.env._pool.main)
+        self.kernel.fill(self.world.pool.main)
         self._ahead = False
 
     # ---- steps
@@ -142,11 +143,10 @@ class FastStep:
         if not self._loaded and self.kernel is not None:
             self._load()  # may bring another kernel, or none
         if self.kernel is None:
-            self.env.path, self.env.why_eager = "eager", self.why
             return True
-        if self._varies and (self.env._ticks + 1) % self.env._pool_every == 0:
+        if self._varies and self.world.pool_is_due:
             return True
-        if (self.env._ticks + 1) % self.env._pool_every == 0:
+        if self.world.pool_is_due:
             self._check_shapes(action)
             self._refresh_pool()
         if self.recheck.due and self.recheck.affordable():
@@ -160,7 +160,7 @@ class FastStep:
 
     def _by_simulator(self, action: dict[str, Tensor]) -> Transition:
         self.store()
-        transition = self.env._step_simulator(action)
+        transition = self.world.step(action)
         self.load()
         return transition
 
@@ -171,19 +171,18 @@ class FastStep:
                 raise misshapen(name, shape, value)
 
     def _before(self, action: dict[str, Tensor]) -> int:
-        env, kernel = self.env, self.kernel
+        world, kernel = self.world, self.kernel
         self._check_shapes(action)
         for name in self._shapes:
             value = action[name]
             if value.dtype != self._dtypes[name] or not value.is_contiguous():
                 value = value.to(self._dtypes[name]).contiguous()
             kernel.point("action", name, tensor=value)
-        env._ticks += 1
         if kernel.noise:
-            with env._pool.stream:
+            with world.pool.stream:
                 kernel.draw()
         self._ahead = True
-        return env._offsets.randrange(env._pool.size)
+        return world.count_step()
 
     def _after(self) -> None:
         if self.kernel.saw_nan.value:
@@ -195,7 +194,7 @@ class FastStep:
         self.recheck.count(rollout=False)
         if self._eager(action):
             return self._by_simulator(action)
-        shift, num_envs = self._before(action), self.env.num_envs
+        shift, num_envs = self._before(action), self.world.num_envs
         kernel = self.kernel
         out = {key: torch.empty(shape) for key, shape in self._outputs}
         ended, over = torch.empty(num_envs, dtype=torch.bool), torch.empty(num_envs, dtype=torch.bool)

@@ -21,7 +21,7 @@ SIMULATOR = Path(vmas.simulator.__file__).parent
 
 
 @contextmanager
-def named(scenario: str, step: int) -> Iterator[None]:
+def naming_errors(scenario: str, step: int) -> Iterator[None]:
     """Turn what a scenario raises at `step` into an EnvError; steps count from the last reset, 0 is the first trial."""
     try:
         yield
@@ -69,8 +69,10 @@ def _returned(frames: list[tuple[types.FrameType, int]]) -> tuple[str, str, str]
     return None
 
 
-def check(scenario: str, step: int, num_envs: int, agents: list[str], observations: list[Any], rewards: list[Tensor],
-          terminated: Tensor, widths: list[int] | None = None) -> None:
+def check_outputs(
+    scenario: str, step: int, num_envs: int, agents: list[str], observations: list[Any], rewards: list[Tensor],
+    terminated: Tensor, widths: list[int] | None = None,
+) -> None:
     """Refuse what a scenario returns in a wrong shape or dtype. Looks at no number, so nothing waits for the device.
 
     widths: numbers per observation of each agent, F, if they are known.
@@ -78,8 +80,8 @@ def check(scenario: str, step: int, num_envs: int, agents: list[str], observatio
     Raises EnvError naming the scenario, the method, the agent and the step.
     """
     def refuse(method: str, agent: str, got: Any, wanted: str) -> None:
-        told = f"{got.dtype} {list(got.shape)}" if isinstance(got, Tensor) else type(got).__name__
-        raise EnvError(f"scenario {scenario!r}: {method} of {agent} returned {told} {_when(step)}; must be {wanted}")
+        kind = f"{got.dtype} {list(got.shape)}" if isinstance(got, Tensor) else type(got).__name__
+        raise EnvError(f"scenario {scenario!r}: {method} of {agent} returned {kind} {_when(step)}; must be {wanted}")
 
     for i, (agent, seen, reward) in enumerate(zip(agents, observations, rewards, strict=True)):
         parts = _leaves(seen)

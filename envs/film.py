@@ -39,7 +39,7 @@ def shape_row(shape: Shape) -> list[Any]:
     return [shape.kind, points, pose, _round(shape.colour, 3), round(shape.width, 2), shape.layer, shape.owner, extra]
 
 
-def film(recording: Recording, episodes: list[int] | None = None) -> dict[str, Any]:
+def web_frames(recording: Recording, episodes: list[int] | None = None) -> dict[str, Any]:
     """Everything a player shows, JSON-able: shapes, and per episode its frames, observations, actions, rewards, values.
 
     episodes: which; null: all. Observations and the like are rounded to three digits after the point.
@@ -59,10 +59,10 @@ def film(recording: Recording, episodes: list[int] | None = None) -> dict[str, A
                 row[1] = points.setdefault(json.dumps(row[1]), len(points))
                 seen.append(shapes.setdefault(json.dumps(row), len(shapes)))
             frames[episode].append([_round(drawn.bounds), seen])
-    told = []
+    shown = []
     for episode in wanted:
         steps = recording.lengths[episode]
-        told.append(
+        shown.append(
             {
                 "episode": episode,
                 "steps": steps,
@@ -86,7 +86,7 @@ def film(recording: Recording, episodes: list[int] | None = None) -> dict[str, A
         "note": recording.note,
         "points": [json.loads(p) for p in points],
         "shapes": [json.loads(s) for s in shapes],
-        "episodes": told,
+        "episodes": shown,
     }
 
 

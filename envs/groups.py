@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from envs.base import ActionSpec, EnvError, GroupSpec
+from envs.base import EnvError
+from envs.spec import ActionSpec, GroupSpec
 
 
 def flatten(value: Tensor | dict[str, Any]) -> Tensor:
@@ -60,7 +61,7 @@ def assign(agents: list[Any], sizes: list[int], actions: list[ActionSpec], heter
 
     teams: {group: agent names or name prefixes}; None for one group per prefix ("agent_blue_0" is of "agent_blue").
     heterogeneous: where agents of a group differ in sizes or ranges, "split" divides it into name_0, name_1, …;
-    "pad" keeps it whole. Raises EnvError where `teams` names nobody or leaves somebody out.
+    "pad" keeps it whole. Raises EnvError where `teams` names no agent or leaves one out.
     """
     if heterogeneous not in ("split", "pad"):
         raise EnvError(f"env.heterogeneous={heterogeneous!r} must be 'split' or 'pad'.")
@@ -80,14 +81,14 @@ def assign(agents: list[Any], sizes: list[int], actions: list[ActionSpec], heter
     for group, members in whole.items():
         kinds = {actions[i].kind: names[i] for i in members}
         if heterogeneous == "pad" and len(kinds) > 1:
-            told = " and ".join(f"{kind} of {name}" for kind, name in kinds.items())
-            raise EnvError(f"env.heterogeneous=pad: the actions of group {group!r} are of unlike kinds ({told}), and "
+            mixed = " and ".join(f"{kind} of {name}" for kind, name in kinds.items())
+            raise EnvError(f"env.heterogeneous=pad: the actions of group {group!r} are of unlike kinds ({mixed}), and "
                            "padding makes sizes equal only; 'split' gives each kind a group of its own.")
-        alike: dict[tuple, list[int]] = {}
+        same_space: dict[tuple, list[int]] = {}
         for i in members:
-            alike.setdefault(_space(sizes[i], actions[i]) if heterogeneous == "split" else (), []).append(i)
-        for k, part in enumerate(alike.values()):
-            groups[group if len(alike) == 1 else f"{group}_{k}"] = part
+            same_space.setdefault(_space(sizes[i], actions[i]) if heterogeneous == "split" else (), []).append(i)
+        for k, part in enumerate(same_space.values()):
+            groups[group if len(same_space) == 1 else f"{group}_{k}"] = part
     return {"agents": next(iter(groups.values()))} if len(groups) == 1 and not teams else groups
 
 
@@ -144,7 +145,7 @@ class Group:
         flat = [flatten_info(infos[i]) for i in self.members]
         return {name: torch.stack([f[name] for f in flat], dim=1) for name in self.info_names}
 
-    def hand_out(self, action: Tensor, to: list[Any]) -> None:
+    def split_actions(self, action: Tensor, to: list[Any]) -> None:
         """Write each member's action [E, D of that agent] into the list for the simulator.
 
         Continuous actions are clamped to the range. Discrete choices beyond what a narrower, padded agent has wrap

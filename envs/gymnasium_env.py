@@ -162,13 +162,10 @@ def located(path: str, kind: type, conventional: str = "") -> Any:
 
 
 def registered(id: str) -> None:
-    """Import the module that registers an environment, of an id "my_project.envs:Mine-v0". Raises EnvError."""
+    """Import the module that registers an environment, of an id "my_project.envs:Mine-v0". Raises UserError."""
     name, colon, _ = id.partition(":")
     if colon:
-        try:
-            imports.module(name, "env.id", id)
-        except UserError as error:
-            raise EnvError(str(error)) from error
+        imports.module(name, "env.id", id)
 
 
 EXTRA = ("pettingzoo", "mpe2")

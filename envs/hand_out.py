@@ -15,7 +15,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from envs.base import Env, EnvError, GroupSpec, Transition
+from envs.base import Env, EnvError, Transition
+from envs.spec import GroupSpec
 
 METADATA = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
 
@@ -71,7 +72,7 @@ class GymnasiumVector(VectorEnv):
         return seen(self.env.reset(seed)[0]), {}
 
     def step(self, actions: dict[str, Any]) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray, dict]:
-        """One step of all; what ended has started anew in the returned observation."""
+        """One step of all; what ended has started again in the returned observation."""
         moved = self.env.step(to_tensors(self.env, actions))
         infos: dict[str, Any] = {f"reward/{name}": value.cpu().numpy() for name, value in moved.reward.items()}
         done = moved.done.cpu().numpy()

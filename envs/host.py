@@ -17,11 +17,12 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from envs.base import ActionError, ActionSpec, Env, EnvError, EnvSpec, Transition, misshapen
+from envs.base import ActionError, Env, EnvError, Transition, misshapen
 from envs.copies import MASK, Copy, Moved, Seen, action_width
 from envs.groups import Group, assign
-from envs.random import spread
+from envs.spec import ActionSpec, EnvSpec
 from envs.workers import Crew, joined
+from marl.seeding import spread
 
 ACTIONS = "Box, Discrete, MultiDiscrete or MultiBinary"
 
@@ -68,7 +69,7 @@ class HostEnv(Env):
         self.reset(seed)
         told = self._now.told.any(0)
         for group in self._groups.values():
-            # Nobody can tell beforehand whether agents of a PettingZoo environment die; a single one cannot.
+            # It cannot be told beforehand whether agents of a PettingZoo environment die; a single one cannot.
             kinds = {"action": told[group.members].any(), "alive": len(agents) > 1}
             group.spec = replace(group.spec, masks=tuple(kind for kind, has in kinds.items() if has))
         limit = max_steps or self.layout.max_steps
@@ -114,8 +115,8 @@ class HostEnv(Env):
         self._now, reward = moved.seen, list(torch.from_numpy(moved.reward).T)
         for name, group in self._groups.items():
             if "action" not in group.spec.masks and moved.seen.told[:, group.members].any():
-                told = f"{MASK} came to group {name!r} with a step; the first reset must bring it too."
-                raise EnvError(f"{self.name}: {told}")
+                reason = f"{MASK} came to group {name!r} with a step; the first reset must bring it too."
+                raise EnvError(f"{self.name}: {reason}")
         return Transition(
             observation=self._stacked(moved.seen.observation), next_observation=self._stacked(moved.final),
             reward={name: group.reward(reward) for name, group in self._groups.items()},
@@ -131,7 +132,7 @@ class HostEnv(Env):
                 raise misshapen(name, shape, value)
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise ActionError(f"{self.name} refused the action of group {name!r}: not a number.")
-            group.hand_out(value, handed)
+            group.split_actions(value, handed)
         return torch.cat([h.double() for h in handed], 1).numpy()
 
     def snapshot(self) -> dict[str, Tensor]:

@@ -11,20 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import envs.kernel.make  # noqa: F401 - fills the table of lowerings
 from envs.base import EnvError
 from envs.drawing import Scene, measure_lidars, scene
 from envs.film import shape_row
 from envs.kernel.branches import check_branches
 from envs.kernel.emit_js import emit_js
 from envs.kernel.layout import Layout, layout
+from envs.kernel.lowered_step import Lowered, lower
 from envs.kernel.make import LARGEST
 from envs.kernel.tape import Refusal
-from envs.kernel.trace import TRACED, Lowered, lower, trace
+from envs.kernel.trace import TRACED, trace
 from envs.vmas import VmasEnv
+from envs.vmas_world import VmasWorld
 
 RAYS = "/rays"  # key of all lidars' measurements among the outputs
-LOOKS = 3  # states whose pictures are compared: what is drawn alike in all of them stands still
+LOOKS = 3  # states whose pictures are compared: what is drawn identically in all of them stands still
 MOVES = ("_pos", "_vel", "_rot", "_ang_vel")
 
 
@@ -32,34 +33,34 @@ MOVES = ("_pos", "_vel", "_rot", "_ang_vel")
 class LiveProgram:
     """A scenario's step as JavaScript, and the Python side that it must equal.
 
-    twin: E = TRACED environments, stepped eagerly. places: the order of fields and outputs.
+    template: E = TRACED environments, stepped eagerly. places: the order of fields and outputs.
     """
 
-    twin: VmasEnv
+    template: VmasWorld
     lowered: Lowered
     places: Layout
     source: str
 
-    def fields(self, env: VmasEnv | None = None) -> Tensor:
-        """The state of an environment with these settings as the program reads it, float32 [E, S]."""
-        env = env or self.twin
-        env._pool.main.refresh()
-        rows = {p: self._rows(env, p) for p, _ in self.places.fields}
+    def fields(self, world: VmasWorld | None = None) -> Tensor:
+        """The state of a world with these settings as the program reads it, float32 [E, S]."""
+        world = world or self.template
+        world.pool.main.refresh()
+        rows = {p: self._rows(world, p) for p, _ in self.places.fields}
         columns = [rows[path][:, k] for path, k in self.places.fields]
-        return torch.stack(columns, 1) if columns else torch.zeros(env.num_envs, 0)
+        return torch.stack(columns, 1) if columns else torch.zeros(world.num_envs, 0)
 
-    def tables(self, env: VmasEnv) -> list[Tensor]:
+    def tables(self, world: VmasWorld) -> list[Tensor]:
         """The state that the step reads by index, float32 [E, numbers] each."""
-        return [self._rows(env, path) for path, _, _ in self.places.tables]
+        return [self._rows(world, path) for path, _, _ in self.places.tables]
 
-    def _rows(self, env: VmasEnv, path: str) -> Tensor:
-        value, axis = env._pool.main.tensors[path].value, self.lowered.shapes[path][2]
-        return value.movedim(axis, 0).reshape(env.num_envs, -1).float()
+    def _rows(self, world: VmasWorld, path: str) -> Tensor:
+        value, axis = world.pool.main.tensors[path].value, self.lowered.shapes[path][2]
+        return value.movedim(axis, 0).reshape(world.num_envs, -1).float()
 
-    def check_constants(self, env: VmasEnv) -> None:
+    def check_constants(self, world: VmasWorld) -> None:
         """Raises EnvError if a state differs from what was folded into the program."""
         for (path, k), value in self.lowered.constants.items():
-            if path in env._pool.main.tensors and not bool((self._rows(env, path)[:, k] == value).all()):
+            if path in world.pool.main.tensors and not bool((self._rows(world, path)[:, k] == value).all()):
                 raise EnvError(f"the program holds {path} as a constant, and a reset changed it.")
 
 
@@ -74,49 +75,44 @@ def program(settings: dict[str, Any]) -> LiveProgram:
 
     Raises EnvError with the reason where there can be no such program (docs/kernels.md).
     """
-    twin = single(settings, num_envs=TRACED, pool_size=64)
-    observe = twin._observe
+    template = single(settings, num_envs=TRACED, pool_size=64).world
 
-    def observe_all(simulator: Any, observations: list) -> dict[str, Tensor]:
-        seen = observe(simulator, observations)
-        rays = [sensor.measure() for agent in simulator.world.agents for sensor in agent.sensors or ()]
-        return {**seen, RAYS: torch.cat(rays, -1)} if rays else seen
+    def rays(simulator: Any) -> dict[str, Tensor]:
+        measured = [sensor.measure() for sensor in _sensors(simulator)]
+        return {RAYS: torch.cat(measured, -1)} if measured else {}
 
     try:
-        if twin.shared_draws:
-            raise Refusal(f"resets draw {twin.shared_draws[0]} once for the whole batch")
-        twin._observe = twin._pool.observe = observe_all
-        twin.refresh_pool()
-        traced = trace(twin)
-        check_branches(twin, traced)
+        if template.shared_draws:
+            raise Refusal(f"resets draw {template.shared_draws[0]} once for the whole batch")
+        template.observe_more(rays)
+        traced = trace(template)
+        check_branches(template, traced)
         for key in [k for k in traced.constants if k[1].endswith(MOVES)]:
             del traced.constants[key]  # people drag what otherwise stands still
         lowered = lower(traced)
         if lowered.operations > LARGEST:
             raise Refusal(f"the step has {lowered.operations} operations, more than {LARGEST}")
-        actions = {
-            name: (g.n_agents * g.action.size, g.action.kind != "continuous") for name, g in twin.spec.groups.items()
-        }
-        places = layout(lowered, actions)
+        places = layout(lowered, template.spec)
         source = emit_js(lowered, places)
     except Refusal as refusal:
-        raise EnvError(f"{twin.scenario!r} can't run as JavaScript: {refusal}; serve=true runs it in Python.") from None
-    return LiveProgram(twin, lowered, places, source)
+        reason = f"{template.scenario!r} can't run as JavaScript: {refusal}"
+        raise EnvError(f"{reason}; serve=true runs it in Python.") from None
+    return LiveProgram(template, lowered, places, source)
 
 
 def world(live: LiveProgram, settings: dict[str, Any], seeds: int) -> dict[str, Any]:
     """Everything but the program and the policy, JSON-able: starts by seed, entities, agents, camera, still shapes."""
     env = single(settings, num_envs=1, pool_size=2)
-    simulator, entities = env._simulator, env._simulator.world.entities
+    simulator = env.world.simulator
     starts, scenes = [], []
     for seed in range(seeds):
         observation, state = env.reset(seed)
-        live.check_constants(env)
+        live.check_constants(env.world)
         measure_lidars(simulator)
         starts.append(
             {
-                "s": _numbers(live.fields(env)[0]),
-                "T": [_numbers(t[0]) for t in live.tables(env)],
+                "s": _numbers(live.fields(env.world)[0]),
+                "T": [_numbers(t[0]) for t in live.tables(env.world)],
                 "o": {name: _numbers(v[0]) for name, v in observation.items()},
                 "state": _numbers(state[0]),
                 "rays": [r for sensor in _sensors(simulator) for r in _numbers(sensor._last_measurement[0])],
@@ -139,21 +135,22 @@ def world(live: LiveProgram, settings: dict[str, Any], seeds: int) -> dict[str, 
         "still": [shape_row(s) for s in still],
         "left_out": sum(not s.owner for s in scenes[0].shapes) - len(still),
         "entities": [
-            _entity(e, path, bodies.get(e.name), field) for e, path in zip(entities, _paths(env), strict=True)
+            _entity(entity, path, bodies.get(entity.name), field)
+            for entity, path in zip(simulator.world.entities, _paths(simulator), strict=True)
         ],
         "sensors": [_sensor(agent, sensor) for agent in simulator.world.agents for sensor in agent.sensors or ()],
         "seeds": seeds,
-        "groups": groups(env),
+        "groups": groups(env.world),
     }
 
 
-def groups(env: VmasEnv) -> dict[str, Any]:
+def groups(world: VmasWorld) -> dict[str, Any]:
     """{group: agents, sizes, kind and ranges of its actions}; parts: a discrete action's index is their product's."""
-    by_name = {agent.name: agent for agent in env._simulator.agents}
+    by_name = {agent.name: agent for agent in world.simulator.agents}
     out = {}
-    for name, g in env.spec.groups.items():
+    for name, g in world.spec.groups.items():
         first, a = by_name[g.agents[0]], g.action
-        talks = env._simulator.world.dim_c if not first.silent else 0
+        talks = world.simulator.world.dim_c if not first.silent else 0
         out[name] = {
             "agents": list(g.agents),
             "F": g.observation_size,
@@ -196,9 +193,9 @@ def _same(shape: Any, drawn: Scene) -> bool:
     )
 
 
-def _paths(env: VmasEnv) -> list[str]:
+def _paths(simulator: Any) -> list[str]:
     """The path of each entity's state in the simulator, in the order of `world.entities`."""
-    w = env._simulator.world
+    w = simulator.world
     return [f"world._landmarks.{i}" for i in range(len(w.landmarks))] + [
         f"world._agents.{i}" for i in range(len(w.agents))
     ]

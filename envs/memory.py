@@ -11,7 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from envs.base import ActionSpec, Env, EnvError, EnvSpec, GroupSpec, Transition
+from envs.base import Env, EnvError, Transition
+from envs.spec import ActionSpec, EnvSpec, GroupSpec
 
 COUNT = Annotated[int, Field(ge=1)]
 
@@ -97,7 +98,7 @@ class MemoryEnv(Env):
         truncated = (self.time >= self.spec.max_steps) & ~terminated
         next_observation, next_state = self._see()
         done = terminated | truncated
-        cue, delay = self._draw()  # for all, whoever needs it: nothing is read back
+        cue, delay = self._draw()  # for all, needed or not: nothing is read back
         self.cue = torch.where(done.unsqueeze(-1), cue, self.cue)
         self.delay = torch.where(done, delay, self.delay)
         self.time = torch.where(done, 0, self.time)

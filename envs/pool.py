@@ -1,4 +1,4 @@
-"""Auto-reset without loops over environments: a nursery of freshly reset states, swapped in where one is done."""
+"""Auto-reset without loops over environments: a pool of freshly reset states, swapped in where one is done."""
 
 from __future__ import annotations
 
@@ -11,48 +11,43 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from envs.base import EnvError
+from envs.batch_axis import batch_axis, counts_environments
 from envs.carried import CarriedRows, pack, unpack
 from envs.one_scenario import OneScenario
 from envs.random import Stream
 from envs.simulator import Simulator
-from envs.state import (
-    Slot,
-    StateMap,
-    assignments,
-    attributes,
-    batch_axis,
-    counts_environments,
-    from_bytes,
-    like,
-    to_bytes,
-)
+from envs.state import Slot, StateMap, assignments, attributes, from_bytes, like, to_bytes
 from envs.warm_up import equal, is_clock, shared_values, warm_up
 
 DRAWS = 24  # resets that show which shared values vary; a fair coin stays hidden once in 2^24
-SMALL = 10_000  # environments of a nursery up to which several threads wake for less than they do
+SMALL = 10_000  # environments of a pool up to which several threads wake for less than they do
 
 
-class Pool:
-    """The state of a simulator, with the states of a nursery (another simulator, freshly reset) to restart from.
+class ResetPool:
+    """The state of a simulator, with the states of another one, freshly reset, to restart from.
 
-    The nursery has a different number of environments, P: an axis with E entries in the one and P in the other is the
-    environment axis, so a constant that happens to have E entries is never taken for state. Tensors without such an
-    axis and plain numbers are shared by all environments. Those of them that a reset draws (a goal agent, a mass) are
-    adopted from the nursery whenever it is reset, since the whole batch can have only one value of them.
+    main, fresh: the two simulators' states. stream, fresh_stream: their random streams. axes: {path: axis of the
+    environments, or None}. drawn: paths of what resets draw once for the whole batch. evolving: shared values that
+    steps change. passing: scratch that a reset makes disappear. observed: what agents see in the fresh states.
+
+    The second simulator has a different number of environments, P: an axis with E entries in the one and P in the
+    other is the environment axis. So a constant that happens to have E entries is never taken for state. Tensors
+    without such an axis and plain numbers are shared by all environments. Those of them that a reset draws (a goal
+    agent, a mass) are adopted from the pool whenever that is reset, since the whole batch can have one value only.
     """
 
-    def __init__(self, simulator: Simulator, nursery: Simulator, stream: Stream, nursery_stream: Stream,
+    def __init__(self, simulator: Simulator, fresh_simulator: Simulator, stream: Stream, fresh_stream: Stream,
                  observe: Callable[[Simulator, list], dict[str, Tensor]], audit: Any = None) -> None:
-        self.simulator, self.nursery = simulator, nursery
-        self.stream, self.nursery_stream = stream, nursery_stream
+        self.simulator, self.fresh_simulator = simulator, fresh_simulator
+        self.stream, self.fresh_stream = stream, fresh_stream
         self.observe = observe
-        self.num_envs, self.size = simulator.num_envs, nursery.num_envs
-        self.main, self._fresh = StateMap(simulator), StateMap(nursery)
+        self.num_envs, self.size = simulator.num_envs, fresh_simulator.num_envs
+        self.main, self._fresh = StateMap(simulator), StateMap(fresh_simulator)
         self._walked, self._bound = True, False  # whether `_fresh` and what `_bind` makes are of the latest reset
         warmed = warm_up(simulator, self.main, stream, audit)
-        self._evolving, self._moving, self._passing = warmed.evolving, warmed.moving, warmed.passing
+        self.evolving, self._moving, self.passing = warmed.evolving, warmed.moving, warmed.passing
         mine = audit.look(simulator, self.main) if audit else None
-        warm_up(nursery, self.fresh, nursery_stream)
+        warm_up(fresh_simulator, self.fresh, fresh_stream)
         self.carried = CarriedRows(self.main, self.fresh, self.num_envs, self.size)
         self.scenario = OneScenario(self.main, self.fresh, self.carried)
         self.scenario.agree()
@@ -66,7 +61,7 @@ class Pool:
         for path, axis in self.axes.items():
             if axis is not None and counts_environments(self.fresh.tensors[path].value, axis):
                 self.axes[path] = None  # the number of the environment itself (road_traffic keeps one)
-        self._counters = {p for p in self._evolving if self.axes.get(p) is None and p not in self.carried.arrays
+        self._counters = {p for p in self.evolving if self.axes.get(p) is None and p not in self.carried.arrays
                           and not self.scenario.is_row(p)}
         self.drawn = self._find_drawn()
         if audit:
@@ -75,33 +70,33 @@ class Pool:
 
     @property
     def fresh(self) -> StateMap:
-        """The nursery's state, walked when somebody looks: kernels only read some tensors of it (`read_fresh`)."""
+        """The pool's state, walked when it is asked for: kernels only read some tensors of it (`read_fresh`)."""
         if not self._walked:
             self._fresh.refresh()
             self._walked = True
         return self._fresh
 
     def read_fresh(self, path: str) -> Tensor:
-        """The nursery's tensor of that path, without a walk where its steps are names and numbers."""
+        """The pool's tensor of that path, without a walk where its steps are names and numbers."""
         slot = self._fresh.tensors[path]
         if self._walked or not all(isinstance(key, (str, int)) for _, key in slot.steps):  # another key may be new
             return self.fresh.tensors[path].value
-        return _follow(self.nursery, slot.steps)
+        return _follow(self.fresh_simulator, slot.steps)
 
     def _find_drawn(self) -> set[str]:
         """Paths of shared values that resets change and steps don't: drawn once for the whole batch."""
         versions = {path: slot.value._version for path, slot in self.fresh.tensors.items()}
         before, drawn = self._shared(), set()
         for turn in range(DRAWS):
-            with self.nursery_stream, assignments(self.fresh) as written:
-                self.nursery.reset()
+            with self.fresh_stream, assignments(self.fresh) as written:
+                self.fresh_simulator.reset()
             self.fresh.refresh()
             after = self._shared()
             drawn |= {path for path in before if path in after and not equal(before[path], after[path])}
             written |= {p for p, slot in self.fresh.tensors.items() if slot.value._version != versions.get(p)}
-            if turn == 1 and not (drawn | written & after.keys()) - self._evolving:
+            if turn == 1 and not (drawn | written & after.keys()) - self.evolving:
                 break  # resets write nothing shared: no need to see whether more of them would vary
-        return {path for path in drawn - self._evolving if not is_clock(after.get(path))}
+        return {path for path in drawn - self.evolving if not is_clock(after.get(path))}
 
     def _shared(self) -> dict[str, Any]:
         """What all environments of the reset pool share, without the rows that are carried."""
@@ -120,12 +115,12 @@ class Pool:
         return {key: self.fresh_rows(key, 0) for key in seen} if self.drawn else seen
 
     def refresh(self) -> None:
-        """Reset the nursery: new states to restart from, and new values of what is drawn for the whole batch."""
+        """Reset the pool: new states to restart from, and new values of what is drawn for the whole batch."""
         self.scenario.hand_over(self._counters)
-        with self.nursery_stream, _lightly(self.size):
-            observations = self.nursery.reset()
+        with self.fresh_stream, _lightly(self.size):
+            observations = self.fresh_simulator.reset()
         self._walked = self._bound = False
-        self._observed = self.observe(self.nursery, observations)
+        self.observed = self.observe(self.fresh_simulator, observations)
         if self.drawn:
             self._adopt()
 
@@ -137,7 +132,7 @@ class Pool:
             slot.write(like(slot.value, self.fresh.tensors[path].value))
 
     def _bind(self) -> None:
-        """Pair every per-environment slot with the nursery's rows, extended so that any window of E rows is a view.
+        """Pair every per-environment slot with the pool's rows, extended so that any window of E rows is a view.
 
         Only `merge` and `fresh_rows` need it: kernels read rows in a circle.
         """
@@ -154,7 +149,7 @@ class Pool:
                 self._slow.append((slot, rows, axis))
             else:
                 self._rows.append((slot.container, slot.key, rows, axis))
-        self._fresh_observation = {key: self._extend(value, 0) for key, value in self._observed.items()}
+        self._fresh_observation = {key: self._extend(value, 0) for key, value in self.observed.items()}
         self._bound = True
 
     def _extend(self, rows: Tensor, axis: int) -> Tensor:
@@ -162,7 +157,7 @@ class Pool:
         return torch.cat([rows] * copies, axis).narrow(axis, 0, self.size + self.num_envs - 1)
 
     def merge(self, done: Tensor, offset: int) -> None:
-        """Replace done environments' state by the nursery's rows (arange(E) + offset) % P. done: bool [E].
+        """Replace done environments' state by the pool's rows (arange(E) + offset) % P. done: bool [E].
 
         Slots that held one tensor hold one tensor afterwards.
         """
@@ -199,7 +194,7 @@ class Pool:
         return slot.value if isinstance(slot.container, (list, tuple)) else slot.container.get(slot.key)
 
     def fresh_rows(self, key: str, offset: int) -> Tensor:
-        """The nursery's observation of a group, [E, A, F], in the rows that `merge` takes with the same offset."""
+        """The pool's observation of a group, [E, A, F], in the rows that `merge` takes with the same offset."""
         self._bind()
         return self._fresh_observation[key].narrow(0, offset, self.num_envs)
 
@@ -228,23 +223,23 @@ class Pool:
             main.refresh()
 
     def snapshot(self) -> dict[str, Tensor]:
-        """All of it as tensors: both simulators' states and streams, and the nursery's observations."""
+        """All of it as tensors: both simulators' states and streams, and the pool's observations."""
         saved = {}
         for name, state in (("state", self.main), ("pool", self.fresh)):
             state.refresh()
             first: dict[int, str] = {}
             shared = {}
             for path, slot in state.tensors.items():
-                if path not in self._passing:
+                if path not in self.passing:
                     shared[path] = first.setdefault(id(slot.value), path)
                     if shared[path] == path:
                         saved[f"{name}/{path}"] = slot.value.detach().clone()
             beside = {path: pack(slot) for path, slot in (state.arrays | state.beside).items()}
             beside = {path: packed for path, packed in beside.items() if packed is not None}
             saved[f"{name}_plain"] = to_bytes({"host": state.host_values(), "shared": shared, "beside": beside})
-        saved |= {f"pool_observation/{key}": value.clone() for key, value in self._observed.items()}
+        saved |= {f"pool_observation/{key}": value.clone() for key, value in self.observed.items()}
         saved |= {f"random/{key}": value for key, value in self.stream.state_dict().items()}
-        return saved | {f"pool_random/{key}": value for key, value in self.nursery_stream.state_dict().items()}
+        return saved | {f"pool_random/{key}": value for key, value in self.fresh_stream.state_dict().items()}
 
     def restore(self, saved: dict[str, Tensor]) -> None:
         """Go back to a snapshot of an environment with the same settings; EnvError names what doesn't fit."""
@@ -271,10 +266,10 @@ class Pool:
                 if path in here:
                     unpack(here[path], packed)
             state.refresh()
-        self._observed = {key: saved[f"pool_observation/{key}"].to(self.simulator.device, copy=True)
-                          for key in self._observed}
+        self.observed = {key: saved[f"pool_observation/{key}"].to(self.simulator.device, copy=True)
+                          for key in self.observed}
         self.stream.load_state_dict(_below("random/", saved))
-        self.nursery_stream.load_state_dict(_below("pool_random/", saved))
+        self.fresh_stream.load_state_dict(_below("pool_random/", saved))
         self._bound = False
 
 

@@ -26,29 +26,30 @@ import torch
 from torch import Tensor
 
 from envs.bytecode import attribute_names, code_digest, global_names, imported_names, nested_codes
-from envs.tokens import IGNORED_PACKAGES, generator_state, is_followed, library_token, memory, order
+from envs.tokens import (
+    CLASS_BOOKKEEPING,
+    IGNORED_ATTRIBUTES,
+    IGNORED_PACKAGES,
+    PLAIN,
+    TooMuchState,
+    array_token,
+    generator_state,
+    is_followed,
+    key_label,
+    library_token,
+    memory,
+    order,
+)  # fmt: skip
 
-# What merely draws or reports, and VMAS's own copy of the generators, which is not used: no step reads it back.
-IGNORED_ATTRIBUTES = {"vmas_random_state", "viewer", "text_lines", "_render", "forces_dict", "torques_dict",
-                      "entity_index_map"}
-CLASS_BOOKKEEPING = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__abstractmethods__",
-                     "_abc_impl", "__qualname__", "__firstlineno__", "__static_attributes__", "__annotate__",
-                     "__annotations_cache__", "__annotate_func__", "__slots__", "__match_args__", "__parameters__",
-                     "__orig_bases__", "__dataclass_fields__", "__dataclass_params__"}
-PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), type(NotImplemented))
 SIZE = ".<size>"  # of a dict: the first step may fill one with tensors, which are watched as such
 MOST_VALUES = 300_000  # a scenario that reaches more is stepped eagerly
 MOST_BYTES = 512 * 2**20  # of arrays and tensors, likewise
 
 
-class TooMuchState(Exception):
-    """The walk met more values than can be compared at every start."""
-
-
 class PythonState:
     """One walk. tokens: {path: token} of every value; codes: {code object: path} of every function that was read.
 
-    roots: {path: object} where the walk starts. covered: ids of tensors that somebody else watches. entities: objects
+    roots: {path: object} where the walk starts. covered: ids of tensors that are watched elsewhere. entities: objects
     whose path is known beforehand, so that references to them read the same in every simulator of a scenario.
     Raises TooMuchState.
     """
@@ -177,7 +178,7 @@ class PythonState:
         elif isinstance(value, (itertools.count, itertools.repeat)):
             tokens[path] = repr(value)
         elif isinstance(value, contextlib.AbstractContextManager) and kind.__module__ == "contextlib":
-            tokens[path] = kind.__name__  # made anew by each call of what it decorates
+            tokens[path] = kind.__name__  # made by each call of what it decorates
             self._visit(f"{path}.func", getattr(value, "func", None))
         elif isinstance(value, contextvars.ContextVar):
             self._visit(f"{path}.value", value.get(None))
@@ -234,9 +235,7 @@ class PythonState:
     def _label(self, key: Any, position: int) -> str:
         if id(key) in self._path_of:
             return f"<{self._path_of[id(key)]}>"
-        plain = key if isinstance(key, tuple) else (key,)
-        return repr(key) if not isinstance(key, str) and all(type(k) in PLAIN for k in plain) else (
-            key if isinstance(key, str) else f"#{position}")
+        return key_label(key, position)
 
     def _iterator(self, path: str, value: Any) -> None:
         try:
@@ -249,9 +248,7 @@ class PythonState:
         self._bytes += array.nbytes
         if self._bytes > MOST_BYTES:
             raise TooMuchState(f"it reaches more than {MOST_BYTES >> 20} MiB of arrays")
-        content = repr(array.tolist()) if array.dtype == object else np.ascontiguousarray(array).tobytes()
-        content = content.encode() if isinstance(content, str) else content
-        return (str(array.dtype), array.shape, hashlib.sha256(content).hexdigest()[:16])
+        return array_token(array)
 
     # ---- classes, functions and modules
 

@@ -9,16 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MASK = 2**63 - 1
-
-
-def spread(seed: int, purpose: int) -> int:
-    """Another seed for another purpose: one round of splitmix64, so that neighbouring seeds give unrelated streams."""
-    z = (seed + (purpose + 1) * 0x9E3779B97F4A7C15) & (2**64 - 1)
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-    return (z ^ (z >> 31)) & MASK
-
 
 def pack_python(state: tuple) -> Tensor:
     """`random.getstate()` as float64 [628]: version, 625 words below 2^32 (exact in float64), next Gaussian."""
@@ -81,6 +71,10 @@ class Stream:
             self._numpy, self._python = np.random.get_state(), random.getstate()
             np.random.set_state(outside[-2])
             random.setstate(outside[-1])
+
+    def generator_states(self) -> list:
+        """The states of torch's, numpy's and python's generators, as VMAS's decorator `local_seed` keeps them."""
+        return [self._torch.clone(), self._numpy, self._python]
 
     def state_dict(self) -> dict[str, Tensor]:
         """The stream as tensors, loadable with `torch.load(weights_only=True)`."""

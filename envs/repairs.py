@@ -1,4 +1,6 @@
-"""Places where VMAS 1.5.2 lets environments influence each other by an indexing slip, decided per environment.
+"""Places where VMAS 1.5.2 lets environments influence each other, patched so that each decides for itself.
+
+- `World.collides` asks the whole batch (`decide_collisions_per_environment`).
 
 - football's scripted team picks, in every environment, among the positions sampled for the first environment
   (`torch.gather` on the wrong dimension). Here each environment picks among its own.
@@ -13,6 +15,44 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from vmas.simulator.core import World
+from vmas.simulator.utils import LINE_MIN_DIST
+
+
+def decide_collisions_per_environment(world: World) -> None:
+    """Let no environment's reward depend on the others, by overriding `collides` on this one world.
+
+    VMAS's `World.collides(a, b)` answers whether a and b can collide and are close in *any* environment of the batch.
+    Inside the physics that is a shortcut, which stays, except that "close" reaches as far as forces do: contacts begin
+    up to LINE_MIN_DIST before surfaces touch, so VMAS drops a corner's first contact unless another environment has a
+    closer one. But scenarios
+    (navigation, give_way) call it before they compare distances per environment, so that a near miss costs something
+    only if another pair touches. Outside of the physics we answer as if some environment were close: the scenario's
+    own per-environment comparison then decides alone. Worlds that define `collides` themselves are left as they are.
+    """
+    if type(world).collides is not World.collides:
+        return
+    physics = type(world)._apply_vectorized_enviornment_force
+    inside = False
+
+    def apply_forces(self: World) -> None:
+        nonlocal inside
+        inside = True
+        try:
+            physics(self)
+        finally:
+            inside = False
+
+    def collides(self: World, a: Any, b: Any) -> bool:
+        able = a is not b and a.collides(b) and b.collides(a)
+        moves = a.movable or a.rotatable or b.movable or b.rotatable
+        if not (able and moves and {type(a.shape), type(b.shape)} in self._collidable_pairs):
+            return False
+        reach = a.shape.circumscribed_radius() + b.shape.circumscribed_radius() + 2 * LINE_MIN_DIST
+        return not inside or bool((torch.linalg.vector_norm(a.state.pos - b.state.pos, dim=-1) <= reach).any())
+
+    world._apply_vectorized_enviornment_force = types.MethodType(apply_forces, world)
+    world.collides = types.MethodType(collides, world)
 
 
 def decide_scenarios_per_environment(scenario: Any) -> None:

@@ -61,7 +61,7 @@ class Recording:
         tensors = {f"state/{k}": v for k, v in self.state.items()}
         for name in ("observation", "action", "reward", "value"):
             tensors |= {f"{name}/{group}": v for group, v in getattr(self, name).items()}
-        told = {
+        content = {
             k: getattr(self, k) for k in ("settings", "seed", "dt", "groups", "plain", "lengths", "terminated", "note")
         }
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -70,7 +70,7 @@ class Recording:
             save_file(
                 {k: v.contiguous().clone() for k, v in tensors.items()},
                 temporary,
-                {"recording": json.dumps({"format": FORMAT, **told})},
+                {"recording": json.dumps({"format": FORMAT, **content})},
             )
             os.replace(temporary, path)
         finally:
@@ -81,8 +81,8 @@ class Recording:
         """Read what `save` wrote; EnvError for any other file."""
         try:
             with safe_open(str(path), "pt") as file:
-                told = json.loads((file.metadata() or {}).get("recording", "{}"))
-                if told.pop("format", None) != FORMAT:
+                content = json.loads((file.metadata() or {}).get("recording", "{}"))
+                if content.pop("format", None) != FORMAT:
                     raise EnvError(f"{path} is no recording of this version (format {FORMAT}).")
                 parts: dict[str, dict[str, Tensor]] = {"value": {}}
                 for key in file.keys():  # noqa: SIM118 - not a dict
@@ -90,7 +90,7 @@ class Recording:
                     parts.setdefault(kind, {})[name] = file.get_tensor(key)
         except (SafetensorError, OSError) as error:
             raise EnvError(f"{path} can't be read as a recording: {error}.") from error
-        return cls(**told, **parts)
+        return cls(**content, **parts)
 
     def scenes(self, episode: int, every: int = 1) -> Iterator[Scene]:
         """The drawn frames of an episode, from reset to end, in the simulator's own drawing."""
@@ -107,15 +107,15 @@ class Restorer:
         made = {"num_envs": recording.episodes, "seed": recording.seed}  # some draw colours when they are built
         self.env = VmasEnv(**recording.settings, **made, fast="off")
         self._at: int | None = None
-        unknown = self.env._pool.main.tensors.keys() - recording.state.keys()
+        unknown = self.env.world.pool.main.tensors.keys() - recording.state.keys()
         if unknown:
             raise EnvError(f"this recording is of another scenario or version: it has no {min(unknown)}.")
 
     def show(self, t: int) -> Any:
         """The simulator in frame t. Raises EnvError if the recording is of another scenario or version."""
         if self._at == t:
-            return self.env._simulator
-        main = self.env._pool.main
+            return self.env.world.simulator
+        main = self.env.world.pool.main
         for k in range(t + 1) if self._at is None or self._at > t else range(self._at + 1, t + 1):
             main.write_host(self.recording.plain[k])
         main.refresh()
@@ -132,7 +132,7 @@ class Restorer:
             slot.write(value.clone())
         main.refresh()
         self._at = t
-        return self.env._simulator
+        return self.env.world.simulator
 
     def scene(self, t: int, episode: int) -> Scene:
         """The picture of an episode's frame t."""
@@ -151,7 +151,7 @@ def record(
     """
     settings = {k: v for k, v in settings.items() if k not in ("num_envs", "fast", "device", "seed", "pool_size")}
     env = VmasEnv(**settings, num_envs=episodes, seed=seed, fast="off")
-    simulator, pool = env._simulator, env._pool
+    simulator, pool = env.world.simulator, env.world.pool
     observation, state = env.reset(seed)
     observation |= {} if state is None else {STATE: state}
     taken = _Taker(env)
@@ -163,13 +163,13 @@ def record(
     for _ in range(env.spec.max_steps or MOST_STEPS):
         action, value = act(observation)
         with pool.stream:
-            made, gains, terminated, over, _ = simulator.step(env._hand_out(action))
-        observation = env._observe(simulator, made)
+            made, gains, terminated, over, _ = simulator.step(env.world.split_actions(action))
+        observation = env.world.observe(simulator, made)
         taken.take()
         seen.append(observation)
         actions.append(action)
         values.append(value)
-        rewards.append({name: env._groups[name].reward(gains) for name in names})
+        rewards.append({name: env.world.groups[name].reward(gains) for name in names})
         lengths += running
         ended |= running & terminated
         running &= ~(terminated | over)
@@ -201,7 +201,7 @@ class _Taker:
     """Copies the simulator's state, frame by frame."""
 
     def __init__(self, env: VmasEnv) -> None:
-        self.main = env._pool.main
+        self.main = env.world.pool.main
         self.frames: dict[str, list[Tensor]] = {}
         self.plain: list[dict[str, Any]] = []
         self._last: dict[str, Any] = {}

@@ -13,16 +13,13 @@ import warnings
 from typing import Any
 
 import torch
-from vmas.simulator.core import World
 from vmas.simulator.environment import Environment
 from vmas.simulator.scenario import BaseScenario
-from vmas.simulator.utils import LINE_MIN_DIST
 
 from envs.base import EnvError
 from envs.random import Stream
-from envs.repairs import decide_scenarios_per_environment
+from envs.repairs import decide_collisions_per_environment, decide_scenarios_per_environment
 from marl import imports
-from marl.errors import UserError
 
 
 class Simulator(Environment):
@@ -66,10 +63,7 @@ def find_scenario(name: str) -> type[BaseScenario]:
             hint = f"did you mean {' or '.join(close)}?" if close else f"VMAS has {', '.join(names)}."
             raise EnvError(f"env.scenario={name!r} is neither a VMAS scenario nor a dotted path: {hint}")
         return importlib.import_module("vmas.scenarios." + full.replace("/", ".")).Scenario
-    try:
-        found = imports.locate(name, "env.scenario")
-    except UserError as error:
-        raise EnvError(str(error)) from error
+    found = imports.locate(name, "env.scenario")
     if isinstance(found, types.ModuleType):
         found = getattr(found, "Scenario", None)
     if not (isinstance(found, type) and issubclass(found, BaseScenario)):
@@ -133,42 +127,6 @@ def _refuse_unknown(name: str, unknown: list[str], known: list[str]) -> None:
     close = difflib.get_close_matches(unknown[0], known, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"it takes {', '.join(known) or 'none'}."
     raise EnvError(f"env.scenario_kwargs.{unknown[0]} is not a keyword of scenario {name!r}: {hint}")
-
-
-def decide_collisions_per_environment(world: World) -> None:
-    """Let no environment's reward depend on the others, by overriding `collides` on this one world.
-
-    VMAS's `World.collides(a, b)` answers whether a and b can collide and are close in *any* environment of the batch.
-    Inside the physics that is a shortcut, which stays, except that "close" reaches as far as forces do: contacts begin
-    up to LINE_MIN_DIST before surfaces touch, so VMAS drops a corner's first contact unless another environment has a
-    closer one. But scenarios
-    (navigation, give_way) call it before they compare distances per environment, so that a near miss costs something
-    only if somebody else touches. Outside of the physics we answer as if some environment were close: the scenario's
-    own per-environment comparison then decides alone. Worlds that define `collides` themselves are left as they are.
-    """
-    if type(world).collides is not World.collides:
-        return
-    physics = type(world)._apply_vectorized_enviornment_force
-    inside = False
-
-    def apply_forces(self: World) -> None:
-        nonlocal inside
-        inside = True
-        try:
-            physics(self)
-        finally:
-            inside = False
-
-    def collides(self: World, a: Any, b: Any) -> bool:
-        able = a is not b and a.collides(b) and b.collides(a)
-        moves = a.movable or a.rotatable or b.movable or b.rotatable
-        if not (able and moves and {type(a.shape), type(b.shape)} in self._collidable_pairs):
-            return False
-        reach = a.shape.circumscribed_radius() + b.shape.circumscribed_radius() + 2 * LINE_MIN_DIST
-        return not inside or bool((torch.linalg.vector_norm(a.state.pos - b.state.pos, dim=-1) <= reach).any())
-
-    world._apply_vectorized_enviornment_force = types.MethodType(apply_forces, world)
-    world.collides = types.MethodType(collides, world)
 
 
 def global_state(simulator: Simulator) -> torch.Tensor:

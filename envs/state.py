@@ -1,7 +1,7 @@
 """The simulator's state: every tensor and plain value reachable from it, found once and named by its path.
 
 A *slot* is one place that holds a tensor: a container (an object's `__dict__`, a list, a dict) and a key. Two slots may
-hold one and the same tensor; whoever rebinds slots keeps such shared identities. A *host* slot holds plain values
+hold one and the same tensor; code that rebinds slots keeps such shared identities. A *host* slot holds plain values
 (numbers, strings, tuples of them) or refers to another object of the simulator (an agent's goal, say).
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 # Modules whose objects hold no simulator state; torch.distributions' do (sampling keeps its Gaussians there).
 FOREIGN = {"torch", "numpy", "gym", "gymnasium", "pyglet", "matplotlib"} | set(sys.stdlib_module_names)
-# Scratch that World.step fills anew before it reads it, and what merely draws: neither decides the next step.
+# Scratch that World.step fills again before it reads it, and what merely draws: neither decides the next step.
 SCRATCH = {"forces_dict", "torques_dict", "entity_index_map", "viewer", "text_lines", "_render"}
 
 
@@ -132,7 +132,7 @@ class StateMap:
         queue: deque[tuple[str, tuple, Any]] = deque()
         self._visit("", self.root)
         world = getattr(self.root, "world", None)
-        for name in ("_landmarks", "_agents"):  # first, so that a goal refers to a landmark, whoever else holds it
+        for name in ("_landmarks", "_agents"):  # first, so that a goal refers to a landmark, whatever else holds it
             for i, entity in enumerate(getattr(world, name, ())):
                 steps = (("attribute", "world"), ("attribute", name), ("item", i))
                 self._visit(f"world.{name}.{i}", entity)
@@ -288,33 +288,8 @@ def _label(key: Any, position: int, path_of: dict[int, str]) -> str:
     return str(key) if all(isinstance(part, (str, int, float)) for part in plain) else f"#{position}"
 
 
-def batch_axis(shape: torch.Size, other: torch.Size, num_envs: int, other_envs: int) -> int | None:
-    """The axis with num_envs in one shape and other_envs in the other, all else equal; None where both are the same.
-
-    Comparing two simulators of different sizes tells the environment axis from a constant of the same length.
-    Raises ValueError where the shapes differ in any other way (several axes, or environments folded into another).
-    """
-    if shape == other:
-        return None
-    axes = [i for i, (a, b) in enumerate(zip(shape, other, strict=False)) if a != b]
-    if len(shape) != len(other) or len(axes) != 1 or (shape[axes[0]], other[axes[0]]) != (num_envs, other_envs):
-        raise ValueError(f"shapes {tuple(shape)} and {tuple(other)} differ in more than one environment axis")
-    return axes[0]
-
-
-def counts_environments(rows: Tensor, axis: int) -> bool:
-    """Whether a tensor is an index: integers that grow evenly along the environment axis, as torch.arange(E) does.
-
-    Such a row says which environment it is of; another's must not be put in its place.
-    """
-    if rows.is_floating_point() or rows.dtype == torch.bool or rows.shape[axis] < 3:
-        return False
-    grows = rows.diff(dim=axis)
-    return bool((grows == grows.narrow(axis, 0, 1)).all() & (grows != 0).all())
-
-
 def to_bytes(value: Any) -> Tensor:
-    """JSON-able data as a uint8 tensor, so that it travels in snapshots; floats come back to the bit."""
+    """JSON-able data as a uint8 tensor, so that it travels in snapshots; floats come back bitwise."""
     return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Environments that nobody can save: what was played since all of them last began anew is kept, and played again."""
+"""Environments whose state cannot be saved: what was played since they last began is kept, and played again."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from envs.base import ActionError, Env, EnvError, Transition, misshapen
-from envs.random import spread
+from marl.seeding import spread
 
 
-class Taped(Env):
-    """E environments of somebody else's, whose state cannot be read: a snapshot is a seed and what was played since.
+class ReplayedEnv(Env):
+    """E environments of another package, whose state cannot be read: a snapshot is a seed and what was played since.
 
-    name: for messages. restart_every: steps after which all are cut off (truncated) and begin anew from a seed of
+    name: for messages. restart_every: steps after which all are cut off (truncated) and begin again from a seed of
     their own, so that a resumed run plays so many again at most; None: never.
     """
 
@@ -23,7 +23,7 @@ class Taped(Env):
 
     @abstractmethod
     def _restart(self, seed: int) -> None:
-        """All environments anew, from a seed."""
+        """All environments from their beginning, from a seed."""
 
     @abstractmethod
     def _advance(self, action: dict[str, Tensor]) -> Transition:
@@ -51,7 +51,7 @@ class Taped(Env):
         return self._seen()
 
     def _begin(self) -> None:
-        """All environments anew, from a seed made of the environment's and the count of restarts."""
+        """All environments from their beginning, from a seed made of the environment's and the count of restarts."""
         self._restarts += 1
         self._tape: list[dict[str, Tensor]] = []
         self._restart(spread(self._seed, self._restarts) % 2**31)

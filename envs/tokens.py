@@ -12,7 +12,19 @@ from typing import Any
 import numpy as np
 import torch
 
+# What merely draws or reports, and VMAS's own copy of the generators, which is not used: no step reads it back.
+IGNORED_ATTRIBUTES = {"vmas_random_state", "viewer", "text_lines", "_render", "forces_dict", "torques_dict",
+                      "entity_index_map"}
+CLASS_BOOKKEEPING = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__abstractmethods__",
+                     "_abc_impl", "__qualname__", "__firstlineno__", "__static_attributes__", "__annotate__",
+                     "__annotations_cache__", "__annotate_func__", "__slots__", "__match_args__", "__parameters__",
+                     "__orig_bases__", "__dataclass_fields__", "__dataclass_params__"}
 IGNORED_PACKAGES = {"pyglet", "matplotlib", "logging", "threading", "PIL", "IPython", "warnings", "_thread", "weakref"}
+PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), type(NotImplemented))
+
+
+class TooMuchState(Exception):
+    """The walk met more values than can be compared at every start."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -59,6 +71,20 @@ def order(item: Any) -> str:
     """A set's items come in an order that depends on the process: by class, and by name where they have one."""
     name = item.__qualname__ if isinstance(item, type) else getattr(item, "name", "")
     return f"{type(item).__qualname__} {name}"
+
+
+def key_label(key: Any, position: int) -> str:
+    """A dict key's name in paths: the key where it is plain, else its place."""
+    if isinstance(key, str):
+        return key
+    parts = key if isinstance(key, tuple) else (key,)
+    return repr(key) if all(type(part) in PLAIN for part in parts) else f"#{position}"
+
+
+def array_token(array: np.ndarray) -> tuple:
+    """Type, shape and content of an array."""
+    content = repr(array.tolist()).encode() if array.dtype == object else np.ascontiguousarray(array).tobytes()
+    return str(array.dtype), array.shape, hashlib.sha256(content).hexdigest()[:16]
 
 
 def generator_state(value: Any) -> Any | None:

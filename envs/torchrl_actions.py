@@ -7,7 +7,8 @@ from torch import Tensor
 from torchrl.data import Binary, Bounded, Categorical, MultiCategorical, MultiOneHot, OneHot
 from torchrl.data.tensor_specs import TensorSpec
 
-from envs.base import ActionSpec, EnvError
+from envs.base import EnvError
+from envs.spec import ActionSpec
 
 ACTIONS = "Bounded, Categorical, MultiCategorical, OneHot, MultiOneHot or Binary"
 

@@ -11,7 +11,8 @@ from torchrl.data import Binary, Bounded, Categorical, Composite, MultiCategoric
 from torchrl.data.tensor_specs import TensorSpec
 from torchrl.envs import EnvBase
 
-from envs.base import ActionSpec, Env, EnvError, GroupSpec, Transition
+from envs.base import Env, EnvError, Transition
+from envs.spec import ActionSpec, GroupSpec
 
 
 class TorchRLEnv(EnvBase):

@@ -17,10 +17,11 @@ from torchrl.data.tensor_specs import TensorSpec
 from torchrl.envs import EnvBase, ParallelEnv, SerialEnv
 from torchrl.envs.utils import step_mdp
 
-from envs.base import EnvError, EnvSpec, GroupSpec, Transition
+from envs.base import EnvError, Transition
 from envs.gymnasium_env import located
 from envs.random import Stream
-from envs.taped import Taped
+from envs.spec import EnvSpec, GroupSpec
+from envs.taped import ReplayedEnv
 from envs.torchrl_actions import action_of, encoded
 
 Key = tuple[str, ...]
@@ -43,7 +44,7 @@ class _Group:
     mask: Key | None
 
 
-class FromTorchRL(Taped):
+class FromTorchRL(ReplayedEnv):
     """E copies of a TorchRL environment (Bou et al. 2023), or one that is vectorised itself.
 
     Each action key is a group: ("adversary", "action") that of the agents `group_map["adversary"]`, a plain "action"
@@ -55,7 +56,7 @@ class FromTorchRL(Taped):
     vectorised: name of the argument by which it makes several at once ("num_envs"); None: it makes single ones.
     workers: processes that share single ones between them (at most; a divisor of num_envs); 0: this process.
     max_steps: time limit, steps. state: key of a global state at the root; None: there is none.
-    restart_every: steps after which all environments are cut off (truncated) and begin anew from a seed of their own:
+    restart_every: steps after which all environments are cut off (truncated) and begin again from a seed of their own:
         TorchRL cannot save an environment, so a resumed run plays the steps since then again. None: never.
 
     Raises EnvError for paths that lead nowhere, wrong arguments, and specs that no policy can read or answer.
@@ -166,7 +167,7 @@ class FromTorchRL(Taped):
     # ---- playing -------------------------------------------------------------------------------------------------
 
     def _restart(self, seed: int) -> None:
-        """See `Taped`. TorchRL's VmasEnv draws from one hidden generator that all VMAS environments share."""
+        """See `ReplayedEnv`. TorchRL's VmasEnv draws from one hidden generator that all VMAS environments share."""
         self._steps = torch.zeros(self.num_envs, dtype=torch.int64)
         self.stream.seed(seed)
         with self.stream:
@@ -191,7 +192,7 @@ class FromTorchRL(Taped):
         return {n: {} if mask is None else {"action": mask.bool().to(self.device)} for n, mask in held.items()}
 
     def _advance(self, action: dict[str, Tensor]) -> Transition:
-        """See `Taped`; what has ended is restarted by TorchRL's own partial reset."""
+        """See `ReplayedEnv`; what has ended is restarted by TorchRL's own partial reset."""
         held = self._now.clone(False)
         for name, group in self._groups.items():
             held.set(group.action, encoded(action[name], group.spec.action, group.action_spec))

@@ -13,27 +13,28 @@ from gymnasium.vector.utils import batch_space, iterate
 from pydantic import Field
 from torch import Tensor
 
-from envs.base import EnvError, EnvSpec, GroupSpec, Transition
+from envs.base import EnvError, Transition
 from envs.copies import MASK, choices, in_space, mask_row, parted, takes_masks
 from envs.gymnasium_env import AGENT, on_the_cpu, registered
 from envs.host import action_spec
-from envs.taped import Taped
+from envs.spec import EnvSpec, GroupSpec
+from envs.taped import ReplayedEnv
 
 GROUP = "agents"
 FINAL = ("final_obs", "final_observation")  # gymnasium's key in infos, and the one before gymnasium 1.0
 MODES = ", ".join(mode.value for mode in AutoresetMode)
 
 
-class VectorEnv(Taped):
+class VectorEnv(ReplayedEnv):
     """A registered environment with a vector entry point (Towers et al. 2024, section 3): one call steps all E.
 
     Its `metadata["autoreset_mode"]` may be SameStep (what ended shows its true last observation in the infos), Disabled
-    (it is then reset by `options={"reset_mask": …}`) or NextStep: there the step after an end only resets. Nobody is
+    (it is then reset by `options={"reset_mask": …}`) or NextStep: there the step after an end only resets. No agent is
     alive during that step: it earns nothing, counts as no step of an episode, and its action is ignored.
 
     id: as in `GymnasiumEnv`. kwargs: for `gymnasium.make_vec`. max_steps: time limit, handed over as
-    `max_episode_steps`; None keeps the one that the environment was registered with. restart_every: see `Taped`; a
-    vectorised environment hides its state and its random stream.
+    `max_episode_steps`; None keeps the one that the environment was registered with. restart_every: see
+    `ReplayedEnv`; a vectorised environment hides its state and its random stream.
 
     Raises EnvError for ids without a vector entry point, wrong keyword arguments, unsuitable spaces, an unknown
     way to reset, and devices other than the CPU.
@@ -77,9 +78,9 @@ class VectorEnv(Taped):
         try:
             return gymnasium.make_vec(id, self.num_envs, "vector_entry_point", **kwargs)
         except (gymnasium.error.Error, ImportError, TypeError) as error:
-            told = " ".join(str(error).split())[:300].rstrip(".")
-            single = "; env=gymnasium steps copies of single ones" if "vector entry point" in told else ""
-            raise EnvError(f"{self.name}: {told}{single}.") from error
+            reason = " ".join(str(error).split())[:300].rstrip(".")
+            single = "; env=gymnasium steps copies of single ones" if "vector entry point" in reason else ""
+            raise EnvError(f"{self.name}: {reason}{single}.") from error
 
     def _restart(self, seed: int) -> None:
         seen, infos = self.env.reset(seed=seed)
@@ -87,7 +88,7 @@ class VectorEnv(Taped):
         self._now, self._open = self._rows(seen), self._choices(seen, infos)
 
     def _advance(self, action: dict[str, Tensor]) -> Transition:
-        """See `Taped`."""
+        """See `ReplayedEnv`."""
         own, spec = action[GROUP], self.spec.groups[GROUP].action
         own = own.clamp(spec.low, spec.high) if spec.kind == "continuous" else own
         seen, reward, terminated, truncated, infos = self.env.step(in_space(own[:, 0].double().numpy(), self._does))
@@ -122,11 +123,11 @@ class VectorEnv(Taped):
     def masks(self) -> dict[str, dict[str, Tensor]]:
         """See `Env.masks`."""
         kinds = self.spec.groups[GROUP].masks
-        told = {"alive": torch.from_numpy(~self._over).unsqueeze(1)} if "alive" in kinds else {}
+        masks = {"alive": torch.from_numpy(~self._over).unsqueeze(1)} if "alive" in kinds else {}
         if "action" in kinds:
             rows = np.ones((self.num_envs, choices(self._does)), dtype=bool) if self._open is None else self._open
-            told["action"] = torch.from_numpy(rows | self._over[:, None]).unsqueeze(1)
-        return {GROUP: told}
+            masks["action"] = torch.from_numpy(rows | self._over[:, None]).unsqueeze(1)
+        return {GROUP: masks}
 
     def _rows(self, seen: Any) -> np.ndarray:
         """Observations of all as rows of numbers of their own, float32 [E, F]; masks among them are left out."""
@@ -146,15 +147,16 @@ class VectorEnv(Taped):
         return np.stack([spaces.flatten(self._sees, one) for one in own]).astype(np.float32)
 
     def _choices(self, seen: Any, infos: dict[str, Any]) -> np.ndarray | None:
-        """Which choices are open, bool [E, choices]; None where nobody says so."""
+        """Which choices are open, bool [E, choices]; None where the environments say nothing."""
         held = seen[MASK] if self._masked else infos.get(MASK)
         if held is None or not takes_masks(self._does):
             return None
-        told = infos.get(f"_{MASK}", np.ones(self.num_envs, dtype=bool)) if not self._masked else [True] * self.num_envs
+        all_given = np.ones(self.num_envs, dtype=bool)
+        given = all_given if self._masked else infos.get(f"_{MASK}", all_given)
         everything = np.ones(choices(self._does), dtype=bool)
         each = zip(*held, strict=True) if isinstance(held, tuple) else held  # a tuple: one batch per dimension
         rows = [mask_row(one, self._does, f"{self.name}: {MASK}") if has else everything
-                for one, has in zip(each, told, strict=True)]
+                for one, has in zip(each, given, strict=True)]
         return np.stack(rows)
 
     def close(self) -> None:

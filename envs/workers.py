@@ -13,12 +13,13 @@ import numpy as np
 
 from envs.base import EnvError
 from envs.copies import Copy, Share
+from marl.errors import UserError
 
 PATIENCE = 5.0  # seconds that a process has to close its copies
 
 
 class Worker:
-    """A share in a process of its own. It ends when it is closed, when nobody holds this object, or with its parent."""
+    """A share in a process of its own. It ends when it is closed, with this object, or with its parent."""
 
     def __init__(self, make: Callable[[], Copy], count: int, name: str, number: str) -> None:
         # Forked, it would inherit threads' locks and the other workers' pipes, and so outlive a killed parent.
@@ -66,7 +67,7 @@ def serve(pipe: Connection, make: Callable[[], Copy], count: int, name: str) -> 
     def tried(work: Callable[[], Any]) -> None:
         try:
             pipe.send(("made", work()))
-        except EnvError as error:
+        except UserError as error:
             pipe.send(("refused", str(error)))
         except Exception:
             pipe.send(("failed", traceback.format_exc()))

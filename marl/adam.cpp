@@ -2,22 +2,7 @@
 //
 // The operations are those of torch's fused kernel and of its norm, in the same order, so that the bits are torch's own
 // where vectors are as long as torch's; explicit fused multiply-adds stand where its compiler makes them.
-// Stands after vectors.h.
-#include <cmath>
-
-#if defined(__AVX512F__)
-INLINE vf fma_(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
-INLINE vf root(vf a) { return (vf)_mm512_sqrt_ps((__m512)a); }
-#elif defined(__AVX__) && defined(__FMA__)
-INLINE vf fma_(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
-INLINE vf root(vf a) { return (vf)_mm256_sqrt_ps((__m256)a); }
-#else
-INLINE vf fma_(vf a, vf b, vf c) { return a * b + c; }
-INLINE vf root(vf a) {
-    for (int i = 0; i < W; i++) a[i] = sqrtf(a[i]);
-    return a;
-}
-#endif
+#include "simd.h"
 
 static float norm(const float* x, int64_t n) {
     typedef float eight __attribute__((vector_size(32)));  // as many as torch's norm takes, whatever the processor
@@ -42,13 +27,13 @@ struct Rates {  // of a group of parameters
 static void one(int64_t n, float scale, const Rates& r, int64_t step, float* param, const float* grad, float* m,
                 float* v) {
     const double size = r.lr / (1 - std::pow(r.beta1, step)), root2 = std::sqrt(1 - std::pow(r.beta2, step));
-    const vf by1 = all(1 - r.beta1), by2 = all(1 - r.beta2), beta2 = all(r.beta2);
+    const vf by1 = K(1 - r.beta1), by2 = K(1 - r.beta2), beta2 = K(r.beta2);
     for (int64_t i = 0; i < n; i += W) {
         const int64_t left = n - i;
         vf p = load(param + i, left), g = load(grad + i, left) * scale, a = load(m + i, left), b = load(v + i, left);
         if (r.weight_decay != 0) {
-            if (r.decoupled) p = p * all(1 - r.lr * r.weight_decay);
-            else g = fma_(p, all(r.weight_decay), g);
+            if (r.decoupled) p = p * K(1 - r.lr * r.weight_decay);
+            else g = fma_(p, K(r.weight_decay), g);
         }
         a = fma_(by1, g - a, a);
         vf square = fma_(by2 * g, g, b * beta2);
@@ -56,7 +41,7 @@ static void one(int64_t n, float scale, const Rates& r, int64_t step, float* par
             const vf other = fma_(b, beta2, by2 * g * g);
             for (int64_t l = left & ~7; l < left; l++) square[l] = other[l];
         }
-        p = p - all(size) * a / (root(square) / all(root2) + all(r.eps));
+        p = p - K(size) * a / (sqrt_(square) / K(root2) + K(r.eps));
         store(param + i, p, left), store(m + i, a, left), store(v + i, square, left);
     }
 }

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW, optimizer
 
 from marl import native
+from marl.compiler import FLAGS
 from marl.native import NUMBER, POINTER, REAL
 
-LARGE = 1 << 20  # numbers beyond which a step is left to torch, which uses several threads
+MOST_NUMBERS = 1 << 20  # numbers beyond which a step is left to torch, which uses several threads
 NEEDED = {"fused": True, "amsgrad": False, "maximize": False, "differentiable": False, "capturable": False}
 
 
-class QuickStep:
+class FusedAdamStep:
     """Steps of an optimiser, and the clipping of each part's gradients before.
 
     Args:
@@ -36,7 +37,7 @@ class QuickStep:
         integers, sizes = ctypes.c_int64 * count, [p.numel() for p in self.parameters]
         part = [i for i, members in enumerate(parts) for _ in members]
         group = [groups[id(p)] for p in self.parameters]
-        self.told = count, integers(*sizes), integers(*part), integers(*group)
+        self.kernel_args = count, integers(*sizes), integers(*part), integers(*group)
         self.rates = (ctypes.c_double * (6 * len(optimizer.param_groups)))()
         self.norms = torch.empty(count)
         self.state: Any = None
@@ -59,11 +60,11 @@ class QuickStep:
             self.at, self.where = at, (pointers(*at[: len(gradients)]), pointers(*at[len(gradients) :]))
         total = self.norms.new_empty(())
         results = self.norms.data_ptr(), total.data_ptr()
-        made.step(*self.told, self.rates, self.most, *self.where, *self.moments, *results)
+        made.step(*self.kernel_args, self.rates, self.most, *self.where, *self.moments, *results)
         return total
 
     def _simple(self) -> bool:
-        """Take over the groups' rates; whether they are plain numbers and nobody waits for the optimiser's own step."""
+        """Take over the groups' rates; whether they are plain numbers and no hook waits for a step."""
         own = self.optimizer
         if own._optimizer_step_pre_hooks or own._optimizer_step_post_hooks:
             return False
@@ -92,25 +93,29 @@ class QuickStep:
         return True
 
 
-def quick(optimizer: torch.optim.Optimizer, parts: list[list[nn.Parameter]], most: float | None) -> QuickStep | None:
+def build_fused_step(
+    optimizer: torch.optim.Optimizer, parts: list[list[nn.Parameter]], most: float | None
+) -> FusedAdamStep | None:
     """Such steps of an optimiser, if it and its parameters are of the right kind."""
     parameters = [p for part in parts for p in part]
     inside = {id(p) for group in optimizer.param_groups for p in group["params"]} == set(map(id, parameters))
     if type(optimizer) not in (Adam, AdamW) or not inside or len(set(map(id, parameters))) < len(parameters):
         return None
-    small = sum(p.numel() for p in parameters) <= LARGE
-    return QuickStep(optimizer, parts, most) if small and all(_ordinary(p.detach()) for p in parameters) else None
+    small = sum(p.numel() for p in parameters) <= MOST_NUMBERS
+    return FusedAdamStep(optimizer, parts, most) if small and all(_ordinary(p.detach()) for p in parameters) else None
 
 
 def _ordinary(tensor: Tensor | None) -> bool:
-    return tensor is not None and native.plain(tensor) and tensor.layout is torch.strided and tensor.is_contiguous()
+    if tensor is None or not native.is_cpu_float32(tensor):
+        return False
+    return tensor.layout is torch.strided and tensor.is_contiguous()
 
 
 def _check(made: ctypes.CDLL) -> None:
     """Hold a few steps against torch's. Raises RuntimeError."""
     generator = torch.Generator().manual_seed(0)
     own, theirs = ([nn.Parameter(torch.ones(n)) for n in (3, 40)] for _ in range(2))
-    ours = QuickStep(Adam(own, fused=True), [own], 0.5)
+    ours = FusedAdamStep(Adam(own, fused=True), [own], 0.5)
     other = Adam(theirs, fused=True)
     for turn in range(3):
         for a, b in zip(own, theirs, strict=True):
@@ -130,8 +135,8 @@ def _check(made: ctypes.CDLL) -> None:
 
 
 functions = native.Library(
-    [Path(__file__).with_name(name) for name in ("vectors.h", "adam.cpp")],
-    ("-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w"),
+    [Path(__file__).with_name("adam.cpp")],
+    FLAGS,
     {"width": ([], NUMBER), "step": ([NUMBER] + [POINTER] * 4 + [REAL] + [POINTER] * 7, None)},
     _check,
     "torch's optimiser clips and steps, not a compiled function",

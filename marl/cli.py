@@ -27,13 +27,13 @@ Job = Callable[[Any, Path], Any]  # a configuration and a run directory → the 
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
-def main(document: str, job: Callable[[list[str]], Any], *errors: type[Exception], again: str = "") -> None:
+def main(document: str, job: Callable[[list[str]], Any], again: str = "") -> None:
     """A script that works on finished runs: `job(arguments)`, or `document` where help or nothing is asked for."""
     if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
         print(terminal.fit(document))
         sys.exit(0)
     find_user_modules()
-    with guard(*errors, again=again):
+    with guard(again):
         job(sys.argv[1:])
 
 
@@ -49,7 +49,7 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def guard(*errors: type[Exception], again: str = "") -> Iterator[None]:
+def guard(again: str = "") -> Iterator[None]:
     """Turn what ends a run into `error: …` on stderr and an exit code (`marl.errors`); a user's mistake has 2.
 
     HYDRA_FULL_ERROR=1 adds the traceback.
@@ -65,7 +65,7 @@ def guard(*errors: type[Exception], again: str = "") -> Iterator[None]:
     except Stopped as stopped:
         print(f"{stopped.where}; {again}" if again else stopped, file=sys.stderr)
         raise SystemExit(stopped.exit_code) from None
-    except (UserError, Diverged, LostProcess, *errors) as error:
+    except (UserError, Diverged, LostProcess) as error:
         if FULL_ERROR or any(a.startswith("debug=") for a in sys.argv):
             traceback.print_exc()
         print(f"error: {one_line(error)}", file=sys.stderr)

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from marl.errors import LostProcess, UserError
+from marl.imports import resolve
 
 SILENCE = timedelta(seconds=50)  # a process that does not answer for so long is lost
 STARTING = timedelta(minutes=5)  # for all to begin; imports may take long on a busy machine
@@ -143,7 +144,9 @@ def share(config: Mapping[str, Any]) -> dict[str, Any]:
     config, count = dict(config), world()
     if count == 1:
         return config
-    for group, key in (("env", "num_envs"), ("algo", "minibatch_size"), ("task", "batch_size")):
+    algo = config.get("algo")
+    divided = resolve(algo["_target_"], "algo._target_").divided if isinstance(algo, Mapping) else ()
+    for group, key in (("env", "num_envs"), *(("algo", name) for name in divided), ("task", "batch_size")):
         node = config.get(group)
         if not isinstance(node, Mapping) or node.get(key) is None:  # a minibatch of null is the whole rollout
             continue

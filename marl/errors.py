@@ -8,7 +8,7 @@ LONGEST = 1500  # characters of a message: what it quotes may be a whole file
 
 
 class UserError(ValueError):
-    """One sentence that names the key, its value and what is allowed; scripts print it and exit 2."""
+    """A user's mistake, told in one sentence that names the key, its value and what is allowed; scripts exit 2."""
 
     exit_code = 2
 
@@ -35,6 +35,10 @@ class NonFinite(RuntimeError):
 
     The engine makes it a Diverged, or goes back to the last checkpoint (`marl.recovery`).
     """
+
+
+class CannotCompile(RuntimeError):
+    """What can't become a compiled library or a kernel; the message is one sentence that says why."""
 
 
 class LostProcess(RuntimeError):

@@ -90,10 +90,10 @@ def launch(sweep_begun: sweep.Sweep, start: Callable[[], Any]) -> None:
             print("a worker process was killed; going on with the jobs that are left", flush=True)
 
 
-def work(job: Job, cfg: DictConfig, run_dir: Path, mistakes: Sequence[type[Exception]]) -> Any:
+def work(job: Job, cfg: DictConfig, run_dir: Path) -> Any:
     """`job(cfg, run_dir)` as a part of a sweep: done ones are skipped, begun ones continued, failures written down."""
     find_user_modules()  # in a worker process, too
-    expected = (UserError, *HYDRA_ERRORS, *mistakes)
+    expected = (UserError, *HYDRA_ERRORS)
     overrides = list(HydraConfig.get().overrides.task)
     if run_dir.name.isdecimal():  # but for a hydra.sweep.subdir of the user's
         number, overrides = sweep_jobs.place(run_dir.parent, int(run_dir.name), overrides)

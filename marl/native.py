@@ -1,6 +1,6 @@
 """Compiled functions of ours beside torch's: built on first use, called by address, known to recordings.
 
-Each library is held to torch when it is loaded, and is never used where it can't be built or differs.
+Each library is compared with torch when it is loaded. It is not used where it can't be built or differs.
 """
 
 import ctypes
@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from marl.compiler import compile_library
+
 NUMBER, REAL, POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 
-# (source, flags) -> the library's file, raising RuntimeError where none can be made. Who builds kernels is not this
-# package's business: `agents.native.enable` sets it.
-compiler: Callable[[str, Sequence[str]], Path] | None = None
+enabled = True  # False: torch's own operations do everything, which is what compiled functions are compared with
 
 # Takes a call and what it reads and writes, while `marl.recorder` records: torch does not see these calls.
 recorder: Callable[[Callable[[], object], object], None] | None = None
@@ -45,41 +45,43 @@ class Library:
         instead: str,
     ) -> None:
         self.sources, self.flags, self.functions, self.check, self.instead = sources, flags, functions, check, instead
-        self.by: Callable[..., Path] | None = None
-        self.made: ctypes.CDLL | None = None
-        self.coming: tuple[Callable[..., Path], Future[Path]] | None = None
+        self.builder: Callable[..., Path] | None = None  # that made `library`
+        self.library: ctypes.CDLL | None = None
+        self.pending: tuple[Callable[..., Path], Future[Path]] | None = None
 
     def begin(self) -> None:
-        """Build in the background, for whoever will ask soon."""
-        if compiler is not None and compiler is not self.by and self.coming is None:
-            self.coming = compiler, _builders.submit(self._build, compiler)
+        """Build in the background, for a caller that will ask soon."""
+        if enabled and compile_library is not self.builder and self.pending is None:
+            self.pending = compile_library, _builders.submit(self._build, compile_library)
 
     def __call__(self) -> ctypes.CDLL | None:
         """The library; None, with a warning the first time, where there is none."""
-        if compiler is not self.by:
-            self.by, self.made = compiler, None if compiler is None else self._load(compiler)
-        return self.made
+        if not enabled:
+            return None
+        if compile_library is not self.builder:
+            self.builder, self.library = compile_library, self._load(compile_library)
+        return self.library
 
     def _build(self, build: Callable[[str, Sequence[str]], Path]) -> Path:
         return build("".join(path.read_text() for path in self.sources), self.flags)
 
     def _load(self, build: Callable[[str, Sequence[str]], Path]) -> ctypes.CDLL | None:
-        begun, self.coming = self.coming, None
+        pending, self.pending = self.pending, None
         try:
-            built = begun[1].result() if begun and begun[0] is build else self._build(build)
-            made = ctypes.CDLL(str(built))
+            path = pending[1].result() if pending and pending[0] is build else self._build(build)
+            library = ctypes.CDLL(str(path))
             for name, (arguments, result) in self.functions.items():
-                function = getattr(made, name)
+                function = getattr(library, name)
                 function.argtypes, function.restype = arguments, result
-            self.check(made)
+            self.check(library)
         except (RuntimeError, OSError) as error:
             warnings.warn(f"{self.instead}: {error}", stacklevel=4)
             return None
-        return made
+        return library
 
 
-def unseen() -> bool:
-    """Whether nobody but a recording looks at single operations: no compiler, tracer, autocast, vmap or other mode."""
+def dispatch_is_plain() -> bool:
+    """Whether only a recording looks at single operations: no compiler, tracer, autocast, vmap or other mode."""
     return (
         not torch.compiler.is_compiling()  # first: sizes are symbols then
         and not torch.jit.is_tracing()
@@ -89,7 +91,7 @@ def unseen() -> bool:
     )
 
 
-def plain(*tensors: Tensor | None) -> bool:
+def is_cpu_float32(*tensors: Tensor | None) -> bool:
     """Whether these are ordinary float32 tensors on a CPU, as far as they are there."""
     return all(t is None or (type(t) is Tensor and t.is_cpu and t.dtype == torch.float32) for t in tensors)
 

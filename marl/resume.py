@@ -12,7 +12,6 @@ from marl.schema import show
 # A change of these makes another run; what the checkpoint holds would contradict them, or silently win.
 FIXED = ("seed", "data", "network", "critic_network", "objective", "optimizer", "scheduler", "groups")
 ASKED = ("task", "env", "algo")  # the class that such a node names says which of its settings must stay
-PER_ITERATION = ("algo.epochs", "algo.minibatch_size", "trainer.accumulate")  # how long a schedule by steps is
 QUIET = ("paths", "resume", "init_from", "strict", "ckpt", "experiment", "name")  # nothing learns from these
 
 
@@ -64,7 +63,7 @@ def compare(config: Mapping[str, Any], resumed: Mapping[str, Any]) -> list[str]:
     changed = differences(resumed, config)
     lines = [f"{key}: {show(old)} -> {show(new)}" for key, (old, new) in changed.items()]
     by_step = (config.get("scheduler") or {}).get("interval") == "step"
-    fixed_keys = [refused(key, config) or (by_step and key in PER_ITERATION) for key in changed]
+    fixed_keys = [refused(key, config) or (by_step and key in per_iteration(config)) for key in changed]
     fixed = [line for line, keeps in zip(lines, fixed_keys, strict=True) if keeps]
     if fixed:
         rest = [line for line in lines if line not in fixed]
@@ -88,6 +87,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         elif before != after:
             changed[f"{prefix}{key}"] = (before, after)
     return changed
+
+
+def per_iteration(config: Mapping[str, Any]) -> set[str]:
+    """Keys that decide how many optimiser steps an iteration has, and so how long a schedule by steps is."""
+    node = config.get("algo")
+    names = resolve(node["_target_"], "algo._target_").per_iteration if isinstance(node, Mapping) else ()
+    return {"trainer.accumulate", *(f"algo.{name}" for name in names)}
 
 
 def refused(key: str, config: Mapping[str, Any]) -> bool:

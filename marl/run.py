@@ -23,16 +23,16 @@ from marl.new_run_directory import NewRunDirectory
 from marl.overrides import tidy, value_of
 
 
-def run(job: Job, *errors: type[Exception]) -> None:
+def run(job: Job) -> None:
     """A script: compose from `sys.argv` (`-m` sweeps), call `job(cfg, run_dir)`, which returns the metric.
 
     `resume=RUN_DIR` continues in that directory, with the configuration that it holds. Mistakes of the user
-    (UserError, Hydra's own complaints, and `errors`) end with one line on stderr and exit code 2.
+    (UserError and Hydra's own complaints) end with one line on stderr and exit code 2.
     """
     find_user_modules()
     sweeping = bool({"-m", "--multirun"} & set(sys.argv))
     composing = True  # until the job begins
-    with guard(*errors, again=SAME_COMMAND if sweeping else RESUME), translate_hydra_errors(lambda: composing):
+    with guard(SAME_COMMAND if sweeping else RESUME), translate_hydra_errors(lambda: composing):
         arguments = sys.argv[1:] = flags_first(tidy(sys.argv[1:]))
         distributed.start()
         if value_of(arguments, "resume") is not None:
@@ -58,10 +58,10 @@ def run(job: Job, *errors: type[Exception]) -> None:
             cfg.experiment = HydraConfig.get().runtime.choices.get("experiment")
             compose.settle(cfg, HydraConfig.get().overrides.task)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                return multirun.work(job, cfg, run_dir, errors)
+                return multirun.work(job, cfg, run_dir)
             try:
                 # Here, since Hydra would print a line of its own and exit 1.
-                with guard(*errors, again=RESUME), translate_hydra_errors():
+                with guard(RESUME), translate_hydra_errors():
                     return job(cfg, run_dir)
             except SystemExit:
                 NewRunDirectory.remove_unused()

@@ -1,4 +1,4 @@
-"""Independent streams of random numbers, one per purpose, all derived from one seed."""
+"""Independent streams of random numbers, one per purpose, all derived from one seed: the one place that derives."""
 
 import hashlib
 import os
@@ -11,6 +11,14 @@ import torch
 def derive(seed: int, purpose: str) -> int:
     """A 32-bit seed for `purpose` (any text), well mixed: neighbouring seeds and purposes share nothing."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=4).digest(), "big")
+
+
+def spread(seed: int, number: int) -> int:
+    """A 63-bit seed for stream `number` of an environment: one round of splitmix64 (Steele et al. 2014)."""
+    z = (seed + (number + 1) * 0x9E3779B97F4A7C15) & (2**64 - 1)
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+    return (z ^ (z >> 31)) & (2**63 - 1)
 
 
 def generator(seed: int, purpose: str, device: str | torch.device = "cpu") -> torch.Generator:

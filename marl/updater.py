@@ -11,7 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from marl import activation_checkpointing, distributed, divergence
-from marl.adam import quick
+from marl.adam import build_fused_step
 from marl.averaging import BEGIN, DECAY, Averaging, Kind
 from marl.capture import CapturedLoss, can_be_captured
 from marl.errors import UserError
@@ -91,7 +91,7 @@ class Updater:
         self.clipped = [parameters for parameters in clipped if parameters]
         self.fused_step = None
         if config.clip_value is None and config.non_finite != "skip":
-            self.fused_step = quick(self.optimizer, self.clipped, config.grad_clip)
+            self.fused_step = build_fused_step(self.optimizer, self.clipped, config.grad_clip)
         self.averaging: Averaging | None = None
         if config.average != "none":
             self.averaging = Averaging(self.module, config.average, config.average_decay, config.average_from)

@@ -22,8 +22,8 @@ from pydantic import Field
 
 from agents import opponents, versions
 from agents.actor import Actor
-from agents.evaluate import Player, evaluate, report
-from envs.base import EnvError
+from agents.evaluate import evaluate, report
+from agents.opponents import Player
 from marl import cli, compose, run_directory, terminal
 from marl.errors import UserError
 from marl.files import write_json
@@ -120,4 +120,4 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    cli.main(__doc__, lambda arguments: crossplay(*parse(arguments)), EnvError)
+    cli.main(__doc__, lambda arguments: crossplay(*parse(arguments)))

@@ -26,8 +26,8 @@ from pydantic import Field
 
 from agents import opponents, versions
 from agents.actor import Actor
-from agents.evaluate import Player, evaluate
-from envs.base import EnvError
+from agents.evaluate import evaluate
+from agents.opponents import Player
 from marl import cli, elo, terminal
 from marl.errors import UserError
 from marl.files import write_json
@@ -133,4 +133,4 @@ def write(result: dict, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(__doc__, lambda arguments: rate(*parse(arguments)), EnvError)
+    cli.main(__doc__, lambda arguments: rate(*parse(arguments)))

@@ -31,9 +31,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from agents.disturbance import Disturbance
+from agents.episode_evaluation import EpisodeEvaluation
 from agents.evaluate import report
-from agents.playing import Plays
-from envs.base import EnvError
 from marl import build, checkpoint, cli, run_directory, terminal, transfer
 from marl.errors import UserError
 from marl.files import write_json
@@ -86,7 +85,7 @@ def evaluate(options: Options, overrides: list[str]) -> dict:
         What was written: for agents the block of `agents.evaluate.report`, for models the figures per split.
 
     Raises:
-        UserError, EnvError: no such checkpoint, or overrides that don't fit it.
+        UserError: no such checkpoint, or overrides that don't fit it.
     """
     path = run_directory.find(options.ckpt, "best" if options.absolute else options.which)
     if options.vary:
@@ -94,7 +93,7 @@ def evaluate(options: Options, overrides: list[str]) -> dict:
     trained = options.policy == "trained"
     changed = trained and any(o.startswith(("env", "++env")) for o in overrides)  # agents may be others: no critic then
     config, task = build.rebuild(path, overrides, weights=trained and not changed)
-    if changed and isinstance(task, Plays):
+    if changed and isinstance(task, EpisodeEvaluation):
         load_actors(task, path, " ".join(overrides))
     elif changed:
         transfer.load_weights(task, path)
@@ -133,7 +132,7 @@ def robustness(path: Path, options: Options, overrides: list[str]) -> dict:
                 load_actors(task, path, given)
         disturbance = Disturbance(**{key: value}) if disturbs else None
         random = options.policy == "random"
-        played = task.play(options.episodes, options.seed, options.deterministic, random, disturbance)
+        played = task.run_episodes(options.episodes, options.seed, options.deterministic, random, disturbance)
         rows.append({"value": value, **report(played)})
 
     out = Path(options.out) if options.out else path.parent / f"robustness_{options.vary.rpartition('.')[2]}.json"
@@ -153,14 +152,14 @@ def robustness(path: Path, options: Options, overrides: list[str]) -> dict:
     return result
 
 
-def agents(task: Task, asked: str) -> Plays:
+def agents(task: Task, asked: str) -> EpisodeEvaluation:
     """`task`, which has agents. Raises UserError where it has none."""
-    if not isinstance(task, Plays):
+    if not isinstance(task, EpisodeEvaluation):
         raise UserError(f"{asked}: only agents play episodes; this run's task is {task.name}")
     return task
 
 
-def load_actors(task: Plays, path: Path, given: str) -> None:
+def load_actors(task: EpisodeEvaluation, path: Path, given: str) -> None:
     """Put the actors of a checkpoint into `task`. Raises UserError where they don't fit what `given` made of it."""
     saved = checkpoint.load(path, task.device)
     state, trained = saved["loss"], saved["processes"][0]["task"].get("spec", {"groups": {}})["groups"]
@@ -192,9 +191,9 @@ def load_actors(task: Plays, path: Path, given: str) -> None:
 
 def judge(task: Task, options: Options) -> dict:
     """The figures of `task` as it stands: of episodes where agents play, else of the validation and test data."""
-    if isinstance(task, Plays):
+    if isinstance(task, EpisodeEvaluation):
         random = options.policy == "random"
-        return report(task.play(options.episodes, options.seed, options.deterministic, random))
+        return report(task.run_episodes(options.episodes, options.seed, options.deterministic, random))
     for key in ("episodes", "deterministic", "seed"):
         if getattr(options, key) is not None:
             agents(task, f"{key}=…")
@@ -234,4 +233,4 @@ def rows(figures: dict) -> list[tuple[str, dict]]:
 
 
 if __name__ == "__main__":
-    cli.main(__doc__, lambda arguments: evaluate(*parse(arguments)), EnvError)
+    cli.main(__doc__, lambda arguments: evaluate(*parse(arguments)))

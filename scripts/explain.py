@@ -24,8 +24,7 @@ from pydantic import Field
 from torch import Tensor
 
 from agents import attribution as agents_attribution
-from agents.on_policy import OnPolicy
-from envs.base import EnvError
+from agents.rl_task import RLTask
 from marl import attribution, build, cli, options, run_directory
 from marl.errors import UserError
 from marl.features import features
@@ -54,7 +53,7 @@ def explain(chosen: Options) -> Path:
     path = run_directory.find(chosen.ckpt, chosen.which)
     _, task = build.rebuild(path)
     task.loss.eval()
-    agents = isinstance(task, OnPolicy)
+    agents = isinstance(task, RLTask)
     folder = run_directory.home_of(path)
     name = {"attribution": "attribution.png", "features": "features.safetensors"}[chosen.what]
     out = Path(chosen.out) if chosen.out else folder / "explained" / name
@@ -114,7 +113,7 @@ def by_row(task: Task, x: Tensor, baseline: Tensor, steps: int, label: Tensor) -
     return torch.cat(found), worst
 
 
-def explain_action(task: OnPolicy, chosen: Options, out: Path) -> None:
+def explain_action(task: RLTask, chosen: Options, out: Path) -> None:
     """Which parts of its observation an agent's action depends on."""
     group = chosen.group or next(iter(task.loss.actors))
     seen = agents_attribution.observations(task, chosen.rows or 200, chosen.seed, group)
@@ -141,7 +140,7 @@ def write_features(task: Task, chosen: Options, out: Path) -> None:
     """What named layers give for some rows, as tensors in a safetensors file."""
     from safetensors.torch import save_file
 
-    agents = isinstance(task, OnPolicy)
+    agents = isinstance(task, RLTask)
     with torch.no_grad(), features(task.loss, chosen.layers or ["*"]) as kept:
         if agents:
             group = chosen.group or next(iter(task.loss.actors))
@@ -159,4 +158,4 @@ def write_features(task: Task, chosen: Options, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(__doc__, lambda arguments: explain(options.parse(Options, arguments)), EnvError)
+    cli.main(__doc__, lambda arguments: explain(options.parse(Options, arguments)))

@@ -23,7 +23,6 @@ from pydantic import Field
 from agents.layers import plain
 from agents.policy import Policy
 from agents.replay import settings_of
-from envs.base import EnvError
 from envs.live import program, world
 from envs.page import page, web, write
 from marl import cli, options, run_directory
@@ -48,9 +47,9 @@ class Options:
 
 
 def run(chosen: Options) -> Path | None:
-    """Write the page, or serve until interrupted. Raises UserError, EnvError."""
+    """Write the page, or serve until interrupted. Raises UserError."""
     policy = Policy.load(chosen.ckpt, chosen.which)
-    settings = settings_of(policy.told.get("env"))
+    settings = settings_of(policy.metadata.get("env"))
     if chosen.max_steps is not None:
         settings["max_steps"] = chosen.max_steps
     if chosen.serve:
@@ -67,11 +66,11 @@ def run(chosen: Options) -> Path | None:
 
 
 def live_page(policy: Policy, settings: dict[str, Any], seeds: int) -> str:
-    """The page's text. Raises EnvError or UserError where the scenario or the networks can't run in one."""
+    """The page's text. Raises UserError where the scenario or the networks can't run in one."""
     weights = plain(policy)
     made = program(settings)
     scripts = f"{web('policy.js')}\n{web('engine.js')}\nconst PROGRAM = {made.source};"
-    run = policy.told.get("run") or {}
+    run = policy.metadata.get("run") or {}
     about = str(run.get("name") or settings.get("scenario"))
     about += "".join(f", trained for {run[unit]:,} {unit}" for unit in UNITS if run.get(unit))
     data = {"world": world(made, settings, seeds), "policy": weights}
@@ -79,4 +78,4 @@ def live_page(policy: Policy, settings: dict[str, Any], seeds: int) -> str:
 
 
 if __name__ == "__main__":
-    cli.main(__doc__, lambda arguments: run(options.parse(Options, arguments)), EnvError)
+    cli.main(__doc__, lambda arguments: run(options.parse(Options, arguments)))

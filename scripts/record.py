@@ -21,9 +21,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from agents.policy import Policy, describe
-from agents.record import Acting, metadata, record
-from envs.base import Env, EnvError
+from agents.episode_loop import Players
+from agents.policy import Policy
+from agents.record import metadata, record
+from envs.base import Env
+from envs.spec import describe
 from marl import build, cli, options, run_directory
 from marl.data.episodes import append, manifest
 from marl.errors import UserError
@@ -46,9 +48,9 @@ class Options:
 
 
 def run(chosen: Options) -> Path:
-    """Load, play, write, say where. Raises UserError, EnvError: no such checkpoint, policy or environment."""
+    """Load, play, write, say where. Raises UserError: no such checkpoint, policy or environment."""
     policy = Policy.load(chosen.ckpt, chosen.which)
-    node = policy.told.get("env")
+    node = policy.metadata.get("env")
     if not node:
         raise UserError(f"{chosen.ckpt}: doesn't say how its environment is built; give its run directory")
     required(node, Callable[..., Env], "env")
@@ -62,7 +64,7 @@ def run(chosen: Options) -> Path:
             "ckpt": str(chosen.ckpt),
             "which": chosen.which,
             "heads": {name: type(actor.head).__name__ for name, actor in policy.actors.items()},
-            "run": policy.told.get("run"),
+            "run": policy.metadata.get("run"),
         },
         "metadata": metadata(
             folder.name, policy.spec, node, source, f"{source}, deterministic={chosen.deterministic}".lower()
@@ -83,17 +85,17 @@ def run(chosen: Options) -> Path:
     return folder
 
 
-def player(chosen: Options, policy: Policy) -> Acting | None:
+def player(chosen: Options, policy: Policy) -> Players | None:
     """Who acts: the saved actors, a function of the user's for every group, or None for uniformly random actions."""
     if chosen.policy == "random":
         return None
     if chosen.policy == "trained":
-        return Acting(policy.actors, chosen.deterministic)
+        return Players(policy.actors, chosen.deterministic)
     if "." not in chosen.policy:
         raise UserError(f"policy={chosen.policy}: must be trained, random, or the dotted path of a function")
     acting = function(chosen.policy, "policy", 2)
-    return Acting(dict.fromkeys(policy.spec.groups, acting))
+    return Players(dict.fromkeys(policy.spec.groups, acting))
 
 
 if __name__ == "__main__":
-    cli.main(__doc__, lambda arguments: run(options.parse(Options, arguments)), EnvError)
+    cli.main(__doc__, lambda arguments: run(options.parse(Options, arguments)))

@@ -27,9 +27,8 @@ from pydantic import Field
 
 from agents.policy import Policy
 from agents.replay import record_policy, strip
-from envs.base import EnvError
 from envs.drawing import image
-from envs.film import film
+from envs.film import web_frames
 from envs.page import page, write
 from envs.replay import Recording
 from marl import cli, options, run_directory
@@ -55,7 +54,7 @@ class Options:
 
 
 def run(chosen: Options) -> Path:
-    """Record or load, draw, say where; returns the folder. Raises UserError, EnvError."""
+    """Record or load, draw, say where; returns the folder. Raises UserError."""
     if (chosen.ckpt is None) == (chosen.recording is None):
         raise UserError("ckpt=…: a run directory or checkpoint is needed, or recording=FILE instead of it")
     if chosen.recording:
@@ -74,7 +73,7 @@ def run(chosen: Options) -> Path:
     for kind in chosen.formats:
         target = folder / f"{name}.{kind}"
         if kind == "html":
-            write(target, page("player", film(recording)))
+            write(target, page("player", web_frames(recording)))
         elif kind == "png":
             Image.fromarray(strip(recording, chosen.episode)).save(target, optimize=True)
         elif kind == "gif":
@@ -122,4 +121,4 @@ def say(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(__doc__, lambda arguments: run(options.parse(Options, arguments)), EnvError)
+    cli.main(__doc__, lambda arguments: run(options.parse(Options, arguments)))

@@ -9,7 +9,6 @@ for example: python scripts/show.py schedule algo=mappo scheduler=cosine out=cos
 
 from pathlib import Path
 
-from envs.base import EnvError
 from marl import build, cli, compose, describe, graph, terminal
 from marl.errors import UserError, closest
 
@@ -98,4 +97,4 @@ def run(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(__doc__, run, EnvError)
+    cli.main(__doc__, run)

@@ -9,7 +9,6 @@ from rich.text import Text
 from rich.tree import Tree
 
 import agents  # noqa: F401 - its networks' kernel serves supervised tasks too
-from envs.base import EnvError
 from marl import build, compose, describe, distributed, run, run_directory, saved_config, terminal
 from marl.callbacks import Callback
 from marl.errors import UserError
@@ -25,7 +24,7 @@ def train(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback] = ()) ->
     `callbacks` join those of the configuration.
 
     Raises:
-        UserError, EnvError: a mistake in the configuration, before anything expensive starts.
+        UserError: a mistake in the configuration, before anything expensive starts.
     """
     config = compose.check(cfg)
     if config["ckpt"]:
@@ -102,4 +101,4 @@ def report(summary: dict, run_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    run.run(train, EnvError)
+    run.run(train)

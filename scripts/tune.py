@@ -31,7 +31,6 @@ from omegaconf import OmegaConf
 from pydantic import Field
 from train import train  # beside this file
 
-from envs.base import EnvError
 from marl import build, cli, compose, conf_tree, orphans, sweep
 from marl.errors import Damaged, Stopped, UserError, closest
 from marl.files import read_json, write_json
@@ -156,7 +155,7 @@ class Tuning:
             cfg = compose.compose([*self.base, *overrides, "trainer.progress=plain"])
             return train(cfg, folder, [watch] if watch else [])
 
-        sweep.work(folder, overrides, call, mistakes=(UserError, EnvError))
+        sweep.work(folder, overrides, call, mistakes=(UserError,))
         ended = sweep.read(folder)
         if ended.get("status") != "done":
             if trial is not None:
@@ -295,4 +294,4 @@ def main(arguments: list[str]) -> Tuning:
 
 
 if __name__ == "__main__":
-    cli.main(__doc__, main, EnvError, again=cli.SAME_COMMAND)
+    cli.main(__doc__, main, again=cli.SAME_COMMAND)

@@ -9,7 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"marl", "envs", "agents", "scripts"}
 LIBRARIES = {"agents", "marl", "envs"}
 MAY_IMPORT = {"marl": {"marl"}, "envs": {"envs", "marl"}, "agents": LIBRARIES, "scripts": LIBRARIES}
-CORE = {"errors", "imports", "kinds", "schema"}  # what envs may know of marl: how names are looked up and checked
+# What envs may know of marl: errors, seeds, files, devices, native code, and how names are looked up and checked.
+CORE = {"errors", "seeding", "files", "device", "native", "compiler", "library_cache", "imports", "kinds", "schema"}
 HYDRA = {"hydra", "omegaconf"}
 KNOW = ("compose.py", "overrides.py", "hydra_errors.py", "run.py", "multirun.py")
 KNOW += ("new_run_directory.py", "saved_config.py")

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from envs.bytecode import mention
-from envs.python_state import SIZE, PythonState, TooMuchState
+from envs.python_state import SIZE, PythonState
 from envs.state import StateMap
-from envs.tokens import is_followed
+from envs.tokens import TooMuchState, is_followed
 
 CLOCKS = {"time", "time_ns", "perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time",
           "process_time_ns", "thread_time", "thread_time_ns", "localtime", "gmtime", "ctime", "strftime"}
@@ -193,7 +193,7 @@ class Watch:
 
 @contextmanager
 def watched() -> Iterator[Watch]:
-    """Within it, calls are noted; whoever profiles this thread gets its function back afterwards."""
+    """Within it, calls are noted. A profiler of this thread gets its function back afterwards."""
     watch, outer = Watch(), sys.getprofile()
     sys.setprofile(watch.profile)
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from envs import repairs as vmas_patches
 from envs.kernel.reach import late_states
 from envs.kernel.rewrite import TRIES, TruthRecorder
 from envs.kernel.runtime import KernelStep
@@ -17,79 +18,79 @@ from envs.kernel.tape import Refusal
 from envs.kernel.trace import Trace, drawn_values, refusing, set_drawn
 from envs.kernel.verify import Comparison, eager_step, file_of
 from envs.state import copies
+from envs.vmas_world import VmasWorld
 
-PACKAGE = Path(__file__).resolve().parent.parent  # our corrections of VMAS's physics lie there
 BATCHES = 32  # tried to see every condition false
 SPREADS = (1.0, 4.0, 0.2, 1.0, 12.0)  # factors on positions, batch by batch: as reset, far apart, squeezed
 TOLERANCE = 1e-4  # of a number's size, at least 1
 
 
-def check_branches(twin, traced: Trace) -> None:
+def check_branches(template: VmasWorld, traced: Trace) -> None:
     """Raises Refusal, naming file and line, for a branch that changes something where its condition is false.
 
     Likewise for a condition that was never seen false, and for a loop that comes near to the rounds of a trace. VMAS's
     own physics is trusted: its branches are culling shortcuts.
     """
     asked = {place for place in traced.branches | traced.loops if not _is_physics(place[0])}
-    if not asked and (not traced.selected or is_own(twin)):
+    if not asked and (not traced.selected or is_own(template)):
         return
-    if traced.unrolled and is_own(twin):  # VMAS's rejection loops; of other scenarios nothing is taken on trust
+    if traced.unrolled and is_own(template):  # VMAS's rejection loops; of other scenarios nothing is taken on trust
         return
     generator, unseen = torch.Generator().manual_seed(0), asked - traced.loops
     for batch in range(BATCHES):
         if not unseen and batch >= len(SPREADS):
             break
-        _equal_environments(twin, generator, batch)
+        _equal_environments(template, generator, batch)
         for _ in range(2):
-            unseen -= _both_ways(twin, generator, asked, traced.loops)
+            unseen -= _both_ways(template, generator, asked, traced.loops)
     if unseen:
         raise Refusal(f"the step branches on all environments at {_place(min(unseen))}, "
                       "and was never seen to take the other way")
 
 
-def check_late_branches(twin, traced: Trace, kernel: KernelStep) -> None:
+def check_late_branches(template: VmasWorld, traced: Trace, kernel: KernelStep) -> None:
     """The same where episodes are old: the kernel reaches such states, and every environment gets one of them.
 
     Raises Refusal.
     """
     asked = {place for place in traced.branches | traced.loops if not _is_physics(place[0])}
-    if not asked or (traced.unrolled and is_own(twin)):
+    if not asked or (traced.unrolled and is_own(template)):
         return
-    comparison = Comparison(twin, kernel, False)
-    for _ in late_states(twin, kernel, comparison.generator, comparison.over):
-        _alike(twin, comparison.generator)
-        _both_ways(twin, comparison.generator, asked, traced.loops)
+    comparison = Comparison(template, kernel, False)
+    for _ in late_states(template, kernel, comparison.generator, comparison.over):
+        _alike(template, comparison.generator)
+        _both_ways(template, comparison.generator, asked, traced.loops)
 
 
-def is_own(twin) -> bool:
+def is_own(template: VmasWorld) -> bool:
     """Whether a scenario is one of VMAS's, every class of it."""
-    classes = type(twin._simulator.scenario).__mro__
+    classes = type(template.simulator.scenario).__mro__
     return all(cls.__module__.startswith(("vmas.", "abc", "builtins")) for cls in classes)
 
 
 def _is_physics(file: str) -> bool:
-    return "/vmas/simulator/" in file or Path(file).parent == PACKAGE
+    return "/vmas/simulator/" in file or Path(file) == Path(vmas_patches.__file__)
 
 
 def _place(place: tuple[str, int]) -> str:
     return f"{place[0].rpartition('/')[2]}:{place[1]}"
 
 
-def _equal_environments(twin, generator: torch.Generator, batch: int) -> None:
+def _equal_environments(template: VmasWorld, generator: torch.Generator, batch: int) -> None:
     """A reset whose environments all are as one of them is, its bodies spread; every third is at its time limit."""
-    pool = twin._pool
+    pool = template.pool
     drawn = drawn_values(pool)
     with pool.stream:
-        twin._simulator.reset()
+        template.simulator.reset()
     pool.main.refresh()
     set_drawn(pool, drawn)
-    _alike(twin, generator, SPREADS[batch % len(SPREADS)], batch % 3 == 2)
+    _alike(template, generator, SPREADS[batch % len(SPREADS)], batch % 3 == 2)
 
 
-def _alike(twin, generator: torch.Generator, spread: float = 1.0, at_limit: bool = False) -> None:
+def _alike(template: VmasWorld, generator: torch.Generator, spread: float = 1.0, at_limit: bool = False) -> None:
     """Gives every environment the state of one of them."""
-    pool = twin._pool
-    row = int(torch.randint(twin.num_envs, (), generator=generator))
+    pool = template.pool
+    row = int(torch.randint(template.num_envs, (), generator=generator))
     written: dict[int, Tensor] = {}  # slots that hold one tensor hold one afterwards
     kept = []
     for path, slot in pool.main.tensors.items():
@@ -101,39 +102,39 @@ def _alike(twin, generator: torch.Generator, spread: float = 1.0, at_limit: bool
             one = value.narrow(axis, row, 1)
             if path.endswith("_state._pos"):
                 one = one * spread
-            if path == "steps" and twin.spec.max_steps is not None and at_limit:
-                one = torch.full_like(one, float(twin.spec.max_steps - 1))
+            if path == "steps" and template.spec.max_steps is not None and at_limit:
+                one = torch.full_like(one, float(template.spec.max_steps - 1))
             written[id(value)] = one.expand_as(value).clone()
         slot.write(written[id(value)])
 
 
-def _both_ways(twin, generator: torch.Generator, asked: set, loops: set) -> set[tuple[str, int]]:
+def _both_ways(template: VmasWorld, generator: torch.Generator, asked: set, loops: set) -> set[tuple[str, int]]:
     """One step as it is and one with every branch taken, from the same state; the conditions that were false."""
-    pool, truths = twin._pool, TruthRecorder()
-    row = twin.random_action(generator)
+    pool, truths = template.pool, TruthRecorder()
+    row = template.random_action(generator)
     action = {name: value[:1].expand_as(value).contiguous() for name, value in row.items()}
     saved = copies(pool.main.tensors)
-    with refusing(twin.scenario), pool.stream:
+    with refusing(template.scenario), pool.stream:
         before = torch.get_rng_state()
-        forced = eager_step(twin, action, True) | _states(pool)
+        forced = eager_step(template, action, True) | _states(pool)
         drawn = torch.get_rng_state()
         for path, value in saved.items():
             if path in pool.main.tensors:
                 pool.main.tensors[path].write(value)
         torch.set_rng_state(before)
-        natural = eager_step(twin, action, False, truths) | _states(pool)
+        natural = eager_step(template, action, False, truths) | _states(pool)
         drew_alike = torch.equal(drawn, torch.get_rng_state())
     for place, rounds in truths.rounds.items():
         if place in loops and rounds > TRIES // 2:
             raise Refusal(f"a loop took {rounds} rounds at {_place(place)}, too near to the {TRIES} of a kernel")
     if not drew_alike:
-        where = f"near {_place(min(asked))}" if asked else f"in {file_of(twin)}"
+        where = f"near {_place(min(asked))}" if asked else f"in {file_of(template)}"
         raise Refusal(f"the step draws another number of times where a condition is false, {where}")
     for key, value in natural.items():
         a, b = forced.get(key), value
         if a is None or a.shape != b.shape or not _equal(a, b):
             false = sorted(truths.false & asked) or sorted(asked)
-            where = f"at {_place(false[0])}" if false else f"by a selection in {file_of(twin)}"
+            where = f"at {_place(false[0])}" if false else f"by a selection in {file_of(template)}"
             raise Refusal(f"the step branches on all environments {where}, which changes {_name(key)}")
     return truths.false
 

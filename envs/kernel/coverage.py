@@ -26,9 +26,9 @@ def measure(scenario: str, num_envs: int, rounds: int = 15) -> dict:
     """One row: what was built, the largest errors, µs per step (10th percentile) of kernel and simulator in turn."""
     start = time.perf_counter()
     env = VmasEnv(**settings_of(scenario), num_envs=2, fast="off")
-    made = compiled(env)
+    made = compiled(env.world)
     if made.varies:  # one kernel for each value that resets draw for the whole batch; here, the first
-        made = compiled(env, drawn=drawn_values(env._pool))
+        made = compiled(env.world, drawn=drawn_values(env.world.pool))
     row = {"scenario": scenario, "why": made.why, "seconds": time.perf_counter() - start, **made.facts}
     if not made.why:
         row |= _race(scenario, made, num_envs, rounds)
@@ -38,9 +38,9 @@ def measure(scenario: str, num_envs: int, rounds: int = 15) -> dict:
 def _race(scenario: str, made: Compiled, num_envs: int, rounds: int) -> dict:
     env = VmasEnv(**settings_of(scenario), num_envs=num_envs, fast="off")
     kernel = made.step(num_envs, torch.get_num_threads())
-    kernel.load_state(lambda path: env._pool.main.tensors[path].value)
-    observed = {("observation", g): v for g, v in env._pool._observed.items()}
-    kernel.load_pool(lambda path: env._pool.fresh.tensors[path].value, env._pool.size, observed)
+    kernel.load_state(lambda path: env.world.pool.main.tensors[path].value)
+    observed = {("observation", g): v for g, v in env.world.pool.observed.items()}
+    kernel.load_pool(lambda path: env.world.pool.fresh.tensors[path].value, env.world.pool.size, observed)
     outputs = {key: torch.empty(num_envs, n) for key, n in made.places.outputs}
     outputs |= {("after", *key): torch.empty_like(outputs[key]) for key in made.places.restarted}
     ended = {("terminated",): torch.empty(num_envs, dtype=torch.bool)}
@@ -49,7 +49,7 @@ def _race(scenario: str, made: Compiled, num_envs: int, rounds: int) -> dict:
     bound = {("action", g): a.contiguous() for g, a in actions.items()}
     kernel.bind({**outputs, **ended, **bound})
     eager, fast = [], []
-    handed = [a.clone() for a in env._hand_out(actions)]
+    handed = [a.clone() for a in env.world.split_actions(actions)]
     with torch.no_grad():
         for _ in range(rounds):
             begin = time.perf_counter()

@@ -5,7 +5,7 @@ statements are split into functions that hand values on through memory, since co
 """
 
 from envs.kernel.layout import Layout
-from envs.kernel.trace import Lowered
+from envs.kernel.lowered_step import Lowered
 from envs.kernel.writer import Writer, parts_of
 
 
@@ -28,7 +28,7 @@ def emit(lowered: Lowered, places: Layout) -> str:
     names = ", ".join(
         param.split("*")[-1].removeprefix("__restrict").strip().removesuffix(")[W]").split()[-1] for param in params
     )
-    source = ['#include "prelude.h"', TABLES if places.tables else ""]
+    source = ['#include "simd.h"', TABLES if places.tables else ""]
     for i, part in enumerate(parts):
         source += [f"static __attribute__((noinline)) void part{i}({', '.join(params)}) {{", *part, "}"]
     source += ["static void block(char** p, const long e, const int n, const long m, const long P, const long shift) {"]
@@ -43,7 +43,7 @@ def emit(lowered: Lowered, places: Layout) -> str:
         source += [
             f"float a{i}[{count}][W];",
             f"take(a{i}, (const {kind}*)p[{index['action', group]}] + e * {count}L, {count}L, n);",
-            f"for (int k = 0; k < {count}; k++) if (any(ne(ld(a{i}[k]), ld(a{i}[k])))) *(int*)p[{index['nan',]}] = 1;",
+            f"for (int k = 0; k < {count}; k++) if (any(ne(load(a{i}[k]), load(a{i}[k])))) *(int*)p[{index['nan',]}] = 1;",
         ]
     for i, (path, count, kind) in enumerate(places.tables):
         source += [f"{_cell(kind)}* T{i} = ({_cell(kind)}*)p[{index['table', path]}] + e * {count}L;"]
@@ -55,7 +55,7 @@ def emit(lowered: Lowered, places: Layout) -> str:
         row += count
     source += [
         f"uint8_t* ended = (uint8_t*)p[{index['terminated',]}]; uint8_t* over = (uint8_t*)p[{index['truncated',]}];",
-        f"vb any_done = or_(truth(ld(o[{row}])), truth(ld(o[{row + 1}])));",
+        f"vb any_done = or_(truth(load(o[{row}])), truth(load(o[{row + 1}])));",
         "for (int l = 0; l < n; l++) {",
         f"  const bool a = o[{row}][l] != 0, b = o[{row + 1}][l] != 0;",
         "  if (ended) ended[e + l] = a;",
@@ -87,12 +87,12 @@ def _cell(kind: str) -> str:
 
 TABLES = """
 template <typename T> static inline vf load(const T* table, long size, vf index, int n) {
-  float i[W], x[W]; st(i, index);
+  float i[W], x[W]; store(i, index);
   for (int l = 0; l < W; l++) { long k = (long)i[l]; x[l] = l < n && k >= 0 && k < size ? table[l * size + k] : 0; }
-  return ld(x);
+  return load(x);
 }
 template <typename T> static inline void store(T* table, long size, vf index, vf value, int n) {
-  float i[W], x[W]; st(i, index); st(x, value);
+  float i[W], x[W]; store(i, index); store(x, value);
   for (int l = 0; l < n; l++) { long k = (long)i[l]; if (k >= 0 && k < size) table[l * size + k] = (T)x[l]; }
 }"""
 CALL = """

@@ -5,7 +5,7 @@ neighbouring numbers. Compile with -fmad=false, so that products and sums round 
 """
 
 from envs.kernel.layout import Layout
-from envs.kernel.trace import Lowered
+from envs.kernel.lowered_step import Lowered
 from envs.kernel.writer import Writer
 
 PRELUDE = """
@@ -16,10 +16,10 @@ struct Two { float* a; float* b; };  // an output before and after the auto-rese
 #define F __device__ __forceinline__
 F vf K(float x) { return x; }
 F vb B(bool x) { return x; }
-F vf ld(const float* p) { return *p; }
-F void st(float* p, vf x) { *p = x; }
+F vf load(const float* p) { return *p; }
+F void store(float* p, vf x) { *p = x; }
 F Two at(float* a, float* b, int j) { return Two{a ? a + j : nullptr, b ? b + j : nullptr}; }
-F void st(Two p, vf x) { if (p.a) *p.a = x; if (p.b) *p.b = x; }
+F void store(Two p, vf x) { if (p.a) *p.a = x; if (p.b) *p.b = x; }
 F vb lt(vf a, vf b) { return a < b; }
 F vb le(vf a, vf b) { return a <= b; }
 F vb eq(vf a, vf b) { return a == b; }

@@ -1,16 +1,17 @@
 """Writes a lowered step as JavaScript: one environment, for pages in which the scenario itself runs.
 
 The same statements as on the CPU, in scalars of double precision that `Math.fround` rounds to float32 after every
-operation: sums, products, quotients and roots then equal the simulator's to the bit, other functions to rounding.
+operation: sums, products, quotients and roots then are bitwise the simulator's, other functions to rounding.
 """
 
 import json
 import re
 
 from envs.kernel.layout import Layout
+from envs.kernel.lowered_step import Lowered
 from envs.kernel.program import F32
 from envs.kernel.tape import Refusal
-from envs.kernel.trace import TRACED, Lowered
+from envs.kernel.trace import TRACED
 from envs.kernel.writer import FUNCTIONS, Writer, parts_of
 
 PRELUDE = """
@@ -112,9 +113,9 @@ def _line(line: str) -> str:
     """A statement of the common writer's in JavaScript's words."""
     line = re.sub(r"^const v[fb] ", "const ", line)
     line = re.sub(r"^v[fb] v", "let v", line)
-    line = re.sub(r"^st\(([^,]+), (.*)\);$", r"\1 = \2;", line)
-    line = re.sub(r"= truth\(ld\((t\[\d+\])\)\);$", r"= \1 !== 0;", line)
-    line = re.sub(r"= ld\((t\[\d+\])\);$", r"= \1;", line)
+    line = re.sub(r"^store\(([a-z]\[[^,]+), (.*)\);$", r"\1 = \2;", line)
+    line = re.sub(r"= truth\(load\((t\[\d+\])\)\);$", r"= \1 !== 0;", line)
+    line = re.sub(r"= load\((t\[\d+\])\);$", r"= \1;", line)
     line = re.sub(r"^store\((T\d+), (\d+)L, (.*), n\);$", r"store(\1, \2, \3);", line)
     return line
 
@@ -137,7 +138,7 @@ def emit_js(lowered: Lowered, places: Layout) -> str:
         outputs.append(["/".join(key), rows, count])
         rows += count
     given = "".join(f", T[{i}]" for i in range(len(places.tables)))
-    told = {
+    description = {
         "outputs": [*outputs, ["terminated", rows, 1], ["truncated", rows + 1, 1]],
         "rows": rows + 2,
         "fields": len(places.fields),
@@ -146,7 +147,7 @@ def emit_js(lowered: Lowered, places: Layout) -> str:
         "tables": [[count, kind] for _, count, kind in places.tables],
         "actions": {g: {"key": _key(k), "count": n, "integers": i} for k, (g, n, i) in enumerate(places.actions)},
     }
-    described = json.dumps(told).replace("</", "<\\/")  # a name must not end the page's script
+    described = json.dumps(description).replace("</", "<\\/")  # a name must not end the page's script
     source += [
         "function step(s, a, z, T, o) {",
         *(f"  part{i}(s, a, z, o{given});" for i in range(len(parts))),

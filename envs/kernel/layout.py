@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from envs.kernel.trace import TRACED, Lowered
+from envs.kernel.lowered_step import Lowered
+from envs.kernel.trace import TRACED
+from envs.spec import EnvSpec
 
 
 @dataclass
@@ -29,8 +31,8 @@ class Layout:
         return [*names, ("terminated",), ("truncated",), ("nan",)]
 
 
-def layout(lowered: Lowered, actions: dict[str, tuple[int, bool]]) -> Layout:
-    """The layout of a step. actions: {group: (A * D, integers?)}."""
+def layout(lowered: Lowered, spec: EnvSpec) -> Layout:
+    """The layout of a step of an environment with this spec."""
     outputs = [(key, array.size) for key, array in lowered.outputs.items() if len(key) > 1]
     tables = []
     for path, (_, kind) in lowered.tables.items():
@@ -43,7 +45,7 @@ def layout(lowered: Lowered, actions: dict[str, tuple[int, bool]]) -> Layout:
     return Layout(
         lowered.fields,
         tables,
-        [(g, n, i) for g, (n, i) in actions.items()],
+        [(name, g.n_agents * g.action.size, g.action.kind != "continuous") for name, g in spec.groups.items()],
         noise,
         outputs,
         [key for key, _ in outputs if key[0] == "observation"],

@@ -13,29 +13,32 @@ from envs.kernel.tape import LEAVES, Node, Ref, Refusal, Tape
 
 KINDS = {torch.float32: "f", torch.bool: "b", torch.int64: "i", torch.int32: "i", torch.uint8: "i", torch.int16: "i",
          torch.int8: "i", torch.float64: "d"}
-TABLE: dict[str, object] = {}  # "aten.add.Tensor" -> function(Lowering, node, *args, **kwargs)
 
 
-def lowers(*names: str):
-    """Enters a function into the table under the names of torch operations ("add.Tensor" for aten.add.Tensor)."""
+class Rules(dict):
+    """How operations are lowered: {"aten.add.Tensor": function(Lowering, node, *args, **kwargs)}."""
 
-    def enter(function):
-        for name in names:
-            TABLE[f"aten.{name}"] = function
-        return function
+    def lowers(self, *names: str):
+        """Enters the decorated function under the names of torch operations ("add.Tensor" for aten.add.Tensor)."""
 
-    return enter
+        def enter(function):
+            for name in names:
+                self[f"aten.{name}"] = function
+            return function
+
+        return enter
 
 
 class Lowering:
     """The state of one replay: the program so far and the array of every tensor on the tape.
 
     num_envs is the tape's E, a prime that no other size is a multiple of.
-    constants: {(state path, field): number} of state fields that never change and are folded in.
+    rules: how operations are lowered. constants: {(state path, field): number} of state fields that never change and
+    are folded in.
     """
 
-    def __init__(self, tape: Tape, num_envs: int, constants: dict[tuple, float] | None = None) -> None:
-        self.tape, self.num_envs = tape, num_envs
+    def __init__(self, tape: Tape, num_envs: int, rules: Rules, constants: dict[tuple, float] | None = None) -> None:
+        self.tape, self.num_envs, self.rules = tape, num_envs, rules
         self.constants = constants or {}
         self.program = Program()
         self.arrays: dict[int, np.ndarray] = {}
@@ -185,7 +188,7 @@ class Lowering:
         return self.map(lambda v: self._as(p.op("trunc", v), "i"), array)
 
     def _as(self, value: int, kind: str) -> int:
-        """The same bits under another kind."""
+        """The bitwise identical value under another kind."""
         p = self.program
         if p.kinds[value] == kind:
             return value
@@ -226,11 +229,11 @@ class Lowering:
             self.where = node.where
             if node.name in LEAVES:
                 continue  # a number read out of a constant: Python has computed with it, and the tape with the result
-            function = TABLE.get(node.name)
+            function = self.rules.get(node.name)
             if function is None:
                 base, _, overload = node.name.rpartition(".")
                 packet = base.removeprefix("aten.")
-                function = TABLE.get(f"aten.{packet.rstrip('_')}.{overload}") if packet.endswith("_") else None
+                function = self.rules.get(f"aten.{packet.rstrip('_')}.{overload}") if packet.endswith("_") else None
                 if function is None:
                     function = _missing
                 else:

@@ -4,8 +4,11 @@ import math
 
 import torch
 
-from envs.kernel.lower import Lowering, lowers
+from envs.kernel.lower import Lowering, Rules
 from envs.kernel.tape import Node, Ref
+
+RULES = Rules()
+lowers = RULES.lowers
 
 
 @lowers("pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar")

@@ -4,8 +4,11 @@ import itertools
 
 import numpy as np
 
-from envs.kernel.lower import Lowering, lowers
+from envs.kernel.lower import Lowering, Rules
 from envs.kernel.tape import Node, Refusal
+
+RULES = Rules()
+lowers = RULES.lowers
 
 CHAIN = 64  # up to that many candidates a lookup by data is a chain of selects; beyond, the state must lie in memory
 

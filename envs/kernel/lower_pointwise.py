@@ -1,7 +1,10 @@
 """Lowerings of element-by-element operations: arithmetic, comparisons, logic, functions of one number, casts."""
 
-from envs.kernel.lower import Lowering, lowers
+from envs.kernel.lower import Lowering, Rules
 from envs.kernel.tape import Node, Ref, Refusal
+
+RULES = Rules()
+lowers = RULES.lowers
 
 
 def _binary(name: str, swap: bool = False):

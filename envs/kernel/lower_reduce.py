@@ -5,8 +5,11 @@ import math
 
 import numpy as np
 
-from envs.kernel.lower import Lowering, lowers
+from envs.kernel.lower import Lowering, Rules
 from envs.kernel.tape import Node, Refusal
+
+RULES = Rules()
+lowers = RULES.lowers
 
 
 def _dims(low: Lowering, ref, dim) -> list[int]:

@@ -3,8 +3,11 @@
 import numpy as np
 import torch
 
-from envs.kernel.lower import Lowering, lowers
+from envs.kernel.lower import Lowering, Rules
 from envs.kernel.tape import Node, Ref, Refusal
+
+RULES = Rules()
+lowers = RULES.lowers
 
 
 def _dim(low: Lowering, ref: Ref, dim: int, extra: int = 0) -> int:

@@ -15,27 +15,29 @@ from typing import Any
 import numpy as np
 import torch
 
-import envs.kernel.lower_functions
-import envs.kernel.lower_index
-import envs.kernel.lower_pointwise
-import envs.kernel.lower_reduce
-import envs.kernel.lower_shape  # noqa: F401 - these fill the table
-from envs.kernel import cache
+import envs
 from envs.kernel.audit import describe, python_state
 from envs.kernel.branches import check_branches, check_late_branches, is_own
-from envs.kernel.build import PATIENCE, compile_library, compiler, digest, load, machine
 from envs.kernel.emit_cpp import emit
 from envs.kernel.layout import Layout, layout
+from envs.kernel.lowered_step import lower
 from envs.kernel.runtime import KernelStep
 from envs.kernel.tape import ConstantChanged, Refusal
-from envs.kernel.trace import TRACED, drawn_values, lower, set_drawn, trace
+from envs.kernel.trace import TRACED, drawn_values, set_drawn, trace
 from envs.kernel.verify import verify
 from envs.one_scenario import follows, like
-from envs.python_state import SIZE, TooMuchState
+from envs.python_state import SIZE
+from envs.tokens import TooMuchState
+from envs.vmas_world import VmasWorld
 from envs.warm_up import is_clock
+from marl import compiler as toolchain
+from marl import library_cache as cache
+from marl.compiler import PATIENCE, compile_library, digest, load
+from marl.errors import CannotCompile
 
 RESETS = 40  # tried to see every value that is drawn for the whole batch change
 CONTINUOUS = 8  # resets in a row that draw as many different numbers: no choice among a few
+PACKAGE = Path(envs.__file__).resolve().parent
 LARGEST = 100_000  # operations; beyond, compilers take minutes
 
 
@@ -65,16 +67,16 @@ class Compiled:
         return KernelStep(library, self.places, self.constants, self.shapes, self.noise, num_envs, threads)
 
 
-def compiled(env: Any, specialise: bool = True, drawn: dict[str, Any] | None = None) -> Compiled:
-    """The kernel of a VmasEnv as it is now, from the cache on disk or made now.
+def compiled(world: VmasWorld, specialise: bool = True, drawn: dict[str, Any] | None = None) -> Compiled:
+    """The kernel of a world as it is now, from the cache on disk or made now.
 
     drawn: what its resets drew for the whole batch, where that decides the step. Never raises for what can't become a
     kernel: `why` says it in one sentence.
     """
     try:
-        made = _compiled(env, specialise, drawn)
-        return _compiled(env, False, drawn) if made.seldom else made
-    except Refusal as refusal:
+        made = _compiled(world, specialise, drawn)
+        return _compiled(world, False, drawn) if made.seldom else made
+    except CannotCompile as refusal:
         return Compiled(why=str(refusal))
     except Exception as error:  # a scenario may raise anything when it is built, reset or stepped another way
         frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -83,9 +85,9 @@ def compiled(env: Any, specialise: bool = True, drawn: dict[str, Any] | None = N
         return Compiled(why=f"making its kernel raised {type(error).__name__} at {place}: {said}")
 
 
-def _compiled(env: Any, specialise: bool, drawn: dict[str, Any] | None) -> Compiled:
-    state = ScenarioState(env)
-    key = _key(env, state, specialise, drawn)
+def _compiled(world: VmasWorld, specialise: bool, drawn: dict[str, Any] | None) -> Compiled:
+    state = ScenarioState(world)
+    key = _key(world, state, specialise, drawn)
     found = _kept(key)
     if found is not None:
         return found
@@ -94,10 +96,10 @@ def _compiled(env: Any, specialise: bool, drawn: dict[str, Any] | None) -> Compi
         if found is not None:
             return found
         try:
-            made = _make(env, state, specialise, drawn)
-        except ConstantChanged:  # resets that were alike while it was traced: a seldom draw, seen in time
+            made = _make(world, state, specialise, drawn)
+        except ConstantChanged:  # resets that gave one value while it was traced: a seldom draw, seen in time
             made = Compiled(seldom=True)
-        except Refusal as refusal:
+        except CannotCompile as refusal:
             made = Compiled(why=str(refusal))
         content = io.BytesIO()
         torch.save(asdict(made), content)  # plain values only: reading it back runs no code
@@ -125,12 +127,12 @@ class ScenarioState:
     Raises Refusal where there is too much of it.
     """
 
-    def __init__(self, env: Any) -> None:
-        pool = env._pool
+    def __init__(self, world: VmasWorld) -> None:
+        pool = world.pool
         pool.main.refresh()
         try:
-            self.state = python_state(env._simulator, pool.main)
-            other = python_state(pool.nursery, pool.fresh)
+            self.state = python_state(world.simulator, pool.main)
+            other = python_state(pool.fresh_simulator, pool.fresh)
         except TooMuchState as error:
             raise Refusal(f"the scenario cannot be watched: {error}") from error
         sizes = {p.removesuffix(SIZE) for p in self.state.changes(other)
@@ -138,7 +140,7 @@ class ScenarioState:
         clocks = {p for p, slot in pool.main.host.items() if is_clock(slot.value)}
         self.left_out = _all_below(self.state.tokens.keys() | other.tokens.keys(), sizes | clocks | pool.drawn)
         self.shared = {path: slot.value for path, slot in pool.main.tensors.items()
-                       if pool.axes.get(path) is None and path not in pool._evolving | pool._passing | pool.drawn
+                       if pool.axes.get(path) is None and path not in pool.evolving | pool.passing | pool.drawn
                        and slot.value.shape == getattr(pool.fresh.tensors.get(path), "value", slot.value).shape}
 
     def digest(self) -> str:
@@ -146,19 +148,19 @@ class ScenarioState:
         numbers = [(p, str(v.dtype), tuple(v.shape), v.detach().cpu().tolist()) for p, v in self.shared.items()]
         return digest(self.state.digest(self.left_out), numbers)
 
-    def hand_to(self, twin: Any, env: Any) -> None:
+    def hand_to(self, template: VmasWorld, world: VmasWorld) -> None:
         """Gives another environment of the scenario the same values. Raises Refusal, naming what stays different."""
-        pool = twin._pool
-        values = env._pool.main.host_values()
+        pool = template.pool
+        values = world.pool.main.host_values()
         differing = {start for path in self.left_out for start in _starts(path)}
-        values = {p: v for p, v in values.items() if p not in differing and not env._pool.scenario.follows_size(p)}
+        values = {p: v for p, v in values.items() if p not in differing and not world.pool.scenario.follows_size(p)}
         for state in (pool.main, pool.fresh):
             state.write_host(values)
             for path, value in self.shared.items():
                 slot = state.tensors.get(path)
                 if slot is not None and slot.value.shape == value.shape and not torch.equal(slot.value, value):
                     slot.write(like(slot.value, value))
-        other = ScenarioState(twin)
+        other = ScenarioState(template)
         left_out = self.left_out | other.left_out
         for path in self.state.changes(other.state):
             if path not in left_out and not path.endswith(SIZE):
@@ -185,12 +187,12 @@ def _by_size(a: Any, b: Any, num_envs: int, size: int) -> bool:
     return len(a) > 1 and not isinstance(a[1], str) and a[1] != b[1]  # a list's length, an array's shape
 
 
-def _key(env: Any, state: ScenarioState, specialise: bool, drawn: dict[str, Any] | None) -> str:
+def _key(world: VmasWorld, state: ScenarioState, specialise: bool, drawn: dict[str, Any] | None) -> str:
     """Everything that decides a kernel: settings, the scenario as it is, our sources, versions, machine, compiler."""
-    told = json.dumps({**env.settings, "drawn": drawn}, sort_keys=True, default=repr)
-    gxx = Path(compiler()).resolve()
+    settings = json.dumps({**world.settings, "drawn": drawn}, sort_keys=True, default=repr)
+    gxx = Path(toolchain.compiler()).resolve()
     return digest(
-        told,
+        settings,
         specialise,
         state.digest(),
         _sources(),
@@ -198,7 +200,7 @@ def _key(env: Any, state: ScenarioState, specialise: bool, drawn: dict[str, Any]
         np.__version__,
         platform.python_version(),
         importlib.metadata.version("vmas"),
-        machine(),
+        toolchain.machine(),
         gxx,
         gxx.stat().st_mtime,
     )
@@ -206,38 +208,36 @@ def _key(env: Any, state: ScenarioState, specialise: bool, drawn: dict[str, Any]
 
 @functools.lru_cache(maxsize=1)
 def _sources() -> str:
-    """All sources of the package that makes and steps kernels."""
-    package = Path(__file__).resolve().parent.parent
-    return digest(*(p.read_text() for p in sorted(package.rglob("*.[ph]*")) if p.suffix in (".py", ".h")))
+    """All sources of the package that makes and steps kernels, by path, and those of the toolchain."""
+    files = sorted(p for p in PACKAGE.rglob("*") if p.suffix in (".py", ".h"))
+    return digest(*((str(p.relative_to(PACKAGE)), p.read_text()) for p in files), toolchain.sources())
 
 
-def _make(env: Any, state: ScenarioState, specialise: bool, drawn: dict[str, Any] | None) -> Compiled:
-    from envs.vmas import VmasEnv
-
+def _make(world: VmasWorld, state: ScenarioState, specialise: bool, drawn: dict[str, Any] | None) -> Compiled:
     start = time.perf_counter()
-    twin = VmasEnv(**env.settings, num_envs=TRACED, pool_size=64, seed=0, fast="off")
-    state.hand_to(twin, env)
+    template = world.template(TRACED, pool_size=64)
+    state.hand_to(template, world)
     built = time.perf_counter()
     if drawn is not None:
-        set_drawn(twin._pool, drawn)
-    traced, source, lowered, places = _source(twin, specialise)
-    lowered.unrolled &= is_own(twin)
-    check_branches(twin, traced)
-    if drawn is None and _depends_on_draws(twin, specialise, source):
+        set_drawn(template.pool, drawn)
+    traced, source, lowered, places = _source(template, specialise)
+    lowered.unrolled &= is_own(template)
+    check_branches(template, traced)
+    if drawn is None and _depends_on_draws(template, specialise, source):
         return Compiled(varies=True)
     traced_at = time.perf_counter()
     library = compile_library(source)
     compiled_at = time.perf_counter()
     made = Compiled(binary=library.name, places=places, constants=lowered.constants, shapes=lowered.shapes,
                     noise=lowered.noise, dtypes=lowered.dtypes, unrolled=lowered.unrolled)
-    report = verify(twin, made.step(TRACED), unrolled=lowered.unrolled)
-    check_late_branches(twin, traced, made.step(TRACED))
+    report = verify(template, made.step(TRACED), unrolled=lowered.unrolled)
+    check_late_branches(template, traced, made.step(TRACED))
     made.facts = {
         "operations": lowered.operations,
         "fields": len(lowered.fields),
         "folded": len(lowered.constants),
         "seconds": {
-            "twin": built - start,
+            "template": built - start,
             "trace": traced_at - built,
             "compile": compiled_at - traced_at,
             "verify": time.perf_counter() - compiled_at,
@@ -250,44 +250,40 @@ def _make(env: Any, state: ScenarioState, specialise: bool, drawn: dict[str, Any
     return made
 
 
-def _source(twin, specialise: bool, audited: bool = True):
-    traced = trace(twin, audited)
+def _source(template: VmasWorld, specialise: bool, audited: bool = True):
+    traced = trace(template, audited)
     lowered = lower(traced, specialise)
     if lowered.operations > LARGEST:
         raise Refusal(f"the step has {lowered.operations} operations per environment, more than {LARGEST}")
-    actions = {
-        name: (group.n_agents * group.action.size, group.action.kind != "continuous")
-        for name, group in twin.spec.groups.items()
-    }
-    places = layout(lowered, actions)
+    places = layout(lowered, template.spec)
     return traced, emit(lowered, places), lowered, places
 
 
-def _is_continuous(twin, path: str) -> bool:
+def _is_continuous(template: VmasWorld, path: str) -> bool:
     """Whether what resets draw are numbers that never come twice."""
     seen = set()
     for _ in range(CONTINUOUS):
-        twin.reset()
-        seen.add(repr(drawn_values(twin._pool).get(path)))
+        template.reset()
+        seen.add(repr(drawn_values(template.pool).get(path)))
     return len(seen) == CONTINUOUS and any("." in text for text in seen)
 
 
-def _depends_on_draws(twin, specialise: bool, source: str) -> bool:
+def _depends_on_draws(template: VmasWorld, specialise: bool, source: str) -> bool:
     """Whether the program changes with what resets draw for the whole batch: tried until each value has changed."""
-    first = drawn_values(twin._pool)
+    first = drawn_values(template.pool)
     unseen, tried = set(first), {repr(first)}
     for _ in range(RESETS):
         if not unseen:
             break
-        twin.reset()
-        now = drawn_values(twin._pool)
+        template.reset()
+        now = drawn_values(template.pool)
         changed = {path for path in first if now.get(path) != first[path]}
         if repr(now) in tried or not changed & unseen:
             continue
         tried.add(repr(now))
         unseen -= changed
-        if _source(twin, specialise, audited=False)[1] != source:
-            numbers = [path for path in sorted(changed) if _is_continuous(twin, path)]
+        if _source(template, specialise, audited=False)[1] != source:
+            numbers = [path for path in sorted(changed) if _is_continuous(template, path)]
             if numbers:
                 raise Refusal(f"resets draw {numbers[0]} for the whole batch from a continuous range")
             return True

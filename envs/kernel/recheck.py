@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from torch import Tensor
 
-from envs import faults
 from envs.base import EnvError
+from envs.faults import naming_errors
 from envs.kernel.make import Compiled
 from envs.kernel.tape import ConstantChanged, Refusal
 from envs.kernel.trace import refusing
 from envs.kernel.verify import Comparison, Report
+from envs.vmas_world import VmasWorld
 
 STARTING = 2  # steps compared before a kernel's first use
 SHARE = 0.01  # of the time that comparisons in a run may take
 
 
 class Recheck:
-    """When the kernel of `env`, a VmasEnv, is compared with its simulator, and what came of it.
+    """When the kernel of `world` is compared with its simulator, and what came of it.
 
     checks: comparisons so far. due: whether the next step is to be compared.
     """
 
-    def __init__(self, env: Any) -> None:
-        self.env = env
+    def __init__(self, world: VmasWorld) -> None:
+        self.world = world
         self.checks, self.due = 0, False
         self.spent, self._born = 0.0, time.perf_counter()  # seconds in comparisons, and when they began to count
         self._report = Report()  # of all comparisons in the run
@@ -33,20 +33,20 @@ class Recheck:
 
     def at_start(self, made: Compiled, specialised: bool) -> str:
         """Two steps of the environment's own simulator and of the kernel; one sentence if they differ."""
-        env = self.env
-        comparison = Comparison(env, made.step(env.num_envs), made.unrolled)
+        world = self.world
+        comparison = Comparison(world, made.step(world.num_envs), made.unrolled)
         try:
-            with env._pool.preserved():
+            with world.pool.preserved():
                 for _ in range(STARTING):
-                    with refusing(env.scenario):
-                        comparison.step(env.random_action(comparison.generator))
+                    with refusing(world.scenario):
+                        comparison.step(world.random_action(comparison.generator))
         except ConstantChanged as changed:
             return "" if specialised else str(changed)  # the first load asks for a kernel without constants
         except Refusal as refusal:
             return str(refusal)
         self.checks += 1
         difference = comparison.difference()
-        return difference and f"{difference}, with {env.num_envs} environments; does the step use their number?"
+        return difference and f"{difference}, with {world.num_envs} environments; does the step use their number?"
 
     def count(self, rollout: bool) -> None:
         """Makes a comparison due on the 1st, 10th, 100th … rollout, or as many hundred steps outside of rollouts."""
@@ -68,10 +68,10 @@ class Recheck:
         Raises EnvError if they differ.
         """
         start = time.perf_counter()
-        env, before = self.env, self._report.astray
-        comparison = Comparison(env, made.step(env.num_envs), made.unrolled, self._report)
+        world, before = self.world, self._report.astray
+        comparison = Comparison(world, made.step(world.num_envs), made.unrolled, self._report)
         try:
-            with env._pool.preserved(), faults.named(env.scenario, env._ticks + 1):
+            with world.pool.preserved(), naming_errors(world.scenario, world.ticks + 1):
                 comparison.step(action)
         except AssertionError:
             return  # about the action, of which the kernel's own step will tell; the comparison stays due
@@ -79,7 +79,7 @@ class Recheck:
         self.checks += 1
         self.spent += time.perf_counter() - start
         if difference := comparison.difference():
-            raise EnvError(f"scenario {env.scenario!r} has changed since its kernel was built: {difference}. "
+            raise EnvError(f"scenario {world.scenario!r} has changed since its kernel was built: {difference}. "
                            "env.fast=off continues the run.")
 
 

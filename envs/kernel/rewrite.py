@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+import envs.kernel
 from envs.kernel.tape import Refusal, Tape
 
 ENDLESS = 2_000  # questions in one step; a loop that is never told to end asks without end
 TRIES = 16  # a rejection loop that fails 16 times in a row keeps its last draw
 
-SKIPPED = (str(Path(torch.__file__).parent), str(Path(__file__).parent), contextlib.__file__)
+SKIPPED = (str(Path(torch.__file__).parent), str(Path(envs.kernel.__file__).parent), contextlib.__file__)
 
 
 def caller():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from envs.kernel.layout import Layout
 from envs.kernel.tape import ConstantChanged
+from envs.kernel.trace import TRACED
 
 Reader = Callable[[str], Tensor]  # path -> the simulator's tensor, environments on the axis that `shapes` names
 
@@ -197,8 +198,6 @@ def _back(rows: Tensor, old: Tensor, axis: int) -> Tensor:
 
 def _draw(name: str, args: list, kwargs: dict, shape: tuple, dtype: torch.dtype, num_envs: int) -> Tensor:
     """Repeats a recorded random draw for another number of environments."""
-    from envs.kernel.trace import TRACED
-
     shape = tuple(n // TRACED * num_envs if n and n % TRACED == 0 else n for n in shape)
     packet, _, overload = name.removeprefix("aten.").partition(".")
     if packet.endswith("_"):

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from marl.errors import CannotCompile
 
-class Refusal(Exception):
+
+class Refusal(CannotCompile):
     """The step can't become a kernel; the message is one sentence that says why."""
 
 

@@ -16,10 +16,11 @@ from envs.kernel.runtime import KernelStep
 from envs.kernel.tape import Recorder, Refusal, Tape
 from envs.kernel.trace import drawn_values, refusing, set_drawn
 from envs.state import copies
+from envs.vmas_world import VmasWorld
 
 TOLERANCE = 2e-4  # of a number's size (at least 1): one step's rounding; contacts amplify it by forces of some 100
 AMPLIFIED = 64  # times what a change of the state's last bits does to the simulator's own step: joints are stiff
-STEPS = 12  # eager steps compared; every environment of the twin counts
+STEPS = 12  # eager steps compared; every environment of the template counts
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Report:
 
 @dataclass
 class Comparison:
-    """Compares a kernel with the simulator of `env`, a VmasEnv, step by step, each from the simulator's own state.
+    """Compares a kernel with the simulator of `world`, step by step, each from the simulator's own state.
 
     The simulator steps on; the kernel takes its state over before every step. Where a step amplifies rounding, the
     simulator is its own measure: it steps again from a state with other last bits.
@@ -43,14 +44,14 @@ class Comparison:
     (their numbers of draws differ).
     """
 
-    env: Any
+    world: VmasWorld
     kernel: KernelStep
     unrolled: bool
     report: Report = field(default_factory=Report)
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
 
     def __post_init__(self) -> None:
-        num_envs = self.env.num_envs
+        num_envs = self.world.num_envs
         self._outputs = {key: torch.empty(num_envs, n) for key, n in self.kernel.places.outputs}
         for name in ("terminated", "truncated"):
             self._outputs[name,] = torch.empty(num_envs, dtype=torch.bool)
@@ -58,7 +59,7 @@ class Comparison:
 
     def step(self, action: dict[str, Tensor]) -> None:
         """One step of both, {group: [E, A, D]}; the report counts what differs."""
-        env, kernel, report, pool = self.env, self.kernel, self.report, self.env._pool
+        world, kernel, report, pool = self.world, self.kernel, self.report, self.world.pool
         pool.main.refresh()
         kernel.load_state(_reader(pool.main))
         action = {name: a.contiguous() for name, a in action.items()}
@@ -72,7 +73,7 @@ class Comparison:
             wanted = self._simulator(action)
         ours = dict(self._outputs)
         for path, value in kernel.store_state(_reader(pool.main)).items():
-            ours["state", path] = value.movedim(kernel.shapes[path][2], 0).reshape(env.num_envs, -1)
+            ours["state", path] = value.movedim(kernel.shapes[path][2], 0).reshape(world.num_envs, -1)
         error, flipped = _apart(ours, wanted, report), _flipped(ours, wanted)
         wrong = flipped | ~(error <= TOLERANCE)
         if wrong.any():
@@ -86,7 +87,7 @@ class Comparison:
             wrong &= ~_flipped(shaken, wanted) & (flipped | (error > AMPLIFIED * _apart(shaken, wanted)))
             for path, value in after.items():
                 pool.main.tensors[path].write(value)
-        report.compared += env.num_envs
+        report.compared += world.num_envs
         report.flips += int(flipped.sum())
         report.astray += int(wrong.sum())
 
@@ -96,11 +97,11 @@ class Comparison:
         return [self._outputs["terminated",], self._outputs["truncated",]]
 
     def _simulator(self, action: dict[str, Tensor]) -> dict[tuple, Tensor]:
-        kernel, main = self.kernel, self.env._pool.main
-        wanted = eager_step(self.env, action, self.unrolled)
+        kernel, main = self.kernel, self.world.pool.main
+        wanted = eager_step(self.world, action, self.unrolled)
         for path in {p for p, _ in kernel.places.fields} | set(kernel.tables):
             rows = main.tensors[path].value.movedim(kernel.shapes[path][2], 0)
-            wanted["state", path] = rows.detach().reshape(self.env.num_envs, -1).clone()
+            wanted["state", path] = rows.detach().reshape(self.world.num_envs, -1).clone()
         return wanted
 
     def difference(self) -> str:
@@ -110,37 +111,37 @@ class Comparison:
             return ""
         largest = ", ".join(f"{key} {value:.1g}" for key, value in report.largest.items() if value > TOLERANCE)
         where = f"{report.astray} of {report.compared} steps"
-        return (f"the kernel disagrees with the simulator of {file_of(self.env)} in {where} (largest relative errors: "
-                f"{largest or 'none'}; {report.flips} other dones)")
+        errors = f"largest relative errors: {largest or 'none'}; {report.flips} other dones"
+        return f"the kernel disagrees with the simulator of {file_of(self.world)} in {where} ({errors})"
 
 
-def verify(twin, kernel: KernelStep, unrolled: bool = False, steps: int = STEPS) -> Report:
-    """Plays `steps` random steps on the twin and compares each with the kernel's, from the same state and noise.
+def verify(template: VmasWorld, kernel: KernelStep, unrolled: bool = False, steps: int = STEPS) -> Report:
+    """Plays `steps` random steps in the template and compares each with the kernel's, from the same state and noise.
 
     A third of the environments is squeezed together first, so that bodies touch, and some stand at their time limit.
     Then come states that the kernel reaches late in an episode.
     Raises Refusal if more than one in a thousand environments goes astray: a comparison such as `distance < limit` may
     flip by rounding, but rarely.
     """
-    comparison, audit = Comparison(twin, kernel, unrolled), StepAudit()
-    before = audit.look(twin._simulator, twin._pool.main)
-    with refusing(twin.scenario), audit.step(calls=False):
+    comparison, audit = Comparison(template, kernel, unrolled), StepAudit()
+    before = audit.look(template.simulator, template.pool.main)
+    with refusing(template.scenario), audit.step(calls=False):
         for i in range(steps):
             if i % 4 == 0:
-                arrange(twin, comparison.generator, i, {path for path, _ in kernel.places.fields}, kernel.constants)
-            comparison.step(twin.random_action(comparison.generator))
-        for _ in late_states(twin, kernel, comparison.generator, comparison.over):
-            comparison.step(twin.random_action(comparison.generator))
-    audit.compare(before, audit.look(twin._simulator, twin._pool.main), "a step", first=True)
+                arrange(template, comparison.generator, i, {path for path, _ in kernel.places.fields}, kernel.constants)
+            comparison.step(template.random_action(comparison.generator))
+        for _ in late_states(template, kernel, comparison.generator, comparison.over):
+            comparison.step(template.random_action(comparison.generator))
+    audit.compare(before, audit.look(template.simulator, template.pool.main), "a step", first=True)
     reason = audit.reason or comparison.difference()
     if reason:
         raise Refusal(reason)
     return comparison.report
 
 
-def file_of(env) -> str:
+def file_of(world: VmasWorld) -> str:
     """The name of the file that a scenario's class stands in, of its module where there is none."""
-    module = type(env._simulator.scenario).__module__
+    module = type(world.simulator.scenario).__module__
     return Path(getattr(sys.modules.get(module), "__file__", None) or module).name
 
 
@@ -153,12 +154,12 @@ def _reader(state):
     return lambda path: state.tensors[path].value
 
 
-def eager_step(env, action: dict[str, Tensor], rewritten: bool, *modes: Any) -> dict[tuple, Tensor]:
+def eager_step(world: VmasWorld, action: dict[str, Tensor], rewritten: bool, *modes: Any) -> dict[tuple, Tensor]:
     """The simulator's own step, as {output: [E, numbers]}; its state is then the one after the step.
 
     rewritten: under the same rewriting of branches, loops and masked reads as a trace. modes: entered around the step.
     """
-    pool, simulator = env._pool, env._simulator
+    pool, simulator = world.pool, world.simulator
     with torch.no_grad(), ExitStack() as stack:
         if rewritten:
             tape = Tape()
@@ -168,17 +169,17 @@ def eager_step(env, action: dict[str, Tensor], rewritten: bool, *modes: Any) -> 
             for name, value in action.items():
                 tape.input(value, ("action", name))
             stack.enter_context(Recorder(tape, location))
-            stack.enter_context(Rewriter(tape, env.num_envs))
+            stack.enter_context(Rewriter(tape, world.num_envs))
         for mode in modes:
             stack.enter_context(mode)
-        observations, rewards, ended, over, infos = simulator.step(env._hand_out(action))
-        wanted = {("observation", name): v for name, v in env._observe(simulator, observations).items()}
-        for name, group in env._groups.items():
+        observations, rewards, ended, over, infos = simulator.step(world.split_actions(action))
+        wanted = {("observation", name): v for name, v in world.observe(simulator, observations).items()}
+        for name, group in world.groups.items():
             wanted["reward", name] = group.reward(rewards)
             for key, value in group.info(infos).items():
                 wanted["info", name, key] = value
     pool.main.refresh()
-    wanted = {key: value.detach().reshape(env.num_envs, -1).clone() for key, value in wanted.items()}
+    wanted = {key: value.detach().reshape(world.num_envs, -1).clone() for key, value in wanted.items()}
     ended, over = ended.reshape(-1).clone(), over.reshape(-1).clone()
     return {**wanted, ("terminated",): ended, ("truncated",): over & ~ended}
 
@@ -230,24 +231,24 @@ def _apart(ours: dict[tuple, Tensor], theirs: dict[tuple, Tensor], report: Repor
     return error
 
 
-def arrange(twin, generator: torch.Generator, round: int, varies: set[str], constants: Any = ()) -> None:
+def arrange(template: VmasWorld, generator: torch.Generator, round: int, varies: set[str], constants: Any = ()) -> None:
     """A fresh reset, with a third of the environments squeezed together and some at the time limit.
 
     varies: the paths that may be changed; constants: (path, element) of those that may not.
     """
-    pool = twin._pool
+    pool = template.pool
     drawn = drawn_values(pool)
     with pool.stream:
-        twin._simulator.reset()
+        template.simulator.reset()
     pool.main.refresh()
     set_drawn(pool, drawn)
     pinned = {path for path, _ in constants}
-    squeezed = torch.rand(twin.num_envs, generator=generator) < 0.34
+    squeezed = torch.rand(template.num_envs, generator=generator) < 0.34
     for path, slot in pool.main.tensors.items():
         if path.endswith("_state._pos") and path in varies and path not in pinned:
-            factor = torch.where(squeezed, torch.rand(twin.num_envs, generator=generator), 1.0)
+            factor = torch.where(squeezed, torch.rand(template.num_envs, generator=generator), 1.0)
             slot.write(slot.value * factor.view(-1, 1))
     steps = pool.main.tensors.get("steps")
-    if steps is not None and twin.spec.max_steps is not None:
-        late = torch.rand(twin.num_envs, generator=generator) < 0.2
-        steps.write(torch.where(late, float(twin.spec.max_steps - 1 - round % 2), steps.value))
+    if steps is not None and template.spec.max_steps is not None:
+        late = torch.rand(template.num_envs, generator=generator) < 0.2
+        steps.write(torch.where(late, float(template.spec.max_steps - 1 - round % 2), steps.value))

@@ -1,9 +1,9 @@
 """Turns a program's schedule into the statements of a C-like language, whole or in functions of bearable length."""
 
 from envs.kernel.layout import Layout, count_of
+from envs.kernel.lowered_step import Lowered
 from envs.kernel.program import arguments
 from envs.kernel.schedule import Scope, schedule
-from envs.kernel.trace import Lowered
 
 PART = 1500
 NAMES = {
@@ -114,10 +114,10 @@ class Writer:
     def input(self, source: tuple) -> str:
         """A number from outside."""
         if source[0] == "state":
-            return f"ld(s + {self.field[source[1:]]} * m)"
+            return f"load(s + {self.field[source[1:]]} * m)"
         if source[0] == "action":
-            return f"ld(a{self.groups.index(source[1])}[{source[2]}])"
-        return f"ld(z[{self.offset[source[1]] + source[2]}])"
+            return f"load(a{self.groups.index(source[1])}[{source[2]}])"
+        return f"load(z[{self.offset[source[1]] + source[2]}])"
 
     def write(self, step: tuple, declared: set[int]) -> list[str]:
         """The lines of a step; `declared` values are assigned, others are defined."""
@@ -126,7 +126,7 @@ class Writer:
             define = "" if v in declared else f"const {self.type(v)} "
             return [f"{define}v{v} = {self.expression(v)};"]
         if step[0] == "store":
-            return [f"st({step[2]}, {self.as_float(step[1])});"]
+            return [f"store({step[2]}, {self.as_float(step[1])});"]
         if step[0] == "table":
             op = self.p.ops[step[1]]
             name, size = f"T{self.table[op[1]]}", self.size(op[1])
@@ -185,11 +185,11 @@ def parts_of(writer: Writer, root: Scope) -> tuple[list[list[str]], int]:
         for r in reads:
             if r in slots and where[r] != at and (r, at) not in seen:
                 seen.add((r, at))
-                text = f"ld(t[{slots[r]}])"
+                text = f"load(t[{slots[r]}])"
                 kind = writer.type(r)
                 out[at].append(f"const {kind} v{r} = {f'truth({text})' if kind == 'vb' else text};")
         out[at] += writer.write(step, set())
-        out[at] += [f"st(t[{slots[v]}], {writer.as_float(v)});" for v in defines if v in slots]
+        out[at] += [f"store(t[{slots[v]}], {writer.as_float(v)});" for v in defines if v in slots]
     return out, len(slots)
 
 

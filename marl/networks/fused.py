@@ -35,8 +35,8 @@ def worthwhile(x: Tensor, layers: list[nn.Linear]) -> bool:
     Asked at every call, since all of it may change: this and what follows cost a rollout's steps as much as the kernel.
     """
     return (
-        native.unseen()
-        and native.plain(x)
+        native.dispatch_is_plain()
+        and native.is_cpu_float32(x)
         and all(map(_plain, layers))
         and x.shape[-1] == layers[0].in_features  # torch tells what is wrong, the kernel would read on
         and kernel() is not None
@@ -89,11 +89,11 @@ def _check(made: ctypes.CDLL) -> None:
 
 
 kernel = native.Library(
-    [Path(__file__).parent / name for name in ("helpers.h", "../vectors.h", "mlp_tiles.h", "mlp.cpp")],
+    [Path(__file__).parent / name for name in ("helpers.h", "mlp_tiles.h", "mlp.cpp")],
     ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w"),
     {
         "helped": ([], NUMBER),
-        "rests": ([], NUMBER),
+        "backoffs": ([], NUMBER),
         "scratch_size": ([NUMBER] * 3 + [POINTER], NUMBER),
         "kept_size": ([NUMBER] * 2 + [POINTER], NUMBER),
         "forward": ([NUMBER] * 4 + [POINTER] * 7, None),
@@ -112,13 +112,15 @@ def _numbers(*values: int) -> ctypes.Array:
 
 @lru_cache(maxsize=256)
 def _shape(made: ctypes.CDLL, activation: str, rows: int, members: int, *widths: int) -> tuple[tuple, int, int]:
-    """What both passes are told (depth, rows, threads at most, activation, widths); how much scratch they need and what
-    the forward pass keeps, in numbers."""
+    """What both passes are given (depth, rows, threads at most, activation, widths), and two counts of numbers.
+
+    They are how much scratch both passes need, and what the forward pass keeps.
+    """
     macs = sum(ins * outs for ins, outs in pairwise(widths))
     members = members if rows * macs >= SHARED else 1
     depth, sizes = len(widths) - 1, _numbers(*widths)
-    told = depth, rows, members, ACTIVATIONS[activation][0], sizes
-    return told, made.scratch_size(depth, rows, members, sizes), made.kept_size(depth, rows, sizes)
+    kernel_args = depth, rows, members, ACTIVATIONS[activation][0], sizes
+    return kernel_args, made.scratch_size(depth, rows, members, sizes), made.kept_size(depth, rows, sizes)
 
 
 def _of(x: Tensor, weights: Sequence[Tensor], activation: str, made: ctypes.CDLL) -> tuple[tuple, int, int]:
@@ -134,12 +136,13 @@ def _forward(
     """Result, and with `keep` what the backward pass needs of the hidden layers."""
     made = made or kernel()
     weights, biases = parameters[::2], parameters[1::2]
-    told, scratch, kept = _of(x, weights, activation, made)
+    kernel_args, scratch, kept = _of(x, weights, activation, made)
     out = x.new_empty((*x.shape[:-1], weights[-1].size(0)))
     scratch = x.new_empty(scratch)
     kept = x.new_empty(kept) if keep else None
     arguments = (
-        *told, x.data_ptr(), _numbers(*[p.data_ptr() for p in weights]), _numbers(*[p.data_ptr() for p in biases]),
+        *kernel_args, x.data_ptr(),
+        _numbers(*[p.data_ptr() for p in weights]), _numbers(*[p.data_ptr() for p in biases]),
         None if kept is None else kept.data_ptr(), out.data_ptr(), scratch.data_ptr(),
     )  # fmt: skip
     native.run(made.forward, arguments, x, parameters, kept, out, scratch)
@@ -157,13 +160,13 @@ def _backward(
 ) -> list[Tensor | None]:
     """Gradients of x, then of weight and bias of each layer; None where they are not `needed`."""
     made = made or kernel()
-    told, scratch, _ = _of(x, weights, activation, made)
+    kernel_args, scratch, _ = _of(x, weights, activation, made)
     scratch = x.new_empty(scratch)
     shapes = [x.shape, *[shape for weight in weights for shape in (weight.shape, weight.shape[:1])]]
     gradients = [x.new_empty(shape) if wanted else None for shape, wanted in zip(shapes, needed, strict=True)]
     pointers = [0 if g is None else g.data_ptr() for g in gradients]
     arguments = (
-        *told, x.data_ptr(), _numbers(*[w.data_ptr() for w in weights]), kept.data_ptr(), gradient.data_ptr(),
+        *kernel_args, x.data_ptr(), _numbers(*[w.data_ptr() for w in weights]), kept.data_ptr(), gradient.data_ptr(),
         _numbers(*pointers[1::2]), _numbers(*pointers[2::2]), pointers[0], scratch.data_ptr(),
     )  # fmt: skip
     native.run(made.backward, arguments, x, weights, kept, gradient, gradients, scratch)

@@ -1,8 +1,8 @@
 // An MLP's forward and backward pass over blocks of rows, all layers in one go.
 //
 // Layers are called 0 … depth-1; layer l maps size[l] numbers to size[l+1]; the activation follows all but the last.
-// Threads take blocks as they come (helpers.h); gradients of weights are summed up block after block, whoever made
-// them: the same bits whatever the number of threads. Stands after helpers.h, vectors.h and mlp_tiles.h, in one source.
+// Threads take blocks as they come (helpers.h); gradients of weights are summed up block after block, whichever made
+// them: bitwise the same whatever the number of threads. Stands after helpers.h and mlp_tiles.h, in one source.
 
 // Numbers of gradients that blocks may keep side by side: they should stay in the cache.
 const int64_t TOGETHER = 1 << 20;
@@ -153,9 +153,9 @@ static void pack(helpers::Shift& shift, const Net& net, int64_t first, float* to
 
 extern "C" {
 int64_t width() { return W; }
-// Units that helpers did, and rests that they took, since the process began.
+// Units that helpers did, and times that they backed off, since the process began.
 int64_t helped() { return helpers::ours()->helped.load(); }
-int64_t rests() { return helpers::ours()->rests.load(); }
+int64_t backoffs() { return helpers::ours()->backoffs.load(); }
 
 // Numbers of scratch memory, and of what the forward pass keeps for the backward pass.
 int64_t scratch_size(int64_t depth, int64_t rows, int64_t members, const int64_t* size) {

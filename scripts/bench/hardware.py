@@ -61,14 +61,14 @@ def rollout_over_floor(options: argparse.Namespace, peak: float, seconds: float)
     for num_envs in (8,) if options.quick else (60, 600):
         overrides = ours_sized("balance", num_envs, STEPS, num_envs * STEPS, options.device)
         _, task = build(compose.check(compose.compose(overrides)))
-        task.rollout.reset(0)
+        task.collector.reset(0)
         actor = next(iter(task.loss.actors.values()))
         per_step = num_envs * next(iter(task.env.spec.groups.values())).n_agents
         rate = machine.tanh_peak(per_step, options.device)
         gemm_s = products(actor, per_step * STEPS, trained=False) / peak * 1e-9
         tanh_s = activations(actor, per_step * STEPS) / rate * 1e-9
         taken = alternate(
-            {"rollout": lambda task=task: timed(lambda: task.rollout.collect(task.policy_generator), options.device)},
+            {"rollout": lambda task=task: timed(lambda: task.collector.collect(task.policy_generator), options.device)},
             max(options.rounds, 5), Clock(seconds),
         )["rollout"]  # fmt: skip
         took = statistics.median(taken)

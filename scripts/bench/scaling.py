@@ -9,6 +9,7 @@ import gc
 import math
 import statistics
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from bench.simulation import NEVER, Stepper
@@ -53,9 +54,10 @@ def point(num_envs: int, agents: int, options: argparse.Namespace) -> dict:
     config = compose.check(compose.compose(overrides))
     build.build_trainer(config)
     task = build.build_task(config)
-    task.rollout.reset(0)
-    task.rollout.collect(task.policy_generator)
-    rounds = [timed(lambda: task.rollout.collect(task.policy_generator), options.device) for _ in range(options.rounds)]
+    task.collector.reset(0)
+    task.collector.collect(task.policy_generator)
+    collect = partial(task.collector.collect, task.policy_generator)
+    rounds = [timed(collect, options.device) for _ in range(options.rounds)]
     scale = 1e6 / num_envs
     return {"environments": num_envs, "agents": agents, "path": path, "simulation_us": simulation * scale,
             "collection_us": statistics.median(rounds) / STEPS * scale}  # fmt: skip

@@ -68,14 +68,14 @@ def train(config: dict, line: Line) -> None:
 def collect(config: dict, line: Line) -> None:
     build.build_trainer(config)  # for its number of threads
     task: OnPolicy = build.build_task(config)
-    task.rollout.reset(0)
+    task.collector.reset(0)
     line.send(ready="collect", path=getattr(task.env, "path", None), frames=task.units_per_iteration)
     for command in line.commands():
         seconds = []
         for _ in range(command["times"]):
             synchronize()
             began = time.perf_counter()
-            task.rollout.collect(task.policy_generator)
+            task.collector.collect(task.policy_generator)
             synchronize()
             seconds.append(time.perf_counter() - began)
         line.send(collect_s=sum(seconds) / len(seconds), seconds=seconds)

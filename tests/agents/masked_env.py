@@ -2,7 +2,8 @@
 
 import torch
 
-from envs.base import ActionSpec, Env, EnvSpec, GroupSpec, Transition
+from envs.base import Env, Transition
+from envs.spec import ActionSpec, EnvSpec, GroupSpec
 
 A, STEPS, NVEC = 3, 6, (3, 4)
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from agents.actor import Actor
+from agents.architecture import Architecture
 from agents.critic import Critic
-from agents.ppo import PPO, make_loss
-from envs.base import ActionSpec, EnvSpec, GroupSpec
+from agents.ppo import PPO
+from envs.spec import ActionSpec, EnvSpec, GroupSpec
 from marl.errors import UserError
 from marl.networks import MLP
 
@@ -28,7 +29,7 @@ def count(module):
 @pytest.mark.parametrize("share", ["shared", "separate"])
 @pytest.mark.parametrize("leading", [(B,), (4, B), ()])
 def test_actor_shapes(group, share, leading):
-    actor = Actor(group, NETWORK, share)
+    actor = Actor(group, NETWORK, Architecture(share_actor=share))
     observation = torch.randn(*leading, A, F)
     assert actor(observation).shape == (*leading, A, actor.head.n_features)
     raw, log_prob = actor.act(observation, generator=torch.Generator().manual_seed(0))
@@ -48,8 +49,8 @@ def test_deterministic_actions_are_the_mode_and_draw_nothing():
 
 @pytest.mark.parametrize("share", ["shared", "separate"])
 def test_actor_sharing(share):
-    actor = Actor(GROUP, NETWORK, share, std="independent")
-    alone = Actor(GROUP, NETWORK, "shared", std="independent")
+    actor = Actor(GROUP, NETWORK, Architecture(share_actor=share, std="independent"))
+    alone = Actor(GROUP, NETWORK, Architecture(std="independent"))
     assert count(actor) == count(alone) * (1 if share == "shared" else A)
     observation = torch.randn(B, 1, F).expand(B, A, F)  # all agents see the same
     params = actor(observation)
@@ -63,16 +64,16 @@ def test_actor_sharing(share):
 
 def test_actor_refuses_a_policy_that_does_not_fit():
     with pytest.raises(UserError, match="algo.policy=categorical"):
-        Actor(GROUP, NETWORK, policy="categorical")
+        Actor(GROUP, NETWORK, Architecture(policy="categorical"))
     with pytest.raises(UserError, match="algo.policy=tanh_normal"):
-        Actor(DISCRETE, NETWORK, policy="tanh_normal")
+        Actor(DISCRETE, NETWORK, Architecture(policy="tanh_normal"))
 
 
 @pytest.mark.parametrize("share", ["shared", "separate"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("leading", [(B,), (4, B)])
 def test_critic_shapes(kind, share, leading):
-    critic = Critic(GROUP, NETWORK, kind, share, S)
+    critic = Critic(GROUP, NETWORK, Architecture(critic=kind, share_critic=share), S)
     value = critic(torch.randn(*leading, A, F), torch.randn(*leading, S))
     assert value.shape == (*leading, A) and value.dtype == torch.float32
     value.sum().backward()
@@ -82,7 +83,7 @@ def test_critic_shapes(kind, share, leading):
 @pytest.mark.parametrize("share", ["shared", "separate"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_value_depends_on(kind, share):
-    critic = Critic(GROUP, NETWORK, kind, share, S)
+    critic = Critic(GROUP, NETWORK, Architecture(critic=kind, share_critic=share), S)
     observation, state = torch.randn(B, A, F), torch.randn(B, S)
     value = critic(observation, state)
     other = observation.clone()
@@ -107,7 +108,7 @@ def test_a_shared_centralised_critic_is_one_call_with_a_value_per_agent(kind):
         calls.append((in_shape, out_features))
         return MLP(in_shape, out_features, hidden=[16])
 
-    critic = Critic(GROUP, network, kind, "shared", S)
+    critic = Critic(GROUP, network, Architecture(critic=kind), S)
     assert calls == [(A * F if kind == "concat" else S, A)]
     rows = []
     critic.network.register_forward_hook(lambda _, inputs, __: rows.append(inputs[0].shape[:-1]))
@@ -118,7 +119,7 @@ def test_a_shared_centralised_critic_is_one_call_with_a_value_per_agent(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_separate_critics_share_no_weight(kind):
-    critic = Critic(GROUP, NETWORK, kind, "separate", S)
+    critic = Critic(GROUP, NETWORK, Architecture(critic=kind, share_critic="separate"), S)
     critic(torch.randn(B, A, F), torch.randn(B, S))[:, 1].sum().backward()
     touched = [any(p.grad is not None and p.grad.any() for p in n.parameters()) for n in critic.network.networks]
     assert touched == [False, True, False]
@@ -127,15 +128,15 @@ def test_separate_critics_share_no_weight(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_critic_that_needs_a_state_says_so(kind):
     if kind in ("local", "concat"):
-        assert not Critic(GROUP, NETWORK, kind).uses_state
+        assert not Critic(GROUP, NETWORK, Architecture(critic=kind)).uses_state
         return
-    assert Critic(GROUP, NETWORK, kind, state_size=S).uses_state
+    assert Critic(GROUP, NETWORK, Architecture(critic=kind), S).uses_state
     with pytest.raises(UserError, match=f"algo.critic={kind} needs a global state"):
-        Critic(GROUP, NETWORK, kind)
+        Critic(GROUP, NETWORK, Architecture(critic=kind))
 
 
 def test_critics_may_have_a_network_of_their_own():
-    loss = make_loss(EnvSpec({"agents": GROUP}, None, None), PPO(), NETWORK, partial(MLP, hidden=[32]))
+    loss = PPO().make_loss(EnvSpec({"agents": GROUP}, None, None), NETWORK, partial(MLP, hidden=[32]))
     shapes = {p.shape[0] for p in loss.critics.parameters()}
     assert 32 in shapes and 16 not in shapes
     assert 16 in {p.shape[0] for p in loss.actors.parameters()}

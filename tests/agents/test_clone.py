@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from agents.actor_critic import build_networks
 from agents.clone import Clone
+from agents.episode_loop import Players
 from agents.imitation import discounted
 from agents.on_policy import OnPolicy
-from agents.policy import Policy, describe
+from agents.policy import Policy
 from agents.ppo import PPO
-from agents.record import Acting, record, to_raw
+from agents.record import record, to_raw
+from envs.spec import describe
 from envs.vmas import VmasEnv
 from marl import transfer
 from marl.data import Episodes
@@ -30,7 +33,7 @@ def teacher(discrete: bool = False, **algo) -> tuple[dict, VmasEnv]:
     """Actors whose actions are far from uniform, and an environment for 10 episodes."""
     seed_global(1)
     env = ENV(num_envs=10, seed=0, device="cpu", continuous_actions=not discrete)
-    actors, _ = PPO(**algo).build(env.spec, partial(MLP, hidden=[8], init="orthogonal", last_gain=2.0))
+    actors, _ = build_networks(PPO(**algo), env.spec, partial(MLP, hidden=[8], init="orthogonal", last_gain=2.0))
     return actors, env
 
 
@@ -39,7 +42,7 @@ def dataset(folder: Path, discrete: bool = False, raw: bool = True, **algo) -> P
     actors, env = teacher(discrete, **algo)
     heads = {name: type(actor.head).__name__ for name, actor in actors.items()}
     for seed in (0, 1):
-        made = record(env, Acting(actors), seed)
+        made = record(env, Players(actors), seed)
         if not raw:
             made = {name: value for name, value in made.items() if not name.endswith("/raw")}
         append(folder, made, {"spec": describe(env.spec), "policy": {"heads": heads}})
@@ -185,8 +188,8 @@ def test_mistakes_are_one_sentence(tmp_path):
 def test_a_teacher_may_have_a_memory():
     seed_global(1)
     env = ENV(num_envs=4, seed=0, device="cpu")
-    actors, _ = PPO().build(env.spec, partial(LSTM, hidden=8))
-    player = Acting(actors, deterministic=True)
+    actors, _ = build_networks(PPO(), env.spec, partial(LSTM, hidden=8))
+    player = Players(actors, deterministic=True)
     made = [record(env, player, seed) for seed in (0, 0)]
     assert all(torch.equal(made[0][name], value) for name, value in made[1].items())  # begins without memories
     T, E = 12, 4

@@ -8,7 +8,7 @@ from tensordict.nn import NormalParamExtractor
 from torchrl.modules import TanhNormal as TorchRLTanhNormal
 
 from agents.distributions import Categorical, ClippedNormal, TanhNormal, make_head
-from envs.base import ActionSpec
+from envs.spec import ActionSpec
 from marl.errors import UserError
 
 A, D = 3, 2

@@ -57,7 +57,7 @@ def test_onnx_gives_the_same_actions(runs, name: str, tmp_path: Path) -> None:
         for (group, wanted), action in zip(policy.act(given).items(), actions, strict=True):
             assert action.shape == tuple(wanted.shape) and np.abs(action - wanted.numpy()).max() <= 1e-5, group
     told = json.loads(session.get_modelmeta().custom_metadata_map["policy"])
-    assert told["env"]["scenario"] == policy.told["env"]["scenario"]
+    assert told["env"]["scenario"] == policy.metadata["env"]["scenario"]
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -111,7 +111,7 @@ def test_the_script_of_the_docs_drives_raw_vmas_to_the_same_return(runs, tmp_pat
         num_envs=200,
         max_steps=15,
         fast="off",
-        scenario_kwargs=policy.told["env"]["scenario_kwargs"],
+        scenario_kwargs=policy.metadata["env"]["scenario_kwargs"],
     )
     low, high = statistics(evaluate(env, policy.actors, seed=0).episode_returns())["ci95"]
     assert low <= mean <= high

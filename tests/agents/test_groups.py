@@ -106,10 +106,10 @@ def test_who_does_not_learn_plays_and_is_not_in_the_optimiser(policy, run, tmp_p
     elif policy == str(run):
         frozen = Policy.load(run).actors["adversary"]
         generator = torch.Generator()
-        generator.set_state(make({"adversary": {"policy": policy}}).cast.generator.get_state())
+        generator.set_state(make({"adversary": {"policy": policy}}).lineup.generator.get_state())
         wanted = frozen.head.to_env(frozen.act(task.rollout.observed["adversary"][0], generator=generator)[0])
         torch.testing.assert_close(acted[0], wanted)
-        assert not any(p.requires_grad for p in task.cast.seats["adversary"].parameters())
+        assert not any(p.requires_grad for p in task.lineup.players["adversary"].parameters())
     else:
         assert acted.std() > 0.1
     summary = fit(task, tmp_path / "run")
@@ -122,7 +122,7 @@ def test_a_frozen_group_is_loaded_and_its_weights_stay(run, tmp_path):
     before = {k: v.clone() for k, v in Policy.load(run).state_dict().items()}
     task = make({"agent": {"policy": str(run / "checkpoints" / "last.pt")}})
     fit(task, tmp_path)
-    after = task.cast.seats["agent"].state_dict()
+    after = task.lineup.players["agent"].state_dict()
     assert all(torch.equal(after[k], before[f"actors.agent.{k}"]) for k in after)
 
 
@@ -131,8 +131,8 @@ def test_in_the_environments_of_the_past_a_group_does_not_learn():
     task = make({"adversary": {"past": 0.25}, "agent": {"past": 0.5}}, **algo)
     with pytest.raises(UserError, match="past versions are kept in a run directory"):
         task.collect(0)
-    task.cast.draw = lambda iteration: None
-    for pool in task.cast.pools.values():
+    task.lineup.draw_versions = lambda iteration: None
+    for pool in task.lineup.pools.values():
         pool.act = lambda observation, generator, mask: torch.zeros(*observation.shape[:2], 2)
     seen, inner = [], task.env.step
     task.env.step = lambda action: seen.append({k: v.clone() for k, v in action.items()}) or inner(action)
@@ -193,7 +193,7 @@ def test_versions_are_those_of_their_iteration(tmp_path):
     assert all(torch.equal(first[k], actor[k]) for k in actor)
     last = checkpoint.load_weights(folder / "000004.safetensors")
     assert all(torch.equal(last[k], v) for k, v in task.loss.actors["adversary"].state_dict().items())
-    pool = task.cast.pools["adversary"]
+    pool = task.lineup.pools["adversary"]
     (folder / "000002.safetensors").unlink()
     pool.drawn = lambda iteration: [2] * 4
     with pytest.raises(UserError, match="000002.safetensors does not exist"):
@@ -293,6 +293,6 @@ def test_vmas_own_policy_plays_beside_learners(tmp_path):
     fit(task, tmp_path)
     seen = task.rollout.observed["scripted"][3]
     wanted = HeuristicPolicy(continuous_action=True).compute_action(seen[:, 0], u_range=1.0)
-    acted = task.cast.seats["scripted"](seen, torch.Generator())
+    acted = task.lineup.players["scripted"](seen, torch.Generator())
     torch.testing.assert_close(acted[:, 0], wanted)
     assert list(task.loss.actors) == ["learners"]

@@ -62,7 +62,7 @@ def begun(tmp_path, *overrides: str):
 
 def one_iteration(trainer, task, watch: dict) -> None:
     with watch["rollout"]:
-        task.rollout.collect(task.policy_generator)
+        task.collector.collect(task.policy_generator)
     task.collect(1)  # values and advantages of another rollout: once per iteration, may wait
     with watch["update"]:
         for batch in task.batches(1):

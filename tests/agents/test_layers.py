@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from agents.layers import plain
-from agents.policy import Policy, describe
-from envs.base import ActionSpec, EnvSpec, GroupSpec
+from agents.policy import Policy
 from envs.page import web
+from envs.spec import ActionSpec, EnvSpec, GroupSpec, describe
 from marl.errors import UserError
 from marl.networks import ACTIVATIONS
 

@@ -10,9 +10,9 @@ from agents.actor import Actor
 from agents.advantage import normalize_advantage
 from agents.evaluate import evaluate
 from agents.on_policy import OnPolicy
-from agents.ppo import PPO, make_loss
-from envs.base import ActionSpec, GroupSpec
+from agents.ppo import PPO
 from envs.gymnasium_env import PettingZooEnv
+from envs.spec import ActionSpec, GroupSpec
 from marl.engine import Trainer
 from marl.errors import UserError
 from marl.networks import MLP
@@ -120,7 +120,7 @@ def test_masks_lie_beside_what_was_observed():
 def test_random_and_trained_play_keep_to_open_doors_and_training_helps(tmp_path):
     algo = {"rollout_steps": 18, "minibatch_size": 30, "normalize_observation": True, "agent_ids": True}
     each = task(**algo, normalize_advantage="batch")
-    random = each.play(random=True).episode_returns().mean()
+    random = each.run_episodes(random=True).episode_returns().mean()
     trainer = Trainer(progress="off", evaluate_every=0, checkpoint_every=0, max_iterations=25)
     trained = trainer.fit(each, tmp_path, optimizer=OptimizerConfig(lr=5e-3))["final"]["episode_return"]["mean"]
     # The best, always the last open door, is worth about 1.5 times as much as any open door.
@@ -145,8 +145,8 @@ def test_a_state_from_before_there_were_masks_is_taken_up():
     for one in (each, other):
         one.collect(0)
     other.collect(1)
-    state = each.rollout.state_dict()
-    other.rollout.load_state_dict({**state, "masks": {"agents": {}}})
+    state = each.collector.state_dict()
+    other.collector.load_state_dict({**state, "masks": {"agents": {}}})
     for kind, mask in state["masks"]["agents"].items():
         assert torch.equal(other.rollout.masks["agents"][kind][-1], mask)
 
@@ -159,7 +159,7 @@ def test_continuous_actions_cannot_be_masked():
 
 def test_evaluation_asks_for_the_masks():
     env = Doors(num_envs=20)
-    actors = make_loss(env.spec, PPO(), NETWORK).actors
+    actors = PPO().make_loss(env.spec, NETWORK).actors
     played = evaluate(env, actors, seed=3, deterministic=False)  # a closed door would fail
     assert (played.returns["agents"][:, -1] <= 2 * 5).all() and (played.lengths == 6).all()
 

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from agents.actor import Actor
+from agents.architecture import Architecture
 from agents.critic import Critic
 from agents.normalize import ObservationNorm, RewardNorm, RunningMoments, ValueNorm
 from agents.ppo import PPO
-from envs.base import ActionSpec, GroupSpec
+from envs.spec import ActionSpec, GroupSpec
 from marl.distributed import total as sum_over_ranks
 from marl.errors import UserError
 from marl.networks import MLP
@@ -56,7 +57,7 @@ def test_a_variance_near_zero_is_floored():
 @pytest.mark.parametrize(("kind", "share"), [("concat", "shared"), ("local", "separate"), ("state", "separate")])
 def test_popart_moves_the_statistics_and_no_prediction(kind, share):
     torch.manual_seed(0)
-    critic = Critic(GROUP, NETWORK, kind, share, S, value_norm="popart")
+    critic = Critic(GROUP, NETWORK, Architecture(critic=kind, share_critic=share, value_norm="popart"), S)
     observation, state = torch.randn(6, 5, A, F), torch.randn(6, 5, S)
     for returns in rollouts(3):
         value = critic.denormalize(critic(observation, state)).detach()
@@ -70,7 +71,7 @@ def test_popart_moves_the_statistics_and_no_prediction(kind, share):
 
 
 def test_without_popart_the_network_stays_and_old_values_are_what_it_said():
-    critic = Critic(GROUP, NETWORK, value_norm="running")
+    critic = Critic(GROUP, NETWORK, Architecture(value_norm="running"))
     observation = torch.randn(6, 5, A, F)
     critic.learn_scale(rollouts()[0], torch.zeros(6, 5, A))
     said = critic(observation).detach()
@@ -88,7 +89,7 @@ def test_popart_refuses_a_network_without_an_output_layer():
             self.last = nn.Linear(in_shape, out_features)
 
     with pytest.raises(UserError, match="algo.value_norm=popart"):
-        Critic(GROUP, Odd, value_norm="popart")
+        Critic(GROUP, Odd, Architecture(value_norm="popart"))
 
 
 def test_moments_of_batches_are_those_of_all_rows():
@@ -175,8 +176,8 @@ def test_rewards_are_divided_by_the_deviation_of_discounted_returns():
 @pytest.mark.parametrize("kind", ["local", "concat", "state", "agent_state"])
 def test_critics_see_normalised_inputs(kind):
     torch.manual_seed(0)
-    critic = Critic(GROUP, NETWORK, kind, "shared", S, normalize=True)
-    plain = Critic(GROUP, NETWORK, kind, "shared", S)
+    critic = Critic(GROUP, NETWORK, Architecture(critic=kind, normalize_observation=True), S)
+    plain = Critic(GROUP, NETWORK, Architecture(critic=kind), S)
     plain.load_state_dict(critic.state_dict(), strict=False)
     observation, state = 3 + 2 * torch.randn(50, A, F), 7 - 4 * torch.randn(50, S)
     critic.learn_inputs(observation, state)
@@ -190,9 +191,9 @@ def test_ids_tell_agents_of_a_shared_network_apart():
     torch.manual_seed(0)
     observation, state = torch.randn(2, 1, F).expand(2, A, F), torch.randn(2, S)
     for module, arguments in [
-        (Actor(GROUP, NETWORK, ids=True), (observation,)),
-        (Critic(GROUP, NETWORK, "local", ids=True), (observation,)),
-        (Critic(GROUP, NETWORK, "agent_state", state_size=S, ids=True), (observation, state)),
+        (Actor(GROUP, NETWORK, Architecture(agent_ids=True)), (observation,)),
+        (Critic(GROUP, NETWORK, Architecture(critic="local", agent_ids=True)), (observation,)),
+        (Critic(GROUP, NETWORK, Architecture(critic="agent_state", agent_ids=True), S), (observation, state)),
     ]:
         out = module(*arguments).reshape(2, A, -1)
         assert not torch.allclose(out[:, 0], out[:, 1])
@@ -201,7 +202,7 @@ def test_ids_tell_agents_of_a_shared_network_apart():
             weight[:, -A:] = 0.0  # deaf to the ids, it treats all alike
         out = module(*arguments).reshape(2, A, -1)
         torch.testing.assert_close(out[:, 0], out[:, 1])
-    joint = Critic(GROUP, NETWORK, "concat", ids=True)
+    joint = Critic(GROUP, NETWORK, Architecture(agent_ids=True))
     assert joint.network.body[0].weight.shape[1] == A * F
 
 

@@ -8,9 +8,9 @@ import torch
 from torchrl.objectives.value.functional import generalized_advantage_estimate
 
 from agents.evaluate import statistics
+from agents.kl_adaptive import KLAdaptive
 from agents.on_policy import OnPolicy
 from agents.ppo import PPO
-from agents.schedules import KLAdaptive
 from agents.values import values_of
 from envs.vmas import VmasEnv
 from marl.callbacks import Callback
@@ -90,7 +90,8 @@ def test_rewards_are_scaled_for_the_critic_and_reported_as_they_are():
     for each in (plain, task):
         for _ in range(2):
             each.collect(0)
-    value = values_of(task.loss.critics["agents"], "agents", task.rollout, torch.zeros(0, dtype=torch.int64))[0]
+    nowhere, memories = torch.zeros(0, dtype=torch.int64), task.collector.memories["critic"]
+    value = values_of(task.loss.critics["agents"], "agents", task.rollout, nowhere, memories)[0]
     step, end = task.rows["agents"]["return"] - value[:-1], task.rollout.done[-1:]
     last = step[-1:] + value[-2:-1] - 0.5 * task.rollout.reward["agents"][-1:]  # gamma V(next), nothing at an end
     torch.testing.assert_close(last[~end], (0.99 * value[-1:])[~end], atol=1e-5, rtol=1e-4)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from agents.on_policy import OnPolicy
-from agents.policy import Policy, describe, spec_of
+from agents.policy import Policy
 from agents.replay import record_policy
+from envs.spec import describe, spec_of
 from marl import build, checkpoint, compose
 from marl.errors import UserError
 from tests.agents.masked_env import Doors
@@ -39,7 +40,7 @@ def test_it_acts_as_the_trained_actors_do(run: Path) -> None:
     values = policy.values(observation)
     for name, critic in task.loss.critics.items():
         assert torch.equal(values[name], critic(observation[name]))
-    assert policy.told["run"]["evaluation"]["episodes"] == 3
+    assert policy.metadata["run"]["evaluation"]["episodes"] == 3
 
 
 TOOLKIT = [
@@ -87,11 +88,11 @@ def test_a_policy_file_is_the_same_policy(run: Path, tmp_path: Path) -> None:
     policy = Policy.load(run, "best")
     policy.save(tmp_path / "policy.safetensors")
     again = Policy.load(tmp_path / "policy.safetensors")
-    assert again.told == policy.told and not list(tmp_path.glob(".*"))
+    assert again.metadata == policy.metadata and not list(tmp_path.glob(".*"))
     observation = {n: torch.randn(7, g.n_agents, g.observation_size) for n, g in policy.spec.groups.items()}
     for name, action in policy.act(observation).items():
         assert torch.equal(again.act(observation)[name], action)
-    assert Policy.load(tmp_path).told == policy.told  # its folder will do
+    assert Policy.load(tmp_path).metadata == policy.metadata  # its folder will do
 
 
 def test_specs_survive_the_description(run: Path) -> None:
@@ -128,7 +129,7 @@ def test_mistakes_are_told_in_a_sentence(run: Path, tmp_path: Path) -> None:
         policy.act({"adversary": torch.zeros(2, 3, 5), "agent": torch.zeros(2, 1, 14)})
     for target in ("os.system", "subprocess.Popen", "torch.optim.Adam"):
         with pytest.raises(UserError, match="network._target_=.*(Python's own|must be a class of the kind)"):
-            Policy({**policy.told, "network": {"_target_": target}})
+            Policy({**policy.metadata, "network": {"_target_": target}})
     state = checkpoint.load(run / "checkpoints" / "last.pt")
     del state["processes"][0]["task"]["spec"]
     checkpoint.save(tmp_path / "old.pt", state)

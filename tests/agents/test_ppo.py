@@ -3,7 +3,7 @@
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import get_type_hints
+from typing import ClassVar, get_origin, get_type_hints
 
 import pytest
 import torch
@@ -18,9 +18,9 @@ from torchrl.objectives import ClipPPOLoss
 
 from agents.distributions import Categorical, ClippedNormal, TanhNormal
 from agents.losses import value_loss
-from agents.ppo import PPO, make_loss
+from agents.ppo import PPO
 from agents.schedules import Scheduled
-from envs.base import ActionSpec, EnvSpec, GroupSpec
+from envs.spec import ActionSpec, EnvSpec, GroupSpec
 from marl.errors import UserError
 from marl.networks import MLP
 
@@ -121,7 +121,7 @@ def test_equals_torchrl_s_clip_ppo_loss(policy, kind, value_clip, critic):
     entropy_coef = 0.0 if policy == "tanh_normal" else 0.01
     config = PPO(critic=critic, policy=policy, critic_coef=0.7, entropy_coef=entropy_coef, value_clip=value_clip)
     config = dataclasses.replace(config, value_loss=kind, huber_delta=1.0)
-    loss = make_loss(spec(POLICIES[policy]), config, NETWORK)
+    loss = config.make_loss(spec(POLICIES[policy]), NETWORK)
     batch = batch_for(loss)
     ours = loss(batch)
     ours["loss"].backward()
@@ -158,7 +158,7 @@ def test_value_loss_by_hand():
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_an_unmoved_policy_has_ratio_one(policy):
-    loss = make_loss(spec(POLICIES[policy]), PPO(policy=policy), NETWORK)
+    loss = PPO(policy=policy).make_loss(spec(POLICIES[policy]), NETWORK)
     batch = batch_for(loss, shift=0.0)
     out = loss(batch)
     assert out["approx_kl"].item() == 0.0 and out["clip_fraction"].item() == 0.0
@@ -166,7 +166,7 @@ def test_an_unmoved_policy_has_ratio_one(policy):
 
 
 def test_entropy_is_computed_only_where_it_counts(monkeypatch):
-    loss = make_loss(spec(), PPO(), NETWORK)
+    loss = PPO().make_loss(spec(), NETWORK)
     calls = []
     head = loss.actors["agents"].head
     entropy = head.entropy
@@ -180,21 +180,21 @@ def test_entropy_is_computed_only_where_it_counts(monkeypatch):
 
 
 def test_everything_but_the_loss_is_detached():
-    out = make_loss(spec(groups=("red", "blue")), PPO(entropy_coef=0.1), NETWORK)
+    out = PPO(entropy_coef=0.1).make_loss(spec(groups=("red", "blue")), NETWORK)
     out = out(batch_for(out))
     assert out.pop("loss").requires_grad
     assert out and all(x.dim() == 0 and not x.requires_grad for x in out.values())
 
 
 def test_groups_sum_losses_and_average_diagnostics():
-    loss = make_loss(spec(groups=("red", "blue")), PPO(entropy_coef=0.1), NETWORK)
+    loss = PPO(entropy_coef=0.1).make_loss(spec(groups=("red", "blue")), NETWORK)
     out = loss(batch_for(loss))
     for key in ("loss", "policy_loss", "value_loss"):
         torch.testing.assert_close(out[key].detach(), out[f"red/{key}"] + out[f"blue/{key}"])
     for key in ("entropy", "approx_kl", "clip_fraction"):
         torch.testing.assert_close(out[key], (out[f"red/{key}"] + out[f"blue/{key}"]) / 2)
     assert out["red/policy_loss"] != out["blue/policy_loss"]
-    alone = make_loss(spec(), PPO(), NETWORK)
+    alone = PPO().make_loss(spec(), NETWORK)
     batch = batch_for(alone)
     assert all(torch.equal(x, alone(batch.to_dict())[key]) for key, x in alone(batch).items())  # plain dicts too
     assert set(alone(batch_for(alone))) == {"loss", "policy_loss", "value_loss", "approx_kl", "clip_fraction"}
@@ -202,19 +202,19 @@ def test_groups_sum_losses_and_average_diagnostics():
 
 @pytest.mark.parametrize("critic", ["state", "agent_state"])
 def test_state_critics_read_the_global_state(critic):
-    loss = make_loss(spec(state_size=S), PPO(critic=critic), NETWORK)
+    loss = PPO(critic=critic).make_loss(spec(state_size=S), NETWORK)
     batch = batch_for(loss)
     before = loss(batch)["value_loss"]
     batch["state"] += 1.0
     assert loss(batch)["value_loss"] != before
     with pytest.raises(UserError, match=f"algo.critic={critic}"):
-        make_loss(spec(), PPO(critic=critic), NETWORK)
+        PPO(critic=critic).make_loss(spec(), NETWORK)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_compiles_into_one_graph(policy):
     config = PPO(policy=policy, critic="agent_state", value_clip=0.2)
-    loss = make_loss(spec(POLICIES[policy], state_size=S), config, NETWORK)
+    loss = config.make_loss(spec(POLICIES[policy], state_size=S), NETWORK)
     batch = batch_for(loss)
     expected = loss(batch)
     expected["loss"].backward()
@@ -230,7 +230,7 @@ def test_compiles_into_one_graph(policy):
 
 def test_a_step_down_the_loss_makes_good_actions_likelier():
     torch.manual_seed(0)
-    loss = make_loss(spec(), PPO(entropy_coef=0.001), NETWORK)
+    loss = PPO(entropy_coef=0.001).make_loss(spec(), NETWORK)
     batch = batch_for(loss, shift=0.0)
     data = batch["agents"]
     optimizer = torch.optim.Adam(loss.parameters(), lr=1e-3)
@@ -248,6 +248,7 @@ def test_a_step_down_the_loss_makes_good_actions_likelier():
 
 def test_settings_are_typed_with_ranges():
     hints = get_type_hints(PPO, include_extras=True)
+    hints = {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
     assert set(hints) == {field.name for field in dataclasses.fields(PPO)}
     for key, bad in [
         ("gamma", 1.5), ("lam", -0.1), ("clip", 0.0), ("epochs", 0), ("epochs", 1.5), ("critic", "central"),

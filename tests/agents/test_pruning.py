@@ -5,10 +5,11 @@ from functools import partial
 import pytest
 import torch
 
+from agents.actor_critic import build_networks
 from agents.on_policy import OnPolicy
-from agents.policy import describe, spec_of
 from agents.ppo import PPO
 from agents.pruning import find_repeated, repeated
+from envs.spec import describe, spec_of
 from envs.vmas import VmasEnv
 from marl.errors import UserError
 from marl.networks import MLP, DeepSets
@@ -57,7 +58,7 @@ def test_the_critic_reads_the_rest_and_a_saved_one_too():
     others = [f for f in range(16) if f not in pruned]
     changed[..., others] += 1
     assert not torch.equal(critic(changed, state), value)
-    _, critics = algo.build(spec_of(task.state_dict()["spec"]), partial(MLP, hidden=[8]))
+    _, critics = build_networks(algo, spec_of(task.state_dict()["spec"]), partial(MLP, hidden=[8]))
     critics["agents"].load_state_dict(critic.state_dict())
     assert torch.equal(critics["agents"](observation, state), value)
 

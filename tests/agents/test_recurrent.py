@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from agents.attribution import observations
-from agents.chunks import Chunks, policy_params, values
+from agents.chunks import Sequences
+from agents.forward import policy_params, values
 from agents.memory import Memories, forget
-from agents.ppo import PPO
 from agents.values import values_of
 from marl import build, describe
 from marl.engine import Trainer
@@ -68,7 +68,7 @@ def by_hand(task):
 @torch.no_grad()
 def test_chunks_give_what_the_rollout_gave_step_by_step(case):
     task = make(**CASES[case])
-    task.rollout.reset(3)
+    task.collector.reset(3)
     task.started = True
     task.collect(0)
     actor, critic, roll = task.loss.actors["agents"], task.loss.critics["agents"], task.rollout
@@ -78,17 +78,17 @@ def test_chunks_give_what_the_rollout_gave_step_by_step(case):
     torch.testing.assert_close(roll.log_prob["agents"], log_prob, rtol=0, atol=1e-5)
 
     where = roll.truncated.flatten().nonzero().squeeze(-1)
-    task.rollout.memories["critic"].clear()
+    task.collector.memories["critic"].clear()
     if task.algo.value_norm != "popart":  # popart has moved the critic since the values were told
-        told, told_final = values_of(critic, "agents", roll, where)
+        told, told_final = values_of(critic, "agents", roll, where, task.collector.memories["critic"])
         torch.testing.assert_close(told[:-1], value, rtol=0, atol=1e-5)
         torch.testing.assert_close(told_final, final.flatten(0, 1)[where], rtol=0, atol=1e-5)
 
-    rows = task.chunks.rows(task.rows, roll)["agents"]
-    state = None if roll.states is None else task.chunks.cut_before(roll.states[:-1])
+    rows = task.sequences.rows(task.rows, roll)["agents"]
+    state = None if roll.states is None else task.sequences.cut_before(roll.states[:-1])
     again = actor.head.log_prob(policy_params(actor, rows), rows["action"].flatten(0, 1))
     torch.testing.assert_close(again, rows["log_prob"].flatten(0, 1), rtol=0, atol=1e-5)
-    expected = task.chunks.cut(value).flatten(0, 1)
+    expected = task.sequences.cut(value).flatten(0, 1)
     torch.testing.assert_close(critic.denormalize(values(critic, rows, state)), expected, rtol=0, atol=1e-5)
 
 
@@ -113,7 +113,7 @@ def test_memories_go_on_from_rollout_to_rollout():
     """Two rollouts of 6 steps are one of 12, as long as the networks stay as they are."""
     long, short = make(chunk_length=6), make(rollout_steps=6, chunk_length=3)
     for task in (long, short):
-        task.rollout.reset(1)
+        task.collector.reset(1)
         task.started = True
     noise = long.loss.actors["agents"].head.noise((12, 6, 3), "cpu", torch.Generator().manual_seed(0))
     parts = iter([noise, noise[:6], noise[6:]])
@@ -125,9 +125,10 @@ def test_memories_go_on_from_rollout_to_rollout():
     assert torch.equal(long.rollout.action["agents"][6:], short.rollout.action["agents"])
     torch.testing.assert_close(long.rollout.log_prob["agents"][6:], short.rollout.log_prob["agents"])
     for kind in ("actor", "critic"):
-        mine, other = (task.rollout.memories[kind].now["agents"] for task in (long, short))
+        mine, other = (task.collector.memories[kind].now["agents"] for task in (long, short))
         torch.testing.assert_close(mine, other)
-        torch.testing.assert_close(long.rollout.kept[kind]["agents"][1], short.rollout.kept[kind]["agents"][0])
+        second, first = (task.rollout.memories_at_marks[kind]["agents"] for task in (long, short))
+        torch.testing.assert_close(second[1], first[0])
     where = short.rollout.truncated.flatten().nonzero().squeeze(-1)
     assert len(where)  # bootstrapped from the same memories, too
     torch.testing.assert_close(long.rows["agents"]["return"][6:], short.rows["agents"]["return"], atol=1e-5, rtol=0)
@@ -138,13 +139,14 @@ def test_values_do_not_depend_on_the_size_of_the_critics_calls(rows, monkeypatch
     task = make("lstm", critic="local", burn_in=1)
     task.collect(0)
     critic, roll = task.loss.critics["agents"], task.rollout
+    memories = task.collector.memories["critic"]
     where, found = roll.truncated.flatten().nonzero().squeeze(-1), []
     for size in (1 << 15, rows):  # all 13 times at once; 1, 5 and 12 at a time
         monkeypatch.setattr("agents.values.VALUE_ROWS", size)
-        roll.memories["critic"].clear()
-        roll.kept["critic"]["agents"].zero_()
-        values_and_ends = values_of(critic, "agents", roll, where)
-        kept = roll.kept["critic"]["agents"].clone(), roll.memories["critic"].now["agents"]
+        memories.clear()
+        roll.memories_at_marks["critic"]["agents"].zero_()
+        values_and_ends = values_of(critic, "agents", roll, where, memories)
+        kept = roll.memories_at_marks["critic"]["agents"].clone(), memories.now["agents"]
         found.append((*values_and_ends, *kept))
     assert len(where) and found[0][2][1:].any()
     for one, other in zip(*found, strict=True):
@@ -163,7 +165,7 @@ def test_each_environment_is_forgotten_by_itself():
         done = task.rollout.done[-1]
         some += 0 < done.sum() < 6
         for kind in ("actor", "critic"):
-            now = task.rollout.memories[kind].now["agents"].flatten(1)
+            now = task.collector.memories[kind].now["agents"].flatten(1)
             assert torch.equal((now == 0).all(-1), done)
     assert some
     memories = Memories(task.loss.actors, 2, torch.device("cpu"))
@@ -180,19 +182,19 @@ def test_burn_in_refreshes_what_stale_weights_remembered():
         task = make(burn_in=burn_in, rollout_steps=12)
         task.collect(0)
         actor, roll = task.loss.actors["agents"], task.rollout
-        rows = task.chunks.rows(task.rows, roll)["agents"]
+        rows = task.sequences.rows(task.rows, roll)["agents"]
         with torch.no_grad():
             for parameter in actor.network.parameters():
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
             fresh, _ = actor.unroll(roll.observed["agents"][:-1], torch.zeros(6, 3, 8), roll.starts[:-1])
             made = policy_params(actor, rows)
-        error = (made - task.chunks.cut(fresh).flatten(0, 1)).abs().unflatten(0, (3, -1)).mean((1, 2, 3))
+        error = (made - task.sequences.cut(fresh).flatten(0, 1)).abs().unflatten(0, (3, -1)).mean((1, 2, 3))
         errors[burn_in] = error
         assert error[0] < 1e-6  # the first chunk of the first rollout begins with nothing at all
     assert (errors[0][1:] > 1e-3).all() and (errors[4][1:] < 0.5 * errors[0][1:]).all(), errors
     assert errors[4][1] < 1e-6  # and the burn-in of the second with the first's first step
     before = task.rows["agents"]["observation"].clone().requires_grad_()
-    rows = task.chunks.rows({"agents": {**task.rows["agents"], "observation": before}}, roll)["agents"]
+    rows = task.sequences.rows({"agents": {**task.rows["agents"], "observation": before}}, roll)["agents"]
     policy_params(actor, {k: v[12:] for k, v in rows.items()}).sum().backward()  # the last chunks alone
     assert (before.grad[:8] == 0).all() and (before.grad[8:] != 0).any()
 
@@ -200,10 +202,10 @@ def test_burn_in_refreshes_what_stale_weights_remembered():
 def test_sequential_updates_take_the_ratios_of_whole_sequences():
     task = make(update="sequential", share_actor="separate", minibatch_size=None, epochs=1)
     task.collect(0)
-    actor, rows = task.loss.actors["agents"], task.chunks.rows(task.rows, task.rollout)["agents"]
+    actor, rows = task.loss.actors["agents"], task.sequences.rows(task.rows, task.rollout)["agents"]
     optimizer, order, plain = OptimizerConfig(lr=1e-2).build(task.parts()), [], rows["advantage"]
     for batch in task.batches(0):
-        agent = task.loss.turn["agents"]
+        agent = task.loss.selected_agents["agents"]
         with torch.no_grad():
             new = actor.head.log_prob(policy_params(actor, rows), rows["action"].flatten(0, 1))
         ratio = (new.unflatten(0, (18, 4)) - rows["log_prob"]).exp()
@@ -236,7 +238,7 @@ def test_resuming_gives_the_same_bits(tmp_path):
     for key, value in whole.loss.state_dict().items():
         assert torch.equal(value, resumed.loss.state_dict()[key]), key
     for kind in ("actor", "critic"):
-        one, two = (task.rollout.memories[kind].now["agents"] for task in (whole, resumed))
+        one, two = (task.collector.memories[kind].now["agents"] for task in (whole, resumed))
         assert torch.equal(one, two)
 
 
@@ -253,7 +255,7 @@ def test_resuming_gives_the_same_bits(tmp_path):
 )
 def test_what_does_not_fit_is_refused_in_a_sentence(settings, sentence):
     if sentence is None:
-        assert make(**settings).chunks is None
+        assert make(**settings).sequences is None
         return
     with pytest.raises(UserError, match=sentence) as error:
         make(**settings)
@@ -269,18 +271,18 @@ def test_networks_are_measured_and_single_observations_explain_nothing():
         observations(task, 20, 0, "agents")
 
 
-def test_chunks_are_where_they_belong():
-    chunks = Chunks(PPO(rollout_steps=6, chunk_length=3, burn_in=2))
+def test_sequences_are_where_they_belong():
+    sequences = Sequences(6, 3, 2)
     x = torch.arange(6).unsqueeze(-1) * 10 + torch.arange(2)  # [T, E]
-    assert chunks.cut(x).tolist() == [[0, 10, 20], [1, 11, 21], [30, 40, 50], [31, 41, 51]]
-    assert chunks.cut_before(x).tolist()[2:] == [[10, 20, 30, 40, 50], [11, 21, 31, 41, 51]]
-    assert chunks.marks == {0: [0], 1: [1]} and RECALL().spec.max_steps == 5
+    assert sequences.cut(x).tolist() == [[0, 10, 20], [1, 11, 21], [30, 40, 50], [31, 41, 51]]
+    assert sequences.cut_before(x).tolist()[2:] == [[10, 20, 30, 40, 50], [11, 21, 31, 41, 51]]
+    assert sequences.marks == {0: [0], 1: [1]} and RECALL().spec.max_steps == 5
 
 
 @pytest.mark.parametrize("network", ["gru", "lstm"])
 def test_playing_the_memory_task_reads_nothing_back(network):
     task = make(network)
-    task.rollout.reset(0)
+    task.collector.reset(0)
     with no_waiting():
-        task.rollout.collect(torch.Generator().manual_seed(0))
+        task.collector.collect(torch.Generator().manual_seed(0))
     assert task.rollout.done.any()

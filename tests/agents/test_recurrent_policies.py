@@ -95,7 +95,7 @@ def test_a_policy_with_a_memory_is_not_asked_without_it(runs) -> None:
 @pytest.mark.parametrize("name", RUNS)
 def test_an_evaluation_is_what_stepping_by_hand_gives(runs, name: str) -> None:
     task = build.build_task(compose.check(compose.saved(runs[name], [f"init_from={runs[name]}"])))
-    policy, played = Policy.load(runs[name]), task.play(episodes=4, seed=5)
+    policy, played = Policy.load(runs[name]), task.run_episodes(episodes=4, seed=5)
     env = task.eval_env
     observation, _ = env.reset(derive(5, "evaluation"))
     total = {n: np.zeros((4, g.n_agents)) for n, g in env.spec.groups.items()}
@@ -162,7 +162,7 @@ def test_recordings_hold_what_the_policy_did_and_thought(runs, name: str) -> Non
 @pytest.mark.parametrize("name", RUNS)
 def test_a_served_world_remembers_steps_and_not_drags(runs, name: str) -> None:
     policy = Policy.load(runs[name])
-    session = Session(policy, settings_of(policy.told["env"]))
+    session = Session(policy, settings_of(policy.metadata["env"]))
     entity = next(iter(session.entities))
     for again in range(2):
         acting, judging = policy.memory(1), policy.critic_memory(1)

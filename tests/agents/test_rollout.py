@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from agents.ppo import PPO, make_loss
-from agents.rollout import EpisodeReturns, Rollout
+from agents.collector import Collector
+from agents.episode_statistics import EpisodeReturns
+from agents.ppo import PPO
+from agents.rollout import RolloutBuffer
 from envs.vmas import VmasEnv
 from marl.networks import MLP
 
@@ -12,8 +14,9 @@ from marl.networks import MLP
 def build(num_envs=5, steps=12, max_steps=7, **env):
     torch.manual_seed(0)
     env = VmasEnv("balance", num_envs=num_envs, max_steps=max_steps, seed=1, **env)
-    loss = make_loss(env.spec, PPO(), lambda i, o: MLP(i, o, hidden=[16]))
-    return Rollout(env, loss.actors, steps), loss
+    loss = PPO().make_loss(env.spec, lambda i, o: MLP(i, o, hidden=[16]))
+    rollout = RolloutBuffer(env.spec, num_envs, env.device, steps, loss.actors)
+    return Collector(env, loss.actors, rollout), loss
 
 
 def test_rollout_equals_stepping_by_hand():
@@ -46,9 +49,9 @@ def test_an_environment_may_keep_the_actions_that_it_is_given():
     kept, step_into = [], roll.env.step_into
     roll.env.step_into = lambda t, actions: (kept.append(actions["agents"]), step_into(t, actions))
     roll.collect(torch.Generator().manual_seed(0))
-    replayed = next(iter(roll._replayed["agents"].lines.values()))
+    replayed = next(iter(roll._graphed["agents"].graphs.values()))
     assert replayed.runs == 9 and len(kept) == 12  # from the fourth step on
-    for action, raw in zip(kept, roll.action["agents"], strict=True):
+    for action, raw in zip(kept, roll.rollout.action["agents"], strict=True):
         assert torch.equal(action, loss.actors["agents"].head.to_env(raw))
 
 
@@ -67,7 +70,7 @@ def test_rollouts_continue_and_storage_is_reused():
     roll, _ = build(steps=4)
     roll.reset(0)
     generator = torch.Generator().manual_seed(0)
-    address = roll.data["agents", "observation"].data_ptr()
+    address = roll.rollout.data["agents", "observation"].data_ptr()
     first = roll.collect(generator).clone()
     second = roll.collect(generator)
     assert second["agents", "observation"].data_ptr() == address

@@ -42,7 +42,7 @@ def test_each_turn_trains_one_agent_on_corrected_advantages(env):
     optimizer = OptimizerConfig(lr=5e-3).build(task.parts())
     original, order, steps = copy.deepcopy(actor), [], 0
     for batch in task.batches(0):
-        agent = task.loss.turn["agents"]
+        agent = task.loss.selected_agents["agents"]
         if agent not in order:
             order.append(agent)
         with torch.no_grad():  # every agent's policy as it now is, against those the rollout was played with
@@ -67,7 +67,7 @@ def test_each_turn_trains_one_agent_on_corrected_advantages(env):
         assert moved == [agent] and torch.equal(values[0], weights([critic])[0]) == (len(order) > 1)
         steps += 1
     assert sorted(order) == list(range(A)) and steps == task.steps_per_iteration == 3 * A
-    assert task.loss.turn == {} and task.loss.critic_turns == 1
+    assert task.loss.selected_agents == {} and task.loss.value_loss_scale == 1
     assert (ratio - 1).abs().max() > 0.02  # the correction was no trifle
 
 
@@ -75,8 +75,8 @@ def test_the_first_turn_is_the_joint_loss_of_one_agent():
     task = make(critic="local")
     task.collect(0)
     batch = next(iter(task.batches(0)))
-    sequential, (agent,) = task.loss(batch), task.loss.turn.values()
-    task.loss.turn, task.loss.critic_turns = {}, 1
+    sequential, (agent,) = task.loss(batch), task.loss.selected_agents.values()
+    task.loss.select({}, 1)
     torch.testing.assert_close(sequential["value_loss"], 3 * task.loss(batch)["value_loss"])
     torch.testing.assert_close(sequential["policy_loss"], -batch["agents", "advantage"][:, agent].mean())
 

@@ -5,12 +5,13 @@ from functools import partial
 import pytest
 import torch
 
+from agents.actor_critic import build_networks
 from agents.architecture import Architecture
 from agents.export import export
 from agents.on_policy import OnPolicy
 from agents.policy import Policy
 from agents.ppo import PPO
-from envs.base import ActionSpec, EnvSpec, GroupSpec
+from envs.spec import ActionSpec, EnvSpec, GroupSpec
 from marl.engine import Trainer
 from marl.errors import UserError
 from marl.networks import MLP, Attention, DeepSets, Graph
@@ -37,8 +38,8 @@ def spec(agents: int) -> EnvSpec:
 def test_actors_and_critics_follow_the_agents_order_and_number(network, kind):
     torch.manual_seed(0)
     algo = Architecture(critic=kind, normalize_observation=True, value_norm="popart")
-    (actor,), (critic,) = (made.values() for made in algo.build(spec(4), network))
-    more_actors, more_critics = algo.build(spec(6), network)
+    (actor,), (critic,) = (made.values() for made in build_networks(algo, spec(4), network))
+    more_actors, more_critics = build_networks(algo, spec(6), network)
     more_actors["agents"].load_state_dict(actor.state_dict())
     more_critics["agents"].load_state_dict(critic.state_dict())
     x, state = torch.randn(7, 4, 5), torch.randn(7, 4)
@@ -52,7 +53,7 @@ def test_actors_and_critics_follow_the_agents_order_and_number(network, kind):
 
 
 def test_ids_tell_the_agents_of_a_team_apart():
-    actors, critics = Architecture(agent_ids=True).build(spec(3), NETWORKS[0])
+    actors, critics = build_networks(Architecture(agent_ids=True), spec(3), NETWORKS[0])
     x = torch.randn(1, 1, 5).expand(1, 3, 5)
     for out in (actors["agents"](x), critics["agents"](x).unsqueeze(-1)):
         assert not torch.allclose(out[:, 0], out[:, 1])
@@ -90,4 +91,4 @@ def test_onnx_runs_a_team(tmp_path):
 )
 def test_where_a_team_cannot_be_read(algo, sentence):
     with pytest.raises(UserError, match=sentence):
-        Architecture(**algo).build(spec(3), NETWORKS[0])
+        build_networks(Architecture(**algo), spec(3), NETWORKS[0])

@@ -21,13 +21,13 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 def both(monkeypatch, function, *leaves: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Results of function(*leaves) and the leaves' gradients: compiled, and by torch's operations."""
     found = []
-    for compiler in (native.compiler, None):
-        monkeypatch.setattr(native, "compiler", compiler)
+    for enabled in (True, False):
+        monkeypatch.setattr(native, "enabled", enabled)
         given = [leaf.clone().requires_grad_() for leaf in leaves]
         results = function(*given)
         score = sum((numbers(*x.shape, seed=i) * x).sum() for i, x in enumerate(results) if x.requires_grad)
         found.append([*[x.detach() for x in results], *torch.autograd.grad(score, given)])
-        assert (terms.functions() is None) == (compiler is None)
+        assert (terms.functions() is None) != enabled
     return found[0], found[1]
 
 
@@ -101,9 +101,9 @@ def test_value_loss_is_torchs(size, kind, clip, monkeypatch):
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="its vectors have one length")
 @pytest.mark.parametrize("absent", [("-mno-avx512f",), ("-mno-avx512f", "-mno-avx", "-mno-fma")])
 def test_processors_with_shorter_vectors_get_the_same(absent, monkeypatch):
-    build, raw, mask = native.compiler, 2 * numbers(33, 5, 3, seed=1), (numbers(5, 3) > -0.5).float()
+    build, raw, mask = native.compile_library, 2 * numbers(33, 5, 3, seed=1), (numbers(5, 3) > -0.5).float()
     choice, advantage = torch.randint(9, (33, 5, 1), generator=torch.Generator().manual_seed(1)), numbers(33, 5, seed=2)
-    monkeypatch.setattr(native, "compiler", lambda source, flags: build(source, (*flags, *absent)))
+    monkeypatch.setattr(native, "compile_library", lambda source, flags: build(source, (*flags, *absent)))
     assert terms.functions().width() == (8 if len(absent) == 1 else 4)
     for function, leaf in (
         (lambda x: [NormalLogProb.apply(x, raw, 0.5, 0.01, mask)], 3 * numbers(33, 5, 6)),
@@ -162,12 +162,12 @@ def test_transforms_of_torch_see_operations():
     ],
 )
 def test_functions_that_differ_from_torch_are_not_used(right, wrong, monkeypatch):
-    build = native.compiler
+    build = native.compile_library
 
     def bent(source, flags):
         assert right in source
         return build(source.replace(right, wrong), flags)
 
-    monkeypatch.setattr(native, "compiler", bent)
+    monkeypatch.setattr(native, "compile_library", bent)
     with pytest.warns(UserWarning, match="operation by operation.*differs from torch"):
         assert terms.value_loss(numbers(3), numbers(3), None, 0.0, 0.0) is None

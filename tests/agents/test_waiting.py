@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from agents.rollout import Rollout
 from marl import build, compose
 from tests.envs.vector_cases import make
 
@@ -45,7 +44,7 @@ def test_lengths_are_those_of_the_episodes(mode):
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
 def test_every_episode_begins_without_a_memory(mode):
     task, roll = collected(mode)
-    actor, seen = roll.actors["agents"], roll.observed["agents"][:-1]
+    actor, seen = task.loss.actors["agents"], roll.observed["agents"][:-1]
     begins = (seen[..., 0, 1] == 0) & (seen[..., 0, 0] > 0)  # no action before it, and a number to count down from
     fresh = actor.remember(seen[begins], torch.zeros(int(begins.sum()), *actor.memory_shape))[0]
     assert begins.sum() > 30
@@ -57,7 +56,7 @@ def test_every_episode_begins_without_a_memory(mode):
 def test_nobody_learns_from_what_the_waiting_did():
     task, roll = collected("NextStep")
     idle = roll.idle(slice(0, -1))
-    assert isinstance(roll, Rollout) and idle.any()
+    assert idle.any()
     rows = next(iter(task.batches(0)))
     whole = task.loss(rows)
     waiting = ~rows["agents"]["alive"]

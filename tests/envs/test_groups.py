@@ -5,8 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from envs.base import ActionSpec, EnvError
+from envs.base import EnvError
 from envs.groups import assign, flatten, prefix_of
+from envs.spec import ActionSpec
 from envs.vmas import VmasEnv as AnyVmasEnv
 
 VmasEnv = partial(AnyVmasEnv, fast="off")  # the eager path; tests/envs/kernel holds the kernels to it

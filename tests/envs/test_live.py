@@ -18,28 +18,28 @@ STEPS = 8  # of TRACED = 127 environments: 1,016 states
 
 def compare(javascript, live: LiveProgram, steps: int = STEPS) -> float:
     """The greatest difference, relative to numbers above 1, of all outputs and the next state; dones must be equal."""
-    twin, noise = live.twin, live.lowered.noise
+    template, noise = live.template, live.lowered.noise
     starts, actions, noises, wanted, tables = [], [], [], [], []
     generator = torch.Generator().manual_seed(1)
     for i in range(steps):
         if i % 3 == 1:  # squeeze together, so that bodies touch
-            for agent in twin._simulator.world.agents:
+            for agent in template.simulator.world.agents:
                 agent.state.pos.mul_(0.3)
         starts.append(live.fields())
-        tables.append([t.clone() for t in live.tables(twin)])
-        action = twin.random_action(generator)
-        actions.append(torch.cat([action[name].flatten(1) for name in twin.spec.groups], 1).float())
-        with twin._pool.stream:
+        tables.append([t.clone() for t in live.tables(template)])
+        action = template.random_action(generator)
+        actions.append(torch.cat([action[name].flatten(1) for name in template.spec.groups], 1).float())
+        with template.pool.stream:
             before = torch.get_rng_state()
             drawn = [_draw(*draw, TRACED).reshape(TRACED, -1).float() for draw in noise]
             torch.set_rng_state(before)
-            eager = eager_step(twin, action, live.lowered.unrolled)
+            eager = eager_step(template, action, live.lowered.unrolled)
         noises.append(torch.cat(drawn, 1) if drawn else torch.zeros(TRACED, 1))
         outputs = [eager[key].float() for key, _ in live.places.outputs]
         dones = [eager[key].float()[:, None] for key in (("terminated",), ("truncated",))]
         wanted.append(torch.cat([*outputs, *dones, live.fields()], 1))
     starts, actions, noises, wanted = (torch.cat(x).numpy() for x in (starts, actions, noises, wanted))
-    sizes = [[name, group.n_agents * group.action.size] for name, group in twin.spec.groups.items()]
+    sizes = [[name, group.n_agents * group.action.size] for name, group in template.spec.groups.items()]
     flat = {f"table{i}": torch.cat([t[i] for t in tables]).numpy() for i in range(len(live.places.tables))}
     ours = np.array(
         javascript(

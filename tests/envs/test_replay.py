@@ -6,7 +6,7 @@ import torch
 
 from envs.base import EnvError
 from envs.drawing import image, scene
-from envs.film import film, shape_row
+from envs.film import shape_row, web_frames
 from envs.geometry import Shape
 from envs.replay import Recording, Restorer, record
 from envs.simulator import scenario_names
@@ -99,7 +99,7 @@ def test_other_files_are_refused(tmp_path, navigation: Recording) -> None:
 
 
 def test_a_film_holds_each_shape_once(navigation: Recording) -> None:
-    told = film(navigation)
+    told = web_frames(navigation)
     assert len(told["episodes"]) == 2 and len(told["episodes"][0]["frames"]) == 13
     rows = [tuple(map(str, row)) for row in told["shapes"]]
     assert len(set(rows)) == len(rows)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from envs.base import EnvError
-from envs.random import Stream, spread
+from envs.random import Stream
 from envs.vmas import VmasEnv as AnyVmasEnv
+from marl.seeding import spread
 
 VmasEnv = partial(AnyVmasEnv, fast="off")  # the eager path; tests/envs/kernel holds the kernels to it
 

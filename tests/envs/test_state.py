@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from envs.state import StateMap, assignments, batch_axis, counts_environments, from_bytes, to_bytes
+from envs.batch_axis import batch_axis, counts_environments
+from envs.state import StateMap, assignments, from_bytes, to_bytes
 from envs.vmas import VmasEnv
 
 
@@ -73,5 +74,5 @@ def test_no_tensor_escapes(scenario, count):
     """The numbers that a walk by hand found in VMAS 1.5.2; sampling's include those in torch.distributions."""
     kwargs = {"grid_spacing": 0.25} if scenario == "sampling" else {}
     env = VmasEnv(scenario, num_envs=3, pool_size=4, scenario_kwargs=kwargs, fast="off")
-    assert len(env._pool.main.tensors) == count
-    assert any("gaussians.0" in path for path in env._pool.main.tensors) == (scenario == "sampling")
+    assert len(env.world.pool.main.tensors) == count
+    assert any("gaussians.0" in path for path in env.world.pool.main.tensors) == (scenario == "sampling")

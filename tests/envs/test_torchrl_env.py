@@ -5,9 +5,9 @@ import torch
 from torchrl.envs import GymEnv, SerialEnv
 
 from envs.base import EnvError
-from envs.random import spread
 from envs.torchrl_env import FromTorchRL
 from envs.vmas import VmasEnv
+from marl.seeding import spread
 
 CASES = "tests.envs.torchrl_cases"
 GYM = "torchrl.envs.GymEnv"

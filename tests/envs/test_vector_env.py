@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from envs.base import EnvError
-from envs.random import spread
 from envs.vector_env import VectorEnv
+from marl.seeding import spread
 from tests.envs.vector_cases import Pulls, make
 
 MODES = ("NextStep", "SameStep", "Disabled")

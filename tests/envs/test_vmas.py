@@ -70,7 +70,7 @@ def test_environments_restart_on_their_own(own_scenario):
         assert torch.equal(limit, before[:, 1]) and torch.equal(label, before[:, 2])
         assert torch.equal(moved.terminated, count >= limit) and not moved.truncated.any()
         assert torch.equal(after[~moved.done], true[~moved.done])  # the others go on
-        fresh = env._pool.fresh.tensors["scenario.label"].value
+        fresh = env.world.pool.fresh.tensors["scenario.label"].value
         for row in after[moved.done]:
             assert row[0] == 0 and row[2] in fresh  # restarted in a state that a reset made
         restarted = after[moved.done, 2].tolist()
@@ -102,15 +102,15 @@ def test_the_pool_changes_every_pool_every_steps(own_scenario):
     labels = []
     for _ in range(9):
         play(env, 1)
-        labels.append(env._pool.fresh.tensors["scenario.label"].value.clone())
+        labels.append(env.world.pool.fresh.tensors["scenario.label"].value.clone())
     assert torch.equal(labels[0], labels[2]) and torch.equal(labels[3], labels[6])
     assert not torch.equal(labels[2], labels[3]) and not torch.equal(labels[6], labels[7])
     env.refresh_pool()
-    assert not torch.equal(labels[8], env._pool.fresh.tensors["scenario.label"].value)
+    assert not torch.equal(labels[8], env.world.pool.fresh.tensors["scenario.label"].value)
 
 
 def test_tensors_of_the_pool_are_the_same_read_one_by_one_or_by_a_walk():
-    pool = VmasEnv("simple_spread", num_envs=5)._pool
+    pool = VmasEnv("simple_spread", num_envs=5).world.pool
     pool.refresh()
     one_by_one = {path: pool.read_fresh(path) for path in pool._fresh.tensors}
     pool._walked = False
@@ -122,7 +122,7 @@ def test_constants_are_not_state_and_shared_tensors_stay_shared(own_scenario):
     env = VmasEnv(own_scenario, num_envs=5, max_steps=None)
     env.reset(0)
     play(env, 10)
-    assert env._pool.axes["scenario.table"] is None and env._pool.axes["scenario.count"] == 0
+    assert env.world.pool.axes["scenario.table"] is None and env.world.pool.axes["scenario.count"] == 0
     scenario = env.simulator.scenario
     assert scenario.alias is scenario.count
     assert scenario.table.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
@@ -189,7 +189,7 @@ def test_refreshing_the_pool_leaves_threads_and_checks_as_they_were(monkeypatch)
         seen.append((torch.get_num_threads(), Distribution._validate_args))
         raise RuntimeError("a reset fails")
 
-    monkeypatch.setattr(env._pool.nursery, "reset", reset)
+    monkeypatch.setattr(env.world.pool.fresh_simulator, "reset", reset)
     try:
         torch.set_num_threads(2)
         Distribution.set_default_validate_args(True)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from envs.base import EnvError
 from marl import cli, compose, conf_tree, run
 from tests.fuzzing.outcome import Outcome
 from tests.fuzzing.scripts import script
@@ -150,7 +149,7 @@ def check(cfg: DictConfig, run_dir: Path) -> None:
 def work(name: str, arguments: list[str]) -> None:
     """Compose and check as scripts/NAME.py does, up to where the expensive part begins."""
     if name == "train":
-        run.run(check, EnvError)
+        run.run(check)
         return
     module = script(name)
 
@@ -170,7 +169,7 @@ def work(name: str, arguments: list[str]) -> None:
             else:
                 parser.parse(module.Options, given)
 
-    cli.main(module.__doc__, job, EnvError)
+    cli.main(module.__doc__, job)
 
 
 def attempt(name: str, arguments: list[str], folder: Path) -> Outcome:

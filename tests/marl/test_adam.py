@@ -34,7 +34,7 @@ class Pair:
             groups = [{"params": made[:-1], "lr": 1e-3}, {"params": made[-1:], "lr": 3e-4, "weight_decay": decay}]
             self.sets.append(made)
             self.optimizers.append(kind(groups, **{"betas": (0.9, 0.99), "eps": 1e-5, "fused": True, **more}))
-        self.quick = adam.quick(self.optimizers[0], self.parts(self.sets[0]), most)
+        self.fused = adam.build_fused_step(self.optimizers[0], self.parts(self.sets[0]), most)
 
     @staticmethod
     def parts(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
@@ -54,7 +54,7 @@ class Pair:
 
     def step(self) -> bool:
         """One step of both; whether ours took the quick way."""
-        found = self.quick()
+        found = self.fused()
         quick = found is not None
         norms = found if quick else self.slow(0), self.slow(1)
         self.assert_close(*norms)
@@ -62,7 +62,7 @@ class Pair:
 
     @staticmethod
     def assert_close(ours: Tensor, theirs: Tensor) -> None:
-        exact = native.compiler is not None and adam.functions().width() == 16
+        exact = native.enabled and adam.functions().width() == 16
         torch.testing.assert_close(ours, theirs, **({"rtol": 0, "atol": 0} if exact else {"rtol": 1e-5, "atol": 1e-7}))
 
     def compare(self) -> None:
@@ -90,8 +90,8 @@ def test_steps_are_torchs(shapes, kind, decay, most):
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="its vectors have one length")
 @pytest.mark.parametrize("absent", [("-mno-avx512f",), ("-mno-avx512f", "-mno-avx", "-mno-fma")])
 def test_processors_with_shorter_vectors_get_the_same(absent, monkeypatch):
-    build = native.compiler
-    monkeypatch.setattr(native, "compiler", lambda source, flags: build(source, (*flags, *absent)))
+    build = native.compile_library
+    monkeypatch.setattr(native, "compile_library", lambda source, flags: build(source, (*flags, *absent)))
     assert adam.functions().width() == (8 if len(absent) == 1 else 4)
     pair = Pair(AdamW, SHAPES[1], 0.5, 0.01)
     for turn in range(10):
@@ -117,7 +117,7 @@ def test_a_gradient_that_is_no_number_spreads_as_torchs():
     pair.draw()
     pair.step()
     pair.draw(torch.tensor(float("nan")))
-    found, theirs = pair.quick(), pair.slow(1)
+    found, theirs = pair.fused(), pair.slow(1)
     assert found.isnan() and theirs.isnan() and all(p.isnan().all() for ps in pair.sets for p in ps)
 
 
@@ -145,11 +145,11 @@ def test_what_it_does_not_know_torch_does(change):
         pair.step()
     pair.draw()
     change(pair)
-    assert pair.quick() is None
+    assert pair.fused() is None
 
 
 def test_without_a_compiler_torch_steps(monkeypatch):
-    monkeypatch.setattr(native, "compiler", None)
+    monkeypatch.setattr(native, "enabled", False)
     pair = Pair(Adam, SHAPES[0])
     for _ in range(3):
         pair.draw()
@@ -159,20 +159,20 @@ def test_without_a_compiler_torch_steps(monkeypatch):
 
 def test_other_optimisers_large_models_and_halves_are_torchs(monkeypatch):
     p = nn.Parameter(torch.randn(4))
-    assert adam.quick(Adam([p], fused=True), [[p]], None) is not None
-    assert adam.quick(torch.optim.SGD([p], lr=0.1), [[p]], None) is None
-    assert adam.quick(Adam([p], fused=True), [[]], None) is None
+    assert adam.build_fused_step(Adam([p], fused=True), [[p]], None) is not None
+    assert adam.build_fused_step(torch.optim.SGD([p], lr=0.1), [[p]], None) is None
+    assert adam.build_fused_step(Adam([p], fused=True), [[]], None) is None
     half = nn.Parameter(torch.randn(4).bfloat16())
-    assert adam.quick(Adam([half], fused=True), [[half]], None) is None
-    monkeypatch.setattr(adam, "LARGE", 3)
-    assert adam.quick(Adam([p], fused=True), [[p]], None) is None
+    assert adam.build_fused_step(Adam([half], fused=True), [[half]], None) is None
+    monkeypatch.setattr(adam, "MOST_NUMBERS", 3)
+    assert adam.build_fused_step(Adam([p], fused=True), [[p]], None) is None
 
 
 def test_steps_that_differ_from_torchs_are_not_used(monkeypatch):
-    build = native.compiler
-    monkeypatch.setattr(native, "compiler", lambda s, f: build(s.replace("all(size) * a", "all(size) * g"), f))
+    build = native.compile_library
+    monkeypatch.setattr(native, "compile_library", lambda s, f: build(s.replace("K(size) * a", "K(size) * g"), f))
     pair = Pair(Adam, SHAPES[0])
     pair.draw()
     pair.slow(0)
     with pytest.warns(UserWarning, match="torch's optimiser.*its steps differ"):
-        assert pair.quick() is None
+        assert pair.fused() is None

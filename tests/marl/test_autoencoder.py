@@ -9,7 +9,7 @@ from torch import nn
 
 from agents.actor import Actor
 from agents.policy import Policy
-from envs.base import ActionSpec, GroupSpec
+from envs.spec import ActionSpec, GroupSpec
 from marl import build, compose
 from marl.data import ArrayData, Digits, Erase, Flip, Noise, Reconstruction, Shift
 from marl.engine import Trainer

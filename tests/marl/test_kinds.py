@@ -27,7 +27,7 @@ def hostile(mark: Path) -> dict[str, dict[str, Any]]:
         "a function of Python's": {"_target_": "os.system", "command": touch},
         "a built-in": {"_target_": "builtins.open", "file": str(mark), "mode": "w"},
         "a class of Python's": {"_target_": "subprocess.Popen", "args": ["touch", str(mark)]},
-        "native code": {"_target_": "envs.kernel.build.load", "path": str(mark)},
+        "native code": {"_target_": "marl.compiler.load", "path": str(mark)},
         "a pickle": {"_target_": "joblib.load", "filename": str(mark)},
         "numpy's pickle": {"_target_": "numpy.load", "file": str(mark), "allow_pickle": True},
         "torch's pickle": {"_target_": "torch.load", "f": str(mark), "weights_only": False},

@@ -28,13 +28,13 @@ def library(tmp_path: Path) -> Library:
 @pytest.fixture
 def built(monkeypatch) -> list[str]:
     """Sources that were built."""
-    sources, build = [], native.compiler
+    sources, build = [], native.compile_library
 
     def counting(source, flags):
         sources.append(source)
         return build(source, flags)
 
-    monkeypatch.setattr(native, "compiler", counting)
+    monkeypatch.setattr(native, "compile_library", counting)
     return sources
 
 
@@ -53,7 +53,7 @@ def test_what_cannot_be_built_is_told_when_it_is_asked_for(library, monkeypatch,
     def failing(source, flags):
         raise RuntimeError("no C++ compiler was found")
 
-    monkeypatch.setattr(native, "compiler", failing)
+    monkeypatch.setattr(native, "compile_library", failing)
     if ahead:
         library.begin()
     with pytest.warns(UserWarning, match="by hand: no C.. compiler was found"):
@@ -68,10 +68,10 @@ def test_what_is_wrong_is_not_used(library):
 
 
 def test_another_compiler_builds_anew(library, built, monkeypatch):
-    counting = native.compiler
+    counting = native.compile_library
     library.begin()
-    monkeypatch.setattr(native, "compiler", lambda source, flags: counting(source, (*flags, "-O1")))
+    monkeypatch.setattr(native, "compile_library", lambda source, flags: counting(source, (*flags, "-O1")))
     assert library().twice(3) == 6 and 1 <= len(built) <= 2
-    monkeypatch.setattr(native, "compiler", None)
+    monkeypatch.setattr(native, "enabled", False)
     library.begin()
     assert library() is None

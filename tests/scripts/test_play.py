@@ -116,7 +116,7 @@ def test_seeds_are_the_simulators_and_the_page_plays_as_python_does(runs, script
         }
         return out;""")
     policy = Policy.load(runs["simple_spread"])
-    session = Session(policy, {k: v for k, v in policy.told["env"].items() if not k.startswith("_")})
+    session = Session(policy, {k: v for k, v in policy.metadata["env"].items() if not k.startswith("_")})
     session.reset(1)
     for row in page:
         session.step()
@@ -237,7 +237,7 @@ def test_a_missing_web_library_is_told_in_a_sentence(runs, script, monkeypatch) 
 def settled(run: Path) -> tuple[Policy, dict]:
     """A run's policy and the settings of its environment."""
     policy = Policy.load(run)
-    return policy, {k: v for k, v in policy.told["env"].items() if not k.startswith("_")}
+    return policy, {k: v for k, v in policy.metadata["env"].items() if not k.startswith("_")}
 
 
 def test_a_session_obeys(runs) -> None:
@@ -303,7 +303,7 @@ def test_the_page_says_what_was_really_trained(runs, script, tmp_path: Path) -> 
     page = module.run(module.Options(str(run), seeds=1)).read_text()
     assert "trained for 80 frames" in page and "600,000" not in page
     policy = Policy.load(run)
-    assert policy.told["run"]["frames"] == 80 and "| frames | 80 |" in card(policy, "onnx")
+    assert policy.metadata["run"]["frames"] == 80 and "| frames | 80 |" in card(policy, "onnx")
 
 
 def test_scenarios_that_cannot_run_in_a_page_say_so(script, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import torch
 
-from envs.base import ActionSpec, Env, EnvError, EnvSpec, GroupSpec, Transition
+from envs.base import Env, EnvError, Transition
+from envs.spec import ActionSpec, EnvSpec, GroupSpec
 
 
 class Agree(Env):

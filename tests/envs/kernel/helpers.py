@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-import envs.kernel.make  # noqa: F401 - fills the table of lowerings
 from envs.kernel.lower import Lowering
+from envs.kernel.lowered_step import RULES
 from envs.kernel.program import evaluate
 from envs.kernel.rewrite import Rewriter, location
 from envs.kernel.tape import Recorder, Ref, Tape
@@ -20,7 +20,7 @@ def lowered(function, *inputs):
     with torch.no_grad(), Recorder(tape, location), Rewriter(tape, E):
         results = function(*inputs)
         results = list(results) if isinstance(results, (tuple, list)) else [results]
-    low = Lowering(tape, E)
+    low = Lowering(tape, E, RULES)
     low.run()
     return low, [low.array(Ref(tape.add(r))) for r in results], [r.clone() for r in results], before
 

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from envs.kernel import build, cache
-from envs.kernel.build import compile_library, load
-from envs.kernel.tape import Refusal
+from envs.kernel import make
 from envs.vmas import VmasEnv
+from marl import compiler
+from marl import library_cache as cache
+from marl.compiler import compile_library, load
+from marl.errors import CannotCompile
 
 needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 SOURCE = 'extern "C" int width() { return 7; }'
@@ -116,9 +118,9 @@ def test_a_compiler_that_hangs_is_ended_with_what_it_started(folder, tmp_path, m
     script.write_text(f"#!/bin/sh\nsleep 60 & echo $! > {tmp_path}/child\nwait\n")
     script.chmod(0o755)
     monkeypatch.setenv("CXX", str(script))
-    monkeypatch.setattr(build, "PATIENCE", 0.5)
+    monkeypatch.setattr(compiler, "PATIENCE", 0.5)
     start = time.monotonic()
-    with pytest.raises(Refusal, match="slow did not end within 0.5 s"):
+    with pytest.raises(CannotCompile, match="slow did not end within 0.5 s"):
         compile_library(SOURCE)
     assert time.monotonic() - start < 20
     child = int((tmp_path / "child").read_text())
@@ -171,13 +173,37 @@ def test_a_full_disk_is_told(folder, monkeypatch):
     assert env.path == "eager" and "No space left on device" in env.why_eager
 
 
+def test_keys_follow_every_source_of_the_package_wherever_it_lies(tmp_path, monkeypatch):
+    (tmp_path / "kernel" / "ir").mkdir(parents=True)
+    names = []
+    for place in ("a.py", "kernel/a.py", "kernel/ir/a.py", "kernel/ir/a.h"):
+        (tmp_path / place).write_text("pass")
+        names.append(sources_of(tmp_path, monkeypatch))
+    (tmp_path / "kernel" / "ir" / "a.py").write_text("...")
+    names.append(sources_of(tmp_path, monkeypatch))
+    (tmp_path / "a.py").rename(tmp_path / "kernel" / "b.py")
+    names.append(sources_of(tmp_path, monkeypatch))
+    monkeypatch.setattr(compiler, "SIMD", tmp_path / "kernel" / "ir" / "a.h")
+    names.append(sources_of(tmp_path, monkeypatch))
+    assert len(set(names)) == len(names)
+
+
+def sources_of(package: Path, monkeypatch) -> str:
+    monkeypatch.setattr(make, "PACKAGE", package)
+    make._sources.cache_clear()
+    try:
+        return make._sources()
+    finally:
+        make._sources.cache_clear()
+
+
 def test_a_key_is_the_same_in_every_process(tmp_path):
     """Texts of built-in functions hold addresses, which differ from process to process."""
     program = ("import warnings; warnings.filterwarnings('ignore')\n"
                "from envs.kernel.make import ScenarioState\nfrom envs.vmas import VmasEnv\n"
                "env = VmasEnv('balance', num_envs=2, seed=0, fast='off')\n"
                "import torch; env.simulator.scenario.activation = torch.tanh\n"
-               "print(ScenarioState(env).digest())")
+               "print(ScenarioState(env.world).digest())")
     said = {subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
             for _ in range(2)}
     assert len(said) == 1

@@ -8,16 +8,15 @@ import pytest
 
 from envs.kernel.emit_cuda import emit_cuda
 from envs.kernel.layout import layout
-from envs.kernel.trace import TRACED, lower, trace
-from envs.vmas import VmasEnv
+from envs.kernel.lowered_step import lower
+from envs.kernel.trace import TRACED, trace
+from envs.vmas_world import VmasWorld
 
 
 def source_of(scenario: str) -> str:
-    env = VmasEnv(scenario, num_envs=TRACED, pool_size=64, fast="off")
-    lowered = lower(trace(env))
-    groups = env.spec.groups.items()
-    actions = {n: (g.n_agents * g.action.size, g.action.kind != "continuous") for n, g in groups}
-    return emit_cuda(lowered, layout(lowered, actions))
+    world = VmasWorld(scenario, num_envs=TRACED, pool_size=64)
+    lowered = lower(trace(world))
+    return emit_cuda(lowered, layout(lowered, world.spec))
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc here")
@@ -36,6 +35,6 @@ def test_no_register_is_spilled_on_hopper(scenario, tmp_path):
 def test_the_source_stores_outputs_before_the_end():
     text = source_of("debug/goal")
     lines = text.splitlines()
-    first = next(i for i, line in enumerate(lines) if line.startswith("st("))
+    first = next(i for i, line in enumerate(lines) if line.startswith("store("))
     last = next(i for i, line in enumerate(lines) if line.startswith("if (P == 0"))
     assert first < 0.7 * last and "__global__" in text

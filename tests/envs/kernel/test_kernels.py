@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from envs.base import ActionError, EnvError
-from envs.kernel.build import cache_folder, compile_library
 from envs.kernel.make import compiled
-from envs.kernel.tape import Refusal
 from envs.vmas import VmasEnv
+from marl.compiler import compile_library
+from marl.errors import CannotCompile
+from marl.library_cache import cache_folder
 
 pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler here")
 
@@ -111,11 +112,11 @@ def test_rollout_buffers_receive_what_steps_return():
     observed, after = torch.zeros(T + 1, *shape), torch.zeros(T, *shape)
     reward = torch.zeros(T, 33, group.n_agents)
     ended, over = torch.zeros(T, 33, dtype=torch.bool), torch.zeros(T, 33, dtype=torch.bool)
-    one._fast.bind_rollout({name: observed[1:]}, {name: after}, {name: reward}, ended, over)
+    one.stepper.bind_rollout({name: observed[1:]}, {name: after}, {name: reward}, ended, over)
     generator = torch.Generator().manual_seed(0)
     for t in range(T):
         action = one.random_action(generator)
-        one._fast.step_into(t, action)
+        one.stepper.step_into(t, action)
         step = two.step(action)
         assert torch.equal(observed[t + 1], step.observation[name]) and torch.equal(
             after[t], step.next_observation[name]
@@ -136,7 +137,7 @@ def test_threads_change_nothing():
     saved, action = env.snapshot(), env.random_action(torch.Generator().manual_seed(0))
     one = env.step(action)
     env.restore(saved)
-    env._fast.kernel.threads = 2
+    env.stepper.kernel.threads = 2
     two = env.step(action)
     assert torch.equal(one.observation["agents"], two.observation["agents"])
 
@@ -169,17 +170,17 @@ def test_why_there_is_no_kernel_is_told_in_one_sentence():
 
 def test_a_broken_compiler_is_told(monkeypatch):
     monkeypatch.setenv("CXX", shutil.which("false"))
-    with pytest.raises(Refusal, match="false failed"):
+    with pytest.raises(CannotCompile, match="false failed"):
         compile_library("int x;")
 
 
 def test_a_new_process_finds_the_kernel_on_disk():
     settings = {"scenario": "simple_spread", "max_steps": 100, "num_envs": 3}
-    made = compiled(VmasEnv(**settings, fast="off"))
+    made = compiled(VmasEnv(**settings, fast="off").world)
     assert (cache_folder() / made.binary).exists()
     code = (
         "import envs.kernel.make as m; from envs.vmas import VmasEnv; m._make = None; "
-        f"print(m.compiled(VmasEnv(**{settings}, fast='off')).binary)"
+        f"print(m.compiled(VmasEnv(**{settings}, fast='off').world).binary)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert found == [made.binary]
@@ -205,7 +206,7 @@ def rollout(env, action):
 def test_a_kernel_is_compared_with_the_simulator_again_and_again():
     env = VmasEnv("balance", num_envs=4, seed=0)
     assert env.figures() == {"kernel_checks": 1.0}  # before its first use
-    env._fast.recheck.affordable = lambda: True
+    env.stepper.recheck.affordable = lambda: True
     action = env.random_action(torch.Generator().manual_seed(0))
     counts = []
     for _ in range(20):
@@ -220,8 +221,8 @@ def test_comparisons_leave_no_trace():
         env = VmasEnv("navigation", num_envs=5, seed=0, max_steps=20)
         generator = torch.Generator().manual_seed(0)
         for _ in range(30):
-            env._fast.recheck.due = often
-            env._fast.recheck.affordable = lambda: True
+            env.stepper.recheck.due = often
+            env.stepper.recheck.affordable = lambda: True
             env.step(env.random_action(generator))
         states.append(env.snapshot())
         assert env.figures()["kernel_checks"] == 1 + 30 * often
@@ -233,11 +234,11 @@ def test_comparisons_leave_no_trace():
 
 def test_a_scenario_that_changes_in_the_run_ends_it_in_one_sentence(monkeypatch):
     env = VmasEnv("dispersion", num_envs=4, seed=0)
-    env._fast.recheck.affordable = lambda: True
+    env.stepper.recheck.affordable = lambda: True
     action = env.random_action(torch.Generator().manual_seed(0))
     for _ in range(5):
         rollout(env, action)
-    scenario = type(env._simulator.scenario)
+    scenario = type(env.world.simulator.scenario)
     reward = scenario.reward
     monkeypatch.setattr(scenario, "reward", lambda self, agent: reward(self, agent) + 1.0)
     with pytest.raises(EnvError, match=r"has changed since its kernel was built.*dispersion\.py.*env\.fast=off") as error:
@@ -248,9 +249,9 @@ def test_a_scenario_that_changes_in_the_run_ends_it_in_one_sentence(monkeypatch)
 
 def test_one_environment_alone_is_compared_twice_before_it_ends_a_run(monkeypatch):
     env = VmasEnv("dispersion", num_envs=1, seed=0)
-    env._fast.recheck.affordable = lambda: True
+    env.stepper.recheck.affordable = lambda: True
     action = env.random_action(torch.Generator().manual_seed(0))
-    scenario = type(env._simulator.scenario)
+    scenario = type(env.world.simulator.scenario)
     reward = scenario.reward
     rollout(env, action)
     monkeypatch.setattr(scenario, "reward", lambda self, agent: reward(self, agent) + 1.0)
@@ -262,7 +263,7 @@ def test_one_environment_alone_is_compared_twice_before_it_ends_a_run(monkeypatc
 def test_an_action_that_is_no_number_is_told_the_same_on_a_step_that_is_compared():
     env = VmasEnv("dispersion", num_envs=3, seed=0)
     action = env.random_action(torch.Generator().manual_seed(0))
-    env._fast.recheck.due = True
+    env.stepper.recheck.due = True
     with pytest.raises(ActionError, match="not a number"):
         env.step({name: torch.full_like(value, torch.nan) for name, value in action.items()})
     env.step(action)
@@ -271,8 +272,8 @@ def test_an_action_that_is_no_number_is_told_the_same_on_a_step_that_is_compared
 
 def test_comparisons_cost_a_hundredth_of_the_time_at_most():
     env = VmasEnv("dispersion", num_envs=4, seed=0)
-    env._fast.recheck.spent = 1e6  # a simulator that takes long
+    env.stepper.recheck.spent = 1e6  # a simulator that takes long
     action = env.random_action(torch.Generator().manual_seed(0))
     for _ in range(10):
         rollout(env, action)
-    assert env.figures()["kernel_checks"] == 1.0 and env._fast.recheck.due  # put off, not forgotten
+    assert env.figures()["kernel_checks"] == 1.0 and env.stepper.recheck.due  # put off, not forgotten

@@ -164,7 +164,8 @@ def test_how_a_run_was_watched_and_computed_makes_no_other_algorithm_or_task(tmp
         ("mappo", "balance", 0),
         ("mappo", "balance", 1),
     ]
-    change(write_run(tmp_path / "2", [1]), callbacks={"kl": {"_target_": "agents.schedules.KLAdaptive", "target": 0.1}})
+    kl = {"_target_": "agents.kl_adaptive.KLAdaptive", "target": 0.1}
+    change(write_run(tmp_path / "2", [1]), callbacks={"kl": kl})
     change(write_run(tmp_path / "3", [1]), trainer={"grad_clip": 9.0})
     assert len({run.algorithm for run in find([tmp_path])[0]}) == 3
 

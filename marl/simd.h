@@ -1,5 +1,8 @@
-// What every generated kernel begins with: W environments side by side in a vector of floats, and functions on it.
+// The vectors of all compiled code: W floats side by side, and functions on them.
+//
+// Generated kernels hold W environments in a vector, losses W samples, networks and optimisers W neighbouring numbers.
 // AVX-512 and AVX2 by intrinsics, anything else by the compiler's vector extension (NEON, SSE) with lane loops.
+// K(x) is a vector of equal numbers; load and store take a pointer of any alignment.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -10,14 +13,16 @@
 #include <omp.h>
 #endif
 
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 enum { W = 16 };
-#define UNROLL _Pragma("GCC unroll 16")
 typedef __m512 vf;
 typedef __mmask16 vb;
 static inline vf K(float x) { return _mm512_set1_ps(x); }
-static inline vf ld(const float* p) { return _mm512_loadu_ps(p); }
-static inline void st(float* p, vf x) { _mm512_storeu_ps(p, x); }
+static inline vf load(const float* p) { return _mm512_loadu_ps(p); }
+static inline void store(float* p, vf x) { _mm512_storeu_ps(p, x); }
 static inline vb lt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 static inline vb le(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
 static inline vb eq(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
@@ -51,8 +56,8 @@ enum { W = 4 };
 typedef float vf __attribute__((vector_size(4 * W)));
 typedef int vb __attribute__((vector_size(4 * W)));
 static inline vf K(float x) { return x - (vf){}; }
-static inline vf ld(const float* p) { vf x; memcpy(&x, p, sizeof x); return x; }
-static inline void st(float* p, vf x) { memcpy(p, &x, sizeof x); }
+static inline vf load(const float* p) { vf x; memcpy(&x, p, sizeof x); return x; }
+static inline void store(float* p, vf x) { memcpy(p, &x, sizeof x); }
 static inline vb lt(vf a, vf b) { return a < b; }
 static inline vb le(vf a, vf b) { return a <= b; }
 static inline vb eq(vf a, vf b) { return a == b; }
@@ -88,6 +93,18 @@ LANES(trunc_, __builtin_truncf) LANES(round_, __builtin_rintf)
 #endif
 #endif
 
+// The first n numbers, where there are no more; a vector's others are 0.
+INLINE vf load(const float* p, int64_t n) {
+  if (n >= W) return load(p);
+  vf x = {};
+  memcpy(&x, p, n * 4);
+  return x;
+}
+INLINE void store(float* p, vf x, int64_t n) {
+  if (n >= W) return store(p, x);
+  memcpy(p, &x, n * 4);
+}
+
 static inline vb and_(vb a, vb b) { return a & b; }
 static inline vb or_(vb a, vb b) { return a | b; }
 static inline vb xor_(vb a, vb b) { return a ^ b; }
@@ -111,10 +128,10 @@ extern "C" vf SLEEF_FMOD(vf, vf);
 static inline vf fmod_(vf a, vf b) { return SLEEF_FMOD(a, b); }
 #else
 #define FUNCTION1(name, sleef, plain) \
-  static inline vf name(vf a) { float x[W]; st(x, a); for (int l = 0; l < W; l++) x[l] = plain(x[l]); return ld(x); }
+  static inline vf name(vf a) { float x[W]; store(x, a); for (int l = 0; l < W; l++) x[l] = plain(x[l]); return load(x); }
 #define FUNCTION2(name, sleef, plain) \
   static inline vf name(vf a, vf b) { \
-    float x[W], y[W]; st(x, a); st(y, b); for (int l = 0; l < W; l++) x[l] = plain(x[l], y[l]); return ld(x); }
+    float x[W], y[W]; store(x, a); store(y, b); for (int l = 0; l < W; l++) x[l] = plain(x[l], y[l]); return load(x); }
 FUNCTION2(fmod_, , fmodf)
 #endif
 FUNCTION1(sin_, Sleef_sin, sinf) FUNCTION1(cos_, Sleef_cos, cosf) FUNCTION1(tan_, Sleef_tan, tanf)
@@ -195,7 +212,7 @@ static inline void put(float* target, const float (*rows)[W], long n, int lanes)
     const int rest = n - j < 16 ? (int)(n - j) : 16;
     const __mmask16 keep = (__mmask16)((1u << rest) - 1);
     __m512 r[16];
-    UNROLL for (int i = 0; i < 16; i++) r[i] = i < rest ? ld(rows[j + i]) : K(0.0f);
+    UNROLL for (int i = 0; i < 16; i++) r[i] = i < rest ? load(rows[j + i]) : K(0.0f);
     transpose16(r);
     for (int l = 0; l < lanes; l++) _mm512_mask_storeu_ps(target + l * n + j, keep, r[l]);
   }

@@ -1,8 +1,8 @@
-"""Where built kernels are kept: a folder that is the user's alone, whose files are named after their content.
+"""Where compiled libraries are kept: a folder that is the user's alone, its files named after their content.
 
 A file's name holds the digest of what it was built from and of its own bytes. Whatever was cut short, damaged or
 exchanged has another digest, is removed and built again. A library is code: it is never loaded from a folder that
-somebody else owns or can write to.
+another user owns or can write to.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 BUILDING = "build-"  # prefix of scratch folders
-ABANDONED = 24 * 3600.0  # seconds after which a scratch folder is nobody's any more
+ABANDONED = 24 * 3600.0  # seconds after which no process uses a scratch folder any more
 POLL = 0.05  # seconds between two looks at a lock
 
 
@@ -53,7 +53,7 @@ def _usable(wanted: str) -> Path:
 
 
 def distrust(folder: Path) -> str:
-    """Why libraries in a folder may be somebody else's code, or "": its owner, its mode, and those of what it lies in.
+    """Why libraries in a folder may be another user's code, or "": its owner, its mode, and those of what it lies in.
 
     Folders above may be root's, and may be open to all where only owners can rename (as /tmp is).
     """

@@ -1,4 +1,4 @@
-"""What tasks have in common whose agents are judged by playing episodes."""
+"""Tasks whose agents are judged by playing episodes, however they learn."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,13 +7,15 @@ from torch import nn
 
 from agents.actor import Actor
 from agents.disturbance import Disturbance
-from agents.evaluate import Episodes, Player, evaluate, flat, nested, report
-from envs.base import Env, EnvSpec
+from agents.evaluate import Episodes, evaluate, flat, nested, report
+from agents.opponents import Player
+from envs.base import Env
+from envs.spec import EnvSpec
 from marl.seeding import derive
 from marl.task import Task
 
 
-class Plays(Task):
+class EpisodeEvaluation(Task):
     """A task with actors, `loss.actors`, whose evaluation plays episodes in environments of their own.
 
     Attributes:
@@ -32,12 +34,12 @@ class Plays(Task):
         """All but how the policy is judged, which changes no number of training."""
         return key not in ("eval_episodes", "eval_deterministic")
 
-    def plays(self, env: Callable[..., Env], eval_episodes: int, eval_deterministic: bool) -> None:
+    def setup_evaluation(self, env: Callable[..., Env], eval_episodes: int, eval_deterministic: bool) -> None:
         """Remember how to evaluate; `env` is called with `seed`, `device` and `num_envs`."""
         self.make_env, self.eval_episodes, self.eval_deterministic = env, eval_episodes, eval_deterministic
         self.eval_env: Env | None = None
 
-    def play(
+    def run_episodes(
         self,
         episodes: int | None = None,
         seed: int | None = None,
@@ -51,16 +53,16 @@ class Plays(Task):
             self.eval_env = self.make_env(seed=derive(self.seed, "evaluation"), device=self.device, num_envs=episodes)
         seed = derive(self.seed if seed is None else seed, "evaluation")
         deterministic = self.eval_deterministic if deterministic is None else deterministic
-        players, random, counted = self.players(self.eval_env, random)
+        players, random, counted = self.eval_players(self.eval_env, random)
         return evaluate(self.eval_env, players, seed, deterministic, random, disturbance, counted)
 
-    def players(self, env: Env, random: bool) -> tuple[Mapping[str, Actor | Player], bool, tuple[str, ...]]:
+    def eval_players(self, env: Env, random: bool) -> tuple[Mapping[str, Actor | Player], bool, tuple[str, ...]]:
         """Who plays each group of an evaluation, whether all act at random, and which groups' return counts."""
         return self.loss.actors, random, ()
 
     def evaluate(self) -> dict[str, float]:
         """Play `eval_episodes` episodes, the same starts every time; flat statistics of their returns."""
-        return flat(report(self.play()))
+        return flat(report(self.run_episodes()))
 
     def summary(self, metrics: dict[str, float]) -> dict:
         """`summary.json`'s block: {"episode_return": {"mean", "iqm", "std", "ci95", "episodes"}, …}."""

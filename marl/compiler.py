@@ -1,4 +1,4 @@
-"""Compiles generated sources with the system's compiler and keeps the libraries on disk."""
+"""The toolchain: compiles C++ sources with the system's compiler and keeps the libraries on disk."""
 
 import contextlib
 import ctypes
@@ -16,21 +16,21 @@ from pathlib import Path
 
 import torch
 
-from envs.kernel import cache
-from envs.kernel.cache import cache_folder  # noqa: F401 - whose place is part of what building means
-from envs.kernel.tape import Refusal
+from marl import library_cache as cache
+from marl.errors import CannotCompile
 
 FLAGS = ["-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w"]
 PATIENCE = 900.0  # seconds for one run of the compiler, and to wait for another process that builds the same
-VERSION = 1  # of everything in this package that decides a kernel; raise it to void caches
+VERSION = 1  # of what decides a library beside the sources; raise it to void caches
+SIMD = Path(__file__).with_name("simd.h")  # what sources include: vectors and functions on them
 
 
 def compiler() -> str:
-    """The C++ compiler: $CXX, g++ or clang++. Raises Refusal."""
+    """The C++ compiler: $CXX, g++ or clang++. Raises CannotCompile."""
     for name in (os.environ.get("CXX"), "g++", "clang++", "c++"):
         if name and shutil.which(name):
             return shutil.which(name)
-    raise Refusal("no C++ compiler was found (looked for $CXX, g++ and clang++)")
+    raise CannotCompile("no C++ compiler was found (looked for $CXX, g++ and clang++)")
 
 
 @lru_cache(maxsize=1)
@@ -42,6 +42,11 @@ def machine() -> str:
     except OSError:
         features = platform.processor()
     return f"{platform.machine()} {features}"
+
+
+def sources() -> str:
+    """One name for the toolchain's own files, for callers that keep what it made of them."""
+    return digest(Path(__file__).read_text(), SIMD.read_text())
 
 
 def digest(*parts: object) -> str:
@@ -60,14 +65,17 @@ def _variants() -> list[list[str]]:
 
 
 def compile_library(source: str, options: Sequence[str] = FLAGS) -> Path:
-    """The library of a source, from disk if it was built before; the source defines `width`, which must be positive.
+    """The library of a source, from disk if it was built before.
 
-    Raises Refusal with the compiler's words.
+    The source may include "simd.h". It defines `width`, which must be positive.
+
+    Raises:
+        CannotCompile: there is no compiler, it fails (with its words), or the library can't be written.
     """
-    prelude = Path(__file__).with_name("prelude.h").read_text()
     gxx = compiler()
+    modified = Path(gxx).resolve().stat().st_mtime
     key = digest(
-        VERSION, source, prelude, gxx, Path(gxx).resolve().stat().st_mtime, list(options), torch.__version__, machine()
+        VERSION, source, SIMD.read_text(), gxx, modified, list(options), torch.__version__, machine()
     )
     try:
         target = cache.find(key, ".so")
@@ -75,7 +83,7 @@ def compile_library(source: str, options: Sequence[str] = FLAGS) -> Path:
             with cache.building(key, ".so", PATIENCE):
                 target = cache.find(key, ".so") or _compile(source, key, gxx, options)
     except OSError as error:
-        raise Refusal(f"no kernel could be written: {error.strerror or error}") from error
+        raise CannotCompile(f"no kernel could be written: {error.strerror or error}") from error
     return target
 
 
@@ -85,22 +93,22 @@ def _compile(source: str, key: str, gxx: str, options: Sequence[str]) -> Path:
         code, built = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
         code.write_text(source)
         for flags in _variants():
-            status, said = _run([gxx, *options, f"-I{Path(__file__).parent}", str(code), "-o", str(built), *flags])
+            status, said = _run([gxx, *options, f"-I{SIMD.parent}", str(code), "-o", str(built), *flags])
             if status == 0 and _loads(built):
                 return cache.keep(built.read_bytes(), key, ".so")
             said = said or "the library does not load"
-    raise Refusal(f"{gxx} failed: {said}")
+    raise CannotCompile(f"{gxx} failed: {said}")
 
 
 def _run(command: list[str]) -> tuple[int, str]:
-    """(exit status, first line of its messages) of a compiler. Raises Refusal where it does not end in time."""
+    """(exit status, first line of its messages) of a compiler. Raises CannotCompile where it does not end in time."""
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                           start_new_session=True) as process:
         try:
             message = process.communicate(timeout=PATIENCE)[1].decode(errors="replace").strip()
         except subprocess.TimeoutExpired:
             _end(process)
-            raise Refusal(f"{command[0]} did not end within {PATIENCE:g} s") from None
+            raise CannotCompile(f"{command[0]} did not end within {PATIENCE:g} s") from None
         except BaseException:  # a Ctrl-C does not reach a session of its own
             _end(process)
             raise
