@@ -41,7 +41,7 @@ RUNS = {
     "bf16": ["train.py", "trainer.precision=bf16", *SMALL],
     "eager": ["train.py", "env.fast=off", *SMALL],
     "discrete": ["train.py", "env.continuous_actions=false", "algo.entropy_coef=0.01", *SMALL],
-    "accumulated, averaged": ["train.py", "trainer.accumulate=2", "trainer.average=ema", *SMALL],
+    "accumulated and averaged": ["train.py", "trainer.accumulate=2", "trainer.average=ema", *SMALL],
     "resumed": ["train.py", "resume=teacher_half"],
 }
 CLOCKS = ("seconds", "per_second", "memory", "_s", "kernel_checks")  # columns that time, or the checks, decide
