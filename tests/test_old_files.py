@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from agents.policy import Policy
 from marl import checkpoint
 from marl.callbacks import EarlyStopping
-from marl.run_directory import read_config
+from marl.saved_config import read_config
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ROOT / "tests" / "old_files"

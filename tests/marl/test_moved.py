@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents.policy import Policy, describe
+from agents.policy import Policy
+from envs.spec import describe
 from marl import checkpoint, compose, imports, kinds, moved
 from marl.callbacks import EarlyStopping
 from marl.networks import MLP
-from marl.run_directory import read_config
+from marl.saved_config import read_config
 from tests.agents.masked_env import Doors
 
 # As if networks, callbacks and a schedule's function had been elsewhere; `marl.sets` is by now a package of that name.
@@ -94,5 +95,5 @@ def test_a_policy_file_is_brought_up_to_date(tmp_path: Path) -> None:
     for name, action in policy.act(observation).items():
         assert torch.equal(again.act(observation)[name], action)
     again.save(path)
-    written = Policy.load(path).told
+    written = Policy.load(path).metadata
     assert written["network"] == node and written["env"] == {"_target_": "marl.sets.readers.Doors"}
