@@ -15,13 +15,14 @@ from marl.callbacks import Callback, monitored
 from marl.checkpointer import Checkpointer
 from marl.errors import UserError
 from marl.loggers import Logger
-from marl.optim import OptimizerConfig, ScheduleConfig
+from marl.optim import OptimizerConfig
 from marl.presence import Presence
 from marl.progress import ProgressBar
 from marl.recovery import Recovery
 from marl.run_metrics import RunMetrics
 from marl.run_state import RunState
 from marl.run_view import RunView
+from marl.schedule import ScheduleConfig
 from marl.signals import Signals
 from marl.spans import span
 from marl.task import Task

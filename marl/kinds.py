@@ -20,7 +20,7 @@ from marl.schema import HYDRA_KEYS, TopLevel, check_arguments, returned, show, s
 
 # The groups of a configuration that are not parts of the task, by what they build: MODULE.CLASS of our own.
 GROUPS = {"task": "marl.task.Task", "trainer": "marl.engine.Trainer", "optimizer": "marl.optim.OptimizerConfig"}
-GROUPS |= {"scheduler": "marl.optim.ScheduleConfig"}
+GROUPS |= {"scheduler": "marl.schedule.ScheduleConfig"}
 NAMED = {"callbacks": "marl.callbacks.Callback", "logger": "marl.loggers.Logger"}  # mappings {name: node}
 ANY = nn.Module
 SCALARS = (str, int, float, bool, complex, bytes, type(None), Tensor, object)

@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 # Module or MODULE.NAME as an earlier version had it -> as it is now. Entries are for good: runs are kept for years.
-MOVED: dict[str, str] = {}
+MOVED: dict[str, str] = {
+    "agents.schedules.KLAdaptive": "agents.kl_adaptive.KLAdaptive",
+    "marl.callbacks.EarlyStopping": "marl.early_stopping.EarlyStopping",
+    "marl.optim.ScheduleConfig": "marl.schedule.ScheduleConfig",
+}
 NAMING = ("_target_", "lr_lambda")  # keys of a configuration under which a class or function of ours may stand
 
 

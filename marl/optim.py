@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from marl.errors import UserError, closest
 from marl.muon import MuonAdamW
-from marl.schedule import Schedule, ScheduleConfig, called, class_named
+from marl.schedule import called, class_named
 
-__all__ = ["OptimizerConfig", "Schedule", "ScheduleConfig", "clip_gradients", "unfreeze_due"]
 ELSEWHERE = {"lr": "optimizer.lr", "weight_decay": "optimizer.weight_decay", "params": "optimizer.freeze"}
 WHOLE = ("params", "foreach", "fused", "capturable", "differentiable")  # of the optimiser, not of a part
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)

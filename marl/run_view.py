@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from marl.loggers import Logger
-from marl.optim import Schedule
 from marl.run_state import RunState
+from marl.schedule import Schedule
 from marl.task import Task
 from marl.updater import Updater
 

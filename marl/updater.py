@@ -15,8 +15,9 @@ from marl.adam import build_fused_step
 from marl.averaging import BEGIN, DECAY, Averaging, Kind
 from marl.capture import CapturedLoss, can_be_captured
 from marl.errors import UserError
-from marl.optim import OptimizerConfig, ScheduleConfig, clip_gradients, unfreeze_due
+from marl.optim import OptimizerConfig, clip_gradients, unfreeze_due
 from marl.run_metrics import RunMetrics
+from marl.schedule import ScheduleConfig
 from marl.spans import span
 from marl.task import Task
 

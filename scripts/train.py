@@ -8,7 +8,6 @@ from omegaconf import DictConfig, OmegaConf
 from rich.text import Text
 from rich.tree import Tree
 
-import agents  # noqa: F401 - its networks' kernel serves supervised tasks too
 from marl import build, compose, describe, distributed, run, run_directory, saved_config, terminal
 from marl.callbacks import Callback
 from marl.errors import UserError

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from marl import build, compose, conf_tree
-from marl.callbacks import EarlyStopping
+from marl.early_stopping import EarlyStopping
 from marl.errors import UserError
 from marl.loggers import CSVLogger, TensorBoardLogger
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from agents.policy import Policy
 from marl import checkpoint
-from marl.callbacks import EarlyStopping
+from marl.early_stopping import EarlyStopping
 from marl.saved_config import read_config
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,7 +11,8 @@ from marl.data import Sine
 from marl.engine import Trainer
 from marl.loggers import CSVLogger, TensorBoardLogger
 from marl.networks import MLP
-from marl.optim import OptimizerConfig, ScheduleConfig
+from marl.optim import OptimizerConfig
+from marl.schedule import ScheduleConfig
 from marl.supervised import Supervised
 
 LINEAR = ScheduleConfig([{"name": "LinearLR", "start_factor": 1.0, "end_factor": 0.0, "total_iters": "total"}])

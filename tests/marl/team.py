@@ -14,7 +14,8 @@ from marl.data import Digits, Loader
 from marl.engine import Trainer
 from marl.errors import UserError
 from marl.networks import MLP
-from marl.optim import OptimizerConfig, ScheduleConfig
+from marl.optim import OptimizerConfig
+from marl.schedule import ScheduleConfig
 from marl.supervised import Supervised
 from marl.updater import Updater
 from tests.marl.runs import make_task

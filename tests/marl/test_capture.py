@@ -8,7 +8,8 @@ from torch import nn
 
 from marl import build, compose
 from marl.capture import CapturedLoss
-from marl.optim import OptimizerConfig, ScheduleConfig
+from marl.optim import OptimizerConfig
+from marl.schedule import ScheduleConfig
 from marl.updater import UpdateConfig, Updater
 
 SMALL = ["trainer.progress=off", "trainer.evaluate_every=0", "trainer.checkpoint_every=0", "logger=csv"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from marl import checkpoint
-from marl.callbacks import EarlyStopping
+from marl.early_stopping import EarlyStopping
 from marl.errors import UserError
 from tests.marl.runs import make_task, rows, run
 

@@ -9,7 +9,8 @@ from marl import build, compose, conf_tree
 from marl.engine import Trainer
 from marl.errors import UserError
 from marl.networks import Linear
-from marl.optim import OptimizerConfig, ScheduleConfig
+from marl.optim import OptimizerConfig
+from marl.schedule import ScheduleConfig
 from tests.marl.runs import make_task
 
 

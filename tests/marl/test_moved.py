@@ -9,7 +9,7 @@ import torch
 from agents.policy import Policy
 from envs.spec import describe
 from marl import checkpoint, compose, imports, kinds, moved
-from marl.callbacks import EarlyStopping
+from marl.early_stopping import EarlyStopping
 from marl.networks import MLP
 from marl.saved_config import read_config
 from tests.agents.masked_env import Doors

@@ -6,7 +6,8 @@ from torch import nn
 
 from marl import build, compose
 from marl.errors import UserError
-from marl.optim import OptimizerConfig, ScheduleConfig, clip_gradients
+from marl.optim import OptimizerConfig, clip_gradients
+from marl.schedule import ScheduleConfig
 
 
 def parts() -> dict[str, nn.Module]:

@@ -11,7 +11,8 @@ from marl.engine import Trainer
 from marl.errors import Diverged, NonFinite, UserError
 from marl.loggers import CSVLogger
 from marl.networks import MLP
-from marl.optim import OptimizerConfig, ScheduleConfig
+from marl.optim import OptimizerConfig
+from marl.schedule import ScheduleConfig
 from marl.supervised import Supervised
 from tests.marl.runs import make_task, rows, run
 

@@ -12,9 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents.architecture import Architecture
 from agents.ppo import PPO
 from marl import build, checkpoint, resume
-from marl.callbacks import Callback, EarlyStopping
+from marl.callbacks import Callback
+from marl.early_stopping import EarlyStopping
 from marl.errors import UserError
-from marl.optim import OptimizerConfig, ScheduleConfig
+from marl.optim import OptimizerConfig
+from marl.schedule import ScheduleConfig
 from tests.marl.runs import StopAfter, rows, run
 
 OLD = {

@@ -7,9 +7,10 @@ from marl import spans
 from marl.callbacks import Callback
 from marl.engine import Trainer
 from marl.errors import UserError
-from marl.optim import OptimizerConfig, ScheduleConfig
+from marl.optim import OptimizerConfig
 from marl.run_metrics import RunMetrics
 from marl.run_state import RunState
+from marl.schedule import ScheduleConfig
 from marl.task import Task
 from marl.updater import UpdateConfig, Updater
 from tests.marl.runs import make_task, run

@@ -33,7 +33,7 @@ def odd_default(size: int = None) -> None:  # type: ignore[assignment]
 def top(**changed: Any) -> dict[str, Any]:
     """A whole configuration that is right but for `changed`."""
     classes = {"task": "marl.supervised.Supervised", "optimizer": "marl.optim.OptimizerConfig"}
-    classes |= {"scheduler": "marl.optim.ScheduleConfig", "trainer": "marl.engine.Trainer"}
+    classes |= {"scheduler": "marl.schedule.ScheduleConfig", "trainer": "marl.engine.Trainer"}
     nodes = {key: {"_target_": path} for key, path in classes.items()}
     parts = {"data": {"_target_": "marl.data.Digits"}, "network": {"_target_": "marl.networks.MLP", "_partial_": True}}
     parts["objective"] = {"_target_": "torch.nn.MSELoss"}

@@ -12,7 +12,8 @@ from marl.engine import Trainer
 from marl.errors import UserError
 from marl.losses import BinaryCrossEntropy, CrossEntropy
 from marl.networks import CNN, LSTM, MLP, Linear
-from marl.optim import OptimizerConfig, ScheduleConfig
+from marl.optim import OptimizerConfig
+from marl.schedule import ScheduleConfig
 from marl.seeding import seed_global
 from marl.supervised import Supervised, SupervisedLoss
 from marl.task import Task

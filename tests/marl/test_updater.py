@@ -13,7 +13,8 @@ from marl.data import Digits, Sine
 from marl.engine import Trainer
 from marl.errors import UserError
 from marl.networks import CNN, LSTM, MLP
-from marl.optim import OptimizerConfig, ScheduleConfig, clip_gradients
+from marl.optim import OptimizerConfig, clip_gradients
+from marl.schedule import ScheduleConfig
 from marl.supervised import Supervised
 from marl.updater import Updater
 from tests.marl.runs import make_task, rows, run
