@@ -2,7 +2,7 @@
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in marl, which may not be there: before torch is loaded
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, as in marl
 
 from envs.base import Env, EnvError, Transition  # noqa: E402
 from envs.spec import ActionSpec, EnvSpec, GroupSpec  # noqa: E402
