@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from marl.statistics import interval, iqm
+from marl.report.statistics import interval, iqm
 
 TRAIN = Path(__file__).resolve().parent.parent / "scripts" / "train.py"
 TASKS = {

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from envs.drawing import image
-from envs.replay import Recording, Restorer, record
-from envs.simulator import scenario_names
-from envs.vmas import VmasEnv
+from envs.rendering.recording import Recording, Restorer, record
+from envs.rendering.scene import image
+from envs.vmas.env import VmasEnv
+from envs.vmas.simulator import scenario_names
 
 COLUMNS, SIZE, LABEL, STEPS, SEED = 7, 150, 14, 8, 3
 

@@ -10,11 +10,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from agents.policy import Policy
-from agents.replay import record_policy
-from envs.drawing import image
-from envs.replay import Restorer
-from marl import compose
+from agents.evaluation.episode_replays import record_policy
+from agents.policies.policy import Policy
+from envs.rendering.recording import Restorer
+from envs.rendering.scene import image
+from marl.config import compose
 
 MOMENTS = (0, 15, 40, 70, 99)  # steps of the episode that are shown
 

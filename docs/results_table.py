@@ -10,7 +10,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from marl.report.runs import ALGORITHMS
-from marl.statistics import interval, iqm
+from marl.report.statistics import interval, iqm
 
 
 def told(values: list[float]) -> str:

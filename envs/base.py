@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from envs.spec import EnvSpec, sample_actions
-from marl.errors import UserError
+from marl.core.errors import UserError
 
 STATE = "/state"  # the global state's key where it lies among the groups' observations; no group has a slash
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from marl.callbacks import Callback
+from marl.callbacks.base import Callback
 
 
 class Task(ABC):

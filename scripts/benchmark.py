@@ -50,7 +50,7 @@ def cases() -> dict[str, Case]:
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """The command line, checked."""
-    from marl import terminal
+    from marl.core import terminal
 
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=terminal.fit(__doc__), formatter_class=shape)
@@ -123,7 +123,7 @@ def main(given: list[str] | None = None) -> int:
     limit_threads(options.threads)
     from bench import machine, report
 
-    from marl.files import write_json
+    from marl.core.files import write_json
 
     found, results = cases(), {"cases": {}}
     if (options.keep or options.report) and options.json.exists():

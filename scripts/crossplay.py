@@ -2,7 +2,7 @@
 
   RUN_DIR…             runs (or checkpoints) in the same competitive environment: each has trained every team
   opponents=[random]   opponents that nobody trained: random | still | simple_tag (scripted, for mpe/simple_tag) |
-                       heuristic (VMAS's) | a dotted path of a class of yours, see agents/opponents.py
+                       heuristic (VMAS's) | a dotted path of a class of yours, see agents/players/scripted.py
   side=null            the group that the rows play, the columns play all others; null: the first one
   which=last           last | best: which checkpoint of a run directory
   episodes=200         episodes per pair, played at once
@@ -20,17 +20,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from agents import opponents, versions
-from agents.actor import Actor
-from agents.evaluate import evaluate, report
-from agents.opponents import Player
-from marl import cli, compose, run_directory, terminal
-from marl.errors import UserError
-from marl.files import write_json
-from marl.options import parse_runs
+from agents.analysis import past_versions
+from agents.evaluation.episodes import evaluate, report
+from agents.models.actor import Actor
+from agents.players import scripted
+from agents.players.scripted import Player
+from marl.config import compose
+from marl.config.options import parse_runs
+from marl.core import run_directory, terminal
+from marl.core.errors import UserError
+from marl.core.files import write_json
+from marl.core.seeding import derive
+from marl.launch import cli
 from marl.report import matrix
 from marl.report.runs import ALGORITHMS
-from marl.seeding import derive
 
 Team = dict[str, Actor | Player]  # who plays each group
 
@@ -72,21 +75,21 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
     Raises:
         UserError: one team only, runs of other teams, sizes or environments, an unknown side or opponent.
     """
-    tasks = [versions.load(run, options.which, overrides) for run in runs]
+    tasks = [past_versions.load(run, options.which, overrides) for run in runs]
     first, groups = tasks[0], list(tasks[0].env.spec.groups)
     if len(groups) < 2:
         raise UserError(f"{runs[0]}: has one group of agents, {groups[0]}; there is nobody to play against")
     for run, task in zip(runs, tasks, strict=True):
-        if versions.sizes(task.env) != versions.sizes(first.env):
-            mine, theirs = versions.sizes(task.env), versions.sizes(first.env)
+        if past_versions.sizes(task.env) != past_versions.sizes(first.env):
+            mine, theirs = past_versions.sizes(task.env), past_versions.sizes(first.env)
             raise UserError(f"{run}: its teams {mine} differ from {theirs} of {runs[0]}")
-    versions.same_env([run_directory.find(run, options.which) for run in runs], overrides)
+    past_versions.same_env([run_directory.find(run, options.which) for run in runs], overrides)
     side = options.side or groups[0]
     if side not in groups:
         raise UserError(f"side={side}: there are {', '.join(groups)}")
     env = first.make_env(num_envs=options.episodes, seed=derive(options.seed, "evaluation"), device=first.device)
-    teams: dict[str, Team] = dict(zip(labels(runs, options), map(versions.team, tasks), strict=True))
-    teams |= {name: {group: opponents.make(name, env, group) for group in groups} for name in options.opponents}
+    teams: dict[str, Team] = dict(zip(labels(runs, options), map(past_versions.team, tasks), strict=True))
+    teams |= {name: {group: scripted.make(name, env, group) for group in groups} for name in options.opponents}
 
     cells = []
     for row in teams.values():

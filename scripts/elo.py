@@ -24,17 +24,19 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from agents import opponents, versions
-from agents.actor import Actor
-from agents.evaluate import evaluate
-from agents.opponents import Player
-from marl import cli, elo, terminal
-from marl.errors import UserError
-from marl.files import write_json
-from marl.options import parse_runs
-from marl.report import matrix
+from agents.analysis import past_versions
+from agents.evaluation.episodes import evaluate
+from agents.models.actor import Actor
+from agents.players import scripted
+from agents.players.scripted import Player
+from marl.config.options import parse_runs
+from marl.core import terminal
+from marl.core.errors import UserError
+from marl.core.files import write_json
+from marl.core.seeding import derive
+from marl.launch import cli
+from marl.report import elo, matrix
 from marl.report.tables import Table
-from marl.seeding import derive
 
 
 @dataclass
@@ -63,7 +65,7 @@ def rate(runs: list[str], options: Options, overrides: list[str]) -> dict:
     Raises:
         UserError: one team only, runs of other teams, sizes or environments, no versions, an unknown side or opponent.
     """
-    tasks = [versions.load(run, overrides=overrides) for run in runs]
+    tasks = [past_versions.load(run, overrides=overrides) for run in runs]
     first, groups = tasks[0], list(tasks[0].env.spec.groups)
     if len(groups) < 2:
         raise UserError(f"{runs[0]}: has one group of agents, {groups[0]}; there is nobody to play against")
@@ -73,14 +75,14 @@ def rate(runs: list[str], options: Options, overrides: list[str]) -> dict:
     env = first.make_env(num_envs=options.episodes, seed=derive(options.seed, "evaluation"), device=first.device)
     teams: dict[str, dict[str, Actor | Player]] = {}
     for i, (run, task) in enumerate(zip(runs, tasks, strict=True)):
-        if versions.sizes(task.env) != versions.sizes(first.env):
-            raise UserError(f"{run}: its teams {versions.sizes(task.env)} differ from those of {runs[0]}")
+        if past_versions.sizes(task.env) != past_versions.sizes(first.env):
+            raise UserError(f"{run}: its teams {past_versions.sizes(task.env)} differ from those of {runs[0]}")
         prefix = f"{i}: " if len(runs) > 1 else ""
-        teams |= {f"{prefix}{n}": players for n, players in versions.kept(run, task, options.versions).items()}
-    versions.same_env(runs, overrides)
-    teams |= {name: {group: opponents.make(name, env, group) for group in groups} for name in options.opponents}
+        teams |= {f"{prefix}{n}": players for n, players in past_versions.kept(run, task, options.versions).items()}
+    past_versions.same_env(runs, overrides)
+    teams |= {name: {group: scripted.make(name, env, group) for group in groups} for name in options.opponents}
 
-    alike = len(set(versions.sizes(env).values())) == 1
+    alike = len(set(past_versions.sizes(env).values())) == 1
     names, pairs, scores = played(teams, side, env, options, alike)
     rating, bounds = elo.with_intervals(np.array(pairs), scores, len(names), options.reps, options.seed)
     rows = [

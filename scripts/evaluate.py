@@ -30,15 +30,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from agents.disturbance import Disturbance
-from agents.episode_evaluation import EpisodeEvaluation
-from agents.evaluate import report
-from marl import build, checkpoint, cli, run_directory, terminal, transfer
-from marl.errors import UserError
-from marl.files import write_json
-from marl.options import split
+from agents.evaluation.episodes import report
+from agents.players.perturbation import Disturbance
+from agents.tasks.episode_evaluation import EpisodeEvaluation
+from marl.checkpoints import checkpoint_file, transfer
+from marl.config.options import split
+from marl.core import run_directory, terminal
+from marl.core.errors import UserError
+from marl.core.files import write_json
+from marl.core.schema import check_arguments
+from marl.launch import build, cli
 from marl.report import matrix
-from marl.schema import check_arguments
 from marl.task import Task
 
 FRESH_SEEDS = 1_000_000  # the absolute metric's seeds begin here, so that they are no run's own
@@ -82,7 +84,7 @@ def evaluate(options: Options, overrides: list[str]) -> dict:
     """Rebuild the task of a run, load its weights, evaluate, print a table and write the JSON file.
 
     Returns:
-        What was written: for agents the block of `agents.evaluate.report`, for models the figures per split.
+        What was written: for agents the block of `agents.evaluation.episodes.report`, for models the figures per split.
 
     Raises:
         UserError: no such checkpoint, or overrides that don't fit it.
@@ -161,7 +163,7 @@ def agents(task: Task, asked: str) -> EpisodeEvaluation:
 
 def load_actors(task: EpisodeEvaluation, path: Path, given: str) -> None:
     """Put the actors of a checkpoint into `task`. Raises UserError where they don't fit what `given` made of it."""
-    saved = checkpoint.load(path, task.device)
+    saved = checkpoint_file.load(path, task.device)
     state, trained = saved["loss"], saved["processes"][0]["task"].get("spec", {"groups": {}})["groups"]
     actors = {key.removeprefix("actors."): value for key, value in state.items() if key.startswith("actors.")}
     for name, group in task.spec.groups.items():

@@ -23,11 +23,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from agents import attribution as agents_attribution
-from agents.rl_task import RLTask
-from marl import attribution, build, cli, options, run_directory
-from marl.errors import UserError
-from marl.features import features
+from agents.analysis import attribution as agents_attribution
+from agents.tasks.rl_task import RLTask
+from marl.config import options
+from marl.core import run_directory
+from marl.core.errors import UserError
+from marl.inspection import integrated_gradients
+from marl.inspection.features import features
+from marl.launch import build, cli
 from marl.task import Task
 
 
@@ -71,7 +74,7 @@ def rows_of(task: Task, count: int) -> dict[str, Tensor]:
     """Rows of the test split (or the validation's), of every class in turn where there are classes."""
     rows = task.held_out.get("test_", task.held_out[""])
     classes = rows["y"].dtype == torch.int64
-    index = attribution.rows_of_each(rows["y"], count) if classes else torch.arange(min(count, len(rows)))
+    index = integrated_gradients.rows_of_each(rows["y"], count) if classes else torch.arange(min(count, len(rows)))
     return {"x": rows["x"][index], "y": rows["y"][index]}
 
 
@@ -92,12 +95,14 @@ def explain_label(task: Task, chosen: Options, out: Path) -> None:
     if picture:
         told = [f"{kind}" if rows["y"].dtype != torch.int64 else f"{rows['y'][i].item()}: says {kind}"
                 for i, kind in enumerate(label.tolist())]  # fmt: skip
-        attribution.draw_pictures(x.cpu(), shares.cpu(), told, out)
+        integrated_gradients.draw_pictures(x.cpu(), shares.cpu(), told, out)
     else:
         parts = chosen.names or [str(i) for i in range(x[0].numel())]
         table = shares.abs().mean(0).flatten().unsqueeze(0).cpu().numpy()
         check_names(parts, table.shape[1])
-        attribution.draw_parts(table, ["output"], parts, f"{out.parent.parent.name}: what the output depends on", out)
+        integrated_gradients.draw_parts(
+            table, ["output"], parts, f"{out.parent.parent.name}: what the output depends on", out
+        )
 
 
 def by_row(task: Task, x: Tensor, baseline: Tensor, steps: int, label: Tensor) -> tuple[Tensor, float]:
@@ -105,7 +110,7 @@ def by_row(task: Task, x: Tensor, baseline: Tensor, steps: int, label: Tensor) -
     found, worst = [], 0.0
     for i in range(len(x)):
         kind = int(label[i])
-        shares, error = attribution.integrated_gradients(
+        shares, error = integrated_gradients.integrated_gradients(
             lambda inputs, kind=kind: task.loss.outputs(inputs)[..., kind], x[i : i + 1], baseline, steps
         )
         found.append(shares)
@@ -127,7 +132,7 @@ def explain_action(task: RLTask, chosen: Options, out: Path) -> None:
     ranked = table.sum(0).argsort(descending=True)[:5].tolist()
     print("most: " + ", ".join(f"{parts[i]} ({table[:, i].mean():.3g})" for i in ranked))
     agent = task.env.spec.groups[group].agents[chosen.agent]
-    attribution.draw_parts(table.cpu().numpy(), outputs, parts, f"what {agent}'s action depends on", out)
+    integrated_gradients.draw_parts(table.cpu().numpy(), outputs, parts, f"what {agent}'s action depends on", out)
 
 
 def check_names(names: list[str], count: int) -> None:

@@ -1,8 +1,8 @@
 """Writes a trained policy as a file for other programs: python scripts/export.py ckpt=RUN_DIR [option=value …]
 
   ckpt=RUN_DIR|FILE    a run directory, one of its checkpoints, or a policy.safetensors (required)
-  format=onnx          onnx (runs in onnxruntime) | torch_export (torch alone) | safetensors (agents.policy.Policy.load)
-  which=last           last | best: which checkpoint of a run directory
+  format=onnx          onnx (runs in onnxruntime) | torch_export (torch alone) | safetensors
+  (agents.policies.policy.Policy.load) which=last           last | best: which checkpoint of a run directory
   out=null             the folder to write to; null: export/ in the run directory
 
 The folder gets the policy and a model card, README.md: the layout of observations, the meaning of actions, where the
@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from agents.export import export
-from agents.policy import Policy
-from marl import cli, options, run_directory
+from agents.deploy.export import export
+from agents.policies.policy import Policy
+from marl.config import options
+from marl.core import run_directory
+from marl.launch import cli
 
 
 @dataclass

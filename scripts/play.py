@@ -20,13 +20,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from agents.layers import plain
-from agents.policy import Policy
-from agents.replay import settings_of
-from envs.live import program, world
-from envs.page import page, web, write
-from marl import cli, options, run_directory
-from marl.errors import UserError
+from agents.deploy.web_weights import plain
+from agents.evaluation.episode_replays import settings_of
+from agents.policies.policy import Policy
+from envs.rendering.html_page import page, web, write
+from envs.rendering.live_world import program, world
+from marl.config import options
+from marl.core import run_directory
+from marl.core.errors import UserError
+from marl.launch import cli
 
 UNITS = ("frames", "epochs", "batches")  # of a run's budget
 BEGIN = """unpack("data").then(({ world, policy }) =>
@@ -54,7 +56,7 @@ def run(chosen: Options) -> Path | None:
         settings["max_steps"] = chosen.max_steps
     if chosen.serve:
         try:
-            from agents.serve import serve
+            from agents.deploy.live_server import serve
         except ImportError as error:
             raise UserError(f"serve=true: {error.name} is not installed; run pip install -e '.[serve]'") from error
         serve(policy, settings, chosen.port)

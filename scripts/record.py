@@ -21,16 +21,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from agents.episode_loop import Players
-from agents.policy import Policy
-from agents.record import metadata, record
+from agents.evaluation.dataset_recording import metadata, record
+from agents.evaluation.episode_loop import Players
+from agents.policies.policy import Policy
 from envs.base import Env
 from envs.spec import describe
-from marl import build, cli, options, run_directory
+from marl.config import options
+from marl.core import run_directory
+from marl.core.errors import UserError
+from marl.core.kinds import function, required
+from marl.core.seeding import derive
 from marl.data.episodes import append, manifest
-from marl.errors import UserError
-from marl.kinds import function, required
-from marl.seeding import derive
+from marl.launch import build, cli
 
 
 @dataclass

@@ -25,14 +25,16 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from agents.policy import Policy
-from agents.replay import record_policy, strip
-from envs.drawing import image
-from envs.film import web_frames
-from envs.page import page, write
-from envs.replay import Recording
-from marl import cli, options, run_directory
-from marl.errors import UserError
+from agents.evaluation.episode_replays import record_policy, strip
+from agents.policies.policy import Policy
+from envs.rendering.html_page import page, write
+from envs.rendering.recording import Recording
+from envs.rendering.scene import image
+from envs.rendering.web_frames import web_frames
+from marl.config import options
+from marl.core import run_directory
+from marl.core.errors import UserError
+from marl.launch import cli
 
 
 @dataclass

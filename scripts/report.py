@@ -23,9 +23,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from marl import cli, terminal
-from marl.errors import UserError, closest
-from marl.options import split
+from marl.config.options import split
+from marl.core import terminal
+from marl.core.errors import UserError, closest
+from marl.launch import cli
 from marl.report import marl_eval, page
 from marl.report.compare import Comparison
 from marl.report.find import find

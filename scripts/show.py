@@ -9,8 +9,11 @@ for example: python scripts/show.py schedule algo=mappo scheduler=cosine out=cos
 
 from pathlib import Path
 
-from marl import build, cli, compose, describe, graph, terminal
-from marl.errors import UserError, closest
+from marl.config import compose
+from marl.core import terminal
+from marl.core.errors import UserError, closest
+from marl.inspection import model_summary, network_graph
+from marl.launch import build, cli
 
 MOST = 1_000_000  # steps of a schedule that are shown: a minute
 SUBJECTS = ("schedule", "model", "graph")
@@ -20,7 +23,7 @@ def show_model(config: dict) -> None:
     """A table of the layers, and the sums of each part."""
     task = build.build_task(config)
     table = terminal.table("layer", "kind", "output", "parameters", "frozen", "FLOPs per row")
-    for layer in describe.layers(task):
+    for layer in model_summary.layers(task):
         numbers = (f"{layer.parameters:,}", f"{layer.frozen:,}" if layer.frozen else "", f"{layer.flops:,.0f}")
         table.add_row(layer.name, layer.kind, "×".join(map(str, layer.shape)), *numbers)
     terminal.console().print(table)
@@ -31,10 +34,12 @@ def show_model(config: dict) -> None:
 def show_graph(config: dict, out: Path) -> None:
     """A picture of every network's graph."""
     task = build.build_task(config)
-    found = {name: module for name, module in describe.outermost(task.loss).items() if ".networks." not in name}
+    found = {name: module for name, module in model_summary.outermost(task.loss).items() if ".networks." not in name}
     # Networks of agents that each have their own are alike: the first one stands for them.
-    found |= {n: m for n, m in describe.outermost(task.loss).items() if n.endswith(".networks.0")}
-    graph.draw({name: graph.trace(module, *describe.example(module, 2)) for name, module in found.items()}, out)
+    found |= {n: m for n, m in model_summary.outermost(task.loss).items() if n.endswith(".networks.0")}
+    network_graph.draw(
+        {name: network_graph.trace(module, *model_summary.example(module, 2)) for name, module in found.items()}, out
+    )
     print(out)
 
 
@@ -50,7 +55,9 @@ def show_schedule(config: dict, out: Path) -> None:
             f"{iterations:,} iterations: a schedule of {steps:,} steps takes too long to go through; at most {MOST:,}. "
             f"A run of fewer {task.unit} shows the same shape"
         )
-    found = describe.rates(task, setup["optimizer"], setup["schedule"], iterations, trainer.update_config.accumulate)
+    found = model_summary.rates(
+        task, setup["optimizer"], setup["schedule"], iterations, trainer.update_config.accumulate
+    )
     moments = sorted({round(i * iterations / 10) for i in range(11)})
     table = terminal.table("iteration", task.unit, *(f"lr of {name}" for name in found))
     for i in moments:

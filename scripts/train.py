@@ -8,10 +8,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.text import Text
 from rich.tree import Tree
 
-from marl import build, compose, describe, distributed, run, run_directory, saved_config, terminal
-from marl.callbacks import Callback
-from marl.errors import UserError
-from marl.resume import resumed
+from marl.callbacks.base import Callback
+from marl.checkpoints.resume import resumed
+from marl.config import compose, saved_config
+from marl.core import distributed, run_directory, terminal
+from marl.core.errors import UserError
+from marl.inspection import model_summary
+from marl.launch import build, run
 from marl.task import Task
 
 LAYERS = 24  # of one network in the table at the start
@@ -66,7 +69,7 @@ def show(config: dict) -> None:
 def show_networks(task: Task) -> None:
     """Print the layers of every network: shapes, parameters, FLOPs."""
     table = terminal.table("layer", "kind", "output", "parameters", "FLOPs per row", title="networks")
-    found = describe.networks(task.loss)
+    found = model_summary.networks(task.loss)
     alike = {name for name in found if re.search(r"\.networks\.[1-9]\d*$", name)}  # of agents with one each
     for name, layers in found.items():
         if name in alike:

@@ -31,10 +31,11 @@ from omegaconf import OmegaConf
 from pydantic import Field
 from train import train  # beside this file
 
-from marl import build, cli, compose, conf_tree, orphans, sweep
-from marl.errors import Damaged, Stopped, UserError, closest
-from marl.files import read_json, write_json
-from marl.options import split
+from marl.config import compose, conf_tree
+from marl.config.options import split
+from marl.core.errors import Damaged, Stopped, UserError, closest
+from marl.core.files import read_json, write_json
+from marl.launch import build, cli, orphans, sweep
 from marl.report.tables import Table
 
 PARENT = "MARL_TUNE_PARENT"  # environment variable: the process that began this one as a helper
@@ -62,7 +63,7 @@ class Tuning:
         try:
             import optuna
 
-            from marl import tuning
+            from marl.launch import tuning
         except ModuleNotFoundError as error:
             raise UserError(f"tune.py needs {error.name}: pip install -e '.[tune]'") from error
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # of failed trials its warnings hold tracebacks

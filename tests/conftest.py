@@ -1,4 +1,4 @@
 """Fixtures that tests of every package share."""
 
-from tests.browser import browser  # noqa: F401 (a fixture, found here by its name)
-from tests.javascript import javascript  # noqa: F401
+from tests.fixtures.browser import browser  # noqa: F401 (a fixture, found here by its name)
+from tests.fixtures.javascript import javascript  # noqa: F401

@@ -36,9 +36,9 @@ import sklearn.datasets  # noqa: E402, F401
 import torch.utils.tensorboard  # noqa: E402, F401
 import torchmetrics  # noqa: E402, F401
 
-import agents.on_policy  # noqa: E402, F401
-import envs.vmas  # noqa: E402, F401
-import marl.supervised  # noqa: E402, F401
+import agents.tasks.on_policy  # noqa: E402, F401
+import envs.vmas.env  # noqa: E402, F401
+import marl.supervised.task  # noqa: E402, F401
 from tests.fuzzing import commands, damage, overrides, process, world  # noqa: E402
 from tests.fuzzing.outcome import Outcome  # noqa: E402
 

@@ -28,10 +28,12 @@ import torch.utils.tensorboard
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import agents.on_policy  # noqa: E402, F401
-import envs.vmas  # noqa: E402, F401
-import marl.supervised  # noqa: E402, F401
-from marl import checkpoint, compose, files  # noqa: E402
+import agents.tasks.on_policy  # noqa: E402, F401
+import envs.vmas.env  # noqa: E402, F401
+import marl.supervised.task  # noqa: E402, F401
+from marl.checkpoints import checkpoint_file  # noqa: E402
+from marl.config import compose  # noqa: E402
+from marl.core import files  # noqa: E402
 from tests import kills_of_commands  # noqa: E402
 
 COMMON = [
@@ -206,7 +208,7 @@ def compare(whole: Path, cut: Path) -> list[str]:
     """Names of all that differs between two finished runs."""
     found = []
     for name in ("last.pt", "best.pt"):
-        a, b = (checkpoint.load(run / "checkpoints" / name) for run in (whole, cut))
+        a, b = (checkpoint_file.load(run / "checkpoints" / name) for run in (whole, cut))
         found += [f"{name}: {key}" for key in SAME if not same(a[key], b[key])]
     found += [f"metrics.csv: row {i}" for i, (a, b) in enumerate(zip(*map(rows, (whole, cut)), strict=False)) if a != b]
     if len(rows(whole)) != len(rows(cut)):

@@ -19,7 +19,8 @@ from typing import Any
 
 import psutil
 
-from marl import checkpoint, run_directory
+from marl.checkpoints import checkpoint_file
+from marl.core import run_directory
 from marl.data.episodes import manifest, mapped
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -220,7 +221,7 @@ def episodes(folder: Path) -> dict[str, Any]:
     missing = [name for name in named if name not in names]
     if missing:
         raise SystemExit(f"the manifest names {missing}, which are not there")
-    return {name: len(checkpoint.load_weights(folder / "e" / name)) for name in named}
+    return {name: len(checkpoint_file.load_weights(folder / "e" / name)) for name in named}
 
 
 def compare_episodes(whole: Path, cut: Path) -> list[str]:
@@ -248,7 +249,7 @@ def team_again(folder: Path) -> list[str]:
 
 def iterations_done(folder: Path) -> dict[str, Any]:
     """That the run's checkpoints can be read, and go up."""
-    newest = checkpoint.newest(folder / "r") if run_directory.candidates(folder / "r") else None
+    newest = checkpoint_file.newest(folder / "r") if run_directory.candidates(folder / "r") else None
     best = folder / "best_known"
     before = int(best.read_text()) if best.exists() else 0
     now = newest[1]["iteration"] if newest else 0

@@ -47,8 +47,8 @@ def start(folder: Path) -> subprocess.Popen:
 
 def verify(folder: Path, seen: dict[int, bool]) -> None:
     """Look at every checkpoint whose file is new; `seen`: {inode with its time: whether it is good}."""
-    from marl import checkpoint
-    from marl.errors import UserError
+    from marl.checkpoints import checkpoint_file
+    from marl.core.errors import UserError
 
     def key(path: Path) -> tuple[int, int] | None:
         try:
@@ -62,7 +62,7 @@ def verify(folder: Path, seen: dict[int, bool]) -> None:
         if before is None or before in seen:
             continue
         try:
-            good = isinstance(checkpoint.load(path)["iteration"], int)
+            good = isinstance(checkpoint_file.load(path)["iteration"], int)
         except UserError as error:
             good, told = False, str(error)
         if key(path) != before:  # renamed meanwhile: seen under its new name the next time

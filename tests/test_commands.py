@@ -10,10 +10,11 @@ import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from marl import build, compose
-from marl.options import split
-from marl.overrides import tidy
-from tests.runs import make_run
+from marl.config import compose
+from marl.config.options import split
+from marl.config.overrides import tidy
+from marl.launch import build
+from tests.fixtures.runs import make_run
 from tests.scripts.conftest import script  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from marl import build, compose, conf_tree
-from marl.early_stopping import EarlyStopping
-from marl.errors import UserError
-from marl.loggers import CSVLogger, TensorBoardLogger
+from marl.callbacks.early_stopping import EarlyStopping
+from marl.config import compose, conf_tree
+from marl.core.errors import UserError
+from marl.launch import build
+from marl.loggers.loggers import CSVLogger, TensorBoardLogger
 
 CONF = conf_tree.CONF
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from agents.policy import Policy
-from marl import checkpoint
-from marl.early_stopping import EarlyStopping
-from marl.saved_config import read_config
+from agents.policies.policy import Policy
+from marl.callbacks.early_stopping import EarlyStopping
+from marl.checkpoints import checkpoint_file
+from marl.config.saved_config import read_config
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ROOT / "tests" / "old_files"
@@ -45,7 +45,7 @@ def command(tmp_path: Path, monkeypatch) -> Callable[..., None]:
 
 def expect(run: str) -> dict:
     """Compare a continued run with what the earlier version made of it; returns its checkpoint."""
-    content, expected = checkpoint.load(Path(run) / "checkpoints" / "last.pt"), EXPECTED[run]
+    content, expected = checkpoint_file.load(Path(run) / "checkpoints" / "last.pt"), EXPECTED[run]
     assert content["iteration"] == expected["iteration"] and content["stop_reason"] == expected["stopped"]
     assert [float(group["lr"]) for group in content["optimizer"]["param_groups"]] == pytest.approx(expected["lr"])
     states = [state for state in content["callbacks"].values() if state]
@@ -59,7 +59,7 @@ def expect(run: str) -> dict:
 
 @pytest.mark.parametrize("run", ["balance", "memory", "tag", "digits"])
 def test_a_stopped_run_is_continued(command, run: str, capsys) -> None:
-    begun = checkpoint.load(Path(run) / "checkpoints" / "last.pt")
+    begun = checkpoint_file.load(Path(run) / "checkpoints" / "last.pt")
     command("train", f"resume={run}")
     lines = capsys.readouterr().out.splitlines()
     start = lines.index("resuming after iteration 3")
@@ -79,7 +79,7 @@ def test_a_stopped_run_is_continued(command, run: str, capsys) -> None:
 
 
 def test_the_state_of_a_callback_is_there() -> None:
-    saved = checkpoint.load(FILES / "balance" / "checkpoints" / "last.pt")["callbacks"]
+    saved = checkpoint_file.load(FILES / "balance" / "checkpoints" / "last.pt")["callbacks"]
     name = f"{EarlyStopping.__module__}.{EarlyStopping.__qualname__}"
     assert saved[name] == {"best": pytest.approx(-1.4419199), "waited": 2}  # and the run stops when 3 have been added
 

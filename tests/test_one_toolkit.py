@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from agents.on_policy import OnPolicy
-from marl import build, compose
+from agents.tasks.on_policy import OnPolicy
+from marl.config import compose
 from marl.data import Digits, Sine
-from marl.losses import CrossEntropy
+from marl.engine.updater import Updater
+from marl.launch import build
+from marl.losses.objectives import CrossEntropy
 from marl.networks import MLP
-from marl.supervised import Supervised
-from marl.updater import Updater
-from tests.runs import TINY
+from marl.supervised.task import Supervised
+from tests.fixtures.runs import TINY
 
 ONE = ["network=mlp", "network.hidden=[32,32]", "optimizer=adamw", "optimizer.lr=0.005", "scheduler=cosine"]
 

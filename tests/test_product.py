@@ -15,9 +15,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from agents.policy import Policy
-from marl import build, checkpoint, compose, conf_tree
-from marl.errors import UserError
+from agents.policies.policy import Policy
+from marl.checkpoints import checkpoint_file
+from marl.config import compose, conf_tree
+from marl.core.errors import UserError
+from marl.launch import build
 
 KINDS = {
     "algorithm": {
@@ -113,7 +115,7 @@ def test_it_runs_or_is_refused_in_a_sentence(names: tuple[str, ...], tmp_path: P
         return
     OmegaConf.save(config, tmp_path / "config.yaml")
     last = tmp_path / "checkpoints" / "last.pt"
-    assert checkpoint.load(last)["iteration"] == 2 and first["frames"] == 24
+    assert checkpoint_file.load(last)["iteration"] == 2 and first["frames"] == 24
     torch.manual_seed(len(names[0]))  # nothing may depend on the caller's generator
     _, task, summary = train([f"resume={tmp_path}", "trainer.max_iterations=3"], tmp_path)
     assert summary["frames"] == 36

@@ -2,14 +2,14 @@
 
 from marl.data.augment import Erase, Flip, Noise, Shift
 from marl.data.base import ArrayData
-from marl.data.derived import DigitAttributes, DigitPairs, DigitTriplets
+from marl.data.digit_variants import DigitAttributes, DigitPairs, DigitTriplets
 from marl.data.episodes import Episodes
 from marl.data.images import Digits, FashionMNIST
 from marl.data.loader import Loader
-from marl.data.made import LinearRegression, LogisticRegression, Sine, Threshold
 from marl.data.readers import CSV, IDX, NPZ, ImageFolder
 from marl.data.reconstruction import Reconstruction
 from marl.data.stream import CSVStream, Stream
+from marl.data.synthetic import LinearRegression, LogisticRegression, Sine, Threshold
 
 __all__ = [
     "ArrayData",

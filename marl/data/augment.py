@@ -9,7 +9,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.nn import functional as F
 
-from marl.errors import UserError
+from marl.core.errors import UserError
 
 
 class Shift:

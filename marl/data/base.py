@@ -7,12 +7,12 @@ from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor
 
+from marl.core.errors import UserError
+from marl.core.seeding import generator
 from marl.data.table import check_finite
-from marl.errors import UserError
-from marl.seeding import generator
 
 Kind = Literal["classification", "binary", "regression"]
-Compared = Literal["ranking", "triplets"]  # rows of two or three inputs; see marl.data.derived
+Compared = Literal["ranking", "triplets"]  # rows of two or three inputs; see marl.data.digit_variants
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
@@ -27,7 +27,8 @@ class ArrayData:
         train, validation, test: TensorDict [N] of "x" float32 [N, *in_shape] and "y"; `test` may be None. Models
             learn from `train`, are chosen by `validation` and judged by `test`.
         kind: what "y" is. "classification": int64 [N], the class; "binary": float32 [N, out_features] of 0 and
-            1; "regression": float32 [N, out_features]; "ranking", "triplets": float32 [N, 1], see `marl.data.derived`.
+            1; "regression": float32 [N, out_features]; "ranking", "triplets": float32 [N, 1], see
+            `marl.data.digit_variants`.
         in_shape: shape of one input.
         out_features: size of the model's output: classes, labels or target dimensions.
         shift, scale: float32, broadcast over one input; the model sees (x − shift) / scale.

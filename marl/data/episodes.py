@@ -26,10 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tensordict import TensorDict
 from torch import Tensor
 
-from marl import checkpoint
+from marl.checkpoints import checkpoint_file
+from marl.core.errors import UserError
 from marl.data.base import Count, Fraction, Seed, split
 from marl.data.table import check_finite, located, reading
-from marl.errors import UserError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -121,12 +121,12 @@ def append(folder: str | Path, episodes: Flat, about: Mapping[str, Any], source:
         odd = sorted(set(content["tensors"]) ^ set(episodes))
         raise UserError(f"{folder}: its episodes differ from these in having {', '.join(odd)} or not; give another")
     path = folder / f"episodes-{len(content['shards']):05d}.safetensors"
-    checkpoint.save_weights(path, episodes, {"format": str(FORMAT)})
+    checkpoint_file.save_weights(path, episodes, {"format": str(FORMAT)})
     counts = {"episodes": len(episodes["length"]), "steps": int(episodes["length"].sum())}
     content["shards"].append({"file": path.name, **counts, "source": source, "bytes": path.stat().st_size})
     totals = {f"total_{name}": sum(shard[name] for shard in content["shards"]) for name in counts}
     content["metadata"] = {**content.get("metadata", {}), **totals}
-    checkpoint.write(folder / MANIFEST, (json.dumps(content, indent=2) + "\n").encode())
+    checkpoint_file.write(folder / MANIFEST, (json.dumps(content, indent=2) + "\n").encode())
     return path
 
 
@@ -139,7 +139,7 @@ def shards(folder: str | Path) -> Iterator[dict[str, Tensor]]:
     content = manifest(folder)
     for shard in content["shards"]:
         path = folder / shard["file"]
-        yield _checked(checkpoint.load_weights(path), path, content["tensors"], shard["episodes"], shard["steps"])
+        yield _checked(checkpoint_file.load_weights(path), path, content["tensors"], shard["episodes"], shard["steps"])
 
 
 def _checked(shard: dict[str, Tensor], path: Path, names: list[str], episodes: int, steps: int) -> dict[str, Tensor]:
@@ -184,7 +184,7 @@ def mapped(folder: str | Path, target: str | Path | None = None) -> TensorDict:
             steps[start : start + len(part)] = part
             start, episode = start + len(part), episode + len(shard["length"])
             ends.append({name: value for name, value in shard.items() if per_episode(name)})
-        checkpoint.save_weights(temporary / FINAL, _joined(ends), {"format": str(FORMAT)})
+        checkpoint_file.save_weights(temporary / FINAL, _joined(ends), {"format": str(FORMAT)})
         (temporary / MANIFEST).write_text(text)
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
@@ -247,7 +247,7 @@ class Episodes:
         self.folder, self.manifest = folder, manifest(folder)
         if memmap:
             self.steps = mapped(folder)
-            self.final = checkpoint.load_weights(Path(folder).expanduser() / "memmap" / FINAL)
+            self.final = checkpoint_file.load_weights(Path(folder).expanduser() / "memmap" / FINAL)
         else:
             parts, first, ends = [], 0, []
             for shard in shards(folder):

@@ -11,9 +11,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from marl.core.errors import UserError
 from marl.data.base import ArrayData, Fold, Folds, Fraction, Seed, split
 from marl.data.table import located, reading, refuse_too_large
-from marl.errors import UserError
 
 FASHION_MNIST_FILES = (
     "train-images-idx3-ubyte",

@@ -14,12 +14,12 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from marl import distributed
+from marl.core import distributed
+from marl.core.errors import UserError
+from marl.core.seeding import derive, generator
 from marl.data.augment import mixup
 from marl.data.samplers import Order, Sampling, Subset, Weights
 from marl.data.stream import Stream, StreamBatches
-from marl.errors import UserError
-from marl.seeding import derive, generator
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 Rows = TensorDict | Dataset | Stream

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marl.core.errors import UserError
 from marl.data.base import ArrayData, Count, Fold, Folds, Fraction, Kind, Seed, split
 from marl.data.images import read_idx
 from marl.data.table import (
@@ -27,7 +28,6 @@ from marl.data.table import (
     refuse_too_large,
     target_hint,
 )
-from marl.errors import UserError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
 

@@ -7,9 +7,9 @@ from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor
 
+from marl.core.errors import UserError
+from marl.core.seeding import generator
 from marl.data.base import ArrayData, Seed
-from marl.errors import UserError
-from marl.seeding import generator
 
 
 class Reconstruction(ArrayData):

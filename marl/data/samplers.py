@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler
 
-from marl.errors import UserError
+from marl.core.errors import UserError
 
 Sampling = Literal["random", "sequential", "weighted", "subset"]
 Weights = Literal["balanced"] | Sequence[Annotated[float, Field(ge=0)]]

@@ -10,11 +10,11 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from marl import distributed
+from marl.core import distributed
+from marl.core.errors import UserError
+from marl.core.seeding import generator
 from marl.data.base import Fraction, Seed
 from marl.data.table import Cells, check_labels, classes, inputs, lines, located, target_hint
-from marl.errors import UserError
-from marl.seeding import generator
 
 Row = tuple[Tensor, Tensor]
 

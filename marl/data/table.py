@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from marl.errors import UserError
+from marl.core.errors import UserError
 
 ALLOWED = {"binary": "0 or 1", "classification": "whole numbers from 0 on"}
 LARGEST = torch.finfo(torch.float32).max

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from marl.errors import UserError
+from marl.core.errors import UserError
 from marl.networks.common import (
     ActivationName,
     Gain,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import nn as differentiable
 
-from marl import distributed
+from marl.core import distributed
 
 
 class BatchNorm(nn.BatchNorm1d):

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from marl.errors import UserError
+from marl.core.errors import UserError
 from marl.networks.common import (
     ActivationName,
     Gain,

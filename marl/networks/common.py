@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from marl.errors import UserError, closest
+from marl.core.errors import UserError, closest
 
 ActivationName = Literal["tanh", "relu", "gelu", "silu", "elu", "leaky_relu", "mish"]
 InitName = Literal["default", "orthogonal", "xavier", "kaiming", "normal", "zeros"]

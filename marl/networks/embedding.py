@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from marl.errors import UserError
+from marl.core.errors import UserError
 from marl.networks.common import ActivationName, Gain, Init, Probability, Shape, Width, initialise, shape_tuple
 from marl.networks.mlp import MLP
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from marl.errors import UserError
-from marl.networks import fused
+from marl.core.errors import UserError
+from marl.networks import fused_mlp
 from marl.networks.batch_norm import BatchNorm
 from marl.networks.common import (
     ActivationName,
@@ -63,7 +63,7 @@ class MLP(nn.Module):
         self.head = nn.Linear(width, out_features)
         initialise(self.body, self.head, activation, init, last_gain, gain)
         self.activation = activation
-        self.plain = bool(hidden) and not (layer_norm or batch_norm or dropout) and fused.available(activation)
+        self.plain = bool(hidden) and not (layer_norm or batch_norm or dropout) and fused_mlp.available(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         # Rollouts call this at every step: no branch on tensors.
@@ -71,6 +71,6 @@ class MLP(nn.Module):
             x = x.flatten(self._flatten_from)
         if self.plain:
             layers = [*self.body, self.head][::2]  # the others are activations
-            if fused.worthwhile(x, layers):
-                return fused.mlp(x, layers, self.activation)
+            if fused_mlp.worthwhile(x, layers):
+                return fused_mlp.mlp(x, layers, self.activation)
         return self.head(self.body(x))

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from marl.errors import UserError
+from marl.core.errors import UserError
 from marl.networks.common import (
     ActivationName,
     Gain,

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from marl.errors import UserError
+from marl.core.errors import UserError
 from marl.networks.common import (
     ActivationName,
     Gain,

@@ -11,8 +11,8 @@ from itertools import permutations
 
 import numpy as np
 
-from marl import statistics
-from marl.errors import UserError, closest
+from marl.core.errors import UserError, closest
+from marl.report import statistics
 from marl.report.runs import Run
 
 POINTS = 100  # of a curve over a common grid

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from marl.errors import UserError
+from marl.core.errors import UserError
 from marl.report import marl_eval
 from marl.report.runs import Run, read
 

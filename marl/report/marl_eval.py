@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from marl.files import write_json
+from marl.core.files import write_json
 from marl.report.runs import Run
 
 RETURN, THEIRS = "episode_return", "return"  # our name of the team's return, and marl-eval's

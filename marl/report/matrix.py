@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from marl.report.figures import COLOURS, STYLE
 from marl.report.tables import Table, number
 
-Statistics = Mapping[str, float | Sequence[float]]  # {"mean", "ci95": [low, high], …} of `agents.evaluate.statistics`
+# {"mean", "ci95": [low, high], …} of `agents.evaluation.episodes.statistics`
+Statistics = Mapping[str, float | Sequence[float]]
 
 
 def line(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from marl.moved import update_config
+from marl.core.moved import update_config
 
 # What may differ between runs that are still the same algorithm on the same task: keys of the configuration.
 SAME = ("seed", "name", "paths", "resume", "init_from", "ckpt", "experiment", "logger", "device")

@@ -16,8 +16,9 @@ from torch import nn
 from bench import machine
 from bench.learning import ours_sized
 from bench.timing import Clock, alternate, figure, timed
-from marl import build, compose
-from marl.callbacks import Callback
+from marl.callbacks.base import Callback
+from marl.config import compose
+from marl.launch import build
 from marl.networks import MLP
 
 STEPS = 100

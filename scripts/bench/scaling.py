@@ -14,8 +14,9 @@ from pathlib import Path
 
 from bench.simulation import NEVER, Stepper
 from bench.timing import steps_within, timed
-from envs.vmas import VmasEnv
-from marl import build, compose
+from envs.vmas.env import VmasEnv
+from marl.config import compose
+from marl.launch import build
 
 ENVIRONMENTS = (1, 10, 100, 1_000, 10_000, 100_000)
 AGENTS = (2, 4, 8, 16, 32)

@@ -12,8 +12,8 @@ import torch
 from bench import sides
 from bench.timing import Clock, alternate, compared, figure, steps_within, timed
 from envs.base import EnvError
-from envs.simulator import find_scenario, scenario_names
-from envs.vmas import VmasEnv
+from envs.vmas.env import VmasEnv
+from envs.vmas.simulator import find_scenario, scenario_names
 
 EPISODE = 100  # steps
 DRAWN = 8  # sets of actions, used in turn

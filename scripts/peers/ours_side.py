@@ -14,9 +14,10 @@ import time
 import torch
 from line import Line
 
-from agents.on_policy import OnPolicy
-from marl import build, compose
-from marl.callbacks import Callback
+from agents.tasks.on_policy import OnPolicy
+from marl.callbacks.base import Callback
+from marl.config import compose
+from marl.launch import build
 
 QUIET = ["trainer.evaluate_every=0", "trainer.checkpoint_every=0", "trainer.progress=off", "frames=1_000_000_000"]
 

@@ -5,9 +5,9 @@ from functools import partial
 import torch
 from torch import nn
 
-from agents.on_policy import OnPolicy
-from agents.ppo import PPO
-from envs.memory import MemoryEnv
+from agents.algorithms.ppo import PPO
+from agents.tasks.on_policy import OnPolicy
+from envs.toy.cue_memory import MemoryEnv
 from marl.networks import GRU, LSTM, MLP
 
 # Delays of 1 to 5 and a limit of 5 steps: some episodes are terminated, others truncated, at different times.

@@ -1,7 +1,7 @@
 """Settings of slow scenarios, and what must hold of chained steps: files of tests share them, and two cores."""
 
-from envs.chains import TOLERANCE, chain
-from envs.simulator import scenario_names
+from envs.validation.chains import TOLERANCE, chain
+from envs.vmas.simulator import scenario_names
 
 EAGER = {"debug/het_mass", "debug/waterfall", "road_traffic"}  # docs/kernels.md says why
 # They draw within a step, and not the same numbers as the kernel (docs/kernels.md): verified when the kernel is built.

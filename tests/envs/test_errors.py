@@ -3,8 +3,8 @@
 import pytest
 
 from envs.base import EnvError
-from envs.simulator import find_scenario, scenario_names
-from envs.vmas import VmasEnv
+from envs.vmas.env import VmasEnv
+from envs.vmas.simulator import find_scenario, scenario_names
 
 MISTAKES = [
     ({"scenario": "balanc"}, "env.scenario='balanc' .*did you mean balance"),

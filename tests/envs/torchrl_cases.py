@@ -5,8 +5,8 @@ from tensordict import TensorDict
 from torchrl.data import Binary, Categorical, Composite, MultiOneHot, Unbounded
 from torchrl.envs import EnvBase
 
-from envs.torchrl_adapter import TorchRLEnv
-from envs.vmas import VmasEnv
+from envs.adapters.to_torchrl import TorchRLEnv
+from envs.vmas.env import VmasEnv
 
 
 def ours(num_envs: int, seed: int = 0) -> TorchRLEnv:

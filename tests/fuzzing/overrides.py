@@ -15,7 +15,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from marl import cli, compose, conf_tree, run
+from marl.config import compose, conf_tree
+from marl.launch import cli, run
 from tests.fuzzing.outcome import Outcome
 from tests.fuzzing.scripts import script
 from tests.fuzzing.values import SWEEPS, misspelt, odd
@@ -162,7 +163,7 @@ def work(name: str, arguments: list[str]) -> None:
                 options, overrides = parsed[0], parsed[-1]
                 compose.check(compose.saved(options.ckpt, overrides))
         else:
-            from marl import options as parser
+            from marl.config import options as parser
 
             if name == "tune":
                 parser.split(module.Options, given)

@@ -6,14 +6,14 @@ from functools import partial
 import torch
 from torch import nn
 
-from marl.callbacks import Callback
+from marl.callbacks.base import Callback
 from marl.data import Sine
-from marl.engine import Trainer
-from marl.loggers import CSVLogger, TensorBoardLogger
+from marl.engine.trainer import Trainer
+from marl.loggers.loggers import CSVLogger, TensorBoardLogger
 from marl.networks import MLP
-from marl.optim import OptimizerConfig
-from marl.schedule import ScheduleConfig
-from marl.supervised import Supervised
+from marl.optim.lr_schedule import ScheduleConfig
+from marl.optim.optimizer_config import OptimizerConfig
+from marl.supervised.task import Supervised
 
 LINEAR = ScheduleConfig([{"name": "LinearLR", "start_factor": 1.0, "end_factor": 0.0, "total_iters": "total"}])
 

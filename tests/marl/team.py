@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from agents.advantage import normalize_advantage
-from marl import distributed
+from agents.algorithms.advantages import normalize_advantage
+from marl.core import distributed
+from marl.core.errors import UserError
 from marl.data import Digits, Loader
-from marl.engine import Trainer
-from marl.errors import UserError
+from marl.engine.trainer import Trainer
+from marl.engine.updater import Updater
 from marl.networks import MLP
-from marl.optim import OptimizerConfig
-from marl.schedule import ScheduleConfig
-from marl.supervised import Supervised
-from marl.updater import Updater
+from marl.optim.lr_schedule import ScheduleConfig
+from marl.optim.optimizer_config import OptimizerConfig
+from marl.supervised.task import Supervised
 from tests.marl.runs import make_task
 
 

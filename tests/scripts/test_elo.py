@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agents.policy import Policy
-from agents.replay import record_policy
-from marl.errors import UserError
-from tests.runs import make_run
+from agents.evaluation.episode_replays import record_policy
+from agents.policies.policy import Policy
+from marl.core.errors import UserError
+from tests.fixtures.runs import make_run
 
 SMALL = ["network.hidden=[8]", "frames=160"]
 TAG = ["env=vmas/mpe/simple_tag", *SMALL]

@@ -5,10 +5,11 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from agents.attribution import attribute, observations
-from marl import build, compose
-from marl.errors import UserError
-from tests.runs import TINY, make_run
+from agents.analysis.attribution import attribute, observations
+from marl.config import compose
+from marl.core.errors import UserError
+from marl.launch import build
+from tests.fixtures.runs import TINY, make_run
 
 
 @pytest.fixture(scope="module")

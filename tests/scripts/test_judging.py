@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from marl import compose
-from marl.errors import UserError
+from marl.config import compose
+from marl.core.errors import UserError
 from tests.scripts.test_train import TINY
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from agents.export import card
-from agents.policy import Policy
-from agents.session import Session
+from agents.deploy.export import card
+from agents.deploy.live_session import Session
+from agents.policies.policy import Policy
 from envs.base import EnvError
-from marl.errors import UserError
-from tests.runs import make_run
+from marl.core.errors import UserError
+from tests.fixtures.runs import make_run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -228,7 +228,7 @@ def test_several_connections_have_worlds_of_their_own(server: str) -> None:
 
 def test_a_missing_web_library_is_told_in_a_sentence(runs, script, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "aiohttp", None)
-    monkeypatch.delitem(sys.modules, "agents.serve", raising=False)
+    monkeypatch.delitem(sys.modules, "agents.deploy.live_server", raising=False)
     module = script("play")
     with pytest.raises(UserError, match=r"serve=true: aiohttp is not installed; run pip install -e '\.\[serve\]'"):
         module.run(module.Options(str(runs["navigation"]), serve=True))

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from marl import build, compose
+from marl.config import compose
+from marl.core.errors import UserError
 from marl.data.episodes import Episodes, manifest
-from marl.errors import UserError
+from marl.launch import build
 from tests.scripts.test_train import TINY
 
 SIZE = ["env.scenario_kwargs.n_agents=3", "env.fast=off", "env.max_steps=15", "task.eval_episodes=4"]

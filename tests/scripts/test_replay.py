@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from envs.replay import Recording
-from marl.errors import UserError
-from tests.runs import make_run
+from envs.rendering.recording import Recording
+from marl.core.errors import UserError
+from tests.fixtures.runs import make_run
 
 
 @pytest.fixture(scope="module")

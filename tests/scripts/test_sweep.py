@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from marl.lock import running
-from marl.sweep import read
+from marl.core.lock import running
+from marl.launch.sweep import read
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 JOB = ["-m", "experiment=threshold"]
@@ -30,7 +30,7 @@ def status(folder: Path) -> list[str]:
 def test_a_failed_job_ends_no_other_and_the_same_command_repeats_only_that(shell, tmp_path: Path) -> None:
     mine = tmp_path / "conf" / "logger" / "mine.yaml"  # configurations of one's own are found, too
     mine.parent.mkdir(parents=True)
-    mine.write_text("csv:\n  _target_: marl.loggers.CSVLogger\n")
+    mine.write_text("csv:\n  _target_: marl.loggers.loggers.CSVLogger\n")
     command = ["--config-dir", "conf", *JOB, "logger=mine", "epochs=1", "seed=-1,0,1"]
     done = shell(tmp_path, "train", *command)
     (folder,) = tmp_path.glob("multirun/threshold/*")

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from agents.export import export
-from agents.layers import plain
-from agents.policy import Policy
-from marl import compose
-from marl.errors import UserError
-from tests.runs import make_run
+from agents.deploy.export import export
+from agents.deploy.web_weights import plain
+from agents.policies.policy import Policy
+from marl.config import compose
+from marl.core.errors import UserError
+from tests.fixtures.runs import make_run
 
 
 @pytest.mark.parametrize("network", ["deep_sets", "attention", "graph"])

@@ -13,9 +13,11 @@ import pytest
 import torch
 import yaml
 
-from marl import build, checkpoint, compose
-from marl.callbacks import Callback
-from marl.errors import UserError
+from marl.callbacks.base import Callback
+from marl.checkpoints import checkpoint_file
+from marl.config import compose
+from marl.core.errors import UserError
+from marl.launch import build
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -118,7 +120,7 @@ def test_a_resumed_run_ends_in_the_same_bits(run: Path, script, tmp_path: Path) 
     train(compose.compose([*TINY, "frames=400", "trainer.max_iterations=2"]), tmp_path)
     cfg = compose.compose([f"resume={tmp_path}", "trainer.max_iterations=null"])
     train(cfg, tmp_path)
-    whole, resumed = (checkpoint.load(path / "checkpoints" / "last.pt") for path in (run, tmp_path))
+    whole, resumed = (checkpoint_file.load(path / "checkpoints" / "last.pt") for path in (run, tmp_path))
     assert resumed["iteration"] == whole["iteration"] == 4
     assert all(torch.equal(resumed["loss"][key], value) for key, value in whole["loss"].items())
     config = yaml.safe_load((tmp_path / "config.yaml").read_text())
@@ -145,7 +147,7 @@ def test_resume_refuses_other_networks_and_leaves_the_run_alone(run: Path, scrip
 def test_init_from_starts_from_the_weights(run: Path) -> None:
     config = compose.check(compose.compose([*TINY, "seed=9", f"init_from={run}"]))
     task = build.build_task(config)
-    saved = checkpoint.load(run / "checkpoints" / "last.pt")["loss"]
+    saved = checkpoint_file.load(run / "checkpoints" / "last.pt")["loss"]
     assert all(torch.equal(value, saved[key]) for key, value in task.loss.state_dict().items())
     with pytest.raises(UserError, match="does not fit this task's networks"):
         build.build_task({**config, "network": {**config["network"], "hidden": [8]}})

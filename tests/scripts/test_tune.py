@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("optuna", reason="needs pip install -e '.[tune]'")
 
-from marl import compose  # noqa: E402
-from marl.errors import Stopped, UserError  # noqa: E402
+from marl.config import compose  # noqa: E402
+from marl.core.errors import Stopped, UserError  # noqa: E402
 
 sys.path.append(str(Path(__file__).resolve().parent.parent.parent / "scripts"))  # where tune.py finds train.py
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from agents.ppo import PPO, PPOLoss
+from agents.algorithms.ppo import PPO, PPOLoss
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from envs.kernel.lower import Lowering
-from envs.kernel.lowered_step import RULES
-from envs.kernel.program import evaluate
-from envs.kernel.rewrite import Rewriter, location
-from envs.kernel.tape import Recorder, Ref, Tape
-from envs.kernel.trace import TRACED as E
+from envs.kernel.ir.lowered_step import RULES
+from envs.kernel.ir.lowering import Lowering
+from envs.kernel.ir.program import evaluate
+from envs.kernel.tracing.rewrite import Rewriter, location
+from envs.kernel.tracing.tape import Recorder, Ref, Tape
+from envs.kernel.tracing.trace import TRACED as E
 
 
 def lowered(function, *inputs):

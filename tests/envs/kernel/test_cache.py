@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from envs.kernel import make
-from envs.vmas import VmasEnv
-from marl import compiler
-from marl import library_cache as cache
-from marl.compiler import compile_library, load
-from marl.errors import CannotCompile
+from envs.kernel import compile
+from envs.vmas.env import VmasEnv
+from marl.core.errors import CannotCompile
+from marl.native import compiler
+from marl.native import library_cache as cache
+from marl.native.compiler import compile_library, load
 
 needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 SOURCE = 'extern "C" int width() { return 7; }'
@@ -104,7 +104,7 @@ def test_a_folder_of_somebody_else_is_not_used(tmp_path, monkeypatch):
 
 @needs_compiler
 def test_without_a_place_for_kernels_there_is_a_warning_and_a_kernel(tmp_path):
-    code = "from envs.vmas import VmasEnv; print(VmasEnv('mpe/simple', num_envs=3).path)"
+    code = "from envs.vmas.env import VmasEnv; print(VmasEnv('mpe/simple', num_envs=3).path)"
     environment = {**os.environ, "HOME": "/proc/nohome", "PYTHONPATH": str(ROOT)}
     environment.pop("MARL_KERNEL_CACHE", None)
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
@@ -189,18 +189,18 @@ def test_keys_follow_every_source_of_the_package_wherever_it_lies(tmp_path, monk
 
 
 def sources_of(package: Path, monkeypatch) -> str:
-    monkeypatch.setattr(make, "PACKAGE", package)
-    make._sources.cache_clear()
+    monkeypatch.setattr(compile, "PACKAGE", package)
+    compile._sources.cache_clear()
     try:
-        return make._sources()
+        return compile._sources()
     finally:
-        make._sources.cache_clear()
+        compile._sources.cache_clear()
 
 
 def test_a_key_is_the_same_in_every_process(tmp_path):
     """Texts of built-in functions hold addresses, which differ from process to process."""
     program = ("import warnings; warnings.filterwarnings('ignore')\n"
-               "from envs.kernel.make import ScenarioState\nfrom envs.vmas import VmasEnv\n"
+               "from envs.kernel.compile import ScenarioState\nfrom envs.vmas.env import VmasEnv\n"
                "env = VmasEnv('balance', num_envs=2, seed=0, fast='off')\n"
                "import torch; env.simulator.scenario.activation = torch.tanh\n"
                "print(ScenarioState(env.world).digest())")

@@ -15,7 +15,7 @@ import torch
 import vmas
 from torch import nn
 
-from envs.vmas import VmasEnv
+from envs.vmas.env import VmasEnv
 
 ROOT = Path(__file__).parents[3]
 HEAD = "import torch\nfrom tests.envs.kernel.zoo.base import Zoo, flat\n\n"
@@ -90,7 +90,7 @@ BESIDE = {"d_helper.py": "import d_deeper\n\n\ndef bonus():\n    return d_deeper
 SCRIPT = '''
 import json, sys
 import torch
-from envs.vmas import VmasEnv
+from envs.vmas.env import VmasEnv
 
 def mean(name, fast):
     env = VmasEnv(name, num_envs=5, max_steps=50, seed=3, fast=fast)

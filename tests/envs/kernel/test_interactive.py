@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from envs.vmas import VmasEnv
+from envs.vmas.env import VmasEnv
 
 ROOT = Path(__file__).parents[3]
 CLASS = '''
@@ -38,7 +38,7 @@ PAY = 1.0
 '''
 PLAY = '''
 import json
-from envs.vmas import VmasEnv
+from envs.vmas.env import VmasEnv
 
 def play(name, fast):
     env = VmasEnv(name, num_envs=5, max_steps=10, seed=3, fast=fast)

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from envs.base import ActionError, EnvError
-from envs.kernel.make import compiled
-from envs.vmas import VmasEnv
-from marl.compiler import compile_library
-from marl.errors import CannotCompile
-from marl.library_cache import cache_folder
+from envs.kernel.compile import compiled
+from envs.vmas.env import VmasEnv
+from marl.core.errors import CannotCompile
+from marl.native.compiler import compile_library
+from marl.native.library_cache import cache_folder
 
 pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler here")
 
@@ -179,7 +179,7 @@ def test_a_new_process_finds_the_kernel_on_disk():
     made = compiled(VmasEnv(**settings, fast="off").world)
     assert (cache_folder() / made.binary).exists()
     code = (
-        "import envs.kernel.make as m; from envs.vmas import VmasEnv; m._make = None; "
+        "import envs.kernel.compile as m; from envs.vmas.env import VmasEnv; m._make = None; "
         f"print(m.compiled(VmasEnv(**{settings}, fast='off').world).binary)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

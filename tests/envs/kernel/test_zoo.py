@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from envs.base import EnvError
-from envs.vmas import VmasEnv
-from marl.library_cache import cache_folder
+from envs.vmas.env import VmasEnv
+from marl.native.library_cache import cache_folder
 from tests.envs.kernel.zoo import scenarios
 from tests.envs.kernel.zoo.base import EXPECTATIONS, Zoo
 

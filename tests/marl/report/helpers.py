@@ -24,8 +24,8 @@ def write_run(
         "seed": seed,
         "name": scenario,
         "paths": {"run_dir": str(folder)},
-        "task": {"_target_": "agents.on_policy.OnPolicy"},
-        "env": {"_target_": "envs.vmas.VmasEnv", "scenario": scenario, "num_envs": 4},
+        "task": {"_target_": "agents.tasks.on_policy.OnPolicy"},
+        "env": {"_target_": "envs.vmas.env.VmasEnv", "scenario": scenario, "num_envs": 4},
         "algo": {"critic": critic, **settings},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))

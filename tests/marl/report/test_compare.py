@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from marl.errors import UserError
+from marl.core.errors import UserError
 from marl.report import tables
 from marl.report.compare import Comparison
 from marl.report.find import find

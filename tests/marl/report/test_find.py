@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from marl.errors import UserError
+from marl.core.errors import UserError
 from marl.report import marl_eval
 from marl.report.find import find
 from tests.marl.report.helpers import absolute, change, write_run
@@ -39,11 +39,15 @@ def test_a_run_directory_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("env", "environment", "task"),
     [
-        ({"_target_": "envs.gymnasium_env.GymnasiumEnv", "id": "CartPole-v1"}, "gymnasium", "CartPole-v1"),
-        ({"_target_": "envs.gymnasium_env.PettingZooEnv", "env": "a.b.make"}, "pettingzoo", "a.b.make"),
-        ({"_target_": "envs.torchrl_env.FromTorchRL", "env": "torchrl.envs.GymEnv"}, "torchrl", "torchrl.envs.GymEnv"),
-        ({"_target_": "envs.memory.MemoryEnv", "n_agents": 2}, "memory", "MemoryEnv"),
-        ({"_target_": "envs.vmas.VmasEnv", "scenario": "mpe/simple_tag"}, "vmas", "mpe/simple_tag"),
+        ({"_target_": "envs.adapters.gymnasium_env.GymnasiumEnv", "id": "CartPole-v1"}, "gymnasium", "CartPole-v1"),
+        ({"_target_": "envs.adapters.gymnasium_env.PettingZooEnv", "env": "a.b.make"}, "pettingzoo", "a.b.make"),
+        (
+            {"_target_": "envs.adapters.torchrl_env.FromTorchRL", "env": "torchrl.envs.GymEnv"},
+            "torchrl",
+            "torchrl.envs.GymEnv",
+        ),
+        ({"_target_": "envs.toy.cue_memory.MemoryEnv", "n_agents": 2}, "memory", "MemoryEnv"),
+        ({"_target_": "envs.vmas.env.VmasEnv", "scenario": "mpe/simple_tag"}, "vmas", "mpe/simple_tag"),
     ],
 )
 def test_every_kind_of_environment_has_a_name(env: dict, environment: str, task: str, tmp_path: Path) -> None:
@@ -155,7 +159,7 @@ def test_how_a_run_was_watched_and_computed_makes_no_other_algorithm_or_task(tmp
     write_run(tmp_path / "0", [1])
     trainer = {"progress": "off", "threads": 2, "keep_every": 1, "evaluate_every": 5, "compile": True, "capture": False}
     trainer["helpers"] = 0
-    replay = {"replay": {"_target_": "agents.replay.Replay", "every": 2}}
+    replay = {"replay": {"_target_": "agents.evaluation.episode_replays.Replay", "every": 2}}
     env = {"fast": "off", "workers": 2}
     change(
         write_run(tmp_path / "1", [1], seed=1), trainer=trainer, env=env, callbacks=replay, task={"eval_episodes": 5}
@@ -164,7 +168,7 @@ def test_how_a_run_was_watched_and_computed_makes_no_other_algorithm_or_task(tmp
         ("mappo", "balance", 0),
         ("mappo", "balance", 1),
     ]
-    kl = {"_target_": "agents.kl_adaptive.KLAdaptive", "target": 0.1}
+    kl = {"_target_": "agents.algorithms.kl_adaptive.KLAdaptive", "target": 0.1}
     change(write_run(tmp_path / "2", [1]), callbacks={"kl": kl})
     change(write_run(tmp_path / "3", [1]), trainer={"grad_clip": 9.0})
     assert len({run.algorithm for run in find([tmp_path])[0]}) == 3

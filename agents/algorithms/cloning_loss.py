@@ -1,0 +1,83 @@
+"""What behaviour cloning minimises: the likelihood of a teacher's actions, and critics against its returns.
+
+Shapes: S steps in the data, N episodes, B minibatch rows, A agents in a group, F features, D action dimensions.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from agents.models.actor import Actor
+from agents.models.critic import Critic
+
+
+class CloneLoss(nn.Module):
+    """−log π(teacher's action | observation), averaged over the agents (the living ones) and summed over the groups.
+
+    The density is that of the raw action, as in PPO's loss. With `critic_coef` the squared error of the critics against
+    the teacher's returns is added. At 0 the critics come along untrained, so that the checkpoint has the form of any
+    other agents' checkpoint.
+    """
+
+    def __init__(self, actors: Mapping[str, Actor], critics: Mapping[str, Critic], critic_coef: float = 0.0) -> None:
+        super().__init__()
+        self.actors, self.critics = nn.ModuleDict(actors), nn.ModuleDict(critics)
+        self.critic_coef = critic_coef
+        self.critics.requires_grad_(critic_coef > 0)
+
+    def forward(self, batch: TensorDict) -> dict[str, Tensor]:
+        """{group: {observation [B, A, F], raw [B, A, D], mask, alive, return [B, A]}}, state → figures on the device.
+
+        "loss", and beside it "error": mean |mode − action| in the environment's units, or "accuracy" where actions are
+        choices; "value_loss" where the critics learn.
+        """
+        losses, misses, values = [], [], []
+        for name, actor in self.actors.items():
+            rows = batch[name]
+            params = actor(rows["observation"], rows.get("mask", None))
+            log_prob = actor.head.log_prob(params, rows["raw"])
+            alive = rows.get("alive", None)
+            counts = torch.ones_like(log_prob) if alive is None else alive.float()
+            total = counts.sum().clamp(min=1)
+            losses.append(-(log_prob * counts).sum() / total)
+            mode = actor.head.mode(params.detach())
+            if mode.is_floating_point():
+                miss = (actor.head.to_env(mode) - actor.head.to_env(rows["raw"])).abs()
+            else:
+                miss = (mode == rows["raw"]).float()
+            misses.append((miss.mean(-1) * counts).sum() / total)
+            if "return" in rows.keys():
+                value = self.critics[name](rows["observation"], batch.get("state", None))
+                values.append(nn.functional.mse_loss(value, rows["return"]))
+        figure = "error" if mode.is_floating_point() else "accuracy"
+        loss, figures = torch.stack(losses).sum(), {figure: torch.stack(misses).mean()}
+        if values:
+            figures["value_loss"] = torch.stack(values).sum().detach()
+            loss = loss + self.critic_coef * torch.stack(values).sum()
+        return {"loss": loss, **figures}
+
+
+def discounted(reward: Tensor, terminated: Tensor, end: Tensor, length: Tensor, gamma: float) -> Tensor:
+    """Discounted returns of episodes that lie one after the other.
+
+    Args:
+        reward: float32 [S, A].
+        terminated: bool [S]; an episode that ends without was cut off.
+        end: float32 [N, A], the value of where each episode ended, which stands for the rest of those cut off.
+        length: int64 [N], steps of each episode.
+        gamma: discount per step.
+
+    Returns:
+        float32 [S, A].
+    """
+    stops = length.cumsum(0)
+    result, following = torch.empty_like(reward), end.clone()
+    following[terminated[stops - 1]] = 0.0
+    for back in range(1, int(length.max()) + 1):  # all episodes at once, from their last steps to their first
+        there = length >= back
+        at = (stops - back)[there]
+        following[there] = reward[at] + gamma * following[there]
+        result[at] = following[there]
+    return result

@@ -1,0 +1,1 @@
+"""Collecting experience: rollouts, the buffers they fill, value estimates and sequences for training."""

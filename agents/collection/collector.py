@@ -1,0 +1,154 @@
+"""Collection: steps all environments under the current policies and stores what happens in a rollout buffer.
+
+Shapes: T time, E environments, A agents in a group, F features, D action dimensions, S global state features.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from agents.collection.rollout_buffer import RolloutBuffer
+from agents.models.actor import Actor
+from agents.models.critic import Critic
+from agents.models.hidden_state import Memories
+from envs.base import Env
+from marl.capture.op_graph import GraphedFunction, replayable
+from marl.engine.spans import span
+
+# Puts what is not the actors' doing into their actions {group: [E, A, D]}, given observations and masks of actions.
+Others = Callable[[dict[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]], None]
+
+
+class Collector:
+    """Plays T steps per rollout, always on from where the last one ended.
+
+    Attributes:
+        memories: {"actor" | "critic": `agents.models.hidden_state.Memories`}: what networks remember before the next
+            rollout's first step (the critics' are moved on by `agents.collection.value_estimates.values_of`).
+
+    Args:
+        env: the environments.
+        actors: who plays, by group; other groups are played by `others`.
+        rollout: where it is stored; the environments write into it directly (`Env.bind_rollout`).
+        critics: by group, where they may have a memory.
+        others: see `Others`.
+    """
+
+    def __init__(
+        self,
+        env: Env,
+        actors: Mapping[str, Actor],
+        rollout: RolloutBuffer,
+        critics: Mapping[str, Critic] | None = None,
+        others: Others | None = None,
+    ):
+        self.env, self.actors, self.rollout, self.others = env, actors, rollout, others
+        modules = {"actor": actors, "critic": critics or {}}
+        self.memories = {kind: Memories(networks, env.num_envs, env.device) for kind, networks in modules.items()}
+        self.masked = any(rollout.masks.values())
+        self.recurrent = any(memories.now for memories in self.memories.values())
+        self._graphed = {
+            name: GraphedFunction(partial(_choose, actor, actor), actor)
+            for name, actor in actors.items()
+            if name not in self.memories["actor"].now and replayable(actor)
+        }
+        # What an actor sees at each step and where its parameters and actions go: taken apart once, not at every step.
+        self._at = {
+            name: list(zip(rollout.observed[name], rollout.params[name], rollout.action[name], strict=False))
+            for name in rollout.action
+        }
+        after = {name: value[1:] for name, value in rollout.observed.items()}
+        states = (None, None) if rollout.states is None else (rollout.states[1:], rollout.next_states)
+        env.bind_rollout(after, rollout.next, rollout.reward, rollout.terminated, rollout.truncated, *states)
+
+    def reset(self, seed: int | None = None) -> None:
+        """Reset every environment; the first observation waits for `collect`."""
+        self.rollout.write_first(*self.env.reset(seed))
+        self._read_masks(-1)
+        for memories in self.memories.values():
+            memories.clear()
+
+    def _read_masks(self, t: int) -> None:
+        """Store the environment's masks of what is observed at t."""
+        if self.masked:
+            self.rollout.write_masks(t, self.env.masks())
+
+    @torch.no_grad()
+    def collect(self, generator: torch.Generator | None = None) -> TensorDict:
+        """Play T steps; returns the buffer's `data`, overwritten."""
+        rollout, memories = self.rollout, self.memories["actor"]
+        rollout.carry_over()
+        noise = {}
+        for name, actor in self.actors.items():
+            shape = (rollout.steps, self.env.num_envs, self.env.spec.groups[name].n_agents)
+            noise[name] = actor.head.noise(shape, self.env.device, generator).unbind()
+        for t in range(rollout.steps):
+            for name, memory in memories.now.items():
+                rollout.write_memory(t, "actor", name, memory)
+            actions = {name: self._act(t, name, noise[name][t]) for name in self.actors}
+            if self.others is not None:
+                masks = {name: kinds["action"][t] for name, kinds in rollout.masks.items() if "action" in kinds}
+                self.others(actions, {name: value[t] for name, value in rollout.observed.items()}, masks)
+            with span("simulation"):
+                self.env.step_into(t, actions)
+            self._read_masks(t + 1)
+            if memories.now:
+                over = rollout.terminated[t] | rollout.truncated[t]
+                memories.forget(over | rollout.idle(t) if rollout.lives else over)
+        for name, actor in self.actors.items():  # once for the whole rollout, outside of the loop
+            rollout.log_prob[name].copy_(actor.head.log_prob(rollout.params[name], rollout.action[name]))
+        rollout.finish()
+        return rollout.data
+
+    def _act(self, t: int, name: str, noise: Tensor) -> Tensor:
+        """A group's actions [E, A, D] at step t, for the environment; parameters and raw actions are stored."""
+        actor, mask = self.actors[name], self.rollout.masks[name].get("action")
+        observation, params_at, action_at = self._at[name][t]
+        inputs = (observation, noise) if mask is None else (observation, noise, mask[t])
+        if name in self._graphed:
+            params, raw, action = self._graphed[name](inputs, actor.training)
+            action = action.clone()  # environments may keep it, and a replay writes to one place
+        else:
+            params, raw, action = _choose(partial(self.memories["actor"].params, name, actor), actor, *inputs)
+        params_at.copy_(params)
+        action_at.copy_(raw)
+        return action
+
+    def state_dict(self) -> dict:
+        """What the next rollout starts from: the environment, what the policy will see first, and memories."""
+        rollout = self.rollout
+        state = {"env": self.env.snapshot()}
+        state["observation"] = {name: value[-1].clone() for name, value in rollout.observed.items()}
+        state["masks"] = {
+            name: {kind: mask[-1].clone() for kind, mask in masks.items()} for name, masks in rollout.masks.items()
+        }
+        if rollout.states is not None:
+            state["state"] = rollout.states[-1].clone()
+        if self.recurrent:
+            state["memory"] = {
+                kind: {name: memory.clone() for name, memory in memories.now.items()}
+                for kind, memories in self.memories.items()
+            }
+        return state
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`, bitwise identically."""
+        self.env.restore(state["env"])
+        self._read_masks(-1)  # for states from before the environment told its masks
+        self.rollout.write_first(state["observation"], state.get("state"))
+        self.rollout.write_masks(-1, state["masks"])
+        for kind, memories in self.memories.items():
+            for name, memory in list(memories.now.items()):
+                memories.set(name, state["memory"][kind][name].to(memory.device, copy=True))
+
+
+def _choose(
+    network: Callable[..., Tensor], actor: Actor, observation: Tensor, noise: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Parameters of the policy, the raw action drawn from it, and the environment's: [E, A, ...] each."""
+    params = network(observation, mask)
+    raw = actor.head.draw(params, noise)
+    return params, raw, actor.head.to_env(raw)

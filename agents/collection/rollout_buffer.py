@@ -1,0 +1,166 @@
+"""Storage for a rollout: T steps of every environment, in tensors that are allocated once and overwritten.
+
+Shapes: T time, E environments, A agents in a group, F features, D action dimensions, S global state features.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from agents.models.actor import Actor
+from agents.models.critic import Critic
+from envs.spec import EnvSpec
+
+
+class RolloutBuffer:
+    """The tensors of a rollout. Of groups without an actor of their own there are observations and rewards only.
+
+    `agents.collection.collector.Collector` fills them.
+
+    Attributes:
+        data: TensorDict [T, E] under TorchRL's keys: (group, "observation" | "action" | "log_prob"), and under
+            "next" the true next observation, the reward [T, E, A, 1] and done, terminated, truncated [T, E, 1].
+            "action" is the raw action (the pre-tanh sample of a squashed Gaussian).
+        observed: {group: [T + 1, E, A, F]}: what the policy saw, with what it will see next at the end.
+        masks: {group: {"action": bool [T + 1, E, A, sum(nvec)], "alive": bool [T + 1, E, A]}} of `observed`, where the
+            environment has them (`Env.masks`); under "action_mask" and "alive" in `data`.
+        states: global state [T + 1, E, S] likewise, or None.
+        memories_at_marks: {"actor" | "critic": {group: float32 [K, E, *memory_shape]}}: what networks remembered before
+            the steps of `marks`.
+        starts: bool [T + 1, E], True where an episode began after this rollout's first step: there memories are zeros
+            (also after a step that belongs to no episode, see `idle`).
+
+    Args:
+        spec: of the environments.
+        n_envs: E.
+        device: where the tensors live.
+        steps: T.
+        actors: who plays, by group.
+        critics: by group, where they may have a memory.
+        marks: {t: numbers k below K}: the memory of before step t is kept as the k-th.
+    """
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        n_envs: int,
+        device: torch.device | str,
+        steps: int,
+        actors: Mapping[str, Actor],
+        critics: Mapping[str, Critic] | None = None,
+        marks: Mapping[int, list[int]] | None = None,
+    ):
+        self.spec, self.steps, self.marks = spec, steps, marks or {}
+        E = n_envs
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(*shape, dtype=dtype, device=device)
+
+        self.masks: dict[str, dict[str, Tensor]] = {}
+        self.observed, self.params, self.action, self.log_prob, self.reward, self.next = {}, {}, {}, {}, {}, {}
+        for name, group in spec.groups.items():
+            A, F = group.n_agents, group.observation_size
+            self.observed[name] = zeros(steps + 1, E, A, F)
+            sizes = {"action": (A, sum(group.action.nvec)), "alive": (A,)}
+            self.masks[name] = {kind: zeros(steps + 1, E, *sizes[kind], dtype=torch.bool) for kind in group.masks}
+            self.next[name] = zeros(steps, E, A, F)
+            self.reward[name] = zeros(steps, E, A)
+            if name in actors:
+                head = actors[name].head
+                self.params[name] = zeros(steps, E, A, head.n_features)
+                self.action[name] = zeros(steps, E, A, head.raw_size, dtype=head.raw_dtype)
+                self.log_prob[name] = zeros(steps, E, A)
+        lives = [kinds.get("alive") for kinds in self.masks.values()]
+        self.lives = [] if any(alive is None for alive in lives) else lives  # of all groups, where all of them may die
+        S = spec.state_size
+        self.states = zeros(steps + 1, E, S) if S else None
+        self.next_states = zeros(steps, E, S) if S else None
+        self.terminated = zeros(steps, E, dtype=torch.bool)
+        self.truncated = zeros(steps, E, dtype=torch.bool)
+        self.done = zeros(steps, E, dtype=torch.bool)
+        self.starts = zeros(steps + 1, E, dtype=torch.bool)
+        K = 1 + max((k for ks in self.marks.values() for k in ks), default=-1)
+        self.memories_at_marks = {
+            kind: {n: zeros(K, E, *module.memory_shape) for n, module in modules.items() if module.memory_shape}
+            for kind, modules in (("actor", actors), ("critic", critics or {}))
+        }
+        self.data = self._views()
+
+    def _views(self) -> TensorDict:
+        T, E = self.done.shape
+        groups, after = {}, {}
+        for name in self.observed:
+            groups[name] = {"observation": self.observed[name][:T]}
+            if name in self.action:
+                groups[name] |= {"action": self.action[name], "log_prob": self.log_prob[name]}
+            names = {"action": "action_mask", "alive": "alive"}
+            groups[name] |= {names[kind]: mask[:T] for kind, mask in self.masks[name].items()}
+            after[name] = {"observation": self.next[name], "reward": self.reward[name].unsqueeze(-1)}
+        for key in ("done", "terminated", "truncated"):
+            after[key] = getattr(self, key).unsqueeze(-1)
+        if self.states is not None:
+            groups["state"], after["state"] = self.states[:T], self.next_states
+        return TensorDict({**groups, "next": after}, batch_size=[T, E], device=self.done.device)
+
+    def write_first(self, observation: Mapping[str, Tensor], state: Tensor | None) -> None:
+        """Store what the next rollout's first step will see, {group: [E, A, F]} and [E, S], at time T."""
+        for name, value in observation.items():
+            self.observed[name][-1].copy_(value)
+        if self.states is not None:
+            self.states[-1].copy_(state)
+
+    def write_masks(self, t: int, masks: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Store `Env.masks` of what is observed at t; groups and kinds that `masks` lacks stay as they are."""
+        for name, kinds in self.masks.items():
+            for kind, buffer in kinds.items():
+                if kind in masks.get(name, {}):
+                    buffer[t].copy_(masks[name][kind])
+
+    def write_memory(self, t: int, kind: str, name: str, memory: Tensor) -> None:
+        """Store what the "actor" or "critic" of a group remembers before step t, if t is one of `marks`."""
+        for k in self.marks.get(t, ()):
+            self.memories_at_marks[kind][name][k].copy_(memory)
+
+    def carry_over(self) -> None:
+        """What was seen at the end of the last rollout is the first that this one sees."""
+        for name, observed in self.observed.items():
+            for buffer in (observed, *self.masks[name].values()):
+                buffer[0].copy_(buffer[-1])
+        if self.states is not None:
+            self.states[0].copy_(self.states[-1])
+
+    def finish(self) -> None:
+        """What follows from the steps taken: `done` and `starts`."""
+        torch.logical_or(self.terminated, self.truncated, out=self.done)
+        torch.logical_or(self.done, self.idle(slice(0, -1)), out=self.starts[1:])
+
+    def idle(self, t: int | slice) -> Tensor:
+        """Where no agent is alive, bool [E] or [T, E]: the environment only resets itself (`envs.adapters.vector_env`).
+
+        Such a step belongs to no episode.
+        """
+        if not self.lives:
+            return torch.zeros_like(self.starts[t])
+        return ~torch.cat([alive[t] for alive in self.lives], -1).any(-1)
+
+    def not_finite(self) -> str | None:
+        """The first number that is not finite: what it is, whose, in which environment and step."""
+        places = []
+        for name, group in self.spec.groups.items():
+            numbers = {"observation": self.observed, "action": self.action, "reward": self.reward}
+            for order, (what, tensors) in enumerate(numbers.items()):
+                if name not in tensors:
+                    continue
+                bad = (~torch.isfinite(tensors[name])).nonzero()
+                if len(bad):
+                    t, e, a = bad[0, :3].tolist()
+                    value = tensors[name][tuple(bad[0])].item()
+                    places.append((t, order, f"{what} of {group.agents[a]} is {value} in environment {e}, step {t}"))
+        return f"{min(places)[2]} of the rollout" if places else None
+
+
+def take(rows: Mapping, index: Tensor) -> dict:
+    """The rows `index` (int64 [B]) of a nested dict of tensors, copied; several times faster than `tensor[index]`."""
+    return {k: v.index_select(0, index) if isinstance(v, Tensor) else take(v, index) for k, v in rows.items()}

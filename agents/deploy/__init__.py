@@ -1,0 +1,1 @@
+"""Trained policies outside of training: exported files, and pages in which they act live."""

@@ -1,0 +1,1 @@
+"""Episodes of trained policies: their statistics, recorded data sets and replays."""

@@ -1,0 +1,113 @@
+"""Recording data sets: episodes of any policy as the tensors that `marl.data.episodes` keeps.
+
+Shapes: T time, E environments (one episode each), A agents in a group, F features, D action dimensions, S steps of all
+episodes together.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agents.evaluation.episode_loop import Moment, Players, episode_steps, require_time_limit
+from envs.base import Env
+from envs.spec import ActionSpec, EnvSpec
+
+
+@torch.no_grad()
+def record(
+    env: Env, teacher: Players | None, seed: int, driver: Players | None = None, beta: float = 0.0
+) -> dict[str, Tensor]:
+    """One episode in every environment, from a reset with `seed`; equal arguments give equal episodes.
+
+    Args:
+        env: its number of environments is that of the episodes.
+        teacher: whose actions are kept; None = uniformly random ones.
+        driver: who moves the agents instead, while the teacher's answers are kept (DAgger, Ross et al. 2011).
+        beta: probability, for each episode and step apart, that the teacher moves the agents all the same.
+
+    Returns:
+        The tensors of a shard, on the CPU.
+
+    Raises:
+        UserError: the environment has no time limit, so that episodes need not end.
+    """
+    require_time_limit(env, "recording")
+    generator = torch.Generator(env.device).manual_seed(seed)
+    for players in filter(None, (teacher, driver)):
+        players.begin(env.num_envs, env.device)
+    columns: dict[str, list[Tensor]] = {}
+    final: dict[str, Tensor] = {}
+
+    def keep(**tensors: Tensor | None) -> None:
+        for name, value in tensors.items():
+            if value is not None:
+                columns.setdefault(name, []).append(value.clone())
+
+    def act(now: Moment) -> dict[str, Tensor]:
+        if teacher is None:
+            chosen = {name: (action, None) for name, action in env.random_action(generator).items()}
+        else:
+            chosen = teacher(now.observation, now.masks, generator)
+        moves = {name: action for name, (action, _) in chosen.items()}
+        if driver is not None:
+            driven = driver.actions(now.observation, now.masks, generator)
+            by_teacher = torch.rand(env.num_envs, generator=generator, device=env.device) < beta
+            moves = {name: torch.where(by_teacher.view(-1, 1, 1), moves[name], driven[name]) for name in driven}
+        for name, (action, raw) in chosen.items():
+            mask = now.masks.get(name, {})
+            row = {"observation": now.observation[name], "action": action, "raw": raw}
+            row |= {"action_mask": mask.get("action"), "alive": mask.get("alive")}
+            keep(**{f"{name}/{key}": value for key, value in row.items()})
+        keep(state=now.state, running=now.running)
+        return moves
+
+    for running, transition in episode_steps(env, act, seed):
+        keep(**{f"{name}/reward": value for name, value in transition.reward.items()})
+        keep(terminated=transition.terminated, truncated=transition.truncated)
+        ends = {f"{name}/final_observation": value for name, value in transition.next_observation.items()}
+        ends |= {} if transition.next_state is None else {"final_state": transition.next_state}
+        ended = running & transition.done
+        for name, value in ends.items():
+            at = ended.view(-1, *[1] * (value.dim() - 1))
+            final[name] = torch.where(at, value, final.get(name, torch.zeros_like(value)))
+    within = torch.stack(columns.pop("running")).T  # [E, T]
+    flat = {name: torch.stack(values, 1)[within] for name, values in columns.items()}
+    flat |= {"length": within.sum(1), **final}
+    return {name: value.cpu() for name, value in flat.items()}
+
+
+def to_raw(head: nn.Module, action: Tensor) -> Tensor:
+    """The raw action of a policy head that gives `action` [..., A, D] (the environment's units).
+
+    The inverse of `head.to_env`. A squashed Gaussian's is finite only inside of its bounds, so actions are moved
+    1e-6 of the range inwards; clipped Gaussians and categoricals take the action as it is.
+    """
+    if not hasattr(head, "half_range"):
+        return action.to(head.raw_dtype)
+    half = torch.where(head.half_range > 0, head.half_range, 1.0)
+    return ((action - head.centre) / half).clamp(-1 + 1e-6, 1 - 1e-6).atanh()
+
+
+def metadata(name: str, spec: EnvSpec, env: Mapping[str, Any], algorithm: str, description: str) -> dict[str, Any]:
+    """What a data set says of itself, under the names that Minari's metadata have; the totals come with the shards."""
+    return {
+        "dataset_id": name,
+        "algorithm_name": algorithm,
+        "description": description,
+        "data_format": "safetensors",
+        "env_spec": {key: value for key, value in env.items() if not key.startswith("_")},
+        "observation_space": {
+            group.name: {"type": "Box", "dtype": "float32", "shape": [group.n_agents, group.observation_size]}
+            for group in spec.groups.values()
+        },
+        "action_space": {group.name: _space(group.action, group.n_agents) for group in spec.groups.values()},
+    }
+
+
+def _space(action: ActionSpec, agents: int) -> dict[str, Any]:
+    if action.kind != "continuous":
+        return {"type": "MultiDiscrete", "dtype": "int64", "nvec": [list(action.nvec)] * agents}
+    bounds = {"low": action.low.tolist(), "high": action.high.tolist()}
+    return {"type": "Box", "dtype": "float32", "shape": [agents, action.size], **bounds}

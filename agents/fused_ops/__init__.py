@@ -1,0 +1,1 @@
+"""The RL losses' inner operations as compiled functions with their own derivatives."""

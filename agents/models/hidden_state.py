@@ -1,0 +1,79 @@
+"""What networks with a memory remember while they play: carried from step to step, forgotten at episodes' ends.
+
+Shapes: E environments, A agents in a group, F features, S global state features.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.models.actor import Actor
+from agents.models.critic import Critic
+
+
+def forget(memory: Tensor, done: Tensor) -> Tensor:
+    """Memory [E, ...] with zeros where an episode has ended, done bool [E]; nothing is read back from the device."""
+    return torch.where(done.view(-1, *[1] * (memory.dim() - 1)), 0.0, memory)
+
+
+class Memories:
+    """The memories of several networks, in E environments each.
+
+    Args:
+        modules: actors or critics by group; those without a memory (and players of other kinds) are left out.
+        n_envs: E.
+        device: where they live.
+
+    Attributes:
+        now: {group: float32 [E, *memory_shape]} before the next step, zeros at an episode's beginning; empty where no
+            network has a memory, and then nothing here costs anything.
+    """
+
+    def __init__(self, modules: Mapping[str, Any], n_envs: int, device: torch.device) -> None:
+        shapes = {name: getattr(module, "memory_shape", None) for name, module in modules.items()}
+        self.now = {n: torch.zeros(n_envs, *shape, device=device) for n, shape in shapes.items() if shape}
+
+    def set(self, name: str, memory: Tensor) -> None:
+        """Go on from `memory`, float32 [E, *memory_shape]."""
+        self.now[name] = memory
+
+    def forget(self, done: Tensor) -> None:
+        """Begin again in the environments whose episode has ended, done bool [E]."""
+        for name, memory in self.now.items():
+            self.now[name] = forget(memory, done)
+
+    def clear(self) -> None:
+        """Begin again everywhere."""
+        for name, memory in self.now.items():
+            self.now[name] = torch.zeros_like(memory)
+
+    def params(self, name: str, actor: Actor, observation: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Parameters of the policy at a step, observation [E, A, F]; what was seen is remembered."""
+        if name not in self.now:
+            return actor(observation, mask)
+        params, self.now[name] = actor.remember(observation, self.now[name], mask)
+        return params
+
+    def act(
+        self,
+        name: str,
+        actor: Actor,
+        observation: Tensor,
+        deterministic: bool,
+        generator: torch.Generator | None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Actions [E, A, D] in the environment's units, for observation [E, A, F]; what was seen is remembered."""
+        params = self.params(name, actor, observation, mask)
+        return actor.head.to_env(actor.choose(params, deterministic, generator)[0])
+
+    def value(self, name: str, critic: Critic, observation: Tensor, state: Tensor | None) -> Tensor:
+        """Values [E, A] in units of the return; what was seen is remembered."""
+        if name not in self.now:
+            return critic.denormalize(critic(observation, state))
+        state = None if state is None else state.unsqueeze(0)
+        values, memories = critic.unroll(observation.unsqueeze(0), state, self.now[name])
+        self.now[name] = memories[0]
+        return critic.denormalize(values[0])

@@ -1,0 +1,1 @@
+"""Who acts for each group of agents: learners, past versions, scripted and perturbed players."""

@@ -1,0 +1,259 @@
+"""A saved policy: observations to actions, without training code, Hydra or a simulator.
+
+Shapes: A agents in a group, F features, D action dimensions, S global state features, `...` any leading dimensions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from agents.models import hidden_state as memories
+from agents.models.actor import Actor
+from agents.models.actor_critic import build_networks
+from agents.models.architecture import Architecture
+from agents.models.critic import Critic
+from agents.policies.group_settings import algorithms, everyone, read, source
+from envs.spec import EnvSpec, spec_of
+from marl.checkpoints import checkpoint_file
+from marl.core import run_directory
+from marl.core.errors import UserError
+from marl.core.kinds import build, required
+from marl.core.moved import update_config
+
+FORMAT = 1
+
+
+class Policy(nn.Module):
+    """The actors of all groups that learnt, and their critics.
+
+    metadata: what the file says: "spec", "algo", "network", "critic_network", "groups" (configuration nodes) and, for
+    people and other programs, "env" (how its environment is built), "run" (seed, frames so far, evaluation).
+
+    Raises:
+        UserError: the description names networks that can't be built here.
+    """
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.metadata = metadata = update_config(dict(metadata))
+        self.spec = spec_of(metadata["spec"])
+        network = _factory(metadata["network"], "network")
+        critic_node = metadata.get("critic_network")
+        critic_network = _factory(critic_node, "critic_network") if critic_node else None
+        settings = read(metadata.get("groups"), self.spec)
+        architecture = Architecture.of(metadata["algo"])
+        groups = algorithms(architecture, settings)
+        actors, critics = build_networks(architecture, self.spec, network, critic_network, groups)
+        self.actors, self.critics = nn.ModuleDict(actors), nn.ModuleDict(critics)
+        self.settings = settings
+        acting = {n: group for n, group in self.spec.groups.items() if n in actors}
+        self.spec = EnvSpec(acting, self.spec.state_size, self.spec.max_steps)
+        self.eval()
+
+    def everyone(self) -> tuple[dict[str, Actor], dict[str, Critic]]:
+        """Actors and critics of all groups of the environment; see `agents.policies.group_settings.everyone`."""
+        return everyone(self.settings, self.actors, self.critics)
+
+    @classmethod
+    def load(cls, path: str | Path, which: str = "last", device: str | torch.device = "cpu") -> Policy:
+        """Read a policy file (`save`), a checkpoint, or the `which` checkpoint of a run directory.
+
+        Raises:
+            UserError: there is none, it can't be read, or it holds no agents.
+        """
+        path = Path(path)
+        if path.is_dir() and (path / "policy.safetensors").is_file():
+            path = path / "policy.safetensors"
+        weights = None
+        if path.suffix == ".safetensors":
+            metadata, weights = cls._read(path)
+            if metadata:
+                return cls._filled(metadata, weights, path).to(device)
+            beside = path.with_suffix(".pt")  # a checkpoint's weights alone: what they are for is written beside them
+            if not beside.is_file():
+                raise UserError(
+                    f"{path} holds weights only, and no {beside.name} that says of which networks lies beside it; "
+                    "give a run directory, a checkpoint, or a policy.safetensors of scripts/export.py"
+                )
+            path = beside
+        path = run_directory.find(path, which)
+        state = checkpoint_file.load(path)
+        spec, config = state["processes"][0]["task"].get("spec"), state["config"]
+        if not config.get("algo"):
+            raise UserError(f"{path}: a checkpoint of {config.get('name', 'another task')}, which has no agents")
+        if spec is None:
+            raise UserError(
+                f"{path}: written by an earlier version, without the sizes of observations and actions; "
+                "resume the run once with this version"
+            )
+        policy = cls(
+            {
+                "spec": spec,
+                **{key: config.get(key) for key in ("algo", "network", "critic_network", "env")},
+                "groups": config.get("groups"),
+                "run": {
+                    "checkpoint": "/".join(path.resolve().parts[-3:]),
+                    "name": config.get("name"),
+                    "seed": config.get("seed"),
+                    **state.get("budget", {}),  # what was really trained; an older checkpoint does not say
+                    "iteration": state.get("iteration"),
+                    "evaluation": state.get("evaluation"),
+                },
+            }
+        )
+        weights = state["loss"] if weights is None else weights
+        policy._fill({key: value for key, value in weights.items() if key.startswith(("actors.", "critics."))}, path)
+        return policy.to(device)
+
+    @staticmethod
+    def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The description (empty: the file has none) and the weights of a safetensors file."""
+        try:
+            with safe_open(str(path), "pt") as file:
+                text = (file.metadata() or {}).get("policy")
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} can't be read as a policy: {error}") from error
+        return _description(text, path) if text is not None else {}, checkpoint_file.load_weights(path)
+
+    @classmethod
+    def _filled(cls, metadata: dict[str, Any], weights: dict[str, Tensor], path: Path) -> Policy:
+        try:
+            policy = cls(metadata)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} can't be read as a policy: its description lacks {error}") from error
+        policy._fill(weights, path)
+        return policy
+
+    def _fill(self, weights: dict[str, Tensor], path: Path) -> None:
+        try:
+            self.load_state_dict(weights)
+        except RuntimeError as error:
+            raise UserError(
+                f"{path}: its weights don't fit the networks it names: {' '.join(str(error).split())[:300]}"
+            ) from error
+
+    def save(self, path: str | Path) -> None:
+        """Write a policy file (safetensors with a description in JSON and a digest), whole or not at all."""
+        checkpoint_file.save_weights(
+            path, self.state_dict(), {"policy": json.dumps({"format": FORMAT, **self.metadata})}
+        )
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: Mapping[str, Tensor] | Tensor,
+        deterministic: bool = True,
+        generator: torch.Generator | None = None,
+        masks: Mapping[str, Mapping[str, Tensor]] | None = None,
+        memory: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor] | Tensor | tuple[dict[str, Tensor] | Tensor, dict[str, Tensor]]:
+        """Actions in the environment's units: {group: [..., A, F]} -> {group: [..., A, D]}.
+
+        A tensor instead of a dict stands for the only group, and gets a tensor back. deterministic: the policy's mode.
+        masks: as `Env.masks` returns them; without them every action is taken to be allowed.
+        memory: what the actors remember of the episode so far, {group: [..., A, M]}: `memory(...)` at its beginning,
+        from then on what the step before returned (with `forget` where episodes end). With it the result is a pair,
+        actions and memory after the step. Policies that remember nothing neither need nor mind it ({}).
+
+        Raises:
+            UserError: a tensor where there are several groups, another shape than the policy was trained on, or no
+                memory where it has one.
+        """
+        if isinstance(observation, Tensor):
+            if len(self.actors) > 1:
+                raise UserError(f"observation: this policy has the groups {', '.join(self.actors)}; give a dict")
+            only = next(iter(self.actors))
+            result = self.act({only: observation}, deterministic, generator, masks, memory)
+            return result[only] if memory is None else (result[0][only], result[1])
+        actions, after = {}, {}
+        for name, actor in self._present(self.actors, observation).items():
+            features, group = observation[name].float(), self.spec.groups[source(self.settings, name)]
+            if features.shape[-2:] != (group.n_agents, group.observation_size):
+                raise UserError(
+                    f"observation of {name}: shape {tuple(features.shape)}; it must end with the agents and "
+                    f"features {(group.n_agents, group.observation_size)}"
+                )
+            mask = None if masks is None else masks[name].get("action")
+            if actor.memory_shape is None:
+                params = actor(features, mask)
+            else:
+                params, after[name] = actor.remember(features, _remembered(memory, name, "memory"), mask)
+            actions[name] = actor.head.to_env(actor.choose(params, deterministic, generator)[0])
+        return actions if memory is None else (actions, after)
+
+    @torch.no_grad()
+    def values(
+        self,
+        observation: Mapping[str, Tensor],
+        state: Tensor | None = None,
+        memory: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor] | tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The returns that the critics expect: {group: [..., A, F]} and, where read, state [..., S] -> [..., A].
+
+        memory: as in `act`, but the critics' own, which begins as `critic_memory(...)`.
+        """
+        values, after = {}, {}
+        for name, critic in self._present(self.critics, observation).items():
+            if critic.memory_shape is None:
+                value = critic(observation[name], state)
+            else:
+                before = _remembered(memory, name, "critic_memory")
+                now = None if state is None else state.unsqueeze(0)
+                value, after[name] = (x[0] for x in critic.unroll(observation[name].unsqueeze(0), now, before))
+            values[name] = critic.denormalize(value)
+        return values if memory is None else (values, after)
+
+    def _present(self, modules: nn.ModuleDict, observation: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Actors or critics of the groups that learnt, and of those observed that are played by their past versions."""
+        sources = {n: source(self.settings, n) for n in self.settings if n in modules or n in observation}
+        return {name: modules[of] for name, of in sources.items() if of in modules}
+
+    def memory(self, *leading: int) -> dict[str, Tensor]:
+        """What the actors remember at an episode's beginning: zeros [*leading, A, M] by group; {} if never anything."""
+        return self._zeros(self.actors, leading)
+
+    def critic_memory(self, *leading: int) -> dict[str, Tensor]:
+        """The same of the critics."""
+        return self._zeros(self.critics, leading)
+
+    def _zeros(self, modules: nn.ModuleDict, leading: tuple[int, ...]) -> dict[str, Tensor]:
+        shapes = {name: module.memory_shape for name, module in modules.items() if module.memory_shape}
+        device = next(self.parameters()).device
+        return {name: torch.zeros(*leading, *shape, device=device) for name, shape in shapes.items()}
+
+
+def forget(memory: Mapping[str, Tensor], done: Tensor) -> dict[str, Tensor]:
+    """Memory {group: [E, ...]} with zeros where an episode has ended, done bool [E]."""
+    return {name: memories.forget(value, done) for name, value in memory.items()}
+
+
+def _remembered(memory: Mapping[str, Tensor] | None, name: str, beginning: str) -> Tensor:
+    if memory is None or name not in memory:
+        raise UserError(
+            f"memory: this policy remembers what {name} saw; give memory=policy.{beginning}(E) at the beginning of "
+            "episodes, then what came back beside the result"
+        )
+    return memory[name]
+
+
+def _description(text: str, path: Path) -> dict[str, Any]:
+    try:
+        metadata = json.loads(text)
+    except ValueError:
+        metadata = None
+    if not isinstance(metadata, dict) or metadata.pop("format", None) != FORMAT:
+        raise UserError(f"{path} is no policy of this version (format {FORMAT})")
+    return metadata
+
+
+def _factory(node: Mapping[str, Any], key: str) -> Callable[..., nn.Module]:
+    """`network(in_shape, out_features)` of a configuration node; classes of other kinds are refused, uncalled."""
+    required({**node, "_partial_": True}, Callable[..., nn.Module], key)
+    return build({**node, "_partial_": True})

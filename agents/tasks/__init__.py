@@ -1,0 +1,1 @@
+"""Learning problems for the engine: on-policy reinforcement learning and behaviour cloning."""

@@ -1,0 +1,69 @@
+"""Tasks whose agents are judged by playing episodes, however they learn."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from agents.evaluation.episodes import Episodes, evaluate, flat, nested, report
+from agents.models.actor import Actor
+from agents.players.perturbation import Disturbance
+from agents.players.scripted import Player
+from envs.base import Env
+from envs.spec import EnvSpec
+from marl.core.seeding import derive
+from marl.task import Task
+
+
+class EpisodeEvaluation(Task):
+    """A task with actors, `loss.actors`, whose evaluation plays episodes in environments of their own.
+
+    Attributes:
+        spec: the groups of agents it has actors for.
+        eval_episodes, eval_deterministic: how many, and whether the policy's mode acts or samples of it.
+    """
+
+    monitor = ("episode_return", "max")
+    loss: nn.Module
+    spec: EnvSpec
+    seed: int
+    device: torch.device
+
+    @classmethod
+    def keeps_on_resume(cls, key: str) -> bool:
+        """All but how the policy is judged, which changes no number of training."""
+        return key not in ("eval_episodes", "eval_deterministic")
+
+    def setup_evaluation(self, env: Callable[..., Env], eval_episodes: int, eval_deterministic: bool) -> None:
+        """Remember how to evaluate; `env` is called with `seed`, `device` and `num_envs`."""
+        self.make_env, self.eval_episodes, self.eval_deterministic = env, eval_episodes, eval_deterministic
+        self.eval_env: Env | None = None
+
+    def run_episodes(
+        self,
+        episodes: int | None = None,
+        seed: int | None = None,
+        deterministic: bool | None = None,
+        random: bool = False,
+        disturbance: Disturbance | None = None,
+    ) -> Episodes:
+        """Episodes of the current policy in the evaluation environment; defaults are those of training."""
+        episodes = episodes or self.eval_episodes
+        if self.eval_env is None or self.eval_env.num_envs != episodes:
+            self.eval_env = self.make_env(seed=derive(self.seed, "evaluation"), device=self.device, num_envs=episodes)
+        seed = derive(self.seed if seed is None else seed, "evaluation")
+        deterministic = self.eval_deterministic if deterministic is None else deterministic
+        players, random, counted = self.eval_players(self.eval_env, random)
+        return evaluate(self.eval_env, players, seed, deterministic, random, disturbance, counted)
+
+    def eval_players(self, env: Env, random: bool) -> tuple[Mapping[str, Actor | Player], bool, tuple[str, ...]]:
+        """Who plays each group of an evaluation, whether all act at random, and which groups' return counts."""
+        return self.loss.actors, random, ()
+
+    def evaluate(self) -> dict[str, float]:
+        """Play `eval_episodes` episodes, the same starts every time; flat statistics of their returns."""
+        return flat(report(self.run_episodes()))
+
+    def summary(self, metrics: dict[str, float]) -> dict:
+        """`summary.json`'s block: {"episode_return": {"mean", "iqm", "std", "ci95", "episodes"}, …}."""
+        return nested(metrics) if metrics else {}

@@ -1,0 +1,203 @@
+"""The on-policy task: what makes IPPO and MAPPO a learning problem for the engine.
+
+Data flows one way: environment -> rollout -> values and advantages -> shuffled minibatches -> PPO loss.
+Shapes: T time, E environments, A agents in a group, F features, N ends of episodes, B minibatch rows.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from agents.algorithms.advantages import bootstrap, explained_variance, gae, normalize_advantage
+from agents.algorithms.happo import SequentialUpdate
+from agents.algorithms.ppo import PPO
+from agents.collection.rollout_buffer import take
+from agents.collection.sequences import Sequences
+from agents.collection.value_estimates import values_of
+from agents.models.normalization import reward_norms
+from agents.tasks.rl_task import RLTask
+from envs.base import Env
+from marl.core import distributed
+from marl.core.errors import UserError
+
+
+class OnPolicy(RLTask):
+    """Collects a rollout per iteration and yields its minibatches, epoch by epoch. See `agents.tasks.rl_task.RLTask`.
+
+    Args:
+        env, frames, seed, device, eval_episodes, eval_deterministic, groups: see `RLTask`.
+        algo: settings of IPPO or MAPPO.
+        network: factory of the actors' networks (and of the critics', unless `critic_network` is given).
+        critic_network: factory of the critics' networks.
+
+    Where networks have a memory, minibatches are of whole sequences (`agents.collection.sequences`), `minibatch_size`
+    rounded down. Frames beyond the last full minibatch of an epoch are left out of it. Every epoch shuffles again, so
+    all are used in turn.
+
+    Raises:
+        UserError: as `RLTask`; a minibatch larger than the rollout, or past versions in a sequential update.
+    """
+
+    name = "on_policy"
+
+    def __init__(
+        self,
+        env: Callable[..., Env],
+        algo: PPO,
+        network: Callable[..., nn.Module],
+        critic_network: Callable[..., nn.Module] | None = None,
+        frames: Annotated[int, Field(ge=1)] = 600_000,
+        seed: Annotated[int, Field(ge=0)] = 0,
+        device: str | torch.device = "cpu",
+        eval_episodes: Annotated[int, Field(ge=1)] = 200,
+        eval_deterministic: bool = True,
+        groups: dict[str, Any] | None = None,
+    ):
+        steps = algo.rollout_steps
+        super().__init__(env, algo, steps, frames, seed, device, eval_episodes, eval_deterministic, groups)
+        self.minibatch_size = algo.minibatch_size or self.batch_frames  # one process's part, as `num_envs` is
+        if self.minibatch_size > self.batch_frames:
+            raise UserError(
+                f"algo.minibatch_size={algo.minibatch_size}: larger than the rollout of algo.rollout_steps * "
+                f"env.num_envs = {self.batch_frames} frames; at most {self.batch_frames} is allowed"
+            )
+        if algo.update == "sequential" and self.lineup.partly:
+            raise UserError(f"groups.{min(self.lineup.partly)}.past: needs algo.update=joint")
+        self.build_loss(network, critic_network)
+        networks = [*self.loss.actors.values(), *self.loss.critics.values()]
+        self.sequences = Sequences.of(networks, steps, algo.chunk_length, algo.burn_in, algo.minibatch_size)
+        self.build_collector(steps, self.sequences and self.sequences.marks)
+        per_row = self.sequences.length if self.sequences else 1  # frames: a row is a frame, or a whole sequence
+        self.rows_per_iteration = self.batch_frames // per_row
+        self.minibatch_rows = self.minibatch_size // per_row
+        self.minibatches = self.rows_per_iteration // self.minibatch_rows
+        sequential = algo.update == "sequential"
+        self.sequential_update = SequentialUpdate(self.loss) if sequential else None
+        self.accumulates = not sequential
+        turns = self.sequential_update.count if self.sequential_update else 1
+        self.steps_per_iteration = algo.epochs * self.minibatches * turns
+        self.reward_norm = reward_norms(self.env.num_envs, self.n_agents, self.lineup.algos).to(self.device)
+        self.rows: dict = {}
+        self.kl: list[Tensor] = []
+
+    def collect(self, iteration: int) -> None:
+        """A rollout under the current policy, its values, advantages and returns."""
+        self.gather(iteration)
+        self.figures |= self.loss.advance(min(iteration / max(self.iterations - 1, 1), 1.0))
+        truncated = self.rollout.truncated.flatten().nonzero().squeeze(-1)  # one wait for the device per iteration
+        self.rows, explained = {}, []
+        for name in self.lineup.algos:
+            self.rows[name], variance = self._rows(name, truncated)
+            explained.append(variance)
+            if len(self.loss.groups) > 1:
+                self.figures[f"{name}/explained_variance"] = variance
+        self.figures["explained_variance"] = torch.stack(explained).mean()
+
+    def _rows(self, name: str, truncated: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """What the loss reads of a group, {name: [T, E, A, ...]}, and how much of the returns' variance is explained.
+
+        truncated: int64 [N], t * E + e.
+        """
+        rollout, critic, algo = self.rollout, self.loss.critics[name], self.lineup.algos[name]
+        reward = self._scaled(name)
+        value, final_value = values_of(critic, name, rollout, truncated, self.collector.memories["critic"])
+        next_value = bootstrap(value, final_value, truncated)
+        advantage, returns = gae(reward, value[:-1], next_value, rollout.terminated, rollout.done, algo.gamma, algo.lam)
+        explained = explained_variance(value[:-1], returns)
+        target, old_value = critic.learn_scale(returns, value[:-1])
+        masks = {kind: mask[:-1] for kind, mask in rollout.masks[name].items()}
+        own = self.lineup.own(name, advantage)
+        counts = masks.get("alive") if own is None else own & masks.get("alive", own)
+        rows = {
+            "observation": rollout.observed[name][:-1],
+            "action": rollout.action[name],
+            "log_prob": rollout.log_prob[name],
+            "advantage": normalize_advantage(advantage, algo.normalize_advantage, alive=counts),
+            "return": target,
+        }
+        rows |= {"mask" if kind == "action" else kind: mask for kind, mask in masks.items()}
+        if algo.value_clip is not None:
+            rows["value"] = old_value
+        if own is not None:
+            rows["own"] = own
+        return rows, explained
+
+    def _scaled(self, name: str) -> Tensor:
+        """The rollout's rewards [T, E, A] as the critic learns them."""
+        reward = self.rollout.reward[name]
+        scale = self.lineup.algos[name].reward_scale
+        reward = reward if scale == 1 else scale * reward
+        return self.reward_norm[name](reward, self.rollout.done) if name in self.reward_norm else reward
+
+    def batches(self, iteration: int) -> Iterator[TensorDict]:
+        """Shuffled minibatches of `minibatch_size` frames, `epochs` times over; fewer where the KL stop says so.
+
+        With `minibatch_size` null the rollout is the one minibatch of an epoch, as it lies: no shuffle, no copy.
+        """
+        if self.sequences:
+            rows = self.sequences.rows(self.rows, self.rollout)
+        else:
+            rows = {n: {k: v.flatten(0, 1) for k, v in tensors.items()} for n, tensors in self.rows.items()}
+        if self.loss.uses_state:
+            states = self.rollout.states[:-1]
+            rows["state"] = self.sequences.cut_before(states) if self.sequences else states.flatten(0, 1)
+        self.loss.train()  # dropout and BatchNorm: what acts and is judged is the policy as it will be evaluated
+        update = self.sequential_update
+        for _ in (None,) if update is None else update.turns(rows, self.minibatch_generator):
+            yield from self._epochs(rows)
+        self.loss.eval()
+        self._learn_inputs()
+
+    def _learn_inputs(self) -> None:
+        """For the next rollout, since this one is done. What is seen first by the next rollout is left to that one."""
+        rollout = self.rollout
+        observations = {name: observed[:-1] for name, observed in rollout.observed.items()}
+        alive = {name: kinds["alive"][:-1] for name, kinds in rollout.masks.items() if "alive" in kinds}
+        self.loss.learn_inputs(observations, None if rollout.states is None else rollout.states[:-1], alive)
+
+    def _epochs(self, rows: dict) -> Iterator[TensorDict]:
+        B, count = self.minibatch_rows, self.rows_per_iteration
+        for epoch in range(self.algo.epochs):
+            self.kl = []
+            if self.algo.minibatch_size is None:
+                yield TensorDict(rows, batch_size=[count])
+            else:
+                order = torch.randperm(count, generator=self.minibatch_generator, device=self.device)
+                for index in order[: self.minibatches * B].split(B):
+                    yield TensorDict(take(rows, index), batch_size=[len(index)])
+            self.figures["epochs"] = float(epoch + 1)
+            if self.algo.target_kl is not None and self._mean_kl() > self.algo.target_kl:
+                break
+
+    def _mean_kl(self) -> Tensor:
+        return distributed.mean(torch.stack(self.kl).mean())
+
+    def observe(self, outputs: dict[str, Tensor]) -> None:
+        """Keep the epoch's KL divergences where a KL stop is asked for."""
+        if self.algo.target_kl is not None:
+            self.kl.append(outputs["approx_kl"])
+
+    def state_dict(self) -> dict:
+        """As `RLTask`, with what the rewards are divided by."""
+        state = super().state_dict()
+        return state | {"reward_norm": self.reward_norm.state_dict()} if state else state
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`, bitwise identically."""
+        super().load_state_dict(state)
+        if state:
+            self.reward_norm.load_state_dict(state.get("reward_norm", {}))
+
+    def rejoin(self, iteration: int, saved: dict) -> None:
+        """As `RLTask`. What the rewards are divided by goes on: their deviation so far, which is all processes' own."""
+        for name, norm in self.reward_norm.items():
+            prefix = f"{name}.moments."
+            saved_norm = saved.get("reward_norm", {})
+            moments = {key.removeprefix(prefix): v for key, v in saved_norm.items() if key.startswith(prefix)}
+            if moments:
+                norm.moments.load_state_dict(moments)
+        super().rejoin(iteration, saved)

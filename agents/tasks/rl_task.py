@@ -1,0 +1,195 @@
+"""What every reinforcement-learning task has: environments, line-up, collection, statistics, random streams.
+
+On-policy and off-policy tasks derive from `RLTask` and add how they learn from what was collected.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agents.algorithms.base import Algorithm
+from agents.collection.collector import Collector
+from agents.collection.episode_statistics import EpisodeStatistics
+from agents.collection.rollout_buffer import RolloutBuffer
+from agents.evaluation.episode_loop import require_time_limit
+from agents.evaluation.redundant_features import find_repeated
+from agents.fused_ops import native
+from agents.models.actor import Actor
+from agents.players.lineup import Lineup
+from agents.players.scripted import Player
+from agents.tasks.episode_evaluation import EpisodeEvaluation
+from envs.base import ActionError, Env
+from envs.spec import describe
+from marl.core import distributed
+from marl.core.distributed import stream
+from marl.core.errors import NonFinite, UserError
+from marl.core.seeding import derive, generator
+from marl.engine.spans import span
+from marl.networks import fused_mlp
+from marl.optim import fused_adam
+
+
+class RLTask(EpisodeEvaluation):
+    """Environments in which groups of agents learn, and what is counted there. See `marl.task.Task`.
+
+    A subclass calls, in its constructor and in this order, `__init__`, `build_loss` and `build_collector`. In `collect`
+    it calls `gather`, and in `state_dict`, `load_state_dict` and `rejoin` it adds what is its own.
+
+    Args:
+        env: factory of environments; called with `seed` and `device`, for evaluation also with `num_envs`.
+        algo: settings of the algorithm.
+        steps: steps of every environment in an iteration.
+        frames: budget in environment frames (one step of one environment), rounded up to whole iterations.
+        seed: every random stream (environment, policy, minibatches, evaluation) is derived from it.
+        device: where everything lives.
+        eval_episodes: episodes per evaluation, played at once.
+        eval_deterministic: evaluate the policy's mode instead of samples.
+        groups: {group: who plays it, by which settings} (`agents.policies.group_settings.GroupSettings`); None: all
+            learn by `algo`.
+
+    Attributes:
+        env, spec: the environments trained in, and their spec as the networks see it.
+        lineup: who acts for each group.
+        loss: actors, critics and what trains them.
+        rollout, collector: what was collected, and what collects it.
+        statistics: of the episodes that end in training.
+        policy_generator, minibatch_generator: random streams of the actions and of the minibatches.
+        figures: metrics of the iteration.
+
+    Raises:
+        UserError: no time limit, a budget smaller than one iteration, or groups that do not fit.
+    """
+
+    unit = "frames"
+
+    def __init__(
+        self,
+        env: Callable[..., Env],
+        algo: Algorithm,
+        steps: int,
+        frames: int,
+        seed: int,
+        device: str | torch.device,
+        eval_episodes: int,
+        eval_deterministic: bool,
+        groups: Mapping[str, Any] | None,
+    ) -> None:
+        self.algo, self.seed, self.device = algo, seed, torch.device(device)
+        self.setup_evaluation(env, eval_episodes, eval_deterministic)
+        start_time = time.perf_counter()
+        if self.device.type == "cpu":
+            # while the environment's kernel is made
+            for library in (fused_mlp.kernel, native.functions, fused_adam.functions):
+                library.begin()
+        self.env = env(seed=derive(seed, stream("environment")), device=device)
+        self.spec = self.env.spec
+        self.compile_seconds = time.perf_counter() - start_time  # nearly all of it a kernel, unless one was cached
+        require_time_limit(self.env, "evaluation")
+        self.batch_frames = steps * self.env.num_envs  # `num_envs` is one process's part
+        self.units_per_iteration = self.batch_frames * distributed.world()
+        if frames < self.units_per_iteration:
+            least = self.units_per_iteration
+            raise UserError(f"frames={frames}: smaller than one iteration of {least}; at least {least} is allowed")
+        self.iterations = -(-frames // self.units_per_iteration)
+        self.lineup = Lineup(self.env, algo, groups, seed)
+        self.policy_generator = generator(seed, stream("policy"), self.device)
+        self.minibatch_generator = generator(seed, stream("minibatches"), self.device)
+        self.started = False
+        self.figures: dict[str, Tensor | float] = {}
+
+    def build_loss(
+        self, network: Callable[..., nn.Module], critic_network: Callable[..., nn.Module] | None = None
+    ) -> None:
+        """Build the networks of the groups that learn and the loss that trains them, and hand them to the line-up."""
+        if self.spec.state_size is not None and any(algo.prune_state for algo in self.lineup.algos.values()):
+            probe = derive(self.seed, "probe")
+            self.spec = find_repeated(self.make_env(seed=probe, device=self.device, num_envs=8), probe)
+        lineup = self.lineup
+        loss = self.algo.make_loss(self.spec, network, critic_network, lineup.algos, partly=lineup.partly)
+        self.loss = loss.to(self.device).eval()
+        self.callbacks = lineup.assign(self.loss.actors)
+
+    def build_collector(self, steps: int, marks: Mapping[int, list[int]] | None = None) -> None:
+        """Build what collects `steps` steps of every environment; `marks` as for `RolloutBuffer`."""
+        env, actors, critics = self.env, self.loss.actors, self.loss.critics
+        self.rollout = RolloutBuffer(env.spec, env.num_envs, env.device, steps, actors, critics, marks)
+        others = None if self.lineup.all_learn else self.lineup.act
+        self.collector = Collector(env, actors, self.rollout, critics, others)
+        self.n_agents = {name: group.n_agents for name, group in env.spec.groups.items()}
+        self.statistics = EpisodeStatistics(env.num_envs, self.n_agents, self.lineup.algos, self.device)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The actors and the critics of all groups."""
+        return {"actor": self.loss.actors, "critic": self.loss.critics}
+
+    def gather(self, iteration: int) -> None:
+        """Play on under the current policies into `rollout`; its episodes' figures are the iteration's `figures`.
+
+        Raises:
+            NonFinite: the environment refused actions, and the rollout holds a number that is not finite.
+            ActionError: the environment refused actions that are all finite.
+        """
+        if not self.started:
+            self.start_episodes(stream("environment"))
+        self.lineup.draw_versions(iteration)
+        try:
+            with span("rollout"):
+                self.collector.collect(self.policy_generator)
+        except ActionError:
+            if (place := self.rollout.not_finite()) is not None:
+                raise NonFinite(place) from None
+            raise
+        self.figures = self.statistics.figures(self.rollout) | {f"env/{k}": v for k, v in self.env.figures().items()}
+
+    def start_episodes(self, stream_name: str) -> None:
+        """Reset all environments by a seed of this stream."""
+        self.collector.reset(derive(self.seed, stream_name))
+        self.started = True
+
+    def metrics(self) -> dict[str, Tensor | float]:
+        """Figures of this iteration: of the episodes that ended, of the environment, and the subclass's own."""
+        return self.figures
+
+    def diagnose(self) -> str | None:
+        """The first number of the rollout that is not finite: what it is, whose, in which environment and step."""
+        return self.rollout.not_finite()
+
+    def eval_players(self, env: Env, random: bool) -> tuple[Mapping[str, Actor | Player], bool, tuple[str, ...]]:
+        """As `EpisodeEvaluation.eval_players`; groups that do not learn are played by whom the line-up says."""
+        # Where others play too, "random" stands for those who learn only: uniform actions are then a player's.
+        return self.lineup.evaluation(env, random), random and self.lineup.all_learn, self.lineup.counted()
+
+    def state_dict(self) -> dict:
+        """Spec, environment, first observation of the next rollout, running returns and random streams."""
+        if not self.started:
+            return {}
+        return {
+            "spec": describe(self.spec),  # what a saved policy needs to know without a simulator
+            "rollout": self.collector.state_dict(),
+            **self.statistics.state_dict(),
+            "policy": self.policy_generator.get_state(),
+            "minibatches": self.minibatch_generator.get_state(),
+            "players": self.lineup.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`, bitwise identically."""
+        if not state:
+            return
+        self.collector.load_state_dict(state["rollout"])
+        self.statistics.load_state_dict(state)
+        self.policy_generator.set_state(state["policy"].cpu())
+        self.minibatch_generator.set_state(state["minibatches"].cpu())
+        if "players" in state:
+            self.lineup.generator.set_state(state["players"].cpu())
+        self.started = True
+
+    def rejoin(self, iteration: int, saved: dict) -> None:
+        """Begin new episodes, from streams not used before: this run was another number of processes' until now."""
+        where = f"after iteration {iteration}, {distributed.world()} processes"
+        self.policy_generator = generator(self.seed, stream(f"policy {where}"), self.device)
+        self.minibatch_generator = generator(self.seed, stream(f"minibatches {where}"), self.device)
+        self.start_episodes(stream(f"environment {where}"))

@@ -1,0 +1,1 @@
+"""Environments of other libraries behind our contract, and ours behind theirs."""

@@ -1,0 +1,171 @@
+"""Any gymnasium environment, as a team of one agent."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.util import find_spec
+from typing import Annotated, Any, Literal, Protocol
+
+import gymnasium
+import torch
+from pydantic import Field
+
+from envs.adapters.env_copies import ByAgent, Copy
+from envs.adapters.object_env import HostEnv
+from envs.base import EnvError
+from marl.core import imports
+from marl.core.errors import UserError
+from marl.core.kinds import maker
+
+AGENT = "agent"
+
+
+class _Single(Copy):
+    agents = (AGENT,)
+
+    def __init__(self, id: str, kwargs: dict[str, Any]) -> None:
+        registered(id)
+        try:
+            self.env = gymnasium.make(id, **kwargs)
+        except (gymnasium.error.Error, ImportError, TypeError) as error:
+            raise EnvError(f"env.id={id!r}: {' '.join(str(error).split())[:300]}") from error
+        self.observation_spaces = {AGENT: self.env.observation_space}
+        self.action_spaces = {AGENT: self.env.action_space}
+        self.max_steps = self.env.spec.max_episode_steps
+
+    def reset(self, seed: int) -> tuple[ByAgent, ByAgent]:
+        observation, info = self.env.reset(seed=seed)
+        return {AGENT: observation}, {AGENT: info}
+
+    def step(self, action: ByAgent) -> tuple[ByAgent, ByAgent, dict[str, float], bool, bool]:
+        observation, reward, terminated, truncated, info = self.env.step(action[AGENT])
+        return {AGENT: observation}, {AGENT: info}, {AGENT: float(reward)}, bool(terminated), bool(truncated)
+
+    def close(self) -> None:
+        self.env.close()
+
+
+class GymnasiumEnv(HostEnv):
+    """E copies of a gymnasium environment (Towers et al. 2024); the group "agents" holds its one agent.
+
+    id: a registered id ("CartPole-v1"; "my_project.envs:Mine-v0" imports the module first). kwargs: for
+    `gymnasium.make`. max_steps: time limit, steps; None keeps the one that the environment was registered with.
+    workers: processes (at most) that step their share of the copies each; 0: in turn, in this process.
+
+    Raises EnvError for unknown ids, wrong keyword arguments, unsuitable spaces, and devices other than the CPU.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        num_envs: Annotated[int, Field(ge=1)] = 16,
+        max_steps: Annotated[int, Field(ge=1)] | None = None,
+        kwargs: dict[str, Any] | None = None,
+        workers: Annotated[int, Field(ge=0)] = 0,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        on_the_cpu(device, "gymnasium")
+        make = partial(_Single, id, dict(kwargs or {}))
+        super().__init__(make, num_envs, f"env.id={id!r}", max_steps, "split", seed, workers)
+
+
+class ParallelEnv(Protocol):
+    """What PettingZoo's parallel interface is known by; its attribute `possible_agents` names the agents."""
+
+    def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[ByAgent, ByAgent]: ...
+
+    def step(self, actions: ByAgent) -> tuple[ByAgent, ByAgent, ByAgent, ByAgent, ByAgent]: ...
+
+    def observation_space(self, agent: str) -> gymnasium.Space: ...
+
+    def action_space(self, agent: str) -> gymnasium.Space: ...
+
+
+class PettingZooEnv(HostEnv):
+    """E copies of a PettingZoo environment with the parallel interface (Terry et al. 2021).
+
+    env: dotted path of its class, or of a function that makes one and is called `parallel_env` or says what it returns
+    (`-> ParallelEnv`), e.g. "mpe2.simple_spread_v3.parallel_env". kwargs: its arguments.
+    workers: processes (at most) that step their share of the copies each; 0: in turn, in this process.
+    Agents of one name prefix and with the same spaces are a group; "pad" keeps those with other sizes in it.
+    An agent that leaves is dead from then on (masked "alive"). The episode ends when no agent is left; it is truncated
+    if no agent's episode was terminated in its last step.
+
+    Raises EnvError for paths that lead nowhere, wrong arguments, unsuitable spaces, and devices other than the CPU.
+    """
+
+    def __init__(
+        self,
+        env: str,
+        num_envs: Annotated[int, Field(ge=1)] = 16,
+        max_steps: Annotated[int, Field(ge=1)] | None = 100,
+        heterogeneous: Literal["split", "pad"] = "split",
+        kwargs: dict[str, Any] | None = None,
+        workers: Annotated[int, Field(ge=0)] = 0,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        on_the_cpu(device, "PettingZoo")
+        make = partial(_Parallel, env, dict(kwargs or {}))
+        super().__init__(make, num_envs, f"env.env={env!r}", max_steps, heterogeneous, seed, workers)
+
+
+class _Parallel(Copy):
+    def __init__(self, path: str, kwargs: dict[str, Any]) -> None:
+        make = located(path, ParallelEnv, "parallel_env")
+        try:
+            env = make(**kwargs)
+        except TypeError as error:
+            raise EnvError(f"env.kwargs={kwargs}: {path} refuses them: {error}") from error
+        if hasattr(env, "agent_iter") or not hasattr(env, "possible_agents"):
+            kind = "an AEC environment, whose agents act in turn" if hasattr(env, "agent_iter") else f"{env!r}"
+            raise EnvError(f"env.env={path!r} makes {kind}; what has PettingZoo's parallel interface is allowed, often "
+                           f"{path.rpartition('.')[0]}.parallel_env.")
+        self.env, self.agents = env, tuple(env.possible_agents)
+        self.observation_spaces = {agent: env.observation_space(agent) for agent in self.agents}
+        self.action_spaces = {agent: env.action_space(agent) for agent in self.agents}
+
+    def reset(self, seed: int) -> tuple[ByAgent, ByAgent]:
+        observations, infos = self.env.reset(seed=seed)
+        return {agent: observations[agent] for agent in self.env.agents if agent in observations}, infos
+
+    def step(self, action: ByAgent) -> tuple[ByAgent, ByAgent, dict[str, float], bool, bool]:
+        there = list(self.env.agents)
+        observations, rewards, terminated, _, infos = self.env.step({agent: action[agent] for agent in there})
+        over = not self.env.agents
+        left = there if over else self.env.agents  # some environments go on telling what the dead see
+        seen = {agent: observations[agent] for agent in left if agent in observations}
+        return seen, infos, rewards, over and any(terminated.values()), over
+
+    def close(self) -> None:
+        self.env.close()
+
+
+def on_the_cpu(device: str | torch.device, whose: str) -> None:
+    """Raise EnvError for a device on which environments of `whose` cannot run."""
+    if torch.device(device).type != "cpu":
+        raise EnvError(f"device={device}: {whose}'s environments run on the CPU; write device=cpu.")
+
+
+def located(path: str, kind: type, conventional: str = "") -> Any:
+    """What makes an environment, by its dotted path (`marl.core.kinds.maker`).
+
+    Raises EnvError, naming the package to install where one is missing.
+    """
+    try:
+        return maker(path, "env.env", kind, conventional)
+    except UserError as error:
+        lacks = path.startswith(EXTRA) and any(find_spec(name) is None for name in EXTRA)
+        hint = "; `pip install -e '.[pettingzoo]'` brings PettingZoo and mpe2" if lacks else ""
+        raise EnvError(f"{error}{hint}") from error
+
+
+def registered(id: str) -> None:
+    """Import the module that registers an environment, of an id "my_project.envs:Mine-v0". Raises UserError."""
+    name, colon, _ = id.partition(":")
+    if colon:
+        imports.module(name, "env.id", id)
+
+
+EXTRA = ("pettingzoo", "mpe2")

@@ -1,0 +1,160 @@
+"""Environments that live in Python objects, one per copy, behind the contract: gymnasium's and PettingZoo's.
+
+They are stepped on the CPU, one after another or in several processes. An episode is a function of its seed and its
+actions: that is what a snapshot holds, and restoring one plays the running episodes again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from envs.adapters.env_copies import MASK, Copy, Moved, Seen, action_width
+from envs.adapters.env_workers import Crew, joined
+from envs.base import ActionError, Env, EnvError, Transition, misshapen
+from envs.grouping import Group, assign
+from envs.spec import ActionSpec, EnvSpec
+from marl.core.seeding import spread
+
+ACTIONS = "Box, Discrete, MultiDiscrete or MultiBinary"
+
+
+def action_spec(space: gymnasium.Space, where: str) -> ActionSpec:
+    """The space of one agent's actions as an ActionSpec with A = 1. Raises EnvError for other kinds of spaces."""
+    if isinstance(space, spaces.Box):
+        low, high = (torch.from_numpy(np.asarray(b, dtype=np.float32).reshape(1, -1)) for b in (space.low, space.high))
+        return ActionSpec("continuous", low, high)
+    if isinstance(space, spaces.Discrete):
+        return ActionSpec("discrete", nvec=(int(space.n),))
+    if isinstance(space, spaces.MultiDiscrete):
+        return ActionSpec("multi_discrete", nvec=tuple(int(n) for n in space.nvec.ravel()))
+    if isinstance(space, spaces.MultiBinary):
+        return ActionSpec("multi_discrete", nvec=(2,) * int(np.prod(space.shape)))
+    raise EnvError(f"{where}: its actions are {space}; {ACTIONS} are allowed.")
+
+
+class HostEnv(Env):
+    """E copies, each reset on its own when its episode ends.
+
+    make: makes one. name: for messages. max_steps: time limit besides the environment's own, None for endless.
+    workers: processes that step their share of the copies each, to the same results; 0: all in turn, in this process.
+    An episode ends when the copy says so; agents that left it before are dead: they see zeros and get no reward. Every
+    episode has a seed of its own, derived from the environment's, the copy and the count of its episodes.
+    Which groups' actions are masked is known from the spaces, or else from the infos of the first reset.
+
+    Raises EnvError for spaces that cannot be a policy's input or output, and for a worker process that died.
+    """
+
+    def __init__(
+        self, make: Callable[[], Copy], num_envs: int, name: str, max_steps: int | None, heterogeneous: str, seed: int,
+        workers: int = 0,
+    ) -> None:
+        self.num_envs, self.device, self.name = num_envs, torch.device("cpu"), name
+        self.crew = Crew(make, num_envs, name, workers)
+        self.layout = self.crew.layout
+        agents = [SimpleNamespace(name=agent) for agent in self.layout.agents]
+        sizes = [spaces.flatdim(space) for space in self.layout.sees.values()]
+        actions = [action_spec(space, f"{name}, {agent}") for agent, space in self.layout.does.items()]
+        self._sizes, self._choices = sizes, [sum(action.nvec) for action in actions]
+        members = assign(agents, sizes, actions, heterogeneous)
+        self._groups = {g: Group(g, who, agents, sizes, actions, [{} for _ in agents]) for g, who in members.items()}
+        self.reset(seed)
+        told = self._now.told.any(0)
+        for group in self._groups.values():
+            # It cannot be told beforehand whether agents of a PettingZoo environment die; a single one cannot.
+            kinds = {"action": told[group.members].any(), "alive": len(agents) > 1}
+            group.spec = replace(group.spec, masks=tuple(kind for kind, has in kinds.items() if has))
+        limit = max_steps or self.layout.max_steps
+        self.spec = EnvSpec({g: group.spec for g, group in self._groups.items()}, None, limit)
+
+    def reset(self, seed: int | None = None) -> tuple[dict[str, Tensor], None]:
+        """Restart all copies; a seed restarts the count of episodes that seeds are made of."""
+        if seed is not None:
+            self._seed, self._episodes = seed, np.zeros(self.num_envs, dtype=np.int64)
+        self._episodes += 1
+        self._played: list[list[np.ndarray]] = [[] for _ in range(self.num_envs)]
+        self._now: Seen = joined(self.crew.each("reset", self._seeds()))
+        return self._stacked(self._now.observation), None
+
+    def _seeds(self, ahead: int = 0) -> np.ndarray:
+        """Seeds of the running episodes, or of those `ahead`."""
+        return np.array([self._episode_seed(e, ahead) for e in range(self.num_envs)])
+
+    def _episode_seed(self, e: int, ahead: int = 0) -> int:
+        return spread(spread(self._seed, e), int(self._episodes[e]) + ahead) % 2**31
+
+    def _stacked(self, rows: np.ndarray) -> dict[str, Tensor]:
+        each = torch.from_numpy(rows).split(self._sizes, 1)
+        return {name: group.observation(each) for name, group in self._groups.items()}
+
+    def masks(self) -> dict[str, dict[str, Tensor]]:
+        """See `Env.masks`."""
+        choices = torch.from_numpy(self._now.mask).split(self._choices, 1)
+        alive = torch.from_numpy(self._now.alive)
+        make = {"action": lambda group: group.mask(choices), "alive": lambda group: alive[:, group.members]}
+        return {name: {kind: make[kind](g) for kind in g.spec.masks} for name, g in self._groups.items()}
+
+    def step(self, action: dict[str, Tensor]) -> Transition:
+        """One step of all copies with {group: [E, A, D]}. Raises EnvError for other groups or shapes, and for nan."""
+        rows = self._rows(action)
+        for played, row in zip(self._played, rows, strict=True):
+            played.append(row)
+        late = np.array([len(played) for played in self._played]) >= (self.spec.max_steps or 2**62)
+        moved: Moved = joined(self.crew.each("step", rows, late, self._seeds(1)))
+        for e in np.flatnonzero(moved.terminated | moved.truncated):
+            self._episodes[e] += 1
+            self._played[e] = []
+        self._now, reward = moved.seen, list(torch.from_numpy(moved.reward).T)
+        for name, group in self._groups.items():
+            if "action" not in group.spec.masks and moved.seen.told[:, group.members].any():
+                reason = f"{MASK} came to group {name!r} with a step; the first reset must bring it too."
+                raise EnvError(f"{self.name}: {reason}")
+        return Transition(
+            observation=self._stacked(moved.seen.observation), next_observation=self._stacked(moved.final),
+            reward={name: group.reward(reward) for name, group in self._groups.items()},
+            terminated=torch.from_numpy(moved.terminated), truncated=torch.from_numpy(moved.truncated))
+
+    def _rows(self, action: dict[str, Tensor]) -> np.ndarray:
+        """Actions of all agents one after the other, float64 [E, numbers]."""
+        handed: list[Any] = [None] * len(self.layout.agents)
+        for name, group in self._groups.items():
+            shape = (self.num_envs, group.spec.n_agents, group.spec.action.size)
+            value = action.get(name)
+            if value is None or value.shape != shape:
+                raise misshapen(name, shape, value)
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise ActionError(f"{self.name} refused the action of group {name!r}: not a number.")
+            group.split_actions(value, handed)
+        return torch.cat([h.double() for h in handed], 1).numpy()
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Seed, episodes begun, and what was played in the running ones."""
+        longest = max(len(played) for played in self._played)
+        width = sum(action_width(space) for space in self.layout.does.values())
+        held = torch.zeros(self.num_envs, longest, width, dtype=torch.float64)
+        for e, played in enumerate(self._played):
+            if played:
+                held[e, : len(played)] = torch.from_numpy(np.stack(played))
+        return {"seed": torch.tensor(self._seed), "episodes": torch.tensor(self._episodes), "actions": held,
+                "lengths": torch.tensor([len(played) for played in self._played])}
+
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """Play the running episodes of the snapshot again; exact for environments that are functions of their seed."""
+        if snapshot.keys() != {"seed", "episodes", "actions", "lengths"} or len(snapshot["episodes"]) != self.num_envs:
+            raise EnvError(f"the snapshot is another environment's; {self.name} has {self.num_envs} copies.")
+        self._seed, self._episodes = int(snapshot["seed"]), snapshot["episodes"].cpu().numpy().copy()
+        held, lengths = snapshot["actions"].cpu().numpy(), snapshot["lengths"].tolist()
+        self._played = [[row.copy() for row in held[e, :length]] for e, length in enumerate(lengths)]
+        self._now = joined(self.crew.each("replay", self._seeds(), self._played))
+
+    def close(self) -> None:
+        """Close every copy and end the worker processes."""
+        self.crew.close()

@@ -1,0 +1,233 @@
+"""Any TorchRL environment (`EnvBase`) behind the contract, single or vectorised; `to_torchrl` is the inverse.
+
+Shapes: E environments, A agents of a group, F features, D action dimensions, S global state features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from tensordict import TensorDictBase
+from torch import Tensor
+from torchrl.data.tensor_specs import TensorSpec
+from torchrl.envs import EnvBase, ParallelEnv, SerialEnv
+from torchrl.envs.utils import step_mdp
+
+from envs.adapters.gymnasium_env import located
+from envs.adapters.replayed_env import ReplayedEnv
+from envs.adapters.torchrl_actions import action_of, encoded
+from envs.base import EnvError, Transition
+from envs.rng import Stream
+from envs.spec import EnvSpec, GroupSpec
+
+Key = tuple[str, ...]
+
+
+def whole(key: str | Key) -> Key:
+    """A key as a tuple."""
+    return (key,) if isinstance(key, str) else tuple(key)
+
+
+@dataclass
+class _Group:
+    """Where a group's tensors lie in TorchRL's TensorDicts."""
+
+    spec: GroupSpec
+    action: Key
+    action_spec: TensorSpec
+    observations: list[Key]
+    reward: Key
+    mask: Key | None
+
+
+class FromTorchRL(ReplayedEnv):
+    """E copies of a TorchRL environment (Bou et al. 2023), or one that is vectorised itself.
+
+    Each action key is a group: ("adversary", "action") that of the agents `group_map["adversary"]`, a plain "action"
+    the group "agents" of one agent. A group sees its key "observation", or else all that lies beside its action, joined
+    in sorted order; "action_mask" masks its actions. The true final observation is TorchRL's ("next", …).
+
+    env: dotted path of a class, e.g. "torchrl.envs.GymEnv", or of a function that says it makes one, `-> EnvBase`.
+    kwargs: its arguments.
+    vectorised: name of the argument by which it makes several at once ("num_envs"); None: it makes single ones.
+    workers: processes that share single ones between them (at most; a divisor of num_envs); 0: this process.
+    max_steps: time limit, steps. state: key of a global state at the root; None: there is none.
+    restart_every: steps after which all environments are cut off (truncated) and begin again from a seed of their own:
+        TorchRL cannot save an environment, so a resumed run plays the steps since then again. None: never.
+
+    Raises EnvError for paths that lead nowhere, wrong arguments, and specs that no policy can read or answer.
+    """
+
+    def __init__(
+        self,
+        env: str,
+        num_envs: Annotated[int, Field(ge=1)] = 16,
+        max_steps: Annotated[int, Field(ge=1)] | None = 100,
+        vectorised: str | None = None,
+        workers: Annotated[int, Field(ge=0)] = 0,
+        state: str | None = None,
+        restart_every: Annotated[int, Field(ge=1)] | None = 1000,
+        kwargs: dict[str, Any] | None = None,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.num_envs, self.device, self.name = num_envs, torch.device(device), f"env.env={env!r}"
+        self._keep(restart_every, max_steps)
+        self.stream = Stream(seed, self.device)
+        with self.stream:
+            self.env = self._make(located(env, EnvBase), dict(kwargs or {}), vectorised, workers)
+        self.dims = len(self.env.batch_size)
+        self._groups = self._read_groups()
+        self._state = None if state is None else self._checked(whole(state), "state")
+        size = None if state is None else self.env.full_observation_spec[state].shape[self.dims :].numel()
+        self.spec = EnvSpec({name: g.spec for name, g in self._groups.items()}, size, max_steps)
+        self.reset(seed)
+
+    # ---- building ------------------------------------------------------------------------------------------------
+
+    def _make(self, make: Any, kwargs: dict[str, Any], vectorised: str | None, workers: int) -> EnvBase:
+        if vectorised is not None:
+            kwargs[vectorised] = self.num_envs
+        try:
+            first = make(**kwargs)
+        except (TypeError, ImportError, ValueError) as error:
+            raise EnvError(f"{self.name}: refuses env.kwargs={kwargs}: {' '.join(str(error).split())[:300]}") from error
+        if not isinstance(first, EnvBase):
+            raise EnvError(f"{self.name} makes a {type(first).__name__}, no torchrl.envs.EnvBase.")
+        self._map, batch = getattr(first, "group_map", None) or {}, list(first.batch_size)
+        if vectorised is not None:
+            if batch != [self.num_envs]:
+                raise EnvError(f"{self.name}: env.vectorised={vectorised} makes {batch} at once, not {self.num_envs}.")
+            return first
+        if batch:
+            raise EnvError(f"{self.name} is vectorised already, {batch}: name the argument that sets how many with "
+                           "env.vectorised.")
+        first.close()
+        one = partial(make, **kwargs)
+        processes = max((n for n in range(1, workers + 1) if self.num_envs % n == 0), default=0)
+        if not processes:
+            return SerialEnv(self.num_envs, one)
+        each = self.num_envs // processes
+        return ParallelEnv(processes, partial(SerialEnv, each, one), mp_start_method="spawn")
+
+    def _checked(self, key: Key, what: str) -> Key:
+        known = [whole(k) for k in self.env.full_observation_spec.keys(True, True)]
+        if key not in known:
+            raise EnvError(f"env.{what}={'.'.join(key)}: there is no such key; there are {sorted(known)}.")
+        return key
+
+    def _read_groups(self) -> dict[str, _Group]:
+        keys = [whole(key) for key in self.env.action_keys]
+        prefixes = [key[:-1] for key in keys]
+        if len(set(prefixes)) < len(prefixes):
+            raise EnvError(f"{self.name}: its action keys {keys} are several for one group; one is allowed.")
+        groups = {}
+        for key, prefix in zip(keys, prefixes, strict=True):
+            name = "agents" if len(keys) == 1 else "_".join(prefix) or "agents"
+            shape = self.env.full_action_spec[prefix].shape if prefix else self.env.batch_size
+            if len(shape) > self.dims + 1:
+                raise EnvError(f"{self.name}: group {name} has the shape {list(shape)}, which is no row of agents.")
+            count = shape[self.dims] if len(shape) > self.dims else 1
+            leaf = self.env.full_action_spec[key]
+            action = action_of(leaf, self.dims, count, f"{self.name}, {name}")
+            observations, size = self._observations(prefix, name, count)
+            mask = (*prefix, "action_mask")
+            masked = action.kind == "discrete" and mask in [whole(k) for k in self.env.observation_keys]
+            known = self._map.get("_".join(prefix), ())
+            agents = tuple(known) if len(known) == count else tuple(f"{name}_{i}" for i in range(count))
+            spec = GroupSpec(name, agents, size, action, ("action",) if masked else ())
+            groups[name] = _Group(spec, key, leaf, observations, self._reward(prefix, name), mask if masked else None)
+        return groups
+
+    def _observations(self, prefix: Key, name: str, count: int) -> tuple[list[Key], int]:
+        """Keys of what a group sees, and how many numbers that is for each agent."""
+        specs = {whole(k): v for k, v in self.env.full_observation_spec.items(True, True)}
+        beside = {k: v for k, v in specs.items() if k[:-1] == prefix and k[-1] != "action_mask"
+                  and isinstance(v.dtype, torch.dtype)}
+        own = (*prefix, "observation")
+        chosen = [own] if own in beside else sorted(beside)
+        if not chosen:
+            raise EnvError(f"{self.name}: group {name} has no observation of numbers; there are {sorted(specs)}.")
+        sizes = [specs[key].shape[self.dims :].numel() for key in chosen]
+        if any(size % count for size in sizes):
+            raise EnvError(f"{self.name}: observations of {name} are not one row for each of its {count} agents.")
+        return chosen, sum(size // count for size in sizes)
+
+    def _reward(self, prefix: Key, name: str) -> Key:
+        keys = [whole(key) for key in self.env.reward_keys]
+        found = [key for key in keys if key[:-1] == prefix] or [key for key in keys if len(key) == 1]
+        if not found:
+            raise EnvError(f"{self.name}: group {name} has no reward; the keys are {keys}.")
+        return found[0]
+
+    # ---- playing -------------------------------------------------------------------------------------------------
+
+    def _restart(self, seed: int) -> None:
+        """See `ReplayedEnv`. TorchRL's VmasEnv draws from one hidden generator that all VMAS environments share."""
+        self._steps = torch.zeros(self.num_envs, dtype=torch.int64)
+        self.stream.seed(seed)
+        with self.stream:
+            self.env.set_seed(seed)
+            self._now = self.env.reset()
+
+    def _seen(self) -> tuple[dict[str, Tensor], Tensor | None]:
+        return self._read(self._now)
+
+    def _read(self, held: TensorDictBase) -> tuple[dict[str, Tensor], Tensor | None]:
+        seen = {}
+        for name, group in self._groups.items():
+            rows = [held.get(key).reshape(self.num_envs, group.spec.n_agents, -1) for key in group.observations]
+            seen[name] = torch.cat([row.float() for row in rows], -1).to(self.device)
+        state = None if self._state is None else held.get(self._state).reshape(self.num_envs, -1).float()
+        return seen, None if state is None else state.to(self.device)
+
+    def masks(self) -> dict[str, dict[str, Tensor]]:
+        """See `Env.masks`."""
+        shapes = {n: (self.num_envs, g.spec.n_agents, -1) for n, g in self._groups.items()}
+        held = {n: g.mask and self._now.get(g.mask).reshape(shapes[n]) for n, g in self._groups.items()}
+        return {n: {} if mask is None else {"action": mask.bool().to(self.device)} for n, mask in held.items()}
+
+    def _advance(self, action: dict[str, Tensor]) -> Transition:
+        """See `ReplayedEnv`; what has ended is restarted by TorchRL's own partial reset."""
+        held = self._now.clone(False)
+        for name, group in self._groups.items():
+            held.set(group.action, encoded(action[name], group.spec.action, group.action_spec))
+        with self.stream:
+            held = self.env.step(held)
+            moved = held.get("next")
+            flags = {kind: self._flag(moved, kind) for kind in ("done", "terminated", "truncated")}
+            self._steps += 1
+            late = self._steps >= (self.spec.max_steps or 2**62)
+            terminated = flags["terminated"]
+            truncated = (flags["truncated"] | flags["done"] | late) & ~terminated
+            over = terminated | truncated
+            self._steps[over] = 0
+            restarted = step_mdp(held)
+            for key in self.env.done_keys:
+                own = restarted.get(key)
+                mask = over.reshape(self.env.batch_size).reshape(*self.env.batch_size, *[1] * (own.dim() - self.dims))
+                restarted.set(key, own | mask)
+            self._now = self.env.maybe_reset(restarted) if bool(over.any()) else restarted
+        (after, state), (final, final_state) = self._seen(), self._read(moved)
+        reward = {}
+        for name, group in self._groups.items():
+            gain = moved.get(group.reward).reshape(self.num_envs, -1).float()
+            reward[name] = gain.expand(self.num_envs, group.spec.n_agents).to(self.device)
+        ends = (flag.to(self.device) for flag in (terminated, truncated))
+        return Transition(after, final, reward, *ends, state=state, next_state=final_state)
+
+    def _flag(self, moved: TensorDictBase, kind: str) -> Tensor:
+        """Whether any agent's flag of a kind is up, bool [E]; at the root, where it has one."""
+        keys = [whole(key) for key in self.env.done_keys if whole(key)[-1] == kind]
+        flags = [moved.get(key).reshape(self.num_envs, -1).any(-1) for key in sorted(keys, key=len)]
+        none = torch.zeros(self.num_envs, dtype=torch.bool)
+        return none if not flags else flags[0] if len(sorted(keys, key=len)[0]) == 1 else torch.stack(flags).any(0)
+
+    def close(self) -> None:
+        """Close the environment and its processes."""
+        if not self.env.is_closed:
+            self.env.close()

@@ -1,0 +1,164 @@
+"""A gymnasium environment that is vectorised by itself (`gymnasium.vector.VectorEnv`), as a team of one agent."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space, iterate
+from pydantic import Field
+from torch import Tensor
+
+from envs.adapters.env_copies import MASK, choices, in_space, mask_row, parted, takes_masks
+from envs.adapters.gymnasium_env import AGENT, on_the_cpu, registered
+from envs.adapters.object_env import action_spec
+from envs.adapters.replayed_env import ReplayedEnv
+from envs.base import EnvError, Transition
+from envs.spec import EnvSpec, GroupSpec
+
+GROUP = "agents"
+FINAL = ("final_obs", "final_observation")  # gymnasium's key in infos, and the one before gymnasium 1.0
+MODES = ", ".join(mode.value for mode in AutoresetMode)
+
+
+class VectorEnv(ReplayedEnv):
+    """A registered environment with a vector entry point (Towers et al. 2024, section 3): one call steps all E.
+
+    Its `metadata["autoreset_mode"]` may be SameStep (what ended shows its true last observation in the infos), Disabled
+    (it is then reset by `options={"reset_mask": …}`) or NextStep: there the step after an end only resets. No agent is
+    alive during that step: it earns nothing, counts as no step of an episode, and its action is ignored.
+
+    id: as in `GymnasiumEnv`. kwargs: for `gymnasium.make_vec`. max_steps: time limit, handed over as
+    `max_episode_steps`; None keeps the one that the environment was registered with. restart_every: see
+    `ReplayedEnv`; a vectorised environment hides its state and its random stream.
+
+    Raises EnvError for ids without a vector entry point, wrong keyword arguments, unsuitable spaces, an unknown
+    way to reset, and devices other than the CPU.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        num_envs: Annotated[int, Field(ge=1)] = 16,
+        max_steps: Annotated[int, Field(ge=1)] | None = None,
+        restart_every: Annotated[int, Field(ge=1)] | None = 1000,
+        kwargs: dict[str, Any] | None = None,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        on_the_cpu(device, "gymnasium")
+        self.num_envs, self.device, self.name = num_envs, torch.device("cpu"), f"env.id={id!r}"
+        given = dict(kwargs or {}) | ({} if max_steps is None else {"max_episode_steps": max_steps})
+        self.env = self._make(id, given)
+        self.mode = self.env.metadata.get("autoreset_mode")
+        if not isinstance(self.mode, AutoresetMode):
+            raise EnvError(f"{self.name}: its metadata['autoreset_mode'] is {self.mode!r}; {MODES} are allowed "
+                           "(gymnasium.vector.AutoresetMode).")
+        self._does = self.env.single_action_space
+        self._sees, self._masked = parted(self.env.single_observation_space, self._does)
+        if not self._sees.is_np_flattenable or spaces.flatdim(self._sees) == 0:
+            raise EnvError(f"{self.name}: its observations are {self.env.single_observation_space}, no numbers.")
+        self._batch = batch_space(self._sees, num_envs)
+        action = action_spec(self._does, self.name)
+        group = GroupSpec(GROUP, (AGENT,), spaces.flatdim(self._sees), action)
+        limit = self.env.spec.kwargs.get("max_episode_steps")
+        self._keep(restart_every, limit)
+        self.spec = EnvSpec({GROUP: group}, None, limit)
+        self.reset(seed)
+        kinds = {"action": self._open is not None, "alive": self.mode is AutoresetMode.NEXT_STEP}
+        masks = tuple(kind for kind, has in kinds.items() if has)
+        self.spec = EnvSpec({GROUP: GroupSpec(GROUP, (AGENT,), group.observation_size, action, masks)}, None, limit)
+
+    def _make(self, id: str, kwargs: dict[str, Any]) -> gymnasium.vector.VectorEnv:
+        registered(id)
+        try:
+            return gymnasium.make_vec(id, self.num_envs, "vector_entry_point", **kwargs)
+        except (gymnasium.error.Error, ImportError, TypeError) as error:
+            reason = " ".join(str(error).split())[:300].rstrip(".")
+            single = "; env=gymnasium steps copies of single ones" if "vector entry point" in reason else ""
+            raise EnvError(f"{self.name}: {reason}{single}.") from error
+
+    def _restart(self, seed: int) -> None:
+        seen, infos = self.env.reset(seed=seed)
+        self._over = np.zeros(self.num_envs, dtype=bool)
+        self._now, self._open = self._rows(seen), self._choices(seen, infos)
+
+    def _advance(self, action: dict[str, Tensor]) -> Transition:
+        """See `ReplayedEnv`."""
+        own, spec = action[GROUP], self.spec.groups[GROUP].action
+        own = own.clamp(spec.low, spec.high) if spec.kind == "continuous" else own
+        seen, reward, terminated, truncated, infos = self.env.step(in_space(own[:, 0].double().numpy(), self._does))
+        terminated = np.array(terminated, dtype=bool)
+        truncated = np.array(truncated, dtype=bool) & ~terminated
+        over = terminated | truncated
+        self._now, self._open = self._rows(seen), self._choices(seen, infos)
+        if self._open is not None and "action" not in self.spec.groups[GROUP].masks:
+            raise EnvError(f"{self.name}: {MASK} came with a step; the first reset must bring it too.")
+        final = self._now.copy()
+        if self.mode is AutoresetMode.NEXT_STEP:
+            self._over = over
+        elif self.mode is AutoresetMode.SAME_STEP and over.any():
+            final[over] = self._final(infos, over)
+        elif over.any():
+            begun = self.env.reset(options={"reset_mask": over})
+            self._now[over] = self._rows(begun[0])[over]
+            if self._open is not None:  # infos of a reset tell of those that were reset
+                self._open[over] = self._choices(*begun)[over]
+        gained = torch.from_numpy(np.array(reward, dtype=np.float32)).view(-1, 1)
+        return Transition(
+            observation=self._seen()[0], next_observation={GROUP: torch.from_numpy(final).unsqueeze(1)},
+            reward={GROUP: gained}, terminated=torch.from_numpy(terminated), truncated=torch.from_numpy(truncated))
+
+    def _seen(self) -> tuple[dict[str, Tensor], None]:
+        rows = torch.from_numpy(np.where(self._over[:, None], np.float32(0), self._now))
+        return {GROUP: rows.unsqueeze(1)}, None
+
+    def _waiting(self) -> Tensor:
+        return torch.from_numpy(self._over)
+
+    def masks(self) -> dict[str, dict[str, Tensor]]:
+        """See `Env.masks`."""
+        kinds = self.spec.groups[GROUP].masks
+        masks = {"alive": torch.from_numpy(~self._over).unsqueeze(1)} if "alive" in kinds else {}
+        if "action" in kinds:
+            rows = np.ones((self.num_envs, choices(self._does)), dtype=bool) if self._open is None else self._open
+            masks["action"] = torch.from_numpy(rows | self._over[:, None]).unsqueeze(1)
+        return {GROUP: masks}
+
+    def _rows(self, seen: Any) -> np.ndarray:
+        """Observations of all as rows of numbers of their own, float32 [E, F]; masks among them are left out."""
+        if isinstance(self._sees, spaces.Box):
+            return np.array(seen, dtype=np.float32).reshape(self.num_envs, -1)
+        each = iterate(self._batch, {key: seen[key] for key in self._sees} if self._masked else seen)
+        return np.stack([spaces.flatten(self._sees, one) for one in each]).astype(np.float32)
+
+    def _final(self, infos: dict[str, Any], over: np.ndarray) -> np.ndarray:
+        """The true last observations of what is over, float32 [n, F]."""
+        held = next((infos[key] for key in FINAL if key in infos), None)
+        if held is None:
+            raise EnvError(f"{self.name} resets within the step, but its infos hold no {FINAL[0]!r}.")
+        if not isinstance(held, np.ndarray) or held.dtype != object:  # all in a batch, like the observations
+            return self._rows(held)[over]
+        own = [{key: one[key] for key in self._sees} if self._masked else one for one in held[over]]
+        return np.stack([spaces.flatten(self._sees, one) for one in own]).astype(np.float32)
+
+    def _choices(self, seen: Any, infos: dict[str, Any]) -> np.ndarray | None:
+        """Which choices are open, bool [E, choices]; None where the environments say nothing."""
+        held = seen[MASK] if self._masked else infos.get(MASK)
+        if held is None or not takes_masks(self._does):
+            return None
+        all_given = np.ones(self.num_envs, dtype=bool)
+        given = all_given if self._masked else infos.get(f"_{MASK}", all_given)
+        everything = np.ones(choices(self._does), dtype=bool)
+        each = zip(*held, strict=True) if isinstance(held, tuple) else held  # a tuple: one batch per dimension
+        rows = [mask_row(one, self._does, f"{self.name}: {MASK}") if has else everything
+                for one, has in zip(each, given, strict=True)]
+        return np.stack(rows)
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()

@@ -1,0 +1,1 @@
+"""Recording one step of a simulator as a flat list of tensor operations."""

@@ -1,0 +1,1 @@
+"""Checks that a kernel equals its simulator: purity, branches, late states, comparisons in the run."""

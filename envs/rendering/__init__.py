@@ -1,0 +1,1 @@
+"""Pictures of environments: scenes, recordings, and pages that draw or run them."""

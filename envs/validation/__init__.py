@@ -1,0 +1,1 @@
+"""Comparisons of every scenario with the unmodified simulator; each module prints a table."""

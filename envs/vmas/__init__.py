@@ -1,0 +1,1 @@
+"""VMAS behind the contract: the environment, its simulator and state, resets and the kernel's stepper."""

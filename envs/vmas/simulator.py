@@ -1,0 +1,136 @@
+"""Building VMAS simulators: scenarios by name or dotted path, their keywords checked, no shared random state."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+import types
+import warnings
+from typing import Any
+
+import torch
+from vmas.simulator.environment import Environment
+from vmas.simulator.scenario import BaseScenario
+
+from envs.base import EnvError
+from envs.rng import Stream
+from envs.vmas.patches import decide_collisions_per_environment, decide_scenarios_per_environment
+from marl.core import imports
+
+
+class Simulator(Environment):
+    """VMAS's Environment without its decorator `local_seed`.
+
+    The decorator swaps in a random state that all environments of the process share, so that evaluating disturbs
+    training. Here the caller swaps in an environment's own stream (`envs.rng.Stream`) instead.
+    """
+
+    __init__ = inspect.unwrap(Environment.__init__)
+    reset = inspect.unwrap(Environment.reset)
+    reset_at = inspect.unwrap(Environment.reset_at)
+    get_from_scenario = inspect.unwrap(Environment.get_from_scenario)
+    seed = inspect.unwrap(Environment.seed)
+    step = inspect.unwrap(Environment.step)
+    done = inspect.unwrap(Environment.done)
+    get_random_action = inspect.unwrap(Environment.get_random_action)
+    render = inspect.unwrap(Environment.render)
+
+
+def scenario_names() -> list[str]:
+    """All scenarios that come with VMAS: "balance", "mpe/simple_spread", "debug/goal", …"""
+    prefix = "vmas.scenarios."  # a module that vmas/__init__ hides behind a list of the same name
+    found = pkgutil.walk_packages(importlib.import_module("vmas.scenarios").__path__, prefix)
+    return sorted(m.name.removeprefix(prefix).replace(".", "/") for m in found if not m.ispkg)
+
+
+def find_scenario(name: str) -> type[BaseScenario]:
+    """The scenario class behind a VMAS name ("balance", "mpe/simple_tag" or "simple_tag") or a dotted path.
+
+    A dotted path leads to a class ("my.module.MyScenario") or to a module that has a class `Scenario`.
+    Raises EnvError, with the closest names, if there is none.
+    """
+    names = scenario_names()
+    if name in names or "." not in name:
+        full = name if name in names else next((n for n in names if n.rpartition("/")[2] == name), None)
+        if full is None:
+            short = [n.rpartition("/")[2] for n in names]
+            close = difflib.get_close_matches(name.rpartition("/")[2], short, n=3)
+            close = [names[short.index(c)] for c in close]
+            hint = f"did you mean {' or '.join(close)}?" if close else f"VMAS has {', '.join(names)}."
+            raise EnvError(f"env.scenario={name!r} is neither a VMAS scenario nor a dotted path: {hint}")
+        return importlib.import_module("vmas.scenarios." + full.replace("/", ".")).Scenario
+    found = imports.locate(name, "env.scenario")
+    if isinstance(found, types.ModuleType):
+        found = getattr(found, "Scenario", None)
+    if not (isinstance(found, type) and issubclass(found, BaseScenario)):
+        raise EnvError(f"env.scenario={name!r} must be a subclass of vmas.simulator.scenario.BaseScenario, "
+                       "or a module with such a class named Scenario.")
+    return found
+
+
+def keywords_of(scenario: type[BaseScenario]) -> list[str]:
+    """Keyword names that a scenario's source takes: `kwargs.pop("n_agents", …)`, `kwargs.get`, or parameters."""
+    names = [p.name for p in inspect.signature(scenario.make_world).parameters.values()
+             if p.name not in ("self", "batch_dim", "device") and p.kind is not p.VAR_KEYWORD]
+    for cls in scenario.__mro__:
+        if issubclass(cls, BaseScenario) and cls is not BaseScenario:
+            try:
+                source = inspect.getsource(cls)
+            except (OSError, TypeError):
+                continue  # a class of a REPL or a notebook, whose source is nowhere: VMAS itself refuses unknown ones
+            names += re.findall(r"kwargs\.(?:pop|get)\(\s*[\"'](\w+)[\"']", source)
+    return list(dict.fromkeys(names))
+
+
+def uses_host_random(scenario: type[BaseScenario]) -> bool:
+    """Whether a scenario may draw from numpy's or python's generators; those that are not VMAS's are assumed to."""
+    if any(not cls.__module__.startswith("vmas.") for cls in scenario.__mro__ if issubclass(cls, BaseScenario)):
+        return True
+    source = inspect.getsource(sys.modules[scenario.__module__])
+    return re.search(r"\bnp\.random|\bimport random\b|\bfrom (?:numpy|random)\b", source) is not None
+
+
+def build_simulator(name: str, num_envs: int, stream: Stream, *, continuous_actions: bool, multi_discrete: bool,
+                    max_steps: int | None, scenario_kwargs: dict[str, Any]) -> Simulator:
+    """A VMAS environment with `num_envs` copies, built inside `stream`. Raises EnvError for unknown names or values."""
+    scenario = find_scenario(name)
+    known = keywords_of(scenario)
+    if scenario.__module__.startswith("vmas."):
+        _refuse_unknown(name, [key for key in scenario_kwargs if key not in known], known)
+    with stream, warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Scenario kwargs")
+        warnings.filterwarnings("ignore", message=".*Gym|.*gym")
+        try:
+            simulator = Simulator(
+                scenario(), num_envs=num_envs, device=stream.device, max_steps=max_steps,
+                continuous_actions=continuous_actions, multidiscrete_actions=multi_discrete,
+                terminated_truncated=True, **scenario_kwargs)
+        except UserWarning as warning:
+            left = re.findall(r"'(\w+)':", str(warning).partition("passed but")[0])
+            _refuse_unknown(name, [key for key in left if key in scenario_kwargs] or list(scenario_kwargs), known)
+            raise
+        except Exception as error:
+            given = f" with scenario_kwargs={scenario_kwargs}" if scenario_kwargs else ""
+            raise EnvError(f"env.scenario={name!r} can't be built{given}: {imports.fault(error)}.") from error
+    decide_collisions_per_environment(simulator.world)
+    decide_scenarios_per_environment(simulator.scenario)
+    return simulator
+
+
+def _refuse_unknown(name: str, unknown: list[str], known: list[str]) -> None:
+    if not unknown:
+        return
+    close = difflib.get_close_matches(unknown[0], known, n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"it takes {', '.join(known) or 'none'}."
+    raise EnvError(f"env.scenario_kwargs.{unknown[0]} is not a keyword of scenario {name!r}: {hint}")
+
+
+def global_state(simulator: Simulator) -> torch.Tensor:
+    """float32 [E, S]: position, velocity, rotation, angular velocity (6 numbers) of every entity, landmarks first."""
+    parts = [part for entity in simulator.world.entities
+             for part in (entity.state.pos, entity.state.vel, entity.state.rot, entity.state.ang_vel)]
+    return torch.cat(parts, dim=-1)

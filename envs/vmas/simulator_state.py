@@ -1,0 +1,299 @@
+"""The simulator's state: every tensor and plain value reachable from it, found once and named by its path.
+
+A *slot* is one place that holds a tensor: a container (an object's `__dict__`, a list, a dict) and a key. Two slots may
+hold one and the same tensor; code that rebinds slots keeps such shared identities. A *host* slot holds plain values
+(numbers, strings, tuples of them) or refers to another object of the simulator (an agent's goal, say).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+import sys
+import types
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Modules whose objects hold no simulator state; torch.distributions' do (sampling keeps its Gaussians there).
+FOREIGN = {"torch", "numpy", "gym", "gymnasium", "pyglet", "matplotlib"} | set(sys.stdlib_module_names)
+# Scratch that World.step fills again before it reads it, and what merely draws: neither decides the next step.
+SCRATCH = {"forces_dict", "torques_dict", "entity_index_map", "viewer", "text_lines", "_render"}
+
+
+def holds_state(value: Any) -> bool:
+    """Whether to look inside an object: instances of the simulator's, the scenario's and the user's own classes."""
+    if isinstance(value, (type, enum.Enum, types.FunctionType, types.MethodType, types.ModuleType, Tensor)):
+        return False
+    if isinstance(value, torch.nn.Module):
+        return True
+    module = type(value).__module__
+    foreign = module.partition(".")[0] in FOREIGN and not module.startswith("torch.distributions")
+    return has_attributes(value) and not foreign and not module.startswith("torch.distributions.constraints")
+
+
+def has_attributes(value: Any) -> bool:
+    """Whether a value's attributes can be listed: it has a `__dict__`, or its class names them in `__slots__`."""
+    return hasattr(value, "__dict__") or (not isinstance(value, (list, tuple, dict, str)) and bool(_slots(value)))
+
+
+def _slots(value: Any) -> list[str]:
+    found = [cls.__dict__.get("__slots__", ()) for cls in type(value).__mro__ if cls.__module__ != "builtins"]
+    names = [name for each in found for name in ((each,) if isinstance(each, str) else each)]
+    return [name for name in names if name not in ("__dict__", "__weakref__")]
+
+
+class SlotsOf:
+    """The attributes of an object with `__slots__`, as a dict's items; with a `__dict__`, that is taken instead."""
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self.owner, name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        setattr(self.owner, name, value)
+
+    def get(self, name: str) -> Any:
+        return getattr(self.owner, name, None)
+
+    def items(self) -> list[tuple[str, Any]]:
+        return [(name, getattr(self.owner, name)) for name in _slots(self.owner) if hasattr(self.owner, name)]
+
+
+def attributes(owner: Any) -> Any:
+    """What holds an object's attributes: its `__dict__`, else a view of its slots."""
+    return vars(owner) if hasattr(owner, "__dict__") else SlotsOf(owner)
+
+
+@dataclass
+class Slot:
+    """One place that holds a value: `steps` leads from the root to its container, `key` to the value in it."""
+
+    path: str
+    steps: tuple[tuple[str, Any], ...]  # ("attribute" | "item", key), …
+    container: Any
+    key: Any
+
+    @property
+    def value(self) -> Any:
+        return self.container[self.key]
+
+    def write(self, value: Any) -> None:
+        if isinstance(self.container, tuple):  # can't be rebound: change the tensor in place
+            self.container[self.key].copy_(value)
+        else:
+            self.container[self.key] = value
+
+
+def like(old: Tensor, value: Tensor) -> Tensor:
+    """A copy of `value` to put in the place of `old`: a parameter, or a leaf with gradients, if that is one."""
+    copy = value.detach().clone()
+    if isinstance(old, torch.nn.Parameter):
+        return torch.nn.Parameter(copy, old.requires_grad)
+    return copy.requires_grad_(old.requires_grad and old.is_leaf)
+
+
+def copies(slots: dict[str, Slot]) -> dict[str, Tensor]:
+    """{path: copy} of the tensors in `slots`. Slots that hold one tensor get one copy."""
+    made: dict[int, Tensor] = {}
+    return {path: made.setdefault(id(value), like(value, value))
+            for path, value in ((path, slot.value) for path, slot in slots.items())}
+
+
+class StateMap:
+    """All slots below `root` (a VMAS Environment). `refresh()` finds them again after an eager reset.
+
+    tensors: {path: Slot} of tensors. host: {path: Slot} of plain values and references. arrays: {path: Slot} of NumPy
+    arrays. beside: {path: Slot} of all else that is not empty of meaning: generators, sets, counters
+    (`envs.vmas.carried`).
+    """
+
+    def __init__(self, root: Any) -> None:
+        self.root = root
+        self._enums: dict[str, type[enum.Enum]] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Walk again: containers may have been replaced."""
+        self.tensors: dict[str, Slot] = {}
+        self.host: dict[str, Slot] = {}
+        self.arrays: dict[str, Slot] = {}
+        self.beside: dict[str, Slot] = {}
+        self._path_of: dict[int, str] = {}
+        self._object_at: dict[str, Any] = {}
+        plain: list[Slot] = []
+        queue: deque[tuple[str, tuple, Any]] = deque()
+        self._visit("", self.root)
+        world = getattr(self.root, "world", None)
+        for name in ("_landmarks", "_agents"):  # first, so that a goal refers to a landmark, whatever else holds it
+            for i, entity in enumerate(getattr(world, name, ())):
+                steps = (("attribute", "world"), ("attribute", name), ("item", i))
+                self._visit(f"world.{name}.{i}", entity)
+                queue.append((f"world.{name}.{i}", steps, entity))
+        queue.append(("", (), self.root))
+        while queue:  # breadth first: objects go by their shortest path
+            path, steps, owner = queue.popleft()
+            for label, key, value in _children(owner, self._path_of):
+                named = has_attributes(owner)
+                slot = Slot(_join(path, label), (*steps, ("attribute" if named else "item", key)),
+                            attributes(owner) if named else owner, key)
+                if isinstance(value, Tensor):
+                    self.tensors[slot.path] = slot
+                elif id(value) in self._path_of:
+                    plain.append(slot)
+                elif holds_state(value) or (isinstance(value, (list, tuple, dict)) and self._has_state(value)):
+                    self._visit(slot.path, value)
+                    queue.append((slot.path, slot.steps, value))
+                else:
+                    plain.append(slot)
+        for slot in plain:
+            if isinstance(slot.container, tuple):
+                continue
+            if isinstance(slot.value, np.ndarray):
+                self.arrays[slot.path] = slot
+            elif self.encode(slot.value) is not NotImplemented:
+                self.host[slot.path] = slot
+            else:
+                self.beside[slot.path] = slot
+
+    def containers(self) -> dict[str, list | dict]:
+        """{path: value} of lists and dicts, with plain items or with tensors."""
+        found = {path: value for path, value in self._object_at.items() if isinstance(value, (list, dict))}
+        plain = {**self.host, **self.beside}
+        return found | {p: slot.value for p, slot in plain.items() if isinstance(slot.value, (list, dict))}
+
+    def entities(self) -> dict[str, Any]:
+        """{path: object} of the world's landmarks and agents."""
+        return {path: value for path, value in self._object_at.items()
+                if path.startswith(("world._landmarks.", "world._agents.")) and path.count(".") == 2}
+
+    def _visit(self, path: str, value: Any) -> None:
+        self._path_of[id(value)] = path
+        self._object_at[path] = value
+
+    def _has_state(self, value: Any) -> bool:
+        """Whether a list, tuple or dict holds tensors or objects that the walk has not met yet."""
+        for item in value.values() if isinstance(value, dict) else value:
+            if isinstance(item, (Tensor, np.ndarray)):
+                return True
+            if id(item) in self._path_of:
+                continue
+            if holds_state(item) or (isinstance(item, (list, tuple, dict)) and self._has_state(item)):
+                return True
+        return False
+
+    def encode(self, value: Any) -> Any:
+        """A plain value or reference as JSON can carry it; NotImplemented for anything else (functions, arrays…)."""
+        if isinstance(value, enum.Enum):  # a colour, say
+            self._enums[type(value).__qualname__] = type(value)
+            return {"enum": [type(value).__qualname__, value.name]}
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if id(value) in self._path_of:
+            return {"object": self._path_of[id(value)]}
+        if type(value) in (list, tuple, torch.Size):
+            items = [self.encode(item) for item in value]
+            return NotImplemented if NotImplemented in items else {type(value).__name__: items}
+        if type(value) is dict and all(isinstance(key, (str, int)) for key in value):
+            items = [[key, self.encode(item)] for key, item in value.items()]
+            return NotImplemented if any(item is NotImplemented for _, item in items) else {"dict": items}
+        return NotImplemented
+
+    def decode(self, value: Any) -> Any:
+        """The inverse of `encode`, with references to this simulator's own objects."""
+        if not isinstance(value, dict):
+            return value
+        ((kind, content),) = value.items()
+        if kind == "object":
+            return self._object_at[content]
+        if kind == "enum":
+            return self._enums[content[0]][content[1]]
+        if kind == "dict":
+            return {key: self.decode(item) for key, item in content}
+        make = {"list": list, "Size": torch.Size}.get(kind, tuple)
+        return make([self.decode(item) for item in content])
+
+    def host_values(self) -> dict[str, Any]:
+        """{path: encoded value} of the host slots as they are now."""
+        return {path: self.encode(slot.value) for path, slot in self.host.items()}
+
+    def write_host(self, values: dict[str, Any]) -> None:
+        """Set host slots from encoded values; what is already equal stays untouched."""
+        for path, value in values.items():
+            slot = self.host.get(path)
+            if slot is not None and self.encode(slot.value) != value:
+                slot.write(self.decode(value))
+
+
+@contextlib.contextmanager
+def assignments(state: StateMap) -> Iterator[set[str]]:
+    """The paths of the attributes that are assigned to within the context, to whatever value.
+
+    Meanwhile every object of the simulator is of a subclass that notes what is set.
+    """
+    assigned: set[str] = set()
+    noting: dict[type, type] = {}
+    changed = []
+
+    def subclass(cls: type) -> type:
+        def note(self: Any, name: str, value: Any) -> None:
+            assigned.add(_join(state._path_of[id(self)], name))
+            cls.__setattr__(self, name, value)
+
+        return type(cls.__name__, (cls,), {"__setattr__": note, "__module__": cls.__module__, "__slots__": ()})
+
+    try:
+        for value in state._object_at.values():
+            cls = type(value)
+            if hasattr(value, "__dict__"):
+                noting[cls] = noting.get(cls) or subclass(cls)
+                with contextlib.suppress(TypeError):  # an object that can't change its class is seen by its values
+                    value.__class__ = noting[cls]
+                    changed.append((value, cls))
+        yield assigned
+    finally:
+        for value, cls in changed:
+            object.__setattr__(value, "__class__", cls)
+
+
+def _join(path: str, label: str) -> str:
+    return f"{path}.{label}" if path else label
+
+
+def _children(owner: Any, path_of: dict[int, str]) -> Iterator[tuple[str, Any, Any]]:
+    """(label, key, value) of an object's attributes or a container's items."""
+    if has_attributes(owner):
+        yield from ((key, key, value) for key, value in list(attributes(owner).items()) if key not in SCRATCH)
+    elif isinstance(owner, dict):
+        for i, (key, value) in enumerate(owner.items()):
+            yield _label(key, i, path_of), key, value
+    else:
+        yield from ((str(i), i, value) for i, value in enumerate(owner))
+
+
+def _label(key: Any, position: int, path_of: dict[int, str]) -> str:
+    """A dict key's name in paths, the same in every simulator of the scenario whatever the order of insertion."""
+    if id(key) in path_of:
+        return f"<{path_of[id(key)]}>"
+    if isinstance(key, frozenset) and all(isinstance(part, str) for part in key):
+        return "+".join(sorted(key))
+    plain = key if isinstance(key, tuple) else (key,)
+    return str(key) if all(isinstance(part, (str, int, float)) for part in plain) else f"#{position}"
+
+
+def to_bytes(value: Any) -> Tensor:
+    """JSON-able data as a uint8 tensor, so that it travels in snapshots; floats come back bitwise."""
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def from_bytes(packed: Tensor) -> Any:
+    """The inverse of `to_bytes`."""
+    return json.loads(bytes(packed.cpu().tolist()).decode())

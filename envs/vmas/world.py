@@ -1,0 +1,218 @@
+"""One VMAS scenario in E environments: simulator, groups of agents, random streams and reset pool, stepped eagerly."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.base import STATE, ActionError, EnvError, Transition, misshapen
+from envs.grouping import Group, agent_actions, assign, flatten, flatten_info
+from envs.kernel.verification.audit import StepAudit
+from envs.rng import Stream, pack_python, unpack_python
+from envs.spec import EnvSpec, sample_actions
+from envs.vmas.reset_pool import ResetPool
+from envs.vmas.scenario_errors import check_outputs, naming_errors
+from envs.vmas.simulator import Simulator, build_simulator, find_scenario, global_state, uses_host_random
+from marl.core.seeding import spread
+
+
+class VmasWorld:
+    """What a `VmasEnv` is made of, open to kernels, recordings, live pages and comparisons.
+
+    simulator: VMAS's environment, whose tensors lag behind while a kernel steps (`VmasEnv.simulator` does not).
+    groups: {group: how its agents' observations are stacked and its actions split}. spec: what that comes to.
+    pool: the simulator's state as named tensors, its random stream, and fresh states to restart from.
+    ticks: steps since the last reset. pool_every: steps between new pools. settings: what `template` repeats.
+
+    Args: as `VmasEnv`; audit: looks on while the first steps are made, or None.
+
+    Raises:
+        EnvError: unknown scenarios, keywords and impossible combinations.
+    """
+
+    def __init__(
+        self,
+        scenario: str,
+        num_envs: int,
+        max_steps: int | None = 100,
+        continuous_actions: bool = True,
+        multi_discrete: bool = False,
+        heterogeneous: str = "split",
+        groups: dict[str, list[str]] | None = None,
+        global_state: bool = False,
+        scenario_kwargs: dict[str, Any] | None = None,
+        pool_every: int = 100,
+        pool_size: int | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        audit: StepAudit | None = None,
+    ) -> None:
+        kwargs = dict(scenario_kwargs or {})
+        pool_size = max(num_envs, 64) + 1 if pool_size is None else pool_size
+        _check(num_envs, max_steps, continuous_actions, multi_discrete, pool_every, pool_size)
+        self.scenario, self.num_envs, self.device = scenario, num_envs, torch.device(device)
+        self.settings = {
+            "scenario": scenario, "max_steps": max_steps, "continuous_actions": continuous_actions,
+            "multi_discrete": multi_discrete, "heterogeneous": heterogeneous, "groups": groups,
+            "global_state": global_state, "scenario_kwargs": kwargs}
+        host = uses_host_random(find_scenario(scenario))
+        stream, fresh_stream = (Stream(spread(seed, i), self.device, host) for i in (0, 1))
+
+        def build(copies: int, stream: Stream) -> Simulator:
+            return build_simulator(scenario, copies, stream, continuous_actions=continuous_actions,
+                                   multi_discrete=multi_discrete, max_steps=max_steps, scenario_kwargs=kwargs)
+
+        self._more: Callable[[Simulator], dict[str, Tensor]] | None = None
+        self._global_state = global_state
+        self.simulator = build(num_envs, stream)
+        self.groups = self._make_groups(stream, heterogeneous, groups)
+        fresh_simulator = build(pool_size, fresh_stream)
+        with naming_errors(scenario, 0):
+            self.pool = ResetPool(self.simulator, fresh_simulator, stream, fresh_stream, self.observe, audit)
+        self.shared_draws = tuple(sorted(self.pool.drawn))
+        self.pool_every = max_steps if self.shared_draws and max_steps else pool_every
+        observation = self._restart(seed)
+        self.spec = EnvSpec({name: group.spec for name, group in self.groups.items()},
+                            observation[STATE].shape[-1] if global_state else None, max_steps)
+
+    def _make_groups(self, stream: Stream, heterogeneous: str, teams: dict[str, list[str]] | None) -> dict[str, Group]:
+        sim = self.simulator
+        with stream, naming_errors(self.scenario, 0):
+            observations, rewards, terminated, _, infos = sim.step(sim.get_random_actions())
+            names = [agent.name for agent in sim.agents]
+            check_outputs(self.scenario, 0, self.num_envs, names, observations, rewards, terminated)
+        sizes = self._widths = [flatten(o).shape[-1] for o in observations]
+        actions = [agent_actions(sim, agent) for agent in sim.agents]
+        flat = [{k: v for k, v in flatten_info(i).items() if v.dim() and len(v) == self.num_envs} for i in infos]
+        members = assign(sim.agents, sizes, actions, heterogeneous, teams)
+        return {name: Group(name, who, sim.agents, sizes, actions, flat) for name, who in members.items()}
+
+    def template(self, num_envs: int, pool_size: int) -> VmasWorld:
+        """Another world of the same settings, in which kernels are traced and compared: seed 0, on the CPU."""
+        return VmasWorld(**self.settings, num_envs=num_envs, pool_size=pool_size)
+
+    # ---- between groups and the simulator's agents
+
+    def observe(self, simulator: Simulator, observations: list[Any]) -> dict[str, Tensor]:
+        """{group: float32 [E, A, F]} of what a simulator's agents see, and the global state where it is asked for."""
+        seen = {name: group.observation(observations) for name, group in self.groups.items()}
+        if self._global_state:
+            seen[STATE] = global_state(simulator)
+        return seen if self._more is None else {**seen, **self._more(simulator)}
+
+    def observe_more(self, measure: Callable[[Simulator], dict[str, Tensor]]) -> None:
+        """From now on observations hold what `measure` gives of a simulator, {key: [E, F]}; the pool is reset."""
+        self._more = measure
+        self.pool.refresh()
+
+    def split_actions(self, action: dict[str, Tensor]) -> list[Tensor]:
+        """{group: [E, A, D]} -> each agent's action in the simulator's order. EnvError for other groups or shapes."""
+        parts: list[Any] = [None] * len(self.simulator.agents)
+        for name, group in self.groups.items():
+            value, spec = action.get(name), group.spec
+            shape = (self.num_envs, spec.n_agents, spec.action.size)
+            if value is None or value.shape != shape:
+                raise misshapen(name, shape, value)
+            group.split_actions(value, parts)
+        return parts
+
+    def random_action(self, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """As `Env.random_action`."""
+        return sample_actions(self.spec, self.num_envs, self.device, generator, {})
+
+    # ---- steps
+
+    def _restart(self, seed: int | None) -> dict[str, Tensor]:
+        if seed is not None:
+            self.pool.stream.seed(seed)
+            self.pool.fresh_stream.seed(spread(seed, 1))
+            self._offsets = random.Random(spread(seed, 2))
+        self.ticks = 0
+        return self.pool.reset_simulator()
+
+    @torch.no_grad()
+    def reset(self, seed: int | None = None) -> dict[str, Tensor]:
+        """Restart all environments; their observation by group, the global state under `STATE`. See `VmasEnv.reset`."""
+        return self._restart(seed)
+
+    @property
+    def pool_is_due(self) -> bool:
+        """Whether the next step begins with a new pool."""
+        return (self.ticks + 1) % self.pool_every == 0
+
+    def count_step(self) -> int:
+        """A step is made; the row of the pool from which environments restart that end in it."""
+        self.ticks += 1
+        return self._offsets.randrange(self.pool.size)
+
+    @torch.no_grad()
+    def step(self, action: dict[str, Tensor]) -> Transition:
+        """One step by the simulator. See `VmasEnv.step`."""
+        sim, pool = self.simulator, self.pool
+        with pool.stream:
+            try:
+                with naming_errors(self.scenario, self.ticks + 1):
+                    observations, rewards, terminated, over, infos = sim.step(self.split_actions(action))
+            except AssertionError as error:
+                reason = f": {error}" if str(error) else ""
+                raise ActionError("the simulator refused the action: not a number, or outside of the allowed choices"
+                                  f"{reason}.") from error
+        names = [agent.name for agent in sim.agents]
+        check_outputs(self.scenario, self.ticks + 1, self.num_envs, names, observations, rewards, terminated,
+                     self._widths)
+        seen = self.observe(sim, observations)
+        truncated = over & ~terminated
+        done = over | terminated
+        if self.pool_is_due:
+            pool.refresh()
+        offset = self.count_step()
+        pool.merge(done, offset)
+        here = done.view(-1, 1, 1)
+        after = {key: torch.where(here if value.dim() == 3 else here[..., 0], pool.fresh_rows(key, offset), value)
+                 for key, value in seen.items()}
+        state, next_state = after.pop(STATE, None), seen.pop(STATE, None)
+        return Transition(
+            observation=after, next_observation=seen,
+            reward={name: group.reward(rewards) for name, group in self.groups.items()},
+            terminated=terminated, truncated=truncated, state=state, next_state=next_state,
+            info={name: group.info(infos) for name, group in self.groups.items()})
+
+    # ---- snapshots
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Everything that decides the next steps, as cloned tensors under flat names."""
+        saved = self.pool.snapshot()
+        saved["offsets"] = pack_python(self._offsets.getstate())
+        saved["ticks"] = torch.tensor(self.ticks)
+        return saved
+
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """Go back to a snapshot of a world with the same settings; raises EnvError for another's."""
+        self.pool.restore(snapshot)
+        self._offsets.setstate(unpack_python(snapshot["offsets"]))
+        self.ticks = int(snapshot["ticks"])
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """The device of that name. Raises EnvError where there is none."""
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise EnvError(f"env.device={device!r} is no device; write 'cpu', 'cuda' or 'cuda:0'.") from error
+    if wanted.type == "cuda" and not torch.cuda.is_available():
+        raise EnvError(f"env.device={device!r}: no CUDA device is available here; use 'cpu'.")
+    return wanted
+
+
+def _check(num_envs: int, max_steps: int | None, continuous: bool, multi_discrete: bool, every: int, size: int) -> None:
+    for key, value in (("num_envs", num_envs), ("max_steps", max_steps), ("pool_every", every), ("pool_size", size)):
+        if value is not None and value < 1:
+            raise EnvError(f"env.{key}={value} must be at least 1.")
+    if continuous and multi_discrete:
+        raise EnvError("env.multi_discrete=true needs env.continuous_actions=false.")
+    if size == num_envs:
+        raise EnvError(f"env.pool_size={size} must differ from env.num_envs: that tells state from constants.")

@@ -1,0 +1,52 @@
+"""Callbacks of the engine: what may look at every iteration and stop the run."""
+
+import math
+
+from marl.core.errors import UserError
+
+
+class Callback:
+    """Base class of what looks at a run; every hook does nothing until it is overridden.
+
+    `marl.engine.run_view.RunView` says what a hook may read of the trainer, and ask for; nothing there is assigned to.
+    """
+
+    def wrap_task(self, task):
+        """Before anything is built for the run: the task to train, this one or one around it."""
+        return task
+
+    def on_start(self, trainer) -> None:
+        """Before the first iteration, after a resume has been loaded."""
+
+    def on_iteration(self, trainer, record: dict) -> None:
+        """After every iteration, with the logged record (host floats)."""
+
+    def on_evaluation(self, trainer, evaluation: dict[str, float]) -> None:
+        """After every evaluation, with its figures."""
+
+    def on_error(self, trainer, error: RuntimeError) -> None:
+        """A minibatch's forward or backward pass raised `error`; may raise a clearer one."""
+
+    def on_end(self, trainer) -> None:
+        """After the last iteration, also when the run fails."""
+
+    def state_dict(self) -> dict:
+        """What must survive a resume; plain Python."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`."""
+
+
+def better(value: float, best: float | None, mode: str, min_delta: float = 0.0) -> bool:
+    """Whether `value` is finite and beats `best` by more than `min_delta` in the direction `mode`."""
+    if best is None or not math.isfinite(value):
+        return math.isfinite(value)
+    return value > best + min_delta if mode == "max" else value < best - min_delta
+
+
+def monitored(evaluation: dict[str, float], monitor: str, key: str) -> float:
+    """`evaluation[monitor]`, or a UserError that names `key` and what there is."""
+    if monitor not in evaluation:
+        raise UserError(f"{key}={monitor!r}: evaluation has {', '.join(sorted(evaluation))}")
+    return evaluation[monitor]

@@ -1,0 +1,41 @@
+"""Ends a run whose figure of the evaluation no longer gets better."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from marl.callbacks.base import Callback, better, monitored
+
+
+@dataclass
+class EarlyStopping(Callback):
+    """Stop when `monitor` has not improved by `min_delta` for `patience` evaluations, or reached `target`."""
+
+    monitor: str | None = None
+    mode: Literal["max", "min"] | None = None
+    patience: Annotated[int, Field(ge=1)] | None = None
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    target: float | None = None
+    best: float | None = field(default=None, init=False)
+    waited: int = field(default=0, init=False)
+
+    def on_evaluation(self, trainer, evaluation):
+        monitor, mode = self.monitor or trainer.monitor, self.mode or trainer.mode
+        value = monitored(evaluation, monitor, "callbacks.early_stopping.monitor")
+        if better(value, self.best, mode, self.min_delta):
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
+        if self.patience is not None and self.waited >= self.patience:
+            trainer.stop(f"{monitor} has not improved for {self.waited} evaluations")
+        reached = math.isfinite(value) and self.target is not None
+        if reached and (value >= self.target if mode == "max" else value <= self.target):
+            trainer.stop(f"{monitor} reached {value:.4g}, the target is {self.target:.4g}")
+
+    def state_dict(self):
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state):
+        self.best, self.waited = state["best"], state["waited"]

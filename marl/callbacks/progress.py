@@ -1,0 +1,60 @@
+"""Progress on the terminal: a live bar, or plain lines where the output is no terminal."""
+
+import sys
+import time
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from marl.callbacks.base import Callback
+from marl.core import terminal
+
+
+def describe(record: dict, unit: str, monitor: str) -> str:
+    """One short line of what a person wants to see: speed, the figure of merit, the loss."""
+    shown = [f"{record[f'{unit}_per_second']:,.0f} {unit}/s"] if unit == "frames" else []
+    keys = (monitor, f"eval/{monitor}", "accuracy", "eval/accuracy", "loss")
+    for key in dict.fromkeys(keys):
+        if key in record and record[key] == record[key]:
+            shown.append(f"{key} {record[key]:.4g}")
+    return "  ".join(shown)
+
+
+class ProgressBar(Callback):
+    """Iteration, speed, remaining time and the current return or accuracy. `mode`: auto, rich, plain or off."""
+
+    def __init__(self, mode: str = "auto", every_seconds: float = 5.0):
+        self.mode, self.every_seconds = mode, every_seconds
+        if mode == "auto":
+            self.mode = "rich" if sys.stdout.isatty() else "plain"
+        self.last: dict[str, str] = {}
+        self.bar = None
+
+    def on_start(self, trainer):
+        self.printed, self.first, self.started = 0.0, trainer.iteration, time.perf_counter()
+        if self.mode == "rich":
+            columns = [TextColumn("[bold]{task.description}"), BarColumn(None), MofNCompleteColumn()]
+            columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[figures]}")]
+            self.bar = Progress(*columns, console=terminal.console())
+            self.bar.start()
+            self.id = self.bar.add_task(trainer.task.name, total=trainer.iterations, figures="")
+            self.bar.update(self.id, completed=trainer.iteration)
+
+    def on_iteration(self, trainer, record):
+        text = describe(record, trainer.task.unit, trainer.monitor)
+        if self.bar is not None:
+            self.bar.update(self.id, completed=trainer.iteration, figures=text)
+            return
+        now, evaluated = time.perf_counter(), any(key.startswith("eval/") for key in record)
+        last = trainer.iteration == trainer.iterations
+        if self.mode == "plain" and (evaluated or last or now - self.printed > self.every_seconds):
+            self.printed = now
+            done = trainer.iteration - self.first
+            left = (now - self.started) / done * (trainer.iterations - trainer.iteration)
+            units = record[trainer.task.unit]
+            done = f"iteration {trainer.iteration}/{trainer.iterations}  {units:,.0f} {trainer.task.unit}"
+            print(terminal.fit(f"{done}  {text}  ETA {left:.0f} s"), flush=True)
+
+    def on_end(self, trainer):
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None

@@ -1,0 +1,1 @@
+"""A loss and its gradients, captured once as a graph of operations and replayed."""

@@ -1,0 +1,129 @@
+"""Transfer: a new run that starts from saved weights, all of them or those that fit."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from marl.checkpoints import checkpoint_file
+from marl.core import distributed, run_directory
+from marl.core.errors import UserError
+from marl.task import Task
+
+
+@dataclass
+class Loaded:
+    """What became of each name: loaded {target: source}, skipped (in the file only), missing (in the task only),
+    mismatched {target: (saved shape, the task's shape)}."""
+
+    loaded: dict[str, str] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    mismatched: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """One line per kind that occurred."""
+        shapes = [f"{name} {old} -> {new}" for name, (old, new) in self.mismatched.items()]
+        kinds = {"loaded": list(self.loaded), "skipped (not in this task)": self.skipped}
+        kinds |= {"missing (keeps its initial values)": self.missing, "mismatched (keeps its initial values)": shapes}
+        return [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
+
+
+def begin_from(task: Task, source: str, strict: bool) -> None:
+    """Load the weights that `init_from` names, and say what was loaded unless it is everything."""
+    path = run_directory.find(source)
+    lines = load_weights(task, path, strict).lines()
+    if not strict and distributed.main():
+        print(f"init_from={path}:", *lines, sep="\n  ", flush=True)
+
+
+def load_weights(task: Task, path: str | Path, strict: bool = True) -> Loaded:
+    """Put the weights of a checkpoint or a `.safetensors` file into `task.loss`.
+
+    strict: all of them and nothing else, or UserError. Otherwise what fits by name and shape; then a network per agent
+    that the file lacks is filled with its first one, and a supervised model is put into every actor (its input scaling
+    becomes part of its first layer).
+
+    Raises UserError where the file can't be read, doesn't fit (strict), or nothing of it fits.
+    """
+    saved = checkpoint_file.load_weights(path, next(task.loss.parameters()).device)
+    if not strict:
+        return load_fitting(task.loss, saved, path)
+    try:
+        task.loss.load_state_dict(saved)
+    except RuntimeError as error:
+        message = " ".join(str(error).split())
+        why = message.partition(f"{type(task.loss).__name__}: ")[2] or message
+        short = why if len(why) <= 300 else f"{why[:300].rpartition(' ')[0]} …"
+        raise UserError(
+            f"{path} does not fit this task's networks: {short} (init_from with strict=false loads what fits)"
+        ) from error
+    return Loaded({name: name for name in saved})
+
+
+def load_fitting(module: nn.Module, saved: Mapping[str, Tensor], path: str | Path) -> Loaded:
+    """Copy into `module` whatever of `saved` fits; UserError naming `path` where nothing does."""
+    saved = dict(saved)
+    if any(name.startswith("model.") for name in saved) and hasattr(module, "actors"):
+        saved = unscaled(saved, path)
+    if hasattr(module, "complete"):  # older files say less
+        module.complete(saved)
+    result, used = Loaded(), set()
+    weights = module.state_dict()
+    for name, value in weights.items():
+        source = next((s for s in _sources(name) if s in saved), None)
+        if source is None:
+            result.missing.append(name)
+        elif saved[source].shape != value.shape:
+            result.mismatched[name] = (list(saved[source].shape), list(value.shape))
+        else:
+            value.copy_(saved[source])
+            result.loaded[name] = source
+        used.add(source)
+    result.skipped = [name for name in saved if name not in used]
+    if not result.loaded:
+        raise UserError(f"{path}: nothing of it fits this task's networks; {'; '.join(result.lines())[:300]}")
+    return result
+
+
+def _sources(name: str) -> list[str]:
+    """Names under which a file may hold the weight `name`, the best first."""
+    first = re.sub(r"\.networks\.\d+\.", ".networks.0.", name)
+    model = re.sub(r"^actors\.[^.]+\.network\.networks\.\d+\.", "model.", name)
+    return list(dict.fromkeys([name, first, model]))
+
+
+def unscaled(saved: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+    """A supervised model's weights with its scaling made part of its first and last layers, which must be linear."""
+    saved = _targets_unscaled(saved, path)
+    shift, scale = saved.pop("shift", torch.zeros(1)), saved.pop("scale", torch.ones(1))
+    if not shift.any() and (scale == 1).all():
+        return saved
+    first = next((name for name in saved if name.startswith("model.") and name.endswith("weight")), "")
+    bias = first.removesuffix("weight") + "bias"
+    if not first or saved[first].dim() != 2 or bias not in saved:
+        raise UserError(f"{path}: scales the inputs of a first layer that is not linear; train it with normalise=false")
+    wide = saved[first].shape[1]
+    try:
+        shift, scale = (value.flatten().expand(wide) for value in (shift, scale))
+    except RuntimeError as error:
+        raise UserError(f"{path}: scales its inputs otherwise than its first layer reads them") from error
+    saved[bias] = saved[bias] - saved[first] @ (shift / scale)
+    saved[first] = saved[first] / scale
+    return saved
+
+
+def _targets_unscaled(saved: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+    """The same of the scaling of its targets, y * scale + shift, in its last layer."""
+    if "target_scale" not in saved:
+        return saved
+    shift, scale = saved.pop("target_shift"), saved.pop("target_scale")
+    last = next((name for name in reversed(saved) if name.startswith("model.") and name.endswith("weight")), "")
+    bias = last.removesuffix("weight") + "bias"
+    if not last or saved[last].dim() != 2 or len(saved[last]) != len(scale) or bias not in saved:
+        raise UserError(f"{path}: scales the outputs of a last layer that is not linear; train it with "
+                        "data.standardize_targets=false")  # fmt: skip
+    return saved | {last: saved[last] * scale.unsqueeze(1), bias: saved[bias] * scale + shift}

@@ -1,0 +1,1 @@
+"""Configurations: composed with Hydra, overridden from a command line."""

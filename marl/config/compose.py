@@ -1,0 +1,104 @@
+"""From a command line to a configuration: composed with Hydra, or a saved one changed, and checked."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from marl.checkpoints import checkpoint_file
+from marl.config.conf_tree import CONF
+from marl.config.hydra_errors import translate_hydra_errors
+from marl.config.overrides import before, chosen, drop_keywords, named, tidy, value_of
+from marl.config.saved_config import read_config
+from marl.core import device, run_directory
+from marl.core.errors import UserError
+from marl.core.kinds import validate
+from marl.core.moved import update_config
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration that a command line `overrides` stands for, for notebooks and tests.
+
+    With `resume=RUN_DIR` among them it is the one that run was started with, the other overrides on top.
+
+    Raises:
+        UserError: an unknown key or group option, or a broken override.
+    """
+    with translate_hydra_errors(lambda: True):
+        overrides = tidy(overrides)
+    run = value_of(overrides, "resume")
+    if run is not None:
+        return saved(run, overrides)
+    with translate_hydra_errors(lambda: True), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("config", overrides, return_hydra_config=True)
+        settle(cfg, overrides)
+    cfg.experiment = cfg.hydra.runtime.choices.get("experiment")
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+def settle(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Where `overrides` name another scenario, drop the keywords of the one before; to be called inside of Hydra."""
+    if named(overrides):
+        drop_keywords(cfg, hydra.compose("config", before(overrides)), overrides)
+
+
+def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration in a run directory (or beside a checkpoint), with `overrides` on top.
+
+    A group option replaces the whole group. The run's own `experiment=` and directory may be repeated.
+
+    Raises:
+        UserError: no configuration there, or an override that does not fit it.
+    """
+    path = run_directory.config_of(run)
+    if path is None and Path(run).suffix == ".pt" and Path(run).is_file():  # one that lies alone: it tells, too
+        path, cfg = Path(run), OmegaConf.create(checkpoint_file.load(run)["config"])
+    elif path is None:
+        reason = "holds no configuration" if Path(run).is_file() else "no run directory with a config.yaml"
+        raise UserError(f"{run}: {reason}; give a run directory or a checkpoint (.pt)")
+    else:
+        cfg = OmegaConf.create(read_config(path))
+    OmegaConf.set_struct(cfg, True)
+    with translate_hydra_errors(lambda: True):
+        overrides, earlier = tidy(overrides), cfg.copy()
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        choices = [f"experiment={cfg.experiment}"] if cfg.experiment else []
+        choices += [o.input_line for o in parsed if chosen(o) and o.key_or_group not in ("experiment", "debug")]
+        composed = compose(choices) if any(map(chosen, parsed)) else None
+        for override in parsed:
+            key, text = override.key_or_group, override.input_line
+            if override.is_sweep_override():
+                raise UserError(f"{text}: a saved run cannot be swept over; give one value")
+            value = override.value()
+            if key in ("experiment", "hydra.run.dir"):
+                current = cfg.experiment if key == "experiment" else path.parent.resolve()
+                if (value if key == "experiment" else Path(value).resolve()) != current:
+                    raise UserError(f"{text}: this run has {key}={current}, which stays; change single keys instead")
+            elif key.startswith("hydra.") or key == "debug" or override.is_delete():
+                raise UserError(f"{text}: does not apply to a saved run; change single keys instead")
+            elif chosen(override):
+                cfg[key] = OmegaConf.to_container(composed[key], resolve=False)
+            else:
+                added = override.is_add() or override.is_force_add()
+                OmegaConf.update(cfg, key, value, merge=True, force_add=added)
+        if not any(o.key_or_group == "env" for o in parsed):
+            drop_keywords(cfg, earlier, overrides)
+    return cfg
+
+
+def check(cfg: DictConfig) -> dict[str, Any]:
+    """`cfg` resolved to plain Python and validated (`marl.core.kinds`), with every key that has no value named.
+
+    Raises:
+        UserError: the first mistake, in one sentence.
+    """
+    with translate_hydra_errors():
+        config = update_config(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+    validate(config)
+    device.pick(config["device"])
+    return config

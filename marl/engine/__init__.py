@@ -1,0 +1,1 @@
+"""The training loop and the owners of its state: run state, metrics, updates, checkpoints."""

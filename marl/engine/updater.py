@@ -1,0 +1,285 @@
+"""What turns minibatches into steps: the loss, its gradients, and the optimiser with all that belongs to it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from marl.capture.captured_loss import CapturedLoss, can_be_captured
+from marl.core import distributed
+from marl.core.errors import UserError
+from marl.engine import activation_checkpointing, non_finite
+from marl.engine.run_metrics import RunMetrics
+from marl.engine.spans import span
+from marl.optim.fused_adam import build_fused_step
+from marl.optim.lr_schedule import ScheduleConfig
+from marl.optim.optimizer_config import OptimizerConfig, clip_gradients, unfreeze_due
+from marl.optim.weight_averaging import BEGIN, DECAY, Averaging, Kind
+from marl.task import Task
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class UpdateConfig:
+    """Settings of the updates; `marl.engine.trainer.Trainer` explains each."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    grad_clip: float | None = None
+    clip_value: float | None = None
+    accumulate: int = 1
+    compile: bool = False
+    capture: bool = True
+    recompute: bool = False
+    average: Kind = "none"
+    average_decay: float = DECAY
+    average_from: float = BEGIN
+    non_finite: Literal["stop", "skip", "restore"] = "stop"
+    strategy: Literal["single", "ddp"] = "single"
+
+
+class Updater:
+    """Optimiser, schedule, scaler, autocast, clipping, average of the weights and captured loss of one run.
+
+    Args:
+        task: whose loss is trained.
+        optimizer, schedule: how.
+        config: settings of the updates.
+        max_iterations: length of the run; None: the task's own.
+        mode: what is better of the figure that a plateau schedule watches; None: as the task's monitor has it.
+
+    Attributes:
+        metrics: sums of what the loss gave in this iteration.
+        pending: minibatches whose gradients wait for a step.
+        averaging: the average of the weights; None where none is kept.
+        captured: what replays the loss; None where it runs as it is.
+
+    Raises:
+        UserError: settings contradict one another, the task or the device.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        optimizer: OptimizerConfig,
+        schedule: ScheduleConfig,
+        config: UpdateConfig,
+        max_iterations: int | None = None,
+        mode: str | None = None,
+    ) -> None:
+        self.config, self.module = config, task.loss
+        self.iterations = max_iterations or task.iterations
+        self.device = next(task.loss.parameters()).device
+        check(task, optimizer, config, self.iterations, self.device)
+        parts = task.parts()
+        self.optimizer = optimizer.build(parts)
+        searches = isinstance(self.optimizer, torch.optim.LBFGS)
+        if searches and (config.precision == "fp16" or config.non_finite == "skip"):
+            raise UserError("optimizer.name='LBFGS': cannot go with trainer.precision=fp16 or trainer.non_finite=skip")
+        steps = self.iterations * -(-task.steps_per_iteration // config.accumulate)
+        self.schedule = schedule.build(self.optimizer, self.iterations, steps, mode or task.monitor[1])
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        # Entering autocast costs as much as a small layer, so fp32 does without.
+        autocast = partial(torch.autocast, self.device.type, AUTOCAST.get(config.precision))
+        self.autocast = nullcontext if config.precision == "fp32" else autocast
+        self.held: list[TensorDict] | None = [] if searches else None  # batches that a line search looks at again
+        trained = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        clipped = [[p for p in module.parameters() if id(p) in trained] for module in parts.values()]
+        self.clipped = [parameters for parameters in clipped if parameters]
+        self.fused_step = None
+        if config.clip_value is None and config.non_finite != "skip":
+            self.fused_step = build_fused_step(self.optimizer, self.clipped, config.grad_clip)
+        self.averaging: Averaging | None = None
+        if config.average != "none":
+            self.averaging = Averaging(self.module, config.average, config.average_decay, config.average_from)
+        if config.recompute:
+            activation_checkpointing.recompute(self.module)
+        self.metrics = RunMetrics(mask_non_finite=config.non_finite == "skip")
+        self.pending, self.progress = 0, 0.0
+        self._wrap()
+
+    def _wrap(self) -> None:
+        """The loss as it is called: compiled, captured, its gradients averaged over the processes, as is asked for."""
+        # The raw module stays in `module`, so that state dicts carry no prefix of the compiler's.
+        self.loss = None
+        self.loss = distributed.wrap(torch.compile(self.module) if self.config.compile else self.module)
+        config = self.config
+        plain = config.precision == "fp32" and config.accumulate == 1 and self.held is None
+        wanted = config.capture and plain and not config.compile and not config.recompute and distributed.world() == 1
+        self.captured = CapturedLoss(self.module) if wanted and can_be_captured(self.module) else None
+
+    # ---- an iteration ------------------------------------------------------------------------------------------
+
+    def begin_iteration(self, iteration: int) -> None:
+        """Let those parts train whose iteration has come (`optimizer.unfreeze`); averages begin by its share."""
+        self.progress = iteration / self.iterations
+        if unfreeze_due(self.optimizer, iteration):
+            self._wrap()  # DistributedDataParallel only knows the parameters that trained when it was built
+
+    def update(self, batch: TensorDict) -> dict[str, Tensor]:
+        """Forward and backward on one batch, and an optimiser step when enough gradients are gathered."""
+        if self.captured is not None:
+            outputs = self.captured(batch)
+        else:
+            with self.autocast():
+                outputs = self.loss(batch)
+            accumulate = self.config.accumulate
+            loss = outputs["loss"] if accumulate == 1 else outputs["loss"] / accumulate
+            self.scaler.scale(loss).backward()
+        self.pending += 1
+        if self.held is not None:
+            self.held.append(batch)
+        self.metrics.add_batch(outputs)
+        if self.pending >= self.config.accumulate:
+            self.step()
+        return outputs
+
+    def flush(self) -> None:
+        """Step with what gradients there are, at the end of an iteration."""
+        if self.pending:
+            self.step()
+
+    def end_iteration(self, iteration: int, figures: dict[str, float]) -> None:
+        """The schedule follows the iteration's `figures`; an swa takes the weights in, `iteration` being done."""
+        self.schedule.step("iteration")
+        self.schedule.follow(figures)
+        if self.averaging is not None:
+            self.averaging.update("swa", self.module, iteration / self.iterations)
+
+    # ---- a step ------------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Clip the gradients and step with them; then the schedule and the average of the weights."""
+        with span("optimizer"):
+            norm = None
+            if self.fused_step is not None and not self.scaler.is_enabled():
+                norm = self.fused_step()
+            self.metrics.add_step(self._torch_step() if norm is None else norm)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.schedule.step("step")
+            if self.averaging is not None:
+                self.averaging.update("ema", self.module, self.progress)
+            self.pending = 0
+
+    def _torch_step(self) -> Tensor:
+        """Clip and step by torch; the norm of the gradients, 0 where a step was left out."""
+        skip = self.config.non_finite == "skip"
+        self.scaler.unscale_(self.optimizer)
+        norm, finite = self._clip(), None
+        if skip or self.scaler.is_enabled():
+            finite = torch.isfinite(norm)
+            self.metrics.add_skipped(finite)
+            norm = torch.where(finite, norm, 0)
+        if self.held is not None:
+            self.optimizer.step(self._closure())
+            self.held.clear()
+        elif skip and not self.scaler.is_enabled():
+            non_finite.step_if_finite(self.optimizer, finite)
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return norm
+
+    def _clip(self) -> Tensor:
+        """Clip each part's gradient; the norm of the whole before that, on the device."""
+        config = self.config
+        norms = [clip_gradients(parameters, config.grad_clip, config.clip_value) for parameters in self.clipped]
+        return torch.linalg.vector_norm(torch.stack(norms)) if len(norms) > 1 else norms[0]
+
+    def _closure(self) -> Callable[[], Tensor]:
+        """Loss and gradients of this step's batches again, for an optimiser that searches along a line."""
+
+        def closure() -> Tensor:
+            self.optimizer.zero_grad(set_to_none=True)
+            total = torch.zeros((), device=self.device)
+            for batch in self.held:
+                with self.autocast():
+                    loss = self.loss(batch)["loss"] / len(self.held)
+                loss.backward()
+                total += loss.detach()
+            self._clip()
+            return total
+
+        return closure
+
+    # ---- rates, averages, checkpoints --------------------------------------------------------------------------
+
+    def lower_rates(self, factor: float) -> None:
+        """Multiply every learning rate, now and in the rest of the schedule, by `factor`."""
+        non_finite.lower_rates(self.optimizer, self.schedule.scheduler, factor)
+
+    def fix_rates(self) -> None:
+        """From now on learning rates stay as they are, and weights do not decay."""
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = 0.0
+        self.schedule = ScheduleConfig().build(self.optimizer, 1, 1)
+
+    def averaged(self, batches: Callable[[], Iterator[TensorDict]]) -> AbstractContextManager:
+        """The average of the weights in their place inside, where one is kept.
+
+        batches: training data, from which BatchNorm's statistics of an swa are computed.
+        """
+        return nullcontext() if self.averaging is None else self.averaging.swapped(self.module, batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of optimiser, schedule and scaler, and of the average where one is kept. The weights are the task's."""
+        average = {} if self.averaging is None else {"average": self.averaging.state_dict()}
+        return {
+            **average,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], iterations: int, rate_factor: float) -> None:
+        """Continue from `state_dict`.
+
+        Args:
+            iterations: length of the run that was saved; over another length the schedule is walked to its place.
+            rate_factor: what that run had multiplied the learning rates by.
+        """
+        groups = self.schedule.replay(state["schedule"]) if iterations != self.iterations else None
+        if self.averaging is not None and "average" in state:
+            self.averaging.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if groups is None:
+            self.schedule.load_state_dict(state["schedule"])
+        else:
+            for group, settings in zip(self.optimizer.param_groups, groups, strict=True):
+                group.update(settings)
+            self.lower_rates(rate_factor)
+        self.scaler.load_state_dict(state["scaler"])
+
+
+def check(
+    task: Task, optimizer: OptimizerConfig, config: UpdateConfig, iterations: int, device: torch.device
+) -> None:
+    """Raise UserError where settings contradict one another, the task or the device."""
+    if distributed.world() > 1 and config.strategy == "single":
+        raise UserError("trainer.strategy='single': torchrun started several processes; trainer=ddp uses them")
+    if config.precision == "fp16" and device.type == "cpu":
+        raise UserError("trainer.precision='fp16': needs a GPU; on a CPU fp32 and bf16 are allowed")
+    for key, value, default in (
+        ("average_decay", config.average_decay, DECAY),
+        ("average_from", config.average_from, BEGIN),
+    ):
+        if config.average == "none" and value != default:
+            raise UserError(f"trainer.{key}={value}: nothing is averaged; trainer.average=ema or swa does that")
+    if config.average == "swa" and config.average_decay != DECAY:
+        message = "swa is a plain mean; trainer.average=ema has a decay"
+        raise UserError(f"trainer.average_decay={config.average_decay}: {message}")
+    if config.recompute:
+        activation_checkpointing.stacks(task.loss)
+    budget = max(iterations, task.iterations)  # one that max_iterations breaks off may be resumed
+    for part, begin in optimizer.unfreeze.items():
+        if begin >= budget:
+            message = f"the run ends before, after {budget}; optimizer.freeze=[{part}] keeps it for good"
+            raise UserError(f"optimizer.unfreeze={{{part}: {begin}}}: {message}")
+    if config.accumulate > 1 and not task.accumulates:
+        message = f"trainer.accumulate={config.accumulate}: only 1 is allowed with algo.update=sequential"
+        raise UserError(f"{message}, where a step must not span the turns of two agents")

@@ -1,0 +1,1 @@
+"""Looking into networks: summaries, graphs, features of layers, integrated gradients."""

@@ -1,0 +1,1 @@
+"""Starting runs: command lines, building from a configuration, sweeps and tuning."""

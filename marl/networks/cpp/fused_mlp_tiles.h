@@ -1,0 +1,139 @@
+// Products, bias, activation and their derivatives on tiles of a block of rows, for fused_mlp.cpp; on the vectors of
+// simd.h.
+//
+// Within a block of R rows a matrix lies in panels of P columns, [panel][row][P]: a panel's row is N vectors, so that
+// the same memory serves as the left side of a product (numbers broadcast one by one) and as the right side (vectors).
+// Every product is made of tiles of M rows x P columns that stay in registers.
+#include "simd.h"
+
+enum { N = W == 4 ? 4 : 2, M = W == 16 ? 8 : 4, P = W * N, R = 64 };  // M divides P and R
+
+INLINE int64_t panels(int64_t n) { return (n + P - 1) / P; }
+INLINE int64_t padded(int64_t n) { return panels(n) * P; }
+INLINE int64_t rounded(int64_t n) { return (n + M - 1) / M * M; }
+
+enum Activation { TANH = 0, RELU = 1 };
+
+// The rational approximation of Eigen's and XLA's float tanh; NaN stays NaN.
+INLINE vf rational_tanh(vf x) {
+    const vf top = K(7.90531110763549805f);
+    x = x > top ? top : x;
+    x = x < -top ? -top : x;
+    const vf s = x * x;
+    vf p = K(-2.76076847742355e-16f);
+    p = p * s + 2.00018790482477e-13f;
+    p = p * s + -8.60467152213735e-11f;
+    p = p * s + 5.12229709037114e-08f;
+    p = p * s + 1.48572235717979e-05f;
+    p = p * s + 6.37261928875436e-04f;
+    p = p * s + 4.89352455891786e-03f;
+    vf q = K(1.19825839466702e-06f);
+    q = q * s + 1.18534705686654e-04f;
+    q = q * s + 2.26843463243900e-03f;
+    q = q * s + 4.89352518554385e-03f;
+    return x * p / q;
+}
+INLINE vf activate(vf x, int kind) { return kind == TANH ? rational_tanh(x) : (x < 0.0f ? (vf){} : x); }
+// The derivative, given the activation's result.
+INLINE vf slope(vf g, vf y, int kind) { return kind == TANH ? g * (1.0f - y * y) : (y <= 0.0f ? (vf){} : g); }
+
+// acc[M][V] = sum over k of left[row][k] * right[k][column]: left in panels, right one packed panel [k][P].
+template <int V>
+INLINE void product(const float* left, const float* right, int64_t depth, vf acc[M][V]) {
+    UNROLL for (int i = 0; i < M; i++) UNROLL for (int v = 0; v < V; v++) acc[i][v] = (vf){};
+    for (int64_t k0 = 0; k0 < depth; k0 += P, left += R * P) {
+        const int n = depth - k0 < P ? depth - k0 : P;
+        for (int k = 0; k < n; k++, right += P) {
+            vf b[V];
+            UNROLL for (int v = 0; v < V; v++) b[v] = load(right + v * W);
+            UNROLL for (int i = 0; i < M; i++) {
+                const vf a = K(left[i * P + k]);
+                UNROLL for (int v = 0; v < V; v++) acc[i][v] += a * b[v];
+            }
+        }
+    }
+}
+
+// One layer over a block: out panels = activation(in panels * packed + bias); the last layer has no activation.
+template <int V>
+static void layer_tile(const float* in, const float* packed, const float* bias, int64_t depth, float* out, int kind) {
+    vf acc[M][V];
+    product<V>(in, packed, depth, acc);
+    UNROLL for (int v = 0; v < V; v++) {
+        const vf b = load(bias + v * W);
+        UNROLL for (int i = 0; i < M; i++) acc[i][v] += b;
+    }
+    for (int v = 0; v < V; v++)
+        for (int i = 0; i < M; i++) store(out + i * P + v * W, kind < 0 ? acc[i][v] : activate(acc[i][v], kind));
+}
+
+// Gradients of a layer's inputs over a block: out = (gradient panels * packed) * slope at the inputs y.
+template <int V>
+static void back_tile(const float* in, const float* packed, int64_t depth, const float* y, float* out, int kind) {
+    vf acc[M][V];
+    product<V>(in, packed, depth, acc);
+    UNROLL for (int i = 0; i < M; i++) UNROLL for (int v = 0; v < V; v++) {
+        const int at = i * P + v * W;
+        store(out + at, y ? slope(acc[i][v], load(y + at), kind) : acc[i][v]);
+    }
+}
+
+// sums[M][V] += over rows of gradient[row][i] * input[row][column], or = where nothing is there yet (fresh); a block is
+// added up by itself, so that rounding grows with the number of blocks and not of rows.
+template <int V>
+static void weight_tile(const float* gradient, const float* input, int64_t rows, float* sums, int64_t stride,
+                        bool fresh) {
+    vf acc[M][V];
+    UNROLL for (int i = 0; i < M; i++) UNROLL for (int v = 0; v < V; v++) acc[i][v] = (vf){};
+    for (int64_t r = 0; r < rows; r++, gradient += P, input += P) {
+        vf b[V];
+        UNROLL for (int v = 0; v < V; v++) b[v] = load(input + v * W);
+        UNROLL for (int i = 0; i < M; i++) {
+            const vf a = K(gradient[i]);
+            UNROLL for (int v = 0; v < V; v++) acc[i][v] += a * b[v];
+        }
+    }
+    UNROLL for (int i = 0; i < M; i++) UNROLL for (int v = 0; v < V; v++) {
+        float* sum = sums + i * stride + v * W;
+        store(sum, fresh ? acc[i][v] : load(sum) + acc[i][v]);
+    }
+}
+
+// Rows [rows, columns] into panels; what is missing to whole tiles and panels is 0.
+static void into_panels(const float* from, int64_t stride, int64_t rows, int64_t columns, float* to) {
+    for (int64_t c = 0; c < columns; c += P, to += R * P) {
+        const int64_t n = columns - c < P ? columns - c : P;
+        for (int64_t r = 0; r < rows; r++) {
+            memcpy(to + r * P, from + r * stride + c, n * 4);
+            memset(to + r * P + n, 0, (P - n) * 4);
+        }
+        memset(to + rows * P, 0, (rounded(rows) - rows) * P * 4);
+    }
+}
+
+static void from_panels(const float* from, int64_t rows, int64_t columns, float* to, int64_t stride) {
+    for (int64_t c = 0; c < columns; c += P, from += R * P) {
+        const int64_t n = columns - c < P ? columns - c : P;
+        for (int64_t r = 0; r < rows; r++) memcpy(to + r * stride + c, from + r * P, n * 4);
+    }
+}
+
+// Panel p of a weight [outs, ins] transposed: [ins][P] of its outputs.
+static void pack_outputs(const float* weight, int64_t outs, int64_t ins, int64_t p, float* to) {
+    const int64_t o = p * P, n = outs - o < P ? outs - o : P;
+    to += p * ins * P;
+    for (int64_t k = 0; k < ins; k++, to += P) {
+        for (int64_t j = 0; j < n; j++) to[j] = weight[(o + j) * ins + k];
+        for (int64_t j = n; j < P; j++) to[j] = 0;
+    }
+}
+
+// Panel p of a weight [outs, ins]: [outs][P] of its inputs.
+static void pack_inputs(const float* weight, int64_t outs, int64_t ins, int64_t p, float* to) {
+    const int64_t i = p * P, n = ins - i < P ? ins - i : P;
+    to += p * outs * P;
+    for (int64_t o = 0; o < outs; o++, to += P) {
+        memcpy(to, weight + o * ins + i, n * 4);
+        memset(to + n, 0, (P - n) * 4);
+    }
+}

@@ -1,0 +1,192 @@
+"""A plain MLP as one autograd node on the CPU: each pass is one call of a compiled kernel (`fused_mlp.cpp`).
+
+Layer by layer a 64-wide network spends more time between the products than in them, in calls and in passes through
+memory. The kernel takes blocks of rows through all layers while they are in the cache. It is compiled on first use,
+checked against torch, and kept on disk; where it can't be, the layers run one by one.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from marl.native import library, threads
+from marl.native.library import NUMBER, POINTER
+
+ACTIVATIONS = {"tanh": (0, torch.tanh), "relu": (1, torch.relu)}  # number in fused_mlp.cpp, and what it stands for
+SHARED = 1_000_000  # multiplications of a forward pass below which sharing them takes longer than it saves
+TOLERANCE = 1e-5  # of the check, relative to the largest number of a result
+
+
+def available(activation: str) -> bool:
+    """Whether the kernel knows this activation."""
+    return activation in ACTIVATIONS
+
+
+def worthwhile(x: Tensor, layers: list[nn.Linear]) -> bool:
+    """Whether `mlp` may be used for x [..., F]: float32 on a CPU, eager, plain layers without hooks, a kernel at hand.
+
+    Asked at every call, since all of it may change: this and what follows cost a rollout's steps as much as the kernel.
+    """
+    return (
+        library.dispatch_is_plain()
+        and library.is_cpu_float32(x)
+        and all(map(_plain, layers))
+        and x.shape[-1] == layers[0].in_features  # torch tells what is wrong, the kernel would read on
+        and kernel() is not None
+    )
+
+
+def _plain(layer: nn.Module) -> bool:
+    if type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
+        return False
+    weight, bias = _own(layer)
+    return weight is not None and bias is not None and weight.dtype == torch.float32 and weight.is_contiguous()
+
+
+def _own(layer: nn.Linear) -> tuple[Tensor | None, Tensor | None]:
+    """Weight and bias, without the detour that `layer.weight` takes through Module.__getattr__."""
+    return layer._parameters.get("weight"), layer._parameters.get("bias")
+
+
+def mlp(x: Tensor, layers: Sequence[nn.Linear], activation: str) -> Tensor:
+    """Linear layers with the activation after each but the last: float32 [..., F] -> [..., out_features]."""
+    x = x.contiguous()
+    parameters = [p for layer in layers for p in _own(layer)]
+    if torch.is_grad_enabled():
+        return _MLP.apply(x, activation, *parameters)
+    return _forward(x, activation, parameters, keep=False)[0]
+
+
+def _check(made: ctypes.CDLL) -> None:
+    """Hold the kernel against torch on a small network with ragged sizes. Raises RuntimeError."""
+    generator = torch.Generator().manual_seed(0)
+    sizes, rows = (5, 40, 33, 3), 71
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    parameters = [t for a, b in zip(sizes, sizes[1:], strict=False) for t in (normal(b, a) / a**0.5, normal(b))]
+    x, gradient = normal(rows, sizes[0]), normal(rows, sizes[-1])
+    for name, (_, function) in ACTIVATIONS.items():
+        out, kept = _forward(x, name, parameters, True, made)
+        ours = [out, *_backward(x, kept, name, parameters[::2], gradient, [True] * 7, made)]
+        leaves = [t.clone().requires_grad_() for t in (x, *parameters)]
+        with torch.enable_grad():
+            y = leaves[0]
+            for i in range(1, len(leaves), 2):
+                y = nn.functional.linear(function(y) if i > 1 else y, leaves[i], leaves[i + 1])
+            theirs = [y.detach(), *torch.autograd.grad(y, leaves, gradient)]
+        for a, b in zip(ours, theirs, strict=True):
+            if not (a - b).abs().max() <= TOLERANCE * b.abs().max():
+                raise RuntimeError(f"it differs from torch with {name}")
+
+
+kernel = library.Library(
+    [
+        Path(__file__).parent / name
+        for name in ("../native/work_sharing.h", "cpp/fused_mlp_tiles.h", "cpp/fused_mlp.cpp")
+    ],
+    ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w"),
+    {
+        "helped": ([], NUMBER),
+        "backoffs": ([], NUMBER),
+        "scratch_size": ([NUMBER] * 3 + [POINTER], NUMBER),
+        "kept_size": ([NUMBER] * 2 + [POINTER], NUMBER),
+        "forward": ([NUMBER] * 4 + [POINTER] * 7, None),
+        "backward": ([NUMBER] * 4 + [POINTER] * 9, None),
+    },
+    _check,
+    "MLPs run layer by layer, not by their kernel",
+)
+
+
+@lru_cache(maxsize=1024)
+def _numbers(*values: int) -> ctypes.Array:
+    """As C reads them; kept, since widths and addresses of parameters come again and again."""
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+@lru_cache(maxsize=256)
+def _shape(made: ctypes.CDLL, activation: str, rows: int, members: int, *widths: int) -> tuple[tuple, int, int]:
+    """What both passes are given (depth, rows, threads at most, activation, widths), and two counts of numbers.
+
+    They are how much scratch both passes need, and what the forward pass keeps.
+    """
+    macs = sum(ins * outs for ins, outs in pairwise(widths))
+    members = members if rows * macs >= SHARED else 1
+    depth, sizes = len(widths) - 1, _numbers(*widths)
+    kernel_args = depth, rows, members, ACTIVATIONS[activation][0], sizes
+    return kernel_args, made.scratch_size(depth, rows, members, sizes), made.kept_size(depth, rows, sizes)
+
+
+def _of(x: Tensor, weights: Sequence[Tensor], activation: str, made: ctypes.CDLL) -> tuple[tuple, int, int]:
+    """`_shape` of x [..., F] contiguous."""
+    features = x.shape[-1]
+    outs = [weight.size(0) for weight in weights]
+    return _shape(made, activation, x.numel() // features, threads.members(), features, *outs)
+
+
+def _forward(
+    x: Tensor, activation: str, parameters: Sequence[Tensor], keep: bool, made: ctypes.CDLL | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Result, and with `keep` what the backward pass needs of the hidden layers."""
+    made = made or kernel()
+    weights, biases = parameters[::2], parameters[1::2]
+    kernel_args, scratch, kept = _of(x, weights, activation, made)
+    out = x.new_empty((*x.shape[:-1], weights[-1].size(0)))
+    scratch = x.new_empty(scratch)
+    kept = x.new_empty(kept) if keep else None
+    arguments = (
+        *kernel_args, x.data_ptr(),
+        _numbers(*[p.data_ptr() for p in weights]), _numbers(*[p.data_ptr() for p in biases]),
+        None if kept is None else kept.data_ptr(), out.data_ptr(), scratch.data_ptr(),
+    )  # fmt: skip
+    library.run(made.forward, arguments, x, parameters, kept, out, scratch)
+    return out, kept
+
+
+def _backward(
+    x: Tensor,
+    kept: Tensor,
+    activation: str,
+    weights: Sequence[Tensor],
+    gradient: Tensor,
+    needed: Sequence[bool],
+    made: ctypes.CDLL | None = None,
+) -> list[Tensor | None]:
+    """Gradients of x, then of weight and bias of each layer; None where they are not `needed`."""
+    made = made or kernel()
+    kernel_args, scratch, _ = _of(x, weights, activation, made)
+    scratch = x.new_empty(scratch)
+    shapes = [x.shape, *[shape for weight in weights for shape in (weight.shape, weight.shape[:1])]]
+    gradients = [x.new_empty(shape) if wanted else None for shape, wanted in zip(shapes, needed, strict=True)]
+    pointers = [0 if g is None else g.data_ptr() for g in gradients]
+    arguments = (
+        *kernel_args, x.data_ptr(), _numbers(*[w.data_ptr() for w in weights]), kept.data_ptr(), gradient.data_ptr(),
+        _numbers(*pointers[1::2]), _numbers(*pointers[2::2]), pointers[0], scratch.data_ptr(),
+    )  # fmt: skip
+    library.run(made.backward, arguments, x, weights, kept, gradient, gradients, scratch)
+    return gradients
+
+
+class _MLP(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, activation: str, *parameters: Tensor) -> Tensor:
+        out, kept = _forward(x, activation, parameters, keep=True)
+        ctx.activation = activation
+        ctx.save_for_backward(x, kept, *parameters[::2])
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple:
+        x, kept, *weights = ctx.saved_tensors
+        needed = [ctx.needs_input_grad[0], *ctx.needs_input_grad[2:]]
+        by_x, *others = _backward(x, kept, ctx.activation, weights, gradient.contiguous(), needed)
+        return (by_x, None, *others)
