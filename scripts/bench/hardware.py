@@ -61,7 +61,7 @@ def rollout_over_floor(options: argparse.Namespace, peak: float, seconds: float)
     """Seconds of a rollout over (FLOP / GEMM peak + activations / tanh peak), for 60 and 600 environments."""
     for num_envs in (8,) if options.quick else (60, 600):
         overrides = ours_sized("balance", num_envs, STEPS, num_envs * STEPS, options.device)
-        _, task = build(compose.check(compose.compose(overrides)))
+        _, task = assemble(compose.check(compose.compose(overrides)))
         task.collector.reset(0)
         actor = next(iter(task.loss.actors.values()))
         per_step = num_envs * next(iter(task.env.spec.groups.values())).n_agents

@@ -2,9 +2,9 @@
 
 import pytest
 
-from envs.base import EnvError
 from envs.vmas.env import VmasEnv
 from envs.vmas.simulator import find_scenario, scenario_names
+from marl.core.errors import UserError
 
 MISTAKES = [
     ({"scenario": "balanc"}, "env.scenario='balanc' .*did you mean balance"),
@@ -29,7 +29,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize("settings, words", MISTAKES, ids=[str(s) for s, _ in MISTAKES])
 def test_one_sentence(settings, words, own_scenario):
-    with pytest.raises(EnvError, match=words) as caught:
+    with pytest.raises(UserError, match=words) as caught:
         VmasEnv(**{"num_envs": 3, "fast": "off", **settings})
     assert "\n" not in str(caught.value)
 
@@ -45,5 +45,5 @@ def test_scenarios_are_found_by_all_their_names(own_scenario):
 def test_a_fault_in_what_a_users_module_imports_is_not_hidden(tmp_path, monkeypatch):
     (tmp_path / "faulty_scenario.py").write_text("import a_module_that_is_missing\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(EnvError, match="needs the package 'a_module_that_is_missing', which is not installed"):
+    with pytest.raises(UserError, match="needs the package 'a_module_that_is_missing', which is not installed"):
         VmasEnv("faulty_scenario.Scenario")

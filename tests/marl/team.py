@@ -86,7 +86,8 @@ def work() -> dict:
     """How work is split."""
     data = make_task().loader.rows
     loader = Loader(data, 60, seed=1)
-    config = {"env": {"num_envs": 6}, "algo": {"minibatch_size": 4}, "task": {"batch_size": 4}}
+    algo = {"_target_": "agents.algorithms.ppo.PPO", "minibatch_size": 4}
+    config = {"env": {"num_envs": 6}, "algo": algo, "task": {"batch_size": 4}}
     found = {"rows": [row for batch in loader.epoch(0) for row in batch["x"].flatten().tolist()], "sizes": len(data)}
     found["share"] = distributed.share(config)
     try:

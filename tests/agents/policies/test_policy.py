@@ -108,7 +108,8 @@ from agents.policies.policy import Policy
 policy = Policy.load(sys.argv[1])
 policy.act({n: torch.zeros(1, g.n_agents, g.observation_size) for n, g in policy.spec.groups.items()})
 names = ("hydra", "omegaconf", "vmas", "torchrl", "agents.algorithms.ppo", "agents.tasks.on_policy",
-"marl.engine.trainer") wrong = [m for m in names if m in sys.modules]
+         "marl.engine.trainer")
+wrong = [m for m in names if m in sys.modules]
 assert not wrong, wrong
 """
 

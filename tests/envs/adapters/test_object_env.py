@@ -12,6 +12,7 @@ from envs.adapters.gymnasium_env import GymnasiumEnv, PettingZooEnv
 from envs.adapters.object_env import action_spec
 from envs.adapters.to_torchrl import TorchRLEnv
 from envs.base import EnvError
+from marl.core.errors import UserError
 
 SPREAD = "mpe2.simple_spread_v3.parallel_env"
 
@@ -118,7 +119,7 @@ def test_pettingzoos_own_limit_truncates_too():
     ],
 )
 def test_mistakes_are_one_sentence(make, sentence):
-    with pytest.raises(EnvError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         make()
 
 

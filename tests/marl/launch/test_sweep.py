@@ -87,7 +87,7 @@ def test_a_signal_ends_the_sweep_in_its_own_process_and_only_a_job_in_a_worker(h
     monkeypatch.setenv(sweep.START, f"{os.getpid() if here else 1} 0.0")
 
     def work():
-        return multirun.work(lambda *_: fail(Stopped(signal.SIGINT, 4))(), OmegaConf.create(), tmp_path, [])
+        return multirun.work(lambda *_: fail(Stopped(signal.SIGINT, 4))(), OmegaConf.create(), tmp_path)
 
     if here:  # a SystemExit, which Hydra does not keep to itself
         with pytest.raises(SystemExit) as stop:

@@ -104,7 +104,7 @@ def run(code: str, **environment: str) -> str:
 PRELUDE = """
 import os, torch
 from marl.networks import MLP, fused_mlp
-from marl.native import threads
+from marl.native import threads as helpers
 net, x = MLP(64, 9, hidden=(64, 64)), torch.randn(3000, 64)
 torch.set_grad_enabled(False)
 """
@@ -129,10 +129,10 @@ def test_where_there_is_no_idle_core_helpers_rest():
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 helpers.allow(1)
 calls = 0
-while calls < 20_000 and fused.kernel().backoffs() < 5:
+while calls < 20_000 and fused_mlp.kernel().backoffs() < 5:
     net(x)
     calls += 1
-print(fused.kernel().backoffs())
+print(fused_mlp.kernel().backoffs())
 """)
     assert int(told) >= 5
 
