@@ -1,1 +1,1 @@
-"""IPPO and MAPPO: actor, critic, advantage, PPO loss, the on-policy task, evaluation of policies."""
+"""Multi-agent reinforcement learning: tasks, algorithms, models, collection, evaluation, players, deployment."""
