@@ -93,9 +93,9 @@ def explain_label(task: Task, chosen: Options, out: Path) -> None:
     shares, error = by_row(task, x, baseline, chosen.steps, label)
     print(f"shares add up to the output's difference from the baseline's within {error:.2g}")
     if picture:
-        told = [f"{kind}" if rows["y"].dtype != torch.int64 else f"{rows['y'][i].item()}: says {kind}"
+        titles = [f"{kind}" if rows["y"].dtype != torch.int64 else f"{rows['y'][i].item()}: says {kind}"
                 for i, kind in enumerate(label.tolist())]  # fmt: skip
-        integrated_gradients.draw_pictures(x.cpu(), shares.cpu(), told, out)
+        integrated_gradients.draw_pictures(x.cpu(), shares.cpu(), titles, out)
     else:
         parts = chosen.names or [str(i) for i in range(x[0].numel())]
         table = shares.abs().mean(0).flatten().unsqueeze(0).cpu().numpy()

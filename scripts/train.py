@@ -87,8 +87,8 @@ def show_networks(task: Task) -> None:
         total = sum(layer.parameters + layer.frozen for layer in layers)
         copies = 1 + sum(other.rpartition(".")[0] == name.rpartition(".")[0] for other in alike)
         flops = f"{sum(layer.flops for layer in layers):,.0f}"
-        told = "in all" if copies == 1 else f"in all, {copies} such"
-        table.add_row(f"  {told}", "", "", f"{total:,}", flops)
+        label = "in all" if copies == 1 else f"in all, {copies} such"
+        table.add_row(f"  {label}", "", "", f"{total:,}", flops)
     terminal.console().print(table)
 
 

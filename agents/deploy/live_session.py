@@ -111,36 +111,36 @@ class Session:
             made = [self.simulator.scenario.observation(agent) for agent in self.simulator.agents]
         self.observation = self.env.world.observe(self.simulator, made)
 
-    def command(self, told: Any) -> None:
+    def command(self, request: Any) -> None:
         """Do what a person asks. Raises UserError for words that mean nothing here."""
         try:
-            do = told["do"]
+            do = request["do"]
             if do == "reset":
-                self.reset(int(_number(told["seed"])))
+                self.reset(int(_number(request["seed"])))
             elif do in ("play", "again"):
-                setattr(self, {"play": "playing"}.get(do, do), bool(told["on"]))
+                setattr(self, {"play": "playing"}.get(do, do), bool(request["on"]))
             elif do == "step":
                 self.step()
             elif do == "speed":
-                self.speed = min(max(_number(told["value"]), 0.01), 100.0)
+                self.speed = min(max(_number(request["value"]), 0.01), 100.0)
             elif do == "freeze":
-                (self.frozen.add if told["on"] else self.frozen.discard)(self._known(told["name"]))
+                (self.frozen.add if request["on"] else self.frozen.discard)(self._known(request["name"]))
             elif do == "drag":
-                spot = (_number(told["x"]), _number(told["y"]))
+                spot = (_number(request["x"]), _number(request["y"]))
                 if max(map(abs, spot)) > FAR:
                     raise ValueError("no place")
-                self.held[self._known(told["name"])] = spot
-                self._put(told["name"], torch.tensor([spot]))
+                self.held[self._known(request["name"])] = spot
+                self._put(request["name"], torch.tensor([spot]))
                 self._look()
                 self._think()
             elif do == "drop":
-                self.held.pop(told["name"], None)
+                self.held.pop(request["name"], None)
             elif do == "act":
-                self._take(told["name"], told["action"])
+                self._take(request["name"], request["action"])
             else:
                 raise ValueError(do)
         except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
-            raise UserError(f"command {str(told)[:80]}: not understood ({type(error).__name__})") from error
+            raise UserError(f"command {str(request)[:80]}: not understood ({type(error).__name__})") from error
 
     def _known(self, name: str) -> str:
         return self.entities[name].name

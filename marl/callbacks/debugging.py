@@ -165,14 +165,14 @@ class Overfit(Callback):
 
     def on_iteration(self, trainer, record: dict) -> None:
         now, steps = record[self.figure], trainer.iteration * self.steps
-        told = f"{self.figure} of one minibatch: {self.first:.4g} -> {now:.4g} after {steps} steps"
+        message = f"{self.figure} of one minibatch: {self.first:.4g} -> {now:.4g} after {steps} steps"
         if abs(now) <= self.target * abs(self.first):
             trainer.run_state.note_evaluation(self.minibatch.evaluate())  # for the summary: the loop ends here
-            trainer.stop(f"learnt by heart, {told}")
+            trainer.stop(f"learnt by heart, {message}")
         elif trainer.iteration >= trainer.iterations:
             raise UserError(
-                f"debug=overfit: {told}, not {self.target:.2g} of it; a model and loss that are sound get there with "
-                "another optimizer.lr or a larger trainer.max_iterations"
+                f"debug=overfit: {message}, not {self.target:.2g} of it; a model and loss that are sound get there "
+                "with another optimizer.lr or a larger trainer.max_iterations"
             )
 
 

@@ -48,11 +48,11 @@ class Recorder(TorchDispatchMode):
         self.written: set[int] = set()
 
     def __enter__(self) -> "Recorder":
-        library.recorder = self.note_kernel
+        library.record_calls(self.note_kernel)
         return super().__enter__()
 
     def __exit__(self, *raised: Any) -> None:
-        library.recorder = None
+        library.record_calls(None)
         super().__exit__(*raised)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):

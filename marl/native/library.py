@@ -20,7 +20,7 @@ NUMBER, REAL, POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 enabled = True  # False: torch's own operations do everything, which is what compiled functions are compared with
 
 # Takes a call and what it reads and writes, while `marl.capture.op_graph` records: torch does not see these calls.
-recorder: Callable[[Callable[[], object], object], None] | None = None
+_recorder: Callable[[Callable[[], object], object], None] | None = None
 
 _builders = ThreadPoolExecutor(thread_name_prefix="build")
 
@@ -87,7 +87,7 @@ def dispatch_is_plain() -> bool:
         and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled("cpu")
         and torch._C._functorch.maybe_current_level() is None
-        and torch._C._len_torch_dispatch_stack() == (recorder is not None)
+        and torch._C._len_torch_dispatch_stack() == (_recorder is not None)
     )
 
 
@@ -99,5 +99,11 @@ def is_cpu_float32(*tensors: Tensor | None) -> bool:
 def run(function: Callable[..., object], arguments: tuple, *touched: object) -> None:
     """Call a function of a library; `touched` are the tensors behind the arguments."""
     function(*arguments)
-    if recorder is not None:
-        recorder(partial(function, *arguments), touched)
+    if _recorder is not None:
+        _recorder(partial(function, *arguments), touched)
+
+
+def record_calls(recorder: Callable[[Callable[[], object], object], None] | None) -> None:
+    """Hand every further call of `run` to `recorder`, with what it reads and writes; None: to nothing."""
+    global _recorder
+    _recorder = recorder

@@ -81,8 +81,8 @@ class ScheduleConfig:
             raise UserError("scheduler.interval=step: ReduceLROnPlateau steps at evaluations; use iteration")
         if plateau and plateau[0].get("mode", "min") is None:
             if self.monitor:
-                told = f"say max or min for scheduler.monitor={self.monitor}, as in scheduler.stages.0.mode=min"
-                raise UserError(f"scheduler.stages.0.mode=null: {told}")
+                message = f"say max or min for scheduler.monitor={self.monitor}, as in scheduler.stages.0.mode=min"
+                raise UserError(f"scheduler.stages.0.mode=null: {message}")
             plateau[0]["mode"] = mode
         built, lengths = [], []
         if self.warmup:

@@ -125,7 +125,7 @@ class Rewriter(TorchFunctionMode):
     def __init__(self, tape: Tape, num_envs: int):
         super().__init__()
         self.tape, self.num_envs = tape, num_envs
-        self.questions = 0  # but for those of our corrections of VMAS's physics, one per pair of bodies
+        self.questions = 0  # not those of our corrections: within the physics, one per pair of bodies
         self.asked: dict[tuple, int] = {}  # (frame, line) -> times answered True
         self.branches: set[tuple[str, int]] = set()  # (file, line) of conditions over the batch that were answered True
         self.loops: set[tuple[str, int]] = set()  # those of them that were asked again and again, and cut short

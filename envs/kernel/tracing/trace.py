@@ -142,12 +142,21 @@ def drawn_values(pool) -> dict[str, Any]:
 
 
 def set_drawn(pool, values: dict[str, Any]) -> None:
-    """Puts back what `drawn_values` told."""
+    """Puts back what `drawn_values` gave."""
     pool.main.write_host({path: value for path, value in values.items() if path in pool.main.host})
     for path, value in values.items():
         slot = pool.main.tensors.get(path)
         if slot is not None and slot.value.tolist() != value:
-            slot.write(torch.tensor(value, dtype=slot.value.dtype, device=slot.value.device))
+            slot.write(like(slot.value, torch.tensor(value, dtype=slot.value.dtype, device=slot.value.device)))
+
+
+def reset_as_drawn(world: VmasWorld) -> None:
+    """Resets the simulator; what is drawn once for the whole batch stays, since a kernel is built for one choice."""
+    drawn = drawn_values(world.pool)
+    with world.pool.stream:
+        world.simulator.reset()
+    world.pool.main.refresh()
+    set_drawn(world.pool, drawn)
 
 
 def _part(template: VmasWorld) -> dict[str, str]:

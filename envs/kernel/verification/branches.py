@@ -13,7 +13,7 @@ from torch import Tensor
 from envs.kernel.backends.cpu_runtime import KernelStep
 from envs.kernel.tracing.rewrite import TRIES, TruthRecorder
 from envs.kernel.tracing.tape import Refusal
-from envs.kernel.tracing.trace import Trace, drawn_values, refusing, set_drawn
+from envs.kernel.tracing.trace import Trace, refusing, reset_as_drawn
 from envs.kernel.verification.reach import late_states
 from envs.kernel.verification.verify import Comparison, eager_step, file_of
 from envs.vmas import patches as vmas_patches
@@ -78,12 +78,7 @@ def _place(place: tuple[str, int]) -> str:
 
 def _equal_environments(template: VmasWorld, generator: torch.Generator, batch: int) -> None:
     """A reset whose environments all are as one of them is, its bodies spread; every third is at its time limit."""
-    pool = template.pool
-    drawn = drawn_values(pool)
-    with pool.stream:
-        template.simulator.reset()
-    pool.main.refresh()
-    set_drawn(pool, drawn)
+    reset_as_drawn(template)
     _alike(template, generator, SPREADS[batch % len(SPREADS)], batch % 3 == 2)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from envs.kernel.backends.cpu_runtime import KernelStep
-from envs.kernel.tracing.trace import drawn_values, set_drawn
+from envs.kernel.tracing.trace import reset_as_drawn
 from envs.vmas.world import VmasWorld
 
 PLAYS = tuple((steps, power) for steps in (30, 100, 300) for power in (0.3, 2.0))  # mostly old, mostly young
@@ -24,11 +24,7 @@ def late_states(
     """
     pool = template.pool
     for steps, power in PLAYS:
-        drawn = drawn_values(pool)
-        with pool.stream:
-            template.simulator.reset()
-        pool.main.refresh()
-        set_drawn(pool, drawn)
+        reset_as_drawn(template)
         kernel.load_state(lambda path: pool.main.tensors[path].value)
         kept, tables = kernel.state.clone(), {path: table.clone() for path, table in kernel.tables.items()}
         age = (steps * torch.rand(template.num_envs, generator=generator) ** power).long()

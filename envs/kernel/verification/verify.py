@@ -12,7 +12,7 @@ from torch import Tensor
 from envs.kernel.backends.cpu_runtime import KernelStep
 from envs.kernel.tracing.rewrite import Rewriter, location
 from envs.kernel.tracing.tape import Recorder, Refusal, Tape
-from envs.kernel.tracing.trace import drawn_values, refusing, set_drawn
+from envs.kernel.tracing.trace import refusing, reset_as_drawn
 from envs.kernel.verification.audit import StepAudit
 from envs.kernel.verification.reach import late_states
 from envs.vmas.simulator_state import copies
@@ -237,11 +237,7 @@ def arrange(template: VmasWorld, generator: torch.Generator, round: int, varies:
     varies: the paths that may be changed; constants: (path, element) of those that may not.
     """
     pool = template.pool
-    drawn = drawn_values(pool)
-    with pool.stream:
-        template.simulator.reset()
-    pool.main.refresh()
-    set_drawn(pool, drawn)
+    reset_as_drawn(template)
     pinned = {path for path, _ in constants}
     squeezed = torch.rand(template.num_envs, generator=generator) < 0.34
     for path, slot in pool.main.tensors.items():

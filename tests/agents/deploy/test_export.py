@@ -56,8 +56,8 @@ def test_onnx_gives_the_same_actions(runs, name: str, tmp_path: Path) -> None:
         actions = session.run(None, {f"{n}_observation": o.numpy() for n, o in given.items()})
         for (group, wanted), action in zip(policy.act(given).items(), actions, strict=True):
             assert action.shape == tuple(wanted.shape) and np.abs(action - wanted.numpy()).max() <= 1e-5, group
-    told = json.loads(session.get_modelmeta().custom_metadata_map["policy"])
-    assert told["env"]["scenario"] == policy.metadata["env"]["scenario"]
+    metadata = json.loads(session.get_modelmeta().custom_metadata_map["policy"])
+    assert metadata["env"]["scenario"] == policy.metadata["env"]["scenario"]
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -81,9 +81,9 @@ def test_chunks_give_what_the_rollout_gave_step_by_step(case):
     where = roll.truncated.flatten().nonzero().squeeze(-1)
     task.collector.memories["critic"].clear()
     if task.algo.value_norm != "popart":  # popart has moved the critic since the values were told
-        told, told_final = values_of(critic, "agents", roll, where, task.collector.memories["critic"])
-        torch.testing.assert_close(told[:-1], value, rtol=0, atol=1e-5)
-        torch.testing.assert_close(told_final, final.flatten(0, 1)[where], rtol=0, atol=1e-5)
+        estimated, estimated_final = values_of(critic, "agents", roll, where, task.collector.memories["critic"])
+        torch.testing.assert_close(estimated[:-1], value, rtol=0, atol=1e-5)
+        torch.testing.assert_close(estimated_final, final.flatten(0, 1)[where], rtol=0, atol=1e-5)
 
     rows = task.sequences.rows(task.rows, roll)["agents"]
     state = None if roll.states is None else task.sequences.cut_before(roll.states[:-1])

@@ -9,6 +9,7 @@ import torch
 
 from envs.base import ActionError, EnvError
 from envs.kernel.compile import compiled
+from envs.kernel.tracing import rewrite
 from envs.vmas.env import VmasEnv
 from marl.core.errors import CannotCompile
 from marl.native.compiler import compile_library
@@ -166,6 +167,13 @@ def test_a_state_that_resets_never_give_gets_a_kernel_that_assumes_nothing():
 def test_why_there_is_no_kernel_is_told_in_one_sentence():
     with pytest.raises(EnvError, match="_mass for the whole batch from a continuous range"):
         VmasEnv("debug/het_mass", num_envs=2, fast="kernel")
+
+
+def test_many_pairs_of_bodies_are_no_endless_loop(monkeypatch, tmp_path):
+    """The physics ask once per pair of bodies, thousands of times in debug/pollock; simple_tag asks more than 4 times."""
+    monkeypatch.setenv("MARL_KERNEL_CACHE", str(tmp_path))
+    monkeypatch.setattr(rewrite, "ENDLESS", 4)
+    assert VmasEnv("simple_tag", num_envs=2, fast="kernel").path == "kernel"
 
 
 def test_a_broken_compiler_is_told(monkeypatch):

@@ -99,18 +99,18 @@ def test_other_files_are_refused(tmp_path, navigation: Recording) -> None:
 
 
 def test_a_film_holds_each_shape_once(navigation: Recording) -> None:
-    told = web_frames(navigation)
-    assert len(told["episodes"]) == 2 and len(told["episodes"][0]["frames"]) == 13
-    rows = [tuple(map(str, row)) for row in told["shapes"]]
+    frames = web_frames(navigation)
+    assert len(frames["episodes"]) == 2 and len(frames["episodes"][0]["frames"]) == 13
+    rows = [tuple(map(str, row)) for row in frames["shapes"]]
     assert len(set(rows)) == len(rows)
     drawn = Restorer(navigation).scene(7, 1)
-    bounds, seen = told["episodes"][1]["frames"][7]
+    bounds, seen = frames["episodes"][1]["frames"][7]
     assert bounds == pytest.approx(drawn.bounds, abs=1e-4) and len(seen) == len(drawn.shapes)
     for index, shape in zip(seen, drawn.shapes, strict=True):
-        row = told["shapes"][index]
-        assert told["points"][row[1]] == pytest.approx(np.ravel(shape.points).tolist(), abs=1e-4)
+        row = frames["shapes"][index]
+        assert frames["points"][row[1]] == pytest.approx(np.ravel(shape.points).tolist(), abs=1e-4)
         assert row[0] == shape.kind and row[6] == shape.owner
-    assert np.array(told["episodes"][0]["observation"]["agents"]) == pytest.approx(
+    assert np.array(frames["episodes"][0]["observation"]["agents"]) == pytest.approx(
         navigation.observation["agents"][:, 0].numpy(), abs=6e-4
     )
 

@@ -87,9 +87,9 @@ def test_a_checkpoint_is_brought_up_to_date(tmp_path: Path) -> None:
 def test_a_policy_file_is_brought_up_to_date(tmp_path: Path) -> None:
     env = Doors(num_envs=2, seed=1)
     node = {"_target_": f"{MLP.__module__}.MLP", "hidden": [8]}
-    told = {"spec": describe(env.spec), "algo": {}, "network": node, "env": {"_target_": "marl.sets.Doors"}}
-    policy = Policy(told)
-    about = {"format": 1, **told, "network": {**node, "_target_": "marl.bodies.MLP"}}
+    metadata = {"spec": describe(env.spec), "algo": {}, "network": node, "env": {"_target_": "marl.sets.Doors"}}
+    policy = Policy(metadata)
+    about = {"format": 1, **metadata, "network": {**node, "_target_": "marl.bodies.MLP"}}
     path = tmp_path / "policy.safetensors"
     checkpoint_file.save_weights(path, policy.state_dict(), {"policy": json.dumps(about)})
     again = Policy.load(path)

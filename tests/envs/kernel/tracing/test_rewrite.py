@@ -11,7 +11,7 @@ def numbers(*shape, seed=0):
     return torch.randn(E, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("function, told", [
+@pytest.mark.parametrize("function, words", [
     (lambda x: x * x.max().item(), "Python number"),
     (lambda x: x * float(x[0, 0]), "Python number"),
     (lambda x: x[torch.nonzero(x[:, 0] > 0)], "varying number"),
@@ -19,8 +19,8 @@ def numbers(*shape, seed=0):
     (lambda x: x[torch.where(x[:, 0] > 0)], "varying number"),
     (lambda x: x[:, torch.randperm(2)], "randperm"),
 ])  # fmt: skip
-def test_what_cannot_be_traced_is_refused_with_its_line(function, told):
-    with pytest.raises(Refusal, match=told) as refusal:
+def test_what_cannot_be_traced_is_refused_with_its_line(function, words):
+    with pytest.raises(Refusal, match=words) as refusal:
         lowered(function, numbers(2))
     assert "test_rewrite.py:" in str(refusal.value)
 
