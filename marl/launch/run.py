@@ -3,7 +3,8 @@
 import argparse
 import os
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,21 @@ def run(job: Job) -> None:
                 NewRunDirectory.remove_unused()
                 raise
 
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print, for the guard to word
         start = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(inside_hydra)
-        with terminal.fitted() if {"-h", "--help"} & set(arguments) else nullcontext():
+        with hydra_raises(), terminal.fitted() if {"-h", "--help"} & set(arguments) else nullcontext():
             multirun.run(arguments, start) if sweeping else start()
         distributed.stop()
+
+
+@contextmanager
+def hydra_raises() -> Iterator[None]:
+    """Inside, Hydra raises what it would otherwise print, for the guard to word; the variable is then as it was."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before

@@ -1,10 +1,13 @@
 """Bad configurations: one sentence, exit code 2, nothing started and nothing left behind."""
 
+import os
+import sys
+
 import pytest
 
 from marl.config import compose
 from marl.core import lock
-from marl.launch import cli
+from marl.launch import cli, run
 
 # (overrides, what the sentence must contain)
 MISTAKES = [
@@ -52,6 +55,16 @@ def test_train_refuses_in_one_sentence(overrides, words, script, tmp_path, capsy
     for word in words:
         assert word in error
     assert {path.name for path in tmp_path.iterdir()} <= {lock.RUN}
+
+
+def test_a_command_leaves_the_environment_as_it_was(script, monkeypatch, capsys) -> None:
+    """What a later command of this process inherits; HYDRA_FULL_ERROR=1 would give it tracebacks."""
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(sys, "argv", ["train.py", "algo=mapo"])
+    before = dict(os.environ)
+    with pytest.raises(SystemExit):
+        run.run(script("train").train)
+    assert dict(os.environ) == before and capsys.readouterr().err.startswith("error: ")
 
 
 @pytest.mark.parametrize(
