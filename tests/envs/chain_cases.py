@@ -18,7 +18,7 @@ NAMES = sorted(set(scenario_names()) - EAGER - MINUTES)
 def check(scenario: str) -> None:
     """Kernel and simulator agree until rounding carries them apart, and no further than it carries the simulator."""
     found = chain(scenario, num_envs=8, steps=STEPS.get(scenario, 50))
-    assert not found.why
+    assert not found.why, found.why
     assert found.flips == 0 and found.chain <= TOLERANCE
     if scenario not in DRAWS:
         # Stiff joints amplify the last bits of a state within a single step, and the simulator's own as much.

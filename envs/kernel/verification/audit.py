@@ -6,6 +6,7 @@ clock or opens a file would be frozen at what it did while it was traced. Such a
 
 from __future__ import annotations
 
+import gc
 import io
 import random
 import sys
@@ -193,10 +194,16 @@ class Watch:
 
 @contextmanager
 def watched() -> Iterator[Watch]:
-    """Within it, calls are noted. A profiler of this thread gets its function back afterwards."""
-    watch, outer = Watch(), sys.getprofile()
+    """Within it, calls are noted. A profiler of this thread gets its function back afterwards.
+
+    Garbage is collected later: what finalizers of others' objects open and run is no part of a step.
+    """
+    watch, outer, collecting = Watch(), sys.getprofile(), gc.isenabled()
+    gc.disable()
     sys.setprofile(watch.profile)
     try:
         yield watch
     finally:
         sys.setprofile(outer)
+        if collecting:
+            gc.enable()

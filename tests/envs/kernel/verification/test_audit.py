@@ -1,0 +1,41 @@
+"""What the watch over a step counts as the step's own."""
+
+import gc
+
+import pytest
+
+from envs.vmas.env import VmasEnv
+
+
+class Littered:
+    """Garbage in a cycle, whose finalizer opens a file: what an earlier part of the program leaves behind."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+    def __del__(self) -> None:
+        open("/dev/null").close()
+
+
+@pytest.fixture
+def littering():
+    """Collects garbage often, and leaves some more each time."""
+    usual = gc.get_threshold()
+    collections = []
+
+    def leave(phase: str, info: dict) -> None:
+        collections.append(phase)
+        Littered()
+
+    gc.callbacks.append(leave)
+    gc.set_threshold(50, 1, 1)
+    yield collections
+    gc.set_threshold(*usual)
+    gc.callbacks.remove(leave)
+
+
+def test_finalizers_of_other_objects_are_no_part_of_a_step(littering, tmp_path, monkeypatch):
+    """A scenario is refused for what it does, not for what is collected meanwhile."""
+    monkeypatch.setenv("MARL_KERNEL_CACHE", str(tmp_path))
+    VmasEnv("balance", num_envs=4, fast="kernel")  # raises where there is no kernel
+    assert len(littering) > 10 and gc.isenabled()
