@@ -152,7 +152,7 @@ def test_an_earlier_run_is_not_replaced(name: str, tmp_path: Path) -> None:
     [(b"", "is empty"), (bytes(100), "is empty .NUL bytes alone."), (b"[1, 2]", "holds a list"),
      (b"task: {", "cannot be read as"), (b"just text", "holds a str"),
      (b"a: 1", "is no configuration of a run .it has no 'task'"),
-     (b"\xff\xfe\x00", "cannot be read as YAML"), (b"{" * 5000, "cannot be read as YAML")],
+     (b"\xff\xfe\x00", "cannot be read as YAML"), (b"{" * 400, "cannot be read as YAML")],
     ids=range(8),
 )  # fmt: skip
 def test_a_damaged_configuration_is_named(content: bytes, words: str, tmp_path: Path) -> None:
