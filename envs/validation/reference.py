@@ -146,53 +146,61 @@ def gap(a: Tensor, b: Tensor) -> float:
 
 PREAMBLE = """# VMAS scenarios
 
-Written by `python -m envs.validation.reference > docs/scenarios.md`: every scenario of VMAS {version}, stepped {steps}
-times with random actions in {num_envs} environments by `envs.vmas.env.VmasEnv` and by the unmodified
-`vmas.Environment`, from the same state, with the same actions and random numbers (torch {torch}, CPU). The columns of
-differences hold the greatest absolute difference over all steps, environments and agents; 0: bitwise identical. The two
-run on their own; when episodes end, VMAS's simulator is given the state after our auto-reset.
+Which scenarios are there, and do they behave here as in VMAS? The table has every scenario of VMAS {version}.
+`env=vmas/NAME` trains on one of them.
+
+Written by `python -m envs.validation.reference > docs/scenarios.md`. It steps each scenario {steps} times with random
+actions in {num_envs} environments, by `envs.vmas.env.VmasEnv` and by the unmodified `vmas.Environment`. Both start from
+the same state and get the same actions and random numbers (torch {torch}, CPU). The two run on their own. When episodes
+end, VMAS's simulator is given the state after our auto-reset.
 
 - **groups**: name (agents × observation size → action size), continuous actions.
 - **state**: tensors found in the simulator, and how many of them have an environment axis. The latter are swapped by
-  `where(done, fresh, state)` when an episode ends; all of them travel in snapshots.
-- **ended**: episodes that ended in the run, each restarted from the pool; the time limit was {episode} steps, and the
+  `where(done, fresh, state)` when an episode ends. All of them travel in snapshots.
+- **ended**: episodes that ended in the run, each restarted from the pool. The time limit was {episode} steps. The
   environments started at different times (together where something is drawn).
 - **drawn**: plain values and tensors that a reset draws once for the whole batch (below).
-- **restart**: our observation after an auto-reset against the one that VMAS makes of the state after it: the state is
-  complete and belongs together.
+- **observation**, **reward**, **info**: the greatest absolute difference over all steps, environments and agents. 0
+  means bitwise identical.
+- **restart**: the same difference between our observation after an auto-reset and the one that VMAS makes of the state
+  after it. It shows that the state is complete and belongs together.
 - **done**: flags that differ.
 
 | scenario | groups | state | ended | drawn | observation | reward | info | restart | done | note |
 |---|---|---|---|---|---|---|---|---|---|---|
 """
 AFTERWORD = """
-## Where we differ on purpose
+## Where do we differ on purpose?
 
 **Collisions per environment.** `World.collides(a, b)` answers whether a and b are close in *any* environment of the
 batch. Inside the physics this is a shortcut only. `navigation` and `give_way`, however, ask it before they compare
-distances per environment, so in VMAS a near miss is penalised only if a pair touches somewhere in the batch, and an
-environment's reward depends on its neighbours. `VmasEnv` answers "close" to calls from outside of the physics, and the
-scenario's own comparison decides for each environment. A scenario of your own that rewards the whole batch on
-`world.collides` alone, without a comparison per environment, should compare distances itself.
+distances per environment. So in VMAS a near miss is penalised only if a pair touches somewhere in the batch, and an
+environment's reward depends on its neighbours. `VmasEnv` answers "close" to calls from outside of the physics. The
+scenario's own comparison then decides for each environment. If a scenario of your own rewards the whole batch on
+`world.collides` alone, without a comparison per environment, it should compare distances itself.
 
-**Indexing slips.** The scripted team of `football` picks positions among those sampled for the first environment, and
+**Indexing slips.** The scripted team of `football` picks positions among those sampled for the first environment.
 `joint_passage` and `joint_passage_size` end only when the joint is at the goal in all environments.
 `envs/vmas/patches.py` lets every environment decide for itself.
 
 With the same changes made to VMAS (`repaired=True` in `envs.validation.reference.compare`), these scenarios are bitwise
 identical.
 
-**Time limits truncate.** `max_steps` sets `truncated`, never `terminated`, and the transition carries the true final
+**Time limits truncate.** `max_steps` sets `truncated`, never `terminated`. The transition carries the true final
 observation (`next_observation`), so that a value function can be bootstrapped there.
 
 **Restarting.** VMAS restarts one environment at a time (`reset_at`). Here all that ended are restarted at once from a
-pool of freshly reset states, itself reset every `pool_every` steps.
+pool of freshly reset states. The pool itself is reset every `pool_every` steps.
 
-**What the whole batch shares.** Some scenarios draw one value for all environments at reset: the goal of
-`mpe/simple_adversary`, `simple_push`, `simple_reference` and `simple_speaker_listener`, the masses of `debug/het_mass`,
-the order of passages in `ball_passage`. VMAS's `reset_at` draws it again (or never: the mpe scenarios) whenever one
-environment restarts. Here it is drawn with every new pool, and for these scenarios a new pool comes every `max_steps`
-steps, when all environments start a new episode together. `VmasEnv.shared_draws` lists what is drawn.
+**What the whole batch shares.** Some scenarios draw one value for all environments at reset:
+
+- the goal of `mpe/simple_adversary`, `simple_push`, `simple_reference` and `simple_speaker_listener`,
+- the masses of `debug/het_mass`,
+- the order of passages in `ball_passage`.
+
+VMAS's `reset_at` draws it again (or never: the mpe scenarios) whenever one environment restarts. Here it is drawn with
+every new pool. For these scenarios a new pool comes every `max_steps` steps, when all environments start a new episode
+together. `VmasEnv.shared_draws` lists what is drawn.
 
 **Histories in `road_traffic`.** Past observations lie in ring buffers with one pointer for the whole batch. With
 `n_observed_steps` above 1 the first steps after a restart see a history whose order is the pool's.
