@@ -45,6 +45,11 @@ class VmasEnv(Env):
     Raises EnvError for unknown scenarios, keywords and impossible combinations.
     """
 
+    @classmethod
+    def keeps_on_resume(cls, key: str) -> bool:
+        """As other environments; and `fast` may change, since both paths do the same to rounding."""
+        return key != "fast" and super().keeps_on_resume(key)
+
     def __init__(
         self,
         scenario: str = "balance",

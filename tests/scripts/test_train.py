@@ -13,6 +13,8 @@ import pytest
 import torch
 import yaml
 
+from envs.kernel.verification.recheck import Recheck
+from envs.vmas.simulator import find_scenario
 from marl.callbacks.base import Callback
 from marl.checkpoints import checkpoint_file
 from marl.config import compose
@@ -142,6 +144,30 @@ def test_resume_refuses_other_networks_and_leaves_the_run_alone(run: Path, scrip
     with pytest.raises(UserError, match=told):
         script("train").train(compose.compose([f"resume={run}", "network.hidden=[8]", "frames=900"]), run)
     assert (run / "config.yaml").read_text() == before
+
+
+def test_a_run_that_its_changed_scenario_stopped_continues_without_the_kernel(script, tmp_path, monkeypatch) -> None:
+    """A comparison in the run fails; `resume=RUN_DIR env.fast=off`, which the message names, goes on."""
+    scenario, count = find_scenario("dispersion"), Recheck.count
+    reward = scenario.reward
+
+    def change(self: Recheck, rollout: bool) -> None:
+        count(self, rollout)
+        if self.checks == 2:  # at the start and in the first rollout
+            monkeypatch.setattr(scenario, "reward", lambda *args: reward(*args) + 1.0)
+            self.due = True
+
+    monkeypatch.setattr(Recheck, "count", change)
+    monkeypatch.setattr(Recheck, "affordable", lambda self: True)
+    small = [*TINY, "env=vmas/dispersion", "env.scenario_kwargs={n_agents: 3}", "frames=400"]
+    with pytest.raises(UserError, match="resume=RUN_DIR env.fast=off continues the run"):
+        script("train").train(compose.compose([*small, "env.fast=kernel"]), tmp_path)
+    done = checkpoint_file.load(tmp_path / "checkpoints" / "last.pt")["iteration"]
+    assert 1 <= done < 4
+    script("train").train(compose.compose([f"resume={tmp_path}", "env.fast=off"]), tmp_path)
+    assert json.loads((tmp_path / "summary.json").read_text())["frames"] == 400
+    with (tmp_path / "metrics.csv").open() as file:
+        assert [int(row["iteration"]) for row in csv.DictReader(file)] == [1, 2, 3, 4]
 
 
 def test_init_from_starts_from_the_weights(run: Path) -> None:

@@ -80,7 +80,7 @@ class Recheck:
         self.spent += time.perf_counter() - start
         if difference := comparison.difference():
             raise EnvError(f"scenario {world.scenario!r} has changed since its kernel was built: {difference}. "
-                           "env.fast=off continues the run.")
+                           "resume=RUN_DIR env.fast=off continues the run.")
 
 
 def _is_power_of_ten(number: int) -> bool:

@@ -249,7 +249,7 @@ def test_a_scenario_that_changes_in_the_run_ends_it_in_one_sentence(monkeypatch)
     scenario = type(env.world.simulator.scenario)
     reward = scenario.reward
     monkeypatch.setattr(scenario, "reward", lambda self, agent: reward(self, agent) + 1.0)
-    with pytest.raises(EnvError, match=r"has changed since its kernel was built.*dispersion\.py.*env\.fast=off") as error:
+    with pytest.raises(EnvError, match=r"has changed since its kernel was built.*dispersion\.py.*resume=RUN_DIR env\.fast=off") as error:
         for _ in range(6):
             rollout(env, action)
     assert "\n" not in str(error.value)
