@@ -21,7 +21,9 @@ WRONG_KIND = {errno.EEXIST: "it is a file, not a folder", errno.EISDIR: "it is a
 DISK += tuple(WRONG_KIND)
 SAME_COMMAND = "the same command continues"  # of sweeps and studies
 RESUME = "resume=RUN_DIR continues from the last checkpoint"
-WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p"}
+WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c",
+              "--experimental-rerun"}  # fmt: skip
+INFO = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}  # what `--info` may be followed by
 SMALLER = "smaller networks (network.…), minibatches or rollouts, or fewer environments (env.num_envs) need less"
 Job = Callable[[Any, Path], Any]  # a configuration and a run directory → the metric of the run
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -38,14 +40,26 @@ def main(document: str, job: Callable[[list[str]], Any], again: str = "") -> Non
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:
-    """Hydra's flags, with their values, before the overrides: among them it takes none of what comes after."""
-    flags, overrides, left = [], [], iter(arguments)
+    """Hydra's flags, with their values, before the overrides: among them it takes none of what comes after.
+
+    Raises UserError for a flag without its value, which would take an override for it, and for one of several lines.
+    """
+    flags, info, overrides, left = [], [], [], iter(arguments)
     for argument in left:
         if argument in WITH_VALUE:
-            flags += [argument, *islice(left, 1)]
+            value = list(islice(left, 1))
+            if not value:
+                raise UserError(f"{argument}: needs a value after it")
+            flags += [argument, *value]
+        elif not argument.startswith("-"):
+            (info if info == ["--info"] and argument in INFO else overrides).append(argument)
+        elif argument in ("-i", "--info"):
+            info = ["--info"]
+        elif not argument.isprintable():
+            raise UserError(f"cannot read {argument!r}: write key=value, with quotes around special characters")
         else:
-            (flags if argument.startswith("-") else overrides).append(argument)
-    return flags + overrides
+            flags.append(argument)
+    return [*flags, *(["--info=all"] if info == ["--info"] else ["=".join(info)] if info else []), *overrides]
 
 
 @contextmanager
