@@ -194,7 +194,7 @@ class Watch:
 
 @contextmanager
 def watched() -> Iterator[Watch]:
-    """Within it, calls are noted. A profiler of this thread gets its function back afterwards.
+    """Within it, calls are noted. A profiler of this thread goes on afterwards, cProfile's too.
 
     Garbage is collected later: what finalizers of others' objects open and run is no part of a step.
     """
@@ -204,6 +204,10 @@ def watched() -> Iterator[Watch]:
     try:
         yield watch
     finally:
-        sys.setprofile(outer)
+        if outer is None or callable(outer):
+            sys.setprofile(outer)
+        else:  # cProfile's is no function
+            sys.setprofile(None)
+            outer.enable()
         if collecting:
             gc.enable()
