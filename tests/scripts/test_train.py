@@ -243,7 +243,7 @@ def test_a_run_killed_while_kernels_are_compiled_begins_anew(script, tmp_path: P
             os._exit(0)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
     train(compose.compose([f"resume={tmp_path}"]), tmp_path)
-    assert "no checkpoint yet: the run begins anew" in capsys.readouterr().out
+    assert "no checkpoint yet: the run begins from scratch" in capsys.readouterr().out
     assert json.loads((tmp_path / "summary.json").read_text())["epochs"] == 2
 
 

@@ -140,7 +140,7 @@ def test_a_state_that_the_key_does_not_tell_is_found():
     loss.factor = 2.0
     capture(batch)  # the 4th replay, not held to the loss
     wanted = gradients(loss, batch)
-    with pytest.warns(UserWarning, match="Loss is computed anew from now on"):
+    with pytest.warns(UserWarning, match="Loss is not replayed from now on"):
         first = capture(batch)
     assert torch.equal(first["loss"], wanted[0]) and capture.replayed.why
     for found in (first, capture(batch)):

@@ -19,7 +19,7 @@ def hydra_config(run_dir: str, paths: str = "x"):
 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch) -> None:
-    monkeypatch.setattr(NewRunDirectory, "made", [])
+    monkeypatch.setattr(NewRunDirectory, "created_folders", [])
 
 
 def names(folder: Path) -> set[str]:
