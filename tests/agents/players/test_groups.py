@@ -248,7 +248,7 @@ def test_a_team_against_its_own_past(tmp_path):
         ({"agent": {"policy": "runs/none"}}, "no checkpoint at runs/none"),
         ({"agent": {"policy": "no.where"}}, "opponents=no.where: no module 'no'"),
         ({"agent": {"policy": "heuristic"}}, "heuristic: mpe/simple_tag has no policy of its own for agent"),
-        ({"agent": {"policy": "random"}, "adversary": {"policy": "still"}}, "groups: nobody learns"),
+        ({"agent": {"policy": "random"}, "adversary": {"policy": "still"}}, "groups: none learns"),
         ({"agent": {"policy": "random", "past": 0.2}}, "groups.agent.past: is of groups that learn"),
         ({"agent": {"policy": "pool"}}, r"groups.agent.of=None: must be a group that learns \(adversary\)"),
         ({"agent": {"policy": "pool", "of": "adversary"}}, r"groups.agent.policy=pool: its sizes .* differ from"),
