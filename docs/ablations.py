@@ -65,22 +65,22 @@ def train(job: tuple[Path, list[str]]) -> float:
 
 def main(folder: str, jobs: str = "2") -> None:
     """Run what is missing, `jobs` at a time, and print the table."""
-    wanted = {}
+    trainings = {}
     for number, more in enumerate(ITEMS.values()):
-        for task, own in TASKS.items():
+        for task, overrides in TASKS.items():
             for seed in range(3):
-                wanted[number, task, seed] = (
+                trainings[number, task, seed] = (
                     Path(folder).resolve() / f"{number}_{task}_{seed}",
-                    [*own, *more, f"seed={seed}"],
+                    [*overrides, *more, f"seed={seed}"],
                 )
     with ThreadPoolExecutor(int(jobs)) as pool:
-        found = dict(zip(wanted, pool.map(train, wanted.values()), strict=True))
-    print("| " + " | ".join(["item", *(f"{task}, {own[-1]}" for task, own in TASKS.items())]) + " |")
+        returns = dict(zip(trainings, pool.map(train, trainings.values()), strict=True))
+    print("| " + " | ".join(["item", *(f"{task}, {overrides[-1]}" for task, overrides in TASKS.items())]) + " |")
     print("|---" * (1 + len(TASKS)) + "|")
     for number, name in enumerate(ITEMS):
         cells = []
         for task in TASKS:
-            values = np.array([found[number, task, seed] for seed in range(3)])
+            values = np.array([returns[number, task, seed] for seed in range(3)])
             low, high = interval(iqm, [values])
             each = ", ".join(f"{v:.3g}" for v in values)
             cells.append(f"{iqm([values]):.3g} [{low:.3g}, {high:.3g}] ({each})")

@@ -46,9 +46,9 @@ def main(target: str) -> None:
     sheet = Image.new("RGB", (COLUMNS * SIZE, -(-len(names) // COLUMNS) * (SIZE + LABEL)), "white")
     for i, name in enumerate(names):
         with tempfile.TemporaryDirectory() as folder:
-            made = tile(name, Path(folder))
-        assert np.asarray(made)[LABEL + 2 : -2, 2:-2].std() > 0, f"nothing was drawn of {name}"
-        sheet.paste(made, (i % COLUMNS * SIZE, i // COLUMNS * (SIZE + LABEL)))
+            picture = tile(name, Path(folder))
+        assert np.asarray(picture)[LABEL + 2 : -2, 2:-2].std() > 0, f"nothing was drawn of {name}"
+        sheet.paste(picture, (i % COLUMNS * SIZE, i // COLUMNS * (SIZE + LABEL)))
         print(name, flush=True)
     sheet.quantize(96, dither=Image.Dither.NONE).save(target, optimize=True)
 

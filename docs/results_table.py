@@ -22,22 +22,22 @@ def told(values: list[float]) -> str:
 
 def table(sweeps: list[Path]) -> None:
     """Every scenario and algorithm of these sweeps: frames, median seconds, mean returns of the last evaluations."""
-    found = defaultdict(dict)
+    returns = defaultdict(dict)
     for run in sorted(path.parent for sweep in sweeps for path in sweep.glob("*/summary.json")):
         config = OmegaConf.load(run / "config.yaml")
         summary = json.loads((run / "summary.json").read_text())
-        said = f"experiment={config.experiment}" if config.experiment else f"env=vmas/{config.env.scenario}"
-        key = config.env.scenario, said, ALGORITHMS.get(config.algo.critic, "mappo"), summary["frames"]
-        found[key][summary["seed"]] = (
+        preset = f"experiment={config.experiment}" if config.experiment else f"env=vmas/{config.env.scenario}"
+        key = config.env.scenario, preset, ALGORITHMS.get(config.algo.critic, "mappo"), summary["frames"]
+        returns[key][summary["seed"]] = (
             summary["final"]["episode_return"]["mean"],
             summary["seconds"]["collect"] + summary["seconds"]["update"],
         )
     print("| scenario | command | algorithm | frames | seconds | IQM [95 %] | seeds |")
     print("|---|---|---|---|---|---|---|")
-    for (scenario, said, algorithm, frames), runs in sorted(found.items()):
+    for (scenario, preset, algorithm, frames), runs in sorted(returns.items()):
         values = [runs[seed][0] for seed in sorted(runs)]
         seconds = float(np.median([each for _, each in runs.values()]))
-        print(f"| {scenario} | `{said}` | {algorithm.upper()} | {frames:,} | {seconds:.0f} | {told(values)} |")
+        print(f"| {scenario} | `{preset}` | {algorithm.upper()} | {frames:,} | {seconds:.0f} | {told(values)} |")
 
 
 def beside(folder: Path) -> None:
@@ -52,10 +52,10 @@ def beside(folder: Path) -> None:
         sides = {"BenchMARL": [], "ours": []}
         for path in (p for p in peers if p.stem[3:-2] == task):
             rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-            own = folder / f"ours_{path.stem[3:]}" / "metrics.csv"
-            if len(rows) < 50 or not own.is_file():
+            our_metrics = folder / f"ours_{path.stem[3:]}" / "metrics.csv"
+            if len(rows) < 50 or not our_metrics.is_file():
                 continue
-            with open(own, newline="") as file:
+            with open(our_metrics, newline="") as file:
                 ours = [float(row["episode_return"]) for row in csv.DictReader(file) if row["episode_return"]]
             if len(ours) < 50:
                 continue

@@ -105,16 +105,16 @@ class Env(ABC):
     def step_into(self, t: int, action: dict[str, Tensor]) -> None:
         """One step as `step` makes it, its results written to entry t of the bound buffers; infos are left out."""
         observation, next_observation, reward, terminated, truncated, state, next_state = self._buffers
-        made = self.step(action)
-        for buffers, values in ((observation, made.observation), (next_observation, made.next_observation),
-                                (reward, made.reward)):
+        transition = self.step(action)
+        for buffers, values in ((observation, transition.observation), (next_observation, transition.next_observation),
+                                (reward, transition.reward)):
             for name, buffer in buffers.items():
                 buffer[t].copy_(values[name])
-        terminated[t].copy_(made.terminated)
-        truncated[t].copy_(made.truncated)
+        terminated[t].copy_(transition.terminated)
+        truncated[t].copy_(transition.truncated)
         if state is not None:
-            state[t].copy_(made.state)
-            next_state[t].copy_(made.next_state)
+            state[t].copy_(transition.state)
+            next_state[t].copy_(transition.next_state)
 
     def random_action(self, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Uniform actions {group: [E, A, D]} from the caller's generator, which lives on the CPU or on `device`.

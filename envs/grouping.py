@@ -68,8 +68,8 @@ def assign(agents: list[Any], sizes: list[int], actions: list[ActionSpec], heter
     names = [agent.name for agent in agents]
     whole: dict[str, list[int]] = {}
     for i, name in enumerate(names):
-        mine = [g for g, wanted in (teams or {prefix_of(name): [name]}).items()
-                if name in wanted or prefix_of(name) in wanted]
+        mine = [g for g, members in (teams or {prefix_of(name): [name]}).items()
+                if name in members or prefix_of(name) in members]
         if len(mine) != 1:
             raise EnvError(f"env.groups={teams} must put every agent into exactly one group, but {name!r} is in "
                            f"{mine or 'none'}; the agents are {', '.join(names)}.")
@@ -115,7 +115,7 @@ class Group:
         self.wrap = low is None and any(n != nvec[:len(n)] for n in self.nvecs)
         action = ActionSpec(first.kind, low, high, nvec, None if bool(mask.all()) else mask)
         self.spec = GroupSpec(name, tuple(agents[i].name for i in members), size, action)
-        common = [key for key in infos[members[0]] if all(_alike(infos[members[0]][key], infos[i].get(key))
+        common = [key for key in infos[members[0]] if all(_same_shape(infos[members[0]][key], infos[i].get(key))
                                                           for i in members)]
         self.info_names = common
 
@@ -129,10 +129,10 @@ class Group:
     def mask(self, masks: list[Tensor]) -> Tensor:
         """bool [E, A, sum(nvec)] from all agents' masks [E, choices]; choices that only others have are forbidden."""
         nvec, rows = self.spec.action.nvec, []
-        for agent, own in zip(self.members, self.nvecs, strict=True):
+        for agent, agent_nvec in zip(self.members, self.nvecs, strict=True):
             parts = [pad(part, (0, n - part.shape[-1]), value=False)
-                     for part, n in zip(masks[agent].split(own, -1), nvec, strict=False)]
-            more = sum(nvec[len(own):])  # of dimensions that the agent lacks
+                     for part, n in zip(masks[agent].split(agent_nvec, -1), nvec, strict=False)]
+            more = sum(nvec[len(agent_nvec):])  # of dimensions that the agent lacks
             rows.append(pad(torch.cat(parts, -1), (0, more), value=True))
         return torch.stack(rows, dim=1)
 
@@ -155,13 +155,13 @@ class Group:
         if spec.kind == "continuous":
             action = action.clamp(spec.low, spec.high)
         for row, (agent, width, nvec) in enumerate(zip(self.members, self.widths, self.nvecs, strict=True)):
-            own = action[:, row, :width]
+            agent_action = action[:, row, :width]
             if self.wrap:
                 if agent not in self._choices:  # on the actions' device, once
-                    self._choices[agent] = torch.tensor(nvec, device=own.device)
-                own = own % self._choices[agent]
-            to[agent] = own
+                    self._choices[agent] = torch.tensor(nvec, device=agent_action.device)
+                agent_action = agent_action % self._choices[agent]
+            to[agent] = agent_action
 
 
-def _alike(a: Tensor, b: Tensor | None) -> bool:
+def _same_shape(a: Tensor, b: Tensor | None) -> bool:
     return b is not None and a.shape == b.shape and a.dim() > 0

@@ -48,7 +48,7 @@ def cases() -> dict[str, Case]:
     }
 
 
-def arguments(given: list[str] | None = None) -> argparse.Namespace:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line, checked."""
     from marl.core import terminal
 
@@ -69,7 +69,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     add("--report", action="store_true", help="measure nothing: report on --json")
     add("--write", type=Path, metavar="PAGE", help="put the report between the markers of a Markdown file")
     add("--plot", type=Path, help="picture of `scaling` (default: scaling.png beside --write, or beside --json)")
-    options = parser.parse_args(given)
+    options = parser.parse_args(argv)
     options.rounds = options.rounds or (2 if options.quick else 5)
     options.peers, options.json = options.peers.resolve(), options.json.resolve()
     options.plot = options.plot or (options.write or options.json).with_name("scaling.png")
@@ -117,30 +117,30 @@ def measure(name: str, case: Case, options: argparse.Namespace, share: float) ->
     return {"rows": rows, "seconds": seconds, "load": round(load, 1), "error": error, "failed": failed}
 
 
-def main(given: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Measure, write the JSON, print and write the report. Returns the exit code: 1 where a case failed."""
-    options = arguments(given)
+    options = arguments(argv)
     limit_threads(options.threads)
     from bench import machine, report
 
     from marl.core.files import write_json
 
-    found, results = cases(), {"cases": {}}
+    by_name, results = cases(), {"cases": {}}
     if (options.keep or options.report) and options.json.exists():
         results = json.loads(options.json.read_text())
     if not options.report:
-        command = "python scripts/benchmark.py " + shlex.join(sys.argv[1:] if given is None else given)
+        command = "python scripts/benchmark.py " + shlex.join(sys.argv[1:] if argv is None else argv)
         results |= {"machine": machine.describe(options.device), "command": command.strip()}
         options.json.parent.mkdir(parents=True, exist_ok=True)
         names, end = chosen(options), time.perf_counter() + 60 * options.minutes + max(0, options.learn_seconds - 60)
         for place, name in enumerate(names):
             print(f"{name}:", flush=True)
             seconds = share(name, names[place:], end - time.perf_counter())
-            results["cases"][name] = {**measure(name, found[name], options, seconds), "machine": results["machine"]}
+            results["cases"][name] = {**measure(name, by_name[name], options, seconds), "machine": results["machine"]}
             if name == "scaling" and not results["cases"][name]["error"]:
                 results["cases"][name]["picture"] = options.plot.name
             write_json(options.json, results)
-    text = report.markdown(results, {name: (case.__doc__ or "").split("\n")[0] for name, case in found.items()})
+    text = report.markdown(results, {name: (case.__doc__ or "").split("\n")[0] for name, case in by_name.items()})
     if options.write:
         report.write(options.write, text)
     print(text)

@@ -1,7 +1,7 @@
 """Teams against teams: python scripts/crossplay.py RUN_DIR… [option=value …] [configuration key=value …]
 
   RUN_DIR…             runs (or checkpoints) in the same competitive environment: each has trained every team
-  opponents=[random]   opponents that nobody trained: random | still | simple_tag (scripted, for mpe/simple_tag) |
+  opponents=[random]   opponents without training: random | still | simple_tag (scripted, for mpe/simple_tag) |
                        heuristic (VMAS's) | a dotted path of a class of yours, see agents/players/scripted.py
   side=null            the group that the rows play, the columns play all others; null: the first one
   which=last           last | best: which checkpoint of a run directory
@@ -78,7 +78,7 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
     tasks = [past_versions.load(run, options.which, overrides) for run in runs]
     first, groups = tasks[0], list(tasks[0].env.spec.groups)
     if len(groups) < 2:
-        raise UserError(f"{runs[0]}: has one group of agents, {groups[0]}; there is nobody to play against")
+        raise UserError(f"{runs[0]}: has one group of agents, {groups[0]}; there is no other group to play against")
     for run, task in zip(runs, tasks, strict=True):
         if past_versions.sizes(task.env) != past_versions.sizes(first.env):
             mine, theirs = past_versions.sizes(task.env), past_versions.sizes(first.env)

@@ -3,17 +3,17 @@
   RUN_DIR…             runs on the same competitive scenario that kept versions: a pool (groups.GROUP.past, policy=pool)
                        or checkpoints (trainer.keep_every)
   versions=8           versions of each run at most, spread evenly from the first to the last; >= 2
-  opponents=[random]   players that nobody trained: random | still | simple_tag | heuristic | a dotted path
+  opponents=[random]   players without training: random | still | simple_tag | heuristic | a dotted path
   side=null            the group that one player of a game plays, the other plays all others; null: the first one
   outcome=auto         who wins: difference = whose return is larger | median = the side, where its return is above the
-                       median of all games | auto = difference where the teams are alike, else median
+                       median of all games | auto = difference where the teams have one size, else median
   episodes=100         per pair, played at once; >= 2
   deterministic=false  true: the policies' modes | false: samples
   seed=0               of the episodes: all pairs start from the same states
   reps=300             resamples behind the intervals; >= 100
   out=elo              folder for elo.json, elo.md, elo.csv and elo.png
 
-Where the teams are alike a version plays both sides and has one rating; where they differ each side of it has its own.
+Where the teams have one size a version plays both sides and has one rating; where they differ each side has its own.
 Ratings are the most likely ones about a mean of 0, with 95 % intervals over the episodes.
 """
 
@@ -68,7 +68,7 @@ def rate(runs: list[str], options: Options, overrides: list[str]) -> dict:
     tasks = [past_versions.load(run, overrides=overrides) for run in runs]
     first, groups = tasks[0], list(tasks[0].env.spec.groups)
     if len(groups) < 2:
-        raise UserError(f"{runs[0]}: has one group of agents, {groups[0]}; there is nobody to play against")
+        raise UserError(f"{runs[0]}: has one group of agents, {groups[0]}; there is no other group to play against")
     side = options.side or groups[0]
     if side not in groups:
         raise UserError(f"side={side}: there are {', '.join(groups)}")
@@ -82,37 +82,37 @@ def rate(runs: list[str], options: Options, overrides: list[str]) -> dict:
     past_versions.same_env(runs, overrides)
     teams |= {name: {group: scripted.make(name, env, group) for group in groups} for name in options.opponents}
 
-    alike = len(set(past_versions.sizes(env).values())) == 1
-    names, pairs, scores = played(teams, side, env, options, alike)
+    equal_teams = len(set(past_versions.sizes(env).values())) == 1
+    names, pairs, scores = played(teams, side, env, options, equal_teams)
     rating, bounds = elo.with_intervals(np.array(pairs), scores, len(names), options.reps, options.seed)
     rows = [
         {"player": name, "elo": float(r), "ci95": b.tolist(), "games": int(count * options.episodes)}
         for name, r, b, count in zip(names, rating, bounds, np.bincount(np.array(pairs).flatten()), strict=True)
     ]
-    outcome = options.outcome if options.outcome != "auto" else "difference" if alike else "median"
+    outcome = options.outcome if options.outcome != "auto" else "difference" if equal_teams else "median"
     result = {"side": side, "outcome": outcome, "players": rows, "runs": runs, "options": asdict(options)}
     write(result, Path(options.out))
     return result
 
 
-def played(teams: dict, side: str, env, options: Options, alike: bool) -> tuple[list[str], list, np.ndarray]:
+def played(teams: dict, side: str, env, options: Options, equal_teams: bool) -> tuple[list[str], list, np.ndarray]:
     """Names of the players, who met whom, and the scores [P, E] of the first: 1 won, 0.5 drawn, 0 lost."""
     labels, others = list(teams), [group for group in env.spec.groups if group != side]
     opposite = others[0] if len(others) == 1 else "the others"
-    names = labels if alike else [f"{side} {n}" for n in labels] + [f"{opposite} {n}" for n in labels]
-    pairs, own, theirs = [], [], []
+    names = labels if equal_teams else [f"{side} {n}" for n in labels] + [f"{opposite} {n}" for n in labels]
+    pairs, ours, theirs = [], [], []
     for i, row in enumerate(labels):
         for j, column in enumerate(labels):
-            if alike and i == j:
+            if equal_teams and i == j:
                 continue
             players = {group: teams[row if group == side else column][group] for group in env.spec.groups}
             episodes = evaluate(env, players, derive(options.seed, "evaluation"), options.deterministic)
-            pairs.append((i, j if alike else len(labels) + j))
-            own.append(episodes.returns[side].mean(-1))
+            pairs.append((i, j if equal_teams else len(labels) + j))
+            ours.append(episodes.returns[side].mean(-1))
             theirs.append(np.mean([episodes.returns[group].mean(-1) for group in others], axis=0))
-    own, theirs = np.array(own), np.array(theirs)
-    median = options.outcome == "median" or (options.outcome == "auto" and not alike)
-    lead = own - (np.median(own) if median else theirs)
+    ours, theirs = np.array(ours), np.array(theirs)
+    median = options.outcome == "median" or (options.outcome == "auto" and not equal_teams)
+    lead = ours - (np.median(ours) if median else theirs)
     return names, pairs, (np.sign(lead) + 1) / 2
 
 

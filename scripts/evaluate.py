@@ -72,8 +72,8 @@ def parse(arguments: list[str]) -> tuple[Options, list[str]]:
     decided = {"which": "best", "policy": "trained"} | dict.fromkeys(("episodes", "deterministic", "seed", "vary"))
     for name, fixed in decided.items() if values.get("absolute") else ():
         if values.get(name, fixed) != fixed:
-            given = json.dumps(values[name]).strip('"')
-            raise UserError(f"{name}={given}: absolute=true decides that by itself")
+            value = json.dumps(values[name]).strip('"')
+            raise UserError(f"{name}={value}: absolute=true decides that by itself")
     for override in overrides if values.get("absolute") else ():
         if not re.match(r"[+~]*(device|env\.fast|task\.eval_episodes|trainer(\.\w+)?)=", override):
             raise UserError(f"{override}: the absolute metric is of the run as it was trained; leave out absolute=true")
@@ -124,14 +124,14 @@ def robustness(path: Path, options: Options, overrides: list[str]) -> dict:
     key = {"n_agents": "env.scenario_kwargs.n_agents"}.get(options.vary, options.vary)
     disturbs, rows = key in {field.name for field in fields(Disturbance)}, []
     for value in options.values:
-        given = f"{key}={json.dumps(value)}"
+        setting = f"{key}={json.dumps(value)}"
         if disturbs:
             check_arguments(Disturbance, {key: value}, "")
         if not rows or not disturbs:
-            changed = overrides if disturbs else [*overrides, given]
+            changed = overrides if disturbs else [*overrides, setting]
             task = agents(build.rebuild(path, changed, weights=False)[1], f"vary={options.vary}")
             if options.policy == "trained":
-                load_actors(task, path, given)
+                load_actors(task, path, setting)
         disturbance = Disturbance(**{key: value}) if disturbs else None
         random = options.policy == "random"
         played = task.run_episodes(options.episodes, options.seed, options.deterministic, random, disturbance)
@@ -154,15 +154,15 @@ def robustness(path: Path, options: Options, overrides: list[str]) -> dict:
     return result
 
 
-def agents(task: Task, asked: str) -> EpisodeEvaluation:
+def agents(task: Task, option: str) -> EpisodeEvaluation:
     """`task`, which has agents. Raises UserError where it has none."""
     if not isinstance(task, EpisodeEvaluation):
-        raise UserError(f"{asked}: only agents play episodes; this run's task is {task.name}")
+        raise UserError(f"{option}: only agents play episodes; this run's task is {task.name}")
     return task
 
 
-def load_actors(task: EpisodeEvaluation, path: Path, given: str) -> None:
-    """Put the actors of a checkpoint into `task`. Raises UserError where they don't fit what `given` made of it."""
+def load_actors(task: EpisodeEvaluation, path: Path, setting: str) -> None:
+    """Put the actors of a checkpoint into `task`. Raises UserError where they don't fit what `setting` made of it."""
     saved = checkpoint_file.load(path, task.device)
     state, trained = saved["loss"], saved["processes"][0]["task"].get("spec", {"groups": {}})["groups"]
     actors = {key.removeprefix("actors."): value for key, value in state.items() if key.startswith("actors.")}
@@ -170,25 +170,25 @@ def load_actors(task: EpisodeEvaluation, path: Path, given: str) -> None:
         before, now = trained.get(name), group.observation_size
         if before and before["observation_size"] != now:
             raise UserError(
-                f"{given}: agents of {name} see {now} numbers then, and the policy of {path} reads "
+                f"{setting}: agents of {name} see {now} numbers then, and the policy of {path} reads "
                 f"{before['observation_size']}; only a policy whose observation keeps its size can be played so"
             )
         if before and len(before["agents"]) != group.n_agents:
             if any(key.startswith(f"{name}.network.networks.1.") for key in actors):
                 raise UserError(
-                    f"{given}: makes {group.n_agents} agents of {name}, and the policy of {path} has a network for "
+                    f"{setting}: makes {group.n_agents} agents of {name}, and the policy of {path} has a network for "
                     f"each of its {len(before['agents'])}; only a policy that all share can be played so"
                 )
             if task.loss.actors[name].inputs.ids is not None:
                 raise UserError(
-                    f"{given}: makes {group.n_agents} agents of {name}, and the policy of {path} knows its "
+                    f"{setting}: makes {group.n_agents} agents of {name}, and the policy of {path} knows its "
                     f"{len(before['agents'])} by their ids (algo.agent_ids=true), which others don't have"
                 )
     try:
         task.loss.actors.load_state_dict(actors)
     except RuntimeError as error:
         why = " ".join(str(error).split())
-        raise UserError(f"{given}: the policy of {path} does not fit then: {why[:200]}") from error
+        raise UserError(f"{setting}: the policy of {path} does not fit then: {why[:200]}") from error
 
 
 def judge(task: Task, options: Options) -> dict:
@@ -227,11 +227,11 @@ def show(figures: dict, title: str) -> None:
 
 def rows(figures: dict) -> list[tuple[str, dict]]:
     """Named statistics of the episode return: of all, then group by group with their agents."""
-    found = [("all", figures["episode_return"])] if "episode_return" in figures else []
+    named_returns = [("all", figures["episode_return"])] if "episode_return" in figures else []
     for name, group in figures.get("groups", {}).items():
-        found.append((name, group["episode_return"]))
-        found += [(f"  {agent}", values) for agent, values in group["agents"].items()]
-    return found
+        named_returns.append((name, group["episode_return"]))
+        named_returns += [(f"  {agent}", values) for agent, values in group["agents"].items()]
+    return named_returns
 
 
 if __name__ == "__main__":

@@ -83,10 +83,10 @@ def explain_label(task: Task, chosen: Options, out: Path) -> None:
     rows = rows_of(task, chosen.rows or 10)
     x = rows["x"]
     with torch.no_grad():
-        given = task.loss.outputs(x)
-        if given.dim() != 2:
+        outputs = task.loss.outputs(x)
+        if outputs.dim() != 2:
             raise UserError(f"ckpt={chosen.ckpt}: single inputs are explained, not this run's pairs or triplets")
-        label = given.argmax(-1) if given.shape[-1] > 1 else torch.zeros(len(x), dtype=torch.long, device=x.device)
+        label = outputs.argmax(-1) if outputs.shape[-1] > 1 else torch.zeros(len(x), dtype=torch.long, device=x.device)
 
     picture = x.dim() == 4
     baseline = torch.zeros_like(x[:1]) if picture else task.loss.shift.expand_as(x[:1])
@@ -107,27 +107,27 @@ def explain_label(task: Task, chosen: Options, out: Path) -> None:
 
 def by_row(task: Task, x: Tensor, baseline: Tensor, steps: int, label: Tensor) -> tuple[Tensor, float]:
     """Integrated gradients row by row, since every row has a label of its own."""
-    found, worst = [], 0.0
+    all_shares, worst = [], 0.0
     for i in range(len(x)):
         kind = int(label[i])
         shares, error = integrated_gradients.integrated_gradients(
             lambda inputs, kind=kind: task.loss.outputs(inputs)[..., kind], x[i : i + 1], baseline, steps
         )
-        found.append(shares)
+        all_shares.append(shares)
         worst = max(worst, error)
-    return torch.cat(found), worst
+    return torch.cat(all_shares), worst
 
 
 def explain_action(task: RLTask, chosen: Options, out: Path) -> None:
     """Which parts of its observation an agent's action depends on."""
     group = chosen.group or next(iter(task.loss.actors))
-    seen = agents_attribution.observations(task, chosen.rows or 200, chosen.seed, group)
-    if chosen.agent >= seen.shape[1]:
-        raise UserError(f"agent={chosen.agent}: group {group} has the agents 0 to {seen.shape[1] - 1}")
-    outputs, table, error = agents_attribution.attribute(task.loss.actors[group], seen, chosen.agent, chosen.steps)
+    observed = agents_attribution.observations(task, chosen.rows or 200, chosen.seed, group)
+    if chosen.agent >= observed.shape[1]:
+        raise UserError(f"agent={chosen.agent}: group {group} has the agents 0 to {observed.shape[1] - 1}")
+    outputs, table, error = agents_attribution.attribute(task.loss.actors[group], observed, chosen.agent, chosen.steps)
     print(f"shares add up to the action's difference from that at the mean observation within {error:.2g}")
-    parts = list(chosen.names or map(str, range(seen.shape[-1])))
-    check_names(parts, seen.shape[-1])
+    parts = list(chosen.names or map(str, range(observed.shape[-1])))
+    check_names(parts, observed.shape[-1])
     parts += ["others"] * (table.shape[1] - len(parts))
     ranked = table.sum(0).argsort(descending=True)[:5].tolist()
     print("most: " + ", ".join(f"{parts[i]} ({table[:, i].mean():.3g})" for i in ranked))
@@ -146,20 +146,20 @@ def write_features(task: Task, chosen: Options, out: Path) -> None:
     from safetensors.torch import save_file
 
     agents = isinstance(task, RLTask)
-    with torch.no_grad(), features(task.loss, chosen.layers or ["*"]) as kept:
+    with torch.no_grad(), features(task.loss, chosen.layers or ["*"]) as layer_outputs:
         if agents:
             group = chosen.group or next(iter(task.loss.actors))
             x = agents_attribution.observations(task, chosen.rows or 200, chosen.seed, group)
-            kept.clear()
+            layer_outputs.clear()
             task.loss.actors[group](x)
         else:
             x = rows_of(task, chosen.rows or 10)["x"]
             task.loss.outputs(x)
-    found = {"input": x, **kept}
-    for name, value in found.items():
+    tensors = {"input": x, **layer_outputs}
+    for name, value in tensors.items():
         print(f"{name}: {list(value.shape)}, mean {value.float().mean():.4g}, deviation {value.float().std():.4g}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in found.items()}, out)
+    save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, out)
 
 
 if __name__ == "__main__":

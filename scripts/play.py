@@ -70,12 +70,12 @@ def run(chosen: Options) -> Path | None:
 def live_page(policy: Policy, settings: dict[str, Any], seeds: int) -> str:
     """The page's text. Raises UserError where the scenario or the networks can't run in one."""
     weights = plain(policy)
-    made = program(settings)
-    scripts = f"{web('policy.js')}\n{web('engine.js')}\nconst PROGRAM = {made.source};"
+    compiled = program(settings)
+    scripts = f"{web('policy.js')}\n{web('engine.js')}\nconst PROGRAM = {compiled.source};"
     run = policy.metadata.get("run") or {}
     about = str(run.get("name") or settings.get("scenario"))
     about += "".join(f", trained for {run[unit]:,} {unit}" for unit in UNITS if run.get(unit))
-    data = {"world": world(made, settings, seeds), "policy": weights}
+    data = {"world": world(compiled, settings, seeds), "policy": weights}
     return page("live", data, ENGINE=scripts, BEGIN=BEGIN, ABOUT=html.escape(about))
 
 

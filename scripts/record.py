@@ -72,11 +72,11 @@ def run(chosen: Options) -> Path:
             folder.name, policy.spec, node, source, f"{source}, deterministic={chosen.deterministic}".lower()
         ),
     }
-    begun = manifest(folder)["metadata"]["total_episodes"] if (folder / "manifest.json").is_file() else 0
+    earlier_episodes = manifest(folder)["metadata"]["total_episodes"] if (folder / "manifest.json").is_file() else 0
     returns, steps, left = [], 0, chosen.episodes
     while left:
         count = min(chosen.shard, left)
-        seed = derive(chosen.seed, f"record/{begun + chosen.episodes - left}")
+        seed = derive(chosen.seed, f"record/{earlier_episodes + chosen.episodes - left}")
         env = build.part(node)(seed=seed, device="cpu", num_envs=count)
         episodes = record(env, teacher, seed)
         append(folder, episodes, about, source)

@@ -51,8 +51,8 @@ def parse(arguments: list[str]) -> tuple[list[str], Options]:
     names = [field.name for field in fields(Options)]
     values, places = split(Options, arguments)
     for argument in places:
-        name, given, _ = argument.partition("=")
-        if given and name.isidentifier() and not os.path.exists(argument):
+        name, equals, _ = argument.partition("=")
+        if equals and name.isidentifier() and not os.path.exists(argument):
             raise UserError(f"unknown option '{name}'{closest(name, names)} (there are {', '.join(names)})")
     if not places:
         raise UserError("name the runs to report on: folders, globs or marl-eval files")

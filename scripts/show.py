@@ -34,11 +34,11 @@ def show_model(config: dict) -> None:
 def show_graph(config: dict, out: Path) -> None:
     """A picture of every network's graph."""
     task = build.build_task(config)
-    found = {name: module for name, module in model_summary.outermost(task.loss).items() if ".networks." not in name}
-    # Networks of agents that each have their own are alike: the first one stands for them.
-    found |= {n: m for n, m in model_summary.outermost(task.loss).items() if n.endswith(".networks.0")}
+    modules = {name: module for name, module in model_summary.outermost(task.loss).items() if ".networks." not in name}
+    # Networks of agents that each have their own are identical: the first one stands for them.
+    modules |= {n: m for n, m in model_summary.outermost(task.loss).items() if n.endswith(".networks.0")}
     network_graph.draw(
-        {name: network_graph.trace(module, *model_summary.example(module, 2)) for name, module in found.items()}, out
+        {name: network_graph.trace(module, *model_summary.example(module, 2)) for name, module in modules.items()}, out
     )
     print(out)
 
@@ -55,19 +55,19 @@ def show_schedule(config: dict, out: Path) -> None:
             f"{iterations:,} iterations: a schedule of {steps:,} steps takes too long to go through; at most {MOST:,}. "
             f"A run of fewer {task.unit} shows the same shape"
         )
-    found = model_summary.rates(
+    rates = model_summary.rates(
         task, setup["optimizer"], setup["schedule"], iterations, trainer.update_config.accumulate
     )
     moments = sorted({round(i * iterations / 10) for i in range(11)})
-    table = terminal.table("iteration", task.unit, *(f"lr of {name}" for name in found))
+    table = terminal.table("iteration", task.unit, *(f"lr of {name}" for name in rates))
     for i in moments:
-        table.add_row(f"{i:,}", f"{i * task.units_per_iteration:,}", *(f"{values[i]:.3g}" for values in found.values()))
+        table.add_row(f"{i:,}", f"{i * task.units_per_iteration:,}", *(f"{values[i]:.3g}" for values in rates.values()))
     terminal.console().print(table)
-    draw(found, task.unit, task.units_per_iteration, out)
+    draw(rates, task.unit, task.units_per_iteration, out)
     print(out)
 
 
-def draw(found: dict[str, list[float]], unit: str, per_iteration: int, out: Path) -> None:
+def draw(rates: dict[str, list[float]], unit: str, per_iteration: int, out: Path) -> None:
     """The learning rates over frames or epochs, as a PNG or PDF file."""
     import matplotlib
 
@@ -75,7 +75,7 @@ def draw(found: dict[str, list[float]], unit: str, per_iteration: int, out: Path
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
-    for name, values in found.items():
+    for name, values in rates.items():
         axes.plot([i * per_iteration for i in range(len(values))], values, label=name)
     axes.set(xlabel=unit, ylabel="learning rate", ylim=(0, None))
     axes.legend()

@@ -36,11 +36,11 @@ def train(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback] = ()) ->
         trainer = build.build_trainer(config)
         content = resumed(config, run_dir)
         # What is kept says nothing of the interruption: a resumed run ends like one that ran through.
-        kept = {**config, "resume": None, "paths": {**(config["paths"] or {}), "run_dir": str(run_dir)}}
-        if content is None and distributed.main():  # before kernels are compiled: a killed run begins anew from it
-            saved_config.write_config(run_dir, kept)
+        saved = {**config, "resume": None, "paths": {**(config["paths"] or {}), "run_dir": str(run_dir)}}
+        if content is None and distributed.main():  # before kernels are compiled: a killed run begins from it again
+            saved_config.write_config(run_dir, saved)
         task = build.build_task(config)
-        config = kept
+        config = saved
         setup = build.build_setup(config)
         setup["callbacks"] += callbacks
         updater = trainer.build_updater(task, setup.pop("optimizer"), setup.pop("schedule"))  # mistakes are told first
@@ -69,10 +69,10 @@ def show(config: dict) -> None:
 def show_networks(task: Task) -> None:
     """Print the layers of every network: shapes, parameters, FLOPs."""
     table = terminal.table("layer", "kind", "output", "parameters", "FLOPs per row", title="networks")
-    found = model_summary.networks(task.loss)
-    alike = {name for name in found if re.search(r"\.networks\.[1-9]\d*$", name)}  # of agents with one each
-    for name, layers in found.items():
-        if name in alike:
+    networks = model_summary.networks(task.loss)
+    repeated = {name for name in networks if re.search(r"\.networks\.[1-9]\d*$", name)}  # of agents with one each
+    for name, layers in networks.items():
+        if name in repeated:
             continue
         if isinstance(layers, str):
             table.add_row(name, layers)
@@ -85,7 +85,7 @@ def show_networks(task: Task) -> None:
         if len(layers) > LAYERS:
             table.add_row(f"  … {len(layers) - LAYERS} more: scripts/show.py model")
         total = sum(layer.parameters + layer.frozen for layer in layers)
-        copies = 1 + sum(other.rpartition(".")[0] == name.rpartition(".")[0] for other in alike)
+        copies = 1 + sum(other.rpartition(".")[0] == name.rpartition(".")[0] for other in repeated)
         flops = f"{sum(layer.flops for layer in layers):,.0f}"
         label = "in all" if copies == 1 else f"in all, {copies} such"
         table.add_row(f"  {label}", "", "", f"{total:,}", flops)

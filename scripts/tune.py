@@ -35,7 +35,7 @@ from marl.config import compose, conf_tree
 from marl.config.options import split
 from marl.core.errors import Damaged, Stopped, UserError, closest
 from marl.core.files import read_json, write_json
-from marl.launch import build, cli, orphans, sweep
+from marl.launch import build, cli, orphans, sweep, sweep_jobs
 from marl.report.tables import Table
 
 PARENT = "MARL_TUNE_PARENT"  # environment variable: the process that began this one as a helper
@@ -74,9 +74,9 @@ class Tuning:
             known = conf_tree.group_options("study")
             hint = closest(options.study, known)
             raise UserError(f"study={options.study}: no such study{hint} (there are {', '.join(known)}, and files)")
-        given = {key: getattr(options, key) for key in ("n_trials", "sampler", "pruner")}
-        given = {key: value for key, value in given.items() if value is not None}
-        self.config, self.space = tuning.read_study(path, given)
+        changes = {key: getattr(options, key) for key in ("n_trials", "sampler", "pruner")}
+        changes = {key: value for key, value in changes.items() if value is not None}
+        self.config, self.space = tuning.read_study(path, changes)
         self.base = [*self.config.base, *overrides]
         self.name = path.stem
         self.out = Path(options.out or f"outputs/tune/{self.name}").resolve()
@@ -94,8 +94,8 @@ class Tuning:
 
     def any(self, key: str) -> str:
         """Some value of a parameter, to see that its key exists."""
-        given = self.space[key]
-        return self.tuning.text(given.choices[0] if given.choices is not None else given.low)
+        parameter = self.space[key]
+        return self.tuning.text(parameter.choices[0] if parameter.choices is not None else parameter.low)
 
     # ---- trials ----------------------------------------------------------------------------------------------
 
@@ -157,7 +157,7 @@ class Tuning:
             return train(cfg, folder, [watch] if watch else [])
 
         sweep.work(folder, overrides, call, mistakes=(UserError,))
-        ended = sweep.read(folder)
+        ended = sweep_jobs.read(folder)
         if ended.get("status") != "done":
             if trial is not None:
                 trial.set_user_attr("reason", ended.get("reason") or ended.get("status", "its job.json is gone"))
@@ -179,13 +179,13 @@ class Tuning:
         trials = sorted(trials, key=lambda trial: sign * trial.value)[: self.config.finalists]
         if not trials:
             raise UserError(f"study={self.name}: no trial was completed, so there is no best one")
-        found = {}
+        scores = {}
         for trial in trials if len(trials) > 1 else []:
             seeds = self.config.final_seeds
-            found[trial.number] = [self.score(f"trial {trial.number}", self.settings(trial), seed) for seed in seeds]
-        best = sorted(found, key=lambda number: sign * sum(found[number]))
+            scores[trial.number] = [self.score(f"trial {trial.number}", self.settings(trial), seed) for seed in seeds]
+        best = sorted(scores, key=lambda number: sign * sum(scores[number]))
         self.winner = self.study.trials[best[0]] if best else trials[0]
-        return {number: found[number] for number in best}
+        return {number: scores[number] for number in best}
 
     def confirm(self) -> dict[str, list[float]]:
         """Scores of the default and of the winner's settings on the fresh seeds."""
@@ -198,36 +198,36 @@ class Tuning:
     def score(self, name: str, overrides: list[str], seed: int) -> float:
         """The last evaluation of a whole training; found, where it was done before."""
         folder = self.out / "finals" / name.replace(" ", "_") / str(seed)
-        watch, given = self.tuning.Pruning(metric=self.config.metric), [*overrides, f"seed={seed}"]
-        known, found = sweep.read(folder), None
+        watch, seeded = self.tuning.Pruning(metric=self.config.metric), [*overrides, f"seed={seed}"]
+        known, value = sweep_jobs.read(folder), None
         with suppress(FileNotFoundError, Damaged):
-            found = read_json(folder / "score.json").get("score")
-        if known.get("status") != "done" or known.get("overrides") != given or found is None:
+            value = read_json(folder / "score.json").get("score")
+        if known.get("status") != "done" or known.get("overrides") != seeded or value is None:
             (folder / "job.json").unlink(missing_ok=True)
-            self.run(given, folder, watch)
-            found = watch.value
-            write_json(folder / "score.json", {"score": found})
-        print(f"{name}, seed {seed}: {found:.4g}", flush=True)
-        return found
+            self.run(seeded, folder, watch)
+            value = watch.value
+            write_json(folder / "score.json", {"score": value})
+        print(f"{name}, seed {seed}: {value:.4g}", flush=True)
+        return value
 
     def settings(self, trial: Any) -> list[str]:
         """A trial's settings as overrides."""
         return [f"{key}={self.tuning.text(value)}" for key, value in trial.params.items()]
 
-    def write(self, finalists: dict[int, list[float]], found: dict[str, list[float]]) -> None:
+    def write(self, finalists: dict[int, list[float]], fresh_scores: dict[str, list[float]]) -> None:
         """Write the preset and study.md, and print where they are."""
         best, name = self.winner, f"{self.name}_best"
         score = f"trial {best.number} of {len(self.study.trials)}, score {best.value:.4g} on seeds {self.config.seeds}"
-        said = "Not yet trained on fresh seeds."
-        if found["best"]:
-            said = self.tuning.verdict(found["best"], found["default"], self.config.direction)
+        verdict = "Not yet trained on fresh seeds."
+        if fresh_scores["best"]:
+            verdict = self.tuning.verdict(fresh_scores["best"], fresh_scores["default"], self.config.direction)
         preset = self.out / "conf" / "experiment" / f"{name}.yaml"
         preset.parent.mkdir(parents=True, exist_ok=True)
-        head = f"# @package _global_\n# Found by tune.py, study {self.name}: {score}.\n# {said}\n"
+        head = f"# @package _global_\n# Found by tune.py, study {self.name}: {score}.\n# {verdict}\n"
         preset.write_text(head + as_preset([*self.base, *self.settings(best)], name))
         trials = self.study.get_trials(deepcopy=False)
         table = Table("Trials.", self.tuning.COLUMNS, [self.tuning.describe(trial) for trial in trials])
-        lines = [f"# Study {self.name}", "", f"Best: {score}.", "", said, "", table.markdown()]
+        lines = [f"# Study {self.name}", "", f"Best: {score}.", "", verdict, "", table.markdown()]
         weights = self.tuning.importances(self.study)
         if weights:
             lines += ["Share of the variance of scores that a setting explains (fANOVA over complete trials):", ""]
@@ -235,13 +235,13 @@ class Tuning:
             lines.append(Table("", ["setting", "share"], rows).markdown())
         for title, seeds, scores in (
             ("finalists, seed", self.config.final_seeds, {f"trial {n}": values for n, values in finalists.items()}),
-            ("fresh seed", self.config.fresh_seeds, found),
+            ("fresh seed", self.config.fresh_seeds, fresh_scores),
         ):
             rows = [[key, *(f"{value:.4g}" for value in values)] for key, values in scores.items() if values]
             if rows:
                 lines.append(Table("", [title, *map(str, seeds)], rows).markdown())
         (self.out / "study.md").write_text("\n".join(lines))
-        print(f"{score}\n{said}\ntrials: {self.out / 'study.md'}")
+        print(f"{score}\n{verdict}\ntrials: {self.out / 'study.md'}")
         print(f"python scripts/train.py --config-dir {self.out / 'conf'} experiment={name}")
 
 
@@ -272,9 +272,9 @@ def main(arguments: list[str]) -> Tuning:
         print(f"continuing {tuning.out}: {done} of {tuning.config.n_trials} trials are done", flush=True)
     helpers = []
     for i in range(1, options.workers):
-        given = [a for a in arguments if a.partition("=")[0] not in ("workers", "confirm", "seed")]
+        passed_on = [a for a in arguments if a.partition("=")[0] not in ("workers", "confirm", "seed")]
         with open(tuning.out / f"worker_{i}.log", "a") as log:
-            command = [sys.executable, os.path.abspath(__file__), *given, "confirm=false"]
+            command = [sys.executable, os.path.abspath(__file__), *passed_on, "confirm=false"]
             environment = {**os.environ, PARENT: str(os.getpid())}
             helpers.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
     try:

@@ -49,8 +49,8 @@ CLOCKS = ("seconds", "per_second", "memory", "_s", "kernel_checks")  # columns t
 
 def environment(folder: Path, repo: Path) -> dict[str, str]:
     """The checkout's packages first, one thread, and a kernel cache of the folder's own."""
-    own = {"PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return {**os.environ, **own, "MARL_KERNEL_CACHE": str(folder / "kernels")}
+    variables = {"PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return {**os.environ, **variables, "MARL_KERNEL_CACHE": str(folder / "kernels")}
 
 
 def run(name: str, command: list[str], repo: Path, folder: Path) -> str:
@@ -132,8 +132,8 @@ def figures(run_dir: Path) -> str:
     """The hash of metrics.csv without the columns that clocks decide."""
     with (run_dir / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    kept = sorted(key for key in rows[0] if not any(word in key for word in CLOCKS))
-    return digest(repr([[row[key] for key in kept] for row in rows]).encode())
+    keys = sorted(key for key in rows[0] if not any(word in key for word in CLOCKS))
+    return digest(repr([[row[key] for key in keys] for row in rows]).encode())
 
 
 def main() -> None:
@@ -142,13 +142,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=list(RUNS), choices=list(RUNS), metavar="NAME")
     parser.add_argument("--against", type=Path)
-    given = parser.parse_args()
-    folder = given.folder.resolve()
+    options = parser.parse_args()
+    folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    earlier = dict(line.split(": ", 1) for line in given.against.read_text().splitlines()) if given.against else {}
+    earlier = dict(line.split(": ", 1) for line in options.against.read_text().splitlines()) if options.against else {}
     differing = 0
-    for name in given.only:
-        now = run(name, RUNS[name], given.repo.resolve(), folder)
+    for name in options.only:
+        now = run(name, RUNS[name], options.repo.resolve(), folder)
         print(f"{name}: {now}", flush=True)
         if name in earlier and earlier[name] != now:
             differing += 1

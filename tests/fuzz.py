@@ -61,11 +61,11 @@ class Fuzz:
         place.mkdir()
         try:
             if kind == "overrides":
-                script, given = overrides.generate(dice, str(self.world / "run"))
-                yield overrides.attempt(script, given, place / "here")
+                script, arguments = overrides.generate(dice, str(self.world / "run"))
+                yield overrides.attempt(script, arguments, place / "here")
             elif kind == "commands":
-                script, given = commands.generate(dice, self.world)
-                yield process.process(script, given, commands.prepare(place, self.world), self.cache)
+                script, arguments = commands.generate(dice, self.world)
+                yield process.process(script, arguments, commands.prepare(place, self.world), self.cache)
             else:
                 yield from self.damaged(dice, name, place)
         finally:
@@ -76,12 +76,12 @@ class Fuzz:
         """One damage, and each command that meets it, on a copy of its own."""
         kind, file, number = damage.generate(dice, self.world, self.cache)
         what = f"{getattr(damage.DAMAGES[number], '__qualname__', number)} {file}"
-        for script, given in damage.commands(kind, file):
+        for script, arguments in damage.commands(kind, file):
             here = place / "here"
             here.mkdir()
             damage.prepare(kind, file, number, name, here, self.world, self.cache)
             cache = here / "cache" if kind == "cache" else self.cache
-            outcome = process.fork(script, given, here, cache)
+            outcome = process.fork(script, arguments, here, cache)
             outcome.where = f"after {what}"
             yield outcome
             damage.mend(here)
@@ -136,7 +136,7 @@ class Fuzz:
                     waiting.append(range(last + 1, indices.stop))
 
 
-def main(given: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """All kinds; prints a line for each fault and a summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for kind, count in (("overrides", 5000), ("commands", 400), ("files", 300)):
@@ -149,7 +149,7 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="+", default=(), choices=names, help="make only these parts of the world")
     parser.add_argument("--repeat", metavar="KIND:NUMBER", help="one trial, with all that it prints")
     parser.add_argument("--json", type=Path, help="where the faults go, and the counts")
-    options = parser.parse_args(given)
+    options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
@@ -158,12 +158,12 @@ def main(given: list[str] | None = None) -> int:
             return repeat(fuzz, *options.repeat.split(":"))
         figures, faults = {}, []
         for kind in CHUNK:
-            began, codes, commands_run, told = time.monotonic(), Counter(), 0, time.monotonic()
+            began, codes, commands_run, last_printed = time.monotonic(), Counter(), 0, time.monotonic()
             for row in fuzz.run(kind, getattr(options, kind), options.jobs, options.start):
                 commands_run += 1
                 codes[str(row["code"])] += 1
-                if time.monotonic() > told + 60:
-                    told = time.monotonic()
+                if time.monotonic() > last_printed + 60:
+                    last_printed = time.monotonic()
                     print(f"{kind}: trial {row['index']} of {getattr(options, kind)}", file=sys.stderr, flush=True)
                 if row["fault"]:
                     faults.append({"kind": kind, **row})

@@ -4,7 +4,7 @@
 
 Runs are processes forked from this one, which has imported everything before, so that a kill costs no start of
 Python. Every third kill is aimed at the writing of a checkpoint: with half of the file written, before it is on the
-disk, before and after it gets its name. What is compared, to the bit: weights, optimiser, schedule, the state of the
+disk, before and after it gets its name. What is compared, bitwise: weights, optimiser, schedule, the state of the
 task and every random stream, the best model, each logged metric but times (CSV and TensorBoard), and the summary.
 Then whole commands of several processes (tests/kills_of_commands.py): sweeps, tuning, recording, torchrun.
 """
@@ -206,21 +206,21 @@ def survive(overrides: list[str], folder: Path, kills: int, seed: int, compiles:
 
 def compare(whole: Path, cut: Path) -> list[str]:
     """Names of all that differs between two finished runs."""
-    found = []
+    diffs = []
     for name in ("last.pt", "best.pt"):
         a, b = (checkpoint_file.load(run / "checkpoints" / name) for run in (whole, cut))
-        found += [f"{name}: {key}" for key in SAME if not same(a[key], b[key])]
-    found += [f"metrics.csv: row {i}" for i, (a, b) in enumerate(zip(*map(rows, (whole, cut)), strict=False)) if a != b]
+        diffs += [f"{name}: {key}" for key in SAME if not same(a[key], b[key])]
+    diffs += [f"metrics.csv: row {i}" for i, (a, b) in enumerate(zip(*map(rows, (whole, cut)), strict=False)) if a != b]
     if len(rows(whole)) != len(rows(cut)):
-        found.append(f"metrics.csv: {len(rows(whole))} rows and {len(rows(cut))}")
+        diffs.append(f"metrics.csv: {len(rows(whole))} rows and {len(rows(cut))}")
     a, b = scalars(whole), scalars(cut)
-    found += [f"TensorBoard: {tag}" for tag in sorted(set(a) | set(b)) if a.get(tag) != b.get(tag)]
+    diffs += [f"TensorBoard: {tag}" for tag in sorted(set(a) | set(b)) if a.get(tag) != b.get(tag)]
     a, b = (json.loads((run / "summary.json").read_text()) for run in (whole, cut))
-    return found + [f"summary.json: {key}" for key in ("final", "best", "stopped") if a[key] != b[key]]
+    return diffs + [f"summary.json: {key}" for key in ("final", "best", "stopped") if a[key] != b[key]]
 
 
 def same(a: object, b: object) -> bool:
-    """Equality to the bit, NaN included, through dicts, lists and tensors."""
+    """Bitwise equality, NaN included, through dicts, lists and tensors."""
     if isinstance(a, torch.Tensor):
         bits = [x.detach().contiguous().numpy().tobytes() for x in (a, b)]
         return a.shape == b.shape and a.dtype == b.dtype and bits[0] == bits[1]

@@ -69,7 +69,7 @@ def through(arguments: Sequence[str], folder: Path) -> float:
 
 
 def kill(process: subprocess.Popen, whom: str, dice: random.Random) -> bool:
-    """Send SIGKILL to the first process, to a descendant ("one") or to "all"; whether there was somebody to kill.
+    """Send SIGKILL to the first process, to a descendant ("one") or to "all"; whether there was one to kill.
 
     Raises SystemExit where processes of a killed parent stay behind.
     """
@@ -106,7 +106,7 @@ def survive(command: Command, folder: Path, kills: int, seed: int) -> dict:
     whole.mkdir(exist_ok=True)
     if command.inputs:
         command.inputs(whole)
-    length, killed, rounds, found = through(command.first(whole), whole), 0, 0, []
+    length, killed, rounds, differences = through(command.first(whole), whole), 0, 0, []
     while killed < kills:
         rounds += 1
         cut, known, ended = folder / f"cut_{rounds}", {}, False
@@ -126,11 +126,11 @@ def survive(command: Command, folder: Path, kills: int, seed: int) -> dict:
                 through(arguments, cut)
                 ended = True
             now = command.finished(cut)
-            found += [f"lost: {name}" for name, value in known.items() if now.get(name) != value]
+            differences += [f"lost: {name}" for name, value in known.items() if now.get(name) != value]
             known |= now
             arguments = command.again(cut) if command.again else arguments
-        found += command.compare(whole, cut)
-    return {"kills": killed, "rounds": rounds, "differences": found}
+        differences += command.compare(whole, cut)
+    return {"kills": killed, "rounds": rounds, "differences": differences}
 
 
 def script(name: str, *arguments: str) -> list[str]:
@@ -150,20 +150,20 @@ def sweep(_: Path) -> list[str]:
 
 def jobs_done(folder: Path) -> dict[str, Any]:
     """Finished jobs, with their last checkpoints as they lie on the disk."""
-    found = {}
+    times = {}
     for i in range(JOBS):
         place = folder / "s" / str(i)
         if (place / "summary.json").is_file() and json.loads((place / "job.json").read_text())["status"] == "done":
-            found[f"job {i}"] = (place / "checkpoints" / "last.pt").stat().st_mtime_ns
-    return found
+            times[f"job {i}"] = (place / "checkpoints" / "last.pt").stat().st_mtime_ns
+    return times
 
 
 def compare_jobs(whole: Path, cut: Path) -> list[str]:
     from tests.kills import compare
 
-    found = [f"job {i}: {what}" for i in range(JOBS) for what in compare(whole / "s" / str(i), cut / "s" / str(i))]
+    diffs = [f"job {i}: {what}" for i in range(JOBS) for what in compare(whole / "s" / str(i), cut / "s" / str(i))]
     with open(cut / "s" / "jobs.csv", newline="") as file:
-        return found + [f"job {row['job']}: {row['status']}" for row in csv.DictReader(file) if row["status"] != "done"]
+        return diffs + [f"job {row['job']}: {row['status']}" for row in csv.DictReader(file) if row["status"] != "done"]
 
 
 # ---- tuning with two workers -----------------------------------------------------------------------------------
@@ -215,9 +215,9 @@ def episodes(folder: Path) -> dict[str, Any]:
     """The shards that the manifest names, each read and its digest checked."""
     if not (folder / "e" / "manifest.json").exists():
         return {}
-    told = manifest(folder / "e")
+    content = manifest(folder / "e")
     names = sorted(path.name for path in (folder / "e").glob("*.safetensors"))
-    named = [shard["file"] for shard in told["shards"]]
+    named = [shard["file"] for shard in content["shards"]]
     missing = [name for name in named if name not in names]
     if missing:
         raise SystemExit(f"the manifest names {missing}, which are not there")
@@ -226,9 +226,9 @@ def episodes(folder: Path) -> dict[str, Any]:
 
 def compare_episodes(whole: Path, cut: Path) -> list[str]:
     """All that the manifest counts can be read, and it is at least what one whole recording has."""
-    told = [manifest(folder / "e")["metadata"]["total_episodes"] for folder in (whole, cut)]
+    totals = [manifest(folder / "e")["metadata"]["total_episodes"] for folder in (whole, cut)]
     mapped(cut / "e", cut / "mapped")
-    return [] if told[0] == 600 <= told[1] else [f"{told[1]} episodes"]
+    return [] if totals[0] == 600 <= totals[1] else [f"{totals[1]} episodes"]
 
 
 # ---- two processes ---------------------------------------------------------------------------------------------

@@ -45,8 +45,8 @@ def start(folder: Path) -> subprocess.Popen:
         return subprocess.Popen(command, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
 
 
-def verify(folder: Path, seen: dict[int, bool]) -> None:
-    """Look at every checkpoint whose file is new; `seen`: {inode with its time: whether it is good}."""
+def verify(folder: Path, checked: dict[int, bool]) -> None:
+    """Look at every checkpoint whose file is new; `checked`: {inode with its time: whether it is good}."""
     from marl.checkpoints import checkpoint_file
     from marl.core.errors import UserError
 
@@ -58,18 +58,18 @@ def verify(folder: Path, seen: dict[int, bool]) -> None:
         return about.st_ino, about.st_mtime_ns
 
     for path in sorted((folder / "checkpoints").glob("last*.pt")):
-        before, told = key(path), ""
-        if before is None or before in seen:
+        before, message = key(path), ""
+        if before is None or before in checked:
             continue
         try:
             good = isinstance(checkpoint_file.load(path)["iteration"], int)
         except UserError as error:
-            good, told = False, str(error)
+            good, message = False, str(error)
         if key(path) != before:  # renamed meanwhile: seen under its new name the next time
             continue
-        seen[before] = good
-        if told:
-            print(told, flush=True)
+        checked[before] = good
+        if message:
+            print(message, flush=True)
 
 
 def iterations(folder: Path) -> int:
@@ -78,7 +78,7 @@ def iterations(folder: Path) -> int:
         return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b"")) - 1
 
 
-def report(samples: list[tuple[float, int, int]], seen: dict, folder: Path, began: float) -> dict:
+def report(samples: list[tuple[float, int, int]], checked: dict, folder: Path, began: float) -> dict:
     """Figures so far. Memory is compared after a twentieth of the time, when buffers and caches have filled."""
     settled = samples[len(samples) // 20 :]
     part = max(1, len(settled) // 10)
@@ -88,8 +88,8 @@ def report(samples: list[tuple[float, int, int]], seen: dict, folder: Path, bega
     figures = {
         "hours": round((time.time() - began) / 3600, 3),
         "iterations": done,
-        "checkpoints_verified": len(seen),
-        "checkpoints_damaged": sum(not good for good in seen.values()),
+        "checkpoints_verified": len(checked),
+        "checkpoints_damaged": sum(not good for good in checked.values()),
         "resident_mb_first": round(first / 2**20, 2),
         "resident_mb_last": round(last / 2**20, 2),
         "memory_growth_percent": round(100 * (last / first - 1), 3),
@@ -101,7 +101,7 @@ def report(samples: list[tuple[float, int, int]], seen: dict, folder: Path, bega
     good = good and figures["file_handles_last"] <= figures["file_handles_first"]
     figures["passed"] = bool(good)
     figures["sentence"] = (
-        f"{figures['hours']:.2f} hours, {done:,} iterations with a checkpoint each, {len(seen):,} of them verified, "
+        f"{figures['hours']:.2f} hours, {done:,} iterations with a checkpoint each, {len(checked):,} of them verified, "
         f"{figures['checkpoints_damaged']} damaged; resident memory {figures['resident_mb_first']:.1f} -> "
         f"{figures['resident_mb_last']:.1f} MiB ({figures['memory_growth_percent']:+.2f} %), open file handles "
         f"{figures['file_handles_first']:.0f} -> {figures['file_handles_last']:.0f}."
@@ -122,21 +122,21 @@ def main() -> int:
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     run = start(folder)
-    process, samples, seen = psutil.Process(run.pid), [], {}
+    process, samples, checked = psutil.Process(run.pid), [], {}
     while not (folder / "checkpoints" / "last.pt").exists():
         if run.poll() is not None:
             raise SystemExit(f"the run ended with {run.returncode}: see {folder / 'output.txt'}")
         time.sleep(0.2)
-    began = told = time.time()
+    began = last_printed = time.time()
     try:
         while time.time() - began < 3600 * options.hours and run.poll() is None:
             time.sleep(options.every)
-            verify(folder, seen)
+            verify(folder, checked)
             if run.poll() is None:
                 samples.append((time.time() - began, process.memory_info().rss, process.num_fds()))
-            if time.time() - told > 60 and samples:
-                told = time.time()
-                options.json.write_text(json.dumps(report(samples, seen, folder, began), indent=2) + "\n")
+            if time.time() - last_printed > 60 and samples:
+                last_printed = time.time()
+                options.json.write_text(json.dumps(report(samples, checked, folder, began), indent=2) + "\n")
     finally:
         died = run.poll()
         if died is None:
@@ -144,8 +144,8 @@ def main() -> int:
             run.wait(timeout=300)
     if not samples:
         raise SystemExit(f"the run ended with {run.returncode}: see {folder / 'output.txt'}")
-    verify(folder, seen)
-    figures = report(samples, seen, folder, began)
+    verify(folder, checked)
+    figures = report(samples, checked, folder, began)
     figures["exit_code"] = run.returncode
     figures["passed"] = figures["passed"] and died is None and run.returncode == 128 + signal.SIGTERM
     options.json.write_text(json.dumps(figures, indent=2) + "\n")

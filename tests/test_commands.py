@@ -59,15 +59,15 @@ def test_it_is_one_that_works(name: str, arguments: list[str], run: Path, script
     monkeypatch.chdir(ROOT / "docs" / "examples")
     monkeypatch.syspath_prepend(ROOT / "docs" / "examples")
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    given = [re.sub(r"RUN_DIR(/checkpoints/iteration_50.pt)?|\$RUN|\$run|outputs/\w+(?=( |$))", str(run), a)
+    replaced = [re.sub(r"RUN_DIR(/checkpoints/iteration_50.pt)?|\$RUN|\$run|outputs/\w+(?=( |$))", str(run), a)
              for a in arguments]  # fmt: skip
     if name == "train":
-        for overrides in jobs(given):
+        for overrides in jobs(replaced):
             fits(overrides)
     elif name == "show":
-        compose.check(compose.compose([a for a in given[1:] if not a.startswith("out=")]))
+        compose.check(compose.compose([a for a in replaced[1:] if not a.startswith("out=")]))
     else:
-        values, rest = split(script(name).Options, given)
+        values, rest = split(script(name).Options, replaced)
         overrides = [a for a in rest if "=" in a and not Path(a).exists()]
         if name == "tune":
             compose.check(compose.compose(overrides))
@@ -77,19 +77,19 @@ def test_it_is_one_that_works(name: str, arguments: list[str], run: Path, script
             assert not overrides or name in ("elo", "crossplay", "report")
 
 
-def jobs(given: list[str]) -> list[list[str]]:
+def jobs(arguments: list[str]) -> list[list[str]]:
     """The overrides of a run, or of the first and the last job of a sweep."""
-    if "--help" in given:
+    if "--help" in arguments:
         return []
-    config = ["--config-dir"] if "--config-dir" in given else []
-    plain = [a for a in given if a not in ("-m", "--config-dir", "conf")]
+    config = ["--config-dir"] if "--config-dir" in arguments else []
+    plain = [a for a in arguments if a not in ("-m", "--config-dir", "conf")]
     if config:
         plain.append(f"hydra.searchpath=['file://{ROOT / 'docs' / 'examples' / 'conf'}']")
-    if "-m" not in given:
+    if "-m" not in arguments:
         return [plain]
     parsed = OverridesParser.create().parse_overrides(tidy([a for a in plain if "launcher" not in a]))
-    found = BasicSweeper.split_arguments(parsed, None)[0]
-    return [found[0], found[-1]]
+    jobs_found = BasicSweeper.split_arguments(parsed, None)[0]
+    return [jobs_found[0], jobs_found[-1]]
 
 
 def fits(overrides: list[str]) -> None:
@@ -98,8 +98,8 @@ def fits(overrides: list[str]) -> None:
     config = compose.check(compose.compose([o for o in overrides if not o.startswith("init_from=")]))
     if source:
         assert source[0].endswith(".safetensors") or Path(source[0].partition("=")[2]).exists()
-    told = [o for o in overrides if re.match(r"\+*env\.(scenario|env|id|kwargs)", o)]
-    if told and config["env"]:
-        pytest.importorskip("mpe2" if "mpe2" in str(told) else "torch")
+    chosen = [o for o in overrides if re.match(r"\+*env\.(scenario|env|id|kwargs)", o)]
+    if chosen and config["env"]:
+        pytest.importorskip("mpe2" if "mpe2" in str(chosen) else "torch")
         env = build.part({**config["env"], "num_envs": 2, **({"workers": 0} if "workers" in config["env"] else {})})
         env(seed=0, device="cpu").close()

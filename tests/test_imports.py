@@ -27,18 +27,18 @@ def name(path: Path) -> str:
 
 def imported(path: Path) -> set[str]:
     """Top-level packages that a file imports, anywhere in it; a relative import counts as its own package."""
-    found = set()
+    packages = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            packages |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(node.module.split(".")[0] if node.level == 0 else path.relative_to(ROOT).parts[0])
-    return found
+            packages.add(node.module.split(".")[0] if node.level == 0 else path.relative_to(ROOT).parts[0])
+    return packages
 
 
 def test_the_walk_sees_the_packages() -> None:
-    seen = {path.relative_to(ROOT).parts[0] for path in SOURCES}
-    assert seen == PACKAGES
+    packages = {path.relative_to(ROOT).parts[0] for path in SOURCES}
+    assert packages == PACKAGES
     assert "torch" in imported(ROOT / "marl" / "engine" / "trainer.py")
 
 

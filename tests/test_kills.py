@@ -1,4 +1,4 @@
-"""Training survives SIGKILL at random moments, also within the writing of a checkpoint, to the bit."""
+"""Training survives SIGKILL at random moments, also within the writing of a checkpoint, bitwise."""
 
 import json
 import os
@@ -20,14 +20,14 @@ def figures(tmp_path_factory) -> dict:
     """What `python tests/kills.py` reports; a process of its own, since it forks."""
     folder = tmp_path_factory.mktemp("kills")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    found = {}
+    results = {}
     command = [sys.executable, kills.__file__, "--iterations", "8", "--json", str(folder / "kills.json")]
     for name, count in CASES.items():
         command += ["--case", name, str(count)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
     assert done.returncode in (0, 1), done.stderr
-    found |= json.loads((folder / "kills.json").read_text())
-    return found
+    results |= json.loads((folder / "kills.json").read_text())
+    return results
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -61,8 +61,8 @@ def ours(path: Path, imported: str) -> str | None:
     for place in places:
         parts = place.split(".")
         for end in range(len(parts), 0, -1):
-            if (found := ".".join(parts[:end])) in MODULES:
-                return found
+            if (module := ".".join(parts[:end])) in MODULES:
+                return module
     return None
 
 
@@ -72,7 +72,7 @@ def arrows(path: Path) -> dict[str, int]:
 
     An import runs the `__init__.py` of every package above the module too; those above the file itself run before it.
     """
-    found: dict[str, int] = {}
+    lines: dict[str, int] = {}
     for line, imported in imports(path):
         target = ours(path, imported)
         if target is None:
@@ -81,8 +81,8 @@ def arrows(path: Path) -> dict[str, int]:
         above = [".".join(parts[:end]) for end in range(1, len(parts))]
         for each in [target, *(p for p in above if p in MODULES and not f"{module(path)}.".startswith(f"{p}."))]:
             if each != module(path):
-                found.setdefault(each, line)
-    return found
+                lines.setdefault(each, line)
+    return lines
 
 
 def components(graph: dict[str, list[str]]) -> list[list[str]]:
@@ -190,26 +190,26 @@ def used(path: Path) -> set[str]:
 
 def probes(path: Path) -> set[ast.AST]:
     """Imports whose failure is caught: they ask whether a package is installed."""
-    found: set[ast.AST] = set()
+    nodes: set[ast.AST] = set()
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Try):
             caught = " ".join(ast.unparse(handler.type) for handler in node.handlers if handler.type)
             if "ImportError" in caught or "ModuleNotFoundError" in caught:
-                found |= {each for part in node.body for each in ast.walk(part)}
-    return found
+                nodes |= {each for part in node.body for each in ast.walk(part)}
+    return nodes
 
 
 def test_nothing_is_imported_for_its_side_effects() -> None:
     unused = []
     for path in FILES:
-        names, asked = used(path), probes(path)
+        names, probed = used(path), probes(path)
         for node in ast.walk(tree(path)):
             if not isinstance(node, ast.Import | ast.ImportFrom) or getattr(node, "module", "") == "__future__":
                 continue
             for alias in node.names:
                 dotted = isinstance(node, ast.Import) and not alias.asname
                 bound = alias.name if dotted else alias.asname or alias.name
-                if bound not in names and node not in asked:
+                if bound not in names and node not in probed:
                     unused.append(f"{name(path)}:{node.lineno} imports {alias.name}")
     assert not unused, "imported and never used; say what is wanted by a call:\n" + "\n".join(unused)
 
@@ -219,7 +219,7 @@ def test_packages_do_nothing_when_they_are_imported() -> None:
     for path in INITS:
         for node in tree(path).body[1:]:
             harmless = isinstance(node, ast.Import | ast.ImportFrom | ast.Assign | ast.AnnAssign)
-            # The environment's variable must be set before torch is loaded, whoever loads it.
+            # The environment's variable must be set before torch is loaded, by any module.
             if not harmless and not ast.unparse(node).startswith("os.environ.setdefault("):
                 active.append(f"{name(path)}:{node.lineno}: {ast.unparse(node)[:80]}")
     assert not active, "a package acts when it is imported:\n" + "\n".join(active)
@@ -234,12 +234,12 @@ def test_packages_say_in_one_line_what_lives_there() -> None:
 
 def folders() -> dict[Path, list[Path]]:
     """{folder of the four packages: files in it}, without what Python keeps there."""
-    found: dict[Path, list[Path]] = defaultdict(list)
+    by_folder: dict[Path, list[Path]] = defaultdict(list)
     for package in MAY_IMPORT:
         for path in sorted((ROOT / package).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith("."):
-                found[path.parent].append(path)
-    return found
+                by_folder[path.parent].append(path)
+    return by_folder
 
 
 def test_rooms_are_small() -> None:

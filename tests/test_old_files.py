@@ -59,7 +59,7 @@ def expect(run: str) -> dict:
 
 @pytest.mark.parametrize("run", ["balance", "memory", "tag", "digits"])
 def test_a_stopped_run_is_continued(command, run: str, capsys) -> None:
-    begun = checkpoint_file.load(Path(run) / "checkpoints" / "last.pt")
+    stopped = checkpoint_file.load(Path(run) / "checkpoints" / "last.pt")
     command("train", f"resume={run}")
     lines = capsys.readouterr().out.splitlines()
     start = lines.index("resuming after iteration 3")
@@ -67,7 +67,7 @@ def test_a_stopped_run_is_continued(command, run: str, capsys) -> None:
     content = expect(run)
     rows = (Path(run) / "metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["iteration", *map(str, range(1, content["iteration"] + 1))]
-    assert begun["config"] == {**content["config"], "paths": begun["config"]["paths"]}
+    assert stopped["config"] == {**content["config"], "paths": stopped["config"]["paths"]}
     evaluation = EXPECTED[run].get("evaluation")
     if evaluation:
         command("evaluate", f"ckpt={run}")
@@ -85,10 +85,10 @@ def test_the_state_of_a_callback_is_there() -> None:
 
 
 def test_a_sweep_is_continued(command, capsys) -> None:
-    begun = Path("sweep/0/job.json").read_bytes()
+    record = Path("sweep/0/job.json").read_bytes()
     command("train", "-m", "experiment=threshold", "seed=0,1,2", "epochs=60", "logger=csv", "hydra.sweep.dir=sweep")
     assert f"continuing {Path('sweep').resolve()}: 1 of 3 jobs are done" in capsys.readouterr().out
-    assert Path("sweep/0/job.json").read_bytes() == begun
+    assert Path("sweep/0/job.json").read_bytes() == record
     assert "resuming after iteration 8" in Path("sweep/1/output.log").read_text()
     for job in ("sweep/1", "sweep/2"):
         expect(job)

@@ -40,7 +40,7 @@ def trained(tmp_path_factory):
         "agents": OnPolicy(build.part(config["env"]), build.part(config["algo"]), network, frames=3600,
                            eval_episodes=8),
     }  # fmt: skip
-    found = {}
+    by_name = {}
     for name, task in tasks.items():
         setup = build.build_setup(config)  # one optimiser and schedule configuration trains all four
         trainer = build.build_trainer({"trainer": {**config["trainer"], "threads": None}})
@@ -48,8 +48,8 @@ def trained(tmp_path_factory):
         weights = {part: [p.detach().clone() for p in module.parameters()] for part, module in task.parts().items()}
         before = task.evaluate() if isinstance(task, Supervised) else {}
         trainer.fit(task, tmp_path_factory.mktemp(name), updater=updater, **{**setup, "loggers": []})
-        found[name] = task, before, trainer, weights, updater.rates
-    return found
+        by_name[name] = task, before, trainer, weights, updater.rates
+    return by_name
 
 
 def test_one_object_makes_classifier_regressor_actor_and_critic(trained):

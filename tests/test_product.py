@@ -109,8 +109,8 @@ def test_it_runs_or_is_refused_in_a_sentence(names: tuple[str, ...], tmp_path: P
     try:
         config, _, first = train([*overrides, "trainer.max_iterations=2"], tmp_path)
     except UserError as refused:
-        said = str(refused)
-        assert "\n" not in said and 20 < len(said) < 400
+        message = str(refused)
+        assert "\n" not in message and 20 < len(message) < 400
         assert not list(tmp_path.rglob("*.pt")), "refused after it began"
         return
     OmegaConf.save(config, tmp_path / "config.yaml")

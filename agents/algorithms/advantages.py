@@ -98,8 +98,8 @@ def normalize_advantage(
     # The population's deviation (correction 0) is defined for a single element too.
     var, mean = torch.var_mean(advantage, dims, correction=0, keepdim=True)
     if distributed.world() > 1:  # every process holds as many: the variance of all is that within and between them
-        own, mean = mean, distributed.mean(mean)
-        var = distributed.mean(var + (own - mean).square())
+        local_mean, mean = mean, distributed.mean(mean)
+        var = distributed.mean(var + (local_mean - mean).square())
     return (advantage - mean) / (var.sqrt() + eps)
 
 

@@ -125,8 +125,8 @@ class PPOLoss(nn.Module):
         self.uses_state = any(critic.uses_state for critic in self.critics.values())
         self.recurrent = any(module.memory_shape for module in (*self.actors.values(), *self.critics.values()))
         self.clip, self.entropy_coef = scheduled(config)
-        own = {group: nn.ModuleList(scheduled(each)) for group, each in self.configs.items() if each is not config}
-        self.own = nn.ModuleDict(own)  # {group: clip and entropy_coef}; nothing of it is saved
+        by_group = {group: nn.ModuleList(scheduled(each)) for group, each in self.configs.items() if each is not config}
+        self.own = nn.ModuleDict(by_group)  # {group: clip and entropy_coef}; nothing of it is saved
 
     def forward(self, batch: Mapping) -> dict[str, Tensor]:
         """The loss of a minibatch.

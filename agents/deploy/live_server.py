@@ -75,8 +75,8 @@ async def _play(socket: web.WebSocketResponse, session: Session, worlds: Executo
     """Step in time and do what comes in, until the browser leaves."""
     clock = asyncio.get_running_loop()
 
-    def after(job: Callable[..., None], *given: Any) -> dict[str, Any]:
-        job(*given)
+    def after(job: Callable[..., None], *arguments: Any) -> dict[str, Any]:
+        job(*arguments)
         return session.frame()
 
     async def send(frame: dict[str, Any]) -> None:

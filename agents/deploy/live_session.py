@@ -52,8 +52,8 @@ class Session:
     def reset(self, seed: int) -> None:
         """A new episode."""
         self.seed, self.steps, self.returns, self.done = seed % SEEDS, 0, 0.0, False
-        seen, state = self.env.reset(self.seed)
-        self.observation = {**seen, STATE: state}
+        observation, state = self.env.reset(self.seed)
+        self.observation = {**observation, STATE: state}
         self.reward = {g: torch.zeros(1, spec.n_agents) for g, spec in self.env.spec.groups.items()}
         self.held.clear()
         self.memories = self.policy.memory(1), self.policy.critic_memory(1)  # before this step, whatever is dragged now
@@ -73,10 +73,10 @@ class Session:
                 self.reset(self.seed + 1)
             return
         action = {g: value.clone() for g, value in self.wanted.items()}
-        for agent, own in self.taken.items():
+        for agent, values in self.taken.items():
             group, i = self.where[agent]
-            action[group][0, i] = torch.tensor(own).to(action[group].dtype)
-        kept = [
+            action[group][0, i] = torch.tensor(values).to(action[group].dtype)
+        frozen_poses = [
             (n, *(v.clone() for v in (self.entities[n].state.pos, self.entities[n].state.rot))) for n in self.frozen
         ]
         with self.env.world.pool.stream:
@@ -85,11 +85,11 @@ class Session:
         self.done = bool(terminated | over)
         self.returns += sum(float(r.mean()) for r in self.reward.values()) / len(self.reward)
         self.steps += 1
-        for name, position, rotation in kept:
+        for name, position, rotation in frozen_poses:
             self._put(name, position, rotation)
         for name, spot in self.held.items():
             self._put(name, torch.tensor([spot]))
-        if kept or self.held:
+        if frozen_poses or self.held:
             self._look()
         else:
             self.observation = self.env.world.observe(self.simulator, observations)
@@ -108,8 +108,8 @@ class Session:
     def _look(self) -> None:
         """The observation of the state as it is now."""
         with self.env.world.pool.stream:
-            made = [self.simulator.scenario.observation(agent) for agent in self.simulator.agents]
-        self.observation = self.env.world.observe(self.simulator, made)
+            observations = [self.simulator.scenario.observation(agent) for agent in self.simulator.agents]
+        self.observation = self.env.world.observe(self.simulator, observations)
 
     def command(self, request: Any) -> None:
         """Do what a person asks. Raises UserError for words that mean nothing here."""
@@ -150,15 +150,15 @@ class Session:
         if action is None:
             self.taken.pop(name, None)
             return
-        own, a = [_number(v) for v in action], self.env.spec.groups[group].action
-        if len(own) != a.size:
+        values, a = [_number(v) for v in action], self.env.spec.groups[group].action
+        if len(values) != a.size:
             raise ValueError("no action")
         if a.kind == "continuous":
             low, high = (bound[self.where[name][1]].tolist() for bound in (a.low, a.high))
-            own = [min(max(v, least), most) for v, least, most in zip(own, low, high, strict=True)]
-        elif not all(0 <= v < n and v == int(v) for v, n in zip(own, a.nvec, strict=True)):
+            values = [min(max(v, least), most) for v, least, most in zip(values, low, high, strict=True)]
+        elif not all(0 <= v < n and v == int(v) for v, n in zip(values, a.nvec, strict=True)):
             raise ValueError("no choice")
-        self.taken[name] = own
+        self.taken[name] = values
 
     def frame(self) -> dict[str, Any]:
         """What the page draws and tells."""

@@ -27,9 +27,9 @@ class NormalLogProb(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, params: Tensor, raw: Tensor, bias: float, min_std: float, mask: Tensor | None) -> Tensor:
-        if made := native.normal(params, raw, bias, min_std, mask):
-            ctx.save_for_backward(made[1])
-            return made[0]
+        if results := native.normal(params, raw, bias, min_std, mask):
+            ctx.save_for_backward(results[1])
+            return results[0]
         loc, x = params.chunk(2, -1)
         x = x + bias
         std = F.softplus(x).add_(min_std)
@@ -58,8 +58,8 @@ class CategoricalTerms(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits: Tensor, choice: Tensor) -> tuple[Tensor, Tensor]:
-        if made := native.categorical(logits, choice):
-            log_prob, entropy, p, log_p = made
+        if results := native.categorical(logits, choice):
+            log_prob, entropy, p, log_p = results
             ctx.compiled = True
             ctx.save_for_backward(p, log_p, entropy, choice)
             return log_prob, entropy
@@ -100,8 +100,8 @@ class ClippedSurrogate(torch.autograd.Function):
         dual: float | None,
         weight: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if made := native.surrogate(log_ratio, advantage, clip, dual, weight):
-            loss, approx_kl, clip_fraction, slopes = made
+        if results := native.surrogate(log_ratio, advantage, clip, dual, weight):
+            loss, approx_kl, clip_fraction, slopes = results
             ctx.save_for_backward(slopes)
             ctx.mark_non_differentiable(approx_kl, clip_fraction)
             return loss, approx_kl, clip_fraction

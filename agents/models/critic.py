@@ -69,9 +69,9 @@ class Critic(nn.Module):
         A, F = spec.n_agents, spec.observation_size
         self.team = reads_team(network)
         if self.team and kind in ("local", "state"):
-            seen = "one agent" if kind == "local" else "the global state"
+            source = "one agent" if kind == "local" else "the global state"
             raise UserError(
-                f"algo.critic={kind}: its network sees {seen} only, and "
+                f"algo.critic={kind}: its network sees {source} only, and "
                 "this one reads the whole team: use algo.critic=concat or agent_state, or network@critic_network=mlp."
             )
         ids = architecture.agent_ids and share == "shared" and (kind in ("local", "agent_state") or self.team)
@@ -132,11 +132,11 @@ class Critic(nn.Module):
         """
         if self.value_norm is None:
             return returns, value
-        old, said = self.value_norm.mean_std(), self.value_norm.normalize(value)
+        old, normalized = self.value_norm.mean_std(), self.value_norm.normalize(value)
         self.value_norm.update(returns)
         for layer in self.outputs:
             rescale(layer, old, self.value_norm.mean_std())
-        return self.value_norm.normalize(returns), self.value_norm.normalize(value) if self.outputs else said
+        return self.value_norm.normalize(returns), self.value_norm.normalize(value) if self.outputs else normalized
 
     def forward(self, observation: Tensor, state: Tensor | None = None) -> Tensor:
         """Values of the agents, normalised ones where values are normalised (`denormalize` leads back).

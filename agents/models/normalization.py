@@ -146,8 +146,8 @@ class ObservationNorm(RunningMoments):
 
 def reward_norms(n_envs: int, n_agents: Mapping[str, int], algos: Mapping[str, Any]) -> nn.ModuleDict:
     """{group: `RewardNorm`} of the groups whose algorithm asks for it; see there for the arguments."""
-    asked = {name: algo for name, algo in algos.items() if algo.reward_norm == "std"}
-    return nn.ModuleDict({n: RewardNorm(n_envs, n_agents[n], a.gamma, a.reward_limit) for n, a in asked.items()})
+    normalized = {name: algo for name, algo in algos.items() if algo.reward_norm == "std"}
+    return nn.ModuleDict({n: RewardNorm(n_envs, n_agents[n], a.gamma, a.reward_limit) for n, a in normalized.items()})
 
 
 class RewardNorm(nn.Module):

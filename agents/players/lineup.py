@@ -126,9 +126,9 @@ class Lineup:
         """Where a learning group played itself: bool as `like` [T, E, A]; None = everywhere."""
         if name not in self.env_slices:
             return None
-        own = torch.ones_like(like, dtype=torch.bool)
-        own[:, self.env_slices[name]] = False
-        return own
+        mask = torch.ones_like(like, dtype=torch.bool)
+        mask[:, self.env_slices[name]] = False
+        return mask
 
     def evaluation(self, env: Env, random: bool = False) -> dict[str, Actor | Player]:
         """Who plays each group of the evaluation's environment; random: uniform actions in the place of who learns."""

@@ -63,8 +63,8 @@ class Pool:
         """The versions that play in `iteration`, block by block."""
         versions = self.versions(iteration)
         weights = None if self.settings.draw == "uniform" else range(1, len(versions) + 1)
-        own = random.Random(derive(self.seed, f"pool {self.group} {iteration}"))
-        return own.choices(versions, weights, k=self.settings.at_once)
+        rng = random.Random(derive(self.seed, f"pool {self.group} {iteration}"))
+        return rng.choices(versions, weights, k=self.settings.at_once)
 
     def load(self, iteration: int) -> None:
         """Draw and read the versions for `iteration`. Raises UserError where a file is missing or damaged."""

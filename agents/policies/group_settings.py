@@ -75,7 +75,7 @@ def read(nodes: Mapping[str, Any] | None, spec: EnvSpec) -> dict[str, GroupSetti
     settings = {name: GroupSettings(**nodes.get(name, {})) for name in spec.groups}
     learning = [name for name, one in settings.items() if one.learns]
     if not learning:
-        raise UserError("groups: nobody learns; leave at least one group's policy at learn")
+        raise UserError("groups: none learns; leave at least one group's policy at learn")
     for name, one in settings.items():
         for key in () if one.learns else ("algo", "past"):
             if getattr(one, key):
@@ -89,7 +89,7 @@ def read(nodes: Mapping[str, Any] | None, spec: EnvSpec) -> dict[str, GroupSetti
     behind = [name for name in learning if settings[name].past]
     if sum(settings[name].past for name in behind) > 1:
         raise UserError(
-            f"groups: past of {_list(behind)} must add up to at most 1, since somebody learns in each environment"
+            f"groups: past of {_list(behind)} must add up to at most 1, since a group learns in each environment"
         )
     return settings
 

@@ -50,14 +50,14 @@ class Layout(NamedTuple):
 class Seen(NamedTuple):
     """What n copies show, the agents side by side: zeros of who is not there, and all choices open to them.
 
-    observation: float32 [n, numbers of all]. alive: bool [n, A]. mask: bool [n, choices of all]. told: bool [n, A],
-    whether a mask came for the agent.
+    observation: float32 [n, numbers of all]. alive: bool [n, A]. mask: bool [n, choices of all].
+    has_mask: bool [n, A], whether a mask came for the agent.
     """
 
     observation: np.ndarray
     alive: np.ndarray
     mask: np.ndarray
-    told: np.ndarray
+    has_mask: np.ndarray
 
 
 class Moved(NamedTuple):
@@ -129,7 +129,7 @@ class Share:
 
     def _seen(self, shown: list[tuple[ByAgent, ByAgent]]) -> Seen:
         n = len(shown)
-        alive, told = np.zeros((2, n, len(self.agents)), dtype=bool)
+        alive, has_mask = np.zeros((2, n, len(self.agents)), dtype=bool)
         rows, masks = [], []
         for i, agent in enumerate(self.agents):
             space, inside, n_choices = self.sees[agent], self.masked[agent], choices(self.does[agent])
@@ -141,10 +141,10 @@ class Share:
                 row[e] = spaces.flatten(space, observation)
                 open_ = observation[MASK] if inside else (infos.get(agent) or {}).get(MASK)
                 if open_ is not None and takes_masks(self.does[agent]):
-                    mask[e], told[e, i] = mask_row(open_, self.does[agent], f"{self.name}: {MASK} of {agent}"), True
+                    mask[e], has_mask[e, i] = mask_row(open_, self.does[agent], f"{self.name}: {MASK} of {agent}"), True
             rows.append(row)
             masks.append(mask)
-        return Seen(np.concatenate(rows, 1), alive, np.concatenate(masks, 1), told)
+        return Seen(np.concatenate(rows, 1), alive, np.concatenate(masks, 1), has_mask)
 
 
 def mask_row(mask: Any, action: gymnasium.Space, whose: str) -> np.ndarray:

@@ -111,11 +111,11 @@ class Crew:
 
     def each(self, method: str, *rows: Any) -> list[Any]:
         """What each share's method returns, given its copies' part of the rows."""
-        given = [[row[part] for row in rows] for part in self.parts]
+        arguments = [[row[part] for row in rows] for part in self.parts]
         if isinstance(self.shares[0], Share):
-            return [getattr(self.shares[0], method)(*given[0])]
-        for worker, own in zip(self.shares, given, strict=True):
-            worker.ask(method, *own)
+            return [getattr(self.shares[0], method)(*arguments[0])]
+        for worker, share_arguments in zip(self.shares, arguments, strict=True):
+            worker.ask(method, *share_arguments)
         return self._answers()
 
     def _answers(self) -> list[Any]:

@@ -135,8 +135,8 @@ class _Parallel(Copy):
         observations, rewards, terminated, _, infos = self.env.step({agent: action[agent] for agent in there})
         over = not self.env.agents
         left = there if over else self.env.agents  # some environments go on telling what the dead see
-        seen = {agent: observations[agent] for agent in left if agent in observations}
-        return seen, infos, rewards, over and any(terminated.values()), over
+        observed = {agent: observations[agent] for agent in left if agent in observations}
+        return observed, infos, rewards, over and any(terminated.values()), over
 
     def close(self) -> None:
         self.env.close()

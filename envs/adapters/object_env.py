@@ -67,10 +67,10 @@ class HostEnv(Env):
         members = assign(agents, sizes, actions, heterogeneous)
         self._groups = {g: Group(g, who, agents, sizes, actions, [{} for _ in agents]) for g, who in members.items()}
         self.reset(seed)
-        told = self._now.told.any(0)
+        has_mask = self._now.has_mask.any(0)
         for group in self._groups.values():
-            # It cannot be told beforehand whether agents of a PettingZoo environment die; a single one cannot.
-            kinds = {"action": told[group.members].any(), "alive": len(agents) > 1}
+            # It is not known beforehand whether agents of a PettingZoo environment die; a single one cannot.
+            kinds = {"action": has_mask[group.members].any(), "alive": len(agents) > 1}
             group.spec = replace(group.spec, masks=tuple(kind for kind, has in kinds.items() if has))
         limit = max_steps or self.layout.max_steps
         self.spec = EnvSpec({g: group.spec for g, group in self._groups.items()}, None, limit)
@@ -114,7 +114,7 @@ class HostEnv(Env):
             self._played[e] = []
         self._now, reward = moved.seen, list(torch.from_numpy(moved.reward).T)
         for name, group in self._groups.items():
-            if "action" not in group.spec.masks and moved.seen.told[:, group.members].any():
+            if "action" not in group.spec.masks and moved.seen.has_mask[:, group.members].any():
                 reason = f"{MASK} came to group {name!r} with a step; the first reset must bring it too."
                 raise EnvError(f"{self.name}: {reason}")
         return Transition(
@@ -139,11 +139,11 @@ class HostEnv(Env):
         """Seed, episodes begun, and what was played in the running ones."""
         longest = max(len(played) for played in self._played)
         width = sum(action_width(space) for space in self.layout.does.values())
-        held = torch.zeros(self.num_envs, longest, width, dtype=torch.float64)
+        actions = torch.zeros(self.num_envs, longest, width, dtype=torch.float64)
         for e, played in enumerate(self._played):
             if played:
-                held[e, : len(played)] = torch.from_numpy(np.stack(played))
-        return {"seed": torch.tensor(self._seed), "episodes": torch.tensor(self._episodes), "actions": held,
+                actions[e, : len(played)] = torch.from_numpy(np.stack(played))
+        return {"seed": torch.tensor(self._seed), "episodes": torch.tensor(self._episodes), "actions": actions,
                 "lengths": torch.tensor([len(played) for played in self._played])}
 
     def restore(self, snapshot: dict[str, Tensor]) -> None:
@@ -151,8 +151,8 @@ class HostEnv(Env):
         if snapshot.keys() != {"seed", "episodes", "actions", "lengths"} or len(snapshot["episodes"]) != self.num_envs:
             raise EnvError(f"the snapshot is another environment's; {self.name} has {self.num_envs} copies.")
         self._seed, self._episodes = int(snapshot["seed"]), snapshot["episodes"].cpu().numpy().copy()
-        held, lengths = snapshot["actions"].cpu().numpy(), snapshot["lengths"].tolist()
-        self._played = [[row.copy() for row in held[e, :length]] for e, length in enumerate(lengths)]
+        actions, lengths = snapshot["actions"].cpu().numpy(), snapshot["lengths"].tolist()
+        self._played = [[row.copy() for row in actions[e, :length]] for e, length in enumerate(lengths)]
         self._now = joined(self.crew.each("replay", self._seeds(), self._played))
 
     def close(self) -> None:

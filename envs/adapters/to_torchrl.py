@@ -43,17 +43,17 @@ class TorchRLEnv(EnvBase):
                                     for key in ("done", "terminated", "truncated")}, shape=(batch,), device=env.device)
 
     def _observed(self, observation: dict[str, Tensor], state: Tensor | None) -> dict[str, Tensor | TensorDict]:
-        seen = {name: TensorDict({"observation": value}, value.shape[:2], device=self.device)
+        observed = {name: TensorDict({"observation": value}, value.shape[:2], device=self.device)
                 for name, value in observation.items()}
-        return seen if state is None else {**seen, "state": state}
+        return observed if state is None else {**observed, "state": state}
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: object) -> TensorDict:
         mask = None if tensordict is None else tensordict.get("_reset", None)
-        wanted = torch.ones(self.batch_size, dtype=torch.bool, device=self.device) if mask is None else mask.view(-1)
-        ended = torch.zeros_like(wanted) if self._last is None else self._last.done
-        if mask is not None and bool((ended | ~wanted).all()):  # what ended has restarted already, in the step
+        resets = torch.ones(self.batch_size, dtype=torch.bool, device=self.device) if mask is None else mask.view(-1)
+        ended = torch.zeros_like(resets) if self._last is None else self._last.done
+        if mask is not None and bool((ended | ~resets).all()):  # what ended has restarted already, in the step
             observation, state = self._last.observation, self._last.state
-        elif bool(wanted.all()):
+        elif bool(resets.all()):
             observation, state = self.env.reset()
             self._last = None
         else:

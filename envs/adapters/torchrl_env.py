@@ -148,8 +148,8 @@ class FromTorchRL(ReplayedEnv):
         specs = {whole(k): v for k, v in self.env.full_observation_spec.items(True, True)}
         beside = {k: v for k, v in specs.items() if k[:-1] == prefix and k[-1] != "action_mask"
                   and isinstance(v.dtype, torch.dtype)}
-        own = (*prefix, "observation")
-        chosen = [own] if own in beside else sorted(beside)
+        observation_key = (*prefix, "observation")
+        chosen = [observation_key] if observation_key in beside else sorted(beside)
         if not chosen:
             raise EnvError(f"{self.name}: group {name} has no observation of numbers; there are {sorted(specs)}.")
         sizes = [specs[key].shape[self.dims :].numel() for key in chosen]
@@ -159,10 +159,10 @@ class FromTorchRL(ReplayedEnv):
 
     def _reward(self, prefix: Key, name: str) -> Key:
         keys = [whole(key) for key in self.env.reward_keys]
-        found = [key for key in keys if key[:-1] == prefix] or [key for key in keys if len(key) == 1]
-        if not found:
+        matches = [key for key in keys if key[:-1] == prefix] or [key for key in keys if len(key) == 1]
+        if not matches:
             raise EnvError(f"{self.name}: group {name} has no reward; the keys are {keys}.")
-        return found[0]
+        return matches[0]
 
     # ---- playing -------------------------------------------------------------------------------------------------
 
@@ -177,28 +177,28 @@ class FromTorchRL(ReplayedEnv):
     def _seen(self) -> tuple[dict[str, Tensor], Tensor | None]:
         return self._read(self._now)
 
-    def _read(self, held: TensorDictBase) -> tuple[dict[str, Tensor], Tensor | None]:
-        seen = {}
+    def _read(self, tensors: TensorDictBase) -> tuple[dict[str, Tensor], Tensor | None]:
+        observed = {}
         for name, group in self._groups.items():
-            rows = [held.get(key).reshape(self.num_envs, group.spec.n_agents, -1) for key in group.observations]
-            seen[name] = torch.cat([row.float() for row in rows], -1).to(self.device)
-        state = None if self._state is None else held.get(self._state).reshape(self.num_envs, -1).float()
-        return seen, None if state is None else state.to(self.device)
+            rows = [tensors.get(key).reshape(self.num_envs, group.spec.n_agents, -1) for key in group.observations]
+            observed[name] = torch.cat([row.float() for row in rows], -1).to(self.device)
+        state = None if self._state is None else tensors.get(self._state).reshape(self.num_envs, -1).float()
+        return observed, None if state is None else state.to(self.device)
 
     def masks(self) -> dict[str, dict[str, Tensor]]:
         """See `Env.masks`."""
         shapes = {n: (self.num_envs, g.spec.n_agents, -1) for n, g in self._groups.items()}
-        held = {n: g.mask and self._now.get(g.mask).reshape(shapes[n]) for n, g in self._groups.items()}
-        return {n: {} if mask is None else {"action": mask.bool().to(self.device)} for n, mask in held.items()}
+        masks = {n: g.mask and self._now.get(g.mask).reshape(shapes[n]) for n, g in self._groups.items()}
+        return {n: {} if mask is None else {"action": mask.bool().to(self.device)} for n, mask in masks.items()}
 
     def _advance(self, action: dict[str, Tensor]) -> Transition:
         """See `ReplayedEnv`; what has ended is restarted by TorchRL's own partial reset."""
-        held = self._now.clone(False)
+        current = self._now.clone(False)
         for name, group in self._groups.items():
-            held.set(group.action, encoded(action[name], group.spec.action, group.action_spec))
+            current.set(group.action, encoded(action[name], group.spec.action, group.action_spec))
         with self.stream:
-            held = self.env.step(held)
-            moved = held.get("next")
+            current = self.env.step(current)
+            moved = current.get("next")
             flags = {kind: self._flag(moved, kind) for kind in ("done", "terminated", "truncated")}
             self._steps += 1
             late = self._steps >= (self.spec.max_steps or 2**62)
@@ -206,11 +206,12 @@ class FromTorchRL(ReplayedEnv):
             truncated = (flags["truncated"] | flags["done"] | late) & ~terminated
             over = terminated | truncated
             self._steps[over] = 0
-            restarted = step_mdp(held)
+            restarted = step_mdp(current)
             for key in self.env.done_keys:
-                own = restarted.get(key)
-                mask = over.reshape(self.env.batch_size).reshape(*self.env.batch_size, *[1] * (own.dim() - self.dims))
-                restarted.set(key, own | mask)
+                done_flag = restarted.get(key)
+                ones = [1] * (done_flag.dim() - self.dims)
+                mask = over.reshape(self.env.batch_size).reshape(*self.env.batch_size, *ones)
+                restarted.set(key, done_flag | mask)
             self._now = self.env.maybe_reset(restarted) if bool(over.any()) else restarted
         (after, state), (final, final_state) = self._seen(), self._read(moved)
         reward = {}

@@ -52,8 +52,8 @@ class VectorEnv(ReplayedEnv):
     ) -> None:
         on_the_cpu(device, "gymnasium")
         self.num_envs, self.device, self.name = num_envs, torch.device("cpu"), f"env.id={id!r}"
-        given = dict(kwargs or {}) | ({} if max_steps is None else {"max_episode_steps": max_steps})
-        self.env = self._make(id, given)
+        keywords = dict(kwargs or {}) | ({} if max_steps is None else {"max_episode_steps": max_steps})
+        self.env = self._make(id, keywords)
         self.mode = self.env.metadata.get("autoreset_mode")
         if not isinstance(self.mode, AutoresetMode):
             raise EnvError(f"{self.name}: its metadata['autoreset_mode'] is {self.mode!r}; {MODES} are allowed "
@@ -83,19 +83,20 @@ class VectorEnv(ReplayedEnv):
             raise EnvError(f"{self.name}: {reason}{single}.") from error
 
     def _restart(self, seed: int) -> None:
-        seen, infos = self.env.reset(seed=seed)
+        observations, infos = self.env.reset(seed=seed)
         self._over = np.zeros(self.num_envs, dtype=bool)
-        self._now, self._open = self._rows(seen), self._choices(seen, infos)
+        self._now, self._open = self._rows(observations), self._choices(observations, infos)
 
     def _advance(self, action: dict[str, Tensor]) -> Transition:
         """See `ReplayedEnv`."""
-        own, spec = action[GROUP], self.spec.groups[GROUP].action
-        own = own.clamp(spec.low, spec.high) if spec.kind == "continuous" else own
-        seen, reward, terminated, truncated, infos = self.env.step(in_space(own[:, 0].double().numpy(), self._does))
+        actions, spec = action[GROUP], self.spec.groups[GROUP].action
+        actions = actions.clamp(spec.low, spec.high) if spec.kind == "continuous" else actions
+        played = in_space(actions[:, 0].double().numpy(), self._does)
+        observations, reward, terminated, truncated, infos = self.env.step(played)
         terminated = np.array(terminated, dtype=bool)
         truncated = np.array(truncated, dtype=bool) & ~terminated
         over = terminated | truncated
-        self._now, self._open = self._rows(seen), self._choices(seen, infos)
+        self._now, self._open = self._rows(observations), self._choices(observations, infos)
         if self._open is not None and "action" not in self.spec.groups[GROUP].masks:
             raise EnvError(f"{self.name}: {MASK} came with a step; the first reset must bring it too.")
         final = self._now.copy()
@@ -104,10 +105,10 @@ class VectorEnv(ReplayedEnv):
         elif self.mode is AutoresetMode.SAME_STEP and over.any():
             final[over] = self._final(infos, over)
         elif over.any():
-            begun = self.env.reset(options={"reset_mask": over})
-            self._now[over] = self._rows(begun[0])[over]
+            restarted = self.env.reset(options={"reset_mask": over})
+            self._now[over] = self._rows(restarted[0])[over]
             if self._open is not None:  # infos of a reset tell of those that were reset
-                self._open[over] = self._choices(*begun)[over]
+                self._open[over] = self._choices(*restarted)[over]
         gained = torch.from_numpy(np.array(reward, dtype=np.float32)).view(-1, 1)
         return Transition(
             observation=self._seen()[0], next_observation={GROUP: torch.from_numpy(final).unsqueeze(1)},
@@ -129,34 +130,34 @@ class VectorEnv(ReplayedEnv):
             masks["action"] = torch.from_numpy(rows | self._over[:, None]).unsqueeze(1)
         return {GROUP: masks}
 
-    def _rows(self, seen: Any) -> np.ndarray:
+    def _rows(self, observations: Any) -> np.ndarray:
         """Observations of all as rows of numbers of their own, float32 [E, F]; masks among them are left out."""
         if isinstance(self._sees, spaces.Box):
-            return np.array(seen, dtype=np.float32).reshape(self.num_envs, -1)
-        each = iterate(self._batch, {key: seen[key] for key in self._sees} if self._masked else seen)
+            return np.array(observations, dtype=np.float32).reshape(self.num_envs, -1)
+        each = iterate(self._batch, {key: observations[key] for key in self._sees} if self._masked else observations)
         return np.stack([spaces.flatten(self._sees, one) for one in each]).astype(np.float32)
 
     def _final(self, infos: dict[str, Any], over: np.ndarray) -> np.ndarray:
         """The true last observations of what is over, float32 [n, F]."""
-        held = next((infos[key] for key in FINAL if key in infos), None)
-        if held is None:
+        final = next((infos[key] for key in FINAL if key in infos), None)
+        if final is None:
             raise EnvError(f"{self.name} resets within the step, but its infos hold no {FINAL[0]!r}.")
-        if not isinstance(held, np.ndarray) or held.dtype != object:  # all in a batch, like the observations
-            return self._rows(held)[over]
-        own = [{key: one[key] for key in self._sees} if self._masked else one for one in held[over]]
-        return np.stack([spaces.flatten(self._sees, one) for one in own]).astype(np.float32)
+        if not isinstance(final, np.ndarray) or final.dtype != object:  # all in a batch, like the observations
+            return self._rows(final)[over]
+        rows = [{key: one[key] for key in self._sees} if self._masked else one for one in final[over]]
+        return np.stack([spaces.flatten(self._sees, one) for one in rows]).astype(np.float32)
 
-    def _choices(self, seen: Any, infos: dict[str, Any]) -> np.ndarray | None:
+    def _choices(self, observations: Any, infos: dict[str, Any]) -> np.ndarray | None:
         """Which choices are open, bool [E, choices]; None where the environments say nothing."""
-        held = seen[MASK] if self._masked else infos.get(MASK)
-        if held is None or not takes_masks(self._does):
+        masks = observations[MASK] if self._masked else infos.get(MASK)
+        if masks is None or not takes_masks(self._does):
             return None
-        all_given = np.ones(self.num_envs, dtype=bool)
-        given = all_given if self._masked else infos.get(f"_{MASK}", all_given)
+        in_all = np.ones(self.num_envs, dtype=bool)
+        has_mask = in_all if self._masked else infos.get(f"_{MASK}", in_all)
         everything = np.ones(choices(self._does), dtype=bool)
-        each = zip(*held, strict=True) if isinstance(held, tuple) else held  # a tuple: one batch per dimension
+        each = zip(*masks, strict=True) if isinstance(masks, tuple) else masks  # a tuple: one batch per dimension
         rows = [mask_row(one, self._does, f"{self.name}: {MASK}") if has else everything
-                for one, has in zip(each, given, strict=True)]
+                for one, has in zip(each, has_mask, strict=True)]
         return np.stack(rows)
 
     def close(self) -> None:

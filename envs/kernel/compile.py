@@ -74,37 +74,37 @@ def compiled(world: VmasWorld, specialise: bool = True, drawn: dict[str, Any] | 
     kernel: `why` says it in one sentence.
     """
     try:
-        made = _compiled(world, specialise, drawn)
-        return _compiled(world, False, drawn) if made.seldom else made
+        compilation = _compiled(world, specialise, drawn)
+        return _compiled(world, False, drawn) if compilation.seldom else compilation
     except CannotCompile as refusal:
         return Compiled(why=str(refusal))
     except Exception as error:  # a scenario may raise anything when it is built, reset or stepped another way
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        said = " ".join(str(error).split())[:200] or "no message"
+        message = " ".join(str(error).split())[:200] or "no message"
         place = f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
-        return Compiled(why=f"making its kernel raised {type(error).__name__} at {place}: {said}")
+        return Compiled(why=f"making its kernel raised {type(error).__name__} at {place}: {message}")
 
 
 def _compiled(world: VmasWorld, specialise: bool, drawn: dict[str, Any] | None) -> Compiled:
     state = ScenarioState(world)
     key = _key(world, state, specialise, drawn)
-    found = _kept(key)
-    if found is not None:
-        return found
+    cached = _kept(key)
+    if cached is not None:
+        return cached
     with cache.building(key, ".pt", PATIENCE):  # another process may be making the same
-        found = _kept(key)
-        if found is not None:
-            return found
+        cached = _kept(key)
+        if cached is not None:
+            return cached
         try:
-            made = _make(world, state, specialise, drawn)
+            compilation = _make(world, state, specialise, drawn)
         except ConstantChanged:  # resets that gave one value while it was traced: a seldom draw, seen in time
-            made = Compiled(seldom=True)
+            compilation = Compiled(seldom=True)
         except CannotCompile as refusal:
-            made = Compiled(why=str(refusal))
+            compilation = Compiled(why=str(refusal))
         content = io.BytesIO()
-        torch.save(asdict(made), content)  # plain values only: reading it back runs no code
+        torch.save(asdict(compilation), content)  # plain values only: reading it back runs no code
         cache.keep(content.getvalue(), key, ".pt")
-    return made
+    return compilation
 
 
 def _kept(key: str) -> Compiled | None:
@@ -114,9 +114,9 @@ def _kept(key: str) -> Compiled | None:
         return None
     content = torch.load(file, weights_only=True)
     places = Layout(**content.pop("places")) if content["places"] else content.pop("places")
-    found = Compiled(**content, places=places)
-    whole = found.why or found.varies or found.seldom or cache.intact(cache.cache_folder() / found.binary)
-    return found if whole else None
+    cached = Compiled(**content, places=places)
+    whole = cached.why or cached.varies or cached.seldom or cache.intact(cache.cache_folder() / cached.binary)
+    return cached if whole else None
 
 
 class ScenarioState:
@@ -228,11 +228,11 @@ def _make(world: VmasWorld, state: ScenarioState, specialise: bool, drawn: dict[
     traced_at = time.perf_counter()
     library = compile_library(source)
     compiled_at = time.perf_counter()
-    made = Compiled(binary=library.name, places=places, constants=lowered.constants, shapes=lowered.shapes,
+    compilation = Compiled(binary=library.name, places=places, constants=lowered.constants, shapes=lowered.shapes,
                     noise=lowered.noise, dtypes=lowered.dtypes, unrolled=lowered.unrolled)
-    report = verify(template, made.step(TRACED), unrolled=lowered.unrolled)
-    check_late_branches(template, traced, made.step(TRACED))
-    made.facts = {
+    report = verify(template, compilation.step(TRACED), unrolled=lowered.unrolled)
+    check_late_branches(template, traced, compilation.step(TRACED))
+    compilation.facts = {
         "operations": lowered.operations,
         "fields": len(lowered.fields),
         "folded": len(lowered.constants),
@@ -247,7 +247,7 @@ def _make(world: VmasWorld, state: ScenarioState, specialise: bool, drawn: dict[
         "astray": report.astray,
         "flips": report.flips,
     }
-    return made
+    return compilation
 
 
 def _source(template: VmasWorld, specialise: bool, audited: bool = True):

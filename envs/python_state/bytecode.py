@@ -80,7 +80,7 @@ def attribute_names(code: types.CodeType) -> frozenset[str]:
 
 def mention(codes: Iterator[types.CodeType], name: str) -> str:
     """Where code sets `name`, else where it reads it: "file.py:line", or "" if none does."""
-    seen = ""
+    first_read = ""
     for code in codes:
         for instruction in dis.get_instructions(code):
             if instruction.argval != name or instruction.positions is None:
@@ -88,5 +88,5 @@ def mention(codes: Iterator[types.CodeType], name: str) -> str:
             place = f"{code.co_filename.rpartition('/')[2]}:{instruction.positions.lineno}"
             if instruction.opname.startswith("STORE"):
                 return place
-            seen = seen or place
-    return seen
+            first_read = first_read or place
+    return first_read

@@ -107,7 +107,7 @@ class Geom:
 
     def shapes(self, pen: Pen, outer: Matrix = IDENTITY) -> Iterator[Shape]:
         """The shapes, OpenGL's way: the last attribute is the outermost, and a line width stays until it is changed."""
-        matrix, kept = outer, pen.colour
+        matrix, outer_colour = outer, pen.colour
         for attr in reversed(self.attrs):
             if isinstance(attr, Transform):
                 matrix = _times(matrix, attr.matrix)
@@ -116,7 +116,7 @@ class Geom:
             elif isinstance(attr, Color):
                 pen.colour = tuple(min(max(float(c), 0.0), 1.0) for c in attr.vec4)
         yield from self.draw(pen, matrix)
-        pen.colour = kept
+        pen.colour = outer_colour
 
     def draw(self, pen: Pen, matrix: Matrix) -> Iterator[Shape]:
         raise NotImplementedError(f"{type(self).__name__} can't be drawn")

@@ -66,8 +66,8 @@ class LiveProgram:
 
 def single(settings: dict[str, Any], **changes: Any) -> VmasEnv:
     """An eager environment for drawing and checking; `changes` override the settings."""
-    kept = {k: v for k, v in settings.items() if k not in ("num_envs", "fast", "device", "seed", "pool_size")}
-    return VmasEnv(**{**kept, "fast": "off", "global_state": True, **changes})
+    common = {k: v for k, v in settings.items() if k not in ("num_envs", "fast", "device", "seed", "pool_size")}
+    return VmasEnv(**{**common, "fast": "off", "global_state": True, **changes})
 
 
 def program(settings: dict[str, Any]) -> LiveProgram:

@@ -105,8 +105,8 @@ class Restorer:
 
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
-        made = {"num_envs": recording.episodes, "seed": recording.seed}  # some draw colours when they are built
-        self.env = VmasEnv(**recording.settings, **made, fast="off")
+        arguments = {"num_envs": recording.episodes, "seed": recording.seed}  # some draw colours when they are built
+        self.env = VmasEnv(**recording.settings, **arguments, fast="off")
         self._at: int | None = None
         unknown = self.env.world.pool.main.tensors.keys() - recording.state.keys()
         if unknown:
@@ -157,17 +157,17 @@ def record(
     observation |= {} if state is None else {STATE: state}
     taken = _Taker(env)
     names = list(env.spec.groups)
-    seen, actions, rewards, values = [observation], [], [], []
+    observed, actions, rewards, values = [observation], [], [], []
     lengths, ended = torch.zeros(episodes, dtype=torch.int64), torch.zeros(episodes, dtype=torch.bool)
     running = torch.ones(episodes, dtype=torch.bool)
     taken.take()
     for _ in range(env.spec.max_steps or MOST_STEPS):
         action, value = act(observation)
         with pool.stream:
-            made, gains, terminated, over, _ = simulator.step(env.world.split_actions(action))
-        observation = env.world.observe(simulator, made)
+            observations, gains, terminated, over, _ = simulator.step(env.world.split_actions(action))
+        observation = env.world.observe(simulator, observations)
         taken.take()
-        seen.append(observation)
+        observed.append(observation)
         actions.append(action)
         values.append(value)
         rewards.append({name: env.world.groups[name].reward(gains) for name in names})
@@ -190,7 +190,7 @@ def record(
         taken.plain,
         lengths.tolist(),
         ended.tolist(),
-        stacked(seen),
+        stacked(observed),
         stacked(actions),
         stacked(rewards),
         stacked(values),
@@ -211,18 +211,18 @@ class _Taker:
         self.main.refresh()
         for path, slot in self.main.tensors.items():
             self.frames.setdefault(path, [])
-            held = self.frames[path]
-            held += [slot.value.detach().clone()] * (len(self.plain) + 1 - len(held))  # late ones: as they first were
+            frames = self.frames[path]
+            frames += [slot.value.detach().clone()] * (len(self.plain) + 1 - len(frames))  # late: as they first were
         now = self.main.host_values()
         self.plain.append({k: v for k, v in now.items() if k not in self._last or self._last[k] != v})
         self._last = now
 
     def states(self) -> dict[str, Tensor]:
         out = {}
-        for path, held in self.frames.items():
-            held = held + [held[-1]] * (len(self.plain) - len(held))
-            if any(value.shape != held[0].shape for value in held):
+        for path, frames in self.frames.items():
+            frames = frames + [frames[-1]] * (len(self.plain) - len(frames))
+            if any(value.shape != frames[0].shape for value in frames):
                 raise EnvError(f"the scenario's tensor {path} changes its shape from step to step.")
-            same = all(torch.equal(value, held[0]) for value in held)
-            out[path] = torch.stack(held[:1] if same else held)
+            same = all(torch.equal(value, frames[0]) for value in frames)
+            out[path] = torch.stack(frames[:1] if same else frames)
         return out

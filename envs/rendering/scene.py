@@ -35,7 +35,7 @@ def scene(simulator: Any, index: int = 0, measure: bool = False) -> Scene:
 
     measure: cast the lidars' rays again, for a state that was put there and not stepped to.
     """
-    kept = {name: getattr(simulator, name, None) for name in ("viewer", "headless", "visible_display", "text_lines")}
+    saved = {name: getattr(simulator, name, None) for name in ("viewer", "headless", "visible_display", "text_lines")}
     with recording():
         if measure:
             measure_lidars(simulator)
@@ -46,7 +46,7 @@ def scene(simulator: Any, index: int = 0, measure: bool = False) -> Scene:
             viewer.owners = [None, *(entity.name for entity in simulator.world.entities)]
             shapes = simulator.render("rgb_array", env_index=index)
         finally:
-            for name, value in kept.items():
+            for name, value in saved.items():
                 setattr(simulator, name, value)
     arrows = {agent.name for agent in simulator.world.agents if agent._render_action}
     for shape, after in zip(shapes, [*shapes[1:], None], strict=True):

@@ -46,21 +46,21 @@ def web_frames(recording: Recording, episodes: list[int] | None = None) -> dict[
     """
     shapes: dict[str, int] = {}
     points: dict[str, int] = {}
-    wanted = list(range(recording.episodes)) if episodes is None else episodes
-    frames: dict[int, list] = {episode: [] for episode in wanted}
+    chosen = list(range(recording.episodes)) if episodes is None else episodes
+    frames: dict[int, list] = {episode: [] for episode in chosen}
     restorer, size = Restorer(recording), (0, 0)
-    for t in range(max(recording.lengths[e] for e in wanted) + 1):
-        for episode in (e for e in wanted if t <= recording.lengths[e]):
+    for t in range(max(recording.lengths[e] for e in chosen) + 1):
+        for episode in (e for e in chosen if t <= recording.lengths[e]):
             drawn = restorer.scene(t, episode)
             size = (drawn.width, drawn.height)
-            seen = []
+            shape_numbers = []
             for shape in drawn.shapes:
                 row = shape_row(shape)
                 row[1] = points.setdefault(json.dumps(row[1]), len(points))
-                seen.append(shapes.setdefault(json.dumps(row), len(shapes)))
-            frames[episode].append([_round(drawn.bounds), seen])
+                shape_numbers.append(shapes.setdefault(json.dumps(row), len(shapes)))
+            frames[episode].append([_round(drawn.bounds), shape_numbers])
     shown = []
-    for episode in wanted:
+    for episode in chosen:
         steps = recording.lengths[episode]
         shown.append(
             {

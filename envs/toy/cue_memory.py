@@ -76,10 +76,10 @@ class MemoryEnv(Env):
 
     def _see(self) -> tuple[dict[str, Tensor], Tensor | None]:
         cue = self.one_hot[self.cue]
-        asked = (self.time == self.delay + 1).float()
+        at_question = (self.time == self.delay + 1).float()
         shown = cue * (self.time == 0).view(-1, 1, 1)
-        question = asked.view(-1, 1, 1).expand(*self.cue.shape, 1)
-        state = torch.cat([cue.flatten(1), asked.unsqueeze(-1)], -1) if self.global_state else None
+        question = at_question.view(-1, 1, 1).expand(*self.cue.shape, 1)
+        state = torch.cat([cue.flatten(1), at_question.unsqueeze(-1)], -1) if self.global_state else None
         return {"agents": torch.cat([shown, question], -1)}, state
 
     def reset(self, seed: int | None = None) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -115,8 +115,8 @@ class MemoryEnv(Env):
 
     def snapshot(self) -> dict[str, Tensor]:
         """Cues, delays, time and the random stream."""
-        held = {"cue": self.cue, "delay": self.delay, "time": self.time}
-        return {**{k: v.clone() for k, v in held.items()}, "generator": self.generator.get_state()}
+        tensors = {"cue": self.cue, "delay": self.delay, "time": self.time}
+        return {**{k: v.clone() for k, v in tensors.items()}, "generator": self.generator.get_state()}
 
     def restore(self, snapshot: dict[str, Tensor]) -> None:
         """Go back to a snapshot. EnvError if it is another environment's."""

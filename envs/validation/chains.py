@@ -109,15 +109,15 @@ def chain(scenario: str, num_envs: int = 32, steps: int = 50, seed: int = 0) -> 
     return result
 
 
-def row(found: Chain) -> str:
+def row(chain: Chain) -> str:
     """One line of the table."""
-    if found.why:
-        return f"| {found.scenario} | eager: see the table of coverage | | | | | | |"
-    drift = ", ".join(f"{n} at step {t}" for t, n in list(found.drifted.items())[:3])
-    more = " …" if len(found.drifted) > 3 else ""
-    drift = f"{found.drifters} of {found.num_envs}{': ' if drift else ''}{drift}{more}"
-    return (f"| {found.scenario} | {found.step:.0e} | {found.step_flips} | {found.chain:.0e} | {found.flips} | "
-            f"{drift} | {found.shaken} | {found.ended} |")
+    if chain.why:
+        return f"| {chain.scenario} | eager: see the table of coverage | | | | | | |"
+    drift = ", ".join(f"{n} at step {t}" for t, n in list(chain.drifted.items())[:3])
+    more = " …" if len(chain.drifted) > 3 else ""
+    drift = f"{chain.drifters} of {chain.num_envs}{': ' if drift else ''}{drift}{more}"
+    return (f"| {chain.scenario} | {chain.step:.0e} | {chain.step_flips} | {chain.chain:.0e} | {chain.flips} | "
+            f"{drift} | {chain.shaken} | {chain.ended} |")
 
 
 def main() -> None:

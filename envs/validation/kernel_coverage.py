@@ -26,23 +26,23 @@ def measure(scenario: str, num_envs: int, rounds: int = 15) -> dict:
     """One row: what was built, the largest errors, µs per step (10th percentile) of kernel and simulator in turn."""
     start = time.perf_counter()
     env = VmasEnv(**settings_of(scenario), num_envs=2, fast="off")
-    made = compiled(env.world)
-    if made.varies:  # one kernel for each value that resets draw for the whole batch; here, the first
-        made = compiled(env.world, drawn=drawn_values(env.world.pool))
-    row = {"scenario": scenario, "why": made.why, "seconds": time.perf_counter() - start, **made.facts}
-    if not made.why:
-        row |= _race(scenario, made, num_envs, rounds)
+    compilation = compiled(env.world)
+    if compilation.varies:  # one kernel for each value that resets draw for the whole batch; here, the first
+        compilation = compiled(env.world, drawn=drawn_values(env.world.pool))
+    row = {"scenario": scenario, "why": compilation.why, "seconds": time.perf_counter() - start, **compilation.facts}
+    if not compilation.why:
+        row |= _race(scenario, compilation, num_envs, rounds)
     return row
 
 
-def _race(scenario: str, made: Compiled, num_envs: int, rounds: int) -> dict:
+def _race(scenario: str, compilation: Compiled, num_envs: int, rounds: int) -> dict:
     env = VmasEnv(**settings_of(scenario), num_envs=num_envs, fast="off")
-    kernel = made.step(num_envs, torch.get_num_threads())
+    kernel = compilation.step(num_envs, torch.get_num_threads())
     kernel.load_state(lambda path: env.world.pool.main.tensors[path].value)
     observed = {("observation", g): v for g, v in env.world.pool.observed.items()}
     kernel.load_pool(lambda path: env.world.pool.fresh.tensors[path].value, env.world.pool.size, observed)
-    outputs = {key: torch.empty(num_envs, n) for key, n in made.places.outputs}
-    outputs |= {("after", *key): torch.empty_like(outputs[key]) for key in made.places.restarted}
+    outputs = {key: torch.empty(num_envs, n) for key, n in compilation.places.outputs}
+    outputs |= {("after", *key): torch.empty_like(outputs[key]) for key in compilation.places.restarted}
     ended = {("terminated",): torch.empty(num_envs, dtype=torch.bool)}
     ended["truncated",] = torch.empty(num_envs, dtype=torch.bool)
     actions = env.random_action()
@@ -57,7 +57,7 @@ def _race(scenario: str, made: Compiled, num_envs: int, rounds: int) -> dict:
             eager.append(time.perf_counter() - begin)
             for _ in range(20):
                 begin = time.perf_counter()
-                if made.noise:
+                if compilation.noise:
                     kernel.draw()
                 kernel.step(0, 3)
                 fast.append(time.perf_counter() - begin)

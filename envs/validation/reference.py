@@ -68,11 +68,11 @@ def compare(scenario: str, num_envs: int = 7, steps: int = 50, repaired: bool = 
     VMAS's class-level random state is put back afterwards.
     """
     shared = Environment.vmas_random_state
-    kept = list(shared)
+    saved = list(shared)
     try:
         return _compare(scenario, num_envs, steps, repaired, seed, settings)
     finally:
-        shared[:] = kept
+        shared[:] = saved
 
 
 def _compare(scenario: str, num_envs: int, steps: int, repaired: bool, seed: int,
@@ -103,9 +103,9 @@ def _compare(scenario: str, num_envs: int, steps: int, repaired: bool, seed: int
         handed = [a.clone() for a in ours.world.split_actions(action)]
         moved = ours.step(action)
         observations, rewards, terminated, truncated, infos = raw.step(handed)
-        seen = ours.world.observe(raw, observations)
+        observed = ours.world.observe(raw, observations)
         for name, group in ours.world.groups.items():
-            result.observation = max(result.observation, gap(moved.next_observation[name], seen[name]))
+            result.observation = max(result.observation, gap(moved.next_observation[name], observed[name]))
             result.reward = max(result.reward, gap(moved.reward[name], group.reward(rewards)))
             flat = [flatten_info(infos[i]) for i in group.members]
             for key, value in moved.info[name].items():

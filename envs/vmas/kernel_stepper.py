@@ -40,24 +40,24 @@ class KernelStepper:
 
     def _make(self, specialise: bool) -> None:
         self.specialised, self._ahead, self._loaded, self._bound = specialise, False, False, None
-        made = compiled(self.world, specialise)
-        if made.varies:
+        compilation = compiled(self.world, specialise)
+        if compilation.varies:
             self._varies, self._drawn = True, drawn_values(self.world.pool)
             self._seen.add(repr(self._drawn))
-            made = compiled(self.world, specialise, self._drawn)
+            compilation = compiled(self.world, specialise, self._drawn)
             if len(self._seen) > CHOICES:
-                made = Compiled(why=f"resets draw more than {CHOICES} different values for the whole batch")
-        self.why, self.made = made.why, made
-        if not made.why:
-            self.why = self.recheck.at_start(made, specialise)
+                compilation = Compiled(why=f"resets draw more than {CHOICES} different values for the whole batch")
+        self.why, self.compilation = compilation.why, compilation
+        if not compilation.why:
+            self.why = self.recheck.at_start(compilation, specialise)
         self._left_out = None
         self._values = self._watched()
         if self.why:
             self.kernel = None
             return
-        work = SPEED * made.facts["operations"] * self.world.num_envs
+        work = SPEED * compilation.facts["operations"] * self.world.num_envs
         threads = max(1, min(torch.get_num_threads(), int(work / SPREAD)))
-        self.kernel: KernelStep | None = made.step(self.world.num_envs, threads)
+        self.kernel: KernelStep | None = compilation.step(self.world.num_envs, threads)
         groups = self.world.spec.groups
         self._outputs = []  # (name to bind, kind, group, key, shape, dtype)
         for key, _ in self.kernel.places.outputs:
@@ -72,18 +72,18 @@ class KernelStepper:
 
     def _watched(self) -> dict[str, Any]:
         """What may have been changed while the kernel stepped, code and globals too: {path: token}."""
-        if not self.made.binary:
+        if not self.compilation.binary:
             return {}
         pool = self.world.pool
         pool.main.refresh()
         if self._left_out is None:
             self._left_out = ScenarioState(self.world).left_out | pool.drawn | pool.evolving
-        found = {path: token for path, token in python_state(self.world.simulator, pool.main).tokens.items()
+        tokens = {path: token for path, token in python_state(self.world.simulator, pool.main).tokens.items()
                  if path not in self._left_out and not path.endswith(SIZE)}
         for path, slot in pool.main.tensors.items():
             if pool.axes.get(path) is None and path not in pool.drawn | pool.evolving | pool.passing:
-                found[path] = (tuple(slot.value.shape), slot.value.tolist())
-        return found
+                tokens[path] = (tuple(slot.value.shape), slot.value.tolist())
+        return tokens
 
     # ---- state in and out
 
@@ -153,7 +153,8 @@ class KernelStepper:
             self._check_shapes(action)
             self.store()
             try:
-                self.recheck.in_run(self.made, {name: action[name].to(self._dtypes[name]) for name in self._shapes})
+                exact = {name: action[name].to(self._dtypes[name]) for name in self._shapes}
+                self.recheck.in_run(self.compilation, exact)
             finally:
                 self._ahead = True
         return False
@@ -205,16 +206,17 @@ class KernelStepper:
         kernel.point("truncated", tensor=over)
         kernel.step(0, shift)
         self._after()
-        seen = {key[1]: value for key, value in out.items() if key[0] == "observation"}
+        next_observation = {key[1]: value for key, value in out.items() if key[0] == "observation"}
         after = {key[2]: value for key, value in out.items() if key[0] == "after"}
         info: dict[str, dict[str, Tensor]] = {name: {} for name in self._shapes}
         for key, value in out.items():
             if key[0] == "info":
-                dtype = self.made.dtypes[key]
+                dtype = self.compilation.dtypes[key]
                 info[key[1]][key[2]] = value if dtype == torch.float32 else value.to(dtype)
         return Transition(
-            observation=after, next_observation=seen, reward={k[1]: v for k, v in out.items() if k[0] == "reward"},
-            terminated=ended, truncated=over, state=after.pop(STATE, None), next_state=seen.pop(STATE, None), info=info)
+            observation=after, next_observation=next_observation,
+            reward={k[1]: v for k, v in out.items() if k[0] == "reward"}, terminated=ended, truncated=over,
+            state=after.pop(STATE, None), next_state=next_observation.pop(STATE, None), info=info)
 
     def bind_rollout(self, observation: dict[str, Tensor], next_observation: dict[str, Tensor],
                      reward: dict[str, Tensor], terminated: Tensor, truncated: Tensor, state: Tensor | None = None,
@@ -249,10 +251,10 @@ class KernelStepper:
 
     def _write(self, t: int, step: Transition) -> None:
         """Copies a transition of the simulator's to entry t of the rollout's buffers."""
-        found = {("after", "observation", g): v for g, v in step.observation.items()}
-        found |= {("observation", g): v for g, v in step.next_observation.items()}
-        found |= {("reward", g): v for g, v in step.reward.items()}
-        found |= {("terminated",): step.terminated, ("truncated",): step.truncated}
-        found |= {("after", "observation", STATE): step.state, ("observation", STATE): step.next_state}
+        values = {("after", "observation", g): v for g, v in step.observation.items()}
+        values |= {("observation", g): v for g, v in step.next_observation.items()}
+        values |= {("reward", g): v for g, v in step.reward.items()}
+        values |= {("terminated",): step.terminated, ("truncated",): step.truncated}
+        values |= {("after", "observation", STATE): step.state, ("observation", STATE): step.next_state}
         for key, buffer in self._rollout.items():
-            buffer[t].copy_(found[key])
+            buffer[t].copy_(values[key])

@@ -8,19 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from envs.base import EnvError
 from envs.rng import Stream
 from envs.vmas.batch_axis import batch_axis, counts_environments
 from envs.vmas.carried import CarriedRows, pack, unpack
 from envs.vmas.one_scenario import OneScenario
-from envs.vmas.simulator import Simulator
+from envs.vmas.simulator import Simulator, light_resets
 from envs.vmas.simulator_state import Slot, StateMap, assignments, attributes, from_bytes, like, to_bytes
 from envs.vmas.warm_up import equal, is_clock, shared_values, warm_up
 
 DRAWS = 24  # resets that show which shared values vary; a fair coin stays hidden once in 2^24
-SMALL = 10_000  # environments of a pool up to which several threads wake for less than they do
 
 
 class ResetPool:
@@ -100,8 +98,8 @@ class ResetPool:
 
     def _shared(self) -> dict[str, Any]:
         """What all environments of the reset pool share, without the rows that are carried."""
-        found = shared_values(self.fresh, self.axes)
-        return {p: v for p, v in found.items() if not self.scenario.is_row(p)} if self.carried else found
+        values = shared_values(self.fresh, self.axes)
+        return {p: v for p, v in values.items() if not self.scenario.is_row(p)} if self.carried else values
 
     def reset_simulator(self) -> dict[str, Tensor]:
         """Reset all environments eagerly; returns their observation, by group."""
@@ -109,15 +107,15 @@ class ResetPool:
             observations = self.simulator.reset()
         self.main.refresh()
         self.refresh()
-        seen = self.observe(self.simulator, observations)
+        observation = self.observe(self.simulator, observations)
         everyone = torch.full((self.num_envs,), bool(self.drawn), device=self.simulator.device)
         self.merge(everyone, 0)  # also gives every environment's tensors their own memory
-        return {key: self.fresh_rows(key, 0) for key in seen} if self.drawn else seen
+        return {key: self.fresh_rows(key, 0) for key in observation} if self.drawn else observation
 
     def refresh(self) -> None:
         """Reset the pool: new states to restart from, and new values of what is drawn for the whole batch."""
         self.scenario.hand_over(self._counters)
-        with self.fresh_stream, _lightly(self.size):
+        with self.fresh_stream, light_resets(self.size):
             observations = self.fresh_simulator.reset()
         self._walked = self._bound = False
         self.observed = self.observe(self.fresh_simulator, observations)
@@ -271,23 +269,6 @@ class ResetPool:
         self.stream.load_state_dict(_below("random/", saved))
         self.fresh_stream.load_state_dict(_below("pool_random/", saved))
         self._bound = False
-
-
-@contextmanager
-def _lightly(num_envs: int) -> Iterator[None]:
-    """For resets after the first: small tensors on one thread, and distributions that do not check every number.
-
-    VMAS's sampling makes 40,000 operations on a few numbers per environment, which took 1.7 s by two threads, 1.0 s by
-    one, and 0.9 s without checks.
-    """
-    threads, checks = torch.get_num_threads(), Distribution._validate_args
-    torch.set_num_threads(1 if num_envs <= SMALL else threads)
-    Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        Distribution.set_default_validate_args(checks)
 
 
 def _follow(root: Any, steps: tuple[tuple[str, Any], ...]) -> Any:

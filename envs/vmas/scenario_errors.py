@@ -36,10 +36,10 @@ def naming_errors(scenario: str, step: int) -> Iterator[None]:
             raise EnvError(f"scenario {scenario!r}: {returned[0]} returned {returned[1]} {_when(step)}; "
                            f"must be {returned[2]}") from error
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        said = " ".join(str(error).split()) or "no message"
+        message = " ".join(str(error).split()) or "no message"
         raise EnvError(
             f"scenario {scenario!r} raised {type(error).__name__} {_when(step)}, in "
-            f"{frame.filename}:{frame.lineno} ({frame.name}): {said[:300]}"
+            f"{frame.filename}:{frame.lineno} ({frame.name}): {message[:300]}"
         ) from error
 
 
@@ -63,8 +63,8 @@ def _returned(frames: list[tuple[types.FrameType, int]]) -> tuple[str, str, str]
         called = re.search(r"scenario\.(\w+)\(", "".join(linecache.getline(frame.f_code.co_filename, n)
                                                         for n in (line, line + 1)))
         if called and called[1] in WANTED and "agent" in frame.f_locals:
-            held = frames[-1][0].f_locals.get("value")
-            what = "no tensor" if held is None or isinstance(held, dict) else f"{type(held).__name__} {held!r}"[:80]
+            value = frames[-1][0].f_locals.get("value")
+            what = "no tensor" if value is None or isinstance(value, dict) else f"{type(value).__name__} {value!r}"[:80]
             return f"{called[1]} of {frame.f_locals['agent'].name}", what, WANTED[called[1]]
     return None
 
@@ -79,16 +79,16 @@ def check_outputs(
     observations: per agent float32 [E, F] or a dict of such; rewards: per agent [E] or [E, 1]; terminated: bool [E].
     Raises EnvError naming the scenario, the method, the agent and the step.
     """
-    def refuse(method: str, agent: str, got: Any, wanted: str) -> None:
+    def refuse(method: str, agent: str, got: Any, expected: str) -> None:
         kind = f"{got.dtype} {list(got.shape)}" if isinstance(got, Tensor) else type(got).__name__
-        raise EnvError(f"scenario {scenario!r}: {method} of {agent} returned {kind} {_when(step)}; must be {wanted}")
+        raise EnvError(f"scenario {scenario!r}: {method} of {agent} returned {kind} {_when(step)}; must be {expected}")
 
-    for i, (agent, seen, reward) in enumerate(zip(agents, observations, rewards, strict=True)):
-        parts = _leaves(seen)
+    for i, (agent, observation, reward) in enumerate(zip(agents, observations, rewards, strict=True)):
+        parts = _leaves(observation)
         for part in parts:
             if not isinstance(part, Tensor) or part.dim() < 2 or len(part) != num_envs or not part.is_floating_point():
                 refuse("observation", agent, part, f"a float tensor [{num_envs}, F], environments first")
-        if widths is not None and (width := sum(part[0].numel() for part in _leaves(seen))) != widths[i]:
+        if widths is not None and (width := sum(part[0].numel() for part in _leaves(observation))) != widths[i]:
             raise EnvError(f"scenario {scenario!r}: observation of {agent} returned {width} numbers {_when(step)}; "
                            f"must be {widths[i]}, as when it was tried out")
         if not isinstance(reward, Tensor) or reward.numel() != num_envs or reward.is_complex():
@@ -97,8 +97,10 @@ def check_outputs(
         refuse("done", "the scenario", terminated, f"a bool tensor [{num_envs}]")
 
 
-def _leaves(seen: Any) -> list[Tensor]:
-    return [leaf for value in seen.values() for leaf in _leaves(value)] if isinstance(seen, dict) else [seen]
+def _leaves(observation: Any) -> list[Tensor]:
+    if isinstance(observation, dict):
+        return [leaf for value in observation.values() for leaf in _leaves(value)]
+    return [observation]
 
 
 def _when(step: int) -> str:

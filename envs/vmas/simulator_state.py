@@ -44,8 +44,8 @@ def has_attributes(value: Any) -> bool:
 
 
 def _slots(value: Any) -> list[str]:
-    found = [cls.__dict__.get("__slots__", ()) for cls in type(value).__mro__ if cls.__module__ != "builtins"]
-    names = [name for each in found for name in ((each,) if isinstance(each, str) else each)]
+    slots = [cls.__dict__.get("__slots__", ()) for cls in type(value).__mro__ if cls.__module__ != "builtins"]
+    names = [name for each in slots for name in ((each,) if isinstance(each, str) else each)]
     return [name for name in names if name not in ("__dict__", "__weakref__")]
 
 
@@ -103,8 +103,8 @@ def like(old: Tensor, value: Tensor) -> Tensor:
 
 def copies(slots: dict[str, Slot]) -> dict[str, Tensor]:
     """{path: copy} of the tensors in `slots`. Slots that hold one tensor get one copy."""
-    made: dict[int, Tensor] = {}
-    return {path: made.setdefault(id(value), like(value, value))
+    copied: dict[int, Tensor] = {}
+    return {path: copied.setdefault(id(value), like(value, value))
             for path, value in ((path, slot.value) for path, slot in slots.items())}
 
 
@@ -166,9 +166,9 @@ class StateMap:
 
     def containers(self) -> dict[str, list | dict]:
         """{path: value} of lists and dicts, with plain items or with tensors."""
-        found = {path: value for path, value in self._object_at.items() if isinstance(value, (list, dict))}
+        containers = {path: value for path, value in self._object_at.items() if isinstance(value, (list, dict))}
         plain = {**self.host, **self.beside}
-        return found | {p: slot.value for p, slot in plain.items() if isinstance(slot.value, (list, dict))}
+        return containers | {p: slot.value for p, slot in plain.items() if isinstance(slot.value, (list, dict))}
 
     def entities(self) -> dict[str, Any]:
         """{path: object} of the world's landmarks and agents."""

@@ -99,10 +99,10 @@ class VmasWorld:
 
     def observe(self, simulator: Simulator, observations: list[Any]) -> dict[str, Tensor]:
         """{group: float32 [E, A, F]} of what a simulator's agents see, and the global state where it is asked for."""
-        seen = {name: group.observation(observations) for name, group in self.groups.items()}
+        observation = {name: group.observation(observations) for name, group in self.groups.items()}
         if self._global_state:
-            seen[STATE] = global_state(simulator)
-        return seen if self._more is None else {**seen, **self._more(simulator)}
+            observation[STATE] = global_state(simulator)
+        return observation if self._more is None else {**observation, **self._more(simulator)}
 
     def observe_more(self, measure: Callable[[Simulator], dict[str, Tensor]]) -> None:
         """From now on observations hold what `measure` gives of a simulator, {key: [E, F]}; the pool is reset."""
@@ -164,7 +164,7 @@ class VmasWorld:
         names = [agent.name for agent in sim.agents]
         check_outputs(self.scenario, self.ticks + 1, self.num_envs, names, observations, rewards, terminated,
                      self._widths)
-        seen = self.observe(sim, observations)
+        observation = self.observe(sim, observations)
         truncated = over & ~terminated
         done = over | terminated
         if self.pool_is_due:
@@ -173,10 +173,10 @@ class VmasWorld:
         pool.merge(done, offset)
         here = done.view(-1, 1, 1)
         after = {key: torch.where(here if value.dim() == 3 else here[..., 0], pool.fresh_rows(key, offset), value)
-                 for key, value in seen.items()}
-        state, next_state = after.pop(STATE, None), seen.pop(STATE, None)
+                 for key, value in observation.items()}
+        state, next_state = after.pop(STATE, None), observation.pop(STATE, None)
         return Transition(
-            observation=after, next_observation=seen,
+            observation=after, next_observation=observation,
             reward={name: group.reward(rewards) for name, group in self.groups.items()},
             terminated=terminated, truncated=truncated, state=state, next_state=next_state,
             info={name: group.info(infos) for name, group in self.groups.items()})
@@ -200,12 +200,12 @@ class VmasWorld:
 def find_device(device: str | torch.device) -> torch.device:
     """The device of that name. Raises EnvError where there is none."""
     try:
-        wanted = torch.device(device)
+        chosen = torch.device(device)
     except RuntimeError as error:
         raise EnvError(f"env.device={device!r} is no device; write 'cpu', 'cuda' or 'cuda:0'.") from error
-    if wanted.type == "cuda" and not torch.cuda.is_available():
+    if chosen.type == "cuda" and not torch.cuda.is_available():
         raise EnvError(f"env.device={device!r}: no CUDA device is available here; use 'cpu'.")
-    return wanted
+    return chosen
 
 
 def _check(num_envs: int, max_steps: int | None, continuous: bool, multi_discrete: bool, every: int, size: int) -> None:

@@ -44,7 +44,7 @@ class Recorder(TorchDispatchMode):
         self.fixed = fixed
         self.varying = fixed | {_memory(value) for value in inputs}
         self.calls: list[Callable[[], object]] = []
-        self.kept: list[Any] = []  # so that no memory is given to another tensor
+        self.kept_alive: list[Any] = []  # so that no memory is given to another tensor
         self.written: set[int] = set()
 
     def __enter__(self) -> "Recorder":
@@ -73,7 +73,7 @@ class Recorder(TorchDispatchMode):
         elif not outputs:
             raise CaptureError(f"{func} brings a number to the host")
         elif name in EMPTY or {_memory(t) for t in outputs} <= {_memory(t) for t in read}:
-            self.kept.append((read, outputs))  # a view lies where it lay
+            self.kept_alive.append((read, outputs))  # a view lies where it lay
         elif random:
             self.note(partial(_copied, func, args, kwargs, out), outputs)
         elif name in CONSTANT or not self.varying & {_memory(t) for t in read}:
@@ -89,7 +89,7 @@ class Recorder(TorchDispatchMode):
     def note(self, call: Callable[[], object], keep: Any = ()) -> None:
         """Repeat this call in a replay; `keep` is what it reads or writes beside its arguments."""
         self.calls.append(call)
-        self.kept.append(keep)
+        self.kept_alive.append(keep)
 
     def note_kernel(self, call: Callable[[], object], touched: Any) -> None:
         """Repeat a call that torch does not see: what it touched is constant no more."""
@@ -119,8 +119,8 @@ def _targets(func: Any, args: tuple, kwargs: dict) -> Iterator[Tensor]:
     """The tensors that an operation writes to."""
     for at, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
-            given = args[at] if at < len(args) else kwargs.get(argument.name)
-            yield from (t for t in tree_leaves(given) if isinstance(t, Tensor))
+            value = args[at] if at < len(args) else kwargs.get(argument.name)
+            yield from (t for t in tree_leaves(value) if isinstance(t, Tensor))
 
 
 def _into(func: Any, args: tuple, kwargs: dict, out: Any) -> Callable[[], object]:
@@ -167,7 +167,7 @@ class CapturedGraph:
             results = function(*self.inputs)
         self.results = [value.detach() for value in results]
         recorder.written |= {_memory(value) for value in self.results}  # the caller may change them
-        self.calls, self.kept = recorder.repeated(), recorder.kept
+        self.calls, self.kept_alive = recorder.repeated(), recorder.kept_alive
         if len(self.calls) > LONGEST:
             raise CaptureError(f"it makes {len(self.calls)} calls")
         self.runs = 0
@@ -228,21 +228,21 @@ class GraphedFunction:
         torch.set_rng_state(generator)
 
     def _held(
-        self, graph: CapturedGraph, inputs: Sequence[Tensor], wanted: Sequence[Tensor], generator: Tensor
+        self, graph: CapturedGraph, inputs: Sequence[Tensor], expected: Sequence[Tensor], generator: Tensor
     ) -> Sequence[Tensor]:
-        """The results of a replay, if they are those `wanted`, which were computed beginning with `generator`."""
+        """The results of a replay, if they are those `expected`, which were computed beginning with `generator`."""
         after = torch.get_rng_state()
         torch.set_rng_state(generator)
         replayed = graph.run(inputs)
         drawn = torch.equal(after, torch.get_rng_state())
-        if drawn and len(wanted) == len(replayed) and all(map(same, wanted, replayed)):
+        if drawn and len(expected) == len(replayed) and all(map(same, expected, replayed)):
             return replayed
         torch.set_rng_state(after)
         self.why = "a replay differs from it"
         if graph.runs > 1:  # else there are operations with a hidden state among them, and no harm was done
-            message = f"{type(self.module).__name__} is computed anew from now on: what it computes has changed unseen"
+            message = f"{type(self.module).__name__} is not replayed from now on: what it computes has changed unseen"
             warnings.warn(message, stacklevel=3)
-        return wanted
+        return expected
 
 
 def replayable(module: nn.Module) -> bool:

@@ -53,7 +53,7 @@ def _begin_again(run_dir: Path) -> None:
             f"{left[0].name} is, and would be overwritten; init_from=… starts a new run from saved weights"
         )
     if distributed.main():
-        print("no checkpoint yet: the run begins anew", flush=True)
+        print("no checkpoint yet: the run begins from scratch", flush=True)
 
 
 def compare(config: Mapping[str, Any], resumed: Mapping[str, Any]) -> list[str]:

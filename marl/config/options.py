@@ -36,15 +36,15 @@ def split(options: type, arguments: Sequence[str]) -> tuple[dict[str, Any], list
             raise UserError(
                 f"cannot read {argument!r}: write key=value, with quotes around special characters"
             ) from None
-    given = [argument for argument in rest if not os.path.exists(argument)]  # never raises, however long the name
+    not_paths = [argument for argument in rest if not os.path.exists(argument)]  # never raises, however long the name
     for field in fields(options):
         if field.default is MISSING and field.default_factory is MISSING and field.name not in values:
-            near = [a.partition("=")[2] for a in given if closest(a.partition("=")[0], [field.name]) and "=" in a]
-            near += [a for a in rest if "=" not in a or a not in given]
+            near = [a.partition("=")[2] for a in not_paths if closest(a.partition("=")[0], [field.name]) and "=" in a]
+            near += [a for a in rest if "=" not in a or a not in not_paths]
             hint = f"; did you mean '{field.name}={near[0]}'?" if near else ""
             raise UserError(f"{field.name}={SHOWN.get(field.name, '…')} is needed{hint}")
     check_arguments(options, values, "")
-    for key in [argument.partition("=")[0] for argument in given if "=" in argument]:
+    for key in [argument.partition("=")[0] for argument in not_paths if "=" in argument]:
         if key.isidentifier() and key not in CONFIGURATION and closest(key, hints):
             raise UserError(f"unknown option '{key}'{closest(key, hints)} (there are {', '.join(hints)})")
     return values, rest

@@ -54,10 +54,10 @@ def _of_group(text: str, key: str, group: str, value: str) -> str:
             raise UserError(f"{text}: every run has one; choose one of {', '.join(group_options(group))}")
         return f"~{key.lstrip('+~')}"
     try:
-        given = OverridesParser.create().parse_override(text)
+        override = OverridesParser.create().parse_override(text)
     except OverrideParseException:
         return text  # Hydra says what is wrong
-    options = [] if given.is_sweep_override() or given.is_delete() else given.value()
+    options = [] if override.is_sweep_override() or override.is_delete() else override.value()
     options = options if isinstance(options, list) else [options]
     for option in options:
         if option is not None and not isinstance(option, str):
@@ -73,8 +73,8 @@ def quoted(value: str) -> str:
     of that very name is there.
     """
     try:
-        given = OverridesParser.create().parse_override(f"key={value}")
-        if not given.is_sweep_override() and given.value() == value or not _exists(value):
+        override = OverridesParser.create().parse_override(f"key={value}")
+        if not override.is_sweep_override() and override.value() == value or not _exists(value):
             return value
     except HydraException:
         pass
@@ -133,15 +133,15 @@ def drop_keywords(cfg: DictConfig, earlier: DictConfig, overrides: Sequence[str]
         keywords = OmegaConf.select(cfg, node)
         if not keywords or OmegaConf.select(cfg, key) == OmegaConf.select(earlier, key):
             continue
-        given: set[str] = set()
+        new_keywords: set[str] = set()
         for override in OverridesParser.create().parse_overrides(list(overrides)):
             name = override.key_or_group
             if name == node and not override.is_delete():
-                given |= set(override.value() or {})
+                new_keywords |= set(override.value() or {})
             elif name.startswith(f"{node}."):
-                given.add(name.removeprefix(f"{node}.").partition(".")[0])
+                new_keywords.add(name.removeprefix(f"{node}.").partition(".")[0])
         with open_dict(cfg):
-            for name in [name for name in keywords if name not in given]:
+            for name in [name for name in keywords if name not in new_keywords]:
                 del keywords[name]
 
 

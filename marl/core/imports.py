@@ -128,5 +128,5 @@ def fault(error: BaseException) -> str:
     place = f" ({frames[-1].filename}:{frames[-1].lineno}, {frames[-1].name})" if frames else ""
     if isinstance(error, SyntaxError):
         place = f" ({error.filename}:{error.lineno})"
-    said = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())[:300]
-    return f"{type(error).__name__}: {said or 'no message'}{place}"
+    message = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())[:300]
+    return f"{type(error).__name__}: {message or 'no message'}{place}"

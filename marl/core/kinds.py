@@ -42,8 +42,8 @@ def validate(cfg: Mapping[str, Any]) -> None:
         UserError: the first mistake found, in one sentence that names the key, its value and what is allowed.
     """
     check_arguments(TopLevel, cfg, "")
-    wanted = {key: resolve(path, key) for key, path in GROUPS.items()}
-    for key, kind in wanted.items():
+    group_kinds = {key: resolve(path, key) for key, path in GROUPS.items()}
+    for key, kind in group_kinds.items():
         required(cfg[key], kind, key, given=cfg if key == "task" else ())
     for key, path in NAMED.items():
         for name, node in (cfg.get(key) or {}).items():
@@ -51,7 +51,7 @@ def validate(cfg: Mapping[str, Any]) -> None:
                 required(node, resolve(path, key), f"{key}.{name}")
     parts = signature(resolve(cfg["task"]["_target_"], "task._target_"))
     for key, value in cfg.items():
-        if key not in wanted and key not in NAMED:
+        if key not in group_kinds and key not in NAMED:
             check(value, parts[key].annotation if key in parts else Unbuilt, key)
 
 
@@ -103,10 +103,10 @@ def admitted(path: Any, annotation: Any, key: str) -> Callable:
     target = resolve(path, f"{key}._target_")
     if annotation is Unbuilt:
         return target
-    wanted = kinds(annotation)
-    if not isinstance(target, type) or not any(_is(target, kind) for kind in wanted):
-        names = " or ".join(map(_called, wanted))
-        raise UserError(f"{key}._target_={path}: must be a class of the kind {names}" if wanted else
+    allowed = kinds(annotation)
+    if not isinstance(target, type) or not any(_is(target, kind) for kind in allowed):
+        names = " or ".join(map(_called, allowed))
+        raise UserError(f"{key}._target_={path}: must be a class of the kind {names}" if allowed else
                         f"{key}._target_={path}: {key} takes a plain value, no node")  # fmt: skip
     return target
 
@@ -198,9 +198,9 @@ def build(node: Mapping[str, Any], **arguments: Any) -> Any:
     `_partial_: true` gives the class with its arguments, to be called later; `_args_` are positional ones.
     """
     target = resolve(node["_target_"], "_target_")
-    given = {key: _built(value) for key, value in node.items() if key not in HYDRA_KEYS} | arguments
+    keywords = {key: _built(value) for key, value in node.items() if key not in HYDRA_KEYS} | arguments
     positional = [_built(value) for value in node.get("_args_") or ()]
-    return partial(target, *positional, **given) if node.get("_partial_") else target(*positional, **given)
+    return partial(target, *positional, **keywords) if node.get("_partial_") else target(*positional, **keywords)
 
 
 def _built(value: Any) -> Any:

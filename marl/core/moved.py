@@ -93,5 +93,5 @@ def update_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
     if "config" in state:
         updated["config"] = update_config(state["config"])
     if isinstance(state.get("callbacks"), Mapping):
-        updated["callbacks"] = {current(name): kept for name, kept in state["callbacks"].items()}
+        updated["callbacks"] = {current(name): saved for name, saved in state["callbacks"].items()}
     return updated

@@ -58,10 +58,10 @@ def restore_global_state(state: dict) -> None:
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
 
 
-def use_deterministic_algorithms(wanted: bool) -> None:
+def use_deterministic_algorithms(enabled: bool) -> None:
     """Refuse algorithms whose result depends on timing; where torch has no other kind, it raises when they are met."""
-    if wanted:
+    if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it; read when CUDA starts
-    torch.use_deterministic_algorithms(wanted)
-    torch.backends.cudnn.deterministic = wanted
+    torch.use_deterministic_algorithms(enabled)
+    torch.backends.cudnn.deterministic = enabled
     torch.backends.cudnn.benchmark = False

@@ -44,12 +44,12 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 @contextmanager
 def fitted() -> Iterator[None]:
     """What is printed in the block is printed after it, as `fit` makes it."""
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with redirect_stdout(said):
+        with redirect_stdout(output):
             yield
     finally:
-        print(fit(said.getvalue()), end="")
+        print(fit(output.getvalue()), end="")
 
 
 def fit(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Other questions about the handwritten digits: several labels each, which of two is more, which two are alike."""
+"""Other questions about the handwritten digits: several labels each, which of two is more, which two are the same."""
 
 from typing import Annotated
 
@@ -95,10 +95,10 @@ class DigitTriplets(_Compared):
     ) -> None:
         def draw(digit: Tensor, count: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
             anchor = torch.randint(len(digit), (count,), generator=source)
-            alike = digit.unsqueeze(0) == digit[anchor].unsqueeze(1)
-            other = _where(~alike, source)
-            alike[torch.arange(count), anchor] = False
-            return torch.stack([anchor, _where(alike, source), other], 1), torch.ones(count)
+            same = digit.unsqueeze(0) == digit[anchor].unsqueeze(1)
+            other = _where(~same, source)
+            same[torch.arange(count), anchor] = False
+            return torch.stack([anchor, _where(same, source), other], 1), torch.ones(count)
 
         self._make("triplets", size, samples, validation, test, seed, draw)
 

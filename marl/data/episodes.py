@@ -190,9 +190,9 @@ def mapped(folder: str | Path, target: str | Path | None = None) -> TensorDict:
         temporary.rename(target)
     with reading(target, "memory-mapped copy of the episodes; remove it, and it is written again"):
         steps = TensorDict.load_memmap(target, allow_pickle=False)
-        wanted = {_key(name) for name in manifest(folder)["tensors"] if not per_episode(name)} | set(ADDED)
+        expected = {_key(name) for name in manifest(folder)["tensors"] if not per_episode(name)} | set(ADDED)
         keys = {key if isinstance(key, tuple) else (key,) for key in steps.keys(True, True)}
-        if keys != wanted or len(steps) != manifest(folder)["metadata"]["total_steps"]:
+        if keys != expected or len(steps) != manifest(folder)["metadata"]["total_steps"]:
             raise ValueError(f"it holds {len(steps)} steps of {len(keys)} tensors")
     return steps
 
@@ -261,8 +261,8 @@ class Episodes:
         if not 2 <= count <= total:
             raise UserError(f"data.episodes={episodes}: {folder} holds {total} episodes; from 2 to {total} are allowed")
         owner = self.steps["episode"]
-        kept, held_out = split(count, {"data.validation": validation}, seed)
+        training, held_out = split(count, {"data.validation": validation}, seed)
         if not len(held_out):
             raise UserError(f"data.validation={validation}: less than one of {count} episodes; at least {1 / count}")
-        self.train = torch.isin(owner, kept).nonzero().squeeze(-1)
+        self.train = torch.isin(owner, training).nonzero().squeeze(-1)
         self.validation = torch.isin(owner, held_out).nonzero().squeeze(-1)

@@ -167,7 +167,7 @@ class Loader:
         self.plan.requests = list(self._requests(first, count))
         batches = (self.fetch[request] for request in self.plan.requests)
         if self.workers or self.pin_memory:
-            batches = (TensorDict(made, batch_size=[len(made["x"])]) for made in self._workers())
+            batches = (TensorDict(content, batch_size=[len(content["x"])]) for content in self._workers())
         for batch in batches:
             yield batch if self.device is None else batch.to(self.device, non_blocking=self.pin_memory)
 

@@ -148,8 +148,8 @@ def _arrays(path: str, names: Mapping[str, str]) -> Iterator[np.ndarray]:
 
     What an array's header states is compared with what the file holds before memory is asked for.
     """
-    wanted = "npz file of arrays of numbers"
-    with reading(f"data.path={path}", wanted), zipfile.ZipFile(located(f"data.path={path}", path)) as file:
+    expected = "npz file of arrays of numbers"
+    with reading(f"data.path={path}", expected), zipfile.ZipFile(located(f"data.path={path}", path)) as file:
         stored = {info.filename.removesuffix(".npy"): info for info in file.infolist()}
         for key, name in names.items():
             if name not in stored:

@@ -38,19 +38,19 @@ class Stream(ABC):
 
     def shuffled(self, seed: int, epoch: int) -> Iterator[Row]:
         """`rows` through the buffer, in an order that is a function of seed and epoch."""
-        source, held = generator(seed, f"shuffle/{epoch}"), []
+        source, buffer = generator(seed, f"shuffle/{epoch}"), []
         for row in self.rows():
-            held.append(row)
-            if len(held) >= self.buffer:
-                yield _drawn(held, source)
-        while held:
-            yield _drawn(held, source)
+            buffer.append(row)
+            if len(buffer) >= self.buffer:
+                yield _drawn(buffer, source)
+        while buffer:
+            yield _drawn(buffer, source)
 
 
-def _drawn(held: list[Row], source: torch.Generator) -> Row:
-    place = int(torch.randint(len(held), (), generator=source))
-    held[place], held[-1] = held[-1], held[place]
-    return held.pop()
+def _drawn(buffer: list[Row], source: torch.Generator) -> Row:
+    place = int(torch.randint(len(buffer), (), generator=source))
+    buffer[place], buffer[-1] = buffer[-1], buffer[place]
+    return buffer.pop()
 
 
 class StreamBatches(IterableDataset):
@@ -67,21 +67,21 @@ class StreamBatches(IterableDataset):
 
     def __iter__(self) -> Iterator[Row]:
         worker = get_worker_info()
-        own, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        worker_id, count = (worker.id, worker.num_workers) if worker else (0, 1)
         rows, number = [], 0
         for row in self.stream.shuffled(self.seed, self.epoch):
             rows.append(row)
             if len(rows) == self.batch_size:
-                if self._wanted(number, own, count):
+                if self._wanted(number, worker_id, count):
                     yield self._made(rows)
                 rows, number = [], number + 1
                 if number >= self.numbers.stop:
                     return
-        if rows and self._wanted(number, own, count):
+        if rows and self._wanted(number, worker_id, count):
             yield self._made(rows)
 
-    def _wanted(self, number: int, own: int, count: int) -> bool:
-        return number in self.numbers and (number - self.numbers.start) % count == own
+    def _wanted(self, number: int, worker_id: int, count: int) -> bool:
+        return number in self.numbers and (number - self.numbers.start) % count == worker_id
 
     def _made(self, rows: list[Row]) -> Row:
         share = rows[self.rank : len(rows) // self.processes * self.processes : self.processes]
@@ -128,24 +128,24 @@ class CSVStream(Stream):
         self.path, self.kind, self.buffer = located(f"data.path={path}", path), kind, buffer
         self.targets = [target] if isinstance(target, str) else list(target)
         self.every, self.offset = max(2, round(1 / validation)), seed
-        moments, aims, largest, held = _Moments(), _Moments(), 0.0, []
+        moments, aims, largest, held_out = _Moments(), _Moments(), 0.0, []
         for number, (line, x, y) in enumerate(self._lines()):
             largest = max(largest, float(y.max()))
             check_labels(y, kind, lambda at, line=line: f"line {line}, column {self.targets[at[0]]!r} of {path}")
             if self._held_out(number):
-                held.append(self._row(x, y))
+                held_out.append(self._row(x, y))
             else:
                 moments.add(x)
                 aims.add(y)
-        rows = moments.count + len(held)
-        if not moments.count or not held:
+        rows = moments.count + len(held_out)
+        if not moments.count or not held_out:
             raise UserError(f"data.path={path}: {rows} rows, too few to hold some out")
         self.count, self.in_shape = moments.count, tuple(x.shape)
         self.out_features = classes(largest, rows, path) if kind == "classification" else len(self.targets)
         self.shift, self.scale = moments.statistics()
         if kind == "regression" and standardize_targets:
             self.target_shift, self.target_scale = aims.statistics()
-        x, y = (torch.stack(part) for part in zip(*held, strict=True))
+        x, y = (torch.stack(part) for part in zip(*held_out, strict=True))
         self.train, self.test = self, None
         self.validation = TensorDict({"x": x, "y": y}, batch_size=[len(x)])
 

@@ -28,10 +28,10 @@ class Threshold(ArrayData):
             raise UserError(f"data.threshold={threshold}: must be at least data.low={low} and below data.high={high}")
         span = high - low
         stream = generator(seed, "threshold")
-        seen = torch.arange(low, high + 1, dtype=torch.float32)
+        whole = torch.arange(low, high + 1, dtype=torch.float32)
         inside = low + span * torch.rand(unseen, generator=stream)
         beyond = low - span + 3 * span * torch.rand(unseen, generator=stream)
-        splits = [(x.unsqueeze(1), (x > threshold).float()) for x in (seen, inside, beyond)]
+        splits = [(x.unsqueeze(1), (x > threshold).float()) for x in (whole, inside, beyond)]
         super().__init__("binary", 1, *splits)
 
 

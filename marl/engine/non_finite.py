@@ -25,8 +25,8 @@ def bad_tensor(module: nn.Module) -> str | None:
 def masked(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`outputs` with zeros where its loss is not finite, and "finite": 1 or 0; nothing leaves the device."""
     finite = torch.isfinite(outputs["loss"])
-    kept = {name: torch.where(finite, value, 0) for name, value in outputs.items()}
-    return {**kept, "finite": finite.float()}
+    masked_outputs = {name: torch.where(finite, value, 0) for name, value in outputs.items()}
+    return {**masked_outputs, "finite": finite.float()}
 
 
 def shares(totals: Mapping[str, Tensor], skipped: Tensor, batches: int) -> dict[str, Tensor]:

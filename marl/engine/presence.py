@@ -10,11 +10,17 @@ from typing import Any
 import yaml
 
 from marl.checkpoints import checkpoint_file
-from marl.core import files
+from marl.core import distributed, files
 from marl.loggers.loggers import Logger
 
 REMOVED, MOVED = "removed", "moved"
 DELETED = " (deleted)"  # what Linux adds to the name of an open file that has none any more
+
+
+def lost(presence: "Presence | None", together: bool = True) -> str | None:
+    """`Presence.lost` of the one process that has a presence (None in the others). together: all call this."""
+    what = presence.lost() if presence else None
+    return distributed.agree(what) if together else what
 
 
 class Presence:

@@ -14,7 +14,7 @@ def span(name: str) -> AbstractContextManager:
     return record_function(MARK + name) if _recording else _NO_SPAN
 
 
-def record(wanted: bool) -> None:
+def record(enabled: bool) -> None:
     """From now on spans are named, or not, in the whole process."""
     global _recording
-    _recording = wanted
+    _recording = enabled

@@ -17,7 +17,7 @@ from marl.core.errors import UserError
 from marl.core.signals import Signals
 from marl.engine import recovery
 from marl.engine.checkpointer import Checkpointer
-from marl.engine.presence import Presence
+from marl.engine.presence import Presence, lost
 from marl.engine.recovery import Recovery
 from marl.engine.run_metrics import RunMetrics
 from marl.engine.run_state import RunState
@@ -141,11 +141,11 @@ class Trainer(RunView):
                     with clock("evaluate", updater.device), span("evaluate"):
                         self._evaluate(record)
                 self._publish(record)
-                asked = distributed.largest(signals.received)
-                if asked or self.checkpointer.last_due():
+                signal = distributed.largest(signals.received)
+                if signal or self.checkpointer.last_due():
                     self.save("last")
-                if asked:
-                    signals.leave(asked, state.iteration)
+                if signal:
+                    signals.leave(signal, state.iteration)
             return self._finish()
 
     @contextmanager
@@ -272,17 +272,12 @@ class Trainer(RunView):
         """Write `checkpoints/<name>.pt`: everything that decides the next step. Logs are on the disk before it."""
         with span("save"):
             self.checkpointer.check_weights()
-            if name == "best" and self._lost():
+            if name == "best" and lost(self.presence):
                 return  # `_publish` follows, and ends the run
             self._check_run_dir()
             for logger in self.loggers:
                 logger.flush()
             self.checkpointer.write(name)
-
-    def _lost(self, together: bool = True) -> str | None:
-        """What happened to the run's directory; None: it is in its place. together: in all processes identically."""
-        what = self.presence.lost() if self.presence else None
-        return distributed.agree(what) if together else what
 
     def _check_run_dir(self, record: dict[str, float] | None = None, together: bool = True) -> None:
         """End the run where its directory is lost, with what can be kept of it.
@@ -294,7 +289,7 @@ class Trainer(RunView):
         Raises:
             UserError: the directory was removed or moved; it says what was kept and where.
         """
-        what = self._lost(together)
+        what = lost(self.presence, together)
         if what is None:
             return
         content = self.checkpointer.state_dict() if together or distributed.world() == 1 else None

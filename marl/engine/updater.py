@@ -87,7 +87,7 @@ class Updater:
         # Entering autocast costs as much as a small layer, so fp32 does without.
         autocast = partial(torch.autocast, self.device.type, AUTOCAST.get(config.precision))
         self.autocast = nullcontext if config.precision == "fp32" else autocast
-        self.held: list[TensorDict] | None = [] if searches else None  # batches that a line search looks at again
+        self.line_search_batches: list[TensorDict] | None = [] if searches else None
         trained = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         clipped = [[p for p in module.parameters() if id(p) in trained] for module in parts.values()]
         self.clipped = [parameters for parameters in clipped if parameters]
@@ -109,9 +109,9 @@ class Updater:
         self.loss = None
         self.loss = distributed.wrap(torch.compile(self.module) if self.config.compile else self.module)
         config = self.config
-        plain = config.precision == "fp32" and config.accumulate == 1 and self.held is None
-        wanted = config.capture and plain and not config.compile and not config.recompute and distributed.world() == 1
-        self.captured = CapturedLoss(self.module) if wanted and can_be_captured(self.module) else None
+        plain = config.precision == "fp32" and config.accumulate == 1 and self.line_search_batches is None
+        capture = config.capture and plain and not config.compile and not config.recompute and distributed.world() == 1
+        self.captured = CapturedLoss(self.module) if capture and can_be_captured(self.module) else None
 
     # ---- an iteration ------------------------------------------------------------------------------------------
 
@@ -132,8 +132,8 @@ class Updater:
             loss = outputs["loss"] if accumulate == 1 else outputs["loss"] / accumulate
             self.scaler.scale(loss).backward()
         self.pending += 1
-        if self.held is not None:
-            self.held.append(batch)
+        if self.line_search_batches is not None:
+            self.line_search_batches.append(batch)
         self.metrics.add_batch(outputs)
         if self.pending >= self.config.accumulate:
             self.step()
@@ -175,9 +175,9 @@ class Updater:
             finite = torch.isfinite(norm)
             self.metrics.add_skipped(finite)
             norm = torch.where(finite, norm, 0)
-        if self.held is not None:
+        if self.line_search_batches is not None:
             self.optimizer.step(self._closure())
-            self.held.clear()
+            self.line_search_batches.clear()
         elif skip and not self.scaler.is_enabled():
             non_finite.step_if_finite(self.optimizer, finite)
         else:
@@ -197,9 +197,9 @@ class Updater:
         def closure() -> Tensor:
             self.optimizer.zero_grad(set_to_none=True)
             total = torch.zeros((), device=self.device)
-            for batch in self.held:
+            for batch in self.line_search_batches:
                 with self.autocast():
-                    loss = self.loss(batch)["loss"] / len(self.held)
+                    loss = self.loss(batch)["loss"] / len(self.line_search_batches)
                 loss.backward()
                 total += loss.detach()
             self._clip()

@@ -85,10 +85,10 @@ def guard(again: str = "") -> Iterator[None]:
         print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(getattr(error, "exit_code", 2)) from None
     except (MemoryError, RuntimeError) as error:
-        wanted = out_of_memory(error)
-        if wanted is None:
+        shortage = out_of_memory(error)
+        if shortage is None:
             raise
-        print(f"error: {wanted}; {SMALLER}", file=sys.stderr)
+        print(f"error: {shortage}; {SMALLER}", file=sys.stderr)
         raise SystemExit(2) from None
     except OSError as error:
         if error.errno not in DISK:
@@ -102,12 +102,12 @@ def guard(again: str = "") -> Iterator[None]:
 
 def out_of_memory(error: BaseException) -> str | None:
     """What an allocation that failed asked for, in words; None where the error is another."""
-    said = str(error)
-    asked = re.search(r"(?:allocate|Tried to allocate) ([\d.]+ ?\w+)", said)
+    message = str(error)
+    size = re.search(r"(?:allocate|Tried to allocate) ([\d.]+ ?\w+)", message)
     torch = sys.modules.get("torch")  # scripts that read results do without its 120 MB
     kinds = (MemoryError, torch.OutOfMemoryError) if torch else (MemoryError,)
-    if isinstance(error, kinds) or "can't allocate memory" in said:
-        return f"not enough memory{f' for {asked[1]} at once' if asked else ''}"
-    if "Storage size calculation overflowed" in said or "invalid storage size" in said.lower():
+    if isinstance(error, kinds) or "can't allocate memory" in message:
+        return f"not enough memory{f' for {size[1]} at once' if size else ''}"
+    if "Storage size calculation overflowed" in message or "invalid storage size" in message.lower():
         return "not enough memory for a tensor of such a size"
     return None

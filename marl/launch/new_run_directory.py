@@ -17,7 +17,7 @@ class NewRunDirectory(Callback):
     A name that holds the time is this run's alone: where it is taken, `_2`, `_3` … is added.
     """
 
-    made: list[Path] = []  # by this process, the outermost first
+    created_folders: list[Path] = []  # by this process, the outermost first
 
     def on_run_start(self, config: DictConfig, **_: object) -> None:
         """Set `hydra.run.dir` to a directory that now exists. Ends the process where it cannot be made."""
@@ -35,16 +35,16 @@ class NewRunDirectory(Callback):
         try:
             if timed and distributed.restarted() and (started := begun_here(Path(path).parent)):
                 return str(started), None
-            NewRunDirectory.made = make_new(path) if timed else make(path)
-            return str(NewRunDirectory.made[-1] if timed else path), None
+            NewRunDirectory.created_folders = make_new(path) if timed else make(path)
+            return str(NewRunDirectory.created_folders[-1] if timed else path), None
         except UserError as error:
             return path, str(error)
 
     @classmethod
     def remove_unused(cls) -> None:
         """Remove what this process made, as far as it is empty."""
-        remove_empty(cls.made)
-        cls.made = []
+        remove_empty(cls.created_folders)
+        cls.created_folders = []
 
 
 def named_by_time(config: DictConfig) -> bool:

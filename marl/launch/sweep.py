@@ -21,11 +21,11 @@ from rich.live import Live
 from rich.table import Table
 
 from marl.core import terminal
-from marl.core.errors import Damaged, Stopped, UserError
-from marl.core.files import read_json, set_aside, write, write_json
+from marl.core.errors import Stopped, UserError
+from marl.core.files import set_aside, write, write_json
 from marl.core.lock import JOB, briefly, lock, running
 from marl.core.run_directory import make, make_new, refuse_foreign, remove_empty
-from marl.launch.sweep_jobs import canonical, progress, recorded
+from marl.launch.sweep_jobs import canonical, progress, read, recorded, recorded_command
 
 STYLES = {"done": "green", "running": "yellow", "failed": "red", "interrupted": "magenta", "waiting": "dim"}
 START = "MARL_SWEEP_START"  # environment variable: which start of the sweep a process belongs to
@@ -84,22 +84,6 @@ def work(
         return value
 
 
-def read(folder: Path, aside: bool = False) -> dict:
-    """`job.json`, or nothing where there is none or a damaged one: the job is not done.
-
-    Args:
-        aside: keep a damaged one as job.json.damaged, and say so.
-    """
-    try:
-        return read_json(folder / "job.json")
-    except FileNotFoundError:
-        return {}
-    except Damaged as error:
-        if aside:
-            set_aside(folder / "job.json", f"{error}; the job counts as not done")
-        return {}
-
-
 # ---- the whole -------------------------------------------------------------------------------------------------
 
 
@@ -113,8 +97,8 @@ class Sweep:
 
     def __init__(self, folder: Path, jobs: Sequence[Sequence[str]], command: Sequence[str]):
         self.folder, self.jobs, self.command = Path(folder), [list(job) for job in jobs], sorted(command)
-        self.made: list[Path] = []  # folders that this process made for it
-        self.found: set[str] = set()  # files that were there before
+        self.created_folders: list[Path] = []  # by this process, for the sweep
+        self.earlier_files: set[str] = set()  # that were in the folder before
         self.name()
 
     def name(self) -> None:
@@ -142,18 +126,18 @@ class Sweep:
             return cls(newest.parent, jobs, command)
         folders = make_new(default)
         opened = cls(folders[-1], jobs, command)
-        opened.made = folders
+        opened.created_folders = folders
         return opened
 
     def begin(self) -> None:
         """Write what this sweep is, for the next start of the same one. Raises UserError for another one's folder."""
-        self.made = self.made or make(self.folder)
+        self.created_folders = self.created_folders or make(self.folder)
         with briefly(self.folder):
             self.enter()
 
     def enter(self) -> None:
         """`begin` in a folder that no other process enters meanwhile."""
-        file, self.found = self.folder / "sweep.json", {path.name for path in self.folder.iterdir()}
+        file, self.earlier_files = self.folder / "sweep.json", {path.name for path in self.folder.iterdir()}
         try:
             known = recorded(self.folder)
         except UserError as error:
@@ -165,7 +149,8 @@ class Sweep:
             raise UserError(f"hydra.sweep.dir={self.folder}: holds another sweep, or files of something else")
         if known is not None:
             if sorted(map(canonical, known)) != sorted(map(canonical, self.jobs)):
-                raise UserError(f"hydra.sweep.dir={self.folder}: holds another sweep ({' '.join(self.told())})")
+                command = " ".join(recorded_command(self.folder))
+                raise UserError(f"hydra.sweep.dir={self.folder}: holds another sweep ({command})")
             self.jobs = known  # in the order they were begun in
             self.name()
         for i in range(len(self.jobs)):
@@ -175,16 +160,12 @@ class Sweep:
             print(f"continuing {self.folder}: {done} of {len(self.jobs)} jobs are done", flush=True)
         write_json(file, {"command": self.command, "jobs": self.jobs})
 
-    def told(self) -> list[str]:
-        """The command in `sweep.json`."""
-        return [str(o) for o in read_json(self.folder / "sweep.json").get("command") or ["of another command"]]
-
     def foreign(self) -> bool:
         """Whether a folder without `sweep.json` has files that this sweep would replace, or jobs of another one."""
         for i, job in enumerate(self.jobs):
             refuse_foreign(self.folder / str(i))
-            given = read(self.folder / str(i)).get("overrides")
-            if given is not None and canonical(given) != canonical(job):
+            overrides = read(self.folder / str(i)).get("overrides")
+            if overrides is not None and canonical(overrides) != canonical(job):
                 return True
         return any((self.folder / name).exists() for name in OWN[1:]) and not (self.folder / "0").exists()
 
@@ -267,9 +248,9 @@ class Sweep:
     def withdraw(self) -> None:
         """Remove what this process made for a sweep in which nothing began."""
         for name in OWN:
-            if name not in self.found:
+            if name not in self.earlier_files:
                 (self.folder / name).unlink(missing_ok=True)
-        remove_empty(self.made)
+        remove_empty(self.created_folders)
 
     @contextmanager
     def watch(self) -> Iterator[None]:

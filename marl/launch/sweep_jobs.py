@@ -7,8 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from marl.core.errors import UserError
-from marl.core.files import read_json, reason
+from marl.core.errors import Damaged, UserError
+from marl.core.files import read_json, reason, set_aside
 
 
 def canonical(overrides: Sequence[str]) -> tuple[str, ...]:
@@ -41,6 +41,27 @@ def recorded(folder: Path) -> list[list[str]] | None:
             f"{folder / 'sweep.json'}: is no list of a sweep's jobs; take another folder (hydra.sweep.dir=PATH)"
         )
     return jobs
+
+
+def recorded_command(folder: Path) -> list[str]:
+    """The command in `sweep.json`."""
+    return [str(o) for o in read_json(folder / "sweep.json").get("command") or ["of another command"]]
+
+
+def read(folder: Path, aside: bool = False) -> dict:
+    """`job.json`, or nothing where there is none or a damaged one: the job is not done.
+
+    Args:
+        aside: keep a damaged one as job.json.damaged, and say so.
+    """
+    try:
+        return read_json(folder / "job.json")
+    except FileNotFoundError:
+        return {}
+    except Damaged as error:
+        if aside:
+            set_aside(folder / "job.json", f"{error}; the job counts as not done")
+        return {}
 
 
 def progress(folder: Path) -> dict[str, Any]:

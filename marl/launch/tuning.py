@@ -115,11 +115,11 @@ def read_study(path: Path, changes: Mapping[str, Any]) -> tuple[StudyConfig, dic
     node |= changes
     check_arguments(StudyConfig, node, "")
     config, space = StudyConfig(**node), {}
-    for key, given in config.space.items():
-        if not isinstance(given, dict):
-            raise UserError(f"space.{key}={show(given)}: must be a mapping with low and high, or with choices")
-        check_arguments(Parameter, given, f"space.{key}")
-        space[key] = Parameter(**given)
+    for key, entry in config.space.items():
+        if not isinstance(entry, dict):
+            raise UserError(f"space.{key}={show(entry)}: must be a mapping with low and high, or with choices")
+        check_arguments(Parameter, entry, f"space.{key}")
+        space[key] = Parameter(**entry)
         space[key].check(key)
     used = [*config.seeds, *config.final_seeds]
     if set(used) & set(config.fresh_seeds):
@@ -134,10 +134,10 @@ def identity(name: str, config: StudyConfig, base: Sequence[str], space: Mapping
     return json.loads(json.dumps(content))
 
 
-def refuse_other(known: Mapping[str, Any], given: Mapping[str, Any], place: str | Path) -> None:
-    """Raise UserError where what lies in `place` was begun with another `identity` than is `given` now."""
+def refuse_other(known: Mapping[str, Any], current: Mapping[str, Any], place: str | Path) -> None:
+    """Raise UserError where what lies in `place` was begun with another `identity` than `current`."""
     for key, was in known.items():
-        now = given.get(key)
+        now = current.get(key)
         if was == now:
             continue
         if isinstance(was, dict):
@@ -148,22 +148,22 @@ def refuse_other(known: Mapping[str, Any], given: Mapping[str, Any], place: str 
         raise UserError(f"{key}={show(now)}: {place} was begun with {show(was)}; give that again, or another out=")
 
 
-def open_study(place: str, folder: Path, given: Mapping[str, Any], **parts: Any) -> optuna.Study:
-    """The study of the identity `given` in the storage `place`, new or continued, whose files are in `folder`.
+def open_study(place: str, folder: Path, study_identity: Mapping[str, Any], **parts: Any) -> optuna.Study:
+    """The study of the identity `study_identity` in the storage `place`, new or continued, whose files are in `folder`.
 
     Raises:
         UserError: a storage that cannot be used, or one that holds trials of another identity, as `folder` may.
     """
     file = folder / "study.json"
     try:
-        refuse_other(read_json(file), given, folder) if file.exists() else None
+        refuse_other(read_json(file), study_identity, folder) if file.exists() else None
     except Damaged as error:  # the storage knows it, too
         set_aside(file, str(error))
     try:
         study = optuna.create_study(
-            study_name=given["study"],
+            study_name=study_identity["study"],
             storage=open_storage(place),
-            direction=given["direction"],
+            direction=study_identity["direction"],
             load_if_exists=True,
             **parts,
         )
@@ -177,10 +177,10 @@ def open_study(place: str, folder: Path, given: Mapping[str, Any], **parts: Any)
             reason = f"needs {driver(error)}"
         shown = without_password(place)
         raise UserError(f"storage={shown}: {reason} (give a path of a journal file, or a database URL)") from error
-    refuse_other(study.user_attrs.get("identity", {}), given, place)
-    study.set_user_attr("identity", given)
+    refuse_other(study.user_attrs.get("identity", {}), study_identity, place)
+    study.set_user_attr("identity", study_identity)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(file, given)
+    write_json(file, study_identity)
     return study
 
 
@@ -238,7 +238,7 @@ def describe(trial: FrozenTrial) -> list[str]:
         "–" if value is None else f"{value:.4g}",
         str(max(steps)) if steps else "–",
         "–" if seconds is None else f"{seconds:.0f}",
-        ", ".join(f"{key}={short(given)}" for key, given in trial.params.items()),
+        ", ".join(f"{key}={short(value)}" for key, value in trial.params.items()),
         trial.user_attrs.get("reason", ""),
     ]
 

@@ -142,8 +142,8 @@ def _told(logger: str, *errors: type[Exception], hint: str = "") -> Iterator[Non
     try:
         yield
     except errors as error:
-        said = " ".join(str(error).split())[:400].rstrip(".") or type(error).__name__
-        raise UserError(f"logger.{logger}: {said}{hint}") from error
+        message = " ".join(str(error).split())[:400].rstrip(".") or type(error).__name__
+        raise UserError(f"logger.{logger}: {message}{hint}") from error
 
 
 class WandbLogger(Logger):

@@ -111,11 +111,11 @@ class ELBO(nn.Module):
         latent, odd = divmod(outputs.shape[-1] - size, 2)
         if odd or latent < 1:
             raise ValueError("it takes a reconstruction, means and log-variances side by side; network=vae gives them")
-        said, mean, log_variance = outputs.split([size, latent, latent], -1)
+        reconstruction, mean, log_variance = outputs.split([size, latent, latent], -1)
         if self.likelihood == "bernoulli":
-            distance = F.binary_cross_entropy_with_logits(said, target, reduction="none").sum(-1)
+            distance = F.binary_cross_entropy_with_logits(reconstruction, target, reduction="none").sum(-1)
         else:
-            distance = F.mse_loss(said, target, reduction="none").sum(-1) / 2
+            distance = F.mse_loss(reconstruction, target, reduction="none").sum(-1) / 2
         divergence = -(1 + log_variance - mean.square() - log_variance.exp()).sum(-1) / 2
         return (distance + self.beta * divergence).mean()
 

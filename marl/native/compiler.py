@@ -88,16 +88,16 @@ def compile_library(source: str, options: Sequence[str] = FLAGS) -> Path:
 
 
 def _compile(source: str, key: str, gxx: str, options: Sequence[str]) -> Path:
-    said = ""
+    message = ""
     with tempfile.TemporaryDirectory(dir=cache.cache_folder(), prefix=cache.BUILDING) as folder:
         code, built = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
         code.write_text(source)
         for flags in _variants():
-            status, said = _run([gxx, *options, f"-I{SIMD.parent}", str(code), "-o", str(built), *flags])
+            status, message = _run([gxx, *options, f"-I{SIMD.parent}", str(code), "-o", str(built), *flags])
             if status == 0 and _loads(built):
                 return cache.keep(built.read_bytes(), key, ".so")
-            said = said or "the library does not load"
-    raise CannotCompile(f"{gxx} failed: {said}")
+            message = message or "the library does not load"
+    raise CannotCompile(f"{gxx} failed: {message}")
 
 
 def _run(command: list[str]) -> tuple[int, str]:

@@ -34,14 +34,14 @@ def cache_folder() -> Path:
 
 
 @functools.lru_cache(maxsize=64)
-def _usable(wanted: str) -> Path:
+def _usable(setting: str) -> Path:
     try:
-        folder = Path(wanted) if wanted else Path.home() / ".cache" / "marl_kernels"
+        folder = Path(setting) if setting else Path.home() / ".cache" / "marl_kernels"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = folder.resolve()
         reason = distrust(folder) or _write_error(folder)
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
-        folder, reason = Path(wanted or "~/.cache/marl_kernels"), getattr(error, "strerror", None) or str(error)
+        folder, reason = Path(setting or "~/.cache/marl_kernels"), getattr(error, "strerror", None) or str(error)
     if not reason:
         _sweep(folder)
         return folder

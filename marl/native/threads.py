@@ -10,9 +10,9 @@ def cores() -> int:
     """Cores that this process may use: those it is bound to, its share of them beside others of torchrun's, and no more
     than OMP_NUM_THREADS, by which launchers say how many threads a job has."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
+    limit = os.environ.get("OMP_NUM_THREADS", "")
     bound //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(bound, int(asked)) if asked.isdecimal() else bound)
+    return max(1, min(bound, int(limit)) if limit.isdecimal() else bound)
 
 
 def allow(helpers: int | None) -> None:

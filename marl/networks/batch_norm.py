@@ -18,15 +18,15 @@ class BatchNorm(nn.BatchNorm1d):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         if self.training and not self.weight.requires_grad:
-            held = self.running_mean, self.running_var, self.weight, self.bias
-            return nn.functional.batch_norm(rows, *held, training=False, eps=self.eps).reshape(x.shape)
+            parameters = self.running_mean, self.running_var, self.weight, self.bias
+            return nn.functional.batch_norm(rows, *parameters, training=False, eps=self.eps).reshape(x.shape)
         if self.training and distributed.world() > 1:
             return self._together(rows).reshape(x.shape)
         return super().forward(rows).reshape(x.shape)
 
     def _together(self, rows: Tensor) -> Tensor:
-        own = torch.cat([rows.sum(0), rows.square().sum(0), rows.new_tensor([len(rows)])])
-        total = differentiable.all_reduce(own)  # its gradient is summed over the processes too
+        sums = torch.cat([rows.sum(0), rows.square().sum(0), rows.new_tensor([len(rows)])])
+        total = differentiable.all_reduce(sums)  # its gradient is summed over the processes too
         count = total[-1]
         mean, square = (total[:-1] / count).chunk(2)
         variance = square - mean.square()

@@ -52,5 +52,5 @@ class Embedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(-len(self.in_shape))
-        found = [table(x[..., column].long()) for table, column in zip(self.tables, self.columns, strict=True)]
-        return self.mlp(torch.cat([x[..., self.rest], *found], -1))
+        embedded = [table(x[..., column].long()) for table, column in zip(self.tables, self.columns, strict=True)]
+        return self.mlp(torch.cat([x[..., self.rest], *embedded], -1))

@@ -63,7 +63,7 @@ def mlp(x: Tensor, layers: Sequence[nn.Linear], activation: str) -> Tensor:
     return _forward(x, activation, parameters, keep=False)[0]
 
 
-def _check(made: ctypes.CDLL) -> None:
+def _check(lib: ctypes.CDLL) -> None:
     """Hold the kernel against torch on a small network with ragged sizes. Raises RuntimeError."""
     generator = torch.Generator().manual_seed(0)
     sizes, rows = (5, 40, 33, 3), 71
@@ -74,8 +74,8 @@ def _check(made: ctypes.CDLL) -> None:
     parameters = [t for a, b in zip(sizes, sizes[1:], strict=False) for t in (normal(b, a) / a**0.5, normal(b))]
     x, gradient = normal(rows, sizes[0]), normal(rows, sizes[-1])
     for name, (_, function) in ACTIVATIONS.items():
-        out, kept = _forward(x, name, parameters, True, made)
-        ours = [out, *_backward(x, kept, name, parameters[::2], gradient, [True] * 7, made)]
+        out, saved = _forward(x, name, parameters, True, lib)
+        ours = [out, *_backward(x, saved, name, parameters[::2], gradient, [True] * 7, lib)]
         leaves = [t.clone().requires_grad_() for t in (x, *parameters)]
         with torch.enable_grad():
             y = leaves[0]
@@ -113,7 +113,7 @@ def _numbers(*values: int) -> ctypes.Array:
 
 
 @lru_cache(maxsize=256)
-def _shape(made: ctypes.CDLL, activation: str, rows: int, members: int, *widths: int) -> tuple[tuple, int, int]:
+def _shape(lib: ctypes.CDLL, activation: str, rows: int, members: int, *widths: int) -> tuple[tuple, int, int]:
     """What both passes are given (depth, rows, threads at most, activation, widths), and two counts of numbers.
 
     They are how much scratch both passes need, and what the forward pass keeps.
@@ -122,71 +122,71 @@ def _shape(made: ctypes.CDLL, activation: str, rows: int, members: int, *widths:
     members = members if rows * macs >= SHARED else 1
     depth, sizes = len(widths) - 1, _numbers(*widths)
     kernel_args = depth, rows, members, ACTIVATIONS[activation][0], sizes
-    return kernel_args, made.scratch_size(depth, rows, members, sizes), made.kept_size(depth, rows, sizes)
+    return kernel_args, lib.scratch_size(depth, rows, members, sizes), lib.kept_size(depth, rows, sizes)
 
 
-def _of(x: Tensor, weights: Sequence[Tensor], activation: str, made: ctypes.CDLL) -> tuple[tuple, int, int]:
+def _of(x: Tensor, weights: Sequence[Tensor], activation: str, lib: ctypes.CDLL) -> tuple[tuple, int, int]:
     """`_shape` of x [..., F] contiguous."""
     features = x.shape[-1]
     outs = [weight.size(0) for weight in weights]
-    return _shape(made, activation, x.numel() // features, threads.members(), features, *outs)
+    return _shape(lib, activation, x.numel() // features, threads.members(), features, *outs)
 
 
 def _forward(
-    x: Tensor, activation: str, parameters: Sequence[Tensor], keep: bool, made: ctypes.CDLL | None = None
+    x: Tensor, activation: str, parameters: Sequence[Tensor], keep: bool, lib: ctypes.CDLL | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Result, and with `keep` what the backward pass needs of the hidden layers."""
-    made = made or kernel()
+    lib = lib or kernel()
     weights, biases = parameters[::2], parameters[1::2]
-    kernel_args, scratch, kept = _of(x, weights, activation, made)
+    kernel_args, scratch, saved = _of(x, weights, activation, lib)
     out = x.new_empty((*x.shape[:-1], weights[-1].size(0)))
     scratch = x.new_empty(scratch)
-    kept = x.new_empty(kept) if keep else None
+    saved = x.new_empty(saved) if keep else None
     arguments = (
         *kernel_args, x.data_ptr(),
         _numbers(*[p.data_ptr() for p in weights]), _numbers(*[p.data_ptr() for p in biases]),
-        None if kept is None else kept.data_ptr(), out.data_ptr(), scratch.data_ptr(),
+        None if saved is None else saved.data_ptr(), out.data_ptr(), scratch.data_ptr(),
     )  # fmt: skip
-    library.run(made.forward, arguments, x, parameters, kept, out, scratch)
-    return out, kept
+    library.run(lib.forward, arguments, x, parameters, saved, out, scratch)
+    return out, saved
 
 
 def _backward(
     x: Tensor,
-    kept: Tensor,
+    saved: Tensor,
     activation: str,
     weights: Sequence[Tensor],
     gradient: Tensor,
     needed: Sequence[bool],
-    made: ctypes.CDLL | None = None,
+    lib: ctypes.CDLL | None = None,
 ) -> list[Tensor | None]:
     """Gradients of x, then of weight and bias of each layer; None where they are not `needed`."""
-    made = made or kernel()
-    kernel_args, scratch, _ = _of(x, weights, activation, made)
+    lib = lib or kernel()
+    kernel_args, scratch, _ = _of(x, weights, activation, lib)
     scratch = x.new_empty(scratch)
     shapes = [x.shape, *[shape for weight in weights for shape in (weight.shape, weight.shape[:1])]]
-    gradients = [x.new_empty(shape) if wanted else None for shape, wanted in zip(shapes, needed, strict=True)]
+    gradients = [x.new_empty(shape) if is_needed else None for shape, is_needed in zip(shapes, needed, strict=True)]
     pointers = [0 if g is None else g.data_ptr() for g in gradients]
     arguments = (
-        *kernel_args, x.data_ptr(), _numbers(*[w.data_ptr() for w in weights]), kept.data_ptr(), gradient.data_ptr(),
+        *kernel_args, x.data_ptr(), _numbers(*[w.data_ptr() for w in weights]), saved.data_ptr(), gradient.data_ptr(),
         _numbers(*pointers[1::2]), _numbers(*pointers[2::2]), pointers[0], scratch.data_ptr(),
     )  # fmt: skip
-    library.run(made.backward, arguments, x, weights, kept, gradient, gradients, scratch)
+    library.run(lib.backward, arguments, x, weights, saved, gradient, gradients, scratch)
     return gradients
 
 
 class _MLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, activation: str, *parameters: Tensor) -> Tensor:
-        out, kept = _forward(x, activation, parameters, keep=True)
+        out, saved = _forward(x, activation, parameters, keep=True)
         ctx.activation = activation
-        ctx.save_for_backward(x, kept, *parameters[::2])
+        ctx.save_for_backward(x, saved, *parameters[::2])
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple:
-        x, kept, *weights = ctx.saved_tensors
+        x, saved, *weights = ctx.saved_tensors
         needed = [ctx.needs_input_grad[0], *ctx.needs_input_grad[2:]]
-        by_x, *others = _backward(x, kept, ctx.activation, weights, gradient.contiguous(), needed)
+        by_x, *others = _backward(x, saved, ctx.activation, weights, gradient.contiguous(), needed)
         return (by_x, None, *others)

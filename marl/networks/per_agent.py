@@ -14,8 +14,8 @@ class PerAgent(nn.Module):
 
     forward: float [..., A, *in_shape] → float [..., A, out_features].
     unroll: the same of networks with a memory (`memory_size` > 0, see `marl.networks.recurrent`).
-    `networks` holds the 1 or A networks, so that both kinds of checkpoint are read alike. Shared, it may be a network
-    that reads the whole team (`marl.networks.team`); UserError where there would be one of those per agent.
+    `networks` holds the 1 or A networks, so that both kinds of checkpoint are read identically. Shared, it may be a
+    network that reads the whole team (`marl.networks.team`); UserError where there would be one of those per agent.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class PerAgent(nn.Module):
             return self.networks[0](x)
         inputs = x.unbind(self._agent_dim)
         if only is not None:
-            own = self.networks[only](inputs[only])
-            nothing = torch.zeros_like(own)
-            return torch.stack([own if i == only else nothing for i in range(self.n_agents)], dim=-2)
+            output = self.networks[only](inputs[only])
+            nothing = torch.zeros_like(output)
+            return torch.stack([output if i == only else nothing for i in range(self.n_agents)], dim=-2)
         return torch.stack([network(a) for network, a in zip(self.networks, inputs, strict=True)], dim=-2)
 
     def unroll(
@@ -57,13 +57,13 @@ class PerAgent(nn.Module):
         """
         if self.shared:
             return self.networks[0](x, memory, start)
-        given = zip(self.networks, x.unbind(-2), memory.unbind(-2), strict=True)
+        agents = zip(self.networks, x.unbind(-2), memory.unbind(-2), strict=True)
         if only is not None:
-            network, own, kept = list(given)[only]
-            out, after = network(own, kept, start)
+            network, agent_x, agent_memory = list(agents)[only]
+            out, after = network(agent_x, agent_memory, start)
             none = torch.zeros_like(out), torch.zeros_like(after)
-            made = [(out, after) if i == only else none for i in range(self.n_agents)]
+            results = [(out, after) if i == only else none for i in range(self.n_agents)]
         else:
-            made = [network(own, kept, start) for network, own, kept in given]
-        outputs, memories = zip(*made, strict=True)
+            results = [network(agent_x, agent_memory, start) for network, agent_x, agent_memory in agents]
+        outputs, memories = zip(*results, strict=True)
         return torch.stack(outputs, -2), torch.stack(memories, -2)

@@ -22,7 +22,7 @@ from marl.networks.common import (
 
 
 class Cells(nn.Module):
-    """`layers` recurrent cells on top of each other, stepped one by one so that any row can begin anew at any step.
+    """`layers` recurrent cells on top of each other, stepped one by one so that any row can restart at any step.
 
     forward: float [L, N, F], memory [N, M], start bool [L, N] or None → outputs [L, N, hidden] of the last layer and
     the memory after each step [L, N, M]. The memory holds the layers' h, the first layer's first, then (LSTM) their c:

@@ -217,10 +217,10 @@ class Graph(Team):
         edge, weight = self.edges_of(x)
         h = self.act(self.embed(x))
         for layer, update in enumerate(self.updates):
-            said = self.mine[layer](h).unsqueeze(-2) + self.theirs[layer](h).unsqueeze(-3)  # [..., i, j, W]
+            messages = self.mine[layer](h).unsqueeze(-2) + self.theirs[layer](h).unsqueeze(-3)  # [..., i, j, W]
             if edge is not None:
-                said = said + self.edges[layer](edge)
-            heard = (self.act(said) * weight.unsqueeze(-1)).sum(-2)
+                messages = messages + self.edges[layer](edge)
+            heard = (self.act(messages) * weight.unsqueeze(-1)).sum(-2)
             h = h + self.act(update(torch.cat([h, heard], -1)))
         return h
 

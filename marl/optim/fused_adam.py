@@ -47,10 +47,10 @@ class FusedAdamStep:
         """Clip, step and give the norm of all gradients, on the device; None where torch has to do it."""
         return self.by(functions())
 
-    def by(self, made: ctypes.CDLL | None) -> Tensor | None:
+    def by(self, lib: ctypes.CDLL | None) -> Tensor | None:
         """As a call, with this library."""
         gradients = [p.grad for p in self.parameters]
-        if made is None or not self._simple() or not all(map(_ordinary, gradients)):
+        if lib is None or not self._simple() or not all(map(_ordinary, gradients)):
             return None
         if self.optimizer.state is not self.state and not self._find():
             return None
@@ -60,20 +60,20 @@ class FusedAdamStep:
             self.at, self.where = at, (pointers(*at[: len(gradients)]), pointers(*at[len(gradients) :]))
         total = self.norms.new_empty(())
         results = self.norms.data_ptr(), total.data_ptr()
-        made.step(*self.kernel_args, self.rates, self.most, *self.where, *self.moments, *results)
+        lib.step(*self.kernel_args, self.rates, self.most, *self.where, *self.moments, *results)
         return total
 
     def _simple(self) -> bool:
         """Take over the groups' rates; whether they are plain numbers and no hook waits for a step."""
-        own = self.optimizer
-        if own._optimizer_step_pre_hooks or own._optimizer_step_post_hooks:
+        adam = self.optimizer
+        if adam._optimizer_step_pre_hooks or adam._optimizer_step_post_hooks:
             return False
         if optimizer._global_optimizer_pre_hooks or optimizer._global_optimizer_post_hooks:
             return False
-        for i, group in enumerate(own.param_groups):
+        for i, group in enumerate(adam.param_groups):
             if isinstance(group["lr"], Tensor) or any(group.get(key, want) is not want for key, want in NEEDED.items()):
                 return False
-            decoupled = group.get("decoupled_weight_decay", isinstance(own, AdamW))
+            decoupled = group.get("decoupled_weight_decay", isinstance(adam, AdamW))
             self.rates[6 * i : 6 * i + 6] = (
                 *(group["lr"], *group["betas"], group["eps"], group["weight_decay"]),
                 float(decoupled),
@@ -111,26 +111,26 @@ def _ordinary(tensor: Tensor | None) -> bool:
     return tensor.layout is torch.strided and tensor.is_contiguous()
 
 
-def _check(made: ctypes.CDLL) -> None:
+def _check(lib: ctypes.CDLL) -> None:
     """Hold a few steps against torch's. Raises RuntimeError."""
     generator = torch.Generator().manual_seed(0)
-    own, theirs = ([nn.Parameter(torch.ones(n)) for n in (3, 40)] for _ in range(2))
-    ours = FusedAdamStep(Adam(own, fused=True), [own], 0.5)
+    params, theirs = ([nn.Parameter(torch.ones(n)) for n in (3, 40)] for _ in range(2))
+    ours = FusedAdamStep(Adam(params, fused=True), [params], 0.5)
     other = Adam(theirs, fused=True)
     for turn in range(3):
-        for a, b in zip(own, theirs, strict=True):
+        for a, b in zip(params, theirs, strict=True):
             a.grad = torch.randn(a.shape, generator=generator)
             b.grad = a.grad.clone()
         norm = nn.utils.clip_grad_norm_(theirs, 0.5)
         other.step()
         if not turn:
-            nn.utils.clip_grad_norm_(own, 0.5)
+            nn.utils.clip_grad_norm_(params, 0.5)
             ours.optimizer.step()
             continue
-        found = ours.by(made)
-        if found is None or not torch.allclose(found, norm):
+        fused_norm = ours.by(lib)
+        if fused_norm is None or not torch.allclose(fused_norm, norm):
             raise RuntimeError("its norms differ from torch's")
-    if not all(torch.allclose(a, b, rtol=1e-5) for a, b in zip(own, theirs, strict=True)):
+    if not all(torch.allclose(a, b, rtol=1e-5) for a, b in zip(params, theirs, strict=True)):
         raise RuntimeError("its steps differ from torch's")
 
 

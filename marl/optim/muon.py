@@ -17,8 +17,8 @@ class MuonAdamW(Optimizer):
     def __init__(self, groups: list[dict[str, Any]], lr: float, **kwargs: Any) -> None:
         split = ([], [])
         for group in groups:
-            for others, wanted in ((0, True), (1, False)):
-                params = [p for p in group["params"] if (p.dim() == 2) == wanted]
+            for others, is_matrix in ((0, True), (1, False)):
+                params = [p for p in group["params"] if (p.dim() == 2) == is_matrix]
                 if params:
                     split[others].append({**group, "params": params})
         kwargs.setdefault("adjust_lr_fn", "match_rms_adamw")

@@ -86,12 +86,12 @@ class Comparison:
         """The sentence on runs that have no figure of the metric's name."""
         names = sorted({name for run in lacking for name in run.curves})
         more = f" (likewise {len(lacking) - 1} more)" if len(lacking) > 1 else ""
-        said = f"metric={self.metric}: {_named(lacking[0])} has no such figure{more}"
+        message = f"metric={self.metric}: {_named(lacking[0])} has no such figure{more}"
         having = [run for run in self.runs if self.metric in run.curves]
         if not having:
-            return f"{said}{closest(self.metric, names)} (there are {', '.join(names[:20])})"
+            return f"{message}{closest(self.metric, names)} (there are {', '.join(names[:20])})"
         kinds = {(run.environment, run.task) for run in having} & {(run.environment, run.task) for run in lacking}
-        return f"{said} but {', '.join(names[:20])}, and {_named(having[0])} has it: " + (
+        return f"{message} but {', '.join(names[:20])}, and {_named(having[0])} has it: " + (
             "leave out the runs without it" if kinds else "runs of different kinds, which need a report each"
         )
 

@@ -31,8 +31,8 @@ def ratings(pairs: np.ndarray, scores: np.ndarray, games: np.ndarray, players: i
     """
     logit, (first, second) = np.zeros(players), np.asarray(pairs).T
     for _ in range(50):
-        p, own = expected(SCALE * (logit[first] - logit[second])), expected(SCALE * logit)
-        gradient, curvature = DRAWS * (0.5 - own), np.diag(DRAWS * own * (1 - own))
+        p, prior = expected(SCALE * (logit[first] - logit[second])), expected(SCALE * logit)
+        gradient, curvature = DRAWS * (0.5 - prior), np.diag(DRAWS * prior * (1 - prior))
         pull, weight = games * (scores - p), games * p * (1 - p)
         np.add.at(gradient, first, pull)
         np.add.at(gradient, second, -pull)

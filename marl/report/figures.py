@@ -85,14 +85,14 @@ def axis(comparison: Comparison, over: str) -> str:
     return "environment frames" if comparison.unit == "frames" else comparison.unit
 
 
-def lines(axes: Axes, comparison: Comparison, found: Mapping[str, Curve]) -> None:
+def lines(axes: Axes, comparison: Comparison, by_algorithm: Mapping[str, Curve]) -> None:
     """Lines with their bands."""
-    for algorithm, curve in found.items():
+    for algorithm, curve in by_algorithm.items():
         style = look(comparison, algorithm)
         axes.plot(curve.x, curve.value, label=f"{algorithm} ({curve.runs} runs)", **style)
         if np.isfinite(curve.low).any():
             axes.fill_between(curve.x, curve.low, curve.high, color=style["color"], alpha=0.18, linewidth=0)
-    if not found:
+    if not by_algorithm:
         axes.text(0.5, 0.5, "not recorded", ha="center", va="center", transform=axes.transAxes, color="grey")
 
 
@@ -181,10 +181,10 @@ def parts(comparison: Comparison, task: str) -> Figure | None:
         return None
     figure = Figure(figsize=((4 + room(algorithms, 40)) * len(algorithms), 3), layout="constrained")
     panels = figure.subplots(1, len(algorithms), sharey=True, squeeze=False)[0]
-    found = {name: comparison.curves(task, "units", name) for name in names}
+    by_name = {name: comparison.curves(task, "units", name) for name in names}
     for axes, algorithm in zip(panels, algorithms, strict=True):
         for i, name in enumerate(names):
-            curve = found[name].get(algorithm)
+            curve = by_name[name].get(algorithm)
             if curve is not None:
                 label = name.removesuffix("/episode_return")
                 axes.plot(curve.x, curve.value, label=label, color=COLOURS[i % len(COLOURS)])

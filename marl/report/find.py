@@ -86,20 +86,20 @@ def tell_apart(runs: Sequence[Run], imported: str | None = None) -> None:
     for run in runs:
         if not run.settings and (imported or run.algorithm in ours):
             run.algorithm += f" ({imported or 'imported'})"
-    for own, name in ((False, "algorithm"), (True, "task")):
+    for of_env, name in ((False, "algorithm"), (True, "task")):
         together = defaultdict(list)
         for run in runs:
             together[run.algorithm, run.environment, run.task].append(run)
         for group in together.values():
-            keys = dict.fromkeys(key for run in group for key in run.settings if key.startswith("env.") == own)
+            keys = dict.fromkeys(key for run in group for key in run.settings if key.startswith("env.") == of_env)
             varied = [key for key in keys if len({run.settings.get(key) for run in group}) > 1]
             variants: dict[str, int] = {}
             for run in group if varied else []:
-                said = " ".join(f"{key.rpartition('.')[2]}={run.settings.get(key, 'unset')}" for key in varied)
-                number = variants.setdefault(said, len(variants) + 1)
-                if len(said) > LONG:
-                    run.variant, said = said, f"variant {number}"
-                setattr(run, name, f"{getattr(run, name)} {said}".replace(",", ";"))
+                variant = " ".join(f"{key.rpartition('.')[2]}={run.settings.get(key, 'unset')}" for key in varied)
+                number = variants.setdefault(variant, len(variants) + 1)
+                if len(variant) > LONG:
+                    run.variant, variant = variant, f"variant {number}"
+                setattr(run, name, f"{getattr(run, name)} {variant}".replace(",", ";"))
     taken = set()
     for run in runs:
         while (run.algorithm, run.environment, run.task, run.seed) in taken:

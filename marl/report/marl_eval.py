@@ -35,14 +35,14 @@ def _steps(run: dict) -> list[dict]:
     return [value for _, value in sorted(steps, key=lambda pair: int(pair[0]))]
 
 
-def read(found: dict, source: str) -> list[Run]:
+def read(environments: dict, source: str) -> list[Run]:
     """The runs of a file's `content`.
 
     `absolute_metrics` count only where they hold more episodes than a step does: BenchMARL puts there the largest
     return of any single episode, which is not the absolute metric.
     """
     runs = []
-    for environment, tasks in found.items():
+    for environment, tasks in environments.items():
         for task, algorithms in tasks.items():
             for algorithm, seeds in algorithms.items():
                 for place, (name, run) in enumerate(seeds.items()):

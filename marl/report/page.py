@@ -25,7 +25,7 @@ SECTIONS = {  # figures and tables by the beginnings of their names, in reading 
 
 def facts(comparison: Comparison, left_out: Sequence[str]) -> list[str]:
     """What a reader has to know of the comparison, in sentences."""
-    said = [
+    sentences = [
         f"{len(comparison.runs)} runs: {len(comparison.algorithms)} algorithms ({', '.join(comparison.algorithms)}) "
         f"on {len(comparison.tasks)} tasks ({', '.join(comparison.tasks)}).",
         {
@@ -38,24 +38,25 @@ def facts(comparison: Comparison, left_out: Sequence[str]) -> list[str]:
     ]
     few = sorted({f"{a} on {t}" for (a, t), runs in comparison.groups.items() if len(runs) < 5})
     if few:
-        said.append(f"Fewer than 5 runs, so that intervals are rough and too narrow: {', '.join(few)}.")
+        sentences.append(f"Fewer than 5 runs, so that intervals are rough and too narrow: {', '.join(few)}.")
     apart = [a for a in comparison.algorithms if a not in comparison.complete]
     if apart:
-        said.append(f"Left out of what is said over all tasks, since they did not run on each: {', '.join(apart)}.")
+        names = ", ".join(apart)
+        sentences.append(f"Left out of what is said over all tasks, since they did not run on each: {names}.")
     variants = {f"{run.algorithm} on {run.task}": run.variant for run in comparison.runs if run.variant}
-    said += [f"{name}: {variant[:500]}." for name, variant in variants.items()]
-    return said + [f"Left out: {sentence}." for sentence in left_out]
+    sentences += [f"{name}: {variant[:500]}." for name, variant in variants.items()]
+    return sentences + [f"Left out: {sentence}." for sentence in left_out]
 
 
-def html(title: str, said: Sequence[str], drawn: Mapping[str, Figure], made: Mapping[str, Table]) -> str:
+def html(title: str, sentences: Sequence[str], drawn: Mapping[str, Figure], content: Mapping[str, Table]) -> str:
     """The page."""
-    body = ["<ul>", *(f"<li>{escape(sentence)}</li>" for sentence in said), "</ul>"]
+    body = ["<ul>", *(f"<li>{escape(sentence)}</li>" for sentence in sentences), "</ul>"]
     for heading, (start, hint) in SECTIONS.items():
         images = [_image(name, figure) for name, figure in drawn.items() if name.startswith(start)]
-        grids = [_grid(table) for name, table in made.items() if name.startswith(start)]
+        grids = [_grid(table) for name, table in content.items() if name.startswith(start)]
         if images or grids:
             body += [f"<h2>{escape(heading)}</h2>", f"<p>{escape(hint)}</p>" if hint else "", *images, *grids]
-    body += ["<h2>Normalisation</h2>", _grid(made["limits"])]
+    body += ["<h2>Normalisation</h2>", _grid(content["limits"])]
     return TEMPLATE.read_text().replace("{{title}}", escape(title)).replace("{{body}}", "\n".join(body))
 
 
@@ -76,12 +77,12 @@ def _grid(table: Table) -> str:
     return f"<div class=wide><table><caption>{escape(table.caption)}</caption>{inside}</table></div>"
 
 
-def markdown(title: str, said: Sequence[str], drawn: Mapping[str, Figure], made: Mapping[str, Table]) -> str:
+def markdown(title: str, sentences: Sequence[str], drawn: Mapping[str, Figure], content: Mapping[str, Table]) -> str:
     """The same for a repository or a wiki; figures lie in `figures/`."""
-    lines = [f"# {title}", "", *(f"- {sentence}" for sentence in said), ""]
+    lines = [f"# {title}", "", *(f"- {sentence}" for sentence in sentences), ""]
     for heading, (start, hint) in {**SECTIONS, "Normalisation": ("limits", "")}.items():
         images = [f"![{name}](figures/{name}.png)\n" for name in drawn if name.startswith(start)]
-        grids = [f"{table.caption}\n\n{table.markdown()}" for name, table in made.items() if name.startswith(start)]
+        grids = [f"{table.caption}\n\n{table.markdown()}" for name, table in content.items() if name.startswith(start)]
         if images or grids:
             lines += [f"## {heading}", "", *([hint, ""] if hint else []), *images, *grids]
     return "\n".join(lines)
@@ -91,10 +92,10 @@ def write(out: Path, title: str, comparison: Comparison, left_out: Sequence[str]
     """Write report.html, report.md, figures/*.png and *.pdf, tables/*.md, *.tex and *.csv; returns what was written."""
     drawn = figures.draw(comparison)
     content = {**tables.make(comparison), "limits": tables.limits(comparison)}
-    said = facts(comparison, left_out)
+    sentences = facts(comparison, left_out)
     written = {
-        "report.html": html(title, said, drawn, content),
-        "report.md": markdown(title, said, drawn, content),
+        "report.html": html(title, sentences, drawn, content),
+        "report.md": markdown(title, sentences, drawn, content),
     }
     for name, table in content.items():
         for ending, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.csv())):

@@ -45,59 +45,60 @@ def benchmarl_sized(what: str, task: str, num_envs: int, steps: int, minibatch: 
             *more)  # fmt: skip
 
 
-def rollouts(own: sides.Side, peer: sides.Side, rounds: int, seconds: float) -> tuple[list[float], list[float]]:
+def rollouts(our_side: sides.Side, peer: sides.Side, rounds: int, seconds: float) -> tuple[list[float], list[float]]:
     """Seconds of a rollout on both sides; ours is the mean of three, which it takes less time for than a peer's one."""
-    asked = {"ours": lambda: own.ask(times=3)["collect_s"], "peer": lambda: peer.ask()["collect_s"]}
-    taken = alternate(asked, rounds, Clock(seconds))
+    calls = {"ours": lambda: our_side.ask(times=3)["collect_s"], "peer": lambda: peer.ask()["collect_s"]}
+    taken = alternate(calls, rounds, Clock(seconds))
     return taken["ours"], taken["peer"]
 
 
 def collection(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
     """100 steps of policy (256x256 tanh), sampling, simulation, auto-reset and storing, against BenchMARL's."""
     steps = 10 if options.quick else 100
-    wanted = [("balance", 60), ("balance", 600)]
-    wanted += [(name, 600) for name in ("navigation", "simple_spread", "transport", "sampling", "football")]
-    wanted = [("balance", 8)] if options.quick else wanted
-    for scenario, num_envs in wanted:
+    sizes_run = [("balance", 60), ("balance", 600)]
+    sizes_run += [(name, 600) for name in ("navigation", "simple_spread", "transport", "sampling", "football")]
+    sizes_run = [("balance", 8)] if options.quick else sizes_run
+    for scenario, num_envs in sizes_run:
         steps = 50 if scenario == "football" else steps  # the slowest; its episodes of 500 steps end in neither
         sizes = (scenario, num_envs, steps, num_envs * steps, options.device)
         peer = sides.benchmarl(options.peers, *benchmarl_sized("collect", *sizes))
-        own = sides.ours("collect", *ours_sized(*sizes))
-        with sides.together(peer, own):
-            ours, theirs = rollouts(own, peer, options.rounds, seconds / len(wanted))
+        our_side = sides.ours("collect", *ours_sized(*sizes))
+        with sides.together(peer, our_side):
+            ours, theirs = rollouts(our_side, peer, options.rounds, seconds / len(sizes_run))
         yield compared(f"collection/{scenario}/{num_envs}", f"{scenario}, {num_envs:,} environments", "BenchMARL",
-                       f"s per {steps} steps", ours, theirs, path=own.ready["path"])  # fmt: skip
+                       f"s per {steps} steps", ours, theirs, path=our_side.ready["path"])  # fmt: skip
 
 
 def torchrl(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
     """The same on balance against TorchRL's own collector over its own VMAS wrapper."""
     steps = 10 if options.quick else 100
-    wanted = (8,) if options.quick else (60, 600)
-    for num_envs in wanted:
+    env_counts = (8,) if options.quick else (60, 600)
+    for num_envs in env_counts:
         peer = sides.torchrl("--envs", num_envs, "--steps", steps, "--device", options.device,
                              "--scenario-kwargs", json.dumps(BALANCE))  # fmt: skip
         sizes = ("balance", num_envs, steps, num_envs * steps, options.device)
-        own = sides.ours("collect", *ours_sized(*sizes))
-        with sides.together(peer, own):
-            ours, theirs = rollouts(own, peer, options.rounds, seconds / len(wanted))
+        our_side = sides.ours("collect", *ours_sized(*sizes))
+        with sides.together(peer, our_side):
+            ours, theirs = rollouts(our_side, peer, options.rounds, seconds / len(env_counts))
         yield compared(f"torchrl/balance/{num_envs}", f"balance, {num_envs:,} environments", "TorchRL's collector",
-                       f"s per {steps} steps", ours, theirs, path=own.ready["path"])  # fmt: skip
+                       f"s per {steps} steps", ours, theirs, path=our_side.ready["path"])  # fmt: skip
 
 
 def iterations(
-    own: sides.Side, peer: sides.Side, times: int, rounds: int, clock: Clock, warm_up: int
+    our_side: sides.Side, peer: sides.Side, times: int, rounds: int, clock: Clock, warm_up: int
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Seconds of an iteration of both sides (means of `times` in a row); medians of their stages, where they tell."""
-    told: dict[str, list[dict]] = {"ours": [], "peer": []}
+    replies: dict[str, list[dict]] = {"ours": [], "peer": []}
 
     def ask(name: str, side: sides.Side) -> float:
-        told[name].append(side.ask(times=times))
-        return told[name][-1]["iteration_s"]
+        replies[name].append(side.ask(times=times))
+        return replies[name][-1]["iteration_s"]
 
-    taken = alternate({"ours": lambda: ask("ours", own), "peer": lambda: ask("peer", peer)}, rounds, clock, warm_up)
+    calls = {"ours": lambda: ask("ours", our_side), "peer": lambda: ask("peer", peer)}
+    taken = alternate(calls, rounds, clock, warm_up)
     stages = {
         f"{name}_{stage}_s": statistics.median(answer[f"{stage}_s"] for answer in answers[warm_up:])
-        for name, answers in told.items()
+        for name, answers in replies.items()
         for stage in ("collect", "update")
         if f"{stage}_s" in answers[-1]
     }
@@ -110,9 +111,9 @@ def end_to_end(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
     sizes = ("balance", num_envs, steps, minibatch, options.device)
     for epochs, share, warm_up in ((45, 0.8, 0), (5, 0.2, 1)):
         peer = sides.benchmarl(options.peers, *benchmarl_sized("train", *sizes), "--epochs", epochs)
-        own = sides.ours("train", *ours_sized(*sizes, f"algo.epochs={epochs}"))
-        with sides.together(peer, own):
-            taken, more = iterations(own, peer, 1, options.rounds, Clock(seconds * share), warm_up)
+        our_side = sides.ours("train", *ours_sized(*sizes, f"algo.epochs={epochs}"))
+        with sides.together(peer, our_side):
+            taken, more = iterations(our_side, peer, 1, options.rounds, Clock(seconds * share), warm_up)
         yield compared(f"end_to_end/{epochs}", f"balance, {num_envs * steps:,} frames, {epochs} epochs", "BenchMARL",
                        "s per iteration", taken["ours"], taken["peer"], **more)  # fmt: skip
 
@@ -121,13 +122,13 @@ def jax_ippo(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
     """IPPO on simple_spread at the default shapes of JaxMARL's baseline, all of it jitted there."""
     times = 1 if options.quick else 10
     peer = sides.jaxmarl(options.peers, "ippo")
-    own = sides.ours("train", *JAX_SHAPES)
-    with sides.together(peer, own):
-        taken, more = iterations(own, peer, times, options.rounds, Clock(seconds), 1)
-    rates = {name: own.ready["frames"] / statistics.median(values) for name, values in taken.items()}
+    our_side = sides.ours("train", *JAX_SHAPES)
+    with sides.together(peer, our_side):
+        taken, more = iterations(our_side, peer, times, options.rounds, Clock(seconds), 1)
+    rates = {name: our_side.ready["frames"] / statistics.median(values) for name, values in taken.items()}
     yield compared("jax_ippo", "simple_spread, 16 x 128 frames, 4 epochs x 4 minibatches, 64x64", "JaxMARL's IPPO",
                    "s per iteration", taken["ours"], taken["peer"], ours_frames_per_s=rates["ours"],
-                   theirs_frames_per_s=rates["peer"], **more, path=own.ready["path"])  # fmt: skip
+                   theirs_frames_per_s=rates["peer"], **more, path=our_side.ready["path"])  # fmt: skip
 
 
 def train_to_target(seed: int, target: float) -> tuple[float, dict]:

@@ -17,9 +17,9 @@ def cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    found = dict(map(str.strip, line.split(":", 1)) for line in lines[: lines.index("")] if ":" in line)
-    name = found.get("model name", platform.machine())
-    return f"{name} (family {found['cpu family']}, model {found['model']})" if "cpu family" in found else name
+    fields = dict(map(str.strip, line.split(":", 1)) for line in lines[: lines.index("")] if ":" in line)
+    name = fields.get("model name", platform.machine())
+    return f"{name} (family {fields['cpu family']}, model {fields['model']})" if "cpu family" in fields else name
 
 
 def cores() -> int:

@@ -26,10 +26,10 @@ class Target:
         def reached(bar: float) -> bool:
             return value <= bar if self.most else value >= bar
 
-        told = "aim met" if reached(self.aim) else "met" if reached(self.least) else "**missed**"
-        if row.get("bound") and told == "**missed**":
+        verdict = "aim met" if reached(self.aim) else "met" if reached(self.least) else "**missed**"
+        if row.get("bound") and verdict == "**missed**":
             return "open: the peer's run was cut short"
-        return told
+        return verdict
 
 
 OTHERS = ("navigation", "simple_spread", "transport", "sampling", "football")
@@ -147,13 +147,13 @@ def markdown(results: dict, about_cases: dict[str, str]) -> str:
              targets(rows, results["machine"]["device"])]  # fmt: skip
     for name, case in cases.items():
         parts += [f"### {name}", about_cases.get(name, "")]
-        own = f", {when(case['machine'])}" if case["machine"] != results["machine"] else ""
+        date = f", {when(case['machine'])}" if case["machine"] != results["machine"] else ""
         two, one = ([r for r in case["rows"] if ("ratio" in r) == both] for both in (True, False))
         parts += [f"![{name}]({case['picture']})"] if case.get("picture") else []
         parts += [comparisons(two)] if two else []
         parts += [figures(one)] if one else []
         parts += [f"Not complete: {case['error']}."] if case.get("error") else []
-        parts.append(f"Took {case['seconds']:.0f} s, load before {case['load']}{own}.")
+        parts.append(f"Took {case['seconds']:.0f} s, load before {case['load']}{date}.")
     return "\n\n".join(part for part in parts if part)
 
 

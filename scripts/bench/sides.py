@@ -36,12 +36,12 @@ class Side:
     def __init__(self, python: str | Path, script: str, *arguments: object, environment: dict[str, str] | None = None):
         self.name = script
         self.folder = tempfile.TemporaryDirectory(prefix="benchmark_")
-        self.told = open(Path(self.folder.name) / "stderr", "w+")
+        self.stderr = open(Path(self.folder.name) / "stderr", "w+")
         self.began = time.perf_counter()
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         self.process = subprocess.Popen(
             [str(python), str(PEERS / script), *map(str, arguments)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.told, text=True, bufsize=1,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, text=True, bufsize=1,
             cwd=self.folder.name, env={**os.environ, "PYTHONPATH": path, **(environment or {})},
         )  # fmt: skip
         self.answers: queue.Queue[str | None] = queue.Queue()
@@ -72,8 +72,8 @@ class Side:
         except queue.Empty:
             raise SideError(f"{self.name} said nothing for {patience:.0f} s") from None
         if line is None:
-            self.told.seek(0)
-            last = [text for text in self.told.read().splitlines() if text.strip()][-3:]
+            self.stderr.seek(0)
+            last = [text for text in self.stderr.read().splitlines() if text.strip()][-3:]
             raise SideError(f"{self.name} ended (exit code {self.process.wait()}): {' / '.join(last)}")
         return json.loads(line)
 
@@ -95,7 +95,7 @@ class Side:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.told.close()
+        self.stderr.close()
         self.folder.cleanup()
 
 

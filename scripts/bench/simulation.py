@@ -38,7 +38,7 @@ def raw(scenario: str, num_envs: int, device: str, kwargs: dict):
 
 
 class Stepper:
-    """Our environment under pre-drawn actions: `into` steps into buffers as the rollout does, `step` returns anew."""
+    """Our environment under pre-drawn actions: `into` steps into buffers as rollouts do, `step` returns new tensors."""
 
     def __init__(self, env: VmasEnv, steps: int = EPISODE):
         self.env, self.steps = env, steps
@@ -121,12 +121,12 @@ def against_vmas(name: str, num_envs: int, options: argparse.Namespace, seconds:
 def simulation(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
     """Balance at several numbers of environments, the other scenarios at one."""
     counts = (4, 8) if options.quick else (60, 600, 6000)
-    wanted = [("balance", count) for count in counts]
-    wanted += [(name, counts[1]) for name in SCENARIOS if name != "balance" and not options.quick]
+    sizes_run = [("balance", count) for count in counts]
+    sizes_run += [(name, counts[1]) for name in SCENARIOS if name != "balance" and not options.quick]
     if options.device.startswith("cuda"):
-        wanted.append(("balance", 30_000))
-    for name, count in wanted:
-        yield from against_vmas(name, count, options, seconds / len(wanted))
+        sizes_run.append(("balance", 30_000))
+    for name, count in sizes_run:
+        yield from against_vmas(name, count, options, seconds / len(sizes_run))
 
 
 def against_jax(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
@@ -145,8 +145,8 @@ def against_jax(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
             options.rounds, Clock(seconds),
         )  # fmt: skip
     name = f"simple_spread, {num_envs:,} environments"
-    for how, told in (("calls", "called step by step"), ("scan", "scanned")):
-        yield compared(f"jax_step/{how}", name, f"JaxMARL's jitted step, {told}", "ms/step", taken["ours"], taken[how],
+    for how, label in (("calls", "called step by step"), ("scan", "scanned")):
+        yield compared(f"jax_step/{how}", name, f"JaxMARL's jitted step, {label}", "ms/step", taken["ours"], taken[how],
                        path=env.path)  # fmt: skip
 
 
@@ -158,15 +158,15 @@ def first_start(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
         with sides.ours(*arguments, environment={"MARL_KERNEL_CACHE": cache}) as side:
             return side.ready["seconds"]
 
-    with tempfile.TemporaryDirectory() as kept:
-        begin("auto", kept)  # fills the cache that is kept, and the file system's
+    with tempfile.TemporaryDirectory() as cache_dir:
+        begin("auto", cache_dir)  # fills the cache that is kept, and the file system's
 
         def empty() -> float:
             with tempfile.TemporaryDirectory() as fresh:
                 return begin("auto", fresh)
 
         taken = alternate(
-            {"empty": empty, "kept": lambda: begin("auto", kept), "eager": lambda: begin("off", kept)},
+            {"empty": empty, "kept": lambda: begin("auto", cache_dir), "eager": lambda: begin("off", cache_dir)},
             options.rounds, Clock(seconds), warm_up=0,
         )  # fmt: skip
     eager = statistics.median(taken["eager"])

@@ -117,24 +117,24 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make(given: argparse.Namespace, folder: str, callbacks: list[Callback]) -> Experiment:
+def make(args: argparse.Namespace, folder: str, callbacks: list[Callback]) -> Experiment:
     config = ExperimentConfig.get_from_yaml()
     config.max_n_iters, config.max_n_frames = 100_000, None
     config.evaluation = config.render = config.create_json = False
     config.loggers = []
     config.save_folder = folder
-    config.lr, config.gamma = given.lr, given.gamma
-    config.on_policy_collected_frames_per_batch = given.envs * given.steps
-    config.on_policy_n_envs_per_worker = given.envs
-    config.on_policy_n_minibatch_iters = given.epochs
-    config.on_policy_minibatch_size = given.minibatch
-    config.sampling_device = config.train_device = config.buffer_device = given.device
+    config.lr, config.gamma = args.lr, args.gamma
+    config.on_policy_collected_frames_per_batch = args.envs * args.steps
+    config.on_policy_n_envs_per_worker = args.envs
+    config.on_policy_n_minibatch_iters = args.epochs
+    config.on_policy_minibatch_size = args.minibatch
+    config.sampling_device = config.train_device = config.buffer_device = args.device
     return Experiment(
-        task=getattr(VmasTask, given.task.upper()).get_from_yaml(),
-        algorithm_config={"mappo": MappoConfig, "ippo": IppoConfig}[given.algorithm].get_from_yaml(),
+        task=getattr(VmasTask, args.task.upper()).get_from_yaml(),
+        algorithm_config={"mappo": MappoConfig, "ippo": IppoConfig}[args.algorithm].get_from_yaml(),
         model_config=MlpConfig.get_from_yaml(),
         critic_model_config=MlpConfig.get_from_yaml(),
-        seed=given.seed,
+        seed=args.seed,
         config=config,
         callbacks=callbacks,
     )
@@ -153,12 +153,12 @@ def collect(experiment: Experiment, line: Line) -> None:
 
 
 def main() -> None:
-    line, given = Line(), options()
-    callbacks = {"collect": [], "train": [Pause(line)], "learn": [Learn(line, given.until)]}[given.what]
+    line, args = Line(), options()
+    callbacks = {"collect": [], "train": [Pause(line)], "learn": [Learn(line, args.until)]}[args.what]
     with tempfile.TemporaryDirectory() as folder:
         try:
-            experiment = make(given, folder, callbacks)
-            if given.what == "collect":
+            experiment = make(args, folder, callbacks)
+            if args.what == "collect":
                 collect(experiment, line)
             else:
                 experiment.run()

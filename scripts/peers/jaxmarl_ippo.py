@@ -55,12 +55,12 @@ class Step(NamedTuple):
     info: Any
 
 
-def make_train(name: str, given: dict | None = None):
+def make_train(name: str, overrides: dict | None = None):
     """(begin, update): `begin(key)` is the state of a fresh run, `update(state, count)` trains `count` iterations.
 
     Both are to be jitted (`count` static); `update` returns the state and the means of each iteration's figures.
     """
-    cfg = {**DEFAULTS, **(given or {})}
+    cfg = {**DEFAULTS, **(overrides or {})}
     env = jaxmarl.make(name)
     agents = env.agents
     rows = len(agents) * cfg["envs"]
@@ -76,29 +76,29 @@ def make_train(name: str, given: dict | None = None):
         return jnp.stack([values[agent] for agent in agents]).reshape((rows, -1))
 
     def begin(key):
-        key, own = jax.random.split(key)
-        params = network.init(own, jnp.zeros(env.observation_space(agents[0]).shape))
+        key, subkey = jax.random.split(key)
+        params = network.init(subkey, jnp.zeros(env.observation_space(agents[0]).shape))
         tx = optax.chain(optax.clip_by_global_norm(cfg["norm"]), optax.adam(learning_rate=rate, eps=1e-5))
         learner = TrainState.create(apply_fn=network.apply, params=params, tx=tx)
-        key, own = jax.random.split(key)
-        observation, world = jax.vmap(env.reset)(jax.random.split(own, cfg["envs"]))
-        key, own = jax.random.split(key)
-        return learner, world, observation, own
+        key, subkey = jax.random.split(key)
+        observation, world = jax.vmap(env.reset)(jax.random.split(subkey, cfg["envs"]))
+        key, subkey = jax.random.split(key)
+        return learner, world, observation, subkey
 
     def play(carry, _):
         learner, world, observation, key = carry
-        seen = stacked(observation)
-        key, own = jax.random.split(key)
-        policy, value = network.apply(learner.params, seen)
-        action = policy.sample(seed=own)
+        inputs = stacked(observation)
+        key, subkey = jax.random.split(key)
+        policy, value = network.apply(learner.params, inputs)
+        action = policy.sample(seed=subkey)
         log_prob = policy.log_prob(action)
         split = action.reshape((len(agents), cfg["envs"], -1))
-        key, own = jax.random.split(key)
+        key, subkey = jax.random.split(key)
         observation, world, reward, done, info = jax.vmap(env.step)(
-            jax.random.split(own, cfg["envs"]), world, {agent: split[i] for i, agent in enumerate(agents)}
+            jax.random.split(subkey, cfg["envs"]), world, {agent: split[i] for i, agent in enumerate(agents)}
         )
         info = jax.tree.map(lambda x: x.reshape(rows), info)
-        step = Step(stacked(done).squeeze(), action, value, stacked(reward).squeeze(), log_prob, seen, info)
+        step = Step(stacked(done).squeeze(), action, value, stacked(reward).squeeze(), log_prob, inputs, info)
         return (learner, world, observation, key), step
 
     def advantages(steps: Step, last_value):
@@ -134,9 +134,9 @@ def make_train(name: str, given: dict | None = None):
 
     def epoch(carry, _):
         learner, data, key = carry
-        key, own = jax.random.split(key)
+        key, subkey = jax.random.split(key)
         count = cfg["steps"] * rows
-        order = jax.random.permutation(own, count)
+        order = jax.random.permutation(subkey, count)
         flat = jax.tree.map(lambda x: x.reshape((count, *x.shape[2:])), data)
         shuffled = jax.tree.map(lambda x: jnp.take(x, order, axis=0), flat)
         batches = jax.tree.map(lambda x: x.reshape((cfg["minibatches"], -1, *x.shape[1:])), shuffled)

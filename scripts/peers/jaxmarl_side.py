@@ -33,8 +33,8 @@ class Steps:
 
         def step(carry, actions):
             _, state, total, key = carry
-            key, own = jax.random.split(key)
-            observation, state, reward, _, _ = jax.vmap(env.step)(jax.random.split(own, envs), state, actions)
+            key, subkey = jax.random.split(key)
+            observation, state, reward, _, _ = jax.vmap(env.step)(jax.random.split(subkey, envs), state, actions)
             return (observation, state, total + jnp.stack([reward[a] for a in env.agents]), key), None
 
         def several(carry, count):
@@ -83,9 +83,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["step", "ippo"])
     parser.add_argument("--envs", type=int, default=600)
-    line, given = Line(), parser.parse_args()
-    if given.what == "step":
-        steps(given.envs, line)
+    line, args = Line(), parser.parse_args()
+    if args.what == "step":
+        steps(args.envs, line)
     else:
         ippo(line)
 

@@ -15,15 +15,15 @@ from torchrl.envs.libs.vmas import VmasEnv
 from torchrl.modules import MultiAgentMLP, ProbabilisticActor, TanhNormal
 
 
-def make(given: argparse.Namespace) -> Collector:
-    env = VmasEnv(given.scenario, num_envs=given.envs, max_steps=100, device=given.device, seed=0,
-                  **json.loads(given.scenario_kwargs))  # fmt: skip
+def make(args: argparse.Namespace) -> Collector:
+    env = VmasEnv(args.scenario, num_envs=args.envs, max_steps=100, device=args.device, seed=0,
+                  **json.loads(args.scenario_kwargs))  # fmt: skip
     key = env.action_key
     space = env.full_action_spec_unbatched[key]
     agents, features = env.observation_spec[key[0], "observation"].shape[-2:]
     actions = space.shape[-1]
     body = MultiAgentMLP(features, 2 * actions, agents, centralized=False, share_params=True, depth=2, num_cells=256,
-                         activation_class=torch.nn.Tanh, device=given.device)  # fmt: skip
+                         activation_class=torch.nn.Tanh, device=args.device)  # fmt: skip
     module = TensorDictModule(
         torch.nn.Sequential(body, NormalParamExtractor()),
         in_keys=[(key[0], "observation")], out_keys=[(key[0], "loc"), (key[0], "scale")],
@@ -33,7 +33,7 @@ def make(given: argparse.Namespace) -> Collector:
         distribution_class=TanhNormal, distribution_kwargs={"low": space.space.low, "high": space.space.high},
         return_log_prob=True,
     )  # fmt: skip
-    return Collector(env, policy, frames_per_batch=given.envs * given.steps, total_frames=-1, device=given.device)
+    return Collector(env, policy, frames_per_batch=args.envs * args.steps, total_frames=-1, device=args.device)
 
 
 def main() -> None:
@@ -43,14 +43,14 @@ def main() -> None:
     parser.add_argument("--envs", type=int, default=60)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--device", default="cpu")
-    line, given = Line(), parser.parse_args()
+    line, args = Line(), parser.parse_args()
     torch.manual_seed(0)
-    batches = iter(make(given))
+    batches = iter(make(args))
     line.send(ready="collect")
     for _ in line.commands():
         began = time.perf_counter()
         next(batches)
-        if given.device.startswith("cuda"):
+        if args.device.startswith("cuda"):
             torch.cuda.synchronize()
         line.send(collect_s=time.perf_counter() - began)
 

@@ -9,7 +9,7 @@ STEPS = 4
 
 
 class Secrets(Env):
-    """Each agent sees one bit, drawn anew at every step, and says how many of all are 1; reward 1 for the truth.
+    """Each agent sees one bit, drawn again at every step, and says how many of all are 1; reward 1 for the truth.
 
     An agent that knows its own bit alone can be right once in two (two agents) at best; knowing all, always. Two of
     its three numbers, `place`, are noise that a graph takes for a position.

@@ -17,10 +17,10 @@ NAMES = sorted(set(scenario_names()) - EAGER - MINUTES)
 
 def check(scenario: str) -> None:
     """Kernel and simulator agree until rounding carries them apart, and no further than it carries the simulator."""
-    found = chain(scenario, num_envs=8, steps=STEPS.get(scenario, 50))
-    assert not found.why, found.why
-    assert found.flips == 0 and found.chain <= TOLERANCE
+    result = chain(scenario, num_envs=8, steps=STEPS.get(scenario, 50))
+    assert not result.why, result.why
+    assert result.flips == 0 and result.chain <= TOLERANCE
     if scenario not in DRAWS:
         # Stiff joints amplify the last bits of a state within a single step, and the simulator's own as much.
-        assert found.step_flips == 0 and found.step <= (5e-3 if found.shaken else TOLERANCE)
-        assert found.drifters <= found.shaken + 2  # no more than rounding does by itself
+        assert result.step_flips == 0 and result.step <= (5e-3 if result.shaken else TOLERANCE)
+        assert result.drifters <= result.shaken + 2  # no more than rounding does by itself

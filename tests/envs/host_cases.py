@@ -36,22 +36,22 @@ class Doors:
         self.open = {agent: self.rng.random(self.choices[agent]) < 0.4 for agent in agents}
         for doors in self.open.values():
             doors[self.rng.integers(len(doors))] = True
-        seen = {agent: {"observation": np.full(2, 1 + self.time, np.float32)} for agent in agents}
+        observations = {agent: {"observation": np.full(2, 1 + self.time, np.float32)} for agent in agents}
         infos = {agent: {} for agent in agents}
-        where = seen if self.masks == "observation" else infos
+        where = observations if self.masks == "observation" else infos
         for agent in agents if self.masks != "none" else ():
             where[agent]["action_mask"] = self.open[agent].astype(np.int8)
-        return seen, infos
+        return observations, infos
 
     def step(self, actions):
         assert list(actions) == self.agents, "the dead do not act"
         assert self.masks == "none" or all(self.open[agent][door] for agent, door in actions.items()), "a closed door"
         self.time += 1
         there, flags = self.agents, {a: self.time >= 3 + 2 * i for i, a in enumerate(self.possible_agents)}
-        seen, infos = self._show(there)
+        observations, infos = self._show(there)
         self.agents = [agent for agent in there if not flags[agent]]
         rewards = {agent: float(door) for agent, door in actions.items()}
-        return seen, rewards, {a: flags[a] for a in there}, dict.fromkeys(there, False), infos
+        return observations, rewards, {a: flags[a] for a in there}, dict.fromkeys(there, False), infos
 
     def close(self):
         pass
@@ -75,8 +75,8 @@ class Walker(gymnasium.Env):
 
     def step(self, action):
         assert all(doors[door] for doors, door in zip(self.open, action, strict=True)), "a closed door"
-        seen, info = self._show()
-        return seen, 0.0, False, False, info
+        observation, info = self._show()
+        return observation, 0.0, False, False, info
 
 
 class Dying(Doors):

@@ -19,10 +19,10 @@ class Countdown(gymnasium.Env):
     def _show(self, action):
         self.open = np.zeros(self.choices, np.int8)
         self.open[self.left % self.choices] = 1
-        seen = np.array([self.left, action], np.float32)
-        seen = {"number": seen, "action_mask": self.open} if self.masks == "observation" else seen
-        told = self.masks == "info" or (self.masks == "late" and action)
-        return seen, {"action_mask": self.open} if told else {}
+        observation = np.array([self.left, action], np.float32)
+        observation = {"number": observation, "action_mask": self.open} if self.masks == "observation" else observation
+        with_mask = self.masks == "info" or (self.masks == "late" and action)
+        return observation, {"action_mask": self.open} if with_mask else {}
 
     def reset(self, seed=None, options=None):
         super().reset(seed=seed)
@@ -61,7 +61,7 @@ def make(num_envs, mode="NextStep", single=Countdown, max_episode_steps=None, **
     def one():
         return single(**kwargs) if max_episode_steps is None else limit(single(**kwargs), max_episode_steps)
 
-    made = SyncVectorEnv([one] * num_envs, autoreset_mode=AutoresetMode(mode or "NextStep"))
+    vector_env = SyncVectorEnv([one] * num_envs, autoreset_mode=AutoresetMode(mode or "NextStep"))
     if mode is None:
-        made.metadata = {}
-    return made
+        vector_env.metadata = {}
+    return vector_env

@@ -56,7 +56,7 @@ LONG = ("frames", "epochs", "episodes", "num_envs", "rollout_steps", "max_steps"
 
 def generate(dice: random.Random, world: Path) -> tuple[str, list[str]]:
     """A script and its arguments; only such as need what the world has."""
-    able = [(name, given) for name, given in GOOD if all((world / place).exists() for place in needs(given))]
+    able = [(name, rest) for name, rest in GOOD if all((world / place).exists() for place in needs(rest))]
     name, good = dice.choice(able)
     arguments = list(good)
     if dice.random() < 0.15:
@@ -76,8 +76,8 @@ def spoil(dice: random.Random, name: str, arguments: list[str]) -> list[str]:
     form, at = dice.random(), dice.randrange(len(arguments)) if arguments else 0
     if form < 0.2 and arguments:
         key, equals, text = arguments[at].partition("=")
-        given = f"{misspelt(dice, key)}{equals}{text}" if dice.random() < 0.4 else f"{key}={value(dice, key)}"
-        return [*arguments[:at], given, *arguments[at + 1 :]]
+        argument = f"{misspelt(dice, key)}{equals}{text}" if dice.random() < 0.4 else f"{key}={value(dice, key)}"
+        return [*arguments[:at], argument, *arguments[at + 1 :]]
     if form < 0.27 and arguments:
         return arguments[:at] + arguments[at + 1 :]
     if form < 0.45:
@@ -95,10 +95,10 @@ def spoil(dice: random.Random, name: str, arguments: list[str]) -> list[str]:
 def configuration(dice: random.Random) -> str:
     """A key of the configuration with an odd value; not one that only makes the command long."""
     while True:
-        given = overrides.one(dice, tuple(dice.choice(overrides.BASES)))
-        key, _, text = given.partition("=")
+        override = overrides.one(dice, tuple(dice.choice(overrides.BASES)))
+        key, _, text = override.partition("=")
         if not (any(word in key for word in LONG) and (text in HUGE or text.startswith("1000"))) and text not in SWEEPS:
-            return given if "\0" not in given else given.replace("\0", "")
+            return override if "\0" not in override else override.replace("\0", "")
 
 
 def value(dice: random.Random, key: str) -> str:

@@ -159,7 +159,7 @@ def generate(dice: random.Random, world: Path, cache: Path) -> tuple[str, str, i
 
 def commands(kind: str, file: str) -> list[tuple[str, list[str]]]:
     """The commands that read a file of this kind."""
-    return [(name, [text.replace("{file}", file) for text in given]) for name, given in KINDS[kind][2]]
+    return [(name, [text.replace("{file}", file) for text in arguments]) for name, arguments in KINDS[kind][2]]
 
 
 def prepare(kind: str, file: str, damage: int, seed: str, here: Path, world: Path, cache: Path) -> None:

@@ -34,9 +34,9 @@ class Outcome:
         if self.code not in ALLOWED:
             return f"exit code {self.code}: {last_line(self.err or self.out)}"
         if self.code == 2:
-            said = [line for line in self.err.splitlines() if line.strip()]
-            sentences = [i for i, line in enumerate(said) if re.match(r"(\S+: )?error: ", line)]
-            if len(sentences) != 1 or sentences[0] != len(said) - 1:
+            lines = [line for line in self.err.splitlines() if line.strip()]
+            sentences = [i for i, line in enumerate(lines) if re.match(r"(\S+: )?error: ", line)]
+            if len(sentences) != 1 or sentences[0] != len(lines) - 1:
                 return f"exit code 2 without one sentence at the end: {last_line(self.err)!r}"
         return None
 

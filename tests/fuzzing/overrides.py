@@ -51,16 +51,16 @@ OTHERS = ("evaluate", "explain", "export", "play", "record", "replay", "report",
 @cache
 def keys(base: tuple[str, ...]) -> list[str]:
     """Every dotted key of a composed configuration, with those of mappings within it."""
-    found: list[str] = []
+    paths: list[str] = []
 
     def walk(node: object, path: str) -> None:
         if path:
-            found.append(path)
+            paths.append(path)
         for key, value in node.items() if isinstance(node, dict) else ():
             walk(value, f"{path}.{key}" if path else key)
 
     walk(OmegaConf.to_container(compose.compose(base), resolve=False), "")
-    return found
+    return paths
 
 
 def generate(dice: random.Random, run: str) -> tuple[str, list[str]]:
@@ -115,10 +115,10 @@ def other(dice: random.Random, run: str) -> tuple[str, list[str]]:
     for _ in range(dice.choice([1, 1, 2])):
         if dice.random() < 0.7:
             key = dice.choice(names) if dice.random() < 0.85 else misspelt(dice, dice.choice(names))
-            given = f"{key}={odd(dice)}"
+            override = f"{key}={odd(dice)}"
         else:
-            given = one(dice, ())
-        arguments.insert(dice.randrange(len(arguments) + 1), given)
+            override = one(dice, ())
+        arguments.insert(dice.randrange(len(arguments) + 1), override)
     return name, arguments
 
 
@@ -154,11 +154,11 @@ def work(name: str, arguments: list[str]) -> None:
         return
     module = script(name)
 
-    def job(given: list[str]) -> None:
+    def job(arguments: list[str]) -> None:
         if name == "show":
-            compose.check(compose.compose([text for text in given[1:] if not text.startswith("out=")]))
+            compose.check(compose.compose([text for text in arguments[1:] if not text.startswith("out=")]))
         elif hasattr(module, "parse"):
-            parsed = module.parse(given)
+            parsed = module.parse(arguments)
             if name == "evaluate":
                 options, overrides = parsed[0], parsed[-1]
                 compose.check(compose.saved(options.ckpt, overrides))
@@ -166,9 +166,9 @@ def work(name: str, arguments: list[str]) -> None:
             from marl.config import options as parser
 
             if name == "tune":
-                parser.split(module.Options, given)
+                parser.split(module.Options, arguments)
             else:
-                parser.parse(module.Options, given)
+                parser.parse(module.Options, arguments)
 
     cli.main(module.__doc__, job)
 

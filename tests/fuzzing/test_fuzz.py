@@ -22,9 +22,9 @@ def test_bad_input_is_told_in_a_sentence(tmp_path: Path) -> None:
     command = [sys.executable, fuzz.__file__, *SHORT, "--json", str(figures)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(figures.read_text())
-    assert found["faults"] == [] and found["figures"]["overrides"]["commands"] == 20
-    assert found["figures"]["commands"]["commands"] == 1 and found["figures"]["files"]["commands"] >= 2
+    report = json.loads(figures.read_text())
+    assert report["faults"] == [] and report["figures"]["overrides"]["commands"] == 20
+    assert report["figures"]["commands"]["commands"] == 1 and report["figures"]["files"]["commands"] >= 2
 
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 3, in f\nKeyError: 1\n'

@@ -79,20 +79,20 @@ def build(folder: Path, run: Callable[[str, list[str], Path, Path], Outcome], on
     world, cache = folder / "world", folder / "cache"
     world.mkdir(parents=True, exist_ok=True)
     done = folder / "made.json"
-    made = json.loads(done.read_text()) if done.exists() else []
-    if "data" not in made:
+    built = json.loads(done.read_text()) if done.exists() else []
+    if "data" not in built:
         data(world)
         (world / "study.yaml").write_text(STUDY)
-        made.append("data")
+        built.append("data")
     for name, script, arguments in PARTS:
-        if name in made or (only and name not in only):
+        if name in built or (only and name not in only):
             continue
         outcome = run(script, arguments, world, cache)
         if outcome.code != 0:
             how = f"exit code {outcome.code}: {outcome.err[-2000:]}"
             raise RuntimeError(f"cannot make {name}: {outcome.shown()}: {how}")
-        made.append(name)
+        built.append(name)
         temporary = done.with_suffix(".tmp")
-        temporary.write_text(json.dumps(made))
+        temporary.write_text(json.dumps(built))
         os.replace(temporary, done)
     return world

@@ -32,15 +32,15 @@ def gradients() -> list[float]:
     """The gradient of one fixed batch of 32 rows, of which every process has its part, before the optimiser's step."""
     task = make_task(epochs=1, batch_size=32)
     trainer = Trainer(progress="off", strategy="ddp")
-    kept = []
+    numbers = []
     updater = NoSteps(task, OptimizerConfig(), ScheduleConfig(), trainer.update_config)
     trainer.start(task, Path(sys.argv[1]) / "gradients", updater=updater)
     for batch in task.batches(0):
         trainer.update(batch)
         break
     for parameter in task.loss.parameters():
-        kept += parameter.grad.flatten().tolist()
-    return kept
+        numbers += parameter.grad.flatten().tolist()
+    return numbers
 
 
 def normalised() -> dict:
@@ -88,13 +88,13 @@ def work() -> dict:
     loader = Loader(data, 60, seed=1)
     algo = {"_target_": "agents.algorithms.ppo.PPO", "minibatch_size": 4}
     config = {"env": {"num_envs": 6}, "algo": algo, "task": {"batch_size": 4}}
-    found = {"rows": [row for batch in loader.epoch(0) for row in batch["x"].flatten().tolist()], "sizes": len(data)}
-    found["share"] = distributed.share(config)
+    results = {"rows": [row for batch in loader.epoch(0) for row in batch["x"].flatten().tolist()], "sizes": len(data)}
+    results["share"] = distributed.share(config)
     try:
         distributed.share({"env": {"num_envs": 7}})
     except UserError as error:
-        found["odd"] = str(error)
-    return found
+        results["odd"] = str(error)
+    return results
 
 
 def learning() -> dict:

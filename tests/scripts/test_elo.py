@@ -88,7 +88,7 @@ def test_what_cannot_be_rated_or_replayed_is_told(tag: Path, football: Path, scr
     (longer / "config.yaml").write_text(re.sub("max_steps: .*", "max_steps: 77", (longer / "config.yaml").read_text()))
     for arguments, sentence in (
         ([], "name the runs whose versions play"),
-        ([str(alone)], "has one group of agents, agents; there is nobody to play against"),
+        ([str(alone)], "has one group of agents, agents; there is no other group to play against"),
         ([str(random)], "kept no versions; a pool"),
         ([str(tag), str(football)], "its teams .* differ from those of"),
         ([str(tag), str(longer)], r"longer: its environment differs from that of .* \(env.max_steps=77, not"),

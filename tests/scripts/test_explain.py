@@ -27,15 +27,15 @@ def test_labels_are_explained_over_the_digits(digits, script, capsys):
     module = script("explain")
     out = module.explain(module.Options(str(digits), rows=4, steps=32))
     assert out == digits / "explained" / "attribution.png" and out.read_bytes().startswith(b"\x89PNG")
-    told = capsys.readouterr().out
-    assert float(told.split("within ")[1].split()[0]) < 1e-2
+    printed = capsys.readouterr().out
+    assert float(printed.split("within ")[1].split()[0]) < 1e-2
 
 
 def test_features_of_layers_are_a_file(digits, script):
     module = script("explain")
     out = module.explain(module.Options(str(digits), what="features", rows=7, layers=["model.body.*"]))
-    found = load_file(out)
-    assert found["input"].shape == (7, 1, 8, 8) and found["model.body.0"].shape == (7, 64)
+    tensors = load_file(out)
+    assert tensors["input"].shape == (7, 1, 8, 8) and tensors["model.body.0"].shape == (7, 64)
 
 
 def test_actions_are_explained_by_parts_of_the_observation(tmp_path, script, shell, capsys):
@@ -56,8 +56,8 @@ def test_only_what_the_actor_reads_has_a_share():
     actor = task.loss.actors["agents"]
     with torch.no_grad():
         actor.network.networks[0].body[0].weight[:, 3:] = 0.0  # it looks at the first three parts only
-    seen = observations(task, 40, 0, "agents")
-    names, table, error = attribute(actor, seen, agent=1, steps=32)
+    observed = observations(task, 40, 0, "agents")
+    names, table, error = attribute(actor, observed, agent=1, steps=32)
     assert names == ["action 0", "action 1"] and table.shape == (2, 16)  # no column of the others: it does not see them
     assert (table[:, :3] > 0).any() and not table[:, 3:].any() and error < 1e-3
 

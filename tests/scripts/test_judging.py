@@ -106,8 +106,8 @@ def test_cross_play(tag: list[str], script, tmp_path: Path) -> None:
     assert len(cells) == 4 and all(len(row) == 4 for row in cells)
     assert all(c["adversary"]["episodes"] == 3 and len(c["agent"]["ci95"]) == 2 for row in cells for c in row)
     evaluate = script("evaluate")
-    own = evaluate.evaluate(*evaluate.parse([f"ckpt={tag[0]}", "episodes=3", "seed=0", f"out={tmp_path}/e.json"]))
-    assert cells[0][0]["agent"] == own["groups"]["agent"]["episode_return"]  # against itself: what evaluate.py says
+    plain = evaluate.evaluate(*evaluate.parse([f"ckpt={tag[0]}", "episodes=3", "seed=0", f"out={tmp_path}/e.json"]))
+    assert cells[0][0]["agent"] == plain["groups"]["agent"]["episode_return"]  # against itself: what evaluate.py says
     other = module.crossplay(*module.parse([*tag, *options, "side=agent"]))["cells"]
     assert other[1][0]["agent"] == cells[0][1]["agent"]
     for name in ("crossplay.md", "adversary.csv", "agent.tex", "agent.png"):
@@ -118,7 +118,7 @@ def test_mistakes_in_cross_play_are_told(tag: list[str], run: Path, script) -> N
     module = script("crossplay")
     for arguments, sentence in (
         ([], "name the runs"),
-        ([str(run)], "has one group of agents, agents; there is nobody to play against"),
+        ([str(run)], "has one group of agents, agents; there is no other group to play against"),
         ([*tag, "side=prey"], "side=prey: there are adversary, agent"),
         ([*tag, "opponents=[clever]"], "no opponent 'clever'"),
         ([tag[0], str(run)], "its teams .* differ from"),
@@ -135,10 +135,10 @@ def test_runs_that_meet_come_from_one_environment(tag: list[str], script, tmp_pa
     cfg.env.num_envs, cfg.env.pool_every, cfg.env.max_steps, cfg.env.scenario_kwargs.shape_agent_rew = 2, 7, 20, True
     OmegaConf.save(cfg, other / "config.yaml")
     small = ["episodes=2", "opponents=[]", f"out={tmp_path}"]
-    said = (
+    message = (
         r"other.*: its environment differs .*\(env.max_steps=20, not 10, env.scenario_kwargs.shape_agent_rew=true, not"
     )
-    with pytest.raises(UserError, match=f"{said} false\\); env.max_steps=VALUE sets one for all"):
+    with pytest.raises(UserError, match=f"{message} false\\); env.max_steps=VALUE sets one for all"):
         module.crossplay(*module.parse([tag[0], str(other), *small]))
     same = ["env.max_steps=10", "env.scenario_kwargs.shape_agent_rew=true"]
     assert len(module.crossplay(*module.parse([tag[0], str(other), *small, *same]))["cells"]) == 2

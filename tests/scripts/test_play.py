@@ -179,8 +179,8 @@ def test_ctrl_c_ends_the_server_at_once_whatever_browsers_do(runs, browser) -> N
             time.sleep(0.5)
             process.send_signal(signal.SIGINT)
             began = time.monotonic()
-            said, _ = process.communicate(timeout=60)
-            assert time.monotonic() - began < 5 and process.returncode == 0 and said == ""
+            output, _ = process.communicate(timeout=60)
+            assert time.monotonic() - began < 5 and process.returncode == 0 and output == ""
         browser.wait("return document.getElementById('note').textContent.includes('ended')", seconds=20)
 
 
@@ -194,10 +194,10 @@ def test_several_connections_have_worlds_of_their_own(server: str) -> None:
             async def connect():
                 return await session.ws_connect(f"{server}ws", headers=headers)
 
-            async def until(socket, wanted):
-                while not wanted(told := json.loads((await asyncio.wait_for(socket.receive(), 60)).data)):
+            async def until(socket, condition):
+                while not condition(message := json.loads((await asyncio.wait_for(socket.receive(), 60)).data)):
                     pass
-                return told
+                return message
 
             one, two = await connect(), await connect()
             for socket in (one, two):
@@ -205,10 +205,10 @@ def test_several_connections_have_worlds_of_their_own(server: str) -> None:
                 await socket.send_json({"do": "play", "on": False})
                 await until(socket, lambda m: m.get("playing") is False)
             await one.send_json({"do": "drag", "name": "agent_0", "x": 0.9, "y": 0.8})
-            told = await until(
+            message = await until(
                 one, lambda m: any(p["name"] == "agent_0" and abs(p["x"] - 0.9) < 1e-6 for p in m["places"])
             )
-            assert told["about"]["agent_0"]["observation"][:2] == pytest.approx([0.9, 0.8])
+            assert message["about"]["agent_0"]["observation"][:2] == pytest.approx([0.9, 0.8])
             await two.send_json({"do": "reset", "seed": 4})
             other = await until(two, lambda m: m["seed"] == 4)
             assert all(abs(p["x"] - 0.9) > 1e-6 for p in other["places"])
@@ -267,7 +267,7 @@ NUMBERS = [float("nan"), float("inf"), -float("inf"), 10**400, "nan", "1", True,
 def test_a_session_takes_finite_numbers_only(runs, word: str) -> None:
     session = Session(*settled(runs["simple_spread"]))
     for value in NUMBERS:
-        told = {
+        command = {
             "speed": {"do": "speed", "value": value},
             "reset": {"do": "reset", "seed": value},
             "drag x": {"do": "drag", "name": "agent_0", "x": value, "y": 0.0},
@@ -276,7 +276,7 @@ def test_a_session_takes_finite_numbers_only(runs, word: str) -> None:
         }[word]
         before = session.frame()
         with pytest.raises(UserError, match="not understood"):
-            session.command(told)
+            session.command(command)
         assert session.frame() == before and session.speed == 1.0 and not session.held and not session.taken
     with pytest.raises(UserError, match="not understood"):  # finite, and far beyond what float32 can move
         session.command({"do": "drag", "name": "agent_0", "x": 1e30, "y": 0.0})
@@ -286,10 +286,10 @@ def test_the_page_takes_finite_numbers_only(runs, script, browser) -> None:
     module = script("play")
     start(browser, module.run(module.Options(str(runs["balance"]), seeds=2)))
     browser.wait("return live.engine.steps > 2", seconds=30)
-    for told in ("{do: 'speed', value: NaN}", "{do: 'reset', seed: Infinity}", "{do: 'speed', value: '2'}",
+    for command in ("{do: 'speed', value: NaN}", "{do: 'reset', seed: Infinity}", "{do: 'speed', value: '2'}",
                  "{do: 'drag', name: 'agent_0', x: NaN, y: 0}",
                  "{do: 'act', name: 'agent_0', action: [NaN, 0]}"):  # fmt: skip
-        assert "must be finite" in browser.run(f"return live.engine.command({told})")
+        assert "must be finite" in browser.run(f"return live.engine.command({command})")
     browser.run("document.getElementById('speed').value = 0; live.engine.speed = 1")
     began = browser.run("return live.engine.steps")
     browser.wait("return live.engine.steps > arguments[0] + 2 || live.engine.steps < arguments[0]", began, seconds=30)

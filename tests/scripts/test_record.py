@@ -37,10 +37,10 @@ def halves(observation: torch.Tensor, generator: torch.Generator) -> torch.Tenso
 def test_from_a_teacher_to_mappo_that_goes_on_from_its_clone(teacher: Path, script, shell, tmp_path: Path) -> None:
     done = shell(tmp_path, "record", f"ckpt={teacher}", "episodes=7", "shard=4", "out=set")
     assert done.returncode == 0 and "set: 7 episodes, " in done.stdout and "mean return" in done.stdout
-    told = manifest(tmp_path / "set")
-    assert [shard["episodes"] for shard in told["shards"]] == [4, 3]
+    content = manifest(tmp_path / "set")
+    assert [shard["episodes"] for shard in content["shards"]] == [4, 3]
     names = {"dataset_id", "total_episodes", "total_steps", "algorithm_name", "env_spec", "action_space"}
-    assert names <= set(told["metadata"]) and told["metadata"]["env_spec"]["scenario"] == "balance"
+    assert names <= set(content["metadata"]) and content["metadata"]["env_spec"]["scenario"] == "balance"
 
     run = tmp_path / "clone"
     run.mkdir()
@@ -78,8 +78,8 @@ def test_episodes_are_reproducible_and_can_be_added_to(teacher: Path, script, tm
 
 def test_other_policies_than_the_trained_one(teacher: Path, script, tmp_path: Path) -> None:
     function = f"policy={__name__}.halves"
-    own = record(script, f"ckpt={teacher}", function, "episodes=2", f"out={tmp_path}/o")
-    assert (Episodes(str(own), 0.5).steps["agents", "action"] == 0.5).all()
+    episodes = record(script, f"ckpt={teacher}", function, "episodes=2", f"out={tmp_path}/o")
+    assert (Episodes(str(episodes), 0.5).steps["agents", "action"] == 0.5).all()
     mode = record(script, f"ckpt={teacher}", "deterministic=true", "episodes=2", f"out={tmp_path}/m")
     steps = Episodes(str(mode), 0.5).steps["agents"]
     task = build.rebuild(teacher / "checkpoints" / "last.pt", [], weights=True)[1]

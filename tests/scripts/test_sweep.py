@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from marl.core.lock import running
-from marl.launch.sweep import read
+from marl.launch.sweep_jobs import read
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 JOB = ["-m", "experiment=threshold"]

@@ -29,9 +29,9 @@ def test_they_train_resume_evaluate_and_export(network, tmp_path, script):
     assert rows[1]["groups"]["agents"]["episode_return"] == same["episode_return"]
     policy = Policy.load(run)
     x = torch.randn(5, 3, policy.spec.groups["agents"].observation_size)
-    wanted = policy.act({"agents": x})["agents"]
+    expected = policy.act({"agents": x})["agents"]
     loaded = torch.export.load(export(policy, "torch_export", tmp_path / "export")).module()
-    torch.testing.assert_close(loaded(x)[0], wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(loaded(x)[0], expected, atol=1e-5, rtol=1e-4)
     with pytest.raises(UserError, match="can't run in a page"):
         plain(policy)
 

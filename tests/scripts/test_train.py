@@ -140,8 +140,8 @@ def test_resume_by_the_command_line_continues_in_place(run: Path, shell, tmp_pat
 
 def test_resume_refuses_other_networks_and_leaves_the_run_alone(run: Path, script) -> None:
     before = (run / "config.yaml").read_text()
-    told = r"network.hidden: \[16\] -> \[8\]: refused.*allowed, had it been alone: frames"
-    with pytest.raises(UserError, match=told):
+    message = r"network.hidden: \[16\] -> \[8\]: refused.*allowed, had it been alone: frames"
+    with pytest.raises(UserError, match=message):
         script("train").train(compose.compose([f"resume={run}", "network.hidden=[8]", "frames=900"]), run)
     assert (run / "config.yaml").read_text() == before
 
@@ -209,8 +209,8 @@ def test_a_supervised_run_returns_its_metric_and_is_evaluated(model: Path, scrip
 def test_sweeps_have_a_folder_per_job(shell, tmp_path: Path) -> None:
     done = shell(tmp_path, "train", "-m", "experiment=threshold", "epochs=1", "seed=0,1", "logger=csv")
     assert done.returncode == 0, done.stderr
-    found = sorted(tmp_path.glob("multirun/threshold/*/*/summary.json"))
-    assert [json.loads(path.read_text())["seed"] for path in found] == [0, 1]
+    paths = sorted(tmp_path.glob("multirun/threshold/*/*/summary.json"))
+    assert [json.loads(path.read_text())["seed"] for path in paths] == [0, 1]
 
 
 def test_help_shows_groups_keys_and_examples(shell, tmp_path: Path) -> None:
@@ -235,12 +235,12 @@ def test_a_refused_second_start_leaves_the_first_alone(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), "experiment=threshold", "epochs=4", "logger=csv"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     started = {"cwd": tmp_path, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    given = [[f"seed={seed}", "hydra.run.dir=D"] for seed in (0, 1)] + [[f"seed={seed}"] for seed in (2, 3, 4)]
-    processes = [subprocess.Popen([*command, *extra], text=True, **started) for extra in given]
-    told = [process.communicate(timeout=240)[1] for process in processes]
+    arguments = [[f"seed={seed}", "hydra.run.dir=D"] for seed in (0, 1)] + [[f"seed={seed}"] for seed in (2, 3, 4)]
+    processes = [subprocess.Popen([*command, *extra], text=True, **started) for extra in arguments]
+    errors = [process.communicate(timeout=240)[1] for process in processes]
     codes = [process.returncode for process in processes]
-    assert sorted(codes[:2]) == [0, 2] and codes[2:] == [0, 0, 0], told
-    refused = told[codes[:2].index(2)]
+    assert sorted(codes[:2]) == [0, 2] and codes[2:] == [0, 0, 0], errors
+    refused = errors[codes[:2].index(2)]
     assert refused.startswith("error: ") and refused.count("\n") == 1
     assert "another process is training" in refused or "holds a run already" in refused
     winner = codes[:2].index(0)
@@ -269,7 +269,7 @@ def test_a_run_killed_while_kernels_are_compiled_begins_anew(script, tmp_path: P
             os._exit(0)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
     train(compose.compose([f"resume={tmp_path}"]), tmp_path)
-    assert "no checkpoint yet: the run begins anew" in capsys.readouterr().out
+    assert "no checkpoint yet: the run begins from scratch" in capsys.readouterr().out
     assert json.loads((tmp_path / "summary.json").read_text())["epochs"] == 2
 
 

@@ -64,15 +64,15 @@ def test_two_workers_share_a_study_and_the_best_becomes_a_preset(shell, study: P
 def test_a_study_is_continued(script, study: Path, tmp_path: Path, capsys) -> None:
     tune = script("tune")
     for n in (2, 3):
-        made = tune.main([f"study={study}", f"out={tmp_path}/o", f"n_trials={n}", "confirm=false", "seed=1"])
-        assert made.tuning.finished(made.study.trials) == n
+        tuned = tune.main([f"study={study}", f"out={tmp_path}/o", f"n_trials={n}", "confirm=false", "seed=1"])
+        assert tuned.tuning.finished(tuned.study.trials) == n
     assert "continuing" in capsys.readouterr().out
 
 
 def test_trials_that_fail_are_told_and_do_not_count(script, study: Path, tmp_path: Path, capsys) -> None:
     study.write_text(STUDY.replace("[8, 16]", "[16, 100000]"))  # more than there are rows
-    made = script("tune").main([f"study={study}", f"out={tmp_path}/o", "n_trials=2", "confirm=false", "seed=3"])
-    states = [trial.state.name for trial in made.study.trials]
+    tuned = script("tune").main([f"study={study}", f"out={tmp_path}/o", "n_trials=2", "confirm=false", "seed=3"])
+    states = [trial.state.name for trial in tuned.study.trials]
     assert states.count("COMPLETE") + states.count("PRUNED") == 2
     if "FAIL" in states:
         assert "task.batch_size=100000" in capsys.readouterr().out
@@ -88,8 +88,8 @@ def test_a_signal_ends_the_study_and_its_trial_is_tried_again(error, script, stu
     with monkeypatch.context() as patch, pytest.raises(type(error)):
         patch.setattr(tune, "train", stopped)
         tune.main(command)
-    said = capsys.readouterr()
-    assert "trial 0 was interrupted" in said.out and "Traceback" not in said.err and "trial 1" not in said.out
+    printed = capsys.readouterr()
+    assert "trial 0 was interrupted" in printed.out and "Traceback" not in printed.err and "trial 1" not in printed.out
     trials = tune.main(command).study.trials
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE"] and trials[0].params == trials[1].params
     (tmp_path / "o" / "study.json").unlink()  # what the storage holds is compared, too
@@ -111,7 +111,7 @@ def test_a_signal_ends_the_study_and_its_trial_is_tried_again(error, script, stu
 )
 def test_mistakes_are_told_before_anything_starts(change, arguments, sentence, script, study, tmp_path) -> None:
     study.write_text(STUDY.replace(*change))
-    given = arguments if any(a.startswith("study=") for a in arguments) else [f"study={study}", *arguments]
+    full = arguments if any(a.startswith("study=") for a in arguments) else [f"study={study}", *arguments]
     with pytest.raises(UserError, match=sentence):
-        script("tune").main([*given, f"out={tmp_path}/o"])
+        script("tune").main([*full, f"out={tmp_path}/o"])
     assert not (tmp_path / "o").exists()

@@ -20,7 +20,7 @@ class Agree(Env):
         self, n_agents: int = 3, choices: int = 4, num_envs: int = 60, max_steps: int = 20, seed: int = 0, device="cpu"
     ):
         if n_agents < 2:
-            raise EnvError(f"env.n_agents={n_agents}: nobody to agree with; at least 2 are needed")
+            raise EnvError(f"env.n_agents={n_agents}: no other agent to agree with; at least 2 are needed")
         self.num_envs, self.device, self.choices = num_envs, torch.device(device), choices
         names = tuple(f"agent_{i}" for i in range(n_agents))
         group = GroupSpec("agents", names, n_agents * choices, ActionSpec("discrete", nvec=(choices,)))
@@ -40,9 +40,9 @@ class Agree(Env):
         return torch.randint(self.choices, shape, generator=self.generator, device=self.device)
 
     def _observe(self, last):
-        seen = torch.nn.functional.one_hot(last, self.choices).float()  # [E, A, choices]
+        one_hot = torch.nn.functional.one_hot(last, self.choices).float()  # [E, A, choices]
         agents = range(last.shape[1])
-        return {"agents": torch.stack([seen.roll(-i, 1).flatten(1) for i in agents], 1)}  # [E, A, F]
+        return {"agents": torch.stack([one_hot.roll(-i, 1).flatten(1) for i in agents], 1)}  # [E, A, F]
 
     def step(self, action):
         chosen = action["agents"].squeeze(-1)  # [E, A]

@@ -159,17 +159,17 @@ class KernelStep:
         same: dict[int, list] = {}
         for slot in state.tensors.values():
             same.setdefault(id(slot.value), []).append(slot)
-        kept = []  # no tensor is freed meanwhile, so that no id comes twice
+        kept_alive = []  # no tensor is freed meanwhile, so that no id comes twice
         for path, value in self.store_state(lambda path: state.tensors[path].value).items():
             old = state.tensors[path].value
-            kept.append(old)
+            kept_alive.append(old)
             for slot in same[id(old)]:
                 slot.write(value)
 
     def _check_constants(self, read: Reader) -> None:
-        for path, (theirs, wanted) in self._pinned.items():
+        for path, (theirs, expected) in self._pinned.items():
             rows = _rows(read(path), self.shapes[path]).index_select(1, theirs).to(torch.float32)
-            if not torch.equal(rows, wanted.expand_as(rows)):
+            if not torch.equal(rows, expected.expand_as(rows)):
                 raise ConstantChanged(
                     f"{path} was the same in every environment when the kernel was built, and isn't now"
                 )

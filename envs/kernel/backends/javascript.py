@@ -137,7 +137,7 @@ def emit_js(lowered: Lowered, places: Layout) -> str:
     for key, count in places.outputs:
         outputs.append(["/".join(key), rows, count])
         rows += count
-    given = "".join(f", T[{i}]" for i in range(len(places.tables)))
+    table_args = "".join(f", T[{i}]" for i in range(len(places.tables)))
     description = {
         "outputs": [*outputs, ["terminated", rows, 1], ["truncated", rows + 1, 1]],
         "rows": rows + 2,
@@ -150,7 +150,7 @@ def emit_js(lowered: Lowered, places: Layout) -> str:
     described = json.dumps(description).replace("</", "<\\/")  # a name must not end the page's script
     source += [
         "function step(s, a, z, T, o) {",
-        *(f"  part{i}(s, a, z, o{given});" for i in range(len(parts))),
+        *(f"  part{i}(s, a, z, o{table_args});" for i in range(len(parts))),
         "}",
         f"return {{...{described}, step}};",
         "})()",

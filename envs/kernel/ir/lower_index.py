@@ -68,9 +68,9 @@ class _Place:
                 self.crosses = True
         free = [d for d in range(self.array.ndim) if d not in self.dims]
         aligned = any(low.over_envs(shape, d) for d in self.dims)
-        own = any(low.over_envs(shape, d) for d in free)
+        free_envs = any(low.over_envs(shape, d) for d in free)
         batch = any(low.tensor(i).dim() and low.over_envs(low.tensor(i).shape, 0) for i in indices if i is not None)
-        if own and batch and not aligned:  # [E] rows indexed by E indices would be E × E
+        if free_envs and batch and not aligned:  # [E] rows indexed by E indices would be E × E
             self.crosses = True
         self.ids = np.broadcast_arrays(*ids) if ids else []
         self.front = np.transpose(self.array, self.dims + free)  # a view: writes reach the array
@@ -121,10 +121,10 @@ def _index(low: Lowering, node: Node, a, indices):
         cells = cells.reshape((-1,) + place.rest)
         flat = _flat_index(low, data, sizes)
         if len(cells) * max(1, cells[0].size) > CHAIN:
-            found = _table(low, cells.reshape(-1).tolist()) if not place.rest else None
-            if found is None:
+            entry = _table(low, cells.reshape(-1).tolist()) if not place.rest else None
+            if entry is None:
                 return low.poisoned(node, f"looks up one of {len(cells)} values by data")
-            path, table = found
+            path, table = entry
             kind = low.kind(low.tensor(a).dtype)
             value = p._add(kind, ("load", path, table[0], flat))
             table[1].append(value)
@@ -160,11 +160,11 @@ def _index_put(low: Lowering, node: Node, a, indices, values, accumulate=False, 
         flat = _flat_index(low, data, sizes)
         if count > CHAIN:
             cells = place.front[position].reshape(-1)
-            found = _table(low, cells.tolist()) if not place.rest and not accumulate else None
-            if found is None:
+            entry = _table(low, cells.tolist()) if not place.rest and not accumulate else None
+            if entry is None:
                 low.assign(place.array, low.poisoned(node, f"writes one of {count} values by data")[0])
                 return place.array
-            path, table = found
+            path, table = entry
             store = p.memory("store", kind, path, table[0], flat, int(new), *dict.fromkeys(table[1]))
             table[:] = [store, [], table[2] + 1]
             fresh = np.array([p.input(("cell", path, table[2], k), kind) for k in range(count)], dtype=np.int32)

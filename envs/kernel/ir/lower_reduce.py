@@ -21,9 +21,9 @@ def _dims(low: Lowering, ref, dim) -> list[int]:
 
 def _rows(array: np.ndarray, dims: list[int]) -> np.ndarray:
     """[…kept, reduced]: the dimensions to reduce moved last and joined."""
-    kept = [d for d in range(array.ndim) if d not in dims]
-    moved = np.transpose(array, kept + dims)
-    return moved.reshape(tuple(array.shape[d] for d in kept) + (-1,))
+    remaining = [d for d in range(array.ndim) if d not in dims]
+    moved = np.transpose(array, remaining + dims)
+    return moved.reshape(tuple(array.shape[d] for d in remaining) + (-1,))
 
 
 def _reduce(low: Lowering, node: Node, a, dim, keepdim: bool, kind: str, function):

@@ -98,8 +98,8 @@ class Lowering:
         places = torch.as_strided(torch.arange(_extent(known)), known.shape, known.stride()).reshape(-1)
         for place, element in zip(places.tolist(), index.reshape(-1).tolist(), strict=True):
             position.setdefault(place + known.storage_offset(), element)
-        own = torch.as_strided(torch.arange(_extent(tensor)), tensor.shape, tensor.stride()) + tensor.storage_offset()
-        elements = [position.get(p) for p in own.reshape(-1).tolist()]
+        cells = torch.as_strided(torch.arange(_extent(tensor)), tensor.shape, tensor.stride()) + tensor.storage_offset()
+        elements = [position.get(p) for p in cells.reshape(-1).tolist()]
         if None in elements:
             raise Refusal("the step's state holds two different views of one memory")
         full = np.broadcast_to(np.asarray(array), self.shape(known.shape))

@@ -86,14 +86,14 @@ class Schedule:
         for v in self.live:
             for literal in guard[v]:
                 worth[literal] = worth.get(literal, 0) + COSTS.get(ops[v][0], 1)
-        kept = {literal for literal, cost in worth.items() if cost >= WORTH}
+        worthwhile = {literal for literal, cost in worth.items() if cost >= WORTH}
         cache: dict[frozenset, frozenset] = {}
         for v in self.live:
             old = guard[v]
             if old:
                 new = cache.get(old)
                 if new is None:
-                    new = cache[old] = old & kept
+                    new = cache[old] = old & worthwhile
                 guard[v] = new
         return guard
 
@@ -163,7 +163,7 @@ class Schedule:
 
     def _outside(self, value: int, literal: Literal) -> list[int]:
         """What an arm needs that is not read under `literal` alone, in order."""
-        stack, seen, found = [value], set(), []
+        stack, seen, outside = [value], set(), []
         while stack:
             v = stack.pop()
             if v in seen or v in self.home or self.p.ops[v][0] == "const":
@@ -172,8 +172,8 @@ class Schedule:
             if literal in self.guard[v]:
                 stack.extend(arguments(self.p.ops[v]))
             else:
-                found.append(v)
-        return sorted(found)
+                outside.append(v)
+        return sorted(outside)
 
     def store(self, value: int, target: str) -> None:
         """Writes a value and stores it at once."""

@@ -54,11 +54,11 @@ def culling(world: Any) -> Iterator[None]:
 def _cull_forces(world: Any) -> None:
     inside_joints = False
 
-    def joints(self: Any, found: list) -> None:
+    def joints(self: Any, constraints: list) -> None:
         nonlocal inside_joints
         inside_joints = True  # joints pull from any distance
         try:
-            type(self)._vectorized_joint_constraints(self, found)
+            type(self)._vectorized_joint_constraints(self, constraints)
         finally:
             inside_joints = False
 

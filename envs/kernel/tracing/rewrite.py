@@ -192,18 +192,18 @@ class Rewriter(TorchFunctionMode):
     def _mask(self, index):
         """(index as a tuple without Ellipsis, position of the mask) or None if there is no mask over environments."""
         items = index if isinstance(index, tuple) else (index,)
-        found = [
+        places = [
             i
             for i, item in enumerate(items)
             if isinstance(item, Tensor) and item.dtype == torch.bool and item.dim() > 0 and self.tape.depends(item)
         ]
-        if not found:
+        if not places:
             return None
-        if len(found) > 1 or any(isinstance(item, (Tensor, list)) for i, item in enumerate(items) if i != found[0]):
+        if len(places) > 1 or any(isinstance(item, (Tensor, list)) for i, item in enumerate(items) if i != places[0]):
             raise Refusal(f"the step indexes with a mask and another tensor at {location()}")
-        if any(item is Ellipsis for item in items[: found[0]]):
+        if any(item is Ellipsis for item in items[: places[0]]):
             raise Refusal(f"the step indexes with ... before a mask at {location()}")
-        return items, found[0]
+        return items, places[0]
 
     def _view(self, x: Tensor, items: tuple, at: int):
         """The part of x that the index selects if the mask were all True, and the mask shaped to it."""

@@ -69,7 +69,7 @@ def trace(template: VmasWorld, audited: bool = True) -> Trace:
     tensors = {path: slot.value for path, slot in pool.main.tensors.items()}
     shared = {path: (value, value._version, value.detach().clone()) for path, value in tensors.items()
               if pool.axes.get(path) is None and path not in pool.evolving}
-    seen = audit.look(sim, pool.main) if audited else None
+    state_before = audit.look(sim, pool.main) if audited else None
     with torch.no_grad(), pool.stream, culling(sim.world), audit.step() if audited else nullcontext():
         with Recorder(tape, location), rewriter, refusing(template.scenario):
             handed = template.split_actions(action)
@@ -83,7 +83,7 @@ def trace(template: VmasWorld, audited: bool = True) -> Trace:
             outputs["terminated",] = terminated.clone()
             outputs["truncated",] = over & ~terminated
     pool.main.refresh()
-    audit.compare(seen, audit.look(sim, pool.main) if audited else None, "a step")
+    audit.compare(state_before, audit.look(sim, pool.main) if audited else None, "a step")
     if audit.reason:
         raise Refusal(audit.reason)
     for path, (tensor, version, value) in shared.items():
@@ -92,8 +92,8 @@ def trace(template: VmasWorld, audited: bool = True) -> Trace:
                 not (slot.value.shape == value.shape and torch.equal(slot.value, value)) and path not in pool.passing:
             raise Refusal(f"a step changes {describe(path, audit.codes)}, which all environments share")
     for name, group in template.spec.groups.items():
-        wanted = (TRACED, group.n_agents, group.observation_size)
-        if tuple(outputs["observation", name].shape) != wanted:
+        shape = (TRACED, group.n_agents, group.observation_size)
+        if tuple(outputs["observation", name].shape) != shape:
             raise Refusal(f"the observation of {name} changes its width")
     state = {}
     for path, (tensor, version) in before.items():
@@ -111,8 +111,8 @@ def trace(template: VmasWorld, audited: bool = True) -> Trace:
             raise Refusal(f"{path} and {first} are one tensor in some steps and two in others")
     numbers = {key: tape.add(value) for key, value in outputs.items()}
     unrolled = bool(tape.noise) and (rewriter.looped or rewriter.selected)
-    asked = rewriter.branches, rewriter.loops, rewriter.selected
-    return Trace(tape, state, numbers, shapes, constants, unrolled, *asked)
+    decisions = rewriter.branches, rewriter.loops, rewriter.selected
+    return Trace(tape, state, numbers, shapes, constants, unrolled, *decisions)
 
 
 @contextmanager
@@ -126,8 +126,8 @@ def refusing(scenario: str) -> Iterator[None]:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(SKIPPED)]
         place = f" at {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""
         lines = str(error).splitlines() or ["no message"]
-        said = " ".join((lines[-1] if "Traceback" in str(error) else str(error)).split())[:200] or "no message"
-        raise Refusal(f"tracing {scenario!r} raised {type(error).__name__}{place}: {said}") from error
+        message = " ".join((lines[-1] if "Traceback" in str(error) else str(error)).split())[:200] or "no message"
+        raise Refusal(f"tracing {scenario!r} raised {type(error).__name__}{place}: {message}") from error
 
 
 def drawn_values(pool) -> dict[str, Any]:
@@ -183,18 +183,18 @@ RESETS = 4
 
 def _constants(template: VmasWorld, before: dict[str, tuple[Tensor, int]]) -> dict[tuple, float]:
     """State elements that hold one and the same value in every environment, now and after several resets."""
-    pool, found = template.pool, {}
+    pool, samples = template.pool, {}
     for path, (value, _) in before.items():
-        found[path] = _rows(value, pool.axes[path])
+        samples[path] = _rows(value, pool.axes[path])
         if path in pool.fresh.tensors:
-            found[path] = torch.cat([found[path], _rows(pool.fresh.tensors[path].value, pool.axes[path])])
+            samples[path] = torch.cat([samples[path], _rows(pool.fresh.tensors[path].value, pool.axes[path])])
     for _ in range(RESETS):
         pool.refresh()
         for path in before:
             if path in pool.fresh.tensors:
-                found[path] = torch.cat([found[path], _rows(pool.fresh.tensors[path].value, pool.axes[path])])
+                samples[path] = torch.cat([samples[path], _rows(pool.fresh.tensors[path].value, pool.axes[path])])
     constants = {}
-    for path, rows in found.items():
+    for path, rows in samples.items():
         bits = rows.view(torch.int32) if rows.dtype == torch.float32 else rows
         same = (bits == bits[:1]).all(0).tolist()
         for k, value in enumerate(rows[0].tolist()):

@@ -60,12 +60,12 @@ class StepAudit:
     def look(self, simulator: Any, state: StateMap) -> PythonState | None:
         """Walks the Python state as it is now; keeps the reason where that is not possible."""
         try:
-            found = python_state(simulator, state)
+            current = python_state(simulator, state)
         except TooMuchState as error:
             self._because(f"the scenario cannot be watched: {error}")
             return None
-        self.codes.update(found.codes)
-        return found
+        self.codes.update(current.codes)
+        return current
 
     def compare(self, before: PythonState | None, after: PythonState | None, doing: str, first: bool = False) -> None:
         """Notes what differs between two walks. first: dicts may have been filled with tensors."""
@@ -123,7 +123,7 @@ def describe(path: str, codes: dict[types.CodeType, str]) -> str:
     """A path of Python state and the line of the user's code that sets it."""
     mine = [code for code in codes if not _is_simulator(code)]
     parts = [part for part in reversed(path.split(".")) if part.isidentifier()]
-    place = next((found for found in (mention(iter(mine), part) for part in parts) if found), "")
+    place = next((line for line in (mention(iter(mine), part) for part in parts) if line), "")
     return f"{path} at {place}" if place else path
 
 

@@ -31,18 +31,18 @@ def check_branches(template: VmasWorld, traced: Trace) -> None:
     Likewise for a condition that was never seen false, and for a loop that comes near to the rounds of a trace. VMAS's
     own physics is trusted: its branches are culling shortcuts.
     """
-    asked = {place for place in traced.branches | traced.loops if not _is_physics(place[0])}
-    if not asked and (not traced.selected or is_own(template)):
+    conditions = {place for place in traced.branches | traced.loops if not _is_physics(place[0])}
+    if not conditions and (not traced.selected or is_own(template)):
         return
     if traced.unrolled and is_own(template):  # VMAS's rejection loops; of other scenarios nothing is taken on trust
         return
-    generator, unseen = torch.Generator().manual_seed(0), asked - traced.loops
+    generator, unseen = torch.Generator().manual_seed(0), conditions - traced.loops
     for batch in range(BATCHES):
         if not unseen and batch >= len(SPREADS):
             break
         _equal_environments(template, generator, batch)
         for _ in range(2):
-            unseen -= _both_ways(template, generator, asked, traced.loops)
+            unseen -= _both_ways(template, generator, conditions, traced.loops)
     if unseen:
         raise Refusal(f"the step branches on all environments at {_place(min(unseen))}, "
                       "and was never seen to take the other way")
@@ -53,13 +53,13 @@ def check_late_branches(template: VmasWorld, traced: Trace, kernel: KernelStep) 
 
     Raises Refusal.
     """
-    asked = {place for place in traced.branches | traced.loops if not _is_physics(place[0])}
-    if not asked or (traced.unrolled and is_own(template)):
+    conditions = {place for place in traced.branches | traced.loops if not _is_physics(place[0])}
+    if not conditions or (traced.unrolled and is_own(template)):
         return
     comparison = Comparison(template, kernel, False)
     for _ in late_states(template, kernel, comparison.generator, comparison.over):
-        _alike(template, comparison.generator)
-        _both_ways(template, comparison.generator, asked, traced.loops)
+        _equalize(template, comparison.generator)
+        _both_ways(template, comparison.generator, conditions, traced.loops)
 
 
 def is_own(template: VmasWorld) -> bool:
@@ -79,21 +79,21 @@ def _place(place: tuple[str, int]) -> str:
 def _equal_environments(template: VmasWorld, generator: torch.Generator, batch: int) -> None:
     """A reset whose environments all are as one of them is, its bodies spread; every third is at its time limit."""
     reset_as_drawn(template)
-    _alike(template, generator, SPREADS[batch % len(SPREADS)], batch % 3 == 2)
+    _equalize(template, generator, SPREADS[batch % len(SPREADS)], batch % 3 == 2)
 
 
-def _alike(template: VmasWorld, generator: torch.Generator, spread: float = 1.0, at_limit: bool = False) -> None:
+def _equalize(template: VmasWorld, generator: torch.Generator, spread: float = 1.0, at_limit: bool = False) -> None:
     """Gives every environment the state of one of them."""
     pool = template.pool
     row = int(torch.randint(template.num_envs, (), generator=generator))
     written: dict[int, Tensor] = {}  # slots that hold one tensor hold one afterwards
-    kept = []
+    kept_alive = []
     for path, slot in pool.main.tensors.items():
         axis, value = pool.axes.get(path), slot.value
         if axis is None:
             continue
         if id(value) not in written:
-            kept.append(value)
+            kept_alive.append(value)
             one = value.narrow(axis, row, 1)
             if path.endswith("_state._pos"):
                 one = one * spread
@@ -103,7 +103,7 @@ def _alike(template: VmasWorld, generator: torch.Generator, spread: float = 1.0,
         slot.write(written[id(value)])
 
 
-def _both_ways(template: VmasWorld, generator: torch.Generator, asked: set, loops: set) -> set[tuple[str, int]]:
+def _both_ways(template: VmasWorld, generator: torch.Generator, conditions: set, loops: set) -> set[tuple[str, int]]:
     """One step as it is and one with every branch taken, from the same state; the conditions that were false."""
     pool, truths = template.pool, TruthRecorder()
     row = template.random_action(generator)
@@ -118,17 +118,17 @@ def _both_ways(template: VmasWorld, generator: torch.Generator, asked: set, loop
                 pool.main.tensors[path].write(value)
         torch.set_rng_state(before)
         natural = eager_step(template, action, False, truths) | _states(pool)
-        drew_alike = torch.equal(drawn, torch.get_rng_state())
+        same_draws = torch.equal(drawn, torch.get_rng_state())
     for place, rounds in truths.rounds.items():
         if place in loops and rounds > TRIES // 2:
             raise Refusal(f"a loop took {rounds} rounds at {_place(place)}, too near to the {TRIES} of a kernel")
-    if not drew_alike:
-        where = f"near {_place(min(asked))}" if asked else f"in {file_of(template)}"
+    if not same_draws:
+        where = f"near {_place(min(conditions))}" if conditions else f"in {file_of(template)}"
         raise Refusal(f"the step draws another number of times where a condition is false, {where}")
     for key, value in natural.items():
         a, b = forced.get(key), value
         if a is None or a.shape != b.shape or not _equal(a, b):
-            false = sorted(truths.false & asked) or sorted(asked)
+            false = sorted(truths.false & conditions) or sorted(conditions)
             where = f"at {_place(false[0])}" if false else f"by a selection in {file_of(template)}"
             raise Refusal(f"the step branches on all environments {where}, which changes {_name(key)}")
     return truths.false

@@ -26,7 +26,7 @@ def late_states(
     for steps, power in PLAYS:
         reset_as_drawn(template)
         kernel.load_state(lambda path: pool.main.tensors[path].value)
-        kept, tables = kernel.state.clone(), {path: table.clone() for path, table in kernel.tables.items()}
+        late_state, tables = kernel.state.clone(), {path: table.clone() for path, table in kernel.tables.items()}
         age = (steps * torch.rand(template.num_envs, generator=generator) ** power).long()
         steady = template.random_action(generator)  # half of the environments keep their action, and so come far
         wavers = torch.rand(template.num_envs, generator=generator) < 0.5
@@ -39,12 +39,12 @@ def late_states(
             kernel.step()
             age = torch.where(over[0] | over[1], -1, age)
             going = age > k
-            kept[:, : template.num_envs][:, going] = kernel.state[:, : template.num_envs][:, going]
+            late_state[:, : template.num_envs][:, going] = kernel.state[:, : template.num_envs][:, going]
             for path, table in kernel.tables.items():
                 tables[path][going] = table[going]
             if not going.any():
                 break
-        kernel.state.copy_(kept)
+        kernel.state.copy_(late_state)
         for path, table in tables.items():
             kernel.tables[path].copy_(table)
         kernel.fill(pool.main)

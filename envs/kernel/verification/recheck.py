@@ -31,10 +31,10 @@ class Recheck:
         self._report = Report()  # of all comparisons in the run
         self._rollouts, self._steps = 0, 0  # rollouts begun, and steps outside of rollouts
 
-    def at_start(self, made: Compiled, specialised: bool) -> str:
+    def at_start(self, compilation: Compiled, specialised: bool) -> str:
         """Two steps of the environment's own simulator and of the kernel; one sentence if they differ."""
         world = self.world
-        comparison = Comparison(world, made.step(world.num_envs), made.unrolled)
+        comparison = Comparison(world, compilation.step(world.num_envs), compilation.unrolled)
         try:
             with world.pool.preserved():
                 for _ in range(STARTING):
@@ -61,7 +61,7 @@ class Recheck:
         """Whether comparisons stay below a hundredth of the time since the start; the first is always made."""
         return self.spent <= SHARE * (time.perf_counter() - self._born)
 
-    def in_run(self, made: Compiled, action: dict[str, Tensor]) -> None:
+    def in_run(self, compilation: Compiled, action: dict[str, Tensor]) -> None:
         """The step that is due, from the run's own state, which lies in the simulator, by both.
 
         One environment may flip by rounding: what differs is compared again at the next step, and counted on.
@@ -69,7 +69,7 @@ class Recheck:
         """
         start = time.perf_counter()
         world, before = self.world, self._report.astray
-        comparison = Comparison(world, made.step(world.num_envs), made.unrolled, self._report)
+        comparison = Comparison(world, compilation.step(world.num_envs), compilation.unrolled, self._report)
         try:
             with world.pool.preserved(), naming_errors(world.scenario, world.ticks + 1):
                 comparison.step(action)

@@ -70,11 +70,11 @@ class Comparison:
             kernel.draw()
             torch.set_rng_state(before)
             kernel.step()
-            wanted = self._simulator(action)
+            expected = self._simulator(action)
         ours = dict(self._outputs)
         for path, value in kernel.store_state(_reader(pool.main)).items():
             ours["state", path] = value.movedim(kernel.shapes[path][2], 0).reshape(world.num_envs, -1)
-        error, flipped = _apart(ours, wanted, report), _flipped(ours, wanted)
+        error, flipped = _apart(ours, expected, report), _flipped(ours, expected)
         wrong = flipped | ~(error <= TOLERANCE)
         if wrong.any():
             after = _clones(pool)
@@ -84,7 +84,7 @@ class Comparison:
                 torch.set_rng_state(before)
                 shaken = self._simulator(action)
                 torch.set_rng_state(ended)
-            wrong &= ~_flipped(shaken, wanted) & (flipped | (error > AMPLIFIED * _apart(shaken, wanted)))
+            wrong &= ~_flipped(shaken, expected) & (flipped | (error > AMPLIFIED * _apart(shaken, expected)))
             for path, value in after.items():
                 pool.main.tensors[path].write(value)
         report.compared += world.num_envs
@@ -98,11 +98,11 @@ class Comparison:
 
     def _simulator(self, action: dict[str, Tensor]) -> dict[tuple, Tensor]:
         kernel, main = self.kernel, self.world.pool.main
-        wanted = eager_step(self.world, action, self.unrolled)
+        expected = eager_step(self.world, action, self.unrolled)
         for path in {p for p, _ in kernel.places.fields} | set(kernel.tables):
             rows = main.tensors[path].value.movedim(kernel.shapes[path][2], 0)
-            wanted["state", path] = rows.detach().reshape(self.world.num_envs, -1).clone()
-        return wanted
+            expected["state", path] = rows.detach().reshape(self.world.num_envs, -1).clone()
+        return expected
 
     def difference(self) -> str:
         """One sentence where the kernel is astray in more than one of a thousand environments, else ""."""
@@ -173,15 +173,15 @@ def eager_step(world: VmasWorld, action: dict[str, Tensor], rewritten: bool, *mo
         for mode in modes:
             stack.enter_context(mode)
         observations, rewards, ended, over, infos = simulator.step(world.split_actions(action))
-        wanted = {("observation", name): v for name, v in world.observe(simulator, observations).items()}
+        expected = {("observation", name): v for name, v in world.observe(simulator, observations).items()}
         for name, group in world.groups.items():
-            wanted["reward", name] = group.reward(rewards)
+            expected["reward", name] = group.reward(rewards)
             for key, value in group.info(infos).items():
-                wanted["info", name, key] = value
+                expected["info", name, key] = value
     pool.main.refresh()
-    wanted = {key: value.detach().reshape(world.num_envs, -1).clone() for key, value in wanted.items()}
+    expected = {key: value.detach().reshape(world.num_envs, -1).clone() for key, value in expected.items()}
     ended, over = ended.reshape(-1).clone(), over.reshape(-1).clone()
-    return {**wanted, ("terminated",): ended, ("truncated",): over & ~ended}
+    return {**expected, ("terminated",): ended, ("truncated",): over & ~ended}
 
 
 def _flipped(ours: dict[tuple, Tensor], theirs: dict[tuple, Tensor]) -> Tensor:

@@ -25,7 +25,7 @@ def test_shapes_by_hand():
     # (1 - cos(pi p)) / 2
     assert [cosine.advance(p) for p in (0.0, 1 / 3, 0.5, 1.0)] == pytest.approx([0.0, 0.25, 0.5, 1.0])
     assert cosine.value.item() == 1.0 and cosine.matters and not Scheduled(0.0).matters
-    assert not cosine.state_dict()  # a resumed run computes it anew
+    assert not cosine.state_dict()  # a resumed run computes it again
 
 
 def test_the_loss_uses_what_is_scheduled():

@@ -172,9 +172,9 @@ def test_pettingzoos_masks_reach_the_loss(tmp_path):
     trainer = Trainer(progress="off", evaluate_every=0, checkpoint_every=0, max_iterations=23)
     trainer.fit(each, tmp_path)  # 414 steps and the evaluation's; a forbidden action would fail
     batch = batch_of(each)
-    alive, wanted = batch["agents", "alive"], each.loss(batch)
+    alive, expected = batch["agents", "alive"], each.loss(batch)
     assert 0 < (~alive).sum() < alive.numel()
     for key in ("log_prob", "advantage"):
         batch["agents", key][~alive] += 3.0
-    found = each.loss(batch)
-    assert all(torch.equal(wanted[key], found[key]) for key in ("policy_loss", "entropy", "approx_kl"))
+    outputs = each.loss(batch)
+    assert all(torch.equal(expected[key], outputs[key]) for key in ("policy_loss", "entropy", "approx_kl"))

@@ -46,12 +46,12 @@ def test_rollout_equals_stepping_by_hand():
 def test_an_environment_may_keep_the_actions_that_it_is_given():
     roll, loss = build()
     roll.reset(0)
-    kept, step_into = [], roll.env.step_into
-    roll.env.step_into = lambda t, actions: (kept.append(actions["agents"]), step_into(t, actions))
+    saved, step_into = [], roll.env.step_into
+    roll.env.step_into = lambda t, actions: (saved.append(actions["agents"]), step_into(t, actions))
     roll.collect(torch.Generator().manual_seed(0))
     replayed = next(iter(roll._graphed["agents"].graphs.values()))
-    assert replayed.runs == 9 and len(kept) == 12  # from the fourth step on
-    for action, raw in zip(kept, roll.rollout.action["agents"], strict=True):
+    assert replayed.runs == 9 and len(saved) == 12  # from the fourth step on
+    for action, raw in zip(saved, roll.rollout.action["agents"], strict=True):
         assert torch.equal(action, loss.actors["agents"].head.to_env(raw))
 
 
@@ -60,10 +60,10 @@ def test_next_observation_is_the_true_one_at_an_end():
     roll.reset(0)
     data = roll.collect(torch.Generator().manual_seed(0))
     done = data["next", "done"][:-1, :, 0]
-    after, seen = data["next", "agents", "observation"][:-1], data["agents", "observation"][1:]
+    after, observed = data["next", "agents", "observation"][:-1], data["agents", "observation"][1:]
     assert done.any() and not done.all()
-    assert torch.equal(after[~done], seen[~done])
-    assert not torch.equal(after[done], seen[done])
+    assert torch.equal(after[~done], observed[~done])
+    assert not torch.equal(after[done], observed[done])
 
 
 def test_rollouts_continue_and_storage_is_reused():

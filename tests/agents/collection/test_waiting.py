@@ -31,12 +31,12 @@ def collected(mode):
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
 def test_lengths_are_those_of_the_episodes(mode):
     task, roll = collected(mode)
-    lengths, begun = [], roll.observed["agents"][0, :, 0, 0].clone()
+    lengths, first_number = [], roll.observed["agents"][0, :, 0, 0].clone()
     for t in range(64):
         waits = roll.observed["agents"][t, :, 0, 0] == 0
-        begun = torch.where(waits, roll.observed["agents"][t + 1, :, 0, 0], begun)
-        lengths += begun[roll.done[t]].tolist()  # what a countdown begins with is its length
-        begun = torch.where(roll.done[t], roll.observed["agents"][t + 1, :, 0, 0], begun)
+        first_number = torch.where(waits, roll.observed["agents"][t + 1, :, 0, 0], first_number)
+        lengths += first_number[roll.done[t]].tolist()  # what a countdown begins with is its length
+        first_number = torch.where(roll.done[t], roll.observed["agents"][t + 1, :, 0, 0], first_number)
     assert task.figures["episodes"] == len(lengths) > 30
     assert_close(task.figures["episode_length"], torch.tensor(lengths).mean())
     assert roll.idle(slice(0, -1)).any() == (mode == "NextStep")
@@ -45,9 +45,9 @@ def test_lengths_are_those_of_the_episodes(mode):
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
 def test_every_episode_begins_without_a_memory(mode):
     task, roll = collected(mode)
-    actor, seen = task.loss.actors["agents"], roll.observed["agents"][:-1]
-    begins = (seen[..., 0, 1] == 0) & (seen[..., 0, 0] > 0)  # no action before it, and a number to count down from
-    fresh = actor.remember(seen[begins], torch.zeros(int(begins.sum()), *actor.memory_shape))[0]
+    actor, x = task.loss.actors["agents"], roll.observed["agents"][:-1]
+    begins = (x[..., 0, 1] == 0) & (x[..., 0, 0] > 0)  # no action before it, and a number to count down from
+    fresh = actor.remember(x[begins], torch.zeros(int(begins.sum()), *actor.memory_shape))[0]
     assert begins.sum() > 30
     assert_close(roll.params["agents"][begins], fresh, rtol=1e-5, atol=1e-6)
     first = next(iter(task.batches(0)))  # trained on as it was played: nothing has changed before the first step

@@ -52,10 +52,10 @@ def test_onnx_gives_the_same_actions(runs, name: str, tmp_path: Path) -> None:
     file = export(policy, "onnx", tmp_path)
     session = onnxruntime.InferenceSession(str(file))
     for batch in (1000, 1):
-        given = observations(policy, batch)
-        actions = session.run(None, {f"{n}_observation": o.numpy() for n, o in given.items()})
-        for (group, wanted), action in zip(policy.act(given).items(), actions, strict=True):
-            assert action.shape == tuple(wanted.shape) and np.abs(action - wanted.numpy()).max() <= 1e-5, group
+        inputs = observations(policy, batch)
+        actions = session.run(None, {f"{n}_observation": o.numpy() for n, o in inputs.items()})
+        for (group, expected), action in zip(policy.act(inputs).items(), actions, strict=True):
+            assert action.shape == tuple(expected.shape) and np.abs(action - expected.numpy()).max() <= 1e-5, group
     metadata = json.loads(session.get_modelmeta().custom_metadata_map["policy"])
     assert metadata["env"]["scenario"] == policy.metadata["env"]["scenario"]
 
@@ -66,9 +66,9 @@ def test_torch_export_gives_the_same_actions(runs, name: str, tmp_path: Path) ->
     extra = {"policy.json": ""}
     program = torch.export.load(export(policy, "torch_export", tmp_path), extra_files=extra).module()
     for batch in (1000, 1):
-        given = observations(policy, batch)
-        for action, wanted in zip(program(*given.values()), policy.act(given).values(), strict=True):
-            torch.testing.assert_close(action, wanted, atol=1e-5, rtol=0)
+        inputs = observations(policy, batch)
+        for action, expected in zip(program(*inputs.values()), policy.act(inputs).values(), strict=True):
+            torch.testing.assert_close(action, expected, atol=1e-5, rtol=0)
     assert "spec" in json.loads(extra["policy.json"])
 
 

@@ -50,9 +50,9 @@ def make(algo: dict, network: dict, action: ActionSpec) -> Policy:
             "network": {"_target_": "marl.networks.MLP", "hidden": [16, 8], **network},
         }
     )
-    seen = 3 * torch.randn(100, 2, 5) + torch.arange(5.0)
-    policy.actors["agents"].inputs.learn(seen)  # statistics, where there are any, that are not those of the beginning
-    policy.critics["agents"].learn_inputs(seen, torch.randn(100, 4) - 1)
+    x = 3 * torch.randn(100, 2, 5) + torch.arange(5.0)
+    policy.actors["agents"].inputs.learn(x)  # statistics, where there are any, that are not those of the beginning
+    policy.critics["agents"].learn_inputs(x, torch.randn(100, 4) - 1)
     policy.critics["agents"].learn_scale(5 * torch.randn(100, 2) + 3, torch.zeros(100, 2))
     return policy
 
@@ -75,8 +75,8 @@ def test_actions_and_values_are_torchs(javascript, algo: dict, network: dict, ac
     )
     actions = np.array([row[0] for row in ours]).reshape(1000, 2, -1)
     values = np.array([row[1] for row in ours])
-    wanted = policy.act({"agents": observation})["agents"].numpy()
-    assert np.abs(actions - wanted).max() <= 1e-5
+    expected = policy.act({"agents": observation})["agents"].numpy()
+    assert np.abs(actions - expected).max() <= 1e-5
     assert np.abs(values - policy.values({"agents": observation}, state)["agents"].numpy()).max() <= 1e-5
 
 

@@ -34,10 +34,10 @@ def test_of_balance_position_and_velocity_are_found():
     observation, state = env.reset(9)
     for _ in range(3):
         step = env.step(env.random_action(torch.Generator().manual_seed(1)))
-    seen, state = step.next_observation["agents"], step.next_state
+    observed, state = step.next_observation["agents"], step.next_state
     for f in range(group.observation_size):
-        held = all((seen[:, a, f : f + 1] == state).all(0).any() for a in range(group.n_agents))
-        assert held == (f in group.in_state)
+        in_state = all((observed[:, a, f : f + 1] == state).all(0).any() for a in range(group.n_agents))
+        assert in_state == (f in group.in_state)
     assert {0, 1, 2, 3} <= set(group.in_state) < set(range(group.observation_size))
     assert spec_of(describe(spec)).groups["agents"].in_state == group.in_state
 

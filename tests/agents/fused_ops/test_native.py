@@ -1,4 +1,4 @@
-"""The compiled terms of PPO's loss against torch's operations: the same gradients, to the bit where both can."""
+"""The compiled terms of PPO's loss against torch's operations: the same gradients, bitwise where both can."""
 
 import platform
 
@@ -20,15 +20,15 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 
 def both(monkeypatch, function, *leaves: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Results of function(*leaves) and the leaves' gradients: compiled, and by torch's operations."""
-    found = []
+    results_of_both = []
     for enabled in (True, False):
         monkeypatch.setattr(library, "enabled", enabled)
-        given = [leaf.clone().requires_grad_() for leaf in leaves]
-        results = function(*given)
+        inputs = [leaf.clone().requires_grad_() for leaf in leaves]
+        results = function(*inputs)
         score = sum((numbers(*x.shape, seed=i) * x).sum() for i, x in enumerate(results) if x.requires_grad)
-        found.append([*[x.detach() for x in results], *torch.autograd.grad(score, given)])
+        results_of_both.append([*[x.detach() for x in results], *torch.autograd.grad(score, inputs)])
         assert (native.functions() is None) != enabled
-    return found[0], found[1]
+    return results_of_both[0], results_of_both[1]
 
 
 def assert_equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
@@ -66,8 +66,8 @@ def test_categorical_is_torchs(size, C, monkeypatch):
 @pytest.mark.parametrize("size", SIZES)
 def test_rows_are_scaled(size):
     factors, rows = numbers(*size), numbers(*size, 4, seed=1)
-    for given in (factors, factors[:1].expand_as(factors)):
-        assert torch.equal(native.scale(given, rows), given.unsqueeze(-1) * rows)
+    for row_factors in (factors, factors[:1].expand_as(factors)):
+        assert torch.equal(native.scale(row_factors, rows), row_factors.unsqueeze(-1) * rows)
 
 
 @pytest.mark.parametrize("dual", [None, 1.5])
@@ -91,7 +91,7 @@ def test_value_loss_is_torchs(size, kind, clip, monkeypatch):
     target, old = numbers(*size, seed=2), numbers(*size, seed=4)
     value = old + 0.3 * numbers(*size)
     if size[0] > 1:
-        value[0] = old[0]  # both losses alike
+        value[0] = old[0]  # both losses are equal
     ours, theirs = both(monkeypatch, lambda x: [value_loss(x, target, old, kind, 0.7, clip)], value)
     assert_close(ours, theirs)
     if kind == "l2":
@@ -148,8 +148,8 @@ def test_other_tensors_are_left_to_torch(change):
 
 def test_transforms_of_torch_see_operations():
     x, a = numbers(4, 5), numbers(4, 5, seed=1)
-    wanted = torch.stack([value_loss(v, t) for v, t in zip(x, a, strict=True)])
-    torch.testing.assert_close(torch.vmap(value_loss)(x, a), wanted)
+    expected = torch.stack([value_loss(v, t) for v, t in zip(x, a, strict=True)])
+    torch.testing.assert_close(torch.vmap(value_loss)(x, a), expected)
 
 
 @pytest.mark.parametrize(

@@ -90,12 +90,12 @@ def test_what_a_value_depends_on(kind, share):
     other[:, 1] += 1.0  # only agent 1 sees something else
     by_observation = (critic(other, state) != value).any(0).tolist()
     by_state = (critic(observation, state + 1.0) != value).any(0).tolist()
-    own, everyone, nobody = [False, True, False], [True] * A, [False] * A
+    agents_row, everyone, none = [False, True, False], [True] * A, [False] * A
     expected = {
-        "local": (own, nobody),
-        "concat": (everyone, nobody),
-        "state": (nobody, everyone),
-        "agent_state": (own, everyone),
+        "local": (agents_row, none),
+        "concat": (everyone, none),
+        "state": (none, everyone),
+        "agent_state": (agents_row, everyone),
     }[kind]
     assert (by_observation, by_state) == expected
 

@@ -74,10 +74,10 @@ def test_without_popart_the_network_stays_and_old_values_are_what_it_said():
     critic = Critic(GROUP, NETWORK, Architecture(value_norm="running"))
     observation = torch.randn(6, 5, A, F)
     critic.learn_scale(rollouts()[0], torch.zeros(6, 5, A))
-    said = critic(observation).detach()
+    values = critic(observation).detach()
     weights = copy.deepcopy(dict(critic.named_parameters()))
-    _, old = critic.learn_scale(rollouts()[1], critic.denormalize(said))
-    torch.testing.assert_close(old, said, rtol=1e-4, atol=1e-4)
+    _, old = critic.learn_scale(rollouts()[1], critic.denormalize(values))
+    torch.testing.assert_close(old, values, rtol=1e-4, atol=1e-4)
     assert all(torch.equal(p, weights[name]) for name, p in critic.named_parameters())
     assert {"value_norm.moments", "value_norm.weight"} <= set(critic.state_dict())
 
@@ -161,15 +161,15 @@ def test_rewards_are_divided_by_the_deviation_of_discounted_returns():
     g = torch.Generator().manual_seed(0)
     T, E, gamma = 7, 4, 0.9
     norm = RewardNorm(E, A, gamma, limit=2.0)
-    seen, past = [], np.zeros((E, A))
+    returns, past = [], np.zeros((E, A))
     for _ in range(3):
         reward, done = 5 + 3 * torch.randn(T, E, A, generator=g), torch.rand(T, E, generator=g) < 0.3
         got = norm(reward, done)
         for t in range(T):
             past = past * gamma + reward[t].double().numpy()
-            seen.append(past.copy())
+            returns.append(past.copy())
             past[done[t].numpy()] = 0.0
-        expected = np.clip(reward.double().numpy() / np.concatenate(seen).reshape(-1).std(), -2.0, 2.0)
+        expected = np.clip(reward.double().numpy() / np.concatenate(returns).reshape(-1).std(), -2.0, 2.0)
         np.testing.assert_allclose(got.numpy(), expected, rtol=1e-5)
 
 
@@ -199,7 +199,7 @@ def test_ids_tell_agents_of_a_shared_network_apart():
         assert not torch.allclose(out[:, 0], out[:, 1])
         weight = module.network.networks[0].body[0].weight
         with torch.no_grad():
-            weight[:, -A:] = 0.0  # deaf to the ids, it treats all alike
+            weight[:, -A:] = 0.0  # deaf to the ids, it treats all identically
         out = module(*arguments).reshape(2, A, -1)
         torch.testing.assert_close(out[:, 0], out[:, 1])
     joint = Critic(GROUP, NETWORK, Architecture(agent_ids=True))

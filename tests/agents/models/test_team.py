@@ -38,7 +38,7 @@ def spec(agents: int) -> EnvSpec:
 def test_actors_and_critics_follow_the_agents_order_and_number(network, kind):
     torch.manual_seed(0)
     algo = Architecture(critic=kind, normalize_observation=True, value_norm="popart")
-    (actor,), (critic,) = (made.values() for made in build_networks(algo, spec(4), network))
+    (actor,), (critic,) = (networks.values() for networks in build_networks(algo, spec(4), network))
     more_actors, more_critics = build_networks(algo, spec(6), network)
     more_actors["agents"].load_state_dict(actor.state_dict())
     more_critics["agents"].load_state_dict(critic.state_dict())

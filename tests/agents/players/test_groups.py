@@ -61,8 +61,8 @@ def test_a_group_that_is_not_named_learns_as_before():
 
 
 def test_settings_of_one_group_change_that_group_alone():
-    own = {"adversary": {"algo": {"clip": 0.01, "entropy_coef": 0.5, "critic": "local", "gamma": 0.5}}}
-    plain, other = make(None), make(own)
+    groups = {"adversary": {"algo": {"clip": 0.01, "entropy_coef": 0.5, "critic": "local", "gamma": 0.5}}}
+    plain, other = make(None), make(groups)
     assert other.loss.critics["adversary"].kind == "local" and other.loss.critics["agent"].kind == "concat"
     task = make({"adversary": {"algo": {"clip": 0.01, "entropy_coef": 0.5, "gamma": 0.5}}})
     for each in (plain, task):
@@ -94,11 +94,11 @@ def test_who_does_not_learn_plays_and_is_not_in_the_optimiser(policy, run, tmp_p
     names = {id(p) for p in task.loss.parameters()}
     optimizer = OptimizerConfig().build(task.parts())
     assert {id(p) for group in optimizer.param_groups for p in group["params"]} == names
-    seen = []
+    actions = []
     inner = task.env.step
-    monkeypatch.setattr(task.env, "step", lambda action: seen.append(action["adversary"].clone()) or inner(action))
+    monkeypatch.setattr(task.env, "step", lambda action: actions.append(action["adversary"].clone()) or inner(action))
     task.collect(0)
-    acted = torch.stack(seen)
+    acted = torch.stack(actions)
     if policy == "still":
         assert acted.abs().sum() == 0
     elif policy == "players.upwards":
@@ -107,8 +107,8 @@ def test_who_does_not_learn_plays_and_is_not_in_the_optimiser(policy, run, tmp_p
         frozen = Policy.load(run).actors["adversary"]
         generator = torch.Generator()
         generator.set_state(make({"adversary": {"policy": policy}}).lineup.generator.get_state())
-        wanted = frozen.head.to_env(frozen.act(task.rollout.observed["adversary"][0], generator=generator)[0])
-        torch.testing.assert_close(acted[0], wanted)
+        expected = frozen.head.to_env(frozen.act(task.rollout.observed["adversary"][0], generator=generator)[0])
+        torch.testing.assert_close(acted[0], expected)
         assert not any(p.requires_grad for p in task.lineup.players["adversary"].parameters())
     else:
         assert acted.std() > 0.1
@@ -134,10 +134,10 @@ def test_in_the_environments_of_the_past_a_group_does_not_learn():
     task.lineup.draw_versions = lambda iteration: None
     for pool in task.lineup.pools.values():
         pool.act = lambda observation, generator, mask: torch.zeros(*observation.shape[:2], 2)
-    seen, inner = [], task.env.step
-    task.env.step = lambda action: seen.append({k: v.clone() for k, v in action.items()}) or inner(action)
+    actions, inner = [], task.env.step
+    task.env.step = lambda action: actions.append({k: v.clone() for k, v in action.items()}) or inner(action)
     task.collect(0)
-    still = {name: (torch.stack([a[name] for a in seen]) == 0).all(-1).all(-1).all(0) for name in seen[0]}
+    still = {name: (torch.stack([a[name] for a in actions]) == 0).all(-1).all(-1).all(0) for name in actions[0]}
     assert still["adversary"].tolist() == [True] * 2 + [False] * 6
     assert still["agent"].tolist() == [False] * 2 + [True] * 4 + [False] * 2
     batch = next(iter(task.batches(0)))
@@ -231,9 +231,9 @@ def test_a_team_against_its_own_past(tmp_path):
     assert "actors.agent_red" not in str(list(checkpoint_file.load(run / "checkpoints" / "last.pt")["loss"]))
     policy = Policy.load(run)
     assert list(policy.actors) == ["agent_blue"] and list(policy.everyone()[0]) == ["agent_blue", "agent_red"]
-    seen = {name: torch.randn(2, 2, policy.spec.groups["agent_blue"].observation_size) for name in policy.everyone()[0]}
-    acted = policy.act(seen)
-    assert torch.equal(acted["agent_red"], policy.act({"agent_blue": seen["agent_red"]})["agent_blue"])
+    x = {name: torch.randn(2, 2, policy.spec.groups["agent_blue"].observation_size) for name in policy.everyone()[0]}
+    acted = policy.act(x)
+    assert torch.equal(acted["agent_red"], policy.act({"agent_blue": x["agent_red"]})["agent_blue"])
     summary = json.loads((run / "summary.json").read_text())
     assert "agent_red/episode_return" in summary["final"]
 
@@ -248,7 +248,7 @@ def test_a_team_against_its_own_past(tmp_path):
         ({"agent": {"policy": "runs/none"}}, "no checkpoint at runs/none"),
         ({"agent": {"policy": "no.where"}}, "opponents=no.where: no module 'no'"),
         ({"agent": {"policy": "heuristic"}}, "heuristic: mpe/simple_tag has no policy of its own for agent"),
-        ({"agent": {"policy": "random"}, "adversary": {"policy": "still"}}, "groups: nobody learns"),
+        ({"agent": {"policy": "random"}, "adversary": {"policy": "still"}}, "groups: none learns"),
         ({"agent": {"policy": "random", "past": 0.2}}, "groups.agent.past: is of groups that learn"),
         ({"agent": {"policy": "pool"}}, r"groups.agent.of=None: must be a group that learns \(adversary\)"),
         ({"agent": {"policy": "pool", "of": "adversary"}}, r"groups.agent.policy=pool: its sizes .* differ from"),
@@ -291,8 +291,8 @@ def test_vmas_own_policy_plays_beside_learners(tmp_path):
     env = partial(VmasEnv, "transport", num_envs=8, max_steps=8, fast="off", **three)
     task = make({"scripted": {"policy": "heuristic"}}, env=env)
     fit(task, tmp_path)
-    seen = task.rollout.observed["scripted"][3]
-    wanted = HeuristicPolicy(continuous_action=True).compute_action(seen[:, 0], u_range=1.0)
-    acted = task.lineup.players["scripted"](seen, torch.Generator())
-    torch.testing.assert_close(acted[:, 0], wanted)
+    observation = task.rollout.observed["scripted"][3]
+    expected = HeuristicPolicy(continuous_action=True).compute_action(observation[:, 0], u_range=1.0)
+    acted = task.lineup.players["scripted"](observation, torch.Generator())
+    torch.testing.assert_close(acted[:, 0], expected)
     assert list(task.loss.actors) == ["learners"]

@@ -37,8 +37,8 @@ def test_it_acts_as_the_trained_actors_do(run: Path) -> None:
         draws = [torch.Generator().manual_seed(1) for _ in range(2)]
         mine = policy.act(observation, deterministic, draws[0])
         for name, actor in task.loss.actors.items():
-            wanted = actor.head.to_env(actor.act(observation[name], deterministic, draws[1])[0])
-            assert torch.equal(mine[name], wanted)
+            expected = actor.head.to_env(actor.act(observation[name], deterministic, draws[1])[0])
+            assert torch.equal(mine[name], expected)
     values = policy.values(observation)
     for name, critic in task.loss.critics.items():
         assert torch.equal(values[name], critic(observation[name]))
@@ -64,19 +64,19 @@ def test_everything_that_shapes_the_networks_is_rebuilt(tmp_path: Path) -> None:
     actor, critic = task.loss.actors["agents"], task.loss.critics["agents"]
     assert not torch.equal(actor.inputs.norm.scale, torch.ones_like(actor.inputs.norm.scale))
     assert torch.equal(policy.act(observation)["agents"], actor.head.to_env(actor.act(observation["agents"], True)[0]))
-    wanted = critic.denormalize(critic(observation["agents"], state))
-    assert torch.equal(policy.values(observation, state)["agents"], wanted)
+    expected = critic.denormalize(critic(observation["agents"], state))
+    assert torch.equal(policy.values(observation, state)["agents"], expected)
     policy.save(tmp_path / "policy.safetensors")
     again = Policy.load(tmp_path / "policy.safetensors")
-    assert torch.equal(again.values(observation, state)["agents"], wanted)
+    assert torch.equal(again.values(observation, state)["agents"], expected)
     recorded = record_policy(policy, max_steps=3)
     assert recorded.lengths == [3]
 
 
 def test_masks_of_actions_reach_the_policy() -> None:
     env = Doors(num_envs=50, seed=1)
-    told = {"spec": describe(env.spec), "algo": {}, "network": {"_target_": "marl.networks.MLP"}}
-    policy = Policy(told)
+    description = {"spec": describe(env.spec), "algo": {}, "network": {"_target_": "marl.networks.MLP"}}
+    policy = Policy(description)
     assert describe(policy.spec) == describe(env.spec)
     observation, _ = env.reset(1)
     for deterministic in (True, False):

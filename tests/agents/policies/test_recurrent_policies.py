@@ -37,7 +37,7 @@ STEPS = 7
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
-    return {name: make_run(folder / name, "algo.chunk_length=5", *given) for name, given in RUNS.items()}
+    return {name: make_run(folder / name, "algo.chunk_length=5", *overrides) for name, overrides in RUNS.items()}
 
 
 def sequence(policy: Policy, batch: int) -> list[dict[str, torch.Tensor]]:
@@ -60,10 +60,10 @@ def test_act_takes_and_gives_the_memory(runs, name: str, tmp_path: Path) -> None
     """A row whose episode has ended acts as in a batch of its own from there; files hold the same policy."""
     policy = Policy.load(runs[name])
     policy.save(tmp_path / "policy.safetensors")
-    again, seen, done = Policy.load(tmp_path / "policy.safetensors"), sequence(policy, 3), ends(3)
+    again, observations, done = Policy.load(tmp_path / "policy.safetensors"), sequence(policy, 3), ends(3)
     memory, other, acted = policy.memory(3), again.memory(3), []
     assert set(memory) == set(policy.actors) and not any(m.any() for m in memory.values())
-    for observation, over in zip(seen, done, strict=True):
+    for observation, over in zip(observations, done, strict=True):
         actions, memory = policy.act(observation, memory=memory)
         same, other = again.act(observation, memory=other)
         assert all(torch.equal(actions[n], same[n]) and torch.equal(memory[n], other[n]) for n in actions)
@@ -72,23 +72,23 @@ def test_act_takes_and_gives_the_memory(runs, name: str, tmp_path: Path) -> None
     for row, first in enumerate((2, 4, 0)):  # the step at which the last episode of each row began
         memory = policy.memory(1)
         for t in range(first, STEPS):
-            alone, memory = policy.act({n: o[row : row + 1] for n, o in seen[t].items()}, memory=memory)
+            alone, memory = policy.act({n: o[row : row + 1] for n, o in observations[t].items()}, memory=memory)
             for group, action in alone.items():
                 torch.testing.assert_close(action[0], acted[t][group][row], rtol=0, atol=1e-5)
     for group, actor in policy.actors.items():  # the same observation after nothing at all is another matter
-        now, fresh = seen[-1][group][:1], policy.memory(1)[group]
+        now, fresh = observations[-1][group][:1], policy.memory(1)[group]
         assert not torch.allclose(actor.remember(now, memory[group])[0], actor.remember(now, fresh)[0], atol=1e-4)
 
 
 def test_a_policy_with_a_memory_is_not_asked_without_it(runs) -> None:
     policy = Policy.load(runs["gru"])
-    seen = sequence(policy, 2)[0]
+    observation = sequence(policy, 2)[0]
     with pytest.raises(UserError, match=r"this policy remembers what agents saw; give memory=policy\.memory\(E\)"):
-        policy.act(seen)
+        policy.act(observation)
     with pytest.raises(UserError, match=r"give memory=policy\.critic_memory\(E\)"):
-        policy.values(seen, torch.zeros(2, policy.spec.state_size))
-    action, memory = policy.act(seen["agents"], memory=policy.memory(2))  # the short form for one group
-    assert action.shape[:2] == seen["agents"].shape[:2] and set(memory) == {"agents"}
+        policy.values(observation, torch.zeros(2, policy.spec.state_size))
+    action, memory = policy.act(observation["agents"], memory=policy.memory(2))  # the short form for one group
+    assert action.shape[:2] == observation["agents"].shape[:2] and set(memory) == {"agents"}
     with pytest.raises(UserError, match="GRU can't run in a page"):
         plain(policy)
 
@@ -125,9 +125,9 @@ def test_exported_policies_carry_their_memory(runs, name: str, format: str, tmp_
         outputs = [o.name for o in session.get_outputs()]
         assert outputs == [f"{g}_action" for g in groups] + [f"{g}_next_memory" for g in groups]
 
-        def run(*given: torch.Tensor) -> list[torch.Tensor]:
-            made = session.run(None, {name: x.numpy() for name, x in zip(names, given, strict=True)})
-            return [torch.from_numpy(x) for x in made]
+        def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
+            outputs = session.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
+            return [torch.from_numpy(x) for x in outputs]
     else:
         run = torch.export.load(file).module()
     for batch in (64, 1):
@@ -135,11 +135,11 @@ def test_exported_policies_carry_their_memory(runs, name: str, format: str, tmp_
         carried = list(memory.values())
         for observation, over in zip(sequence(policy, batch), ends(batch), strict=True):
             actions, memory = policy.act(observation, memory=memory)
-            made = run(*observation.values(), *carried)
-            for wanted, got in zip([*actions.values(), *memory.values()], made, strict=True):
-                torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+            results = run(*observation.values(), *carried)
+            for expected, got in zip([*actions.values(), *memory.values()], results, strict=True):
+                torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
             memory = forget(memory, over)
-            carried = list(forget(dict(zip(groups, made[len(groups) :], strict=True)), over).values())
+            carried = list(forget(dict(zip(groups, results[len(groups) :], strict=True)), over).values())
     card = (tmp_path / "README.md").read_text()
     assert all(f"| `{g}_memory` | float32 [B, " in card and f"`{g}_next_memory`" in card for g in groups)
 
@@ -150,13 +150,13 @@ def test_recordings_hold_what_the_policy_did_and_thought(runs, name: str) -> Non
     recorded = record_policy(policy, episodes=2, max_steps=6)
     acting, judging = policy.memory(2), policy.critic_memory(2)
     for t in range(6):
-        seen = {g: o[t] for g, o in recorded.observation.items()}
-        actions, acting = policy.act(seen, memory=acting)
-        for group in seen:
+        observation = {g: o[t] for g, o in recorded.observation.items()}
+        actions, acting = policy.act(observation, memory=acting)
+        for group in observation:
             torch.testing.assert_close(recorded.action[group][t], actions[group], rtol=0, atol=1e-5)
         if name == "lstm":  # the other's critic reads a global state, which a recording does not keep
-            values, judging = policy.values(seen, memory=judging)
-            for group in seen:
+            values, judging = policy.values(observation, memory=judging)
+            for group in observation:
                 torch.testing.assert_close(recorded.value[group][t], values[group], rtol=0, atol=1e-5)
 
 
@@ -170,10 +170,10 @@ def test_a_served_world_remembers_steps_and_not_drags(runs, name: str) -> None:
         for t in range(4):
             for _ in range(2):  # looking twice at one step
                 session.command({"do": "drag", "name": entity, "x": 0.1 * t, "y": 0.2})
-            wanted, acting = policy.act(session.observation, memory=acting)
+            expected, acting = policy.act(session.observation, memory=acting)
             values, judging = policy.values(session.observation, session.observation[STATE], judging)
             for group in policy.actors:
-                assert torch.equal(session.wanted[group], wanted[group])
+                assert torch.equal(session.wanted[group], expected[group])
                 assert torch.equal(session.values[group], values[group])
             session.command({"do": "step"})
         session.command({"do": "reset", "seed": again})

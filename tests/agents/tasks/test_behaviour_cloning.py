@@ -42,10 +42,10 @@ def dataset(folder: Path, discrete: bool = False, raw: bool = True, **algo) -> P
     actors, env = teacher(discrete, **algo)
     heads = {name: type(actor.head).__name__ for name, actor in actors.items()}
     for seed in (0, 1):
-        made = record(env, Players(actors), seed)
+        episodes = record(env, Players(actors), seed)
         if not raw:
-            made = {name: value for name, value in made.items() if not name.endswith("/raw")}
-        append(folder, made, {"spec": describe(env.spec), "policy": {"heads": heads}})
+            episodes = {name: value for name, value in episodes.items() if not name.endswith("/raw")}
+        append(folder, episodes, {"spec": describe(env.spec), "policy": {"heads": heads}})
     return folder
 
 
@@ -88,9 +88,9 @@ def test_a_clone_comes_to_act_as_its_teacher(tmp_path, discrete):
         assert after["validation_error"] < before["validation_error"]
     assert after["episode_return"]["episodes"] == 5
     loaded = Policy.load(tmp_path / "run")  # as any other agents' run: evaluated, exported, played with
-    seen = torch.randn(4, 3, loaded.spec.groups["agents"].observation_size)
-    own = task.loss.actors["agents"]
-    assert torch.equal(loaded.act(seen), own.head.to_env(own.act(seen, deterministic=True)[0]))
+    observed = torch.randn(4, 3, loaded.spec.groups["agents"].observation_size)
+    actor = task.loss.actors["agents"]
+    assert torch.equal(loaded.act(observed), actor.head.to_env(actor.act(observed, deterministic=True)[0]))
 
 
 def test_mappo_goes_on_from_a_clone_with_a_critic_that_knows_its_worth(tmp_path):
@@ -100,10 +100,10 @@ def test_mappo_goes_on_from_a_clone_with_a_critic_that_knows_its_worth(tmp_path)
     warm = OnPolicy(partial(ENV, num_envs=6), PPO(critic="concat", minibatch_size=60), NETWORK, frames=600)
     loaded = transfer.load_weights(warm, tmp_path / "run" / "checkpoints" / "last.pt", strict=False)
     assert not loaded.missing and not loaded.mismatched and not loaded.skipped
-    seen = torch.randn(4, 3, task.spec.groups["agents"].observation_size)
-    assert torch.equal(warm.loss.actors["agents"](seen), task.loss.actors["agents"](seen))
-    said, rows = task._values("agents")[task.data.train], task.loader.rows["agents", "return"][task.data.train]
-    assert (said - rows).square().mean() < 0.5 * rows.var()  # an untrained critic is no better than the mean
+    observed = torch.randn(4, 3, task.spec.groups["agents"].observation_size)
+    assert torch.equal(warm.loss.actors["agents"](observed), task.loss.actors["agents"](observed))
+    values, rows = task._values("agents")[task.data.train], task.loader.rows["agents", "return"][task.data.train]
+    assert (values - rows).square().mean() < 0.5 * rows.var()  # an untrained critic is no better than the mean
 
 
 def test_returns_are_discounted_within_episodes_and_bootstrapped_where_cut_off():
@@ -117,20 +117,20 @@ def test_the_raw_action_is_found_again_where_it_was_not_kept(tmp_path):
     actors, env = teacher()
     head = actors["agents"].head
     raw = torch.tensor([-8.0, -2.0, 0.0, 0.3, 3.0, 20.0]).view(6, 1, 1).expand(6, 3, 2)
-    found = to_raw(head, head.to_env(raw))
-    torch.testing.assert_close(found[1:5], raw[1:5], atol=1e-4, rtol=1e-4)
-    assert found.isfinite().all() and torch.allclose(head.to_env(found), head.to_env(raw), atol=2e-6)
-    kept, lost = (clone(dataset(tmp_path / str(raw), raw=raw), epochs=1) for raw in (True, False))
-    told, found = (task.loader.rows["agents", "raw"] for task in (kept, lost))
-    inside = told.abs() < 4  # beyond, float32 cannot tell the squashed actions apart
+    recovered = to_raw(head, head.to_env(raw))
+    torch.testing.assert_close(recovered[1:5], raw[1:5], atol=1e-4, rtol=1e-4)
+    assert recovered.isfinite().all() and torch.allclose(head.to_env(recovered), head.to_env(raw), atol=2e-6)
+    with_raw, lost = (clone(dataset(tmp_path / str(raw), raw=raw), epochs=1) for raw in (True, False))
+    recorded, recovered = (task.loader.rows["agents", "raw"] for task in (with_raw, lost))
+    inside = recorded.abs() < 4  # beyond, float32 cannot tell the squashed actions apart
     assert inside.float().mean() > 0.9
-    torch.testing.assert_close(told[inside], found[inside], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(recorded[inside], recovered[inside], atol=1e-3, rtol=1e-3)
 
 
 def test_normalisation_is_learned_from_the_training_episodes_alone(tmp_path):
     task = clone(dataset(tmp_path / "data"), epochs=1, algo={"normalize_observation": True})
-    seen = task.data.steps["agents", "observation"][task.data.train].flatten(0, 1)
-    out = task.loss.actors["agents"].inputs(seen.unsqueeze(1).expand(-1, 3, -1))
+    observed = task.data.steps["agents", "observation"][task.data.train].flatten(0, 1)
+    out = task.loss.actors["agents"].inputs(observed.unsqueeze(1).expand(-1, 3, -1))
     torch.testing.assert_close(out.mean((0, 1)), torch.zeros(out.shape[-1]), atol=2e-2, rtol=0)
 
 
@@ -190,13 +190,13 @@ def test_a_teacher_may_have_a_memory():
     env = ENV(num_envs=4, seed=0, device="cpu")
     actors, _ = build_networks(PPO(), env.spec, partial(LSTM, hidden=8))
     player = Players(actors, deterministic=True)
-    made = [record(env, player, seed) for seed in (0, 0)]
-    assert all(torch.equal(made[0][name], value) for name, value in made[1].items())  # begins without memories
+    both = [record(env, player, seed) for seed in (0, 0)]
+    assert all(torch.equal(both[0][name], value) for name, value in both[1].items())  # begins without memories
     T, E = 12, 4
-    assert made[0]["length"].tolist() == [T] * E
-    seen = made[0]["agents/observation"].unflatten(0, (E, T)).transpose(0, 1)
+    assert both[0]["length"].tolist() == [T] * E
+    observed = both[0]["agents/observation"].unflatten(0, (E, T)).transpose(0, 1)
     actor = actors["agents"]
     with torch.no_grad():
-        params, _ = actor.unroll(seen, torch.zeros(E, *actor.memory_shape))
+        params, _ = actor.unroll(observed, torch.zeros(E, *actor.memory_shape))
     expected = actor.head.mode(params).transpose(0, 1).flatten(0, 1)
-    torch.testing.assert_close(made[0]["agents/raw"], expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(both[0]["agents/raw"], expected, atol=1e-6, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Training in environments that cannot be saved: it learns, resumes to the same bits, its policy acts without them."""
+"""Training in environments that cannot be saved: it learns, resumes bitwise equal, its policy acts without them."""
 
 from pathlib import Path
 

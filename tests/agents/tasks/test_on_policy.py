@@ -36,21 +36,21 @@ def fit(task, path, **kwargs):
 def test_minibatches_hold_every_frame_once_per_epoch():
     task = make(minibatch_size=20, epochs=3)
     task.collect(0)
-    seen = torch.cat([batch["agents", "log_prob"] for batch in task.batches(0)])
+    log_probs = torch.cat([batch["agents", "log_prob"] for batch in task.batches(0)])
     rows = task.rollout.log_prob["agents"].flatten(0, 1)
-    for epoch in seen.split(60):
+    for epoch in log_probs.split(60):
         assert torch.equal(epoch.sort(0).values, rows.sort(0).values)
-    assert not torch.equal(seen[:60], seen[60:120])
+    assert not torch.equal(log_probs[:60], log_probs[60:120])
     assert task.steps_per_iteration == 9 and task.iterations == 3
 
 
 def test_without_a_size_the_rollout_is_the_minibatch():
     task = make(minibatch_size=None, epochs=3)
     task.collect(0)
-    seen = [batch["agents", "log_prob"] for batch in task.batches(0)]
-    assert len(seen) == 3 == task.steps_per_iteration
-    assert all(torch.equal(x, task.rollout.log_prob["agents"].flatten(0, 1)) for x in seen)
-    assert seen[0].data_ptr() == task.rollout.log_prob["agents"].data_ptr()  # nothing is copied
+    log_probs = [batch["agents", "log_prob"] for batch in task.batches(0)]
+    assert len(log_probs) == 3 == task.steps_per_iteration
+    assert all(torch.equal(x, task.rollout.log_prob["agents"].flatten(0, 1)) for x in log_probs)
+    assert log_probs[0].data_ptr() == task.rollout.log_prob["agents"].data_ptr()  # nothing is copied
 
 
 def test_advantages_equal_torchrl_with_true_final_values():
@@ -81,8 +81,8 @@ def test_normalised_values_leave_the_advantages_in_units_of_the_reward(value_nor
     torch.testing.assert_close(critic.denormalize(b["return"]), a["return"])
     assert b["return"].mean().abs() < 1e-4 and (b["return"].std(correction=0) - 1).abs() < 1e-3
     with torch.no_grad():
-        said = critic(task.rollout.observed["agents"][:-1])
-    torch.testing.assert_close(b["value"], said, rtol=1e-4, atol=1e-5)
+        values = critic(task.rollout.observed["agents"][:-1])
+    torch.testing.assert_close(b["value"], values, rtol=1e-4, atol=1e-5)
 
 
 def test_rewards_are_scaled_for_the_critic_and_reported_as_they_are():
@@ -108,8 +108,8 @@ def test_input_statistics_move_after_the_update_and_with_nothing_else():
             out = task.loss(batch)
             assert out["approx_kl"] < 1e-8 and actor.inputs.norm.count.item() == frozen == 180 * k
     task.evaluate()
-    seen = task.rollout.observed["agents"][:-1].reshape(-1, task.rollout.observed["agents"].shape[-1])
-    assert actor.inputs.norm.count.item() == 2 * len(seen)
+    observed = task.rollout.observed["agents"][:-1].reshape(-1, task.rollout.observed["agents"].shape[-1])
+    assert actor.inputs.norm.count.item() == 2 * len(observed)
     critic = task.loss.critics["agents"]
     assert torch.equal(critic.inputs.norm.mean, actor.inputs.norm.mean)
 

@@ -44,22 +44,22 @@ def by_hand(task):
     for e in range(E):
         memory = {k: torch.zeros(1, *m.memory_shape) for k, m in (("a", actor), ("c", critic)) if m.memory_shape}
         for t in range(T):
-            seen, masks = roll.observed["agents"][t, e : e + 1], roll.masks["agents"]
+            observed, masks = roll.observed["agents"][t, e : e + 1], roll.masks["agents"]
             state, after = (None if x is None else x[t, e : e + 1] for x in (roll.states, roll.next_states))
             mask = masks["action"][t, e : e + 1] if "action" in masks else None
             if "a" in memory:
-                params, memory["a"] = actor.remember(seen, memory["a"], mask)
+                params, memory["a"] = actor.remember(observed, memory["a"], mask)
             else:
-                params = actor(seen, mask)
+                params = actor(observed, mask)
             log_prob[t, e] = actor.head.log_prob(params, roll.action["agents"][t, e : e + 1])[0]
             end = roll.next["agents"][t, e : e + 1]
             if "c" in memory:
-                v, m = critic.unroll(seen[None], None if state is None else state[None], memory["c"])
+                v, m = critic.unroll(observed[None], None if state is None else state[None], memory["c"])
                 memory["c"] = m[0]
                 w, _ = critic.unroll(end[None], None if after is None else after[None], memory["c"])
                 value[t, e], final[t, e] = v[0, 0], w[0, 0]
             else:
-                value[t, e], final[t, e] = critic(seen, state)[0], critic(end, after)[0]
+                value[t, e], final[t, e] = critic(observed, state)[0], critic(end, after)[0]
             if roll.done[t, e]:
                 memory = {k: torch.zeros_like(m) for k, m in memory.items()}
     return log_prob, critic.denormalize(value), critic.denormalize(final)
@@ -141,16 +141,16 @@ def test_values_do_not_depend_on_the_size_of_the_critics_calls(rows, monkeypatch
     task.collect(0)
     critic, roll = task.loss.critics["agents"], task.rollout
     memories = task.collector.memories["critic"]
-    where, found = roll.truncated.flatten().nonzero().squeeze(-1), []
+    where, results = roll.truncated.flatten().nonzero().squeeze(-1), []
     for size in (1 << 15, rows):  # all 13 times at once; 1, 5 and 12 at a time
         monkeypatch.setattr("agents.collection.value_estimates.VALUE_ROWS", size)
         memories.clear()
         roll.memories_at_marks["critic"]["agents"].zero_()
         values_and_ends = values_of(critic, "agents", roll, where, memories)
-        kept = roll.memories_at_marks["critic"]["agents"].clone(), memories.now["agents"]
-        found.append((*values_and_ends, *kept))
-    assert len(where) and found[0][2][1:].any()
-    for one, other in zip(*found, strict=True):
+        memories_kept = roll.memories_at_marks["critic"]["agents"].clone(), memories.now["agents"]
+        results.append((*values_and_ends, *memories_kept))
+    assert len(where) and results[0][2][1:].any()
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
@@ -188,8 +188,8 @@ def test_burn_in_refreshes_what_stale_weights_remembered():
             for parameter in actor.network.parameters():
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
             fresh, _ = actor.unroll(roll.observed["agents"][:-1], torch.zeros(6, 3, 8), roll.starts[:-1])
-            made = policy_params(actor, rows)
-        error = (made - task.sequences.cut(fresh).flatten(0, 1)).abs().unflatten(0, (3, -1)).mean((1, 2, 3))
+            new_params = policy_params(actor, rows)
+        error = (new_params - task.sequences.cut(fresh).flatten(0, 1)).abs().unflatten(0, (3, -1)).mean((1, 2, 3))
         errors[burn_in] = error
         assert error[0] < 1e-6  # the first chunk of the first rollout begins with nothing at all
     assert (errors[0][1:] > 1e-3).all() and (errors[4][1:] < 0.5 * errors[0][1:]).all(), errors
@@ -232,8 +232,8 @@ def test_resuming_gives_the_same_bits(tmp_path):
     whole, summary = fit("whole")
     fit("half", max_iterations=2)
     half = tmp_path / "half" / "checkpoints" / "last.pt"
-    held = torch.load(half, weights_only=True)["processes"][0]["task"]["rollout"]["memory"]
-    assert (held["actor"]["agents"] != 0).any() and (held["critic"]["agents"] != 0).any()
+    memory = torch.load(half, weights_only=True)["processes"][0]["task"]["rollout"]["memory"]
+    assert (memory["actor"]["agents"] != 0).any() and (memory["critic"]["agents"] != 0).any()
     resumed, other = fit("resumed", half)
     assert other["final"] == summary["final"]
     for key, value in whole.loss.state_dict().items():
@@ -265,9 +265,9 @@ def test_what_does_not_fit_is_refused_in_a_sentence(settings, sentence):
 
 def test_networks_are_measured_and_single_observations_explain_nothing():
     task = make("lstm")
-    found = model_summary.networks(task.loss)["actors.agents.network.networks.0"]
-    assert [layer.kind for layer in found] == ["Sequential", "LSTMCell", "LSTMCell", "Linear"]
-    assert found[1].flops == 2 * 4 * 5 * (4 + 5) and found[1].parameters == 4 * 5 * (4 + 5 + 2)
+    layers = model_summary.networks(task.loss)["actors.agents.network.networks.0"]
+    assert [layer.kind for layer in layers] == ["Sequential", "LSTMCell", "LSTMCell", "Linear"]
+    assert layers[1].flops == 2 * 4 * 5 * (4 + 5) and layers[1].parameters == 4 * 5 * (4 + 5 + 2)
     with pytest.raises(UserError, match="its agents have a memory, and act on all they have seen"):
         observations(task, 20, 0, "agents")
 

@@ -48,10 +48,10 @@ def test_processes_give_the_same_bits_and_end(make):
     assert same(played(one, 25), played(several, 25))
     saved = one.snapshot()  # with or without processes it is the same
     assert all(torch.equal(value, several.snapshot()[key]) for key, value in saved.items())
-    wanted = played(one, 10, seed=1)
+    expected = played(one, 10, seed=1)
     played(several, 3, seed=2)
     several.restore(saved)
-    assert same(played(several, 10, seed=1), wanted)
+    assert same(played(several, 10, seed=1), expected)
     several.close()
     assert not any(process.is_alive() for process in processes)
 
@@ -93,8 +93,8 @@ if __name__ == "__main__":
 """)
     root = str(Path(__file__).resolve().parents[3])
     env = {**os.environ, "PYTHONPATH": root}
-    told = subprocess.run([sys.executable, script], env=env, stdout=subprocess.PIPE, timeout=120)
-    pids, end = told.stdout.split(), time.monotonic() + 20
+    done = subprocess.run([sys.executable, script], env=env, stdout=subprocess.PIPE, timeout=120)
+    pids, end = done.stdout.split(), time.monotonic() + 20
     assert len(pids) == 2
 
     def running(pid):

@@ -23,12 +23,12 @@ def test_no_forbidden_action_and_the_dead_are_told(masks):
     generator = torch.Generator().manual_seed(0)
     for t in range(1, 400):
         moved = env.step(env.random_action(generator))  # a closed door or a dead agent's action would fail
-        time = t % 7  # the last dies after seven steps, and all begin anew
+        time = t % 7  # the last dies after seven steps, and all restart
         alive = torch.tensor([time < 3, time < 5, True]).expand(3, 3)
-        told = env.masks()["agents"]
-        assert torch.equal(told["alive"], alive) and moved.terminated.all() == (time == 0)
+        group_masks = env.masks()["agents"]
+        assert torch.equal(group_masks["alive"], alive) and moved.terminated.all() == (time == 0)
         assert torch.equal(moved.observation["agents"], ((1.0 + time) * alive).unsqueeze(-1).expand(3, 3, 2))
-        assert told["action"].any(-1).all() and not told["action"][:, 2, 3].any()  # the last has three
+        assert group_masks["action"].any(-1).all() and not group_masks["action"][:, 2, 3].any()  # the last has three
         if time == 0:  # where it really led: only the last was still there
             assert torch.equal(moved.next_observation["agents"][..., 0], torch.tensor([[0.0, 0.0, 8.0]] * 3))
             assert not moved.reward["agents"][:, :2].any()
@@ -37,11 +37,11 @@ def test_no_forbidden_action_and_the_dead_are_told(masks):
 def test_masks_are_those_of_the_environment():
     env = doors()
     for _ in range(5):
-        told = env.masks()["agents"]["action"]
+        mask = env.masks()["agents"]["action"]
         for e, copy in enumerate(env.crew.shares[0].copies):
             for i, agent in enumerate(copy.agents):
                 if agent in copy.env.agents:
-                    assert told[e, i, : host_cases.CHOICES[i]].tolist() == copy.env.open[agent].tolist()
+                    assert mask[e, i, : host_cases.CHOICES[i]].tolist() == copy.env.open[agent].tolist()
         env.step(env.random_action())
 
 
@@ -54,9 +54,9 @@ def test_a_restored_environment_tells_its_masks():
     for _ in range(11):
         env.step(env.random_action())
     other.restore(env.snapshot())
-    wanted, found = env.masks()["agents"], other.masks()["agents"]
-    assert torch.equal(wanted["action"], found["action"]) and torch.equal(wanted["alive"], found["alive"])
-    assert not found["alive"].all()
+    expected, restored = env.masks()["agents"], other.masks()["agents"]
+    assert torch.equal(expected["action"], restored["action"]) and torch.equal(expected["alive"], restored["alive"])
+    assert not restored["alive"].all()
 
 
 def test_gymnasiums_infos_mask_too():
@@ -92,8 +92,8 @@ def test_a_mask_of_another_length_is_refused(monkeypatch):
 
 def test_a_mask_that_comes_later_than_the_first_reset_is_refused(monkeypatch):
     def show(self, agents):
-        seen, infos = shown(self, agents)
-        return seen, {agent: {"action_mask": self.open[agent]} for agent in agents} if self.time else infos
+        observations, infos = shown(self, agents)
+        return observations, {agent: {"action_mask": self.open[agent]} for agent in agents} if self.time else infos
 
     shown = host_cases.Doors._show
     monkeypatch.setattr(host_cases.Doors, "_show", show)

@@ -23,8 +23,8 @@ KINDS = {
 
 
 def make(kind, num_envs=3, **settings):
-    env, own = KINDS[kind]
-    return FromTorchRL(env, num_envs=num_envs, **{"max_steps": 12, **own, **settings})
+    env, kind_settings = KINDS[kind]
+    return FromTorchRL(env, num_envs=num_envs, **{"max_steps": 12, **kind_settings, **settings})
 
 
 def random_steps(env, count, seed=0):
@@ -42,16 +42,16 @@ def test_steps_are_torchrls_own():
     env = make("one-hot", seed=3)
     raw = SerialEnv(3, lambda: GymEnv("CartPole-v1"))
     raw.set_seed(spread(3, 1) % 2**31)
-    held = raw.reset()
-    assert torch.equal(env.reset(3)[0]["agents"].squeeze(1), held["observation"])
+    current = raw.reset()
+    assert torch.equal(env.reset(3)[0]["agents"].squeeze(1), current["observation"])
     for _ in range(7):
-        held["action"] = torch.tensor([[0, 1]] * 3)
-        held, after = raw.step_and_maybe_reset(held)
+        current["action"] = torch.tensor([[0, 1]] * 3)
+        current, after = raw.step_and_maybe_reset(current)
         moved = env.step({"agents": torch.ones(3, 1, 1, dtype=torch.int64)})
-        assert torch.equal(moved.next_observation["agents"].squeeze(1), held["next", "observation"])
-        assert torch.equal(moved.reward["agents"], held["next", "reward"])
-        assert torch.equal(moved.terminated, held["next", "terminated"].squeeze(-1))
-        held = after
+        assert torch.equal(moved.next_observation["agents"].squeeze(1), current["next", "observation"])
+        assert torch.equal(moved.reward["agents"], current["next", "reward"])
+        assert torch.equal(moved.terminated, current["next", "terminated"].squeeze(-1))
+        current = after
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -75,10 +75,10 @@ def test_a_snapshot_goes_on_to_the_bit_and_leaves_the_callers_random_numbers_alo
     random_steps(env, 22)
     before = torch.get_rng_state()
     saved = env.snapshot()
-    wanted = random_steps(env, 20, seed=4)
+    expected = random_steps(env, 20, seed=4)
     other.restore(saved)
-    found = random_steps(other, 20, seed=4)
-    assert all(same(a, b) for a, b in zip(wanted, found, strict=True))
+    restored = random_steps(other, 20, seed=4)
+    assert all(same(a, b) for a, b in zip(expected, restored, strict=True))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -128,17 +128,17 @@ def test_there_and_back_again():
     ours = VmasEnv("mpe/simple_tag", 4, max_steps=9, fast="off", global_state=True)
     back = FromTorchRL(f"{CASES}.ours", num_envs=4, max_steps=9, vectorised="num_envs", state="state")
     assert back.spec.state_size == ours.spec.state_size
-    seen, state = back.reset(2)
+    observation, state = back.reset(2)
     ours.reset(spread(2, 1) % 2**31)
-    wanted, wanted_state = ours.reset()  # TorchRL resets after it has seeded
-    assert torch.equal(state, wanted_state) and all(torch.equal(seen[n], wanted[n]) for n in wanted)
+    expected, wanted_state = ours.reset()  # TorchRL resets after it has seeded
+    assert torch.equal(state, wanted_state) and all(torch.equal(observation[n], expected[n]) for n in expected)
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         action = ours.random_action(generator)
         a, b = ours.step(action), back.step(action)
-        assert torch.equal(a.next_state, b.next_state) and all(torch.equal(a.reward[n], b.reward[n]) for n in wanted)
+        assert torch.equal(a.next_state, b.next_state) and all(torch.equal(a.reward[n], b.reward[n]) for n in expected)
         assert torch.equal(a.truncated, b.truncated) and torch.equal(a.state, b.state)
-        assert all(torch.equal(a.next_observation[n], b.next_observation[n]) for n in wanted)
+        assert all(torch.equal(a.next_observation[n], b.next_observation[n]) for n in expected)
 
 
 def test_processes_do_what_one_does():

@@ -27,25 +27,25 @@ def countdown(mode, num_envs=3, seed=0, **settings):
 
 def lived(env, steps, action=1):
     """{environment: its (observation, reward, next observation, terminated, truncated)}, without the waiting."""
-    seen, found = env.reset(4)[0]["agents"], [[] for _ in range(env.num_envs)]
+    observed, episodes = env.reset(4)[0]["agents"], [[] for _ in range(env.num_envs)]
     for _ in range(steps):
         alive = env.masks()["agents"].get("alive", torch.ones(env.num_envs, 1, dtype=torch.bool))
         moved = env.step({"agents": torch.full((env.num_envs, 1, 1), action)})
-        rows = zip(seen[:, 0].tolist(), moved.reward["agents"][:, 0].tolist(),
+        rows = zip(observed[:, 0].tolist(), moved.reward["agents"][:, 0].tolist(),
                    moved.next_observation["agents"][:, 0].tolist(), moved.terminated.tolist(), moved.truncated.tolist(),
                    strict=True)  # fmt: skip
         for e, row in enumerate(rows):
             if alive[e]:
-                found[e].append(row)
+                episodes[e].append(row)
             else:
                 assert row[0] == [0.0, 0.0] and row[1] == 0 and not row[3] and not row[4]
-        seen = moved.observation["agents"]
-    return found
+        observed = moved.observation["agents"]
+    return episodes
 
 
 def test_every_way_to_reset_plays_the_same_episodes():
-    found = {mode: lived(countdown(mode), 40) for mode in MODES}
-    for waiting, same, by_hand in zip(*found.values(), strict=True):
+    by_mode = {mode: lived(countdown(mode), 40) for mode in MODES}
+    for waiting, same, by_hand in zip(*by_mode.values(), strict=True):
         assert same == by_hand and waiting == same[: len(waiting)] and 25 < len(waiting) < 40
         for before, reward, after, terminated, truncated in same:
             assert after == [before[0] - 1, 6.0] and reward == after[0] + 6  # Discrete begins at 5 there
@@ -57,13 +57,13 @@ def test_every_way_to_reset_plays_the_same_episodes():
 def test_steps_are_cartpoles_own():
     env, raw = VectorEnv("CartPole-v1", 5, seed=3), gymnasium.make_vec("CartPole-v1", 5)
     assert env.spec.max_steps == 500 and env.spec.groups["agents"].masks == ("alive",)
-    seen, over = raw.reset(seed=spread(3, 1) % 2**31)[0], np.zeros(5, bool)
-    assert torch.equal(env.reset(3)[0]["agents"][:, 0], torch.from_numpy(seen))
+    observation, over = raw.reset(seed=spread(3, 1) % 2**31)[0], np.zeros(5, bool)
+    assert torch.equal(env.reset(3)[0]["agents"][:, 0], torch.from_numpy(observation))
     generator, ends = torch.Generator().manual_seed(0), 0
     for _ in range(200):
         action = env.random_action(generator)
-        moved, (seen, reward, terminated, _, _) = env.step(action), raw.step(action["agents"].flatten().numpy())
-        assert torch.equal(moved.next_observation["agents"][:, 0], torch.from_numpy(seen))
+        moved, (observation, reward, terminated, _, _) = env.step(action), raw.step(action["agents"].flatten().numpy())
+        assert torch.equal(moved.next_observation["agents"][:, 0], torch.from_numpy(observation))
         assert moved.reward["agents"].flatten().tolist() == reward.tolist()
         assert moved.terminated.tolist() == terminated.tolist() and (reward[over] == 0).all()
         over, ends = terminated, ends + terminated.sum()
@@ -80,9 +80,9 @@ def test_masks_are_read_and_kept_by_random_play(mode, masks):
     assert "action" in group.masks and group.observation_size == 2
     generator = torch.Generator().manual_seed(0)
     for _ in range(60):  # the environment refuses closed choices
-        told = env.masks()["agents"]
-        alive = told["alive"][:, 0] if mode == "NextStep" else torch.ones(3, dtype=torch.bool)
-        assert (told["action"][alive].sum(-1) == 1).all() and told["action"][~alive].all()
+        group_masks = env.masks()["agents"]
+        alive = group_masks["alive"][:, 0] if mode == "NextStep" else torch.ones(3, dtype=torch.bool)
+        assert (group_masks["action"][alive].sum(-1) == 1).all() and group_masks["action"][~alive].all()
         env.step(env.random_action(generator))
 
 

@@ -27,7 +27,7 @@ def lowered(function, *inputs):
 
 def compare(function, *inputs, tolerance=2e-6):
     """Asserts that the program computes what torch computed, in every environment."""
-    low, arrays, wanted, before = lowered(function, *inputs)
+    low, arrays, expected, before = lowered(function, *inputs)
     sources = {}
     for op in low.program.ops:
         if op == ("input", ("environment",)):
@@ -35,7 +35,7 @@ def compare(function, *inputs, tolerance=2e-6):
         elif op[0] == "input":
             _, path, k = op[1]
             sources[op[1]] = before[path].reshape(E, -1)[:, k].numpy()
-    for array, result in zip(arrays, wanted, strict=True):
+    for array, result in zip(arrays, expected, strict=True):
         flat = [int(v) for v in array.reshape(-1)]
         values = [np.broadcast_to(v, E) for v in evaluate(low.program, flat, sources)]
         ours = torch.tensor(np.stack(values, -1).astype(np.float32)) if values else torch.zeros(E, 0)

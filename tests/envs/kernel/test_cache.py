@@ -204,6 +204,6 @@ def test_a_key_is_the_same_in_every_process(tmp_path):
                "env = VmasEnv('balance', num_envs=2, seed=0, fast='off')\n"
                "import torch; env.simulator.scenario.activation = torch.tanh\n"
                "print(ScenarioState(env.world).digest())")
-    said = {subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    outputs = {subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
             for _ in range(2)}
-    assert len(said) == 1
+    assert len(outputs) == 1

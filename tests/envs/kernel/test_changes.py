@@ -122,8 +122,8 @@ def two_runs(tmp_path_factory):
     for file, text in BESIDE.items():
         (folder / file).write_text(text)
     for what, (source, _) in BETWEEN_RUNS.items():
-        found = f"from pathlib import Path\n\nFOLDER = Path({str(folder)!r})\n{source}"
-        (folder / f"{names[what]}.py").write_text(found)
+        module = f"from pathlib import Path\n\nFOLDER = Path({str(folder)!r})\n{source}"
+        (folder / f"{names[what]}.py").write_text(module)
     runs = []
     for pay in (1.0, 2.0):
         for _, change in BETWEEN_RUNS.values():

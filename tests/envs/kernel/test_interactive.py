@@ -63,10 +63,10 @@ def run_cell(source, number):
 '''
 
 
-def processed(arguments: list[str], given: str, folder: Path) -> list:
+def processed(arguments: list[str], stdin: str, folder: Path) -> list:
     """What a process printed, one JSON value a line; it must end well."""
     done = subprocess.run(
-        [sys.executable, *arguments], input=given, capture_output=True, text=True, cwd=folder, timeout=300,
+        [sys.executable, *arguments], input=stdin, capture_output=True, text=True, cwd=folder, timeout=300,
         env={**os.environ, "PYTHONPATH": str(ROOT), "MARL_KERNEL_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
@@ -97,8 +97,8 @@ def test_a_class_typed_into_the_prompt(tmp_path):
 def test_a_class_in_the_script_itself(tmp_path):
     """`python script.py`: __main__ has a file, and its source can be had."""
     (tmp_path / "script.py").write_text(CLASS + PLAY + "both('__main__.Mine')\n")
-    found = processed(["script.py"], "", tmp_path)[0]
-    check(*found)
+    result = processed(["script.py"], "", tmp_path)[0]
+    check(*result)
 
 
 def test_a_class_in_a_notebooks_cell(tmp_path):
@@ -109,8 +109,8 @@ def test_a_class_in_a_notebooks_cell(tmp_path):
     for number, cell in enumerate((CLASS, edited, counting)):
         script += f"run_cell({cell!r}, {number})\nboth('__main__.Mine')\n"
     first, second, third = processed(["-"], script, tmp_path)
-    for found in (first, second, third):
-        check(*found)
+    for result in (first, second, third):
+        check(*result)
     assert second[0]["rewards"] == pytest.approx([2 * x for x in first[0]["rewards"]], rel=1e-3, abs=1e-3)
     assert third[0]["path"] == "eager"
 

@@ -33,12 +33,12 @@ SETTINGS = [
 
 
 def pair(num_envs=19, **settings):
-    made = [
+    envs = [
         VmasEnv(num_envs=num_envs, max_steps=7, pool_every=5, seed=3, fast=f, **settings) for f in ("kernel", "off")
     ]
-    for env in made:
+    for env in envs:
         env.reset(5)
-    return made
+    return envs
 
 
 def assert_same(ours, theirs, tolerance=2e-4):
@@ -184,14 +184,14 @@ def test_a_broken_compiler_is_told(monkeypatch):
 
 def test_a_new_process_finds_the_kernel_on_disk():
     settings = {"scenario": "simple_spread", "max_steps": 100, "num_envs": 3}
-    made = compiled(VmasEnv(**settings, fast="off").world)
-    assert (cache_folder() / made.binary).exists()
+    compilation = compiled(VmasEnv(**settings, fast="off").world)
+    assert (cache_folder() / compilation.binary).exists()
     code = (
         "import envs.kernel.compile as m; from envs.vmas.env import VmasEnv; m._make = None; "
         f"print(m.compiled(VmasEnv(**{settings}, fast='off').world).binary)"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert found == [made.binary]
+    binaries = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert binaries == [compilation.binary]
 
 
 ROLLOUT = 10  # steps
@@ -201,9 +201,9 @@ def rollout(env, action):
     """One rollout of `ROLLOUT` equal steps, as training makes them."""
     observation, _ = env.reset() if not hasattr(env, "began") else (env.began, None)
     env.began = observation
-    ((name, seen),) = observation.items()
-    shape = (ROLLOUT + 1, *seen.shape)
-    buffers = torch.empty(shape), torch.empty(ROLLOUT, *seen.shape), torch.empty(ROLLOUT, *seen.shape[:2])
+    ((name, observed),) = observation.items()
+    shape = (ROLLOUT + 1, *observed.shape)
+    buffers = torch.empty(shape), torch.empty(ROLLOUT, *observed.shape), torch.empty(ROLLOUT, *observed.shape[:2])
     ended, over = torch.empty(2, ROLLOUT, env.num_envs, dtype=torch.bool).unbind()
     env.bind_rollout({name: buffers[0][1:]}, {name: buffers[1]}, {name: buffers[2]}, ended, over)
     for t in range(ROLLOUT):

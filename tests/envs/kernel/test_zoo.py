@@ -26,17 +26,17 @@ OUTCOMES: dict[tuple[str, int], str] = {}
 
 @pytest.fixture(scope="module", autouse=True)
 def own_cache(tmp_path_factory):
-    """Every kernel is traced and verified anew; libraries, which go by their sources, are kept from earlier runs."""
-    kept, folder = cache_folder(), tmp_path_factory.mktemp("kernels")
-    for library in kept.glob("*.so"):
+    """Every kernel is traced and verified again; libraries, which go by their sources, are kept from earlier runs."""
+    shared_cache, folder = cache_folder(), tmp_path_factory.mktemp("kernels")
+    for library in shared_cache.glob("*.so"):
         (folder / library.name).symlink_to(library)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MARL_KERNEL_CACHE", str(folder))
         yield
     for library in folder.glob("*.so"):
         if not library.is_symlink():
-            shutil.copy(library, kept / f"{library.name}.{os.getpid()}")
-            os.replace(kept / f"{library.name}.{os.getpid()}", kept / library.name)
+            shutil.copy(library, shared_cache / f"{library.name}.{os.getpid()}")
+            os.replace(shared_cache / f"{library.name}.{os.getpid()}", shared_cache / library.name)
 
 
 class Run:
@@ -57,19 +57,19 @@ class Run:
         self.log = {name: torch.stack(values) for name, values in rows.items()}
 
     def _note(self, rows, step) -> None:
-        found = {"ended": step.done, "terminated": step.terminated, "truncated": step.truncated}
+        values = {"ended": step.done, "terminated": step.terminated, "truncated": step.truncated}
         for group, value in step.observation.items():
-            found |= {"observation": value, "final": step.next_observation[group], "reward": step.reward[group]}
-            found |= {f"info {name}": info for name, info in step.info[group].items()}
-        for name, value in found.items():
+            values |= {"observation": value, "final": step.next_observation[group], "reward": step.reward[group]}
+            values |= {f"info {name}": info for name, info in step.info[group].items()}
+        for name, value in values.items():
             rows.setdefault(name, []).append(value.clone())
 
 
 def difference(ours: Run, theirs: Run, exact: bool) -> str:
     """Where two runs differ, or nothing."""
-    told = [f"{type(run.error).__name__} at step {run.steps}: {run.error}" if run.error else "" for run in (ours, theirs)]
+    errors = [f"{type(run.error).__name__} at step {run.steps}: {run.error}" if run.error else "" for run in (ours, theirs)]
     if type(ours.error) is not type(theirs.error) or ours.steps != theirs.steps:
-        return f"ends by {told[0] or 'nothing'}; the simulator's by {told[1] or 'nothing'}"
+        return f"ends by {errors[0] or 'nothing'}; the simulator's by {errors[1] or 'nothing'}"
     if ours.log.keys() != theirs.log.keys():
         return f"gives {sorted(ours.log)}; the simulator {sorted(theirs.log)}"
     for name, b in theirs.log.items():
@@ -145,10 +145,10 @@ def test_who_insists_on_a_kernel_is_told_the_same(name):
 
 def test_counts(capsys):
     """Last in this file, so that the numbers can be read off: how many have kernels, are eager, are refused."""
-    found = Counter(OUTCOMES.values())
+    outcomes = Counter(OUTCOMES.values())
     with capsys.disabled():
-        print(f"\nzoo: {len(SCENARIOS)} scenarios, {len(CASES)} runs: {found['kernel']} by kernel, "
-              f"{found['eager']} eager, {found['refused']} refused")
+        print(f"\nzoo: {len(SCENARIOS)} scenarios, {len(CASES)} runs: {outcomes['kernel']} by kernel, "
+              f"{outcomes['eager']} eager, {outcomes['refused']} refused")
     if len(OUTCOMES) == len(CASES):
-        wanted = Counter(SCENARIOS[path].EXPECT for path, _ in CASES)
-        assert found["kernel"] >= wanted["kernel"] and found["eager"] >= wanted["eager"]
+        expected = Counter(SCENARIOS[path].EXPECT for path, _ in CASES)
+        assert outcomes["kernel"] >= expected["kernel"] and outcomes["eager"] >= expected["eager"]

@@ -19,7 +19,7 @@ STEPS = 8  # of TRACED = 127 environments: 1,016 states
 def compare(javascript, live: LiveProgram, steps: int = STEPS) -> float:
     """The greatest difference, relative to numbers above 1, of all outputs and the next state; dones must be equal."""
     template, noise = live.template, live.lowered.noise
-    starts, actions, noises, wanted, tables = [], [], [], [], []
+    starts, actions, noises, expected, tables = [], [], [], [], []
     generator = torch.Generator().manual_seed(1)
     for i in range(steps):
         if i % 3 == 1:  # squeeze together, so that bodies touch
@@ -37,8 +37,8 @@ def compare(javascript, live: LiveProgram, steps: int = STEPS) -> float:
         noises.append(torch.cat(drawn, 1) if drawn else torch.zeros(TRACED, 1))
         outputs = [eager[key].float() for key, _ in live.places.outputs]
         dones = [eager[key].float()[:, None] for key in (("terminated",), ("truncated",))]
-        wanted.append(torch.cat([*outputs, *dones, live.fields()], 1))
-    starts, actions, noises, wanted = (torch.cat(x).numpy() for x in (starts, actions, noises, wanted))
+        expected.append(torch.cat([*outputs, *dones, live.fields()], 1))
+    starts, actions, noises, expected = (torch.cat(x).numpy() for x in (starts, actions, noises, expected))
     sizes = [[name, group.n_agents * group.action.size] for name, group in template.spec.groups.items()]
     flat = {f"table{i}": torch.cat([t[i] for t in tables]).numpy() for i in range(len(live.places.tables))}
     ours = np.array(
@@ -62,10 +62,10 @@ def compare(javascript, live: LiveProgram, steps: int = STEPS) -> float:
             **flat,
         )
     ).astype(np.float64)
-    assert ours.shape == wanted.shape and len(ours) >= 1000
+    assert ours.shape == expected.shape and len(ours) >= 1000
     done = slice(ours.shape[1] - starts.shape[1] - 2, ours.shape[1] - starts.shape[1])
-    assert (ours[:, done] == wanted[:, done]).all()
-    return float((np.abs(ours - wanted) / np.maximum(1.0, np.abs(wanted))).max())
+    assert (ours[:, done] == expected[:, done]).all()
+    return float((np.abs(ours - expected) / np.maximum(1.0, np.abs(expected))).max())
 
 
 @pytest.mark.parametrize("scenario", ["balance", "navigation", "simple_spread", "flocking"])
@@ -82,21 +82,21 @@ def test_discrete_actions(javascript) -> None:
 def test_functions_of_the_prelude_are_torchs(javascript) -> None:
     halves = np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 2.4, -2.6], np.float32)
     helpers = re.sub('"use strict";', "", PRELUDE)
-    found = javascript(
+    results = javascript(
         f"{helpers}\nreturn [Array.from(halves, round_), min_(NaN, 1), max_(1, NaN), min_(2, 1)]", halves=halves
     )
-    assert found[0] == torch.from_numpy(halves).round().tolist()
-    assert found[1:] == [None, None, 1]  # JSON has no nan
+    assert results[0] == torch.from_numpy(halves).round().tolist()
+    assert results[1:] == [None, None, 1]  # JSON has no nan
 
 
 def test_starts_are_the_simulators_own_resets() -> None:
     settings = {"scenario": "navigation", "max_steps": 20}
-    told = world(program(settings), settings, 3)
+    data = world(program(settings), settings, 3)
     env = single(settings, num_envs=1, pool_size=2)
     observation, state = env.reset(2)
-    assert told["starts"][2]["o"]["agents"] == pytest.approx(observation["agents"][0].flatten().tolist(), abs=1e-7)
-    assert told["starts"][2]["state"] == pytest.approx(state[0].tolist(), abs=1e-7)
-    assert len(told["entities"]) == 8 and all(e["look"] and None not in e["pos"] for e in told["entities"])
+    assert data["starts"][2]["o"]["agents"] == pytest.approx(observation["agents"][0].flatten().tolist(), abs=1e-7)
+    assert data["starts"][2]["state"] == pytest.approx(state[0].tolist(), abs=1e-7)
+    assert len(data["entities"]) == 8 and all(e["look"] and None not in e["pos"] for e in data["entities"])
 
 
 def test_random_draws_are_inputs(javascript) -> None:

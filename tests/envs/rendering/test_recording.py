@@ -104,9 +104,9 @@ def test_a_film_holds_each_shape_once(navigation: Recording) -> None:
     rows = [tuple(map(str, row)) for row in frames["shapes"]]
     assert len(set(rows)) == len(rows)
     drawn = Restorer(navigation).scene(7, 1)
-    bounds, seen = frames["episodes"][1]["frames"][7]
-    assert bounds == pytest.approx(drawn.bounds, abs=1e-4) and len(seen) == len(drawn.shapes)
-    for index, shape in zip(seen, drawn.shapes, strict=True):
+    bounds, shapes = frames["episodes"][1]["frames"][7]
+    assert bounds == pytest.approx(drawn.bounds, abs=1e-4) and len(shapes) == len(drawn.shapes)
+    for index, shape in zip(shapes, drawn.shapes, strict=True):
         row = frames["shapes"][index]
         assert frames["points"][row[1]] == pytest.approx(np.ravel(shape.points).tolist(), abs=1e-4)
         assert row[0] == shape.kind and row[6] == shape.owner

@@ -78,7 +78,7 @@ def test_lidar_rays_are_layers_of_their_own_and_end_where_bodies_begin() -> None
     ]
     lengths = [s.points[1][0] for s in rays]
     assert lengths == pytest.approx(agent.sensors[0]._last_measurement[0].tolist())
-    env.simulator.agents[1].state.pos = agent.state.pos + torch.tensor([0.25, 0.0])  # now somebody stands there
+    env.simulator.agents[1].state.pos = agent.state.pos + torch.tensor([0.25, 0.0])  # now another agent stands there
     measured = [
         s.points[1][0]
         for s in scene(env.simulator, measure=True).shapes
@@ -110,9 +110,9 @@ def test_the_scenarios_own_drawing_is_there() -> None:
 
 
 def test_functions_are_drawn_as_images() -> None:
-    made = geometry.render_function_util(lambda p: p[:, 0], ((0, 1), (0, 0.5)), 0.1, cmap_alpha=0.5)
-    assert made.img.shape == (5, 10, 4) and made.img[0, 0, 3] == 127
-    assert (made.img[0] == made.img[-1]).all() and (made.img[:, 0] != made.img[:, -1]).any()
+    geom = geometry.render_function_util(lambda p: p[:, 0], ((0, 1), (0, 0.5)), 0.1, cmap_alpha=0.5)
+    assert geom.img.shape == (5, 10, 4) and geom.img[0, 0, 3] == 127
+    assert (geom.img[0] == geom.img[-1]).all() and (geom.img[:, 0] != geom.img[:, -1]).any()
 
 
 BESIDE = """

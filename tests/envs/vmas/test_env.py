@@ -33,8 +33,8 @@ def test_shapes_and_types_are_those_of_the_spec(settings):
     assert set(observation) == set(env.spec.groups) == set(moved.reward)
     for name, group in env.spec.groups.items():
         shape = (5, group.n_agents, group.observation_size)
-        for seen in (observation[name], moved.observation[name], moved.next_observation[name]):
-            assert seen.shape == shape and seen.dtype == torch.float32 and seen.isfinite().all()
+        for observed in (observation[name], moved.observation[name], moved.next_observation[name]):
+            assert observed.shape == shape and observed.dtype == torch.float32 and observed.isfinite().all()
         assert moved.reward[name].shape == shape[:2] and moved.reward[name].dtype == torch.float32
         action = env.random_action()[name]
         assert action.shape == (5, group.n_agents, group.action.size)
@@ -165,7 +165,7 @@ def test_discrete_actions_push_where_vmas_says(multi):
 
 
 def test_one_collision_elsewhere_changes_nobody_elses_reward():
-    """VMAS's world.collides is an any over the batch; here a near miss costs the same whoever else touches."""
+    """VMAS's world.collides is an any over the batch; here a near miss costs the same whichever others touch."""
     def near_miss(apart: float) -> torch.Tensor:
         env = VmasEnv("navigation", num_envs=2, max_steps=None, scenario_kwargs={"n_agents": 2})
         env.reset(0)
@@ -181,12 +181,12 @@ def test_one_collision_elsewhere_changes_nobody_elses_reward():
 
 
 def test_refreshing_the_pool_leaves_threads_and_checks_as_they_were(monkeypatch):
-    env, seen, threads = VmasEnv("balance", num_envs=4, seed=0), [], torch.get_num_threads()
+    env, settings, threads = VmasEnv("balance", num_envs=4, seed=0), [], torch.get_num_threads()
     checks = Distribution._validate_args  # other libraries switch them off
     env.reset(0)
 
     def reset():
-        seen.append((torch.get_num_threads(), Distribution._validate_args))
+        settings.append((torch.get_num_threads(), Distribution._validate_args))
         raise RuntimeError("a reset fails")
 
     monkeypatch.setattr(env.world.pool.fresh_simulator, "reset", reset)
@@ -195,7 +195,7 @@ def test_refreshing_the_pool_leaves_threads_and_checks_as_they_were(monkeypatch)
         Distribution.set_default_validate_args(True)
         with pytest.raises(RuntimeError, match="a reset fails"):
             env.refresh_pool()
-        assert seen == [(1, False)]
+        assert settings == [(1, False)]
         assert torch.get_num_threads() == 2 and Distribution._validate_args
     finally:
         torch.set_num_threads(threads)

@@ -114,7 +114,7 @@ def test_a_number_that_is_not_finite_is_traced_to_its_environment_and_step(fault
     env = partial(VmasEnv, faulty, num_envs=4, max_steps=50, fast="off", pool_size=5, scenario_kwargs=kwargs)
     algo = PPO(rollout_steps=8, minibatch_size=16, epochs=1)
     task = OnPolicy(env, algo, partial(MLP, hidden=[8]), frames=320, eval_episodes=2)
-    told = r"iteration 1: loss is nan \(reward of agent_1 is nan in environment 2, step \d"
-    with pytest.raises(Diverged, match=told):
+    message = r"iteration 1: loss is nan \(reward of agent_1 is nan in environment 2, step \d"
+    with pytest.raises(Diverged, match=message):
         Trainer(progress="off").fit(task, tmp_path)
     assert not list(tmp_path.glob("checkpoints/*.pt"))

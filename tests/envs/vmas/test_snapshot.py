@@ -1,4 +1,4 @@
-"""Snapshots repeat to the bit, and no environment's randomness is anybody else's."""
+"""Snapshots repeat bitwise, and no environment shares its randomness with another."""
 
 import io
 import random
@@ -59,7 +59,7 @@ def test_restoring_repeats_the_same_bits(settings):
     first = play(env, steps, seed=1)
     env.restore(saved)
     assert same(first, play(env, steps, seed=1))
-    other = VmasEnv(**{**make, "seed": 77})  # another process would build the environment anew
+    other = VmasEnv(**{**make, "seed": 77})  # another process would build the environment again
     other.restore(saved)
     assert same(first, play(other, steps, seed=1))
     env.restore(saved)
@@ -164,10 +164,10 @@ def test_a_stream_draws_as_the_seeded_generators_do():
     saved = stream.state_dict()
     with stream:
         more = torch.rand(3).tolist(), np.random.standard_normal(3).tolist(), random.gauss(0, 1)
-    kept = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    global_states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     torch.manual_seed(42), np.random.seed(42), random.seed(42)
     theirs = torch.rand(3).tolist(), np.random.rand(3).tolist(), random.gauss(0, 1)
-    torch.set_rng_state(kept[0]), np.random.set_state(kept[1]), random.setstate(kept[2])
+    torch.set_rng_state(global_states[0]), np.random.set_state(global_states[1]), random.setstate(global_states[2])
     assert ours == theirs
     fresh = Stream(0)
     fresh.load_state_dict(saved)

@@ -125,10 +125,10 @@ def test_histograms_are_of_every_layer_and_leave_training_alone(tmp_path):
 def test_gradients_of_histograms_are_those_of_the_batch():
     task = make_task()
     batch = next(task.batches(0))
-    found = histograms(task.loss, batch, ["model.head"])
+    by_name = histograms(task.loss, batch, ["model.head"])
     head = {"activations": [""], "weights": [".weight", ".bias"], "gradients": [".weight", ".bias"]}
-    assert set(found) == {f"{kind}/model.head{end}" for kind, ends in head.items() for end in ends}
+    assert set(by_name) == {f"{kind}/model.head{end}" for kind, ends in head.items() for end in ends}
     assert task.loss.training and all(p.grad is None for p in task.loss.parameters())
     task.loss(batch)["loss"].backward()
     gradient = task.loss.model.head.weight.grad.flatten()
-    torch.testing.assert_close(found["gradients/model.head.weight"], gradient)
+    torch.testing.assert_close(by_name["gradients/model.head.weight"], gradient)

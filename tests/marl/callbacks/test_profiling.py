@@ -57,6 +57,6 @@ def test_a_run_that_ends_early_says_so(tmp_path: Path, capsys) -> None:
 
 def test_a_moment_belongs_to_the_innermost_span() -> None:
     owner = owners([(0, 10, "collect"), (1, 9, "rollout"), (2, 3, "step"), (4, 5, "step"), (12, 14, "update")])
-    found = [owner(moment) for moment in (-1, 0.5, 1.5, 2.5, 3.5, 4.5, 8, 9.5, 11, 13, 15)]
-    assert found == [OUTSIDE, "collect", "rollout", "step", "rollout", "step", "rollout", "collect", OUTSIDE, "update",
+    names = [owner(moment) for moment in (-1, 0.5, 1.5, 2.5, 3.5, 4.5, 8, 9.5, 11, 13, 15)]
+    assert names == [OUTSIDE, "collect", "rollout", "step", "rollout", "step", "rollout", "collect", OUTSIDE, "update",
                      OUTSIDE]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Recorded losses: replays give the same bits as the loss itself, and what could change unseen is refused or found."""
+"""Recorded losses: replays equal the loss itself bitwise, and what could change unseen is refused or found."""
 
 import warnings
 
@@ -40,11 +40,11 @@ def test_training_is_the_same_to_the_bit(tmp_path, overrides):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with_replays, weights = trained(tmp_path / "a", overrides)
-    without, wanted = trained(tmp_path / "b", [*overrides, "trainer.capture=false"])
+    without, expected = trained(tmp_path / "b", [*overrides, "trainer.capture=false"])
     assert without.updater.captured is None
     replayed = with_replays.updater.captured.replayed
     assert not replayed.why and sum(graph.runs for graph in replayed.graphs.values()) > 5
-    assert all(torch.equal(weights[name], value) for name, value in wanted.items())
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
     a, b = (trainer.optimizer.state_dict()["state"] for trainer in (with_replays, without))
     assert all(torch.equal(a[i][name], b[i][name]) for i in b for name in b[i])
 
@@ -53,8 +53,8 @@ def test_networks_of_hidden_state_are_left_to_torch_without_a_word(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         trainer, weights = trained(tmp_path / "a", ["experiment=digits_lstm", "epochs=1", *SMALL])
-    wanted = trained(tmp_path / "b", ["experiment=digits_lstm", "epochs=1", "trainer.capture=false", *SMALL])[1]
-    assert all(torch.equal(weights[name], value) for name, value in wanted.items())
+    expected = trained(tmp_path / "b", ["experiment=digits_lstm", "epochs=1", "trainer.capture=false", *SMALL])[1]
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
 
 
 class Loss(nn.Module):
@@ -100,14 +100,14 @@ def test_replays_follow_batches_weights_and_shapes():
     for i, batch in enumerate(batches(12) + batches(12, rows=7) + batches(4)):
         if i == 8:
             loss.load_state_dict({name: value + 1 for name, value in loss.state_dict().items()})
-        wanted = gradients(loss, batch)
+        expected = gradients(loss, batch)
         loss.zero_grad()
-        found = capture(batch)
-        assert all(map(torch.equal, [found["loss"], *[p.grad for p in loss.parameters()]], wanted))
+        outputs = capture(batch)
+        assert all(map(torch.equal, [outputs["loss"], *[p.grad for p in loss.parameters()]], expected))
         for p in loss.parameters():
             p.grad.mul_(3)  # as clipping does
         results = [result for graph in capture.replayed.graphs.values() for result in graph.results]
-        assert found["loss"].data_ptr() not in [result.data_ptr() for result in results]
+        assert outputs["loss"].data_ptr() not in [result.data_ptr() for result in results]
     assert [graph.runs for graph in capture.replayed.graphs.values()] == [13, 9]
 
 
@@ -126,8 +126,8 @@ def test_what_cannot_be_replayed_is_computed_anew(how, why):
         loss.layer.register_forward_hook(lambda *_: None)
     capture, state = CapturedLoss(loss), torch.get_rng_state()
     for batch in batches(6):
-        found, wanted = capture(batch), gradients(other, batch)
-        assert all(map(torch.equal, [found["loss"], *[p.grad for p in loss.parameters()]], wanted))
+        outputs, expected = capture(batch), gradients(other, batch)
+        assert all(map(torch.equal, [outputs["loss"], *[p.grad for p in loss.parameters()]], expected))
     assert why in capture.replayed.why and torch.equal(torch.get_rng_state(), state)
     assert torch.equal(loss.count, other.count)
 
@@ -139,12 +139,12 @@ def test_a_state_that_the_key_does_not_tell_is_found():
         capture(batch)
     loss.factor = 2.0
     capture(batch)  # the 4th replay, not held to the loss
-    wanted = gradients(loss, batch)
-    with pytest.warns(UserWarning, match="Loss is computed anew from now on"):
+    expected = gradients(loss, batch)
+    with pytest.warns(UserWarning, match="Loss is not replayed from now on"):
         first = capture(batch)
-    assert torch.equal(first["loss"], wanted[0]) and capture.replayed.why
-    for found in (first, capture(batch)):
-        assert all(map(torch.equal, [found["loss"], *[p.grad for p in loss.parameters()]], wanted))
+    assert torch.equal(first["loss"], expected[0]) and capture.replayed.why
+    for outputs in (first, capture(batch)):
+        assert all(map(torch.equal, [outputs["loss"], *[p.grad for p in loss.parameters()]], expected))
 
 
 def test_only_known_losses_are_recorded(tmp_path):

@@ -106,9 +106,9 @@ def test_the_last_k_are_kept_and_the_newest_good_one_is_found(tmp_path, capsys):
     (folder / "last.pt").write_bytes((folder / "last.pt").read_bytes()[:-9])
     os.truncate(folder / "last-1.pt", 0)
     path, state = checkpoint_file.newest(tmp_path)
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert (path.name, state["iteration"]) == ("last-2.pt", 3)
-    assert "last.pt cannot be read" in told and "last-1.pt cannot be read" in told and "iteration 3" in told
+    assert "last.pt cannot be read" in printed and "last-1.pt cannot be read" in printed and "iteration 3" in printed
     assert {path.name for path in folder.iterdir()} == {*names[2:], "last.pt.damaged", "last-1.pt.damaged"}
     checkpoint_file.save(folder / "iteration_4.pt", {"iteration": 4})
     assert checkpoint_file.newest(tmp_path)[0].name == "iteration_4.pt"  # later than all that is left of last
@@ -140,11 +140,11 @@ def test_a_damaged_file_never_takes_the_place_of_a_good_one(tmp_path, monkeypatc
 
 
 def test_numbers_of_numpy_are_kept_and_objects_refused_by_name(tmp_path):
-    held = {"a": np.float64(0.5), "b": [{"c": np.int32(3)}], "d": OrderedDict(e=(np.bool_(True), None))}
-    checkpoint_file.save(tmp_path / "x.pt", held)
+    content = {"a": np.float64(0.5), "b": [{"c": np.int32(3)}], "d": OrderedDict(e=(np.bool_(True), None))}
+    checkpoint_file.save(tmp_path / "x.pt", content)
     loaded = checkpoint_file.load(tmp_path / "x.pt")
     assert loaded["a"] == 0.5 and type(loaded["a"]) is float and loaded["b"] == [{"c": 3}]
-    assert loaded["d"] == OrderedDict(e=(True, None)) and held["d"]["e"][0] is np.True_
+    assert loaded["d"] == OrderedDict(e=(True, None)) and content["d"]["e"][0] is np.True_
     for value, kind in ((np.zeros(2), "numpy.ndarray"), (Path("x"), "pathlib.PosixPath")):
         with pytest.raises(UserError, match=rf"checkpoint: best.figures\[1\] is a {kind}; only tensors"):
             checkpoint_file.save(tmp_path / "x.pt", {"best": {"figures": [1, value]}})
@@ -198,8 +198,8 @@ def damaged(good: bytes, dice: random.Random) -> bytes:
         return good[:where] + bytes([good[where] ^ (1 << dice.randrange(8))]) + good[where + 1 :]
     if kind == 2:
         junk = dice.randbytes(dice.randrange(1, 200))
-        made = good[:where] + junk + good[where + len(junk) :]
-        return made if made != good else good[:where]
+        changed = good[:where] + junk + good[where + len(junk) :]
+        return changed if changed != good else good[:where]
     if kind == 3:
         return good + dice.randbytes(dice.randrange(1, 200))
     if kind == 4:
@@ -261,17 +261,17 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path):
     run = f'{mount} && {sys.executable} -c "$SAVE" {tmp_path}/last.pt && ls -A {tmp_path}'
     environment = {**os.environ, "SAVE": SAVE, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "sh", "-c", mount]).returncode:
-        pytest.skip("this machine lets nobody mount a small file system")
+        pytest.skip("this machine lets no user mount a small file system")
     done = subprocess.run(["unshare", "-rm", "sh", "-c", run], env=environment, capture_output=True, text=True)
-    said = done.stdout.splitlines()
-    assert said[0] == "saved" and done.returncode == 0, done.stderr
-    assert said[1] == f"cannot write checkpoint {tmp_path}/last.pt: {FULL}"
-    assert said[2:] == ["2", "1", "last-1.pt", "last.pt"]  # both still load, and no temporary file is left
+    lines = done.stdout.splitlines()
+    assert lines[0] == "saved" and done.returncode == 0, done.stderr
+    assert lines[1] == f"cannot write checkpoint {tmp_path}/last.pt: {FULL}"
+    assert lines[2:] == ["2", "1", "last-1.pt", "last.pt"]  # both still load, and no temporary file is left
 
 
 def test_a_directory_that_cannot_be_made_or_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write checkpoint .*file/checkpoints/last.pt: (Not a directory|File)"):
         checkpoint_file.save(tmp_path / "file" / "checkpoints" / "last.pt", {"iteration": 1})
-    with pytest.raises(UserError, match="cannot write checkpoint /proc/none/last.pt"):  # nobody, root neither, may
+    with pytest.raises(UserError, match="cannot write checkpoint /proc/none/last.pt"):  # no user may, root neither
         checkpoint_file.save("/proc/none/last.pt", {"iteration": 1})

@@ -113,7 +113,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
     assert rows(tmp_path) == rows(tmp_path / "whole")
     assert resume.resumed({"resume": None}, tmp_path) is None
     assert resume.resumed({"resume": str(tmp_path)}, tmp_path / "empty") is None
-    assert "begins anew" in capsys.readouterr().out
+    assert "begins from scratch" in capsys.readouterr().out
 
 
 def test_a_checkpoint_of_a_newer_format_is_refused_by_name_and_stays(tmp_path, monkeypatch, capsys):

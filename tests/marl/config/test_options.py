@@ -21,8 +21,8 @@ class Options:
 
 
 def test_values_are_read_by_type() -> None:
-    made = parse(Options, ["ckpt=1e3", "out=null", "kinds=[gif,png]", "count=null", "speed=2", "on=false"])
-    assert made == Options("1e3", None, ["gif", "png"], None, 2, False)
+    options = parse(Options, ["ckpt=1e3", "out=null", "kinds=[gif,png]", "count=null", "speed=2", "on=false"])
+    assert options == Options("1e3", None, ["gif", "png"], None, 2, False)
     assert parse(Options, ["ckpt=a=b"]).ckpt == "a=b"
 
 

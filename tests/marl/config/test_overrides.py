@@ -53,16 +53,16 @@ MEANING = ("2026", "null", "[list]", "{x: y}", " space ", "a=1,b=2")  # somethin
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in MEANING])
 def test_so_is_one_that_is_still_to_be_made(name: str) -> None:
     (text,) = overrides.tidy([f"hydra.run.dir={name}"])
-    wanted = name.strip("'") if name == "'in quotes'" else name
-    assert OverridesParser.create().parse_override(text).value() == wanted
+    expected = name.strip("'") if name == "'in quotes'" else name
+    assert OverridesParser.create().parse_override(text).value() == expected
 
 
 def test_what_means_something_to_hydra_stays() -> None:
-    kept = ["init_from=a,b", "hydra.run.dir=${paths.output_dir}/x", "data.folder='x y'", "resume=null", "ckpt=", "-m"]
-    assert overrides.tidy(kept) == kept
-    given = {"env=null": "~env", "+env.scenario_kwargs.n_agents=5": "++env.scenario_kwargs.n_agents=5"}
-    given["groups.a.policy=random"] = "++groups.a.policy=random"
-    assert overrides.tidy(list(given)) == list(given.values())
+    same = ["init_from=a,b", "hydra.run.dir=${paths.output_dir}/x", "data.folder='x y'", "resume=null", "ckpt=", "-m"]
+    assert overrides.tidy(same) == same
+    changed = {"env=null": "~env", "+env.scenario_kwargs.n_agents=5": "++env.scenario_kwargs.n_agents=5"}
+    changed["groups.a.policy=random"] = "++groups.a.policy=random"
+    assert overrides.tidy(list(changed)) == list(changed.values())
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_mistakes_are_one_sentence(override: str, sentence: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "kwargs"),
+    ("arguments", "kwargs"),
     [
         (["env.scenario=navigation"], {}),
         (["env.scenario=balance"], "as they were"),
@@ -139,15 +139,15 @@ def test_mistakes_are_one_sentence(override: str, sentence: str) -> None:
         (["+env.scenario_kwargs.n_agents=5"], "one changed"),
     ],
 )
-def test_another_scenario_drops_the_keywords_of_the_one_before(given: list[str], kwargs) -> None:
-    own = json.loads(json.dumps(compose.check(compose.compose([]))["env"]["scenario_kwargs"]))
-    wanted = {"as they were": own, "one changed": {**own, "n_agents": 5}}.get(str(kwargs), kwargs)
-    assert compose.check(compose.compose(given))["env"]["scenario_kwargs"] == wanted
+def test_another_scenario_drops_the_keywords_of_the_one_before(arguments: list[str], kwargs) -> None:
+    standard = json.loads(json.dumps(compose.check(compose.compose([]))["env"]["scenario_kwargs"]))
+    expected = {"as they were": standard, "one changed": {**standard, "n_agents": 5}}.get(str(kwargs), kwargs)
+    assert compose.check(compose.compose(arguments))["env"]["scenario_kwargs"] == expected
 
 
 def test_so_do_environments_by_dotted_path(odd_run: Path) -> None:
     first = compose.compose(["env=torchrl"]).env.kwargs
     assert first and not compose.compose(["env=torchrl", "env.env=my.Mine"]).env.kwargs
-    given = ["env=torchrl", "env.env=torchrl.envs.VmasEnv", "env.kwargs={scenario: balance}"]
-    assert dict(compose.compose(given).env.kwargs) == {"scenario": "balance"}
+    arguments = ["env=torchrl", "env.env=torchrl.envs.VmasEnv", "env.kwargs={scenario: balance}"]
+    assert dict(compose.compose(arguments).env.kwargs) == {"scenario": "balance"}
     assert not compose.saved(odd_run, ["env.scenario=navigation"]).env.scenario_kwargs

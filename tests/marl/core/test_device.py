@@ -45,6 +45,6 @@ def test_freed_blocks_are_used_again_without_page_faults():
         return int(run.stdout)
 
     pages = 4 * 3 * (1 << 26) // resource.getpagesize()
-    plain, kept = faults("plain"), faults("keep")
-    assert kept < 100
+    plain, with_kept_blocks = faults("plain"), faults("keep")
+    assert with_kept_blocks < 100
     assert plain > pages / 600  # one fault per page, or per huge page where the system uses those

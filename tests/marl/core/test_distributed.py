@@ -29,8 +29,8 @@ def results(tmp_path_factory) -> dict[str, dict]:
     several = [{**ENVIRONMENT, **where, "RANK": str(rank)} for rank in range(2)]
     started = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for env in (ENVIRONMENT, *several)]
     for process in started:
-        _, told = process.communicate(timeout=240)
-        assert process.returncode == 0, told
+        _, output = process.communicate(timeout=240)
+        assert process.returncode == 0, output
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
 
@@ -45,8 +45,8 @@ def test_statistics_are_of_all_processes(results) -> None:
         parts = [[row[i : i + 6] for i in range(0, 60, 6)] for row in (first[mode], second[mode])]  # [T][E / 2 * A]
         together = [value for a, b in zip(*parts, strict=True) for value in (*a, *b)]
         assert together == pytest.approx(one[mode], abs=1e-5)
-    for found in (first, second):
-        assert (found["total"], found["mean"], found["largest"], found["agreed"]) == (3, 0.5, 5, "said by 0")
+    for result in (first, second):
+        assert (result["total"], result["mean"], result["largest"], result["agreed"]) == (3, 0.5, 5, "said by 0")
     assert (first["gathered"], second["gathered"]) == ([0, 1], [1])
     assert one["stream"] == first["stream"] == "policy" != second["stream"]
 
@@ -76,7 +76,7 @@ def test_two_processes_learn_as_one_does(results) -> None:
     one, first, second = (results[name]["learning"] for name in ("1_0", "2_0", "2_1"))
     assert first == second
     # The same rows in the same minibatches, but for a few left out at the end of an epoch.
-    accuracies = [found["figures"]["accuracy"] for found in (one, first)]
+    accuracies = [result["figures"]["accuracy"] for result in (one, first)]
     assert min(accuracies) > 0.85 and accuracies[0] == pytest.approx(accuracies[1], abs=0.03)
 
 
@@ -135,10 +135,10 @@ def test_a_killed_process_a_restart_and_another_number_of_processes(tmp_path: Pa
         assert done == list(range(1, len(done) + 1))  # neither gaps nor doubles
         began = time.monotonic()
         workers(agent)[1].send_signal(signal.SIGKILL)
-        told = agent.communicate(timeout=60)[0]
+        output = agent.communicate(timeout=60)[0]
         assert time.monotonic() - began < 60 and agent.returncode != 0
-        assert "resuming after iteration" in told
-        assert "error: process 0 of 2: another process died or does not answer" in told and "--max-restarts" in told
+        assert "resuming after iteration" in output
+        assert "error: process 0 of 2: another process died or does not answer" in output and "--max-restarts" in output
     finally:
         if agent.poll() is None:
             agent.kill()

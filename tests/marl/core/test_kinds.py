@@ -1,4 +1,4 @@
-"""A configuration runs no code but that of classes of the right kind: whoever wrote it, wherever it came from."""
+"""A configuration runs no code but that of classes of the right kind: no matter who wrote it or where it came from."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_no_place_of_a_configuration_takes_what_is_not_of_its_kind(place: str, m
 
 
 def test_an_escaped_interpolation_stays_text(mark: Path) -> None:
-    """Hydra's own way of building would resolve it a second time, into a node that nobody has checked."""
+    """Hydra's own way of building would resolve it a second time, into a node that was never checked."""
     text = "${oc.create:{_target_: os.system, command: 'touch " + str(mark) + "'}}"
     node = {"_target_": f"{__name__}.Free", "anything": text}
     kinds.check(node, nn.Module, "objective")
@@ -105,9 +105,9 @@ class Halve:
 
 
 def test_a_users_own_classes_say_by_annotations_what_they_take() -> None:
-    own = {"_target_": f"{__name__}.Settings"}
-    node = {"_target_": f"{__name__}.Configured", "settings": own, "change": {"_target_": f"{__name__}.Halve"}}
-    node["many"] = {"a": own, "b": own}
+    settings = {"_target_": f"{__name__}.Settings"}
+    node = {"_target_": f"{__name__}.Configured", "settings": settings, "change": {"_target_": f"{__name__}.Halve"}}
+    node["many"] = {"a": settings, "b": settings}
     kinds.check(node, nn.Module, "network")
     built = build.part(node)
     assert isinstance(built.settings, Settings) and built.change(torch.ones(1)) == 0.5 and set(built.many) == {"a", "b"}
@@ -122,7 +122,7 @@ def test_a_users_own_classes_say_by_annotations_what_they_take() -> None:
 
 
 @pytest.mark.parametrize(
-    ("annotation", "found"),
+    ("annotation", "expected"),
     [
         (nn.Module | None, (nn.Module,)),
         (Sequence[nn.Module], (nn.Module,)),
@@ -136,8 +136,8 @@ def test_a_users_own_classes_say_by_annotations_what_they_take() -> None:
         (list[float], ()),
     ],
 )
-def test_kinds_of_annotations(annotation: Any, found: tuple) -> None:
-    assert kinds.kinds(annotation) == found
+def test_kinds_of_annotations(annotation: Any, expected: tuple) -> None:
+    assert kinds.kinds(annotation) == expected
 
 
 @pytest.mark.parametrize("namespace", [True, False])

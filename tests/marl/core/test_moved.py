@@ -31,7 +31,7 @@ def table(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "wanted"),
+    ("path", "expected"),
     [
         ("marl.bodies.MLP", f"{MLP.__module__}.MLP"),
         ("marl.bodies.MLP.Inner", f"{MLP.__module__}.MLP.Inner"),
@@ -46,9 +46,9 @@ def table(monkeypatch) -> None:
         ("", ""),
     ],
 )
-def test_the_longest_entry_decides_and_other_paths_stay(path: str, wanted: str) -> None:
-    assert moved.current(path) == wanted
-    assert moved.current(wanted) == wanted  # what is up to date stays
+def test_the_longest_entry_decides_and_other_paths_stay(path: str, expected: str) -> None:
+    assert moved.current(path) == expected
+    assert moved.current(expected) == expected  # what is up to date stays
 
 
 def test_earlier_paths_are_resolved() -> None:
@@ -57,8 +57,8 @@ def test_earlier_paths_are_resolved() -> None:
 
 
 def test_a_command_line_may_use_an_earlier_path_and_the_run_has_the_new_one() -> None:
-    given = ["network._target_=marl.bodies.MLP", "+callbacks.early._target_=marl.hooks.Patience"]
-    config = compose.check(compose.compose(["experiment=threshold", "network=mlp", *given]))
+    arguments = ["network._target_=marl.bodies.MLP", "+callbacks.early._target_=marl.hooks.Patience"]
+    config = compose.check(compose.compose(["experiment=threshold", "network=mlp", *arguments]))
     assert config["network"]["_target_"] == f"{MLP.__module__}.MLP"
     assert config["callbacks"]["early"]["_target_"] == EARLIER["marl.hooks.Patience"]
 

@@ -1,4 +1,4 @@
-"""Run directories: unique names, nobody's files replaced or removed, and no trace of a run that never began."""
+"""Run directories: unique names, no file of others replaced or removed, and no trace of a run that never began."""
 
 import multiprocessing
 from pathlib import Path
@@ -19,7 +19,7 @@ def hydra_config(run_dir: str, paths: str = "x"):
 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch) -> None:
-    monkeypatch.setattr(NewRunDirectory, "made", [])
+    monkeypatch.setattr(NewRunDirectory, "created_folders", [])
 
 
 def names(folder: Path) -> set[str]:
@@ -35,21 +35,21 @@ def make_one(path: str) -> str:
 
 def test_runs_that_start_in_the_same_second_have_directories_of_their_own(tmp_path: Path) -> None:
     with multiprocessing.get_context("fork").Pool(4) as pool:
-        made = pool.map(make_one, [str(tmp_path / "balance" / "2026-01-01_00-00-00")] * 40, chunksize=1)
-    assert len(set(made)) == 40 and all(Path(path).is_dir() for path in made)
+        paths = pool.map(make_one, [str(tmp_path / "balance" / "2026-01-01_00-00-00")] * 40, chunksize=1)
+    assert len(set(paths)) == 40 and all(Path(path).is_dir() for path in paths)
     assert {"2026-01-01_00-00-00", "2026-01-01_00-00-00_2"} <= names(tmp_path / "balance")
 
 
 def test_a_name_with_the_time_is_new_and_a_chosen_one_is_kept(tmp_path: Path) -> None:
     OmegaConf.register_new_resolver("now", lambda _: "12-00", use_cache=False, replace=True)
-    found = []
+    folders = []
     for run_dir, paths in (("${paths.run_dir}", "${now:%H}"), ("${paths.run_dir}", "mine"), (str(tmp_path / "d"), "x")):
         for _ in range(2):
             config = hydra_config(run_dir, f"{tmp_path}/{paths}")
             NewRunDirectory().on_run_start(config)
             assert config.paths.run_dir == config.hydra.run.dir
-            found.append(Path(config.hydra.run.dir).name)
-    assert found == ["12-00", "12-00_2", "mine", "mine", "d", "d"] and {"12-00_2", "mine", "d"} <= names(tmp_path)
+            folders.append(Path(config.hydra.run.dir).name)
+    assert folders == ["12-00", "12-00_2", "mine", "mine", "d", "d"] and {"12-00_2", "mine", "d"} <= names(tmp_path)
 
 
 def test_torchruns_restart_finds_the_directory_of_its_first_start(tmp_path: Path, monkeypatch) -> None:
@@ -75,8 +75,8 @@ def test_an_impossible_directory_is_one_sentence(path, words, tmp_path, monkeypa
     Path("file").touch()
     with pytest.raises(SystemExit) as stop:
         NewRunDirectory().on_run_start(hydra_config(path))
-    told = capsys.readouterr().err
-    assert stop.value.code == 2 and told.startswith("error: ") and told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and message.startswith("error: ") and message.count("\n") == 1
     with pytest.raises(UserError, match=words):
         run_directory.make(path)
     assert names(tmp_path) == {"file"}
@@ -120,9 +120,9 @@ def test_a_run_that_never_began_leaves_what_it_found(tmp_path: Path) -> None:
 
 
 def test_a_run_that_began_stays(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), exclusive(tmp_path / "a", new=True) as held:
+    with pytest.raises(ZeroDivisionError), exclusive(tmp_path / "a", new=True) as lease:
         saved_config.write_config(tmp_path / "a", {"seed": 1})
-        held.begin()
+        lease.begin()
         raise ZeroDivisionError
     assert names(tmp_path / "a") == {"config.yaml", lock.RUN}
 
@@ -143,8 +143,8 @@ def test_an_earlier_run_is_not_replaced(name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()
     with pytest.raises(UserError, match="holds a run already; resume="), exclusive(tmp_path, new=True):
         pytest.fail("it got in")
-    with exclusive(tmp_path, new=False) as held:
-        held.begin()
+    with exclusive(tmp_path, new=False) as lease:
+        lease.begin()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Streams of random numbers: derived per purpose, saved and restored to the bit."""
+"""Streams of random numbers: derived per purpose, saved and restored bitwise."""
 
 import random
 

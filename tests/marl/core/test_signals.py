@@ -50,17 +50,17 @@ def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
 
 
 def test_a_launchers_handler_is_called_after_the_checkpoint(tmp_path: Path) -> None:
-    seen = []
+    calls = []
 
     def requeue(signum, frame):
-        seen.append((signum, checkpoint_file.load(tmp_path / "checkpoints" / "last.pt")["iteration"]))
+        calls.append((signum, checkpoint_file.load(tmp_path / "checkpoints" / "last.pt")["iteration"]))
 
     before = {signum: signal.signal(signum, requeue) for signum in (signal.SIGUSR1, signal.SIGUSR2)}
     try:
         for iteration, signum in ((2, signal.SIGUSR1), (4, signal.SIGUSR2)):
             with pytest.raises(Stopped):
                 run(tmp_path, callbacks=[Send(iteration, signum)], checkpoint_every=0)
-        assert seen == [(signal.SIGUSR1, 2), (signal.SIGUSR2, 4)]
+        assert calls == [(signal.SIGUSR1, 2), (signal.SIGUSR2, 4)]
         assert signal.getsignal(signal.SIGUSR1) is requeue
     finally:
         for signum, handler in before.items():
@@ -70,10 +70,10 @@ def test_a_launchers_handler_is_called_after_the_checkpoint(tmp_path: Path) -> N
 def test_other_threads_train_without_handlers(tmp_path: Path) -> None:
     import threading
 
-    kept = []
-    thread = threading.Thread(target=lambda: kept.append(run(tmp_path, task=make_task(2))[0]))
+    summaries = []
+    thread = threading.Thread(target=lambda: summaries.append(run(tmp_path, task=make_task(2))[0]))
     thread.start()
     thread.join()
-    assert kept[0]["epochs"] == 2
+    assert summaries[0]["epochs"] == 2
     with Signals() as signals:
         assert signals.received == 0 and signals.before

@@ -107,10 +107,10 @@ def test_fashion_mnist_reads_its_files(tmp_path, clothes, zipped):
     assert data.in_shape == (1, 28, 28)
     torch.testing.assert_close(data.test["x"][:, 0] * 255, clothes[FASHION_MNIST_FILES[2]].float())
     assert data.test["y"].tolist() == clothes[FASHION_MNIST_FILES[3]].tolist()
-    seen = torch.cat([data.train["x"], data.validation["x"]])[:, 0] * 255
+    scaled_back = torch.cat([data.train["x"], data.validation["x"]])[:, 0] * 255
     labels = torch.cat([data.train["y"], data.validation["y"]])
     pictures = clothes[FASHION_MNIST_FILES[0]].float()
-    for picture, label in zip(seen, labels, strict=True):  # each picture kept its label through the split
+    for picture, label in zip(scaled_back, labels, strict=True):  # each picture kept its label through the split
         index = (pictures - picture).abs().sum(dim=(1, 2)).argmin()
         torch.testing.assert_close(pictures[index], picture)
         assert index % 10 == label

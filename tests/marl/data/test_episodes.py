@@ -37,13 +37,13 @@ def folder(tmp_path):
 
 
 def test_the_manifest_tells_what_there_is(folder):
-    told = manifest(folder)
-    assert [(s["file"], s["episodes"], s["steps"], s["source"]) for s in told["shards"]] == [
+    content = manifest(folder)
+    assert [(s["file"], s["episodes"], s["steps"], s["source"]) for s in content["shards"]] == [
         ("episodes-00000.safetensors", 2, 5, "first"),
         ("episodes-00001.safetensors", 3, 7, "second"),
     ]
-    assert told["metadata"] == {"dataset_id": "made", "total_episodes": 5, "total_steps": 12}
-    assert {path.name for path in folder.iterdir()} == {"manifest.json", *(s["file"] for s in told["shards"])}
+    assert content["metadata"] == {"dataset_id": "made", "total_episodes": 5, "total_steps": 12}
+    assert {path.name for path in folder.iterdir()} == {"manifest.json", *(s["file"] for s in content["shards"])}
     read = list(shards(folder))
     assert torch.equal(read[1]["agents/observation"], episodes([4, 1, 2], first=5)["agents/observation"])
 
@@ -68,12 +68,12 @@ def test_whole_episodes_are_held_out(folder):
 
 
 def test_the_memory_mapped_copy_equals_and_follows_the_shards(folder):
-    made, plain = mapped(folder), Episodes(str(folder), validation=0.2).steps
-    assert isinstance(made, TensorDict) and (made == plain).all()
+    copy, plain = mapped(folder), Episodes(str(folder), validation=0.2).steps
+    assert isinstance(copy, TensorDict) and (copy == plain).all()
     stored = folder / "memmap" / "agents" / "observation.memmap"
     when = stored.stat().st_mtime_ns
     again = Episodes(str(folder), validation=0.2, memmap=True)
-    assert stored.stat().st_mtime_ns == when  # opened, not written anew
+    assert stored.stat().st_mtime_ns == when  # opened, not written again
     assert torch.equal(again.final["length"], torch.tensor([3, 2, 4, 1, 2]))
     append(folder, episodes([6], first=50), ABOUT)
     assert len(mapped(folder)) == 18 and mapped(folder)["agents", "observation"][-1, 0, 0] == 55
@@ -106,8 +106,8 @@ def test_what_cannot_be_read_is_one_sentence(folder, tmp_path):
     shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(UserError, match="damaged"):
         Episodes(str(folder), validation=0.2)
-    told = manifest(folder)
-    (folder / "manifest.json").write_text(json.dumps({**told, "format": 9}))
+    listed = manifest(folder)
+    (folder / "manifest.json").write_text(json.dumps({**listed, "format": 9}))
     with pytest.raises(UserError, match="has format 9; this version reads 1"):
         manifest(folder)
 

@@ -1,4 +1,4 @@
-"""Minibatches: samplers, workers, streams, mixup, and a resume in the midst of an epoch, to the same bits."""
+"""Minibatches: samplers, workers, streams, mixup, and a resume in the midst of an epoch, bitwise identical."""
 
 import itertools
 from functools import partial
@@ -78,9 +78,9 @@ def test_samplers_that_do_not_fit_are_one_sentence(settings, message):
 
 
 def test_the_last_minibatch_may_be_dropped():
-    kept, dropped = Loader(rows(), 5, seed=0), Loader(rows(), 5, seed=0, drop_last=True)
-    assert [len(b) for b in read(kept)] == [5, 5, 5, 5, 3] and len(kept) == 5
-    assert read(dropped) == read(kept)[:4] and len(dropped) == 4
+    complete, dropped = Loader(rows(), 5, seed=0), Loader(rows(), 5, seed=0, drop_last=True)
+    assert [len(b) for b in read(complete)] == [5, 5, 5, 5, 3] and len(complete) == 5
+    assert read(dropped) == read(complete)[:4] and len(dropped) == 4
 
 
 @pytest.mark.parametrize("data", [rows(), Squares()], ids=["in memory", "map style"])
@@ -205,9 +205,9 @@ def test_a_stream_gives_every_row_once_in_an_order_per_epoch(table, workers):
 
 def test_a_stream_is_scaled_by_its_training_rows_and_learned(table, tmp_path):
     data = CSVStream(str(table), "y", validation=0.25)
-    seen = torch.tensor([[float(a), float(a % 7)] for a in range(40) if a % 4])
-    torch.testing.assert_close(data.shift, seen.mean(0))
-    torch.testing.assert_close(data.scale, seen.std(0, correction=0))
+    training_rows = torch.tensor([[float(a), float(a % 7)] for a in range(40) if a % 4])
+    torch.testing.assert_close(data.shift, training_rows.mean(0))
+    torch.testing.assert_close(data.scale, training_rows.std(0, correction=0))
     task = Supervised(data, Linear, torch.nn.MSELoss(), epochs=60, batch_size=10)
     trainer = Trainer(progress="off", evaluate_every=0, checkpoint_every=0)
     trainer.fit(task, tmp_path / "run", optimizer=OptimizerConfig(lr=0.05))

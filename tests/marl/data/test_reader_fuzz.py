@@ -27,7 +27,7 @@ FOREIGN = [b"", b"\0", b"\0" * 4096, b"[]", b"[1, 2, 3]", b"{}", b"null", b"a: [
 
 def damages(content: bytes, seed: int) -> list[bytes]:
     """Other people's files, and `content` cut short, overwritten, flipped, doubled, without its beginning."""
-    draw, made = random.Random(seed), list(FOREIGN)
+    draw, damaged = random.Random(seed), list(FOREIGN)
     for i in range(ROUNDS):
         at, end = sorted(draw.randrange(len(content) + 1) for _ in range(2))
         flipped = bytearray(content)
@@ -35,8 +35,8 @@ def damages(content: bytes, seed: int) -> list[bytes]:
             flipped[draw.randrange(len(flipped))] = draw.randrange(256)
         kinds = content[:at], content[:at] + b"\0" * (end - at) + content[end:], bytes(flipped)
         kinds += content[at:], content[:at] + content[end:], content[:at] + content + content[at:]
-        made.append(kinds[i % len(kinds)])
-    return made
+        damaged.append(kinds[i % len(kinds)])
+    return damaged
 
 
 def read(reader, name: str) -> str | None:
@@ -46,9 +46,9 @@ def read(reader, name: str) -> str | None:
         try:
             data = reader()
         except UserError as error:
-            told = str(error)
-            assert "\n" not in told and len(told) < 700 and name in told, told
-            return told
+            message = str(error)
+            assert "\n" not in message and len(message) < 700 and name in message, message
+            return message
     for split in (data.train, data.validation):
         if not isinstance(split, CSVStream) and hasattr(split, "values"):
             assert all(torch.isfinite(values).all() for values in split.values())
@@ -149,8 +149,8 @@ def test_npz_of_any_real_type_and_byte_order_is_read(tmp_path, dtype):
     (tmp_path / "a.npz").write_bytes(npz(x=X.astype(dtype), y=Y.astype(">u2")))
     data = NPZ(str(tmp_path / "a.npz"))
     expected = X.astype(dtype).astype(np.float32).sum()
-    found = sum(part["x"].double().sum() for part in (data.train, data.validation, data.test))
-    assert found == pytest.approx(float(expected)) and data.out_features == 3
+    total = sum(part["x"].double().sum() for part in (data.train, data.validation, data.test))
+    assert total == pytest.approx(float(expected)) and data.out_features == 3
 
 
 def test_numbers_that_are_not_finite_are_named(tmp_path):
@@ -168,8 +168,8 @@ def test_a_cell_that_is_no_finite_number_is_named_by_line_and_column(tmp_path, r
     rows = [f"{i},{i + 1},{i + 2}".split(",") for i in range(60)]
     rows[41][column] = f'"{text}"'
     (tmp_path / "t.csv").write_text("a,b,k\n" + "\n".join(map(",".join, rows)) + "\n")
-    told = read(lambda: reader(str(tmp_path / "t.csv"), "k"), "t.csv")
-    assert f"line 43, column {name!r}: {text!r} is" in told
+    message = read(lambda: reader(str(tmp_path / "t.csv"), "k"), "t.csv")
+    assert f"line 43, column {name!r}: {text!r} is" in message
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -215,8 +215,8 @@ def test_idx_without_pictures_or_of_absurd_shapes(tmp_path, images, labels):
 def test_a_gzip_bomb_is_read_no_further_than_its_header_states(tmp_path):
     (tmp_path / "i.gz").write_bytes(gzip.compress(idx(PICTURES) + bytes(50_000_000), mtime=0))
     (tmp_path / "labels").write_bytes(idx(LABELS))
-    told = read(lambda: IDX(str(tmp_path / "i.gz"), str(tmp_path / "labels")), "i.gz")
-    assert "does not hold the shape [60, 4, 4] that its header states" in told
+    message = read(lambda: IDX(str(tmp_path / "i.gz"), str(tmp_path / "labels")), "i.gz")
+    assert "does not hold the shape [60, 4, 4] that its header states" in message
 
 
 @pytest.fixture
@@ -254,11 +254,11 @@ def test_pictures_that_do_not_fit_into_memory_together(folder):
 
 
 def episodes(bad: float = 0.0) -> dict[str, torch.Tensor]:
-    seen = torch.arange(6.0).view(6, 1, 1)
-    seen[4] += bad
+    observation = torch.arange(6.0).view(6, 1, 1)
+    observation[4] += bad
     flags = {"terminated": torch.zeros(6, dtype=torch.bool), "truncated": torch.tensor([0, 0, 1, 0, 0, 1]).bool()}
-    made = {"length": torch.tensor([3, 3]), "agents/observation": seen, "agents/action": torch.ones(6, 1, 1)}
-    return made | flags | {"agents/reward": torch.ones(6, 1), "agents/final_observation": torch.ones(2, 1, 1)}
+    tensors = {"length": torch.tensor([3, 3]), "agents/observation": observation, "agents/action": torch.ones(6, 1, 1)}
+    return tensors | flags | {"agents/reward": torch.ones(6, 1), "agents/final_observation": torch.ones(2, 1, 1)}
 
 
 ABOUT = {"spec": {"groups": {"agents": {"agents": ["a"]}}}, "metadata": {}}
@@ -289,10 +289,10 @@ def test_recorded_episodes(tmp_path, which):
 def test_a_manifest_of_other_things_is_one_sentence(tmp_path, key, value):
     append(tmp_path / "set", episodes(), ABOUT)
     path = tmp_path / "set" / "manifest.json"
-    told = json.loads(path.read_text())
-    for changed in ({**told, key: value}, {name: one for name, one in told.items() if name != key}):
+    content = json.loads(path.read_text())
+    for changed in ({**content, key: value}, {name: one for name, one in content.items() if name != key}):
         path.write_text(json.dumps(changed))
-        if changed != told and not (key == "format" and value == 1 and key in changed):
+        if changed != content and not (key == "format" and value == 1 and key in changed):
             with pytest.raises(UserError, match="manifest.json|differs") as error:
                 Episodes(str(tmp_path / "set"), validation=0.5)
             assert "\n" not in str(error.value)

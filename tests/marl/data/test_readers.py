@@ -250,6 +250,6 @@ def test_pairs_and_triplets_of_digits_are_alike_and_different_as_promised():
     assert torch.equal(anchor, positive) and (anchor != negative).all()
     x = triplets.train["x"]
     assert not (x[:, 0] == x[:, 1]).flatten(1).all(1).any()  # another picture of it
-    seen, new = ({p.numpy().tobytes() for row in part["x"] for p in row} for part in (triplets.train, triplets.test))
-    assert not seen & new
+    old, new = ({p.numpy().tobytes() for row in part["x"] for p in row} for part in (triplets.train, triplets.test))
+    assert not old & new
     assert pairs.in_shape == triplets.in_shape == (1, 8, 8) and triplets.out_features == 4

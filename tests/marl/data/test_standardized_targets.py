@@ -42,18 +42,18 @@ def fit(folder, table, *overrides, reader="csv"):
 def test_the_documented_recipe_learns(tmp_path, table, reader, capsys):
     summary, task = fit(tmp_path, table, reader=reader)
     assert summary["final"]["r2"] > 0.42 and summary["final"].get("test_r2", 1) > 0.42
-    said = task.predict(task.held_out[""]["x"])
-    assert 100 < said.mean() < 200 and "R²" not in capsys.readouterr().err
-    error = (said - task.held_out[""]["y"]).square().mean().item()
+    predicted = task.predict(task.held_out[""]["x"])
+    assert 100 < predicted.mean() < 200 and "R²" not in capsys.readouterr().err
+    error = (predicted - task.held_out[""]["y"]).square().mean().item()
     assert summary["final"]["loss"] == pytest.approx(error, rel=1e-4)  # in the targets' units
 
 
 def test_what_is_no_better_than_the_mean_is_said(tmp_path, table, capsys):
     summary, task = fit(tmp_path, table, "data.standardize_targets=false", "epochs=5")
     assert not task.loss.scaled and summary["final"]["r2"] < -1
-    told = capsys.readouterr().err
-    assert f"warning: R² is {summary['final']['r2']:.2f} on the validation split" in told
-    assert "data.standardize_targets=true may help" in told
+    message = capsys.readouterr().err
+    assert f"warning: R² is {summary['final']['r2']:.2f} on the validation split" in message
+    assert "data.standardize_targets=true may help" in message
 
 
 def far(rows: int = 80, units: float = 500.0) -> ArrayData:
@@ -68,17 +68,17 @@ def task(data=None, objective=None) -> Supervised:
 
 
 def test_the_gradient_is_that_of_scaled_targets_and_the_figure_that_of_the_targets():
-    made = task()
-    batch = next(made.batches(0))
-    loss = made.loss(batch)["loss"]
+    scaled = task()
+    batch = next(scaled.batches(0))
+    loss = scaled.loss(batch)["loss"]
     loss.backward()
-    got = [p.grad.clone() for p in made.loss.parameters()]
-    made.loss.zero_grad()
-    y = (batch["y"] - made.loss.target_shift) / made.loss.target_scale
-    nn.functional.mse_loss(made.loss.model((batch["x"] - made.loss.shift) / made.loss.scale), y).backward()
-    for own, expected in zip(got, made.loss.parameters(), strict=True):
-        torch.testing.assert_close(own, expected.grad)
-    torch.testing.assert_close(loss, nn.functional.mse_loss(made.loss.outputs(batch["x"]), batch["y"]))
+    got = [p.grad.clone() for p in scaled.loss.parameters()]
+    scaled.loss.zero_grad()
+    y = (batch["y"] - scaled.loss.target_shift) / scaled.loss.target_scale
+    nn.functional.mse_loss(scaled.loss.model((batch["x"] - scaled.loss.shift) / scaled.loss.scale), y).backward()
+    for gradient, expected in zip(got, scaled.loss.parameters(), strict=True):
+        torch.testing.assert_close(gradient, expected.grad)
+    torch.testing.assert_close(loss, nn.functional.mse_loss(scaled.loss.outputs(batch["x"]), batch["y"]))
     assert y.mean(0).abs().max() < 0.7 and 0.3 < y.std(0).min() < 2
 
 
@@ -113,13 +113,13 @@ def test_weights_of_before_targets_were_scaled_mean_what_they_meant(tmp_path):
 
 
 def test_scaling_becomes_part_of_the_layers_of_an_actor():
-    made = task()
-    saved = unscaled({name: value.clone() for name, value in made.loss.state_dict().items()}, "x")
+    scaled = task()
+    saved = unscaled({name: value.clone() for name, value in scaled.loss.state_dict().items()}, "x")
     assert not {"shift", "scale", "target_shift", "target_scale"} & set(saved)
     model = task().loss.model
     model.load_state_dict({name.removeprefix("model."): value for name, value in saved.items()})
     x = torch.randn(9, 3)
-    torch.testing.assert_close(model(x), made.loss.outputs(x), rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(model(x), scaled.loss.outputs(x), rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -148,9 +148,9 @@ def test_only_objectives_of_differences_scale_targets(objective, expected):
 def test_a_file_and_a_stream_of_it_are_scaled_alike(table):
     stream = CSVStream(str(table), "progression", validation=0.1)
     x, y = (torch.stack(part).double() for part in zip(*stream.rows(), strict=True))
-    for found, values in (((stream.shift, stream.scale), x), ((stream.target_shift, stream.target_scale), y)):
-        torch.testing.assert_close(found[0].double(), values.mean(0), rtol=1e-6, atol=0)
-        torch.testing.assert_close(found[1].double(), values.std(0, correction=0), rtol=1e-6, atol=0)
+    for statistics, values in (((stream.shift, stream.scale), x), ((stream.target_shift, stream.target_scale), y)):
+        torch.testing.assert_close(statistics[0].double(), values.mean(0), rtol=1e-6, atol=0)
+        torch.testing.assert_close(statistics[1].double(), values.std(0, correction=0), rtol=1e-6, atol=0)
     whole = CSV(str(table), "progression")
     torch.testing.assert_close(whole.target_shift, whole.train["y"].mean(0))
     assert not hasattr(CSV(str(table), "progression", standardize_targets=False), "target_shift")
@@ -161,7 +161,7 @@ def test_r_squared_is_sklearns():
     from sklearn.metrics import r2_score
 
     y = torch.randn(50, 3)
-    said = y + 0.3 * torch.randn(50, 3)
-    assert r_squared(said, y) == pytest.approx(r2_score(y.numpy(), said.numpy()), rel=1e-5)
+    predicted = y + 0.3 * torch.randn(50, 3)
+    assert r_squared(predicted, y) == pytest.approx(r2_score(y.numpy(), predicted.numpy()), rel=1e-5)
     y[:, 1] = 2.0  # does not vary
-    assert r_squared(said, y) == pytest.approx(r2_score(y[:, ::2].numpy(), said[:, ::2].numpy()), rel=1e-5)
+    assert r_squared(predicted, y) == pytest.approx(r2_score(y[:, ::2].numpy(), predicted[:, ::2].numpy()), rel=1e-5)

@@ -40,8 +40,8 @@ def interrupted(place: Path, act, at: int = 3, **settings) -> str:
 @pytest.mark.parametrize(("at", "every"), [(3, 1), (3, 0), (6, 1)])
 def test_a_removed_directory_is_made_again_and_goes_on(at: int, every: int, tmp_path: Path) -> None:
     place = tmp_path / "run"
-    told = interrupted(place, lambda: remove(place), at, checkpoint_every=every, evaluate_every=0)
-    assert f"{place}: was removed while the run trained" in told and f"resume={place} continues" in told
+    message = interrupted(place, lambda: remove(place), at, checkpoint_every=every, evaluate_every=0)
+    assert f"{place}: was removed while the run trained" in message and f"resume={place} continues" in message
     content = checkpoint_file.load(place / "checkpoints" / "last.pt")
     assert content["iteration"] == (at if every else at + 1)  # noticed by the checkpoint, or by the next row
     assert [int(row["iteration"]) for row in rows(place)] == list(range(1, content["iteration"] + 1))
@@ -52,8 +52,8 @@ def test_a_removed_directory_is_made_again_and_goes_on(at: int, every: int, tmp_
 
 def test_a_moved_directory_gets_the_checkpoint_and_goes_on_there(tmp_path: Path) -> None:
     place, new = tmp_path / "run", tmp_path / "elsewhere"
-    told = interrupted(place, lambda: place.rename(new), evaluate_every=0)
-    assert "was moved while the run trained (iteration 3)" in told and f"resume={new} continues" in told
+    message = interrupted(place, lambda: place.rename(new), evaluate_every=0)
+    assert "was moved while the run trained (iteration 3)" in message and f"resume={new} continues" in message
     assert not place.exists()
     content = checkpoint_file.load(new / "checkpoints" / "last.pt")
     assert content["iteration"] == 3 and [row["iteration"] for row in rows(new)] == ["1", "2", "3"]
@@ -70,8 +70,8 @@ def test_a_name_that_somebody_took_meanwhile_is_theirs(tmp_path: Path) -> None:
         place.mkdir()
         (place / "config.yaml").write_text("x: y\n")
 
-    told = interrupted(place, replace)
-    assert f"resume={place}_2 continues" in told and (place / "config.yaml").read_text() == "x: y\n"
+    message = interrupted(place, replace)
+    assert f"resume={place}_2 continues" in message and (place / "config.yaml").read_text() == "x: y\n"
     assert (tmp_path / "run_2" / "checkpoints" / "last.pt").exists() and len(rows(tmp_path / "run_2")) >= 3
 
 

@@ -48,9 +48,9 @@ def weights(task) -> torch.Tensor:
 def test_the_run_stops_and_says_where(tmp_path, value):
     with pytest.raises(Diverged) as error:
         run(tmp_path, task=faulty({13}, value=value))  # in the fourth epoch
-    told = str(error.value)
-    assert told.startswith("iteration 4: loss is nan") and "of iteration 3: loss 0." in told
-    assert "weight 'model" in told and error.value.exit_code == 3
+    message = str(error.value)
+    assert message.startswith("iteration 4: loss is nan") and "of iteration 3: loss 0." in message
+    assert "weight 'model" in message and error.value.exit_code == 3
     assert checkpoint_file.load(tmp_path / "checkpoints" / "last.pt")["iteration"] == 3 and len(rows(tmp_path)) == 3
 
 
@@ -203,8 +203,8 @@ def test_a_run_without_a_finite_evaluation_says_so_and_fails(tmp_path, capsys, v
     task = make_task(4, objective=BlindAfter(1, value))  # one: the check of what the objective takes
     with pytest.raises(Diverged, match=f"no evaluation was finite: at the end loss is {value}; there is no best.pt"):
         run(tmp_path, task=task)
-    told = capsys.readouterr().err
-    assert f"warning: iteration 2: the evaluation is not finite (loss is {value}" in told and "iteration 4" in told
+    err = capsys.readouterr().err
+    assert f"warning: iteration 2: the evaluation is not finite (loss is {value}" in err and "iteration 4" in err
     assert not (tmp_path / "checkpoints" / "best.pt").exists()
     assert (tmp_path / "checkpoints" / "last.pt").exists() and (tmp_path / "summary.json").exists()
 

@@ -76,8 +76,8 @@ def test_max_iterations_shortens_the_run(tmp_path):
 
 def test_keep_every(tmp_path):
     run(tmp_path, keep_every=2)
-    kept = {p.name for p in (tmp_path / "checkpoints").glob("iteration_*.pt")}
-    assert kept == {"iteration_2.pt", "iteration_4.pt", "iteration_6.pt"}
+    names = {p.name for p in (tmp_path / "checkpoints").glob("iteration_*.pt")}
+    assert names == {"iteration_2.pt", "iteration_4.pt", "iteration_6.pt"}
 
 
 def test_early_stopping(tmp_path):

@@ -42,13 +42,13 @@ def test_a_part_thaws_at_its_epoch_and_a_resumed_run_thaws_with_it(tmp_path):
         trainer.fit(task, tmp_path / folder, optimizer=config, callbacks=[watch], resume=resume)
         return first, watch.seen
 
-    before, seen = fit("whole", make_task(epochs=5))
-    assert all(torch.equal(before, weight) for weight in seen[:3])
-    assert not torch.equal(before, seen[3]) and not torch.equal(seen[3], seen[4])
+    before, weights = fit("whole", make_task(epochs=5))
+    assert all(torch.equal(before, weight) for weight in weights[:3])
+    assert not torch.equal(before, weights[3]) and not torch.equal(weights[3], weights[4])
     fit("half", make_task(epochs=5), max_iterations=2)
     last = tmp_path / "half" / "checkpoints" / "last.pt"
     _, rest = fit("rest", make_task(epochs=5), resume=last)
-    assert len(rest) == 3 and torch.equal(rest[-1], seen[-1])
+    assert len(rest) == 3 and torch.equal(rest[-1], weights[-1])
 
 
 def test_what_is_inside_of_a_part_freezes_and_has_its_own_rate():
@@ -103,16 +103,16 @@ def test_l1_makes_useless_weights_small_and_l2_shrinks_all(tmp_path):
     data.weight[:2] = 0.0
     for rows_ in (data.train, data.validation, data.test):
         rows_["y"] = rows_["x"] @ data.weight.unsqueeze(1) + data.bias
-    found = {}
+    weights = {}
     for name, settings in {"none": {}, "l1": {"l1": 0.1}, "l2": {"weight_decay": 1.0}}.items():
         torch.manual_seed(0)
         task = Supervised(data, Linear, nn.MSELoss(), epochs=60, batch_size=700)
         Trainer(progress="off").fit(task, tmp_path / name, optimizer=OptimizerConfig("SGD", 0.1, **settings))
-        found[name] = task.loss.model.head.weight.detach().flatten()
-    assert found["l1"][:2].abs().max() < 0.02 and (found["none"] - data.weight).abs().max() < 1e-3
+        weights[name] = task.loss.model.head.weight.detach().flatten()
+    assert weights["l1"][:2].abs().max() < 0.02 and (weights["none"] - data.weight).abs().max() < 1e-3
     # The optimum of squared error + l1·|w| lies l1 / 2 nearer to zero, that of Adam's and SGD's decay shrinks all.
-    torch.testing.assert_close(found["l1"][2:].abs(), data.weight[2:].abs() - 0.05, atol=0.02, rtol=0)
-    assert (found["l2"][2:].abs() < 0.8 * data.weight[2:].abs()).all()
+    torch.testing.assert_close(weights["l1"][2:].abs(), data.weight[2:].abs() - 0.05, atol=0.02, rtol=0)
+    assert (weights["l2"][2:].abs() < 0.8 * data.weight[2:].abs()).all()
 
 
 def test_clipping_by_value_equals_torch_and_reports_the_norm_before(tmp_path):
@@ -131,20 +131,20 @@ def test_clipping_by_value_equals_torch_and_reports_the_norm_before(tmp_path):
 
 @pytest.mark.parametrize("network", [partial(MLP, hidden=[32, 32], dropout=0.3), partial(CNN, hidden=[16])])
 def test_recomputed_activations_give_the_same_gradients_and_keep_less(network):
-    x, kept, gradients = torch.randn(64, 1, 8, 8), [], []
-    for wanted in (False, True):
+    x, bytes_kept, gradients = torch.randn(64, 1, 8, 8), [], []
+    for enabled in (False, True):
         torch.manual_seed(0)
         net = nn.ModuleDict({"net": network((1, 8, 8), 3)})
-        if wanted:
+        if enabled:
             recompute(net)
         torch.manual_seed(1)
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
             loss = net["net"](x).square().sum()
         loss.backward()
-        kept.append(sum(sizes))
+        bytes_kept.append(sum(sizes))
         gradients.append([p.grad for p in net.parameters()])
-    assert kept[1] < 0.7 * kept[0]
+    assert bytes_kept[1] < 0.7 * bytes_kept[0]
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
     with pytest.raises(UserError, match="BatchNorm"):
         recompute(nn.ModuleDict({"net": MLP(3, 1, batch_norm=True)}))
@@ -167,14 +167,14 @@ def test_settings_without_effect_are_refused_before_a_run(tmp_path):
 
 def test_recomputing_serves_supervised_runs_and_agents(tmp_path):
     losses = []
-    for wanted in (False, True):
+    for enabled in (False, True):
         torch.manual_seed(0)
         task = Supervised(Sine(samples=200), partial(MLP, hidden=[16], layer_norm=True), nn.MSELoss(), 3, seed=3)
-        summary, _ = run(tmp_path / str(wanted), task=task, recompute=wanted)
+        summary, _ = run(tmp_path / str(enabled), task=task, recompute=enabled)
         losses.append(summary["final"]["loss"])
     assert losses[0] == losses[1]
-    figures = [rows(make_run(tmp_path / f"agents {wanted}", f"trainer.recompute={wanted}")) for wanted in (True, False)]
-    for a, b in zip(*figures, strict=True):
+    runs = [make_run(tmp_path / f"agents {enabled}", f"trainer.recompute={enabled}") for enabled in (True, False)]
+    for a, b in zip(*map(rows, runs), strict=True):
         assert float(a["value_loss"]) == pytest.approx(float(b["value_loss"]), rel=1e-4)
 
 

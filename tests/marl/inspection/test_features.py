@@ -19,11 +19,11 @@ from tests.fixtures.runs import TINY
 
 def test_features_are_what_the_layers_give():
     net, x = MLP(4, 2, hidden=[64, 64]), torch.randn(200, 4)
-    with features(net, ["body.0", "head"]) as kept:
+    with features(net, ["body.0", "head"]) as outputs:
         y = net(x)
-    torch.testing.assert_close(kept["body.0"], net.body[0](x))
-    assert torch.equal(kept["head"], y) and list(kept) == ["body.0", "head"]
-    kept["body.0"].sum().backward()
+    torch.testing.assert_close(outputs["body.0"], net.body[0](x))
+    assert torch.equal(outputs["head"], y) and list(outputs) == ["body.0", "head"]
+    outputs["body.0"].sum().backward()
     assert net.body[0].weight.grad is not None
     assert not any(module._forward_hooks for module in net.modules())
     assert list(named(net, ["body.*"])) == ["body.0", "body.1", "body.2", "body.3"]
@@ -33,9 +33,9 @@ def test_features_are_what_the_layers_give():
 
 def test_a_recurrent_layers_feature_is_its_output():
     net = LSTM((6, 3), 2, hidden=5)
-    with features(net, ["body"]) as kept:
+    with features(net, ["body"]) as outputs:
         net(torch.randn(7, 6, 3))
-    assert kept["body"].shape == (7, 6, 5)
+    assert outputs["body"].shape == (7, 6, 5)
 
 
 def test_networks_are_measured_without_data_and_left_as_they_were():
@@ -43,17 +43,17 @@ def test_networks_are_measured_without_data_and_left_as_they_were():
     task = build.build_task(config)
     before, stream = {k: v.clone() for k, v in task.loss.state_dict().items()}, torch.get_rng_state()
     modes = [m.training for m in task.loss.modules()]
-    found = model_summary.networks(task.loss)
+    networks = model_summary.networks(task.loss)
     assert torch.equal(stream, torch.get_rng_state()) and [m.training for m in task.loss.modules()] == modes
     assert all(torch.equal(v, task.loss.state_dict()[k]) for k, v in before.items())
-    actor = found["actors.agents.network.networks.0"]
+    actor = networks["actors.agents.network.networks.0"]
     assert [(layer.kind, layer.shape[1:]) for layer in actor] == [
         ("Linear", (32,)), ("Tanh", (32,)), ("Dropout", (32,)), ("Linear", (4,))
     ]  # fmt: skip
     linear = actor[0]
     size = task.loss.actors["agents"].inputs.size
     assert (linear.parameters, linear.flops) == (size * 32 + 32, 2 * size * 32)
-    assert "critics.agents.network" in found
+    assert "critics.agents.network" in networks
 
 
 def test_a_network_with_a_memory_is_measured_and_drawn():

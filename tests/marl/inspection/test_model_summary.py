@@ -18,9 +18,9 @@ def task():
 
 
 def test_layers_are_counted_by_hand(task):
-    found = {layer.name.split(".", 1)[1]: layer for layer in model_summary.layers(task) if layer.parameters}
-    assert list(found) == ["body.0", "head"]
-    first, head = found.values()
+    layers = {layer.name.split(".", 1)[1]: layer for layer in model_summary.layers(task) if layer.parameters}
+    assert list(layers) == ["body.0", "head"]
+    first, head = layers.values()
     assert (first.kind, first.shape, first.parameters) == ("Linear", (64, 32), 64 * 32 + 32)
     assert (first.flops, head.flops) == (2 * 64 * 32, 2 * 32 * 10)
     assert not any(module._forward_hooks for module in task.loss.modules())
@@ -30,11 +30,11 @@ def test_rates_are_torchs(task):
     stage = "scheduler.stages=[{name: CosineAnnealingLR, T_max: total, eta_min: 0.01}]"
     config = compose.check(compose.compose([*DIGITS, "scheduler=constant", stage, "optimizer.lr=0.1"]))
     setup = build.build_setup(config)
-    found = model_summary.rates(task, setup["optimizer"], setup["schedule"], 8, 1)
-    assert len(found["model"]) == 9 and found["model"][0] == pytest.approx(0.1)
+    rates = model_summary.rates(task, setup["optimizer"], setup["schedule"], 8, 1)
+    assert len(rates["model"]) == 9 and rates["model"][0] == pytest.approx(0.1)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 8, 0.01)
-    for rate in found["model"][1:]:
+    for rate in rates["model"][1:]:
         optimizer.step()
         plan.step()
         assert rate == pytest.approx(optimizer.param_groups[0]["lr"])

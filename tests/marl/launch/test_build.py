@@ -27,6 +27,6 @@ def test_the_launcher_sets_the_process_up_and_a_trainer_does_not():
 
 def test_training_builds_the_optimiser_once(tmp_path, monkeypatch):
     built, original = [], OptimizerConfig.build
-    monkeypatch.setattr(OptimizerConfig, "build", lambda *given: built.append(given) or original(*given))
+    monkeypatch.setattr(OptimizerConfig, "build", lambda *arguments: built.append(arguments) or original(*arguments))
     train.train(compose.compose([*TINY, "logger=csv"]), tmp_path)
     assert len(built) == 1

@@ -29,9 +29,9 @@ def test_what_hydra_stumbles_over_is_one_line(arguments, monkeypatch, capsys, tm
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(SystemExit) as stop:
         run.run(lambda cfg, run_dir: compose.check(cfg))
-    said = capsys.readouterr().err
-    assert stop.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
-    assert len(said) < LONGEST + 100 and said.rstrip("\n").isprintable()
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and message.startswith("error: ") and message.count("\n") == 1
+    assert len(message) < LONGEST + 100 and message.rstrip("\n").isprintable()
 
 
 def test_a_fault_of_the_job_is_no_mistake_of_the_command_line(monkeypatch, tmp_path) -> None:
@@ -48,6 +48,6 @@ def test_a_fault_of_the_job_is_no_mistake_of_the_command_line(monkeypatch, tmp_p
 def test_long_messages_keep_their_beginning_and_their_end(capsys) -> None:
     with pytest.raises(SystemExit), cli.guard():
         raise UserError("begins " + "x" * 10_000 + " ends")
-    said = capsys.readouterr().err
-    assert "begins" in said and said.endswith(" ends\n") and len(said) < LONGEST + 100
+    message = capsys.readouterr().err
+    assert "begins" in message and message.endswith(" ends\n") and len(message) < LONGEST + 100
     assert one_line("a\nb\tc\x1b[0m ü 日本") == r"a\nb\tc\x1b[0m ü 日本"

@@ -28,13 +28,13 @@ def test_the_studies_that_are_shipped_fit(name: str) -> None:
     check_arguments(tuning.StudyConfig, node, "")
     config = tuning.StudyConfig(**node)
     assert config.space and not set(config.seeds) & set(config.fresh_seeds)
-    for key, given in config.space.items():
-        check_arguments(tuning.Parameter, given, f"space.{key}")
-        tuning.Parameter(**given).check(key)
+    for key, entry in config.space.items():
+        check_arguments(tuning.Parameter, entry, f"space.{key}")
+        tuning.Parameter(**entry).check(key)
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("entry", "sentence"),
     [
         ({}, "space.x: needs either low and high, or choices"),
         ({"low": 1, "high": 2, "choices": [1]}, "needs either"),
@@ -45,28 +45,28 @@ def test_the_studies_that_are_shipped_fit(name: str) -> None:
         ({"low": 0, "high": 9, "step": 0.5}, "step=0.5: must be above 0, and whole between whole numbers"),
     ],
 )
-def test_impossible_spaces_are_refused(given: dict, sentence: str) -> None:
+def test_impossible_spaces_are_refused(entry: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        tuning.Parameter(**given).check("x")
+        tuning.Parameter(**entry).check("x")
 
 
 def test_values_are_written_as_on_the_command_line() -> None:
     space = {"rate": {"low": 1e-4, "high": 1e-2, "log": True}, "size": {"low": 2, "high": 8, "step": 2}}
     space |= {"hidden": {"choices": [[8], [64, 64]]}, "mode": {"choices": ["a", None, True]}}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
-    seen = {key: set() for key in space}
+    drawn = {key: set() for key in space}
     for _ in range(40):
         trial = study.ask()
-        for key, given in space.items():
-            seen[key].add(tuning.Parameter(**given).suggest(trial, key))
-    assert seen["size"] == {"2", "4", "6", "8"} and seen["hidden"] == {"[8]", "[64, 64]"}
-    assert seen["mode"] == {"a", "null", "true"} and all(1e-4 <= float(rate) <= 1e-2 for rate in seen["rate"])
+        for key, entry in space.items():
+            drawn[key].add(tuning.Parameter(**entry).suggest(trial, key))
+    assert drawn["size"] == {"2", "4", "6", "8"} and drawn["hidden"] == {"[8]", "[64, 64]"}
+    assert drawn["mode"] == {"a", "null", "true"} and all(1e-4 <= float(rate) <= 1e-2 for rate in drawn["rate"])
 
 
 def trainer(iteration: int, iterations: int = 10) -> SimpleNamespace:
-    found = SimpleNamespace(iteration=iteration, iterations=iterations, monitor="episode_return", reason=None)
-    found.stop = lambda reason: setattr(found, "reason", reason)
-    return found
+    trainer = SimpleNamespace(iteration=iteration, iterations=iterations, monitor="episode_return", reason=None)
+    trainer.stop = lambda reason: setattr(trainer, "reason", reason)
+    return trainer
 
 
 @pytest.mark.parametrize("pruner", ["median", "hyperband", "none"])
@@ -203,7 +203,7 @@ def test_trials_of_killed_processes_are_tried_again(tmp_path: Path, monkeypatch)
     while not (tmp_path / "ready").exists():
         assert time.monotonic() < end
         time.sleep(0.05)
-    assert tuning.reclaim(study, tmp_path) == []  # somebody is at it
+    assert tuning.reclaim(study, tmp_path) == []  # another process is at it
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert tuning.reclaim(study, tmp_path) == [0] and tuning.reclaim(study, tmp_path) == []
@@ -225,8 +225,8 @@ def test_importances_need_enough_trials() -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
     assert tuning.importances(study) == {}
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1) + 0 * trial.suggest_float("y", 0, 1), 20)
-    found = tuning.importances(study)
-    assert found["x"] > 0.9 and np.isclose(sum(found.values()), 1)
+    shares = tuning.importances(study)
+    assert shares["x"] > 0.9 and np.isclose(sum(shares.values()), 1)
 
 
 @pytest.mark.parametrize("content", [b"", bytes(40), b"[1]", b"{"], ids=range(4))

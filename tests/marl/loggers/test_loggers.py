@@ -129,9 +129,9 @@ def test_wandb_offline_is_read_back_from_the_run_directory(away, monkeypatch, by
     steps = [record.history.item for record in records if record.history.item]
     history = [{"/".join(item.nested_key) or item.key: item.value_json for item in items} for items in steps]
     assert [(row["_step"], row["episode_return"]) for row in history] == [("10", "2.5"), ("20", "5")]
-    (begun,) = [record.run for record in records if record.HasField("run")][:1]
-    assert begun.project == ("ours" if by == "key" else "theirs")
-    assert {c.key: c.value_json for c in begun.config.update}["algo"] == '{"lr":0.5}'
+    (wandb_run,) = [record.run for record in records if record.HasField("run")][:1]
+    assert wandb_run.project == ("ours" if by == "key" else "theirs")
+    assert {c.key: c.value_json for c in wandb_run.config.update}["algo"] == '{"lr":0.5}'
     assert strays(away) == [] and "WANDB_CACHE_DIR" not in os.environ
 
 
@@ -162,8 +162,8 @@ def test_mlflow_is_read_back_from_an_sqlite_file_in_the_run_directory(away, monk
         points = client.get_metric_history(done.info.run_id, "episode_return")
         assert [(point.step, point.value) for point in points] == [(10, 2.5), (20, 5.0)]
         assert (done.info.run_name, done.info.status) == (name, "FINISHED")
-        (kept,) = run.rglob("config.json")
-        assert "mlartifacts" in kept.parts and '"lr": 0.5' in kept.read_text()
+        (path,) = run.rglob("config.json")
+        assert "mlartifacts" in path.parts and '"lr": 0.5' in path.read_text()
     assert mlflow.active_run() is None and strays(away) == []
 
 

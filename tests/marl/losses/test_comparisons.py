@@ -10,7 +10,7 @@ from marl.networks import MLP
 
 def test_hinge_embedding_is_its_formula():
     outputs = torch.tensor([[[0.0, 0.0], [3.0, 4.0]], [[0.0, 0.0], [0.3, 0.4]], [[0.0, 0.0], [3.0, 4.0]]])
-    target = torch.tensor([[1.0], [0.0], [-1.0]])  # alike: 5; unlike and near: 2 - 0.5; unlike and far: 0
+    target = torch.tensor([[1.0], [0.0], [-1.0]])  # same: 5; different and near: 2 - 0.5; different and far: 0
     assert HingeEmbedding(margin=2.0)(outputs, target).item() == pytest.approx((5 + 1.5 + 0) / 3, abs=1e-4)
 
 

@@ -122,8 +122,8 @@ def test_a_users_own_loss_stands_by_its_dotted_path(tmp_path, monkeypatch):
         "        return self.scale * (outputs - target).abs().pow(3).mean()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    own = ["objective._target_=my_losses.Cubed", "~objective.reduction", "+objective.scale=2.0"]
-    config = compose.check(compose.compose(["experiment=sine", *own]))
+    arguments = ["objective._target_=my_losses.Cubed", "~objective.reduction", "+objective.scale=2.0"]
+    config = compose.check(compose.compose(["experiment=sine", *arguments]))
     task = build.build_task(config)
     batch = next(task.batches(0))
     expected = 2 * (task.loss.outputs(batch["x"]) - batch["y"]).abs().pow(3).mean()

@@ -14,8 +14,8 @@ extern "C" int64_t twice(int64_t x) { return 2 * x; }
 """
 
 
-def right(made: ctypes.CDLL) -> None:
-    if made.twice(4) != 8:
+def right(lib: ctypes.CDLL) -> None:
+    if lib.twice(4) != 8:
         raise RuntimeError("twice four is not eight")
 
 

@@ -29,12 +29,12 @@ def passes(features: int, hidden: tuple[int, ...], rows: int) -> list[Tensor]:
     """Results and all gradients of two passes through a network."""
     torch.manual_seed(0)
     net, x = MLP(features, 9, hidden=hidden), torch.randn(rows, features, requires_grad=True)
-    found = []
+    results = []
     for _ in range(2):
         y = net(x)
-        found += [y.detach(), *torch.autograd.grad(y.square().sum(), [x, *net.parameters()])]
+        results += [y.detach(), *torch.autograd.grad(y.square().sum(), [x, *net.parameters()])]
         x = x.detach()[:-1].requires_grad_()
-    return found
+    return results
 
 
 def same(some: list[Tensor], others: list[Tensor]) -> bool:
@@ -72,15 +72,15 @@ def test_small_passes_are_not_shared():
 
 def test_two_callers_at_once_get_their_own_results():
     helpers.allow(1)
-    made = [(MLP(s[0], 9, hidden=s[1]), torch.randn(s[2], s[0])) for s in SHAPES[:2]]
+    nets = [(MLP(s[0], 9, hidden=s[1]), torch.randn(s[2], s[0])) for s in SHAPES[:2]]
     with torch.no_grad():
-        wanted = [net(x) for net, x in made]
+        expected = [net(x) for net, x in nets]
     wrong = []
 
     def call(i: int) -> None:
         with torch.no_grad():
             for _ in range(200):
-                if not torch.equal(made[i][0](made[i][1]), wanted[i]):
+                if not torch.equal(nets[i][0](nets[i][1]), expected[i]):
                     wrong.append(i)
 
     threads = [threading.Thread(target=call, args=(i,)) for i in (0, 1)]
@@ -125,7 +125,7 @@ print("equal" if os.waitpid(child, 0)[1] == 0 else "different")
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound to cores")
 def test_where_there_is_no_idle_core_helpers_rest():
-    told = run(PRELUDE + """
+    printed = run(PRELUDE + """
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 helpers.allow(1)
 calls = 0
@@ -134,7 +134,7 @@ while calls < 20_000 and fused_mlp.kernel().backoffs() < 5:
     calls += 1
 print(fused_mlp.kernel().backoffs())
 """)
-    assert int(told) >= 5
+    assert int(printed) >= 5
 
 
 def test_nobody_asked_for_more_threads_than_cores(monkeypatch):

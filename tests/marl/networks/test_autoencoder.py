@@ -70,13 +70,13 @@ def test_vae_draws_while_training_and_gives_the_mean_in_evaluation(monkeypatch):
     draws = torch.stack([net.train()(x) for _ in range(2000)])
     assert torch.equal(draws[0, :, 16:], draws[1, :, 16:])  # the code's distribution does not depend on the draw
     net.eval()
-    said = net(x)
-    torch.testing.assert_close(said[:, :16], net.decode(net.encode(x)))
-    torch.testing.assert_close(said[:, 16:19], net.encode(x))
+    outputs = net(x)
+    torch.testing.assert_close(outputs[:, :16], net.decode(net.encode(x)))
+    torch.testing.assert_close(outputs[:, 16:19], net.encode(x))
     monkeypatch.setattr(net, "decode", lambda code: code)  # what is decoded: drawn by the code's mean and deviation
     codes = torch.stack([net.train()(x)[:, :3] for _ in range(4000)])
-    torch.testing.assert_close(codes.mean(0), said[:, 16:19], atol=0.08, rtol=0)
-    torch.testing.assert_close(codes.std(0), (said[:, 19:] / 2).exp(), atol=0.08, rtol=0)
+    torch.testing.assert_close(codes.mean(0), outputs[:, 16:19], atol=0.08, rtol=0)
+    torch.testing.assert_close(codes.std(0), (outputs[:, 19:] / 2).exp(), atol=0.08, rtol=0)
     with pytest.raises(UserError, match="network=vae: reconstructs its 16 inputs"):
         VAE((1, 4, 4), 3)
 

@@ -64,8 +64,8 @@ def test_fused_mlp_equals_its_layers(activation, hidden):
     assert fused_mlp.worthwhile(x.flatten(0, 1), [*net.body, net.head][::2])
     y, layers = net(x), net.head(net.body(x))
     torch.testing.assert_close(y, layers, atol=1e-6, rtol=1e-5)
-    wanted, out = [x, *net.parameters()], torch.randn_like(y)
-    for ours, theirs in zip(torch.autograd.grad(y, wanted, out), torch.autograd.grad(layers, wanted, out), strict=True):
+    leaves, out = [x, *net.parameters()], torch.randn_like(y)
+    for ours, theirs in zip(torch.autograd.grad(y, leaves, out), torch.autograd.grad(layers, leaves, out), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5 * theirs.abs().max().item(), rtol=1e-4)
     with torch.no_grad():
         assert torch.equal(net(x), y)
@@ -115,11 +115,11 @@ def test_processors_with_shorter_vectors_get_the_same(absent, monkeypatch):
     build = library.compile_library
     torch.manual_seed(0)
     net, x = MLP(19, 5, hidden=(70, 33)), torch.randn(300, 19, requires_grad=True)
-    wanted = [x, *net.parameters()]
-    expected = torch.autograd.grad(net(x).square().sum(), wanted)
+    leaves = [x, *net.parameters()]
+    expected = torch.autograd.grad(net(x).square().sum(), leaves)
     monkeypatch.setattr(library, "compile_library", lambda source, flags: build(source, (*flags, *absent)))
     assert fused_mlp.kernel().width() == (8 if len(absent) == 1 else 4)
-    for ours, theirs in zip(torch.autograd.grad(net(x).square().sum(), wanted), expected, strict=True):
+    for ours, theirs in zip(torch.autograd.grad(net(x).square().sum(), leaves), expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5 * theirs.abs().max().item(), rtol=1e-4)
 
 
@@ -145,11 +145,11 @@ def test_fused_mlp_gives_no_gradient_to_frozen_layers_nor_to_data():
 
 def test_hooks_replaced_layers_and_autocast_take_the_plain_path():
     net, x = MLP(7, 5, hidden=(64, 64)), torch.randn(800, 7)
-    seen = []
-    handle = net.body[2].register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    shapes = []
+    handle = net.body[2].register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
     net(x)
     handle.remove()
-    assert seen == [(800, 64)]
+    assert shapes == [(800, 64)]
     net.head = torch.nn.Sequential(torch.nn.Linear(64, 3), torch.nn.Tanh())
     assert net(x).shape == (800, 3)
     with torch.autocast("cpu", torch.bfloat16):

@@ -63,8 +63,8 @@ def test_deep_sets_by_a_loop():
     net, x = DeepSets(3, 2, encoder=[8], hidden=[6], pool="mean"), torch.randn(4, 3)
     h = [torch.tanh(net.phi.head.weight @ one + net.phi.head.bias) for one in x]
     pool = sum(h) / 4
-    wanted = [net.head(torch.tanh(net.rho(torch.cat([one, pool])))) for one in h]
-    torch.testing.assert_close(net(x), torch.stack(wanted))
+    expected = [net.head(torch.tanh(net.rho(torch.cat([one, pool])))) for one in h]
+    torch.testing.assert_close(net(x), torch.stack(expected))
 
 
 def test_attention_is_torchs_own():

@@ -16,8 +16,8 @@ from tests.marl.runs import make_task
 
 
 def subclasses(module, base) -> list[str]:
-    found = [name for name, each in vars(module).items() if isinstance(each, type) and issubclass(each, base)]
-    return sorted(name for name in found if not name.endswith(base.__name__))
+    names = [name for name, each in vars(module).items() if isinstance(each, type) and issubclass(each, base)]
+    return sorted(name for name in names if not name.endswith(base.__name__))
 
 
 OPTIMISERS = subclasses(torch.optim, torch.optim.Optimizer)
@@ -77,15 +77,15 @@ def test_settings_that_lbfgs_cannot_go_with(tmp_path):
 def test_every_scheduler_of_torch_changes_the_rate(name):
     optimizer = OptimizerConfig(name="SGD", lr=1.0).build({"model": nn.Linear(1, 1)})
     schedule = ScheduleConfig([{"name": name, **NEEDS.get(name, {})}]).build(optimizer, iterations=8, steps=80)
-    seen = []
+    rates = []
     for _ in range(8):
-        seen.append(optimizer.param_groups[0]["lr"])
+        rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step("iteration")
         if name == "ReduceLROnPlateau":
             for _ in range(12):
                 schedule.observe({"loss": 1.0}, "loss")
-    assert len(set(seen)) > 1
+    assert len(set(rates)) > 1
     again = ScheduleConfig([{"name": name, **NEEDS.get(name, {})}])
     other = again.build(OptimizerConfig(name="SGD", lr=1.0).build({"model": nn.Linear(1, 1)}), 8, 80)
     other.load_state_dict(schedule.state_dict())
@@ -156,13 +156,13 @@ def test_rates_that_a_scheduler_sets_keep_the_ratio_of_the_parts(name):
     config = OptimizerConfig(name="SGD", lr=1.0, lr_per_part={"critic": 0.01})
     optimizer = config.build({"actor": nn.Linear(1, 1), "critic": nn.Linear(1, 1)})
     schedule = ScheduleConfig([{"name": name, **settings}], warmup=2).build(optimizer, iterations=10, steps=80)
-    seen = []
+    rates = []
     for _ in range(10):
-        seen.append([{group["name"]: group["lr"] for group in optimizer.param_groups}[n] for n in ("actor", "critic")])
+        rates.append([{group["name"]: group["lr"] for group in optimizer.param_groups}[n] for n in ("actor", "critic")])
         optimizer.step()
         schedule.step("iteration")
-    assert all(critic == pytest.approx(0.01 * actor) for actor, critic in seen)
-    assert len({actor for actor, _ in seen}) > 2
+    assert all(critic == pytest.approx(0.01 * actor) for actor, critic in rates)
+    assert len({actor for actor, _ in rates}) > 2
 
 
 def test_a_list_of_rates_is_taken_as_it_is():

@@ -31,9 +31,9 @@ class Pair:
         first = [torch.randn(shape, generator=self.generator) for shape in shapes]
         self.most, self.sets, self.optimizers = most, [], []
         for _ in range(2):
-            made = [nn.Parameter(value.clone()) for value in first]
-            groups = [{"params": made[:-1], "lr": 1e-3}, {"params": made[-1:], "lr": 3e-4, "weight_decay": decay}]
-            self.sets.append(made)
+            params = [nn.Parameter(value.clone()) for value in first]
+            groups = [{"params": params[:-1], "lr": 1e-3}, {"params": params[-1:], "lr": 3e-4, "weight_decay": decay}]
+            self.sets.append(params)
             self.optimizers.append(kind(groups, **{"betas": (0.9, 0.99), "eps": 1e-5, "fused": True, **more}))
         self.fused = fused_adam.build_fused_step(self.optimizers[0], self.parts(self.sets[0]), most)
 
@@ -55,9 +55,9 @@ class Pair:
 
     def step(self) -> bool:
         """One step of both; whether ours took the quick way."""
-        found = self.fused()
-        quick = found is not None
-        norms = found if quick else self.slow(0), self.slow(1)
+        norm = self.fused()
+        quick = norm is not None
+        norms = norm if quick else self.slow(0), self.slow(1)
         self.assert_close(*norms)
         return quick
 
@@ -118,8 +118,8 @@ def test_a_gradient_that_is_no_number_spreads_as_torchs():
     pair.draw()
     pair.step()
     pair.draw(torch.tensor(float("nan")))
-    found, theirs = pair.fused(), pair.slow(1)
-    assert found.isnan() and theirs.isnan() and all(p.isnan().all() for ps in pair.sets for p in ps)
+    norm, theirs = pair.fused(), pair.slow(1)
+    assert norm.isnan() and theirs.isnan() and all(p.isnan().all() for ps in pair.sets for p in ps)
 
 
 def hook(pair: Pair) -> None:

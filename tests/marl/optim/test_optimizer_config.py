@@ -45,18 +45,18 @@ def test_frozen_part_stays():
 
 
 def test_a_part_has_its_own_settings_as_if_it_had_its_own_optimiser():
-    own = {"eps": 0.1, "weight_decay": 0.5, "betas": [0.5, 0.6], "lr": 0.03}
+    part = {"eps": 0.1, "weight_decay": 0.5, "betas": [0.5, 0.6], "lr": 0.03}
     model, other = parts(), parts()
-    config = OptimizerConfig(lr=0.01, kwargs={"eps": 1e-5}, per_part={"critic": own}, no_decay_on_bias_and_norm=False)
+    config = OptimizerConfig(lr=0.01, kwargs={"eps": 1e-5}, per_part={"critic": part}, no_decay_on_bias_and_norm=False)
     optimizer = config.build(model)
     groups = {group["name"]: group for group in optimizer.param_groups}
-    assert {key: groups["critic"][key] for key in own} == own
+    assert {key: groups["critic"][key] for key in part} == part
     assert {key: groups["actor"][key] for key in ("eps", "weight_decay", "lr")} == {
         "eps": 1e-5, "weight_decay": 0.0, "lr": 0.01
     }  # fmt: skip
     apart = [
         torch.optim.Adam(other["actor"].parameters(), lr=0.01, eps=1e-5),
-        torch.optim.Adam(other["critic"].parameters(), **own),
+        torch.optim.Adam(other["critic"].parameters(), **part),
     ]
     for net, optimizers in ((model, [optimizer]), (other, apart)):
         for _ in range(3):
@@ -73,8 +73,8 @@ def test_a_part_has_its_own_settings_as_if_it_had_its_own_optimiser():
 def test_settings_of_parts_and_rates_of_parts_go_together():
     per_part = {"critic": {"weight_decay": 0.5}, "actor.0": {"lr": 0.2}, "actor.0.weight": {"eps": 0.1}}
     optimizer = OptimizerConfig(lr_per_part={"critic.weight": 0.3}, per_part=per_part).build(parts())
-    found = {(g["name"], g["weight_decay"]): (g["lr"], g["eps"]) for g in optimizer.param_groups}
-    assert found == {
+    by_group = {(g["name"], g["weight_decay"]): (g["lr"], g["eps"]) for g in optimizer.param_groups}
+    assert by_group == {
         ("actor", 0.0): (1e-3, 1e-8),
         ("actor.0", 0.0): (0.2, 1e-8),
         ("actor.0.weight", 0.0): (0.2, 0.1),
@@ -127,12 +127,12 @@ def test_bad_optimiser_is_one_sentence(config, words):
 
 def rates(config: ScheduleConfig, n: int) -> list[float]:
     optimizer = OptimizerConfig(name="SGD", lr=1.0).build({"model": nn.Linear(1, 1)})
-    schedule, seen = config.build(optimizer, iterations=n, steps=10 * n), []
+    schedule, drawn_rates = config.build(optimizer, iterations=n, steps=10 * n), []
     for _ in range(n):
-        seen.append(optimizer.param_groups[0]["lr"])
+        drawn_rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step("iteration")
-    return seen
+    return drawn_rates
 
 
 def test_linear_decay_ends_at_zero_and_total_is_the_run():
@@ -145,9 +145,9 @@ def test_warmup_then_two_stages():
         {"name": "ConstantLR", "factor": 1.0, "length": 2},
         {"name": "CosineAnnealingLR", "T_max": "total"},
     ]
-    seen = rates(ScheduleConfig(stages, warmup=2), 8)
+    of_iterations = rates(ScheduleConfig(stages, warmup=2), 8)
     cosine = [0.5 * (1 + torch.cos(torch.tensor(torch.pi * i / 4)).item()) for i in range(4)]
-    assert seen == pytest.approx([1 / 3, 2 / 3, 1.0, 1.0, *cosine])
+    assert of_iterations == pytest.approx([1 / 3, 2 / 3, 1.0, 1.0, *cosine])
 
 
 def test_interval_step_ignores_iterations():

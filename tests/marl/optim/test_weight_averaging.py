@@ -1,4 +1,4 @@
-"""Averages of the weights: against their formulas, in evaluations and checkpoints, and resumed to the bit."""
+"""Averages of the weights: against their formulas, in evaluations and checkpoints, and resumed bitwise."""
 
 from functools import partial
 
@@ -47,9 +47,9 @@ def test_the_average_is_its_formula(tmp_path, kind):
         expected = [torch.stack(each).mean(0) for each in zip(*ends, strict=True)]  # after iterations 2, 3 and 4
     saved = checkpoint_file.load(tmp_path / "checkpoints" / "last.pt")
     names = [name for name, _ in trainer.task.loss.named_parameters()]
-    for name, value, own in zip(names, expected, trainer.task.loss.parameters(), strict=True):
+    for name, value, parameter in zip(names, expected, trainer.task.loss.parameters(), strict=True):
         torch.testing.assert_close(saved["loss"][name], value)
-        assert torch.equal(saved["raw"][name], own)
+        assert torch.equal(saved["raw"][name], parameter)
     assert not torch.equal(saved["loss"][names[0]], saved["raw"][names[0]])
 
 

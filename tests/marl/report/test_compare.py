@@ -48,9 +48,9 @@ def test_normalised_aggregates_and_improvement(comparison: Comparison) -> None:
     expected = np.mean(
         [stats.mannwhitneyu(last(MAPPO, task), last(IPPO, task)).statistic / 9 for task in comparison.tasks]
     )
-    found = comparison.improvements()
-    assert found["mappo", "ippo"].value == pytest.approx(expected, abs=1e-9)
-    assert found["mappo", "ippo"].low <= expected <= found["mappo", "ippo"].high
+    improvements = comparison.improvements()
+    assert improvements["mappo", "ippo"].value == pytest.approx(expected, abs=1e-9)
+    assert improvements["mappo", "ippo"].low <= expected <= improvements["mappo", "ippo"].high
 
 
 def test_curves_are_over_frames_and_over_seconds(comparison: Comparison) -> None:
@@ -72,10 +72,10 @@ def test_runs_evaluated_at_other_points_are_interpolated(tmp_path: Path) -> None
 
 
 def test_milestones_count_the_runs_that_got_there(comparison: Comparison) -> None:
-    found = comparison.milestones()
-    assert found["balance", "mappo"][0.5] == (200, 4, 3)  # at 6 (200 frames), 5 (200), and 8 (300): the median
-    assert found["balance", "ippo"][0.75] == (300, 6, 1)
-    assert found["navigation", "ippo"][0.75][2] == 0
+    milestones = comparison.milestones()
+    assert milestones["balance", "mappo"][0.5] == (200, 4, 3)  # at 6 (200 frames), 5 (200), and 8 (300): the median
+    assert milestones["balance", "ippo"][0.75] == (300, 6, 1)
+    assert milestones["navigation", "ippo"][0.75][2] == 0
 
 
 def test_agents_have_scores_of_their_own(tmp_path: Path) -> None:

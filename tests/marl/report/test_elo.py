@@ -18,9 +18,9 @@ def test_a_known_field_is_found_within_its_intervals():
     pairs = np.array([(i, j) for i in range(5) for j in range(5) if i != j])
     p = expected(true[pairs[:, 0]] - true[pairs[:, 1]])
     scores = (np.random.default_rng(0).random((len(pairs), 400)) < p[:, None]).astype(float)
-    found, bounds = with_intervals(pairs, scores, 5, reps=200)
-    assert np.abs(found - true).max() < 40
-    assert ((bounds[:, 0] < found) & (found < bounds[:, 1])).all()
+    estimate, bounds = with_intervals(pairs, scores, 5, reps=200)
+    assert np.abs(estimate - true).max() < 40
+    assert ((bounds[:, 0] < estimate) & (estimate < bounds[:, 1])).all()
     assert ((bounds[:, 0] <= true) & (true <= bounds[:, 1])).sum() >= 4
     few, wide = with_intervals(pairs, scores[:, :20], 5, reps=200)
     assert (np.diff(wide) > np.diff(bounds)).all()
@@ -37,9 +37,9 @@ def test_the_estimate_is_the_top_of_the_likelihood():
 
     def likelihood(elo):
         p = expected(elo[pairs[:, 0]] - elo[pairs[:, 1]])
-        own = expected(elo)
-        return (games * (scores * np.log(p) + (1 - scores) * np.log(1 - p))).sum() + 0.5 * np.log(own * (1 - own)).sum()
+        p0 = expected(elo)
+        return (games * (scores * np.log(p) + (1 - scores) * np.log(1 - p))).sum() + 0.5 * np.log(p0 * (1 - p0)).sum()
 
-    found = ratings(pairs, scores, games, 3)
+    estimate = ratings(pairs, scores, games, 3)
     draws = np.random.default_rng(1)
-    assert all(likelihood(found) >= likelihood(found + (d := draws.normal(size=3)) - d.mean()) for _ in range(50))
+    assert all(likelihood(estimate) >= likelihood(estimate + (d := draws.normal(size=3)) - d.mean()) for _ in range(50))

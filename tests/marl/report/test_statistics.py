@@ -46,9 +46,9 @@ def test_probability_of_improvement_is_that_of_pairs_and_of_mann_whitney() -> No
     x, y = (rng.integers(0, 6, size=(3, n)).astype(float) for n in (7, 5))  # whole numbers: many ties
     pairs = [np.mean([(a > b) + 0.5 * (a == b) for a, b in itertools.product(p, q)]) for p, q in zip(x, y, strict=True)]
     ranks = [stats.mannwhitneyu(p, q).statistic / 35 for p, q in zip(x, y, strict=True)]
-    found = statistics.probability_of_improvement(list(x), list(y))
-    assert abs(found - np.mean(pairs)) < 1e-9 and abs(found - np.mean(ranks)) < 1e-9
-    assert statistics.probability_of_improvement(list(y), list(x)) == pytest.approx(1 - found)
+    probability = statistics.probability_of_improvement(list(x), list(y))
+    assert abs(probability - np.mean(pairs)) < 1e-9 and abs(probability - np.mean(ranks)) < 1e-9
+    assert statistics.probability_of_improvement(list(y), list(x)) == pytest.approx(1 - probability)
 
 
 @pytest.mark.parametrize("name", ["iqm", "mean", "median", "optimality_gap"])

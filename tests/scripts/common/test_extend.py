@@ -44,11 +44,11 @@ def test_it_trains_resumes_and_is_evaluated(name: str, shell, script, project: P
     summary = json.loads((run / "summary.json").read_text())
     assert summary[key] == int(value)
     evaluation = script("evaluate")
-    found, last = evaluation.evaluate(*evaluation.parse([f"ckpt={run}"])), summary["final"]
+    figures, last = evaluation.evaluate(*evaluation.parse([f"ckpt={run}"])), summary["final"]
     if name in ("classifier", "loss"):
-        assert last.items() <= found.items() and last
+        assert last.items() <= figures.items() and last
         return
-    assert found["episode_return"] == last["episode_return"]
+    assert figures["episode_return"] == last["episode_return"]
     policy = Policy.load(run)
     shapes = {n: (g.n_agents, g.action.size) for n, g in policy.spec.groups.items()}
     acted = policy.act({n: torch.zeros(2, g.n_agents, g.observation_size) for n, g in policy.spec.groups.items()})
@@ -63,7 +63,7 @@ def test_it_trains_resumes_and_is_evaluated(name: str, shell, script, project: P
     ("override", "words"),
     [
         (["network=residual", "network.depth=0"], "network.depth=0"),
-        (["env=agree", "env.n_agents=1"], "env.n_agents=1: nobody to agree with"),
+        (["env=agree", "env.n_agents=1"], "env.n_agents=1: no other agent to agree with"),
         (["experiment=sine", "objective=log_cosh", "objective.scale=-1"], "objective.scale=-1"),
         (["algo=spo", "algo.dual=3"], "algo.dual"),
         (["env=gather", "env.scenario_kwargs.n_agent=3"], "n_agent"),
@@ -103,11 +103,11 @@ def test_agreeing_pays(project: Path) -> None:
     split = {"agents": torch.tensor([0, 1, 1]).expand(50, 3).unsqueeze(-1)}
     assert torch.equal(env.step(same).reward["agents"], torch.ones(50, 3))
     assert torch.equal(env.step(split).reward["agents"][0], torch.tensor([0.0, 0.5, 0.5]))
-    kept = env.snapshot()
+    saved = env.snapshot()
     first = [env.step(split) for _ in range(8)]
-    env.restore(kept)
-    for made in first:
+    env.restore(saved)
+    for step in first:
         again = env.step(split)
-        assert torch.equal(again.observation["agents"], made.observation["agents"])
-        assert torch.equal(again.next_observation["agents"], made.next_observation["agents"])
-    assert [bool(made.truncated.all()) for made in first] == [False, False, True, False, False, False, False, True]
+        assert torch.equal(again.observation["agents"], step.observation["agents"])
+        assert torch.equal(again.next_observation["agents"], step.next_observation["agents"])
+    assert [bool(step.truncated.all()) for step in first] == [False, False, True, False, False, False, False, True]

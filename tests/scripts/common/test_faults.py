@@ -20,7 +20,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "C
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (Diverged("iteration 3: loss is nan"), 3, "error: iteration 3: loss is nan\n"),
         (LostProcess("process 0 of 2: gone"), 4, "error: process 0 of 2: gone\n"),
@@ -29,14 +29,14 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "C
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
-def test_exit_codes(error, code, said, capsys) -> None:
+def test_exit_codes(error, code, message, capsys) -> None:
     with pytest.raises(SystemExit) as stop, cli.guard():
         raise error
-    assert stop.value.code == code and capsys.readouterr().err.startswith(said)
+    assert stop.value.code == code and capsys.readouterr().err.startswith(message)
 
 
 @pytest.mark.parametrize(
-    ("error", "again", "said"),
+    ("error", "again", "message"),
     [
         (KeyboardInterrupt(), "", "interrupted\n"),
         (KeyboardInterrupt(), cli.SAME_COMMAND, "interrupted; the same command continues\n"),
@@ -48,10 +48,10 @@ def test_exit_codes(error, code, said, capsys) -> None:
         (OSError(errno.EROFS, "No", "a"), cli.RESUME, "error: cannot write a: No; earlier checkpoints are untouched\n"),
     ],
 )
-def test_what_is_said_fits_the_script(error, again, said, capsys) -> None:
+def test_what_is_said_fits_the_script(error, again, message, capsys) -> None:
     with pytest.raises(SystemExit), cli.guard(again=again):
         raise error
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == message
 
 
 def test_other_errors_keep_their_traceback() -> None:
@@ -62,15 +62,15 @@ def test_other_errors_keep_their_traceback() -> None:
 def test_a_disk_that_fills_up_leaves_good_checkpoints(tmp_path: Path) -> None:
     mount = f"mount -t tmpfs -o size=300k none {tmp_path}"
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "sh", "-c", mount]).returncode:
-        pytest.skip("this machine lets nobody mount a small file system")
+        pytest.skip("this machine lets no user mount a small file system")
     train = f"{sys.executable} {ROOT}/scripts/train.py experiment=threshold logger=csv hydra.run.dir={tmp_path}"
     settings = "trainer.checkpoint_every=1 trainer.keep_every=1 trainer.progress=off trainer.evaluate_every=0"
     load = "from marl.checkpoints import checkpoint_file; print('good', checkpoint_file.newest('.')[1]['iteration'])"
     run = f'{mount} && cd {tmp_path}; {train} {settings}; echo "exit $?"; {sys.executable} -c "{load}"'
     done = subprocess.run(["unshare", "-rm", "sh", "-c", run], env=ENVIRONMENT, capture_output=True, text=True)
     assert "exit 2" in done.stdout, done.stderr
-    (said,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "cannot write" in said and "No space left on device" in said and "untouched" in said
+    (message,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "cannot write" in message and "No space left on device" in message and "untouched" in message
     assert "Traceback" not in done.stderr
     assert int(done.stdout.split("good ")[1]) >= 5
 
@@ -90,8 +90,8 @@ def test_sigterm_then_resume(tmp_path: Path) -> None:
     while not last.exists() and time.monotonic() < end and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 143 and "SIGTERM: stopped after iteration" in said and "Traceback" not in said
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143 and "SIGTERM: stopped after iteration" in errors and "Traceback" not in errors
     done = checkpoint_file.load(last)["iteration"]
     resume = [*command, "resume=run", f"trainer.max_iterations={done + 2}"]
     again = subprocess.run(resume, timeout=120, check=False, **{k: v for k, v in options.items()})

@@ -33,26 +33,26 @@ def in_a_terminal(folder: Path, columns: int, *command: str) -> str:
     environment = {k: v for k, v in os.environ.items() if k != "COLUMNS"} | {"PYTHONPATH": str(ROOT), "TERM": "xterm"}
     process = subprocess.Popen(command, cwd=folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
-    said = b""
+    output = b""
     try:
         while part := os.read(ours, 65536):
-            said += part
+            output += part
     except OSError:  # the terminal's other end is closed
         pass
     finally:
         os.close(ours)
-    assert process.wait(60) == 0, said.decode()
-    return said.decode()
+    assert process.wait(60) == 0, output.decode()
+    return output.decode()
 
 
 @pytest.mark.parametrize("progress", ["auto", "plain"])
 def test_training_fits_into_80_columns(progress: str, tmp_path: Path) -> None:
     small = [text for text in TINY if not text.startswith("trainer.progress")]
     small += ["env=vmas/navigation", f"trainer.progress={progress}", "hydra.run.dir=run"]
-    said = in_a_terminal(tmp_path, 80, sys.executable, str(ROOT / "scripts" / "train.py"), *small)
-    assert "critics.agents.network" in said and "eval/episode_return" in said and "results in" in said
-    said = "".join(line for line in said.splitlines(True) if "; results in" not in line)  # paths are copied: whole
-    assert len(widest(said)) <= 80, widest(said)
+    output = in_a_terminal(tmp_path, 80, sys.executable, str(ROOT / "scripts" / "train.py"), *small)
+    assert "critics.agents.network" in output and "eval/episode_return" in output and "results in" in output
+    output = "".join(line for line in output.splitlines(True) if "; results in" not in line)  # paths are copied: whole
+    assert len(widest(output)) <= 80, widest(output)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -75,8 +75,8 @@ def test_tables_fold_and_lose_nothing(script, tmp_path: Path, monkeypatch, capsy
     show, report = script("show"), script("report")
     show.run(["model", *TINY, "env=vmas/navigation"])
     report.report(*report.parse([str(run)]))
-    said = capsys.readouterr().out
-    tables = "\n".join(line for line in said.splitlines() if line[:1] in "┏┃┡│└")
+    output = capsys.readouterr().out
+    tables = "\n".join(line for line in output.splitlines() if line[:1] in "┏┃┡│└")
     assert len(widest(tables)) <= 80 and "…" not in tables
 
 

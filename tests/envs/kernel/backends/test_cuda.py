@@ -25,10 +25,10 @@ def test_no_register_is_spilled_on_hopper(scenario, tmp_path):
     code = tmp_path / "step.cu"
     code.write_text(source_of(scenario))
     flags = ["-arch=sm_90", "-fmad=false", "-Xptxas", "-v", "-cubin", "-o", str(tmp_path / "step.cubin")]
-    told = subprocess.run(["nvcc", *flags, str(code)], capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr[:2000]
-    stores, loads = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", told.stderr).groups()
-    print(scenario, re.search(r"Used \d+ registers", told.stderr).group())
+    done = subprocess.run(["nvcc", *flags, str(code)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[:2000]
+    stores, loads = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr).groups()
+    print(scenario, re.search(r"Used \d+ registers", done.stderr).group())
     assert (stores, loads) == ("0", "0")
 
 

@@ -60,8 +60,8 @@ def test_logic_with_constants(name):
         p = Program()
         x = p.input(("x",), "b")
         v = p.op(name, x, p.const(number, "b"))
-        wanted = {"and": value and number, "or": value or number, "xor": value != number}[name]
-        assert bool(evaluate(p, [v], {("x",): np.array(value)})[0]) == wanted
+        expected = {"and": value and number, "or": value or number, "xor": value != number}[name]
+        assert bool(evaluate(p, [v], {("x",): np.array(value)})[0]) == expected
 
 
 def test_what_nobody_needs_is_left_out():
