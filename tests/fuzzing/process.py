@@ -2,14 +2,13 @@
 
 import os
 import resource
-import runpy
 import signal
 import subprocess
 import sys
 import time
-import traceback
 from pathlib import Path
 
+from tests.fixtures.warm_shell import become
 from tests.fuzzing.outcome import Outcome
 from tests.fuzzing.scripts import ROOT
 
@@ -48,7 +47,9 @@ def fork(name: str, arguments: list[str], folder: Path, cache: Path, seconds: fl
     sys.stderr.flush()
     pid = os.fork()
     if not pid:
-        _become(name, arguments, folder, settings(cache))
+        _limit()
+        files = [str(folder.parent / file) for file in ("out", "err")]
+        become(name, arguments, str(folder), files, settings(cache))
     end, code = time.monotonic() + seconds, None
     while time.monotonic() < end:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -60,38 +61,6 @@ def fork(name: str, arguments: list[str], folder: Path, cache: Path, seconds: fl
         os.killpg(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     return _outcome(name, arguments, folder, code, began)
-
-
-def _become(name: str, arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
-    """Turn this fork into the command; never returns."""
-    code = 1
-    try:
-        os.setsid()
-        for number, file in ((1, "out"), (2, "err")):
-            opened = os.open(folder.parent / file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(opened, number)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, mode, closefd=False) for n, mode in ((0, "r"), (1, "w"), (2,
-        "w")))
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        _limit()
-        os.chdir(folder)
-        os.environ.clear()
-        os.environ.update(environment)
-        script = ROOT / "scripts" / f"{name}.py"
-        sys.argv, sys.path[:1] = [str(script), *arguments], [str(script.parent)]
-        try:
-            runpy.run_path(str(script), run_name="__main__")
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 def _limit() -> None:

@@ -4,11 +4,13 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.fixtures.warm_shell import WarmShell
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -28,14 +30,22 @@ def script() -> Callable[[str], ModuleType]:
 
 
 @pytest.fixture(scope="session")
-def shell() -> Callable[..., subprocess.CompletedProcess]:
-    """`shell(directory, "train", "seed=1")` runs scripts/train.py there, as a user does."""
+def shell() -> Iterator[Callable[..., subprocess.CompletedProcess]]:
+    """`shell(directory, "train", "seed=1")` runs scripts/train.py there, as a user does.
+
+    The first command of each script starts Python anew; later ones are forked from a process that has imported all.
+    """
+    warm, seen = WarmShell(), set()
 
     def run(directory: Path, name: str, *arguments: str) -> subprocess.CompletedProcess:
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         environment = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "COLUMNS": "120"}
         environment.pop("HYDRA_FULL_ERROR", None)
+        if name in seen:
+            return warm.run(directory, name, *arguments, environment=environment)
+        seen.add(name)
         command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments]
         return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=240)
 
-    return run
+    yield run
+    warm.close()
