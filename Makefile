@@ -19,7 +19,7 @@ evaluate: $(VENV)/installed ## judge a trained run: make evaluate ARGS="ckpt=out
 # One thread per process: the tests' tensors are small, and pytest fills the cores with processes.
 test: $(VENV)/installed-dev ## lint and run all tests; ARGS="-k engine" runs some
 	$(BIN)/ruff check .
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=loadfile $(ARGS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/installed-dev ## check style
 	$(BIN)/ruff check .
