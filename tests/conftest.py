@@ -6,7 +6,7 @@ import pytest
 pytest.register_assert_rewrite("tests.envs.chain_cases", "tests.envs.host_cases", "tests.envs.torchrl_cases",
                                "tests.envs.vector_cases")
 
-from tests.fixtures.browser import browser  # noqa: E402, F401 (a fixture, found here by its name)
+from tests.fixtures.browser import browser, running_browser  # noqa: E402, F401 (fixtures, found by their names)
 from tests.fixtures.javascript import javascript  # noqa: E402, F401
 
 # The files that take longest, in their order: they begin first, so that both cores end at the same time.
