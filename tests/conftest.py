@@ -1,5 +1,7 @@
 """Fixtures that tests of every package share."""
 
+import signal
+
 import pytest
 
 # Files of shared cases assert too: without this, pytest shows no values when they fail.
@@ -21,3 +23,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sorts files, and no tests within one."""
     places = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
+
+
+def pytest_configure() -> None:
+    """Ctrl-C as usual: a shell starts what runs in its background with SIGINT ignored, and commands inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
