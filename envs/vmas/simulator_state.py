@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import json
 import sys
 import types
@@ -40,11 +41,12 @@ def holds_state(value: Any) -> bool:
 
 def has_attributes(value: Any) -> bool:
     """Whether a value's attributes can be listed: it has a `__dict__`, or its class names them in `__slots__`."""
-    return hasattr(value, "__dict__") or (not isinstance(value, (list, tuple, dict, str)) and bool(_slots(value)))
+    return hasattr(value, "__dict__") or (not isinstance(value, (list, tuple, dict, str)) and bool(_slots(type(value))))
 
 
-def _slots(value: Any) -> list[str]:
-    slots = [cls.__dict__.get("__slots__", ()) for cls in type(value).__mro__ if cls.__module__ != "builtins"]
+@functools.lru_cache(maxsize=4096)
+def _slots(kind: type) -> list[str]:
+    slots = [cls.__dict__.get("__slots__", ()) for cls in kind.__mro__ if cls.__module__ != "builtins"]
     names = [name for each in slots for name in ((each,) if isinstance(each, str) else each)]
     return [name for name in names if name not in ("__dict__", "__weakref__")]
 
@@ -65,7 +67,7 @@ class SlotsOf:
         return getattr(self.owner, name, None)
 
     def items(self) -> list[tuple[str, Any]]:
-        return [(name, getattr(self.owner, name)) for name in _slots(self.owner) if hasattr(self.owner, name)]
+        return [(name, getattr(self.owner, name)) for name in _slots(type(self.owner)) if hasattr(self.owner, name)]
 
 
 def attributes(owner: Any) -> Any:
@@ -141,10 +143,10 @@ class StateMap:
         queue.append(("", (), self.root))
         while queue:  # breadth first: objects go by their shortest path
             path, steps, owner = queue.popleft()
+            named = has_attributes(owner)
+            container = attributes(owner) if named else owner
             for label, key, value in _children(owner, self._path_of):
-                named = has_attributes(owner)
-                slot = Slot(_join(path, label), (*steps, ("attribute" if named else "item", key)),
-                            attributes(owner) if named else owner, key)
+                slot = Slot(_join(path, label), (*steps, ("attribute" if named else "item", key)), container, key)
                 if isinstance(value, Tensor):
                     self.tensors[slot.path] = slot
                 elif id(value) in self._path_of:
