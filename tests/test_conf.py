@@ -39,13 +39,16 @@ def test_every_experiment_has_a_budget_of_its_kind(experiment: str) -> None:
 
 @pytest.mark.parametrize("path", PLAIN, ids=lambda path: str(path.relative_to(CONF)))
 def test_every_key_is_explained(path: Path) -> None:
-    silent = []
+    """By a comment on its line, or, where that is long, on the line above."""
+    silent, above = [], ""
     in_defaults = False
     for line in path.read_text().splitlines():
+        assert len(line) <= 120, line
         in_defaults = line.startswith("defaults:") or (in_defaults and line.startswith(" "))
         key = re.match(r"\s*(?:- )?(\w+): *[^\s#]", line)  # a key with a value on its line
-        if key and not in_defaults and not key[1].startswith("_") and "#" not in line:
+        if key and not in_defaults and not key[1].startswith("_") and "#" not in line and above[:1] != "#":
             silent.append(line)
+        above = line.strip()
     assert not silent
 
 
