@@ -13,7 +13,7 @@ from marl.report.runs import ALGORITHMS
 from marl.report.statistics import interval, iqm
 
 
-def told(values: list[float]) -> str:
+def shown(values: list[float]) -> str:
     """IQM over the runs, its 95 % interval (bootstrap over the runs), and each run."""
     scores = np.array(values)
     low, high = interval(iqm, [scores])
@@ -37,7 +37,7 @@ def table(sweeps: list[Path]) -> None:
     for (scenario, preset, algorithm, frames), runs in sorted(returns.items()):
         values = [runs[seed][0] for seed in sorted(runs)]
         seconds = float(np.median([each for _, each in runs.values()]))
-        print(f"| {scenario} | `{preset}` | {algorithm.upper()} | {frames:,} | {seconds:.0f} | {told(values)} |")
+        print(f"| {scenario} | `{preset}` | {algorithm.upper()} | {frames:,} | {seconds:.0f} | {shown(values)} |")
 
 
 def beside(folder: Path) -> None:
@@ -63,7 +63,7 @@ def beside(folder: Path) -> None:
             sides["ours"].append(float(np.nanmean(ours[-10:])))
         for side, values in sides.items():
             if values:
-                print(f"| {task} | {side} | {told(values)} |")
+                print(f"| {task} | {side} | {shown(values)} |")
 
 
 if __name__ == "__main__":

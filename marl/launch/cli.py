@@ -5,9 +5,9 @@ import os
 import re
 import sys
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +44,22 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
 
     Raises UserError for a flag without its value, which would take an override for it, and for one of several lines.
     """
-    flags, info, overrides, left = [], [], [], iter(arguments)
-    for argument in left:
+    flags, overrides, left = [], [], deque(arguments)
+    while left:
+        argument = left.popleft()
         if argument in WITH_VALUE:
-            value = list(islice(left, 1))
-            if not value:
+            if not left:
                 raise UserError(f"{argument}: needs a value after it")
-            flags += [argument, *value]
-        elif not argument.startswith("-"):
-            (info if info == ["--info"] and argument in INFO else overrides).append(argument)
+            flags += [argument, left.popleft()]
         elif argument in ("-i", "--info"):
-            info = ["--info"]
-        elif not argument.isprintable():
-            raise UserError(f"cannot read {argument!r}: write key=value, with quotes around special characters")
-        else:
+            flags.append(f"--info={left.popleft() if left and left[0] in INFO else 'all'}")
+        elif not argument.startswith("-"):
+            overrides.append(argument)
+        elif argument.isprintable():
             flags.append(argument)
-    return [*flags, *(["--info=all"] if info == ["--info"] else ["=".join(info)] if info else []), *overrides]
+        else:
+            raise UserError(f"cannot read {argument!r}: write key=value, with quotes around special characters")
+    return flags + overrides
 
 
 @contextmanager

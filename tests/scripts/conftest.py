@@ -33,7 +33,7 @@ def script() -> Callable[[str], ModuleType]:
 def shell() -> Iterator[Callable[..., subprocess.CompletedProcess]]:
     """`shell(directory, "train", "seed=1")` runs scripts/train.py there, as a user does.
 
-    The first command of each script starts Python anew; later ones are forked from a process that has imported all.
+    The first command of each script starts a new Python; later ones are forked from a process that has imported all.
     """
     warm, seen = WarmShell(), set()
 

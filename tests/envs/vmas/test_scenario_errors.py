@@ -51,8 +51,8 @@ class Faulty(Countdown):
         return seen
 
     def info(self, agent):
-        told = {"text info": {"x": "hello"}, "float info": {"x": 3.0}}.get(self.fault)
-        return told or super().info(agent)
+        faulty_info = {"text info": {"x": "hello"}, "float info": {"x": 3.0}}.get(self.fault)
+        return faulty_info or super().info(agent)
 
     def done(self):
         return super().done().float() if self.fault == "done dtype" else super().done()
