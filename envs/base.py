@@ -40,6 +40,11 @@ class Transition:
     state: Tensor | None = None  # float32 [E, S] after auto-reset
     next_state: Tensor | None = None  # float32 [E, S] before auto-reset
     info: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # {group: {name: [E, A] or [E, A, …]}}
+    # {group: bool [E, A]} of groups with `GroupSpec.ends`: whose own episode this step ended, and how. An agent that
+    # was cut off is bootstrapped from its row of `next_observation`. Where the environment's episode ends, so does that
+    # of every agent that was alive.
+    agent_terminated: dict[str, Tensor] = field(default_factory=dict)
+    agent_truncated: dict[str, Tensor] = field(default_factory=dict)  # False where agent_terminated
 
     @property
     def done(self) -> Tensor:

@@ -1,9 +1,10 @@
-"""What an environment takes and gives: its groups of agents, the sizes of their observations, what they may do."""
+"""What an environment takes and gives: its groups of agents, the parts of their observations, what they may do."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -14,27 +15,55 @@ from torch import Tensor
 class ActionSpec:
     """What the agents of one group may do.
 
-    kind: "continuous" (float32 in [low, high]), "discrete" (one int64 in [0, n)) or "multi_discrete" (one per nvec).
-    low, high: float32 [A, D], continuous only. nvec: (), (n,) or (n1, n2, …).
+    kind: "continuous" (float32 in [low, high]), "discrete" (one int64 in [0, n)), "multi_discrete" (one per nvec) or
+        "hybrid": C continuous numbers, then one whole number per nvec, all of them float32.
+    low, high: float32 [A, C], of continuous numbers only. nvec: (), (n,) or (n1, n2, …).
     mask: bool [A, D], False where a narrower agent was padded; None where nothing was padded.
     """
 
-    kind: Literal["continuous", "discrete", "multi_discrete"]
+    kind: Literal["continuous", "discrete", "multi_discrete", "hybrid"]
     low: Tensor | None = None
     high: Tensor | None = None
     nvec: tuple[int, ...] = ()
     mask: Tensor | None = None
 
     @property
+    def n_continuous(self) -> int:
+        """C, the continuous numbers of one agent's action, which come first."""
+        return 0 if self.low is None else self.low.shape[-1]
+
+    @property
     def size(self) -> int:
         """D, the numbers that one agent's action holds (discrete: 1)."""
-        return len(self.nvec) if self.low is None else self.low.shape[-1]
+        return self.n_continuous + len(self.nvec)
+
+
+@dataclass(frozen=True)
+class ObservationPart:
+    """A named part of the flat observation: `size` neighbouring features that have a shape of their own.
+
+    name: "position", "lidar", "camera.left": keys of nested dictionaries, joined by dots.
+    shape: (n,) of a vector, (C, H, W) of a picture, (N, F) of a set of N things.
+    kind: "vector", "picture" or "set". scale: what features are divided by before a network reads them; 255 of bytes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Literal["vector", "picture", "set"] = "vector"
+    scale: float = 1.0
+
+    @property
+    def size(self) -> int:
+        """The number of its features."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, eq=False)
 class GroupSpec:
     """A group of agents that share sizes of observation and action: F = observation_size, D = action.size.
 
+    ends: whether its agents' episodes end each on its own (`Transition.agent_terminated`); "alive" is then masked too.
+    parts: what the observation's F features are, in their order; () where they have no names.
     masks: what `Env.masks` tells of the group: "action" (discrete kinds only), "alive", both or nothing.
     in_state: features of the observation that the global state holds too; () where it was not looked for.
     """
@@ -45,6 +74,8 @@ class GroupSpec:
     action: ActionSpec
     masks: tuple[Literal["action", "alive"], ...] = ()
     in_state: tuple[int, ...] = ()
+    ends: bool = False
+    parts: tuple[ObservationPart, ...] = ()
 
     @property
     def n_agents(self) -> int:
@@ -99,6 +130,10 @@ def describe(spec: EnvSpec) -> dict[str, Any]:
             "action": {"kind": a.kind, "nvec": list(a.nvec), **action},
             "masks": list(group.masks),
         }
+        if group.ends:
+            groups[name]["ends"] = True
+        if group.parts:
+            groups[name]["parts"] = [{**asdict(part), "shape": list(part.shape)} for part in group.parts]
     in_state = {name: list(group.in_state) for name, group in spec.groups.items() if group.in_state}
     return {"groups": groups, "state_size": spec.state_size, "max_steps": spec.max_steps, "in_state": in_state}
 
@@ -111,5 +146,7 @@ def spec_of(description: Mapping[str, Any]) -> EnvSpec:
         low, high, mask = (None if a[key] is None else torch.tensor(a[key]) for key in ("low", "high", "mask"))
         action = ActionSpec(a["kind"], low, high, tuple(a["nvec"]), mask)
         masks, in_state = tuple(group.get("masks", ())), tuple(description.get("in_state", {}).get(name, ()))
-        groups[name] = GroupSpec(name, tuple(group["agents"]), group["observation_size"], action, masks, in_state)
+        parts = tuple(ObservationPart(**{**part, "shape": tuple(part["shape"])}) for part in group.get("parts", ()))
+        agents, ends = tuple(group["agents"]), group.get("ends", False)
+        groups[name] = GroupSpec(name, agents, group["observation_size"], action, masks, in_state, ends, parts)
     return EnvSpec(groups, description["state_size"], description["max_steps"])
