@@ -1,4 +1,7 @@
-"""Draws the packages and their rooms, as they are, one layer above what it imports: `python docs/stack.py OUT.png`."""
+"""Draws the packages and their rooms, as they are, one layer above what it imports.
+
+    python docs/scripts/stack.py OUT.png
+"""
 
 import ast
 import sys
@@ -10,7 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LAYERS = {"scripts": "#f4f1ea", "agents": "#e3eefb", "envs": "#e4f5e9", "marl": "#fbeede"}  # from top to bottom
 COLUMNS, WIDTH, HEIGHT, GAP = 6, 1.62, 0.44, 0.08
 

@@ -1,4 +1,8 @@
-"""Makes the tables of docs/results.md: `python docs/results_table.py SWEEP…`, or `… beside FOLDER` (see `beside`)."""
+"""Makes the tables of docs/results.md.
+
+    python docs/scripts/results_table.py SWEEP…
+    python docs/scripts/results_table.py beside FOLDER    # see `beside`
+"""
 
 import csv
 import json

@@ -1,4 +1,6 @@
-"""Measures what each part of the toolkit changes: `python docs/ablations.py FOLDER [JOBS]`, the table of algorithms.md.
+"""Measures what each part of the toolkit changes, the table of docs/algorithms.md.
+
+    python docs/scripts/ablations.py FOLDER [JOBS]
 
 Every run is a command of scripts/train.py, seeds 0, 1, 2; those that FOLDER holds already are not run again.
 """
@@ -13,7 +15,7 @@ import numpy as np
 
 from marl.report.statistics import interval, iqm
 
-TRAIN = Path(__file__).resolve().parent.parent / "scripts" / "train.py"
+TRAIN = Path(__file__).resolve().parents[2] / "scripts" / "train.py"
 TASKS = {
     "balance": ["frames=150_000"],
     "navigation": ["experiment=navigation", "frames=90_000"],

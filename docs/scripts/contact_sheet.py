@@ -1,4 +1,6 @@
-"""Records every scenario of VMAS and draws the recordings: `python docs/contact_sheet.py docs/all_scenarios.png`.
+"""Records every scenario of VMAS and draws the recordings.
+
+    python docs/scripts/contact_sheet.py docs/pictures/all_scenarios.png
 
 Each tile is an episode of random actions that was recorded as states, written to disk, read back and drawn, headless.
 """

@@ -1,4 +1,7 @@
-"""Draws the README's pictures: `python docs/figures.py OUT.png RUN_DIR…`: learning curves, and what the agents do."""
+"""Draws the README's picture: learning curves, and what the agents do.
+
+    python docs/scripts/figures.py OUT.png RUN_DIR…
+"""
 
 import csv
 import sys

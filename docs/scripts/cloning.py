@@ -1,4 +1,7 @@
-"""Draws docs/cloning.png, MAPPO from a clone: `python docs/cloning.py OUT.png TEACHER CLONE NAME=RUN,RUN,RUN …`."""
+"""Draws docs/pictures/cloning.png, MAPPO from a clone.
+
+    python docs/scripts/cloning.py OUT.png TEACHER CLONE NAME=RUN,RUN,RUN …
+"""
 
 import json
 import sys
