@@ -1,12 +1,12 @@
 """Kills training with SIGKILL at random moments and resumes it; the end must be that of a run never interrupted.
 
-    python tests/kills.py --kills 20 --json kills.json
+    python tests/trials/kills.py --kills 20 --json kills.json
 
 Runs are processes forked from this one, which has imported everything before, so that a kill costs no start of
 Python. Every third kill is aimed at the writing of a checkpoint: with half of the file written, before it is on the
 disk, before and after it gets its name. What is compared, bitwise: weights, optimiser, schedule, the state of the
 task and every random stream, the best model, each logged metric but times (CSV and TensorBoard), and the summary.
-Then whole commands of several processes (tests/kills_of_commands.py): sweeps, tuning, recording, torchrun.
+Then whole commands of several processes (tests/trials/kills_of_commands.py): sweeps, tuning, recording, torchrun.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import sklearn.datasets  # noqa: F401 - imported here, so that no fork has to
 import torch
 import torch.utils.tensorboard
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import agents.tasks.on_policy  # noqa: E402, F401
@@ -34,7 +34,7 @@ import marl.supervised.task  # noqa: E402, F401
 from marl.checkpoints import checkpoint_file  # noqa: E402
 from marl.config import compose  # noqa: E402
 from marl.core import files  # noqa: E402
-from tests import kills_of_commands  # noqa: E402
+from tests.trials import kills_of_commands  # noqa: E402
 
 COMMON = [
     "trainer.checkpoint_every=1",

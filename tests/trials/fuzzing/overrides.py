@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from marl.config import compose, conf_tree
 from marl.launch import cli, run
-from tests.fuzzing.outcome import Outcome
-from tests.fuzzing.scripts import script
-from tests.fuzzing.values import SWEEPS, misspelt, odd
+from tests.trials.fuzzing.outcome import Outcome
+from tests.trials.fuzzing.scripts import script
+from tests.trials.fuzzing.values import SWEEPS, misspelt, odd
 
 SECONDS = 60  # that composing and checking may take, on a machine that has other work
 GROUPS = sorted(path.name for path in conf_tree.CONF.iterdir() if path.is_dir())

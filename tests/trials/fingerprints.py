@@ -1,6 +1,6 @@
 """What a checkout computes: hashes of weights, optimiser state and figures of short runs, to compare two commits.
 
-    python tests/fingerprints.py --repo CHECKOUT --folder F [--only NAME ...] [--against FILE]
+    python tests/trials/fingerprints.py --repo CHECKOUT --folder F [--only NAME ...] [--against FILE]
 
 It knows nothing of the checkout but its command line and the files of a run, so it serves any commit. One line per
 run; `--against` takes an earlier output and names what differs (exit code 1).
@@ -138,7 +138,7 @@ def figures(run_dir: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repo", type=Path, default=Path(__file__).resolve().parent.parent)
+    parser.add_argument("--repo", type=Path, default=Path(__file__).resolve().parents[2])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=list(RUNS), choices=list(RUNS), metavar="NAME")
     parser.add_argument("--against", type=Path)

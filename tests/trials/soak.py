@@ -1,6 +1,6 @@
 """A soak: trains for hours with a checkpoint every iteration; watches memory and open files, verifies what is written.
 
-    python tests/soak.py --hours 2 --folder soak --json soak.json
+    python tests/trials/soak.py --hours 2 --folder soak --json soak.json
 
 Exit code 0 where memory grew by less than 1 %, no file handle leaked and no checkpoint was damaged; else 1. The
 JSON file is rewritten at every report, so an interrupted soak leaves its figures too.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 KEEP = 60  # checkpoints kept by the run: the watcher comes by often enough to see every one of them
 SETTINGS = [
     "algo=mappo",

@@ -1,4 +1,4 @@
-"""Kills of whole commands, for tests/kills.py: sweeps, tuning with workers, recording, two processes.
+"""Kills of whole commands, for tests/trials/kills.py: sweeps, tuning with workers, recording, two processes.
 
 A command is started, and after a random time SIGKILL goes to its first process, to one of those it began, or to all.
 Then it is started again. What had been finished must still be there, and the end must be that of an uninterrupted one.
@@ -23,7 +23,7 @@ from marl.checkpoints import checkpoint_file
 from marl.core import run_directory
 from marl.data.episodes import manifest, mapped
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 PATIENCE = 600.0  # seconds that a command may take at all
 ORPHANS = 90.0  # seconds within which the workers of a killed process must be gone
@@ -96,7 +96,7 @@ def kill(process: subprocess.Popen, whom: str, dice: random.Random) -> bool:
 
 
 def survive(command: Command, folder: Path, kills: int, seed: int) -> dict:
-    """As `tests.kills.survive`: figures, "differences" among them, which must be empty.
+    """As `tests.trials.kills.survive`: figures, "differences" among them, which must be empty.
 
     A command that came to its end is compared, and a new one begun in another folder, until there were `kills`.
     """
@@ -159,7 +159,7 @@ def jobs_done(folder: Path) -> dict[str, Any]:
 
 
 def compare_jobs(whole: Path, cut: Path) -> list[str]:
-    from tests.kills import compare
+    from tests.trials.kills import compare
 
     diffs = [f"job {i}: {what}" for i in range(JOBS) for what in compare(whole / "s" / str(i), cut / "s" / str(i))]
     with open(cut / "s" / "jobs.csv", newline="") as file:
@@ -258,7 +258,7 @@ def iterations_done(folder: Path) -> dict[str, Any]:
 
 
 def compare_team(whole: Path, cut: Path) -> list[str]:
-    from tests.kills import compare
+    from tests.trials.kills import compare
 
     return compare(whole / "r", cut / "r")
 

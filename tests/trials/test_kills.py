@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import kills
+from tests.trials import kills
 
-# Kills of each case; python tests/kills.py does 20 each.
+# Kills of each case; python tests/trials/kills.py does 20 each.
 CASES = {"balance, kernel": 3, "balance, eager": 1, "navigation, lidar": 1, "digits": 3}
 
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory) -> dict:
-    """What `python tests/kills.py` reports; a process of its own, since it forks."""
+    """What `python tests/trials/kills.py` reports; a process of its own, since it forks."""
     folder = tmp_path_factory.mktemp("kills")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     results = {}

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzzing.world import AGENTS, EAGER, SMALL, TABLE
+from tests.trials.fuzzing.world import AGENTS, EAGER, SMALL, TABLE
 
 RUN = [
     ("train", ["resume=run", "trainer.max_iterations=3"]),

@@ -1,4 +1,4 @@
-"""A short fuzz of the scripts, and that it sees what it looks for; `python tests/fuzz.py` is the long one."""
+"""A short fuzz of the scripts, and that it sees what it looks for; `python tests/trials/fuzz.py` is the long one."""
 
 import json
 import os
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import fuzz
-from tests.fuzzing import commands, damage, overrides
-from tests.fuzzing.outcome import Outcome
+from tests.trials import fuzz
+from tests.trials.fuzzing import commands, damage, overrides
+from tests.trials.fuzzing.outcome import Outcome
 
 SHORT = ["--overrides", "20", "--commands", "1", "--files", "2", "--parts", "run", "sweep"]
 

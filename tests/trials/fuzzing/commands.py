@@ -3,10 +3,10 @@
 import random
 from pathlib import Path
 
-from tests.fuzzing import overrides
-from tests.fuzzing.scripts import ROOT, script
-from tests.fuzzing.values import HUGE, SWEEPS, misspelt, odd
-from tests.fuzzing.world import EAGER, SMALL, TABLE
+from tests.trials.fuzzing import overrides
+from tests.trials.fuzzing.scripts import ROOT, script
+from tests.trials.fuzzing.values import HUGE, SWEEPS, misspelt, odd
+from tests.trials.fuzzing.world import EAGER, SMALL, TABLE
 
 CLONE = ["experiment=clone", "data.folder=../w/episodes", "epochs=1", "network.hidden=[8]", "task.eval_episodes=2"]
 RUNS = ["run", "tag", "digits", "sweep/0", "kernel"]

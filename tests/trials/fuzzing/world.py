@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.fuzzing.outcome import Outcome
+from tests.trials.fuzzing.outcome import Outcome
 
 AGENTS = ["env.num_envs=4", "env.max_steps=15", "algo.rollout_steps=10", "algo.minibatch_size=20", "frames=80",
           "network.hidden=[8]", "task.eval_episodes=2", "trainer.evaluate_every=1",

@@ -1,7 +1,7 @@
 """Feeds the scripts with bad input: no traceback, no signal, no exit code but 0, 2 and 3, one sentence with 2.
 
-    python tests/fuzz.py --overrides 5000 --commands 400 --files 300 --seed 0
-    python tests/fuzz.py --repeat files:17 --seed 0       # one again, with all that it prints
+    python tests/trials/fuzz.py --overrides 5000 --commands 400 --files 300 --seed 0
+    python tests/trials/fuzz.py --repeat files:17 --seed 0       # one again, with all that it prints
 
 overrides: arguments of every script through composition and checking, in this process, by the code that commands run.
 commands: whole commands with tiny budgets, good and spoilt ones, each a process of its own.
@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
@@ -39,8 +39,8 @@ import torchmetrics  # noqa: E402, F401
 import agents.tasks.on_policy  # noqa: E402, F401
 import envs.vmas.env  # noqa: E402, F401
 import marl.supervised.task  # noqa: E402, F401
-from tests.fuzzing import commands, damage, overrides, process, world  # noqa: E402
-from tests.fuzzing.outcome import Outcome  # noqa: E402
+from tests.trials.fuzzing import commands, damage, overrides, process, world  # noqa: E402
+from tests.trials.fuzzing.outcome import Outcome  # noqa: E402
 
 CHUNK = {"overrides": 25, "commands": 1, "files": 1}  # trials of one fork
 

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from tests.fixtures.warm_shell import become
-from tests.fuzzing.outcome import Outcome
-from tests.fuzzing.scripts import ROOT
+from tests.trials.fuzzing.outcome import Outcome
+from tests.trials.fuzzing.scripts import ROOT
 
 SECONDS = 120  # that a command of a tiny budget may take; a machine that others use too is slow
 MEMORY = 8 << 30  # bytes that a command may ask for: a fuzz must not take the machine down
