@@ -41,6 +41,11 @@ def own_cache(tmp_path_factory):
             os.replace(shared_cache / f"{library.name}.{os.getpid()}", shared_cache / library.name)
 
 
+def short(path: str) -> str:
+    """The file and the class of a scenario."""
+    return ".".join(path.split(".")[-2:])
+
+
 class Run:
     """One environment, played: its path, its log {name: [T, E, …]}, and what it raised at which step."""
 
@@ -111,7 +116,7 @@ def names_the_cause(cls: type[Zoo], why: str) -> bool:
 
 
 @pytest.mark.parametrize(("path", "num_envs"), CASES, ids=[
-    f"{path.rpartition('zoo.')[2]}{'' if n == 5 else '-alone'}" for path, n in CASES])
+    f"{short(path)}{'' if n == 5 else '-alone'}" for path, n in CASES])
 def test_the_default_is_the_simulator(path, num_envs):
     cls = SCENARIOS[path]
     steps = STEPS if cls.REPEATS else 3
@@ -149,9 +154,10 @@ def test_each_says_what_is_expected():
         assert cls.EXPECT in EXPECTATIONS and cls.__doc__, cls
 
 
-@pytest.mark.parametrize("name", ["counters.OnInstance", "draws.NumpyGlobal", "branches.AnyReturns", "clocks.WallClock"])
-def test_who_insists_on_a_kernel_is_told_the_same(name):
-    path = f"tests.envs.kernel.zoo.{name}"
+@pytest.mark.parametrize("path", [f"tests.envs.kernel.zoo.{name}" for name in (
+    "state.counters.OnInstance", "external.draws.NumpyGlobal", "code.branches.AnyReturns", "external.clocks.WallClock")],
+    ids=short)
+def test_who_insists_on_a_kernel_is_told_the_same(path):
     SCENARIOS[path].restart()
     why = VmasEnv(path, num_envs=5, max_steps=50, seed=SEED).why_eager
     with pytest.raises(EnvError) as refusal:

@@ -91,7 +91,7 @@ def test_snapshot_continues_where_the_scenario_terminates(own_scenario):
 
 
 def test_a_network_that_learns_in_the_scenario_goes_on_learning():
-    a, b = (VmasEnv("tests.envs.kernel.zoo.networks.Learning", num_envs=5, max_steps=20, seed=0) for _ in range(2))
+    a, b = (VmasEnv("tests.envs.kernel.zoo.code.networks.Learning", num_envs=5, max_steps=20, seed=0) for _ in range(2))
     play(a, 30)
     b.restore(a.snapshot())
     assert all(isinstance(weight, torch.nn.Parameter) for weight in b.simulator.scenario.net._parameters.values())

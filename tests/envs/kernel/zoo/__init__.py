@@ -1,20 +1,18 @@
-"""Small scenarios as users write them, in every way in which Python can hold state; each says what is expected of it."""
+"""Small scenarios as users write them, by subject: state, code, external; each says what is expected of it."""
 
 import importlib
+from pathlib import Path
 
 from tests.envs.kernel.zoo.base import Zoo
-
-FILES = ("containers", "counters", "draws", "effects", "clocks", "outside", "branches", "loops", "numbers", "indexing", "shared",
-         "networks", "starts", "holders",
-         "functions", "environments", "constants", "faulty", "plain", "habits", "late", "late_numbers", "late_questions", "buffers")
 
 
 def scenarios() -> dict[str, type[Zoo]]:
     """{dotted path: class} of every scenario that says what it expects, file by file."""
     found = {}
-    for file in FILES:
-        module = importlib.import_module(f"{__name__}.{file}")
+    for path in sorted(Path(__file__).parent.glob("*/[!_]*.py")):
+        module = importlib.import_module(f"{__name__}.{path.parent.name}.{path.stem}")
         for name, value in vars(module).items():
-            if isinstance(value, type) and issubclass(value, Zoo) and value.__module__ == module.__name__ and value.EXPECT:
+            own = isinstance(value, type) and issubclass(value, Zoo) and value.__module__ == module.__name__
+            if own and value.EXPECT:
                 found[f"{module.__name__}.{name}"] = value
     return found

@@ -6,8 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.envs.kernel.zoo import settings_of_zoo
 from tests.envs.kernel.zoo.base import Zoo, flat
+from tests.envs.kernel.zoo.external import settings_of_zoo
 
 VARIABLE = "ZOO_PAY"
 FOLDER = Path(tempfile.mkdtemp(prefix="zoo"))

@@ -8,7 +8,7 @@ import weakref
 import torch
 
 from tests.envs.kernel.zoo.base import Zoo, flat
-from tests.envs.kernel.zoo.holders import _Held
+from tests.envs.kernel.zoo.state.holders import _Held
 
 VALUE = contextvars.ContextVar("VALUE", default=0)
 LOCAL = threading.local()

@@ -3,7 +3,7 @@
 import torch
 
 from tests.envs.kernel.zoo.base import flat
-from tests.envs.kernel.zoo.late import Aged
+from tests.envs.kernel.zoo.code.late import Aged
 
 
 class LateTernary(Aged):

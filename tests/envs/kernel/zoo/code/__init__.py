@@ -1,0 +1,1 @@
+"""How a step may be written: decisions about tensors, indexing, networks, habits, faults that show late."""
