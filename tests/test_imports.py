@@ -1,83 +1,222 @@
-"""The structure: who may import whom, how long files may be, and that each says what it is for."""
+"""Imports: arrows between packages, no circles among files, few that know Hydra, none for its side effects."""
 
 import ast
+import re
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
-import pytest
+from tests.fixtures.sources import FILES, INITS, PACKAGES, ROOT, name, package_of, tree
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = {"marl", "envs", "agents", "scripts"}
-LIBRARIES = {"agents", "marl", "envs"}
-MAY_IMPORT = {"marl": {"marl"}, "envs": {"envs", "marl"}, "agents": LIBRARIES, "scripts": LIBRARIES}
-# What envs may know of marl: errors, seeds, files, devices, native code, and how names are looked up and checked.
-CORE = {"core", "native"}
-HYDRA = {"hydra", "omegaconf"}
-KNOW = ("config/compose.py", "config/overrides.py", "config/hydra_errors.py", "launch/run.py", "launch/multirun.py")
-KNOW += ("launch/new_run_directory.py", "config/saved_config.py")
-KNOW_HYDRA = {ROOT / "marl" / name for name in KNOW}
-SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-TESTS = sorted((ROOT / "tests").rglob("*.py"))
-ENDINGS = {".yaml", ".h", ".cpp", ".cu", ".js"}
-OTHER = sorted(p for d in (*PACKAGES, "conf") for p in (ROOT / d).rglob("*") if p.suffix in ENDINGS)
+ENVS_MAY_IMPORT = ("marl.core", "marl.native")  # of marl: errors, seeds, files, devices, kinds; compiled code
+HYDRA = ("hydra", "omegaconf")
+KNOW_HYDRA = {  # beside scripts: what composes and checks configurations, and what starts runs
+    "marl/config/compose.py",
+    "marl/config/hydra_errors.py",
+    "marl/config/overrides.py",
+    "marl/config/saved_config.py",
+    "marl/launch/multirun.py",
+    "marl/launch/new_run_directory.py",
+    "marl/launch/run.py",
+}
 
 
-def name(path: Path) -> str:
-    return str(path.relative_to(ROOT))
+def module(path: Path) -> str:
+    """The dotted name of a file; a package's is that of its `__init__.py`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imported(path: Path) -> set[str]:
-    """Top-level packages that a file imports, anywhere in it; a relative import counts as its own package."""
-    packages = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+MODULES = {module(path): path for path in FILES}
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of everything that a file imports, anywhere in it: `from a import b` is a.b."""
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
-            packages |= {alias.name.split(".")[0] for alias in node.names}
+            yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            packages.add(node.module.split(".")[0] if node.level == 0 else path.relative_to(ROOT).parts[0])
-    return packages
+            base = node.module or ""
+            if node.level:
+                parts = module(path).split(".")
+                parts = parts if path.name == "__init__.py" else parts[:-1]
+                base = ".".join([*parts[: len(parts) - node.level + 1], *filter(None, [node.module])])
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
 
 
-def test_the_walk_sees_the_packages() -> None:
-    packages = {path.relative_to(ROOT).parts[0] for path in SOURCES}
-    assert packages == PACKAGES
-    assert "torch" in imported(ROOT / "marl" / "engine" / "trainer.py")
+def ours(path: Path, imported: str) -> str | None:
+    """The module of this tree that a dotted name means for a file; None: another library's.
+
+    Scripts import one another from their own folder: `train` is scripts/train.py there.
+    """
+    places = [imported, f"scripts.{imported}"] if package_of(path) == "scripts" else [imported]
+    for place in places:
+        parts = place.split(".")
+        for end in range(len(parts), 0, -1):
+            if (module := ".".join(parts[:end])) in MODULES:
+                return module
+    return None
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_arrows_point_one_way(path: Path) -> None:
-    package = path.relative_to(ROOT).parts[0]
-    wrong = imported(path) & PACKAGES - MAY_IMPORT[package]
-    assert not wrong, f"{package} may not import {wrong}"
-    if package != "scripts" and path not in KNOW_HYDRA:
-        assert not imported(path) & HYDRA, f"Hydra belongs in scripts/ and {KNOW_HYDRA}"
+@cache
+def arrows(path: Path) -> dict[str, int]:
+    """{module of this tree: line} of what a file imports.
+
+    An import runs the `__init__.py` of every package above the module too; those above the file itself run before it.
+    """
+    lines: dict[str, int] = {}
+    for line, imported in imports(path):
+        target = ours(path, imported)
+        if target is None:
+            continue
+        parts = target.split(".")
+        above = [".".join(parts[:end]) for end in range(1, len(parts))]
+        for each in [target, *(p for p in above if p in MODULES and not f"{module(path)}.".startswith(f"{p}."))]:
+            if each != module(path):
+                lines.setdefault(each, line)
+    return lines
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "envs").rglob("*.py")), ids=name)
-def test_environments_know_the_core_of_the_engine_only(path: Path) -> None:
-    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
-    for node in nodes:
-        names = [alias.name for alias in node.names]
-        if isinstance(node, ast.Import):
-            used = {each.split(".")[1] if "." in each else each for each in names if each.split(".")[0] == "marl"}
-        elif node.level == 0 and node.module.split(".")[0] == "marl":
-            used = {node.module.split(".")[1]} if "." in node.module else set(names)
-        else:
-            used = set()
-        assert used <= CORE
+def components(graph: dict[str, list[str]]) -> list[list[str]]:
+    """The strongly connected components with more than one node (Tarjan 1972), without recursion."""
+    number: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    waiting: set[str] = set()
+    circles = []
+    for root in graph:
+        if root in number:
+            continue
+        work = [(root, iter(graph[root]))]
+        number[root] = low[root] = len(number)
+        stack.append(root)
+        waiting.add(root)
+        while work:
+            node, targets = work[-1]
+            for target in targets:
+                if target not in number:
+                    number[target] = low[target] = len(number)
+                    stack.append(target)
+                    waiting.add(target)
+                    work.append((target, iter(graph[target])))
+                    break
+                if target in waiting:
+                    low[node] = min(low[node], number[target])
+            else:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[node])
+                if low[node] == number[node]:
+                    first = stack.index(node)
+                    component, stack[first:] = stack[first:], []
+                    waiting.difference_update(component)
+                    if len(component) > 1:
+                        circles.append(sorted(component))
+    return circles
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=name)
-def test_files_say_what_they_are_for(path: Path) -> None:
-    text = path.read_text()
-    purpose = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
-    assert text.startswith('"""') and len(purpose) >= 20, f"begins with {purpose!r}"
+def circle_within(component: list[str], graph: dict[str, list[str]]) -> list[str]:
+    """A shortest way from the first module of a component back to it."""
+    ways = {component[0]: [component[0]]}
+    queue = [component[0]]
+    for node in queue:
+        for target in graph[node]:
+            if target == component[0]:
+                return [*ways[node], target]
+            if target in component and target not in ways:
+                ways[target] = [*ways[node], target]
+                queue.append(target)
+    raise AssertionError("no circle: this is no component")
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *TESTS, *OTHER], ids=name)
-def test_files_are_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 400
+def test_the_graph_sees_what_it_should() -> None:
+    """A walk that finds nothing passes everything."""
+    edges = {module(path): set(arrows(path)) for path in FILES}
+    assert sum(map(len, edges.values())) > 3 * len(FILES)
+    assert {target.split(".")[0] for targets in edges.values() for target in targets} == set(PACKAGES)
+    assert "scripts.train" in edges["scripts.tune"]
+    graph = {"a": ["b"], "b": ["c", "d"], "c": ["a"], "d": ["e"], "e": []}
+    assert components(graph) == [["a", "b", "c"]] and circle_within(["a", "b", "c"], graph) == ["a", "b", "c", "a"]
 
 
-def test_configurations_begin_with_their_purpose() -> None:
-    for path in (ROOT / "conf").rglob("*.yaml"):
-        lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
-        assert lines[0].startswith("# "), path
+def test_arrows_point_one_way() -> None:
+    wrong = []
+    for path in FILES:
+        allowed = PACKAGES[PACKAGES.index(package_of(path)) :]
+        for target, line in arrows(path).items():
+            other, where = target.split(".")[0], f"{name(path)}:{line} imports {target}"
+            if other not in allowed:
+                wrong.append(f"{where}: {package_of(path)} may import {', '.join(allowed)} only")
+            elif package_of(path) == "envs" and other == "marl" and target != "marl":  # which is only run on the way
+                if not f"{target}.".startswith(tuple(f"{each}." for each in ENVS_MAY_IMPORT)):
+                    wrong.append(f"{where}: of marl, envs may import {' and '.join(ENVS_MAY_IMPORT)} only")
+    assert not wrong, "arrows point scripts -> agents -> envs -> marl:\n" + "\n".join(wrong)
+
+
+def test_few_files_know_hydra() -> None:
+    libraries = [path for path in FILES if package_of(path) != "scripts"]
+    know = {name(path) for path in libraries if any(each.split(".")[0] in HYDRA for _, each in imports(path))}
+    assert know == KNOW_HYDRA
+
+
+def test_no_circle_among_files() -> None:
+    graph = {module(path): list(arrows(path)) for path in FILES}
+    ways = []
+    for component in components(graph):
+        circle = circle_within(component, graph)
+        steps = [f"{a} (line {arrows(MODULES[a])[b]}) -> {b}" for a, b in zip(circle, circle[1:], strict=False)]
+        ways.append(f"{len(component)} files are in circles, one of which is {', '.join(steps)}")
+    assert not ways, "files import one another in a circle:\n" + "\n".join(ways)
+
+
+def used(path: Path) -> set[str]:
+    """Names and dotted names that a file reads, also in quoted annotations; of an `__init__.py` what it hands on."""
+    names = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute) and re.fullmatch(r"[\w.]+", dotted := ast.unparse(node)):
+            names.add(dotted)
+        for field in ("annotation", "returns"):
+            for part in ast.walk(getattr(node, field, None) or ast.Module([], [])):
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    names |= set(re.findall(r"\w+", part.value))
+        if path.name == "__init__.py" and isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            names |= set(ast.literal_eval(node.value))
+    return names
+
+
+def probes(path: Path) -> set[ast.AST]:
+    """Imports whose failure is caught: they ask whether a package is installed."""
+    nodes: set[ast.AST] = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Try):
+            caught = " ".join(ast.unparse(handler.type) for handler in node.handlers if handler.type)
+            if "ImportError" in caught or "ModuleNotFoundError" in caught:
+                nodes |= {each for part in node.body for each in ast.walk(part)}
+    return nodes
+
+
+def test_nothing_is_imported_for_its_side_effects() -> None:
+    unused = []
+    for path in FILES:
+        names, probed = used(path), probes(path)
+        for node in ast.walk(tree(path)):
+            if not isinstance(node, ast.Import | ast.ImportFrom) or getattr(node, "module", "") == "__future__":
+                continue
+            for alias in node.names:
+                dotted = isinstance(node, ast.Import) and not alias.asname
+                bound = alias.name if dotted else alias.asname or alias.name
+                if bound not in names and node not in probed:
+                    unused.append(f"{name(path)}:{node.lineno} imports {alias.name}")
+    assert not unused, "imported and never used; say what is wanted by a call:\n" + "\n".join(unused)
+
+
+def test_packages_do_nothing_when_they_are_imported() -> None:
+    active = []
+    for path in INITS:
+        for node in tree(path).body[1:]:
+            harmless = isinstance(node, ast.Import | ast.ImportFrom | ast.Assign | ast.AnnAssign)
+            # The environment's variable must be set before torch is loaded, by any module.
+            if not harmless and not ast.unparse(node).startswith("os.environ.setdefault("):
+                active.append(f"{name(path)}:{node.lineno}: {ast.unparse(node)[:80]}")
+    assert not active, "a package acts when it is imported:\n" + "\n".join(active)

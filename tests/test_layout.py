@@ -1,257 +1,84 @@
-"""The layout: arrows between packages, no circles among files, no import for its side effects, rooms of 14 files."""
+"""Files and folders: short files that say what they are for, small folders, modules in packages."""
 
 import ast
-import re
 from collections import defaultdict
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-MAY_IMPORT = {  # scripts -> agents -> envs -> marl
-    "scripts": ("scripts", "agents", "envs", "marl"),
-    "agents": ("agents", "envs", "marl"),
-    "envs": ("envs", "marl"),
-    "marl": ("marl",),
-}
-ENVS_MAY_IMPORT = ("marl.core", "marl.native")  # of marl
-LIBRARIES = ("agents", "envs", "marl")
+import pytest
+
+from tests.fixtures.sources import FILES, INITS, PACKAGES, ROOT, name, package_of
+
+LINES = 400  # of a file
 LARGEST = 14  # files of a folder beside its sub-folders
-FILES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
-INITS = [path for path in FILES if path.name == "__init__.py"]
+TREES = (*PACKAGES, "conf", "docs", "tests")
+MADE = {"__pycache__", "outputs", "multirun"}  # by Python, and by runs
+ENDINGS = {".py", ".yaml", ".h", ".cpp", ".cu", ".js"}
 
 
-def name(path: Path) -> str:
-    return str(path.relative_to(ROOT))
+def folders() -> dict[Path, list[Path]]:
+    """{folder: files in it}, without what is made when something runs."""
+    by_folder: dict[Path, list[Path]] = defaultdict(list)
+    for top in TREES:
+        for path in sorted((ROOT / top).rglob("*")):
+            if path.is_file() and not MADE & set(path.relative_to(ROOT).parts) and not path.name.startswith("."):
+                by_folder[path.parent].append(path)
+    return by_folder
 
 
-def module(path: Path) -> str:
-    """The dotted name of a file; a package's is that of its `__init__.py`."""
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+FOLDERS = folders()
+SOURCES = [path for files in FOLDERS.values() for path in files if path.suffix in ENDINGS]
+MODULES = [path for path in SOURCES if path.suffix == ".py"]
 
 
-MODULES = {module(path): path for path in FILES}
-
-
-@cache
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
-
-
-def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of everything that a file imports, anywhere in it: `from a import b` is a.b."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parts = module(path).split(".")
-                parts = parts if path.name == "__init__.py" else parts[:-1]
-                base = ".".join([*parts[: len(parts) - node.level + 1], *filter(None, [node.module])])
-            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
-
-
-def ours(path: Path, imported: str) -> str | None:
-    """The module of this tree that a dotted name means for a file; None: another library's.
-
-    Scripts import one another from their own folder: `train` is scripts/train.py there.
-    """
-    places = [imported, f"scripts.{imported}"] if path.relative_to(ROOT).parts[0] == "scripts" else [imported]
-    for place in places:
-        parts = place.split(".")
-        for end in range(len(parts), 0, -1):
-            if (module := ".".join(parts[:end])) in MODULES:
-                return module
-    return None
-
-
-@cache
-def arrows(path: Path) -> dict[str, int]:
-    """{module of this tree: line} of what a file imports.
-
-    An import runs the `__init__.py` of every package above the module too; those above the file itself run before it.
-    """
-    lines: dict[str, int] = {}
-    for line, imported in imports(path):
-        target = ours(path, imported)
-        if target is None:
-            continue
-        parts = target.split(".")
-        above = [".".join(parts[:end]) for end in range(1, len(parts))]
-        for each in [target, *(p for p in above if p in MODULES and not f"{module(path)}.".startswith(f"{p}."))]:
-            if each != module(path):
-                lines.setdefault(each, line)
-    return lines
-
-
-def components(graph: dict[str, list[str]]) -> list[list[str]]:
-    """The strongly connected components with more than one node (Tarjan 1972), without recursion."""
-    number: dict[str, int] = {}
-    low: dict[str, int] = {}
-    stack: list[str] = []
-    waiting: set[str] = set()
-    circles = []
-    for root in graph:
-        if root in number:
-            continue
-        work = [(root, iter(graph[root]))]
-        number[root] = low[root] = len(number)
-        stack.append(root)
-        waiting.add(root)
-        while work:
-            node, targets = work[-1]
-            for target in targets:
-                if target not in number:
-                    number[target] = low[target] = len(number)
-                    stack.append(target)
-                    waiting.add(target)
-                    work.append((target, iter(graph[target])))
-                    break
-                if target in waiting:
-                    low[node] = min(low[node], number[target])
-            else:
-                work.pop()
-                if work:
-                    low[work[-1][0]] = min(low[work[-1][0]], low[node])
-                if low[node] == number[node]:
-                    first = stack.index(node)
-                    component, stack[first:] = stack[first:], []
-                    waiting.difference_update(component)
-                    if len(component) > 1:
-                        circles.append(sorted(component))
-    return circles
-
-
-def circle_within(component: list[str], graph: dict[str, list[str]]) -> list[str]:
-    """A shortest way from the first module of a component back to it."""
-    ways = {component[0]: [component[0]]}
-    queue = [component[0]]
-    for node in queue:
-        for target in graph[node]:
-            if target == component[0]:
-                return [*ways[node], target]
-            if target in component and target not in ways:
-                ways[target] = [*ways[node], target]
-                queue.append(target)
-    raise AssertionError("no circle: this is no component")
-
-
-def test_the_graph_sees_what_it_should() -> None:
+def test_the_walk_sees_the_tree() -> None:
     """A walk that finds nothing passes everything."""
-    edges = {module(path): set(arrows(path)) for path in FILES}
-    assert sum(map(len, edges.values())) > 3 * len(FILES)
-    assert {target.split(".")[0] for targets in edges.values() for target in targets} == {"scripts", *LIBRARIES}
-    assert "scripts.train" in edges["scripts.tune"]
-    graph = {"a": ["b"], "b": ["c", "d"], "c": ["a"], "d": ["e"], "e": []}
-    assert components(graph) == [["a", "b", "c"]] and circle_within(["a", "b", "c"], graph) == ["a", "b", "c", "a"]
+    assert set(FILES) < set(MODULES) and {package_of(path) for path in SOURCES} == set(TREES)
+    assert {path.suffix for path in SOURCES} >= {".py", ".yaml", ".h", ".js"}
 
 
-def test_arrows_point_one_way() -> None:
-    wrong = []
-    for path in FILES:
-        package = path.relative_to(ROOT).parts[0]
-        for target, line in arrows(path).items():
-            other, where = target.split(".")[0], f"{name(path)}:{line} imports {target}"
-            if other not in MAY_IMPORT[package]:
-                wrong.append(f"{where}: {package} may import {', '.join(MAY_IMPORT[package])} only")
-            elif package == "envs" and other == "marl" and target != "marl":  # which is only run on the way
-                if not f"{target}.".startswith(tuple(f"{each}." for each in ENVS_MAY_IMPORT)):
-                    wrong.append(f"{where}: of marl, envs may import {' and '.join(ENVS_MAY_IMPORT)} only")
-    assert not wrong, "arrows point scripts -> agents -> envs -> marl:\n" + "\n".join(wrong)
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_files_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= LINES
 
 
-def test_no_circle_among_files() -> None:
-    graph = {module(path): list(arrows(path)) for path in FILES}
-    ways = []
-    for component in components(graph):
-        circle = circle_within(component, graph)
-        steps = [f"{a} (line {arrows(MODULES[a])[b]}) -> {b}" for a, b in zip(circle, circle[1:], strict=False)]
-        ways.append(f"{len(component)} files are in circles, one of which is {', '.join(steps)}")
-    assert not ways, "files import one another in a circle:\n" + "\n".join(ways)
-
-
-def used(path: Path) -> set[str]:
-    """Names and dotted names that a file reads, also in quoted annotations; of an `__init__.py` what it hands on."""
-    names = set()
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-            names.add(node.id)
-        elif isinstance(node, ast.Attribute) and re.fullmatch(r"[\w.]+", dotted := ast.unparse(node)):
-            names.add(dotted)
-        for field in ("annotation", "returns"):
-            for part in ast.walk(getattr(node, field, None) or ast.Module([], [])):
-                if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                    names |= set(re.findall(r"\w+", part.value))
-        if path.name == "__init__.py" and isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            names |= set(ast.literal_eval(node.value))
-    return names
-
-
-def probes(path: Path) -> set[ast.AST]:
-    """Imports whose failure is caught: they ask whether a package is installed."""
-    nodes: set[ast.AST] = set()
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Try):
-            caught = " ".join(ast.unparse(handler.type) for handler in node.handlers if handler.type)
-            if "ImportError" in caught or "ModuleNotFoundError" in caught:
-                nodes |= {each for part in node.body for each in ast.walk(part)}
-    return nodes
-
-
-def test_nothing_is_imported_for_its_side_effects() -> None:
-    unused = []
-    for path in FILES:
-        names, probed = used(path), probes(path)
-        for node in ast.walk(tree(path)):
-            if not isinstance(node, ast.Import | ast.ImportFrom) or getattr(node, "module", "") == "__future__":
-                continue
-            for alias in node.names:
-                dotted = isinstance(node, ast.Import) and not alias.asname
-                bound = alias.name if dotted else alias.asname or alias.name
-                if bound not in names and node not in probed:
-                    unused.append(f"{name(path)}:{node.lineno} imports {alias.name}")
-    assert not unused, "imported and never used; say what is wanted by a call:\n" + "\n".join(unused)
-
-
-def test_packages_do_nothing_when_they_are_imported() -> None:
-    active = []
-    for path in INITS:
-        for node in tree(path).body[1:]:
-            harmless = isinstance(node, ast.Import | ast.ImportFrom | ast.Assign | ast.AnnAssign)
-            # The environment's variable must be set before torch is loaded, by any module.
-            if not harmless and not ast.unparse(node).startswith("os.environ.setdefault("):
-                active.append(f"{name(path)}:{node.lineno}: {ast.unparse(node)[:80]}")
-    assert not active, "a package acts when it is imported:\n" + "\n".join(active)
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_files_say_what_they_are_for(path: Path) -> None:
+    text = path.read_text()
+    purpose = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
+    assert text.startswith('"""') and len(purpose) >= 20, f"begins with {purpose!r}"
 
 
 def test_packages_say_in_one_line_what_lives_there() -> None:
     for path in INITS:
         first = path.read_text().partition("\n")[0]
-        assert first.startswith('"""') and len(first) >= 20, f"{name(path)} begins with {first!r}, no docstring"
         assert first.rstrip('"').endswith("."), f"{name(path)}: the first line, {first!r}, is no whole sentence"
 
 
-def folders() -> dict[Path, list[Path]]:
-    """{folder of the four packages: files in it}, without what Python keeps there."""
-    by_folder: dict[Path, list[Path]] = defaultdict(list)
-    for package in MAY_IMPORT:
-        for path in sorted((ROOT / package).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith("."):
-                by_folder[path.parent].append(path)
-    return by_folder
+def test_configurations_begin_with_their_purpose() -> None:
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+        assert lines[0].startswith("# "), path
 
 
-def test_rooms_are_small() -> None:
-    full = [f"{name(folder)} holds {len(files)}" for folder, files in folders().items() if len(files) > LARGEST]
+def test_folders_are_small() -> None:
+    public = {  # a file's name there is public: that of an option, or of a page that others link to
+        "conf/data",
+        "conf/env/vmas",
+        "conf/experiment",
+        "conf/objective",
+        "docs",
+    }
+    large = {name(folder): len(files) for folder, files in FOLDERS.items() if len(files) > LARGEST}
+    full = [f"{folder} holds {count}" for folder, count in large.items() if folder not in public]
     assert not full, f"more than {LARGEST} files need sub-folders: {', '.join(full)}"
+    assert public <= large.keys(), "an exception that is none any more"
 
 
 def test_folders_of_modules_are_packages() -> None:
     bare = [
         name(folder)
-        for folder, files in folders().items()
-        if folder.relative_to(ROOT).parts[0] in LIBRARIES
+        for folder, files in FOLDERS.items()
+        if package_of(folder) in ("agents", "envs", "marl")
         and any(path.suffix == ".py" for path in files)
         and folder / "__init__.py" not in files
     ]
