@@ -80,7 +80,7 @@ def test_a_team_against_its_past_is_replayed_against_itself(football: Path) -> N
     assert recording.lengths == [3]
 
 
-def test_what_cannot_be_rated_or_replayed_is_told(tag: Path, football: Path, script, tmp_path: Path) -> None:
+def test_what_cannot_be_rated_or_replayed_is_rejected(tag: Path, football: Path, script, tmp_path: Path) -> None:
     module = script("elo")
     alone = make_run(tmp_path / "alone", *SMALL)
     random = make_run(tmp_path / "random", *TAG, "groups.agent.policy=random")

@@ -91,7 +91,7 @@ def test_robustness_sweeps(run: Path, script) -> None:
         (["vary=algo.gama", "values=[1]"], "unknown key 'algo.gama'; did you mean 'gamma'"),
     ],
 )
-def test_mistakes_in_evaluation_are_told(arguments, sentence, run: Path, script) -> None:
+def test_mistakes_in_evaluation_are_rejected(arguments, sentence, run: Path, script) -> None:
     module = script("evaluate")
     with pytest.raises(UserError, match=sentence):
         module.evaluate(*module.parse([f"ckpt={run}", *arguments]))
@@ -114,7 +114,7 @@ def test_cross_play(tag: list[str], script, tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_size > 50
 
 
-def test_mistakes_in_cross_play_are_told(tag: list[str], run: Path, script) -> None:
+def test_mistakes_in_cross_play_are_rejected(tag: list[str], run: Path, script) -> None:
     module = script("crossplay")
     for arguments, sentence in (
         ([], "name the runs"),
@@ -155,7 +155,7 @@ def test_runs_that_meet_come_from_one_environment(tag: list[str], script, tmp_pa
         (["x", "bounds={balance: [1]}"], "bounds"),
     ],
 )
-def test_mistakes_in_reports_are_told(arguments, sentence, script) -> None:
+def test_mistakes_in_reports_are_rejected(arguments, sentence, script) -> None:
     module = script("report")
     with pytest.raises(UserError, match=sentence):
         module.report(*module.parse(arguments))

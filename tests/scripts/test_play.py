@@ -226,7 +226,7 @@ def test_several_connections_have_worlds_of_their_own(server: str) -> None:
     asyncio.run(talk())
 
 
-def test_a_missing_web_library_is_told_in_a_sentence(runs, script, monkeypatch) -> None:
+def test_a_missing_web_library_is_reported_in_a_sentence(runs, script, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     monkeypatch.delitem(sys.modules, "agents.deploy.live_server", raising=False)
     module = script("play")

@@ -117,7 +117,7 @@ def test_pictures_alone_make_their_folder(kind: str, run: Path, script, tmp_path
     assert (folder / f"80.{kind}").stat().st_size > 1000
 
 
-def test_a_missing_encoder_is_told_in_a_sentence(run: Path, script, tmp_path: Path, monkeypatch) -> None:
+def test_a_missing_encoder_is_reported_in_a_sentence(run: Path, script, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     module = script("replay")
     with pytest.raises(UserError, match=r"formats=\[mp4\]: imageio-ffmpeg is not installed; run pip install"):

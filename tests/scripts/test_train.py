@@ -259,7 +259,7 @@ def test_a_mistaken_command_leaves_the_users_folder(shell, tmp_path: Path) -> No
     assert (tmp_path / "d" / "config.yaml").read_text() == "x: y\n"
 
 
-def test_a_run_killed_while_kernels_are_compiled_begins_anew(script, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_run_killed_while_kernels_are_compiled_starts_again(script, tmp_path: Path, monkeypatch, capsys) -> None:
     train, pid = script("train").train, os.fork()
     if pid == 0:
         build.build_task = lambda config: os.kill(os.getpid(), signal.SIGKILL)

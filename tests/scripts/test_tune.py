@@ -69,7 +69,7 @@ def test_a_study_is_continued(script, study: Path, tmp_path: Path, capsys) -> No
     assert "continuing" in capsys.readouterr().out
 
 
-def test_trials_that_fail_are_told_and_do_not_count(script, study: Path, tmp_path: Path, capsys) -> None:
+def test_trials_that_fail_are_reported_and_do_not_count(script, study: Path, tmp_path: Path, capsys) -> None:
     study.write_text(STUDY.replace("[8, 16]", "[16, 100000]"))  # more than there are rows
     tuned = script("tune").main([f"study={study}", f"out={tmp_path}/o", "n_trials=2", "confirm=false", "seed=3"])
     states = [trial.state.name for trial in tuned.study.trials]
@@ -109,7 +109,7 @@ def test_a_signal_ends_the_study_and_its_trial_is_tried_again(error, script, stu
         (("n_trials: 4", "n_trial: 4"), [], "unknown key 'n_trial'; did you mean 'n_trials'"),
     ],
 )
-def test_mistakes_are_told_before_anything_starts(change, arguments, sentence, script, study, tmp_path) -> None:
+def test_mistakes_are_rejected_before_anything_starts(change, arguments, sentence, script, study, tmp_path) -> None:
     study.write_text(STUDY.replace(*change))
     full = arguments if any(a.startswith("study=") for a in arguments) else [f"study={study}", *arguments]
     with pytest.raises(UserError, match=sentence):

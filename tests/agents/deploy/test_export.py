@@ -72,14 +72,14 @@ def test_torch_export_gives_the_same_actions(runs, name: str, tmp_path: Path) ->
     assert "spec" in json.loads(extra["policy.json"])
 
 
-def test_missing_packages_are_told_in_a_sentence(runs, tmp_path: Path, monkeypatch) -> None:
+def test_missing_packages_are_reported_in_a_sentence(runs, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(UserError, match=r"format=onnx: onnxscript is not installed; run pip install -e '\.\[export\]'"):
         export(Policy.load(runs["continuous"]), "onnx", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_card_tells_layout_units_configuration_and_score(runs, tmp_path: Path) -> None:
+def test_the_card_lists_layout_units_configuration_and_score(runs, tmp_path: Path) -> None:
     policy = Policy.load(runs["groups"])
     export(policy, "safetensors", tmp_path)
     card = (tmp_path / "README.md").read_text()

@@ -187,7 +187,7 @@ def test_critics_see_normalised_inputs(kind):
     torch.testing.assert_close(critic(observation, state), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_ids_tell_agents_of_a_shared_network_apart():
+def test_ids_distinguish_agents_of_a_shared_network():
     torch.manual_seed(0)
     observation, state = torch.randn(2, 1, F).expand(2, A, F), torch.randn(2, S)
     for module, arguments in [

@@ -52,7 +52,7 @@ def test_actors_and_critics_follow_the_agents_order_and_number(network, kind):
     assert more_critics["agents"](torch.randn(7, 6, 5), state).shape == (7, 6)
 
 
-def test_ids_tell_the_agents_of_a_team_apart():
+def test_ids_distinguish_the_agents_of_a_team():
     actors, critics = build_networks(Architecture(agent_ids=True), spec(3), NETWORKS[0])
     x = torch.randn(1, 1, 5).expand(1, 3, 5)
     for out in (actors["agents"](x), critics["agents"](x).unsqueeze(-1)):

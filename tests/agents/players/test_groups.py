@@ -262,7 +262,7 @@ def test_a_team_against_its_own_past(tmp_path):
         ({"agent": {"algo": {"epochs": 2}}}, "groups.agent.algo.epochs: all groups share one loop; set algo.epochs"),
     ],
 )
-def test_mistakes_are_told(groups, sentence):
+def test_mistakes_are_rejected(groups, sentence):
     with pytest.raises(UserError, match=sentence):
         make(groups)
 

@@ -119,7 +119,7 @@ def test_neither_training_code_nor_hydra_nor_a_simulator_is_needed(run: Path) ->
     assert done.returncode == 0, done.stderr
 
 
-def test_mistakes_are_told_in_a_sentence(run: Path, tmp_path: Path) -> None:
+def test_mistakes_are_rejected_in_a_sentence(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no checkpoint at"):
         Policy.load(tmp_path)
     (tmp_path / "x.safetensors").write_bytes(b"nonsense")

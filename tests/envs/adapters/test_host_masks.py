@@ -16,7 +16,7 @@ def doors(**kwargs):
 
 
 @pytest.mark.parametrize("masks", ["observation", "info"])
-def test_no_forbidden_action_and_the_dead_are_told(masks):
+def test_masks_exclude_forbidden_actions_and_mark_the_dead(masks):
     env = doors(masks=masks)
     group = env.spec.groups["agents"]
     assert group.masks == ("action", "alive") and group.observation_size == 2 and group.action.nvec == (4,)
@@ -49,7 +49,7 @@ def test_without_masks_there_are_deaths_alone():
     assert doors(masks="none").spec.groups["agents"].masks == ("alive",)
 
 
-def test_a_restored_environment_tells_its_masks():
+def test_a_restored_environment_reports_its_masks():
     env, other = doors(), PettingZooEnv(DOORS, num_envs=3, max_steps=None, heterogeneous="pad", seed=5)
     for _ in range(11):
         env.step(env.random_action())

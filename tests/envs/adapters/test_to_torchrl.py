@@ -55,7 +55,7 @@ def test_resetting_what_has_not_ended_is_refused():
         env.reset(data)
 
 
-def test_a_whole_reset_in_the_middle_starts_anew():
+def test_a_whole_reset_in_the_middle_starts_all_again():
     env = TorchRLEnv(VmasEnv("balance", num_envs=4, max_steps=5))
     env.rollout(3)
     env.reset()

@@ -109,7 +109,7 @@ def test_two_choices_at_once():
     assert moved.reward["agents"].flatten().tolist() == [12.0, 1.0, 10.0]
 
 
-def test_all_begin_anew_after_so_many_steps():
+def test_all_restart_after_so_many_steps():
     env = make("bounded", max_steps=8, restart_every=20)
     steps = random_steps(env, 45)
     assert [t for t, s in enumerate(steps) if s.truncated.all()] == [7, 15, 19, 27, 35, 39]
@@ -170,12 +170,12 @@ def test_processes_do_what_one_does():
         ({"env": f"{CASES}.Masked", "restart_every": 5, "max_steps": 6}, "env.restart_every=5 must be at least env"),
     ],
 )
-def test_mistakes_are_told(settings, sentence):
+def test_mistakes_are_rejected(settings, sentence):
     with pytest.raises(EnvError, match=sentence):
         FromTorchRL(**{"num_envs": 2, "max_steps": 5, **settings})
 
 
-def test_wrong_actions_and_snapshots_are_told():
+def test_wrong_actions_and_snapshots_are_rejected():
     env = make("bounded")
     with pytest.raises(EnvError, match=r"actions must be \{'agents': \[3, 1, 1\], …\}, got shape \(3, 1, 2\)"):
         env.step({"agents": torch.zeros(3, 1, 2)})

@@ -106,7 +106,7 @@ def test_a_snapshot_goes_on_to_the_bit(mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_all_begin_anew_after_so_many_steps(mode):
+def test_all_restart_after_so_many_steps(mode):
     env = countdown(mode, max_steps=10, restart_every=10)
     for t in range(1, 31):
         before = env.masks()["agents"].get("alive", torch.ones(3, 1, dtype=torch.bool))[:, 0]
@@ -142,7 +142,7 @@ def test_time_limits_truncate(mode):
         ({"device": "cuda"}, "device=cuda: gymnasium's environments run on the CPU"),
     ],
 )
-def test_mistakes_are_told(settings, sentence):
+def test_mistakes_are_rejected(settings, sentence):
     with pytest.raises(EnvError, match=sentence):
         VectorEnv(**{"id": "Countdown-v0", "num_envs": 2, **settings})
 
@@ -153,7 +153,7 @@ def test_a_mask_that_comes_later_than_the_first_reset_is_refused():
         env.step({"agents": torch.zeros(3, 1, 1, dtype=torch.int64)})
 
 
-def test_wrong_actions_are_told():
+def test_wrong_actions_are_rejected():
     env = countdown("SameStep")
     with pytest.raises(EnvError, match=r"actions must be \{'agents': \[3, 1, 1\], …\}, got shape \(3, 1, 2\)"):
         env.step({"agents": torch.zeros(3, 1, 2)})

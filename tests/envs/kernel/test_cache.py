@@ -134,7 +134,7 @@ def test_a_compiler_that_hangs_is_ended_with_what_it_started(folder, tmp_path, m
 
 
 @pytest.mark.parametrize("message", ["printf '\\377\\376 no text\\n' >&2; exit 1", "exit 3", "kill -9 $$"])
-def test_a_compiler_that_fails_is_told_in_one_sentence(folder, tmp_path, monkeypatch, message):
+def test_a_compiler_that_fails_is_reported_in_one_sentence(folder, tmp_path, monkeypatch, message):
     script = tmp_path / "failing"
     script.write_text(f"#!/bin/sh\n{message}\n")
     script.chmod(0o755)
@@ -162,7 +162,7 @@ def test_old_scratch_is_swept_and_new_scratch_is_left(folder):
     assert [path.name for path in folder.glob("build-*")] == ["build-new"]
 
 
-def test_a_full_disk_is_told(folder, monkeypatch):
+def test_a_full_disk_is_reported(folder, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 

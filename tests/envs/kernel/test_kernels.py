@@ -164,7 +164,7 @@ def test_a_state_that_resets_never_give_gets_a_kernel_that_assumes_nothing():
     assert_same(fast.step(action), eager.step(action))
 
 
-def test_why_there_is_no_kernel_is_told_in_one_sentence():
+def test_why_there_is_no_kernel_is_reported_in_one_sentence():
     with pytest.raises(EnvError, match="_mass for the whole batch from a continuous range"):
         VmasEnv("debug/het_mass", num_envs=2, fast="kernel")
 
@@ -176,7 +176,7 @@ def test_many_pairs_of_bodies_are_no_endless_loop(monkeypatch, tmp_path):
     assert VmasEnv("simple_tag", num_envs=2, fast="kernel").path == "kernel"
 
 
-def test_a_broken_compiler_is_told(monkeypatch):
+def test_a_broken_compiler_is_reported(monkeypatch):
     monkeypatch.setenv("CXX", shutil.which("false"))
     with pytest.raises(CannotCompile, match="false failed"):
         compile_library("int x;")
@@ -268,7 +268,7 @@ def test_one_environment_alone_is_compared_twice_before_it_ends_a_run(monkeypatc
             rollout(env, action)
 
 
-def test_an_action_that_is_no_number_is_told_the_same_on_a_step_that_is_compared():
+def test_an_action_that_is_no_number_is_rejected_the_same_on_a_step_that_is_compared():
     env = VmasEnv("dispersion", num_envs=3, seed=0)
     action = env.random_action(torch.Generator().manual_seed(0))
     env.stepper.recheck.due = True

@@ -157,7 +157,7 @@ def test_each_says_what_is_expected():
 @pytest.mark.parametrize("path", [f"tests.envs.kernel.zoo.{name}" for name in (
     "state.counters.OnInstance", "external.draws.NumpyGlobal", "code.branches.AnyReturns", "external.clocks.WallClock")],
     ids=short)
-def test_who_insists_on_a_kernel_is_told_the_same(path):
+def test_a_kernel_that_is_insisted_on_is_refused_for_the_same_reason(path):
     SCENARIOS[path].restart()
     why = VmasEnv(path, num_envs=5, max_steps=50, seed=SEED).why_eager
     with pytest.raises(EnvError) as refusal:

@@ -89,7 +89,7 @@ def test_lidar_rays_are_layers_of_their_own_and_end_where_bodies_begin() -> None
     assert (hidden != image(scene(env.simulator), 200)).any()
 
 
-def test_rays_that_a_kernel_left_behind_are_measured_anew() -> None:
+def test_rays_that_a_kernel_left_behind_are_measured_again() -> None:
     simulator = played("navigation").simulator
     measure_lidars(simulator)
     true = simulator.agents[0].sensors[0]._last_measurement.clone()

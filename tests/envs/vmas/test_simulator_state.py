@@ -62,7 +62,7 @@ def test_environment_axis_by_two_sizes():
             batch_axis(torch.Size(mine), torch.Size(other), 5, 65)
 
 
-def test_numbers_of_environments_are_told_from_state():
+def test_numbers_of_environments_are_distinguished_from_state():
     assert counts_environments(torch.arange(9)[:, None] * 4 + 1, 0)
     assert not counts_environments(torch.arange(9.0), 0)
     assert not counts_environments(torch.zeros(9, dtype=torch.int64), 0)

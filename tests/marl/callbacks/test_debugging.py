@@ -52,7 +52,7 @@ def test_anomaly_names_the_layer(tmp_path, layer, words):
     assert not torch.is_anomaly_enabled()
 
 
-def test_anomaly_tells_weights_inputs_and_the_objective_apart(tmp_path):
+def test_anomaly_distinguishes_weights_inputs_and_the_objective(tmp_path):
     task = make_task()
     task.loss.model.body[0].weight.data[0, 0] = torch.inf
     with pytest.raises(Diverged, match="'model.body.0'.*its weight holds 0 NaN and 1 infinite of 16 numbers"):

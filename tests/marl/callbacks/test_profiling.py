@@ -21,7 +21,7 @@ def run(overrides: list[str], folder: Path, callback: Profiler | None = None):
     return trainer, task
 
 
-def test_the_table_tells_stages_spans_and_operators(tmp_path: Path) -> None:
+def test_the_table_lists_stages_spans_and_operators(tmp_path: Path) -> None:
     trainer, task = run(["debug=profiler", "trainer.capture=false", *TINY], tmp_path)  # replays show no autograd nodes
     text = (tmp_path / "profile" / "table.txt").read_text()
     assert trainer.iteration == 7

@@ -120,7 +120,7 @@ def test_replays_follow_batches_weights_and_shapes():
         ("hook", "hooks"),
     ],
 )
-def test_what_cannot_be_replayed_is_computed_anew(how, why):
+def test_what_cannot_be_replayed_is_computed_eagerly(how, why):
     loss, other = Loss(how), Loss(how)
     if how == "hook":
         loss.layer.register_forward_hook(lambda *_: None)
@@ -132,7 +132,7 @@ def test_what_cannot_be_replayed_is_computed_anew(how, why):
     assert torch.equal(loss.count, other.count)
 
 
-def test_a_state_that_the_key_does_not_tell_is_found():
+def test_a_state_that_the_key_does_not_show_is_found():
     loss = Loss()
     capture = CapturedLoss(loss)
     for batch in batches(6):

@@ -51,7 +51,7 @@ def change(**keys) -> dict:
     return new
 
 
-def test_differences_are_told_key_by_key():
+def test_differences_are_reported_key_by_key():
     new = change(frames=200, paths__run_dir="there", algo__gamma=0.95, algo__epochs=3, trainer__max_iterations=7)
     assert resume.compare(OLD, OLD) == []
     lines = resume.compare(new, OLD)
@@ -271,7 +271,7 @@ def test_a_run_that_stopped_early_stays_stopped(tmp_path):
     [{"name": "OneCycleLR", "max_lr": 0.1, "total_steps": "total"}],
     [{"name": "ConstantLR", "factor": 1, "length": 3}, {"name": "LinearLR", "end_factor": 0, "total_iters": "total"}],
 ])  # fmt: skip
-def test_a_schedule_laid_anew_goes_on_like_one_of_that_length(stages):
+def test_a_replayed_schedule_goes_on_like_one_of_that_length(stages):
     def build(total):
         layer = torch.nn.Linear(2, 2)
         optimizer = OptimizerConfig(lr=0.1).build({"model": layer})

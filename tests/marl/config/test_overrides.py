@@ -86,7 +86,7 @@ class Options:
     ckpt: str
 
 
-def test_a_checkpoint_is_found_by_its_folder_and_tells_alone_what_it_is_of(odd_run: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_is_found_by_its_folder_and_rebuilds_its_task_alone(odd_run: Path, tmp_path: Path) -> None:
     folder = odd_run / "checkpoints"
     assert run_directory.find(folder) == folder / "last.pt"
     assert run_directory.config_of(folder) == odd_run / "config.yaml"

@@ -36,7 +36,7 @@ def folder(tmp_path):
     return tmp_path / "set"
 
 
-def test_the_manifest_tells_what_there_is(folder):
+def test_the_manifest_lists_what_there_is(folder):
     content = manifest(folder)
     assert [(s["file"], s["episodes"], s["steps"], s["source"]) for s in content["shards"]] == [
         ("episodes-00000.safetensors", 2, 5, "first"),

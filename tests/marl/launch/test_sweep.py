@@ -109,7 +109,7 @@ def sleep_in(folder: str) -> None:
     sweep.work(Path(folder), JOBS[0], lambda: time.sleep(60))
 
 
-def test_a_killed_job_is_told_from_a_running_one(ours: sweep.Sweep) -> None:
+def test_a_killed_job_is_distinguished_from_a_running_one(ours: sweep.Sweep) -> None:
     folder = ours.folder / "0"
     process = multiprocessing.get_context("spawn").Process(target=sleep_in, args=(str(folder),))
     process.start()

@@ -126,7 +126,7 @@ def test_storages_keep_a_study(place: str, tmp_path: Path) -> None:
         ("{base: [], space: {}, fresh_seeds: []}", r"fresh_seeds=\[\]: must have at least 1 item"),
     ],
 )
-def test_studies_that_cannot_be_read_are_told_in_a_sentence(text: str, sentence: str, tmp_path: Path) -> None:
+def test_studies_that_cannot_be_read_are_rejected_in_a_sentence(text: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "st.yaml").write_text(text)
     with pytest.raises(UserError, match=sentence) as error:
         tuning.read_study(tmp_path / "st.yaml", {})
@@ -172,7 +172,7 @@ def test_a_study_is_continued_only_with_what_it_was_begun_with(change: dict, sen
         ("sqlite:///{}/text", "file is not a database"),
     ],
 )
-def test_storages_that_cannot_be_used_are_told_in_a_sentence(place: str, sentence: str, tmp_path: Path) -> None:
+def test_storages_that_cannot_be_used_are_rejected_in_a_sentence(place: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "text").write_text("something else\n" * 100)
     with pytest.raises(UserError, match=sentence) as error, warnings.catch_warnings():

@@ -49,7 +49,7 @@ def test_a_library_is_built_once(library, built, ahead):
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-def test_what_cannot_be_built_is_told_when_it_is_asked_for(library, monkeypatch, ahead):
+def test_what_cannot_be_built_is_reported_when_it_is_asked_for(library, monkeypatch, ahead):
     def failing(source, flags):
         raise RuntimeError("no C++ compiler was found")
 
@@ -67,7 +67,7 @@ def test_what_is_wrong_is_not_used(library):
         assert library() is None
 
 
-def test_another_compiler_builds_anew(library, built, monkeypatch):
+def test_another_compiler_builds_again(library, built, monkeypatch):
     counting = native.compile_library
     library.begin()
     monkeypatch.setattr(native, "compile_library", lambda source, flags: counting(source, (*flags, "-O1")))

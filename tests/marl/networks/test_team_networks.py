@@ -149,7 +149,7 @@ def test_what_reads_a_team_is_known_by_its_class():
         (lambda: Graph(5, 2, positions=None, radius=1.0), "network.radius=1.0: needs network.positions"),
     ],
 )
-def test_impossible_choices_are_told(make, sentence):
+def test_impossible_choices_are_rejected(make, sentence):
     with pytest.raises(UserError, match=sentence):
         make()
 

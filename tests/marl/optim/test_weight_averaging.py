@@ -83,7 +83,7 @@ def test_resume_is_exact_with_averages(tmp_path, kind):
         assert torch.equal(a, b)
 
 
-def test_swa_computes_batch_norm_anew_for_the_average_only(tmp_path):
+def test_swa_computes_batch_norm_again_for_the_average_only(tmp_path):
     torch.manual_seed(0)
     network = partial(MLP, hidden=[16], batch_norm=True, dropout=0.1)
     task = Supervised(Digits(), network, CrossEntropy(), epochs=6)

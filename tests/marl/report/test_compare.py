@@ -110,7 +110,7 @@ def test_an_algorithm_that_skipped_a_task_is_left_out_of_aggregates(comparison: 
     assert ("balance", "ippo") in fewer.scores()
 
 
-def test_unknown_names_are_told(comparison: Comparison) -> None:
+def test_unknown_names_are_rejected(comparison: Comparison) -> None:
     with pytest.raises(UserError, match="metric=episode_retrun: .* did you mean 'episode_return'"):
         Comparison(comparison.runs, "episode_retrun")
     with pytest.raises(UserError, match="bounds: no task 'balanc'; did you mean 'balance'"):

@@ -102,7 +102,7 @@ def test_what_is_written_for_marl_eval_is_read_again(tmp_path: Path) -> None:
         assert copy.units.tolist() == run.units.tolist() and copy.seconds.tolist() == run.seconds.tolist()
 
 
-def test_variants_are_told_apart_by_what_differs(tmp_path: Path) -> None:
+def test_variants_are_distinguished_by_what_differs(tmp_path: Path) -> None:
     for i, (clip, seed) in enumerate([(0.1, 0), (0.1, 1), (0.2, 0)]):
         write_run(tmp_path / str(i), [i], seed=seed, clip=clip)
     write_run(tmp_path / "n", [1], scenario="navigation", clip=0.3)  # another task: nothing to tell apart there

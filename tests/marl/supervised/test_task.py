@@ -80,7 +80,7 @@ def test_digits_are_learned_by_every_network(tmp_path, network, lr, epochs):
     assert right == pytest.approx(summary["final"]["test_accuracy"])
 
 
-def test_numbers_above_eight_are_told_from_the_others(tmp_path):
+def test_numbers_above_eight_are_distinguished_from_the_others(tmp_path):
     task = Supervised(Threshold(), Linear, BinaryCrossEntropy(), epochs=200, batch_size=8)
     fit(task, tmp_path, lr=0.3)
     numbers = [[-100.0], [-2.5], [7.9], [9.1], [14.3], [1000.0]]

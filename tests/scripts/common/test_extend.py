@@ -69,7 +69,7 @@ def test_it_trains_resumes_and_is_evaluated(name: str, shell, script, project: P
         (["env=gather", "env.scenario_kwargs.n_agent=3"], "n_agent"),
     ],
 )
-def test_mistakes_in_them_are_told_in_a_sentence(override, words, script, project: Path, tmp_path: Path) -> None:
+def test_mistakes_in_them_are_rejected_in_a_sentence(override, words, script, project: Path, tmp_path: Path) -> None:
     path = f"hydra.searchpath=['file://{project / 'conf'}']"
     with pytest.raises(UserError) as mistake:
         script("train").train(compose.compose([path, *override]), tmp_path / "run")

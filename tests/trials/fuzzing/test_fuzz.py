@@ -17,7 +17,7 @@ from tests.trials.fuzzing.outcome import Outcome
 SHORT = ["--overrides", "20", "--commands", "1", "--files", "2", "--parts", "run", "sweep"]
 
 
-def test_bad_input_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_bad_input_is_rejected_in_a_sentence(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = [sys.executable, fuzz.__file__, *SHORT, "--json", str(figures)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
