@@ -10,6 +10,7 @@ from torch import Tensor
 from agents.algorithms.ppo import PPOLoss
 from marl.callbacks.base import Callback, monitored
 from marl.core.errors import UserError
+from marl.engine.run_view import RunView
 
 
 @dataclass
@@ -32,7 +33,7 @@ class KLAdaptive(Callback):
     lowest: Annotated[float, Field(gt=0)] = 1e-5
     highest: Annotated[float, Field(gt=0)] = 1e-2
 
-    def on_start(self, trainer) -> None:
+    def on_start(self, trainer: RunView) -> None:
         """Refuse what would change the rate too, or change it in one process only, and a task without a policy."""
         if not isinstance(trainer.task.loss, PPOLoss):
             raise UserError("callbacks.kl_adaptive: follows a policy's approx_kl, and this task trains none by PPO")
@@ -43,7 +44,7 @@ class KLAdaptive(Callback):
         if self.lowest > self.highest:
             raise UserError(f"callbacks.kl_adaptive.lowest={self.lowest}: must be at most highest={self.highest}")
 
-    def on_iteration(self, trainer, record: dict) -> None:
+    def on_iteration(self, trainer: RunView, record: dict) -> None:
         """Set the next iteration's learning rates by this one's approx_kl."""
         kl = monitored(record, "approx_kl", "callbacks.kl_adaptive")
         if kl > self.target * self.tolerance:

@@ -20,6 +20,7 @@ from envs.rendering.scene import image
 from marl.callbacks.base import Callback
 from marl.core.errors import UserError
 from marl.core.seeding import derive
+from marl.engine.run_view import RunView
 from marl.loggers.loggers import TensorBoardLogger
 
 
@@ -96,12 +97,12 @@ class Replay(Callback):
     ) -> None:
         self.episodes, self.every, self.thumbnail, self.evaluations = episodes, every, thumbnail, 0
 
-    def on_start(self, trainer) -> None:
+    def on_start(self, trainer: RunView) -> None:
         """Raises UserError where no agents play, not in VMAS, or where a group has no policy of this run."""
         settings_of(trainer.config.get("env"))
         everyone(trainer.task.lineup.settings, trainer.task.loss.actors, trainer.task.loss.critics)
 
-    def on_evaluation(self, trainer, evaluation):
+    def on_evaluation(self, trainer: RunView, evaluation: dict[str, float]) -> None:
         self.evaluations += 1
         if (self.evaluations - 1) % self.every:
             return

@@ -16,6 +16,7 @@ from marl.callbacks.base import Callback
 from marl.checkpoints import checkpoint_file
 from marl.core.errors import UserError
 from marl.core.seeding import derive
+from marl.engine.run_view import RunView
 
 
 class Pool:
@@ -93,14 +94,14 @@ class PoolCheckpointer(Callback):
     def __init__(self, pools: list[Pool]) -> None:
         self.pools = pools
 
-    def on_start(self, trainer) -> None:
+    def on_start(self, trainer: RunView) -> None:
         """The first version is the untrained one."""
         for pool in self.pools:
             pool.keep_in(Path(trainer.run_dir) / "pool" / pool.group)
             if trainer.iteration == 0:
                 pool.keep(0)
 
-    def on_iteration(self, trainer, record: dict) -> None:
+    def on_iteration(self, trainer: RunView, record: dict) -> None:
         """A version where one is due."""
         for pool in self.pools:
             pool.keep(trainer.iteration)

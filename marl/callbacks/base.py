@@ -1,33 +1,37 @@
 """Callbacks of the engine: what may look at every iteration and stop the run."""
 
 import math
+from typing import TYPE_CHECKING
 
 from marl.core.errors import UserError
+
+if TYPE_CHECKING:  # a run holds callbacks: at run time they do not import it
+    from marl.engine.run_view import RunView
 
 
 class Callback:
     """Base class of what looks at a run; every hook does nothing until it is overridden.
 
-    `marl.engine.run_view.RunView` says what a hook may read of the trainer, and ask for; nothing there is assigned to.
+    A hook gets the trainer, as a `RunView`: what it may read and ask for. Nothing there is assigned to.
     """
 
     def wrap_task(self, task):
         """Before anything is built for the run: the task to train, this one or one around it."""
         return task
 
-    def on_start(self, trainer) -> None:
+    def on_start(self, trainer: "RunView") -> None:
         """Before the first iteration, after a resume has been loaded."""
 
-    def on_iteration(self, trainer, record: dict) -> None:
+    def on_iteration(self, trainer: "RunView", record: dict) -> None:
         """After every iteration, with the logged record (host floats)."""
 
-    def on_evaluation(self, trainer, evaluation: dict[str, float]) -> None:
+    def on_evaluation(self, trainer: "RunView", evaluation: dict[str, float]) -> None:
         """After every evaluation, with its figures."""
 
-    def on_error(self, trainer, error: RuntimeError) -> None:
+    def on_error(self, trainer: "RunView", error: RuntimeError) -> None:
         """A minibatch's forward or backward pass raised `error`; may raise a clearer one."""
 
-    def on_end(self, trainer) -> None:
+    def on_end(self, trainer: "RunView") -> None:
         """After the last iteration, also when the run fails."""
 
     def state_dict(self) -> dict:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from marl.callbacks.base import Callback
 from marl.core.errors import Diverged, UserError
+from marl.engine.run_view import RunView
 from marl.inspection.features import features, leaves, output_of
 from marl.loggers.loggers import TensorBoardLogger
 from marl.task import Task
@@ -28,18 +29,18 @@ class Anomaly(Callback):
     handles: list = field(default_factory=list, init=False)
     last: str = field(default="the loss", init=False)  # the layer that a gradient has reached
 
-    def on_start(self, trainer) -> None:
+    def on_start(self, trainer: RunView) -> None:
         torch.autograd.set_detect_anomaly(True)
         loss = trainer.task.loss
         self.handles = [each.register_forward_hook(self._watch(name)) for name, each in leaves(loss).items()]
         self.handles.append(loss.register_forward_hook(self._total))
 
-    def on_error(self, trainer, error: RuntimeError) -> None:
+    def on_error(self, trainer: RunView, error: RuntimeError) -> None:
         if "returned nan values" in str(error):
             message = f"debug=anomaly: {error} It lies in the backward pass of {self.last} or of what feeds it"
             raise Diverged(f"{message}; the traceback above shows the line of the forward pass") from error
 
-    def on_end(self, trainer) -> None:
+    def on_end(self, trainer: RunView) -> None:
         torch.autograd.set_detect_anomaly(False)
         for handle in self.handles:
             handle.remove()
@@ -152,7 +153,7 @@ class Overfit(Callback):
         self.minibatch = OneMinibatch(task, self.steps)
         return self.minibatch
 
-    def on_start(self, trainer) -> None:
+    def on_start(self, trainer: RunView) -> None:
         self.minibatch.take(trainer.iteration)
         disable_regularization(trainer.task.loss)
         trainer.updater.fix_rates()
@@ -163,7 +164,7 @@ class Overfit(Callback):
         self.first = figures[self.figure]
         trainer.judge_by(self.figure, "min")
 
-    def on_iteration(self, trainer, record: dict) -> None:
+    def on_iteration(self, trainer: RunView, record: dict) -> None:
         now, steps = record[self.figure], trainer.iteration * self.steps
         message = f"{self.figure} of one minibatch: {self.first:.4g} -> {now:.4g} after {steps} steps"
         if abs(now) <= self.target * abs(self.first):
@@ -202,7 +203,7 @@ class Histograms(Callback):
     layers: list[str] | None = None
     batch: TensorDict | None = field(default=None, init=False)
 
-    def on_start(self, trainer) -> None:
+    def on_start(self, trainer: RunView) -> None:
         self.writers = [logger.writer for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         if not self.writers:
             raise UserError("callbacks.histograms: they are shown by TensorBoard; use logger=default or tensorboard")
@@ -212,13 +213,13 @@ class Histograms(Callback):
         if module.training and torch.is_grad_enabled():
             self.batch = inputs[0]
 
-    def on_iteration(self, trainer, record: dict) -> None:
+    def on_iteration(self, trainer: RunView, record: dict) -> None:
         if trainer.iteration % self.every == 0 and self.batch is not None:
             for name, values in histograms(trainer.task.loss, self.batch, self.layers).items():
                 for writer in self.writers:
                     writer.add_histogram(name, values, trainer.units)
 
-    def on_end(self, trainer) -> None:
+    def on_end(self, trainer: RunView) -> None:
         self.handle.remove()
         self.batch = None
 

@@ -2,11 +2,14 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from marl.callbacks.base import Callback, better, monitored
+
+if TYPE_CHECKING:  # a run holds callbacks: at run time they do not import it
+    from marl.engine.run_view import RunView
 
 
 @dataclass
@@ -21,7 +24,7 @@ class EarlyStopping(Callback):
     best: float | None = field(default=None, init=False)
     waited: int = field(default=0, init=False)
 
-    def on_evaluation(self, trainer, evaluation):
+    def on_evaluation(self, trainer: "RunView", evaluation: dict[str, float]) -> None:
         monitor, mode = self.monitor or trainer.monitor, self.mode or trainer.mode
         value = monitored(evaluation, monitor, "callbacks.early_stopping.monitor")
         if better(value, self.best, mode, self.min_delta):

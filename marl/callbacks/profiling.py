@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from marl.callbacks.base import Callback
 from marl.engine import spans
+from marl.engine.run_view import RunView
 from marl.engine.spans import MARK
 
 SPANS = ("collect", "simulation", "rollout", "update", "optimizer", "evaluate", "save")  # tasks lack some of them
@@ -39,11 +40,11 @@ class Profiler(Callback):
     top: Annotated[int, Field(ge=1)] = 20
     iteration: int = field(default=0, init=False)
 
-    def on_start(self, trainer) -> None:
+    def on_start(self, trainer: RunView) -> None:
         self.iteration, self.profiler = 0, None
         self.plain: dict[str, float] = {}
 
-    def on_iteration(self, trainer, record: dict) -> None:
+    def on_iteration(self, trainer: RunView, record: dict) -> None:
         self.iteration += 1
         if self.iteration == self.warm_up:
             self.start_seconds = {**trainer.seconds, "whole": time.perf_counter()}
@@ -55,7 +56,7 @@ class Profiler(Callback):
         elif self.iteration == self.warm_up + 2 * self.iterations:
             self._finish(trainer, self.iterations)
 
-    def on_end(self, trainer) -> None:
+    def on_end(self, trainer: RunView) -> None:
         if self.profiler is not None:
             self._finish(trainer, self.iteration - self.warm_up - self.iterations)
         elif self.iteration < self.warm_up + self.iterations:
@@ -69,7 +70,7 @@ class Profiler(Callback):
         self.profiler = profile(activities=activities)
         self.profiler.start()
 
-    def _finish(self, trainer, iterations: int) -> None:
+    def _finish(self, trainer: RunView, iterations: int) -> None:
         self.profiler.stop()
         profiler, self.profiler = self.profiler, None
         spans.record(False)

@@ -7,6 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from marl.callbacks.base import Callback
 from marl.core import terminal
+from marl.engine.run_view import RunView
 
 
 def describe(record: dict, unit: str, monitor: str) -> str:
@@ -29,7 +30,7 @@ class ProgressBar(Callback):
         self.last: dict[str, str] = {}
         self.bar = None
 
-    def on_start(self, trainer):
+    def on_start(self, trainer: RunView) -> None:
         self.printed, self.first, self.started = 0.0, trainer.iteration, time.perf_counter()
         if self.mode == "rich":
             columns = [TextColumn("[bold]{task.description}"), BarColumn(None), MofNCompleteColumn()]
@@ -39,7 +40,7 @@ class ProgressBar(Callback):
             self.id = self.bar.add_task(trainer.task.name, total=trainer.iterations, figures="")
             self.bar.update(self.id, completed=trainer.iteration)
 
-    def on_iteration(self, trainer, record):
+    def on_iteration(self, trainer: RunView, record: dict) -> None:
         text = describe(record, trainer.task.unit, trainer.monitor)
         if self.bar is not None:
             self.bar.update(self.id, completed=trainer.iteration, figures=text)
@@ -54,7 +55,7 @@ class ProgressBar(Callback):
             done = f"iteration {trainer.iteration}/{trainer.iterations}  {units:,.0f} {trainer.task.unit}"
             print(terminal.fit(f"{done}  {text}  ETA {left:.0f} s"), flush=True)
 
-    def on_end(self, trainer):
+    def on_end(self, trainer: RunView) -> None:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None

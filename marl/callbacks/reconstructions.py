@@ -12,6 +12,7 @@ from torch import Tensor
 from marl.callbacks.base import Callback
 from marl.core.errors import UserError
 from marl.core.seeding import generator
+from marl.engine.run_view import RunView
 from marl.networks import AutoEncoder
 
 
@@ -26,13 +27,13 @@ class Reconstructions(Callback):
     columns: Annotated[int, Field(ge=1)] = 12
     scale: Annotated[int, Field(ge=1)] = 8
 
-    def on_start(self, trainer) -> None:
+    def on_start(self, trainer: RunView) -> None:
         if len(trainer.task.in_shape) != 3:
             raise UserError(f"callbacks.reconstructions: draws pictures, not inputs {list(trainer.task.in_shape)}")
         if not isinstance(trainer.task.loss.model, AutoEncoder):
             raise UserError("callbacks.reconstructions: needs network=autoencoder or network=vae")
 
-    def on_end(self, trainer) -> None:
+    def on_end(self, trainer: RunView) -> None:
         from PIL import Image
 
         with trainer.averaged():

@@ -37,6 +37,10 @@ class RunView:
         """End the run after this iteration; `reason` is printed and kept in the summary."""
         self.run_state.stop(reason)
 
+    def save(self, name: str) -> None:
+        """Write `checkpoints/<name>.pt`: everything that decides the next step."""
+        raise NotImplementedError
+
     def judge_by(self, monitor: str, mode: str) -> None:
         """From now on the figure `monitor` of evaluations decides which one is best."""
         self.run_state.judge_by(monitor, mode)

@@ -19,6 +19,7 @@ from marl.core.errors import Damaged, UserError
 from marl.core.files import read_json, set_aside, write_json
 from marl.core.lock import running
 from marl.core.schema import check_arguments, show
+from marl.engine.run_view import RunView
 from marl.launch.storage import driver, open_storage, without_password
 from marl.report import statistics
 
@@ -200,7 +201,7 @@ class Pruning(Callback):
         self.trial, self.metric, self.offset = trial, metric, offset
         self.value, self.pruned = float("nan"), False
 
-    def on_evaluation(self, trainer, evaluation):
+    def on_evaluation(self, trainer: RunView, evaluation: dict[str, float]) -> None:
         self.value = monitored(evaluation, self.metric or trainer.monitor, "metric")
         if self.trial is None:
             return

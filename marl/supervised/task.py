@@ -17,6 +17,7 @@ from marl.data import ArrayData, CSVStream, Loader, Stream
 from marl.data.base import finite
 from marl.data.loader import Augment, take
 from marl.data.samplers import Sampling, Subset, Weights
+from marl.engine.run_view import RunView
 from marl.networks import reads_team
 from marl.supervised import metrics as measures
 from marl.supervised.epochs import EVALUATION_ROWS, Epochs
@@ -117,7 +118,7 @@ class WorseThanTheMean(Callback):
     def __init__(self, task: "Supervised") -> None:
         self.task = task
 
-    def on_end(self, trainer) -> None:
+    def on_end(self, trainer: RunView) -> None:
         task = self.task
         if task.kind != "regression" or not trainer.evaluation:
             return

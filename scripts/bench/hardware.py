@@ -18,6 +18,7 @@ from bench.learning import ours_sized
 from bench.timing import Clock, alternate, figure, timed
 from marl.callbacks.base import Callback
 from marl.config import compose
+from marl.engine.run_view import RunView
 from marl.launch import build
 from marl.networks import MLP
 
@@ -31,7 +32,7 @@ class Updates(Callback):
     def __init__(self) -> None:
         self.seconds: list[float] = []
 
-    def on_iteration(self, trainer, record: dict) -> None:
+    def on_iteration(self, trainer: RunView, record: dict) -> None:
         self.seconds.append(record["update_seconds"])
 
 

@@ -17,6 +17,7 @@ from line import Line
 from agents.tasks.on_policy import OnPolicy
 from marl.callbacks.base import Callback
 from marl.config import compose
+from marl.engine.run_view import RunView
 from marl.launch import build
 
 QUIET = ["trainer.evaluate_every=0", "trainer.checkpoint_every=0", "trainer.progress=off", "frames=1_000_000_000"]
@@ -42,12 +43,12 @@ class Pause(Callback):
         synchronize()
         self.began = time.perf_counter()
 
-    def on_start(self, trainer) -> None:
+    def on_start(self, trainer: RunView) -> None:
         path = getattr(trainer.task.env, "path", None)
         self.line.send(ready="train", path=path, frames=trainer.task.units_per_iteration)
         self.wait()
 
-    def on_iteration(self, trainer, record: dict) -> None:
+    def on_iteration(self, trainer: RunView, record: dict) -> None:
         self.left -= 1
         self.collect += record["collect_seconds"]
         self.update += record["update_seconds"]
