@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import functools
 import json
-import sys
-import types
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,57 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Modules whose objects hold no simulator state; torch.distributions' do (sampling keeps its Gaussians there).
-FOREIGN = {"torch", "numpy", "gym", "gymnasium", "pyglet", "matplotlib"} | set(sys.stdlib_module_names)
-# Scratch that World.step fills again before it reads it, and what merely draws: neither decides the next step.
-SCRATCH = {"forces_dict", "torques_dict", "entity_index_map", "viewer", "text_lines", "_render"}
-
-
-def holds_state(value: Any) -> bool:
-    """Whether to look inside an object: instances of the simulator's, the scenario's and the user's own classes."""
-    if isinstance(value, (type, enum.Enum, types.FunctionType, types.MethodType, types.ModuleType, Tensor)):
-        return False
-    if isinstance(value, torch.nn.Module):
-        return True
-    module = type(value).__module__
-    foreign = module.partition(".")[0] in FOREIGN and not module.startswith("torch.distributions")
-    return has_attributes(value) and not foreign and not module.startswith("torch.distributions.constraints")
-
-
-def has_attributes(value: Any) -> bool:
-    """Whether a value's attributes can be listed: it has a `__dict__`, or its class names them in `__slots__`."""
-    return hasattr(value, "__dict__") or (not isinstance(value, (list, tuple, dict, str)) and bool(_slots(type(value))))
-
-
-@functools.lru_cache(maxsize=4096)
-def _slots(kind: type) -> list[str]:
-    slots = [cls.__dict__.get("__slots__", ()) for cls in kind.__mro__ if cls.__module__ != "builtins"]
-    names = [name for each in slots for name in ((each,) if isinstance(each, str) else each)]
-    return [name for name in names if name not in ("__dict__", "__weakref__")]
-
-
-class SlotsOf:
-    """The attributes of an object with `__slots__`, as a dict's items; with a `__dict__`, that is taken instead."""
-
-    def __init__(self, owner: Any) -> None:
-        self.owner = owner
-
-    def __getitem__(self, name: str) -> Any:
-        return getattr(self.owner, name)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        setattr(self.owner, name, value)
-
-    def get(self, name: str) -> Any:
-        return getattr(self.owner, name, None)
-
-    def items(self) -> list[tuple[str, Any]]:
-        return [(name, getattr(self.owner, name)) for name in _slots(type(self.owner)) if hasattr(self.owner, name)]
-
-
-def attributes(owner: Any) -> Any:
-    """What holds an object's attributes: its `__dict__`, else a view of its slots."""
-    return vars(owner) if hasattr(owner, "__dict__") else SlotsOf(owner)
+from envs.vmas.object_contents import attributes, children, has_attributes, holds_state
 
 
 @dataclass
@@ -145,7 +92,7 @@ class StateMap:
             path, steps, owner = queue.popleft()
             named = has_attributes(owner)
             container = attributes(owner) if named else owner
-            for label, key, value in _children(owner, self._path_of):
+            for label, key, value in children(owner, self._path_of):
                 slot = Slot(_join(path, label), (*steps, ("attribute" if named else "item", key)), container, key)
                 if isinstance(value, Tensor):
                     self.tensors[slot.path] = slot
@@ -268,27 +215,6 @@ def assignments(state: StateMap) -> Iterator[set[str]]:
 
 def _join(path: str, label: str) -> str:
     return f"{path}.{label}" if path else label
-
-
-def _children(owner: Any, path_of: dict[int, str]) -> Iterator[tuple[str, Any, Any]]:
-    """(label, key, value) of an object's attributes or a container's items."""
-    if has_attributes(owner):
-        yield from ((key, key, value) for key, value in list(attributes(owner).items()) if key not in SCRATCH)
-    elif isinstance(owner, dict):
-        for i, (key, value) in enumerate(owner.items()):
-            yield _label(key, i, path_of), key, value
-    else:
-        yield from ((str(i), i, value) for i, value in enumerate(owner))
-
-
-def _label(key: Any, position: int, path_of: dict[int, str]) -> str:
-    """A dict key's name in paths, the same in every simulator of the scenario whatever the order of insertion."""
-    if id(key) in path_of:
-        return f"<{path_of[id(key)]}>"
-    if isinstance(key, frozenset) and all(isinstance(part, str) for part in key):
-        return "+".join(sorted(key))
-    plain = key if isinstance(key, tuple) else (key,)
-    return str(key) if all(isinstance(part, (str, int, float)) for part in plain) else f"#{position}"
 
 
 def to_bytes(value: Any) -> Tensor:
