@@ -48,6 +48,7 @@ class AgentMasks:
         for group in groups.values() if self else ():
             group.spec = replace(group.spec, masks=self.kinds, ends=self.ends)
         self.now: dict[str, dict[str, Tensor]] = {}
+        self.observe(simulator)  # a wrong shape is refused at once
 
     def __bool__(self) -> bool:
         return bool(self.kinds)
