@@ -186,6 +186,8 @@ class RewardNorm(nn.Module):
         done: or each agent's own, [T, E, A]. counts: bool [T, E, A], whose returns are looked at; None = all.
         """
         discount = self.gamma * (~done if done.dim() == reward.dim() else ~done.unsqueeze(-1)).to(reward.dtype)
+        if counts is not None:
+            reward = reward.masked_fill(~counts, 0.0)
         returns, past = torch.empty_like(reward), self.carry
         for t in range(len(reward)):
             torch.add(reward[t], past, out=returns[t])
