@@ -192,11 +192,12 @@ class PPOLoss(nn.Module):
         if not any(config.normalize_observation for config in self.configs.values()):
             return
         for name in self.groups:
-            observation = observations[name][alive[name]] if name in alive else observations[name]
+            counts = alive[name] if self.actors[name].ends else None
+            observation = observations[name][alive[name]] if name in alive and counts is None else observations[name]
             if _trains(self.actors[name]):
-                self.actors[name].inputs.learn(observation)
+                self.actors[name].inputs.learn(observation, counts)
             if _trains(self.critics[name]):
-                self.critics[name].learn_inputs(observation, states)
+                self.critics[name].learn_inputs(observation, states, counts)
 
     def surrogate(
         self,

@@ -110,9 +110,12 @@ class Critic(nn.Module):
             )
         return layers
 
-    def learn_inputs(self, observation: Tensor, state: Tensor | None) -> None:
-        """Take what a rollout saw, [..., A, F] and [..., S], into the inputs' statistics, where there are any."""
-        self.inputs.learn(observation if self.kept_features is None else observation[..., self.kept_features])
+    def learn_inputs(self, observation: Tensor, state: Tensor | None, counts: Tensor | None = None) -> None:
+        """Take what a rollout saw, [..., A, F] and [..., S], into the inputs' statistics, where there are any.
+
+        counts: bool [..., A], which observations count; None = all.
+        """
+        self.inputs.learn(observation if self.kept_features is None else observation[..., self.kept_features], counts)
         if self.uses_state:
             self.state_inputs.learn(state)
 

@@ -140,9 +140,9 @@ class ObservationNorm(RunningMoments):
         self.register_buffer("shift", torch.zeros(size))
 
     @torch.no_grad()
-    def update(self, x: Tensor) -> None:
-        """Merge float32 [..., F]."""
-        super().update(x)
+    def update(self, x: Tensor, counts: Tensor | None = None) -> None:
+        """As `RunningMoments`."""
+        super().update(x, counts)
         scale = (self.var + self.EPS).rsqrt()
         self.scale.copy_(scale)
         self.shift.copy_(-self.mean * scale)

@@ -79,7 +79,7 @@ class Endless(Pairs):
 
 
 class Leavers(EnvBase):
-    """Three agents with flags of their own and none at the root: two terminated after 2 and 5 steps, one cut off after 3.
+    """Three agents with flags of their own and none at the root: two end after 2 and 5 steps, one is cut off after 3.
 
     Whoever is over goes on seeing and earning.
     """
