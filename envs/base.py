@@ -80,7 +80,9 @@ class Env(ABC):
 
         "action": bool [E, A, sum(nvec)], True where a choice is allowed, the action's dimensions one after the other;
         where none is, all are taken to be. "alive": bool [E, A]; the observation of a dead agent is all zeros (in
-        `next_observation` too), its action is ignored, and its episode ends with that of the others.
+        `next_observation` too), its action is ignored, and its episode ends with that of the others. In groups with
+        `GroupSpec.ends` it ends with the agent: `next_observation` then holds the agent's true final observation at the
+        step that ended it, and zeros after that. Where it comes to life again a new episode of its own begins.
         Where no agent of any group is alive the step belongs to no episode.
         """
         return {}
@@ -99,13 +101,15 @@ class Env(ABC):
 
     def bind_rollout(self, observation: dict[str, Tensor], next_observation: dict[str, Tensor],
                      reward: dict[str, Tensor], terminated: Tensor, truncated: Tensor, state: Tensor | None = None,
-                     next_state: Tensor | None = None) -> None:
+                     next_state: Tensor | None = None, ends: dict[str, tuple[Tensor, Tensor]] | None = None) -> None:
         """Name the buffers that `step_into(t, …)` writes entry t of, as `Transition` would hold it.
 
         observation, next_observation: {group: float32 [T, E, A, F]}; reward: {group: float32 [T, E, A]}; terminated,
         truncated: bool [T, E]; state, next_state: float32 [T, E, S] or None. All contiguous, on `device`.
+        ends: {group: (agent_terminated, agent_truncated)}, bool [T, E, A], of the groups with `GroupSpec.ends`.
         """
         self._buffers = (observation, next_observation, reward, terminated, truncated, state, next_state)
+        self._ends = ends or {}
 
     def step_into(self, t: int, action: dict[str, Tensor]) -> None:
         """One step as `step` makes it, its results written to entry t of the bound buffers; infos are left out."""
@@ -120,6 +124,9 @@ class Env(ABC):
         if state is not None:
             state[t].copy_(transition.state)
             next_state[t].copy_(transition.next_state)
+        for name, (agent_terminated, agent_truncated) in self._ends.items():
+            agent_terminated[t].copy_(transition.agent_terminated[name])
+            agent_truncated[t].copy_(transition.agent_truncated[name])
 
     def random_action(self, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Uniform actions {group: [E, A, D]} from the caller's generator, which lives on the CPU or on `device`.

@@ -130,10 +130,14 @@ class Group:
         """bool [E, A, sum(nvec)] from all agents' masks [E, choices]; choices that only others have are forbidden."""
         nvec, rows = self.spec.action.nvec, []
         for agent, agent_nvec in zip(self.members, self.nvecs, strict=True):
-            parts = [pad(part, (0, n - part.shape[-1]), value=False)
-                     for part, n in zip(masks[agent].split(agent_nvec, -1), nvec, strict=False)]
+            if agent_nvec == nvec:
+                rows.append(masks[agent])
+                continue
+            parts = []
+            for part, n in zip(masks[agent].split(agent_nvec, -1), nvec, strict=False):
+                parts += [part, part.new_zeros(len(part), n - part.shape[-1])]
             more = sum(nvec[len(agent_nvec):])  # of dimensions that the agent lacks
-            rows.append(pad(torch.cat(parts, -1), (0, more), value=True))
+            rows.append(torch.cat([*parts, part.new_ones(len(part), more)], -1))
         return torch.stack(rows, dim=1)
 
     def reward(self, rewards: list[Tensor]) -> Tensor:

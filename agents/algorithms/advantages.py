@@ -30,22 +30,24 @@ def gae(
 
     A terminated episode has no future, so its next value is dropped. A truncated one was merely cut off, so it is
     bootstrapped from the value of where it really ended. Both cut the recursion, and so does the rollout's end.
+    Where agents' episodes end each on its own, each agent has a recursion of its own.
 
     Args:
         reward: float32 [T, E, A].
         value: V(s_t), float32 [T, E, A].
         next_value: V(s'_t) of the true next observation, before any auto-reset, float32 [T, E, A]: see
             `bootstrap`. Where terminated it is ignored, even if it is not finite.
-        terminated: bool [T, E].
-        done: terminated or truncated, bool [T, E].
+        terminated: bool [T, E], or each agent's own [T, E, A].
+        done: terminated or truncated, bool of the same shape.
         gamma, lam: discount and GAE lambda, in [0, 1].
 
     Returns:
         advantage [T, E, A], returns [T, E, A] (advantage + value: the critic's target), both float32.
     """
-    target = next_value.masked_fill(terminated.unsqueeze(-1), 0.0).mul_(gamma).add_(reward)
+    terminated, done = (flag if flag.dim() == reward.dim() else flag.unsqueeze(-1) for flag in (terminated, done))
+    target = next_value.masked_fill(terminated, 0.0).mul_(gamma).add_(reward)
     advantage = target.sub_(value)
-    discount = (gamma * lam) * (~done).to(reward.dtype).unsqueeze(-1)
+    discount = (gamma * lam) * (~done).to(reward.dtype)
     rows, discounts = advantage.unbind(0), discount.unbind(0)
     for t in range(len(rows) - 2, -1, -1):
         rows[t].addcmul_(discounts[t], rows[t + 1])
@@ -53,7 +55,7 @@ def gae(
 
 
 @torch.no_grad()
-def bootstrap(value: Tensor, final_value: Tensor, index: Tensor) -> Tensor:
+def bootstrap(value: Tensor, final_value: Tensor, index: Tensor, cut: Tensor | None = None) -> Tensor:
     """Next values of a rollout from the values of what the policy saw, mended where an episode was cut off.
 
     After an auto-reset the next observation belongs to a new episode. At the N truncated steps its value is replaced by
@@ -63,10 +65,16 @@ def bootstrap(value: Tensor, final_value: Tensor, index: Tensor) -> Tensor:
         value: values of observation 0..T as the policy saw them, float32 [T + 1, E, A].
         final_value: values of the true final observations, float32 [N, A].
         index: where they belong, int64 [N], t * E + e (`truncated.flatten().nonzero().squeeze(-1)`).
+        cut: who was really cut off in those frames, bool [T, E] or [T, E, A]: the others keep their next value, for
+            their episode goes on. None = all.
 
     Returns:
         float32 [T, E, A].
     """
+    if cut is not None:
+        there = cut.flatten(0, 1).index_select(0, index)
+        there = there if cut.dim() == value.dim() else there.unsqueeze(-1)
+        final_value = torch.where(there, final_value, value[1:].flatten(0, 1).index_select(0, index))
     return value[1:].flatten(0, 1).index_copy(0, index, final_value).view_as(value[1:])
 
 
@@ -104,15 +112,25 @@ def normalize_advantage(
 
 
 @torch.no_grad()
-def explained_variance(value: Tensor, returns: Tensor) -> Tensor:
+def explained_variance(value: Tensor, returns: Tensor, counts: Tensor | None = None) -> Tensor:
     """1 - Var(returns - value) / Var(returns): 1 = perfect, 0 = no better than a constant, negative = worse.
 
     Args:
         value: predictions, float32, any shape.
         returns: what they predict, the same shape.
+        counts: bool of the same shape, which of them are looked at; None = all.
 
     Returns:
         float32 scalar on the device; NaN where the returns don't vary, for then it is undefined.
     """
-    variance = returns.var(correction=0)
-    return torch.where(variance > 0, 1 - (returns - value).var(correction=0) / variance, torch.nan)
+    variance, rest = (_variance(x, counts) for x in (returns, returns - value))
+    return torch.where(variance > 0, 1 - rest / variance, torch.nan)
+
+
+def _variance(x: Tensor, counts: Tensor | None) -> Tensor:
+    """The population's variance of those that count."""
+    if counts is None:
+        return x.var(correction=0)
+    number = counts.sum().clamp(min=1)
+    centred = x - x.masked_fill(~counts, 0.0).sum() / number
+    return centred.square().masked_fill(~counts, 0.0).sum() / number

@@ -50,7 +50,11 @@ class CloneLoss(nn.Module):
             misses.append((miss.mean(-1) * counts).sum() / total)
             if "return" in rows.keys():
                 value = self.critics[name](rows["observation"], batch.get("state", None))
-                values.append(nn.functional.mse_loss(value, rows["return"]))
+                if actor.ends:  # the dead have no return
+                    error = (value - rows["return"]).square().masked_fill(~alive, 0.0)
+                    values.append(error.sum() / total)
+                else:
+                    values.append(nn.functional.mse_loss(value, rows["return"]))
         figure = "error" if mode.is_floating_point() else "accuracy"
         loss, figures = torch.stack(losses).sum(), {figure: torch.stack(misses).mean()}
         if values:
@@ -59,7 +63,14 @@ class CloneLoss(nn.Module):
         return {"loss": loss, **figures}
 
 
-def discounted(reward: Tensor, terminated: Tensor, end: Tensor, length: Tensor, gamma: float) -> Tensor:
+def discounted(
+    reward: Tensor,
+    terminated: Tensor,
+    end: Tensor,
+    length: Tensor,
+    gamma: float,
+    ends: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Discounted returns of episodes that lie one after the other.
 
     Args:
@@ -68,6 +79,8 @@ def discounted(reward: Tensor, terminated: Tensor, end: Tensor, length: Tensor, 
         end: float32 [N, A], the value of where each episode ended, which stands for the rest of those cut off.
         length: int64 [N], steps of each episode.
         gamma: discount per step.
+        ends: where an agent's own episode ended, bool [S, A], and what stands for its rest there, float32 [S, A] (0 of
+            one that was terminated). Nothing is looked at across them.
 
     Returns:
         float32 [S, A].
@@ -78,6 +91,7 @@ def discounted(reward: Tensor, terminated: Tensor, end: Tensor, length: Tensor, 
     for back in range(1, int(length.max()) + 1):  # all episodes at once, from their last steps to their first
         there = length >= back
         at = (stops - back)[there]
-        following[there] = reward[at] + gamma * following[there]
+        rest = following[there] if ends is None else torch.where(ends[0][at], ends[1][at], following[there])
+        following[there] = reward[at] + gamma * rest
         result[at] = following[there]
     return result

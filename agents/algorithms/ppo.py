@@ -192,11 +192,12 @@ class PPOLoss(nn.Module):
         if not any(config.normalize_observation for config in self.configs.values()):
             return
         for name in self.groups:
-            observation = observations[name][alive[name]] if name in alive else observations[name]
+            counts = alive[name] if self.actors[name].ends else None
+            observation = observations[name][alive[name]] if name in alive and counts is None else observations[name]
             if _trains(self.actors[name]):
-                self.actors[name].inputs.learn(observation)
+                self.actors[name].inputs.learn(observation, counts)
             if _trains(self.critics[name]):
-                self.critics[name].learn_inputs(observation, states)
+                self.critics[name].learn_inputs(observation, states, counts)
 
     def surrogate(
         self,
@@ -240,7 +241,9 @@ class PPOLoss(nn.Module):
             value = values(self.critics[group], batch, state)
             old = rows["value"] if cfg.value_clip is not None else None
             critic = value_loss(value, rows["return"], old, cfg.value_loss, cfg.huber_delta, cfg.value_clip)
-            critic = critic.mean() if own is None else (critic * mean_weights(own)).sum()
+            if actor.ends:  # a dead agent has no return: its episode is over
+                own = rows["alive"] if own is None else own & rows["alive"]
+            critic = critic.mean() if own is None else (critic.masked_fill(~own, 0.0) * mean_weights(own)).sum()
         else:
             critic = policy.new_zeros(())
         out = {"loss": policy + cfg.critic_coef * critic, "policy_loss": policy}

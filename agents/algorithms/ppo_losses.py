@@ -48,7 +48,7 @@ def counted(like: Tensor, alive: Tensor | None, only: int | None) -> Tensor:
 
     Death masking (Yu et al. 2022, section 5.5): the dead have no part in policy loss, entropy and the advantages'
     normalisation. Their values are learnt like the others', from an observation of zeros and the agent's id, since the
-    living are bootstrapped from them.
+    living are bootstrapped from them; but not where an agent's episode ends with it (`GroupSpec.ends`).
     """
     counts = torch.ones_like(like, dtype=torch.bool) if alive is None else alive
     return counts if only is None else counts & (torch.arange(like.shape[-1], device=like.device) == only)

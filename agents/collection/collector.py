@@ -62,7 +62,9 @@ class Collector:
         }
         after = {name: value[1:] for name, value in rollout.observed.items()}
         states = (None, None) if rollout.states is None else (rollout.states[1:], rollout.next_states)
-        env.bind_rollout(after, rollout.next, rollout.reward, rollout.terminated, rollout.truncated, *states)
+        ends = {name: (flags["terminated"], flags["truncated"]) for name, flags in rollout.ends.items()}
+        flags = rollout.terminated, rollout.truncated
+        env.bind_rollout(after, rollout.next, rollout.reward, *flags, *states, **({"ends": ends} if ends else {}))
 
     def reset(self, seed: int | None = None) -> None:
         """Reset every environment; the first observation waits for `collect`."""
@@ -97,7 +99,7 @@ class Collector:
             self._read_masks(t + 1)
             if memories.now:
                 over = rollout.terminated[t] | rollout.truncated[t]
-                memories.forget(over | rollout.idle(t) if rollout.lives else over)
+                memories.forget(over | rollout.idle(t) if rollout.lives else over, rollout.forgetful(t))
         for name, actor in self.actors.items():  # once for the whole rollout, outside of the loop
             rollout.log_prob[name].copy_(actor.head.log_prob(rollout.params[name], rollout.action[name]))
         rollout.finish()

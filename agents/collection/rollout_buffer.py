@@ -21,8 +21,9 @@ class RolloutBuffer:
 
     Attributes:
         data: TensorDict [T, E] under TorchRL's keys: (group, "observation" | "action" | "log_prob"), and under
-            "next" the true next observation, the reward [T, E, A, 1] and done, terminated, truncated [T, E, 1].
-            "action" is the raw action (the pre-tanh sample of a squashed Gaussian).
+            "next" the true next observation, the reward [T, E, A, 1] and done, terminated, truncated [T, E, 1], of
+            groups whose agents end each on its own also ("next", group, "done" | …) [T, E, A, 1]. "action" is the raw
+            action (the pre-tanh sample of a squashed Gaussian).
         observed: {group: [T + 1, E, A, F]}: what the policy saw, with what it will see next at the end.
         masks: {group: {"action": bool [T + 1, E, A, sum(nvec)], "alive": bool [T + 1, E, A]}} of `observed`, where the
             environment has them (`Env.masks`); under "action_mask" and "alive" in `data`.
@@ -31,6 +32,9 @@ class RolloutBuffer:
             the steps of `marks`.
         starts: bool [T + 1, E], True where an episode began after this rollout's first step: there memories are zeros
             (also after a step that belongs to no episode, see `idle`).
+        ends: {group: {"terminated" | "truncated" | "done": bool [T, E, A]}} of groups with `GroupSpec.ends`: whose own
+            episode the step ended.
+        agent_starts: {group: bool [T + 1, E, A]} of the same: as `starts`, agent by agent.
 
     Args:
         spec: of the environments.
@@ -81,6 +85,10 @@ class RolloutBuffer:
         self.truncated = zeros(steps, E, dtype=torch.bool)
         self.done = zeros(steps, E, dtype=torch.bool)
         self.starts = zeros(steps + 1, E, dtype=torch.bool)
+        lone = {name: group.n_agents for name, group in spec.groups.items() if group.ends}
+        kinds = ("terminated", "truncated", "done")
+        self.ends = {n: {kind: zeros(steps, E, A, dtype=torch.bool) for kind in kinds} for n, A in lone.items()}
+        self.agent_starts = {name: zeros(steps + 1, E, A, dtype=torch.bool) for name, A in lone.items()}
         K = 1 + max((k for ks in self.marks.values() for k in ks), default=-1)
         self.memories_at_marks = {
             kind: {n: zeros(K, E, *module.memory_shape) for n, module in modules.items() if module.memory_shape}
@@ -98,6 +106,7 @@ class RolloutBuffer:
             names = {"action": "action_mask", "alive": "alive"}
             groups[name] |= {names[kind]: mask[:T] for kind, mask in self.masks[name].items()}
             after[name] = {"observation": self.next[name], "reward": self.reward[name].unsqueeze(-1)}
+            after[name] |= {kind: flag.unsqueeze(-1) for kind, flag in self.ends.get(name, {}).items()}
         for key in ("done", "terminated", "truncated"):
             after[key] = getattr(self, key).unsqueeze(-1)
         if self.states is not None:
@@ -132,9 +141,44 @@ class RolloutBuffer:
             self.states[0].copy_(self.states[-1])
 
     def finish(self) -> None:
-        """What follows from the steps taken: `done` and `starts`."""
+        """What follows from the steps taken: `done` and `starts`, and the same of agents."""
         torch.logical_or(self.terminated, self.truncated, out=self.done)
         torch.logical_or(self.done, self.idle(slice(0, -1)), out=self.starts[1:])
+        for name, ends in self.ends.items():
+            torch.logical_or(ends["terminated"], ends["truncated"], out=ends["done"])
+            torch.logical_or(ends["done"], ~self.masks[name]["alive"][:-1], out=self.agent_starts[name][1:])
+
+    def forgetful(self, t: int) -> dict[str, Tensor]:
+        """Whose memory is empty after step t, {group: bool [E, A]} of groups with ends: who ended in it or was dead."""
+        return {
+            name: ends["terminated"][t] | ends["truncated"][t] | ~self.masks[name]["alive"][t]
+            for name, ends in self.ends.items()
+        }
+
+    def over(self, name: str) -> tuple[Tensor, Tensor]:
+        """Where episodes of a group were terminated, and where they were done: bool [T, E], each agent's [T, E, A]."""
+        ends = self.ends.get(name)
+        return (self.terminated, self.done) if ends is None else (ends["terminated"], ends["done"])
+
+    def counts(self, name: str) -> Tensor | None:
+        """Whose steps count for the values of a group, bool [T, E, A]; None = all.
+
+        The dead count where their episode ends with that of the others, since they still have a return.
+        """
+        return self.masks[name]["alive"][:-1] if name in self.ends else None
+
+    def cut_frames(self) -> Tensor:
+        """Frames t * E + e in which some episode was cut off, an agent's own or the environment's, int64 [N]."""
+        cut = self.truncated
+        for ends in self.ends.values():
+            cut = cut | ends["truncated"].any(-1)
+        return cut.flatten().nonzero().squeeze(-1)
+
+    def cut(self, name: str) -> Tensor | None:
+        """Who was really cut off in those frames: bool [T, E] or [T, E, A]; None = the whole group in all of them."""
+        if name in self.ends:
+            return self.ends[name]["truncated"]
+        return self.truncated if self.ends else None
 
     def idle(self, t: int | slice) -> Tensor:
         """Where no agent is alive, bool [E] or [T, E]: the environment only resets itself (`envs.adapters.vector_env`).

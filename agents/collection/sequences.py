@@ -84,8 +84,8 @@ class Sequences:
 
         Returns:
             {group: {name: [K * E, L, ...]}}, the observations with b steps before them. For each group also: start bool
-            [K * E, b + L]; actor_memory and critic_memory float32 [K * E, *memory_shape] where there are such; with
-            burn-in, burns bool [K * E].
+            [K * E, b + L], where agents end each on its own agent_start bool [K * E, b + L, A]; actor_memory and
+            critic_memory float32 [K * E, *memory_shape] where there are such; with burn-in, burns bool [K * E].
         """
         start = self.cut_before(rollout.starts[:-1])
         burns = (torch.arange(self.count, device=start.device) > 0).unsqueeze(-1)
@@ -94,6 +94,8 @@ class Sequences:
         for name, tensors in rows.items():
             cut[name] = {k: self.cut_before(v) if k == "observation" else self.cut(v) for k, v in tensors.items()}
             cut[name]["start"] = start
+            if name in rollout.agent_starts:
+                cut[name]["agent_start"] = self.cut_before(rollout.agent_starts[name][:-1])
             if self.burn_in:
                 cut[name]["burns"] = burns
             for kind, memories in rollout.memories_at_marks.items():

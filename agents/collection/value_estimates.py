@@ -1,6 +1,6 @@
 """What the critics say of a rollout: values of all that the policy saw, and of where truncated episodes really ended.
 
-Shapes: T time, E environments, A agents in a group, N truncated ends of episodes.
+Shapes: T time, E environments, A agents in a group, N frames in which some episode was cut off.
 """
 
 import torch
@@ -27,7 +27,7 @@ def values_of(
         critic: of the group.
         name: of the group.
         rollout: as collected.
-        truncated: int64 [N], t * E + e.
+        truncated: int64 [N], t * E + e, of those frames. Which agents were cut off there is `bootstrap`'s business.
         memories: of the critics, before the rollout's first step.
     """
     E, observed = rollout.done.shape[1], rollout.observed[name]
@@ -40,17 +40,18 @@ def values_of(
         value = torch.cat([critic(observed[s], None if states is None else states[s]) for s in spans])
         return critic.denormalize(value), critic.denormalize(critic(final, final_state))
     memory, values, memories_at_ends = memories.now[name], [], []
+    starts = rollout.agent_starts[name] if critic.per_agent else rollout.starts
     bounds = truncated.new_tensor([s.start * E for s in spans] + [len(observed) * E])
     ends = torch.searchsorted(truncated, bounds).tolist()
     for i, s in enumerate(spans):
-        value, after = critic.unroll(observed[s], None if states is None else states[s], memory, rollout.starts[s])
+        value, after = critic.unroll(observed[s], None if states is None else states[s], memory, starts[s])
         values.append(value)
         memories_at_ends.append(after.flatten(0, 1)[truncated[ends[i] : ends[i + 1]] - s.start * E])
         for t in range(s.start, s.stop):
             before = memory if t == s.start else after[t - 1 - s.start]  # what an ended episode leaves included
             rollout.write_memory(t, "critic", name, before)
             if t == rollout.steps:
-                memories.set(name, forget(before, rollout.starts[t]))
+                memories.set(name, forget(before, starts[t]))
         memory = after[-1]
     final_state = None if final_state is None else final_state.unsqueeze(0)
     final_value, _ = critic.unroll(final.unsqueeze(0), final_state, torch.cat(memories_at_ends))

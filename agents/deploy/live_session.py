@@ -11,6 +11,7 @@ from envs.base import STATE
 from envs.rendering.live_world import camera, groups, single
 from envs.rendering.scene import scene
 from envs.rendering.web_frames import shape_row
+from envs.vmas.agent_masks import masks_in, veil
 from marl.core.errors import UserError
 
 SEEDS = 1_000_000
@@ -52,8 +53,7 @@ class Session:
     def reset(self, seed: int) -> None:
         """A new episode."""
         self.seed, self.steps, self.returns, self.done = seed % SEEDS, 0, 0.0, False
-        observation, state = self.env.reset(self.seed)
-        self.observation = {**observation, STATE: state}
+        self.observation = self.env.world.reset(self.seed)
         self.reward = {g: torch.zeros(1, spec.n_agents) for g, spec in self.env.spec.groups.items()}
         self.held.clear()
         self.memories = self.policy.memory(1), self.policy.critic_memory(1)  # before this step, whatever is dragged now
@@ -61,8 +61,9 @@ class Session:
 
     def _think(self) -> None:
         acting, judging = self.memories
-        self.wanted, acted = self.policy.act(self.observation, memory=acting)
-        self.values, judged = self.policy.values(self.observation, self.observation[STATE], judging)
+        self.masks = masks_in(self.observation, self.env.spec.groups)
+        self.wanted, acted = self.policy.act(self.observation, masks=self.masks, memory=acting)
+        self.values, judged = self.policy.values(self.observation, self.observation[STATE], judging, self.masks)
         self.after = acted, judged
 
     @torch.no_grad()
@@ -81,7 +82,8 @@ class Session:
         ]
         with self.env.world.pool.stream:
             observations, rewards, terminated, over, _ = self.simulator.step(self.env.world.split_actions(action))
-        self.reward = {g: self.env.world.groups[g].reward(rewards) for g in self.env.spec.groups}
+        rewarded = {g: self.env.world.groups[g].reward(rewards) for g in self.env.spec.groups}
+        self.reward = {g: r * self.masks[g]["alive"] if "alive" in self.masks[g] else r for g, r in rewarded.items()}
         self.done = bool(terminated | over)
         self.returns += sum(float(r.mean()) for r in self.reward.values()) / len(self.reward)
         self.steps += 1
@@ -92,7 +94,7 @@ class Session:
         if frozen_poses or self.held:
             self._look()
         else:
-            self.observation = self.env.world.observe(self.simulator, observations)
+            self._see(observations)
         self.memories = self.after
         self._think()
 
@@ -109,7 +111,12 @@ class Session:
         """The observation of the state as it is now."""
         with self.env.world.pool.stream:
             observations = [self.simulator.scenario.observation(agent) for agent in self.simulator.agents]
+        self._see(observations)
+
+    def _see(self, observations: list[Any]) -> None:
+        """What agents see, zeros where they are dead."""
         self.observation = self.env.world.observe(self.simulator, observations)
+        veil(self.observation, masks_in(self.observation, self.env.spec.groups))
 
     def command(self, request: Any) -> None:
         """Do what a person asks. Raises UserError for words that mean nothing here."""

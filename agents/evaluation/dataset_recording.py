@@ -66,6 +66,10 @@ def record(
     for running, transition in episode_steps(env, act, seed):
         keep(**{f"{name}/reward": value for name, value in transition.reward.items()})
         keep(terminated=transition.terminated, truncated=transition.truncated)
+        for name, terminated in transition.agent_terminated.items():
+            rows = {"terminated": terminated, "truncated": transition.agent_truncated[name]}
+            rows["next_observation"] = transition.next_observation[name]
+            keep(**{f"{name}/{key}": value for key, value in rows.items()})
         ends = {f"{name}/final_observation": value for name, value in transition.next_observation.items()}
         ends |= {} if transition.next_state is None else {"final_state": transition.next_state}
         ended = running & transition.done

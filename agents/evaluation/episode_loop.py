@@ -83,9 +83,10 @@ class Players:
         """New episodes: networks with a memory remember nothing."""
         self.memories = Memories(self.actors, n_envs, device)
 
-    def forget(self, done: Tensor) -> None:
-        """Memories begin again where an episode has ended, done bool [E]."""
-        self.memories.forget(done)
+    def forget(self, moved: Transition) -> None:
+        """Memories begin again where an episode has ended with this step, an agent's own or the environment's."""
+        truncated = moved.agent_truncated
+        self.memories.forget(moved.done, {n: ended | truncated[n] for n, ended in moved.agent_terminated.items()})
 
     def __call__(
         self, observation: Mapping[str, Tensor], masks: Mapping, generator: torch.Generator | None
@@ -94,7 +95,8 @@ class Players:
         chosen = {}
         for name, actor in self.actors.items():
             if isinstance(actor, Actor):
-                params = self.memories.params(name, actor, observation[name], masks.get(name, {}).get("action"))
+                kinds = masks.get(name, {})
+                params = self.memories.params(name, actor, observation[name], kinds.get("action"), kinds.get("alive"))
                 raw = actor.choose(params, self.deterministic, generator)[0]
                 chosen[name] = actor.head.to_env(raw), raw
             else:

@@ -17,6 +17,7 @@ from agents.policies.policy import Policy
 from envs.base import STATE
 from envs.rendering.recording import Act, Recording, Restorer, record
 from envs.rendering.scene import image
+from envs.vmas.agent_masks import masks_in
 from marl.callbacks.base import Callback
 from marl.core.errors import UserError
 from marl.core.seeding import derive
@@ -41,8 +42,13 @@ def act_with(
             episodes = len(next(iter(here.values())))
             carried.extend(Memories(modules, episodes, device) for modules in (actors, critics))
         acting, judging = carried
-        actions = {n: acting.act(n, a, here[n], deterministic, generator).cpu() for n, a in actors.items()}
-        values = {n: judging.value(n, critic, here[n], here.get(STATE)) for n, critic in critics.items()}
+        masks = masks_in(here, actors)
+        allowed, alive = ({n: kinds.get(kind) for n, kinds in masks.items()} for kind in ("action", "alive"))
+        actions = {
+            n: acting.act(n, a, here[n], deterministic, generator, allowed[n], alive[n]).cpu()
+            for n, a in actors.items()
+        }
+        values = {n: judging.value(n, critic, here[n], here.get(STATE), alive.get(n)) for n, critic in critics.items()}
         return actions, {n: value.cpu() for n, value in values.items()}
 
     return act

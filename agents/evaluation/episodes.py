@@ -92,7 +92,7 @@ def evaluate(
             for key, value in transition.info.get(name, {}).items():
                 _accumulate(info[name], key, value, running)
         lengths += running
-        players.forget(transition.done)
+        players.forget(transition)
     lengths = lengths.cpu().numpy()
     return Episodes(
         {name: value.cpu().double().numpy() for name, value in returns.items()},

@@ -43,7 +43,7 @@ class Actor(nn.Module):
         a = architecture
         shared = a.share_actor == "shared"
         self.head = make_head(spec.action, a.policy, a.std, a.init_std, a.min_std, shared)
-        self.n_agents, self.masks = spec.n_agents, spec.masks
+        self.n_agents, self.masks, self.ends = spec.n_agents, spec.masks, spec.ends
         if "action" in spec.masks and spec.action.kind == "continuous":
             raise UserError(f"group {spec.name}: its actions are continuous; only discrete ones can be masked.")
         self.inputs = Inputs(
@@ -76,7 +76,8 @@ class Actor(nn.Module):
         Args:
             observation: float32 [L, ..., A, F].
             memory: float32 [..., A, M], before the first step; zeros at an episode's beginning.
-            start: bool [L, ...], True where an episode begins, so that the memory is forgotten; None = nowhere.
+            start: bool [L, ...] or [L, ..., A], True where an episode begins, so that the memory is forgotten; None =
+                nowhere.
             only: as in `forward`.
 
         Returns:

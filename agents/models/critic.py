@@ -42,6 +42,7 @@ class Critic(nn.Module):
     Attributes:
         memory_shape: what the network remembers from step to step, (M,) or, one row per agent, (A, M); None where it
             remembers nothing. A network with a memory is asked through `unroll`.
+        per_agent: whether memories are each agent's own, and its episodes end on their own (`GroupSpec.ends`).
 
     Raises:
         UserError: the kind needs a global state and the environment offers none. PopArt needs an output layer. A
@@ -94,6 +95,7 @@ class Critic(nn.Module):
             self.network = PerAgent(network, spec.n_agents, size, 1, share == "shared")
         memory = getattr(self.network, "memory_size", 0)
         self.memory_shape = None if not memory else (memory,) if self.joint else (A, memory)
+        self.per_agent = spec.ends and bool(memory) and not self.joint
         norm = architecture.value_norm
         self.value_norm = None if norm == "none" else ValueNorm(architecture.value_norm_beta)
         self.outputs = self._output_layers() if norm == "popart" else ()
@@ -108,9 +110,12 @@ class Critic(nn.Module):
             )
         return layers
 
-    def learn_inputs(self, observation: Tensor, state: Tensor | None) -> None:
-        """Take what a rollout saw, [..., A, F] and [..., S], into the inputs' statistics, where there are any."""
-        self.inputs.learn(observation if self.kept_features is None else observation[..., self.kept_features])
+    def learn_inputs(self, observation: Tensor, state: Tensor | None, counts: Tensor | None = None) -> None:
+        """Take what a rollout saw, [..., A, F] and [..., S], into the inputs' statistics, where there are any.
+
+        counts: bool [..., A], which observations count; None = all.
+        """
+        self.inputs.learn(observation if self.kept_features is None else observation[..., self.kept_features], counts)
         if self.uses_state:
             self.state_inputs.learn(state)
 
@@ -119,12 +124,13 @@ class Critic(nn.Module):
         return value if self.value_norm is None else self.value_norm.denormalize(value)
 
     @torch.no_grad()
-    def learn_scale(self, returns: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def learn_scale(self, returns: Tensor, value: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Take a rollout's returns into the statistics, once per rollout; then what the loss is to compare with.
 
         Args:
             returns: float32 [T, E, A].
             value: of the same frames at collection time, in units of the return, float32 [T, E, A].
+            counts: bool [T, E, A], which returns the statistics are of; None = all.
 
         Returns:
             Returns and old values in units of `forward`'s: under the new statistics, but for the old values of
@@ -133,7 +139,7 @@ class Critic(nn.Module):
         if self.value_norm is None:
             return returns, value
         old, normalized = self.value_norm.mean_std(), self.value_norm.normalize(value)
-        self.value_norm.update(returns)
+        self.value_norm.update(returns, counts)
         for layer in self.outputs:
             rescale(layer, old, self.value_norm.mean_std())
         return self.value_norm.normalize(returns), self.value_norm.normalize(value) if self.outputs else normalized
@@ -159,7 +165,8 @@ class Critic(nn.Module):
         Args:
             observation, state: float32 [L, ..., A, F] and [L, ..., S], as `forward`'s.
             memory: float32 [..., *memory_shape], before the first step; zeros at an episode's beginning.
-            start: bool [L, ...], True where an episode begins, so that the memory is forgotten; None = nowhere.
+            start: bool [L, ...], True where an episode begins, so that the memory is forgotten; None = nowhere. Where
+                each agent has a memory of its own it may be [L, ..., A].
 
         Returns:
             float32 [L, ..., A], and the memory after each step [L, ..., *memory_shape].

@@ -32,7 +32,7 @@ def policy_params(actor: Actor, rows: Mapping, only: int | None = None) -> Tenso
     mask = None if mask is None else mask.flatten(0, 1)
     if actor.memory_shape is None:
         return actor(rows["observation"][:, burn_in:].flatten(0, 1), mask, only)
-    observation, start = (_time_first(rows[key]) for key in ("observation", "start"))
+    observation, start = (_time_first(x) for x in (rows["observation"], _start(rows, actor.ends)))
 
     def unroll(steps: slice, memory: Tensor) -> tuple[Tensor, Tensor]:
         return actor.unroll(observation[steps], memory, start[steps], only)
@@ -51,7 +51,7 @@ def values(critic: Critic, rows: Mapping, state: Tensor | None) -> Tensor:
     if critic.memory_shape is None:
         state = None if state is None else state[:, burn_in:].flatten(0, 1)
         return critic(rows["observation"][:, burn_in:].flatten(0, 1), state)
-    observation, start = (_time_first(rows[key]) for key in ("observation", "start"))
+    observation, start = (_time_first(x) for x in (rows["observation"], _start(rows, critic.per_agent)))
     state = None if state is None else _time_first(state)
 
     def unroll(steps: slice, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,6 +70,11 @@ def _through(unroll: Unroll, rows: Mapping, kind: str, burn_in: int) -> Tensor:
         memory = torch.where(burns.view(-1, *[1] * (memory.dim() - 1)), memories[-1], memory)
     out, _ = unroll(slice(burn_in, None), memory)
     return out.transpose(0, 1).flatten(0, 1)
+
+
+def _start(rows: Mapping, per_agent: bool) -> Tensor:
+    """Where a memory begins again, bool [B, L] or, each agent's own, [B, L, A]."""
+    return rows["agent_start"] if per_agent else rows["start"]
 
 
 def _burn_in(rows: Mapping) -> int:

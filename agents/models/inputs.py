@@ -37,7 +37,10 @@ class Inputs(nn.Module):
         x = observation if self.norm is None else self.norm(observation)
         return x if self.ids is None else torch.cat([x, self.ids.expand(*x.shape[:-1], -1)], -1)
 
-    def learn(self, observation: Tensor) -> None:
-        """Take observations float32 [..., F] into the statistics, where there are any."""
+    def learn(self, observation: Tensor, counts: Tensor | None = None) -> None:
+        """Take observations float32 [..., F] into the statistics, where there are any.
+
+        counts: bool [...], which of them count; None = all.
+        """
         if self.norm is not None:
-            self.norm.update(observation)
+            self.norm.update(observation, counts)

@@ -36,13 +36,18 @@ class ValueNorm(nn.Module):
         self.register_buffer("weight", torch.zeros((), dtype=torch.float64))  # 1 - beta^k
 
     @torch.no_grad()
-    def update(self, returns: Tensor) -> None:
-        """Take the returns of a rollout, float32 of any shape, into the averages."""
-        x = returns.double()
+    def update(self, returns: Tensor, counts: Tensor | None = None) -> None:
+        """Take the returns of a rollout, float32 of any shape, into the averages.
+
+        counts: bool of the same shape, which of them count; None = all. Where none does, nothing is learned.
+        """
+        x = returns.double() if counts is None else returns.double().masked_fill(~counts, 0.0)
         one = x.new_ones(())
-        count, *sums = distributed.total(torch.stack([one * x.numel(), x.sum(), x.square().sum()])).unbind()
-        self.moments.lerp_(torch.stack(sums) / count, 1 - self.beta)
-        self.weight.lerp_(one, 1 - self.beta)
+        number = one * x.numel() if counts is None else counts.sum().double()
+        count, *sums = distributed.total(torch.stack([number, x.sum(), x.square().sum()])).unbind()
+        share = 1 - self.beta if counts is None else (1 - self.beta) * (count > 0).double()
+        self.moments.lerp_(torch.stack(sums) / count.clamp(min=1), share)
+        self.weight.lerp_(one, share)
 
     def mean_std(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, float64 scalars on the device."""
@@ -94,14 +99,17 @@ class RunningMoments(nn.Module):
         self.register_buffer("m2", torch.zeros(size, dtype=torch.float64))
 
     @torch.no_grad()
-    def update(self, x: Tensor) -> None:
-        """Merge float32 [..., F]."""
+    def update(self, x: Tensor, counts: Tensor | None = None) -> None:
+        """Merge float32 [..., F]. counts: bool [...], which rows are seen; None = all."""
         rows = x.reshape(-1, x.shape[-1]).double() - self.mean
         count = rows.new_full((1,), len(rows))
+        if counts is not None:
+            seen = counts.reshape(-1, 1)
+            rows, count = rows.masked_fill(~seen, 0.0), seen.sum(0).double()
         sums = distributed.total(torch.cat([count, rows.sum(0), rows.square().sum(0)]))
         n, s1, s2 = sums.split([1, len(self.mean), len(self.mean)])
         self.count.add_(n[0])
-        move = s1 / self.count
+        move = s1 / self.count.clamp(min=1)
         self.mean.add_(move)
         self.m2.add_(s2 - s1 * move)
 
@@ -132,9 +140,9 @@ class ObservationNorm(RunningMoments):
         self.register_buffer("shift", torch.zeros(size))
 
     @torch.no_grad()
-    def update(self, x: Tensor) -> None:
-        """Merge float32 [..., F]."""
-        super().update(x)
+    def update(self, x: Tensor, counts: Tensor | None = None) -> None:
+        """As `RunningMoments`."""
+        super().update(x, counts)
         scale = (self.var + self.EPS).rsqrt()
         self.scale.copy_(scale)
         self.shift.copy_(-self.mean * scale)
@@ -172,14 +180,19 @@ class RewardNorm(nn.Module):
         self.register_buffer("carry", torch.zeros(n_envs, n_agents))  # gamma (1 - done) G at the last rollout's end
 
     @torch.no_grad()
-    def forward(self, reward: Tensor, done: Tensor) -> Tensor:
-        """Scaled rewards of a rollout, which itself counts: reward float32 [T, E, A], done bool [T, E] -> [T, E, A]."""
-        discount = self.gamma * (~done).to(reward.dtype).unsqueeze(-1)
+    def forward(self, reward: Tensor, done: Tensor, counts: Tensor | None = None) -> Tensor:
+        """Scaled rewards of a rollout, which itself counts: reward float32 [T, E, A], done bool [T, E] -> [T, E, A].
+
+        done: or each agent's own, [T, E, A]. counts: bool [T, E, A], whose returns are looked at; None = all.
+        """
+        discount = self.gamma * (~done if done.dim() == reward.dim() else ~done.unsqueeze(-1)).to(reward.dtype)
+        if counts is not None:
+            reward = reward.masked_fill(~counts, 0.0)
         returns, past = torch.empty_like(reward), self.carry
         for t in range(len(reward)):
             torch.add(reward[t], past, out=returns[t])
             past = discount[t] * returns[t]
         self.carry.copy_(past)
-        self.moments.update(returns.unsqueeze(-1))
+        self.moments.update(returns.unsqueeze(-1), counts)
         scale = (self.moments.var + self.EPS).rsqrt().float()
         return (reward * scale).clamp(-self.limit, self.limit)

@@ -157,7 +157,8 @@ class Policy(nn.Module):
         """Actions in the environment's units: {group: [..., A, F]} -> {group: [..., A, D]}.
 
         A tensor instead of a dict stands for the only group, and gets a tensor back. deterministic: the policy's mode.
-        masks: as `Env.masks` returns them; without them every action is taken to be allowed.
+        masks: as `Env.masks` returns them; without them every action is taken to be allowed. Where agents' episodes
+            end each on its own, the dead of "alive" remember nothing.
         memory: what the actors remember of the episode so far, {group: [..., A, M]}: `memory(...)` at its beginning,
         from then on what the step before returned (with `forget` where episodes end). With it the result is a pair,
         actions and memory after the step. Policies that remember nothing neither need nor mind it ({}).
@@ -180,11 +181,14 @@ class Policy(nn.Module):
                     f"observation of {name}: shape {tuple(features.shape)}; it must end with the agents and "
                     f"features {(group.n_agents, group.observation_size)}"
                 )
-            mask = None if masks is None else masks[name].get("action")
+            kinds = {} if masks is None else masks[name]
+            mask = kinds.get("action")
             if actor.memory_shape is None:
                 params = actor(features, mask)
             else:
                 params, after[name] = actor.remember(features, _remembered(memory, name, "memory"), mask)
+                if actor.ends and "alive" in kinds:
+                    after[name] = memories.forget(after[name], ~kinds["alive"])
             actions[name] = actor.head.to_env(actor.choose(params, deterministic, generator)[0])
         return actions if memory is None else (actions, after)
 
@@ -194,10 +198,11 @@ class Policy(nn.Module):
         observation: Mapping[str, Tensor],
         state: Tensor | None = None,
         memory: Mapping[str, Tensor] | None = None,
+        masks: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> dict[str, Tensor] | tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The returns that the critics expect: {group: [..., A, F]} and, where read, state [..., S] -> [..., A].
 
-        memory: as in `act`, but the critics' own, which begins as `critic_memory(...)`.
+        memory: as in `act`, but the critics' own, which begins as `critic_memory(...)`. masks: as in `act`.
         """
         values, after = {}, {}
         for name, critic in self._present(self.critics, observation).items():
@@ -207,6 +212,9 @@ class Policy(nn.Module):
                 before = _remembered(memory, name, "critic_memory")
                 now = None if state is None else state.unsqueeze(0)
                 value, after[name] = (x[0] for x in critic.unroll(observation[name].unsqueeze(0), now, before))
+                alive = (masks or {}).get(name, {}).get("alive")
+                if critic.per_agent and alive is not None:
+                    after[name] = memories.forget(after[name], ~alive)
             values[name] = critic.denormalize(value)
         return values if memory is None else (values, after)
 
@@ -229,9 +237,13 @@ class Policy(nn.Module):
         return {name: torch.zeros(*leading, *shape, device=device) for name, shape in shapes.items()}
 
 
-def forget(memory: Mapping[str, Tensor], done: Tensor) -> dict[str, Tensor]:
-    """Memory {group: [E, ...]} with zeros where an episode has ended, done bool [E]."""
-    return {name: memories.forget(value, done) for name, value in memory.items()}
+def forget(memory: Mapping[str, Tensor], done: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Memory {group: [E, ...]} with zeros where an episode has ended, done bool [E].
+
+    done: or {group: bool [E, A]}, of groups whose agents' episodes end each on its own.
+    """
+    ended = dict.fromkeys(memory, done) if isinstance(done, Tensor) else done
+    return {name: memories.forget(value, ended[name]) for name, value in memory.items()}
 
 
 def _remembered(memory: Mapping[str, Tensor] | None, name: str, beginning: str) -> Tensor:

@@ -20,7 +20,7 @@ from agents.models.actor_critic import build_networks
 from agents.policies.policy import Policy
 from agents.tasks.episode_evaluation import EpisodeEvaluation
 from envs.base import Env
-from envs.spec import describe, spec_of
+from envs.spec import EnvSpec, describe, spec_of
 from marl.core import distributed
 from marl.core.errors import UserError
 from marl.core.seeding import derive
@@ -116,7 +116,7 @@ class Clone(EpisodeEvaluation, Epochs):
 
         def build(**settings) -> Env:
             built = env(**settings)
-            if describe(built.spec)["groups"] != describe(self.spec)["groups"]:
+            if agents_of(built.spec) != agents_of(self.spec):
                 node = self.data.manifest.get("env") or {}
                 source = {key: node[key] for key in ("scenario", "id", "scenario_kwargs") if key in node}
                 raise UserError(f"env: its agents are not those of {self.data.folder}, recorded in {source}")
@@ -160,9 +160,26 @@ class Clone(EpisodeEvaluation, Epochs):
             end = critic.denormalize(critic(observation, None if state is None else state.to(self.device))).cpu()
             following = self.data.steps["next"]
             reward = self.algo.reward_scale * following[name, "reward"]
-            returns = discounted(reward, following["terminated"], end, length, self.algo.gamma)
-            value = self._values(name)
-            rows[name, "return"].copy_(critic.learn_scale(returns.to(self.device), value)[0])
+            ends = self._ends(name, following, length) if self.loss.actors[name].ends else None
+            returns = discounted(reward, following["terminated"], end, length, self.algo.gamma, ends)
+            value, alive = self._values(name), rows[name, "alive"].to(self.device) if ends else None
+            rows[name, "return"].copy_(critic.learn_scale(returns.to(self.device), value, alive)[0])
+
+    def _ends(self, name: str, following: TensorDict, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Where agents' own episodes ended, bool [S, A], and what stands for their rest, float32 [S, A].
+
+        following: ("next", …) of all steps. length: int64 [N], of the environments' episodes.
+        """
+        terminated, truncated = following[name, "terminated"], following[name, "truncated"]
+        rest, at = torch.zeros(terminated.shape), truncated.any(-1).nonzero().squeeze(-1)
+        critic, state = self.loss.critics[name], None
+        if critic.uses_state:  # the next step's, and where the environment's episode ended its own
+            states = self.data.steps["state"].roll(-1, 0)
+            states[length.cumsum(0) - 1] = self.data.final["final_state"]
+            state = states[at].to(self.device)
+        value = critic.denormalize(critic(following[name, "observation"][at].to(self.device), state)).cpu()
+        rest[at] = torch.where(truncated[at], value, 0.0)
+        return terminated | truncated, rest
 
     def _values(self, name: str) -> Tensor:
         """The critic's values of all recorded steps, in units of the return: [S, A]."""
@@ -182,7 +199,7 @@ class Clone(EpisodeEvaluation, Epochs):
         if not source:
             raise UserError("task.dagger_teacher=null: the data don't name their teacher; give its run directory")
         self.teacher = Policy.load(source, device=self.device)
-        if describe(self.teacher.spec)["groups"] != describe(self.spec)["groups"]:
+        if agents_of(self.teacher.spec) != agents_of(self.spec):
             raise UserError(f"task.dagger_teacher={source}: acts for other agents than those of {self.data.folder}")
         most = len(self.loader.order.draw(torch.Generator())) + (epochs - 1) // self.dagger_every * (
             self.dagger_episodes * (self.spec.max_steps or 0)
@@ -247,3 +264,14 @@ class Clone(EpisodeEvaluation, Epochs):
         self.rounds, self.gathered = state["rounds"], {key: value.cpu() for key, value in state["gathered"].items()}
         if self.gathered:
             self._add_gathered()
+
+
+def agents_of(spec: EnvSpec) -> dict:
+    """The groups' agents, observations and actions, as plain Python; what tells of their deaths left out.
+
+    Episodes recorded before agents could end each on its own are the same agents'.
+    """
+    groups = {name: {**group, "ends": False} for name, group in describe(spec)["groups"].items()}
+    for group in groups.values():
+        group["masks"] = [kind for kind in group["masks"] if kind != "alive"]
+    return groups

@@ -88,7 +88,7 @@ class OnPolicy(RLTask):
         """A rollout under the current policy, its values, advantages and returns."""
         self.gather(iteration)
         self.figures |= self.loss.advance(min(iteration / max(self.iterations - 1, 1), 1.0))
-        truncated = self.rollout.truncated.flatten().nonzero().squeeze(-1)  # one wait for the device per iteration
+        truncated = self.rollout.cut_frames()  # one wait for the device per iteration
         self.rows, explained = {}, []
         for name in self.lineup.algos:
             self.rows[name], variance = self._rows(name, truncated)
@@ -100,15 +100,16 @@ class OnPolicy(RLTask):
     def _rows(self, name: str, truncated: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """What the loss reads of a group, {name: [T, E, A, ...]}, and how much of the returns' variance is explained.
 
-        truncated: int64 [N], t * E + e.
+        truncated: int64 [N], t * E + e, frames in which some episode was cut off.
         """
         rollout, critic, algo = self.rollout, self.loss.critics[name], self.lineup.algos[name]
         reward = self._scaled(name)
         value, final_value = values_of(critic, name, rollout, truncated, self.collector.memories["critic"])
-        next_value = bootstrap(value, final_value, truncated)
-        advantage, returns = gae(reward, value[:-1], next_value, rollout.terminated, rollout.done, algo.gamma, algo.lam)
-        explained = explained_variance(value[:-1], returns)
-        target, old_value = critic.learn_scale(returns, value[:-1])
+        next_value = bootstrap(value, final_value, truncated, rollout.cut(name))
+        advantage, returns = gae(reward, value[:-1], next_value, *rollout.over(name), algo.gamma, algo.lam)
+        living = rollout.counts(name)
+        explained = explained_variance(value[:-1], returns, living)
+        target, old_value = critic.learn_scale(returns, value[:-1], living)
         masks = {kind: mask[:-1] for kind, mask in rollout.masks[name].items()}
         own = self.lineup.own(name, advantage)
         counts = masks.get("alive") if own is None else own & masks.get("alive", own)
@@ -131,7 +132,9 @@ class OnPolicy(RLTask):
         reward = self.rollout.reward[name]
         scale = self.lineup.algos[name].reward_scale
         reward = reward if scale == 1 else scale * reward
-        return self.reward_norm[name](reward, self.rollout.done) if name in self.reward_norm else reward
+        if name not in self.reward_norm:
+            return reward
+        return self.reward_norm[name](reward, self.rollout.over(name)[1], self.rollout.counts(name))
 
     def batches(self, iteration: int) -> Iterator[TensorDict]:
         """Shuffled minibatches of `minibatch_size` frames, `epochs` times over; fewer where the KL stop says so.

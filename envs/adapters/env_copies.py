@@ -23,28 +23,39 @@ class Copy(ABC):
     observation_spaces: dict[str, gymnasium.Space]
     action_spaces: dict[str, gymnasium.Space]
     max_steps: int | None = None  # the environment's own time limit, where it tells one
+    ends = False  # whether its agents' episodes end each on its own
 
     @abstractmethod
     def reset(self, seed: int) -> tuple[ByAgent, ByAgent]:
         """Start the episode that belongs to the seed: observations and infos."""
 
     @abstractmethod
-    def step(self, action: ByAgent) -> tuple[ByAgent, ByAgent, dict[str, float], bool, bool]:
-        """Observations, infos, rewards, terminated, truncated. With the last step no agent leaves: all that were there
-        tell what they see."""
+    def step(self, action: ByAgent) -> Played:
+        """Observations, infos, rewards, and whose episode was terminated or truncated by this step.
+
+        Observations are those of all that were there before the step, and of those that are there after it: who ended
+        tells where it ended. The copy's episode ends where nobody is left.
+        """
 
     @abstractmethod
     def close(self) -> None:
         """Release what the copy holds."""
 
 
+Played = tuple[ByAgent, ByAgent, dict[str, float], dict[str, bool], dict[str, bool]]
+
+
 class Layout(NamedTuple):
-    """What the copies have in common; `sees` are the observations' spaces without masks of actions."""
+    """What the copies have in common; `sees` are the observations' spaces without masks of actions.
+
+    ends: whether agents' episodes end each on its own.
+    """
 
     agents: tuple[str, ...]
     sees: dict[str, gymnasium.Space]
     does: dict[str, gymnasium.Space]
     max_steps: int | None
+    ends: bool
 
 
 class Seen(NamedTuple):
@@ -61,12 +72,17 @@ class Seen(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """A step of n copies: where it led, what was gained [n, A], how it ended [n], and what they show after it."""
+    """A step of n copies: where it led, what was gained [n, A], how it ended [n], and what they show after it.
+
+    agent_terminated, agent_truncated: bool [n, A], whose own episode it ended.
+    """
 
     final: np.ndarray
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
+    agent_terminated: np.ndarray
+    agent_truncated: np.ndarray
     seen: Seen
 
 
@@ -85,24 +101,43 @@ class Share:
 
     def layout(self) -> Layout:
         """What the copies have in common."""
-        return Layout(self.agents, self.sees, self.does, self.copies[0].max_steps)
+        return Layout(self.agents, self.sees, self.does, self.copies[0].max_steps, self.copies[0].ends)
 
     def reset(self, seeds: np.ndarray) -> Seen:
         """Start the episode that belongs to each seed [n]."""
-        return self._seen([copy.reset(int(seed)) for copy, seed in zip(self.copies, seeds, strict=True)])
+        self._now = self._seen([copy.reset(int(seed)) for copy, seed in zip(self.copies, seeds, strict=True)])
+        return self._now
 
     def step(self, rows: np.ndarray, late: np.ndarray, seeds: np.ndarray) -> Moved:
         """Play the rows [n, numbers of all]; late: where time is up after it; seeds: of the episodes that come next."""
+        there = self._now.alive
         moves = [self._play(copy, row) for copy, row in zip(self.copies, rows, strict=True)]
-        terminated = np.array([move[3] for move in moves], dtype=bool)
-        truncated = (np.array([move[4] for move in moves], dtype=bool) | late) & ~terminated
+        ended, cut = (self._flags([move[k] for move in moves]) & there for k in (3, 4))
+        cut &= ~ended
+        left = [after(move) for move in moves]
+        over = np.array([not observations for observations, _ in left])
+        terminated = over & ended.any(1)
+        truncated = (over | late) & ~terminated
+        cut |= (terminated | truncated)[:, None] & there & ~ended
         gains = [[float(move[2].get(agent, 0.0)) for agent in self.agents] for move in moves]
-        final = [move[:2] for move in moves]
-        after = list(final)
+        reward = np.where(there, np.array(gains, dtype=np.float32), np.float32(0))
         for e in np.flatnonzero(terminated | truncated):
-            after[e] = self.copies[e].reset(int(seeds[e]))
-        reward = np.array(gains, dtype=np.float32)
-        return Moved(self._seen(final).observation, reward, terminated, truncated, self._seen(after))
+            left[e] = self.copies[e].reset(int(seeds[e]))
+        final = self._final(self._seen([move[:2] for move in moves]), there)
+        self._now = self._seen(left)
+        return Moved(final, reward, terminated, truncated, ended, cut, self._now)
+
+    def _flags(self, flags: list[dict[str, bool]]) -> np.ndarray:
+        """bool [n, A]."""
+        return np.array([[bool(by_agent.get(agent, False)) for agent in self.agents] for by_agent in flags])
+
+    def _final(self, shown: Seen, there: np.ndarray) -> np.ndarray:
+        """Where the step led; of who was there and tells nothing any more, what it saw last."""
+        silent = there & ~shown.alive
+        if not silent.any():
+            return shown.observation
+        widths = [spaces.flatdim(self.sees[agent]) for agent in self.agents]
+        return np.where(np.repeat(silent, widths, 1), self._now.observation, shown.observation)
 
     def replay(self, seeds: np.ndarray, played: list[np.ndarray]) -> Seen:
         """Play the running episodes again, each from its seed with its rows."""
@@ -110,16 +145,17 @@ class Share:
         for copy, seed, rows in zip(self.copies, seeds, played, strict=True):
             shown = copy.reset(int(seed))
             for row in rows:
-                shown = self._play(copy, row)[:2]
+                shown = after(self._play(copy, row))
             now.append(shown)
-        return self._seen(now)
+        self._now = self._seen(now)
+        return self._now
 
     def close(self) -> None:
         """Close every copy."""
         for copy in self.copies:
             copy.close()
 
-    def _play(self, copy: Copy, row: np.ndarray) -> tuple[ByAgent, ByAgent, dict[str, float], bool, bool]:
+    def _play(self, copy: Copy, row: np.ndarray) -> Played:
         action, at = {}, 0
         for agent, space in self.does.items():
             width = action_width(space)
@@ -145,6 +181,13 @@ class Share:
             rows.append(row)
             masks.append(mask)
         return Seen(np.concatenate(rows, 1), alive, np.concatenate(masks, 1), has_mask)
+
+
+def after(move: Played) -> tuple[ByAgent, ByAgent]:
+    """Observations and infos of who is left after a step."""
+    observations, infos, _, terminated, truncated = move
+    left = {a: value for a, value in observations.items() if not (terminated.get(a) or truncated.get(a))}
+    return left, infos
 
 
 def mask_row(mask: Any, action: gymnasium.Space, whose: str) -> np.ndarray:

@@ -10,7 +10,7 @@ import gymnasium
 import torch
 from pydantic import Field
 
-from envs.adapters.env_copies import ByAgent, Copy
+from envs.adapters.env_copies import ByAgent, Copy, Played
 from envs.adapters.object_env import HostEnv
 from envs.base import EnvError
 from marl.core import imports
@@ -37,9 +37,9 @@ class _Single(Copy):
         observation, info = self.env.reset(seed=seed)
         return {AGENT: observation}, {AGENT: info}
 
-    def step(self, action: ByAgent) -> tuple[ByAgent, ByAgent, dict[str, float], bool, bool]:
+    def step(self, action: ByAgent) -> Played:
         observation, reward, terminated, truncated, info = self.env.step(action[AGENT])
-        return {AGENT: observation}, {AGENT: info}, {AGENT: float(reward)}, bool(terminated), bool(truncated)
+        return {AGENT: observation}, {AGENT: info}, {AGENT: float(reward)}, {AGENT: terminated}, {AGENT: truncated}
 
     def close(self) -> None:
         self.env.close()
@@ -89,8 +89,11 @@ class PettingZooEnv(HostEnv):
     (`-> ParallelEnv`), e.g. "mpe2.simple_spread_v3.parallel_env". kwargs: its arguments.
     workers: processes (at most) that step their share of the copies each; 0: in turn, in this process.
     Agents of one name prefix and with the same spaces are a group; "pad" keeps those with other sizes in it.
-    An agent that leaves is dead from then on (masked "alive"). The episode ends when no agent is left; it is truncated
-    if no agent's episode was terminated in its last step.
+    An agent's own episode ends where its `terminations` or `truncations` say so, or where `agents` no longer names it
+    (truncated). It is dead from then on (masked "alive") until the environment restarts, whatever is still told of it;
+    or until it comes back: `agents` has left it out and then names it again. The environment's episode ends when no
+    agent is left; it is truncated if no agent's episode was terminated in its last step. At the time limit all that are
+    left are truncated.
 
     Raises EnvError for paths that lead nowhere, wrong arguments, unsuitable spaces, and devices other than the CPU.
     """
@@ -112,6 +115,8 @@ class PettingZooEnv(HostEnv):
 
 
 class _Parallel(Copy):
+    ends = True
+
     def __init__(self, path: str, kwargs: dict[str, Any]) -> None:
         make = located(path, ParallelEnv, "parallel_env")
         try:
@@ -128,15 +133,23 @@ class _Parallel(Copy):
 
     def reset(self, seed: int) -> tuple[ByAgent, ByAgent]:
         observations, infos = self.env.reset(seed=seed)
-        return {agent: observations[agent] for agent in self.env.agents if agent in observations}, infos
+        self.over: set[str] = set()  # who has ended, while `agents` goes on naming it
+        self.there = [agent for agent in self.env.agents if agent in observations]
+        return {agent: observations[agent] for agent in self.there}, infos
 
-    def step(self, action: ByAgent) -> tuple[ByAgent, ByAgent, dict[str, float], bool, bool]:
-        there = list(self.env.agents)
-        observations, rewards, terminated, _, infos = self.env.step({agent: action[agent] for agent in there})
-        over = not self.env.agents
-        left = there if over else self.env.agents  # some environments go on telling what the dead see
-        observed = {agent: observations[agent] for agent in left if agent in observations}
-        return observed, infos, rewards, over and any(terminated.values()), over
+    def step(self, action: ByAgent) -> Played:
+        before = self.there
+        # The environment is given actions for all that it names: some name the dead, too, and ask for theirs.
+        moved = self.env.step({agent: action[agent] for agent in self.env.agents})
+        observations, rewards, terminations, truncations, infos = moved
+        named = set(self.env.agents)
+        flagged = {agent for flags in (terminations, truncations) for agent, flag in flags.items() if flag}
+        self.over = (self.over | flagged) & named
+        self.there = [a for a in self.agents if a in named and a not in self.over and a in observations]
+        terminated = {agent: bool(terminations.get(agent, False)) for agent in before}
+        truncated = {agent: not terminated[agent] and agent not in self.there for agent in before}
+        observed = {a: observations[a] for a in dict.fromkeys([*before, *self.there]) if a in observations}
+        return observed, infos, rewards, terminated, truncated
 
     def close(self) -> None:
         self.env.close()

@@ -46,8 +46,8 @@ class HostEnv(Env):
 
     make: makes one. name: for messages. max_steps: time limit besides the environment's own, None for endless.
     workers: processes that step their share of the copies each, to the same results; 0: all in turn, in this process.
-    An episode ends when the copy says so; agents that left it before are dead: they see zeros and get no reward. Every
-    episode has a seed of its own, derived from the environment's, the copy and the count of its episodes.
+    An episode ends when nobody is left in the copy; agents that ended before are dead: they see zeros and earn nothing.
+    Every episode has a seed of its own, derived from the environment's, the copy and the count of its episodes.
     Which groups' actions are masked is known from the spaces, or else from the infos of the first reset.
 
     Raises EnvError for spaces that cannot be a policy's input or output, and for a worker process that died.
@@ -69,9 +69,10 @@ class HostEnv(Env):
         self.reset(seed)
         has_mask = self._now.has_mask.any(0)
         for group in self._groups.values():
-            # It is not known beforehand whether agents of a PettingZoo environment die; a single one cannot.
-            kinds = {"action": has_mask[group.members].any(), "alive": len(agents) > 1}
-            group.spec = replace(group.spec, masks=tuple(kind for kind, has in kinds.items() if has))
+            # It is not known beforehand whether agents of a PettingZoo environment die before the others.
+            kinds = {"action": has_mask[group.members].any(), "alive": self.layout.ends}
+            masks = tuple(kind for kind, has in kinds.items() if has)
+            group.spec = replace(group.spec, masks=masks, ends=self.layout.ends)
         limit = max_steps or self.layout.max_steps
         self.spec = EnvSpec({g: group.spec for g, group in self._groups.items()}, None, limit)
 
@@ -120,7 +121,14 @@ class HostEnv(Env):
         return Transition(
             observation=self._stacked(moved.seen.observation), next_observation=self._stacked(moved.final),
             reward={name: group.reward(reward) for name, group in self._groups.items()},
-            terminated=torch.from_numpy(moved.terminated), truncated=torch.from_numpy(moved.truncated))
+            terminated=torch.from_numpy(moved.terminated), truncated=torch.from_numpy(moved.truncated),
+            agent_terminated=self._by_group(moved.agent_terminated),
+            agent_truncated=self._by_group(moved.agent_truncated))
+
+    def _by_group(self, flags: np.ndarray) -> dict[str, Tensor]:
+        """{group: bool [E, A]} of all agents' flags, where agents end each on its own."""
+        groups = self._groups.items() if self.layout.ends else ()
+        return {name: torch.from_numpy(flags[:, group.members]) for name, group in groups}
 
     def _rows(self, action: dict[str, Tensor]) -> np.ndarray:
         """Actions of all agents one after the other, float64 [E, numbers]."""

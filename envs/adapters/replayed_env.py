@@ -68,10 +68,14 @@ class ReplayedEnv(Env):
         waiting = self._waiting()
         moved = self._play({name: action[name].cpu().clone() for name in self.spec.groups})
         if self.restart_every is not None and len(self._tape) >= self.restart_every:
-            moved.truncated = ~moved.terminated if waiting is None else ~moved.terminated & ~waiting
+            self._cut_off(moved, waiting)
             self._begin()
             moved.observation, moved.state = self._seen()
         return moved
+
+    def _cut_off(self, moved: Transition, waiting: Tensor | None) -> None:
+        """All environments that are not terminated or waiting are truncated by this step."""
+        moved.truncated = ~moved.terminated if waiting is None else ~moved.terminated & ~waiting
 
     def _play(self, action: dict[str, Tensor]) -> Transition:
         self._tape.append(action)

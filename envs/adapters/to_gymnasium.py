@@ -48,11 +48,27 @@ def to_tensors(env: Env, action: dict[str, Any]) -> dict[str, Tensor]:
     return {name: torch.as_tensor(np.asarray(value), device=env.device) for name, value in action.items()}
 
 
+def masks_of(env: Env) -> dict[str, np.ndarray]:
+    """{"alive/GROUP": bool [E, A], "action_mask/GROUP": bool [E, A, sum(nvec)]} of the observations handed out last."""
+    names = {"alive": "alive", "action": "action_mask"}
+    return {f"{names[kind]}/{name}": mask.cpu().numpy().copy()
+            for name, kinds in env.masks().items() for kind, mask in kinds.items()}
+
+
+def ends_of(moved: Transition) -> dict[str, np.ndarray]:
+    """{"terminated/GROUP", "truncated/GROUP": bool [E, A]} where agents end each on its own."""
+    kinds = {"terminated": moved.agent_terminated, "truncated": moved.agent_truncated}
+    return {f"{kind}/{name}": flag.cpu().numpy() for kind, flags in kinds.items() for name, flag in flags.items()}
+
+
 class GymnasiumVector(VectorEnv):
     """An Env as a gymnasium vector environment that resets within the step (AutoresetMode.SAME_STEP).
 
     Observations and actions are dicts by group, [E, A, F] and [E, A, D]. The reward is the mean over the agents [E];
     infos hold each group's own, "reward/GROUP" [E, A], and where episodes ended "final_obs", masked by "_final_obs".
+    Where the Env has masks, infos hold "alive/GROUP" [E, A] and "action_mask/GROUP" [E, A, sum(nvec)] of the returned
+    observation, at resets too; where agents end each on its own also "terminated/GROUP" and "truncated/GROUP" [E, A] of
+    the step and, at every step, "led_to/GROUP" [E, A, F], which holds each agent's true final observation.
     """
 
     metadata = METADATA
@@ -69,12 +85,14 @@ class GymnasiumVector(VectorEnv):
         """Restart all environments; one seed is everyone's stream. Raises EnvError for a list of seeds or options."""
         if options or not (seed is None or isinstance(seed, int)):
             raise EnvError(f"reset takes one int as seed and no options, not seed={seed!r}, options={options!r}.")
-        return seen(self.env.reset(seed)[0]), {}
+        return seen(self.env.reset(seed)[0]), masks_of(self.env)
 
     def step(self, actions: dict[str, Any]) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray, dict]:
         """One step of all; what ended has started again in the returned observation."""
         moved = self.env.step(to_tensors(self.env, actions))
         infos: dict[str, Any] = {f"reward/{name}": value.cpu().numpy() for name, value in moved.reward.items()}
+        infos |= masks_of(self.env) | ends_of(moved)
+        infos |= {f"led_to/{name}": moved.next_observation[name].cpu().numpy() for name in moved.agent_terminated}
         done = moved.done.cpu().numpy()
         if done.any():
             infos |= {"final_obs": seen(moved.next_observation), "_final_obs": done}
@@ -121,12 +139,17 @@ class GymnasiumSingle(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         """A new episode; a seed restarts the environment's random stream."""
         super().reset(seed=seed)
-        return {name: value[0] for name, value in seen(self.alone.reset(seed)).items()}, {}
+        first = {name: value[0] for name, value in seen(self.alone.reset(seed)).items()}
+        return first, {key: mask[0] for key, mask in masks_of(self.alone.env).items()}
 
     def step(self, action: dict[str, Any]) -> tuple[dict, float, bool, bool, dict]:
-        """One step; infos hold each group's rewards, "reward/GROUP" [A]."""
+        """One step; infos hold each group's rewards, "reward/GROUP" [A], masks and ends as `GymnasiumVector`'s do.
+
+        At the last step of an episode the masks are those of the next one's beginning.
+        """
         moved = self.alone.step(to_tensors(self.alone.env, {name: value[None] for name, value in action.items()}))
         infos = {f"reward/{name}": value[0].cpu().numpy() for name, value in moved.reward.items()}
+        infos |= {key: value[0] for key, value in {**masks_of(self.alone.env), **ends_of(moved)}.items()}
         return ({name: value[0] for name, value in seen(moved.next_observation).items()},
                 float(team_reward(self.alone.env, moved)[0]), bool(moved.terminated), bool(moved.truncated), infos)
 
@@ -137,6 +160,9 @@ class GymnasiumSingle(gymnasium.Env):
 
 def pettingzoo_parallel(env: Env) -> Any:
     """An Env of one copy as a PettingZoo environment with the parallel interface; agents keep their names.
+
+    Where agents end each on its own, an agent that has ended leaves `agents` with its own flag, and is named again when
+    it comes back. Masks of actions are in the infos ("action_mask").
 
     Raises EnvError for more than one copy, or where PettingZoo is not installed.
     """
@@ -169,17 +195,39 @@ def pettingzoo_parallel(env: Env) -> Any:
             return {agent: values[name][0, row].cpu().numpy().copy() for agent, (name, row) in self.where.items()}
 
         def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
-            self.agents = list(self.possible_agents)
-            return self._each(self.alone.reset(seed)), {agent: {} for agent in self.agents}
+            observed = self._each(self.alone.reset(seed))
+            self.agents = self._there()
+            return {agent: observed[agent] for agent in self.agents}, self._infos()
 
         def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
-            rows = {name: [np.atleast_1d(actions[a]) for a in g.agents] for name, g in env.spec.groups.items()}
+            rows = {name: [np.atleast_1d(actions[a] if a in actions else idle(g)) for a in g.agents]
+                    for name, g in env.spec.groups.items()}
             moved = self.alone.step(to_tensors(env, {name: np.stack(row)[None] for name, row in rows.items()}))
-            rewards = {agent: float(value) for agent, value in self._each(moved.reward).items()}
-            ended, cut = bool(moved.terminated), bool(moved.truncated)
-            here, self.agents = self.agents, [] if ended or cut else self.agents
-            return (self._each(moved.next_observation), rewards, dict.fromkeys(here, ended), dict.fromkeys(here, cut),
-                    {agent: {} for agent in here})
+            ended, cut = self._flags(moved.terminated, moved.agent_terminated), self._flags(moved.truncated,
+                                                                                          moved.agent_truncated)
+            before, self.agents = self.agents, [] if bool(moved.done) else self._there()
+            told = list(dict.fromkeys([*before, *self.agents]))  # who has just come back tells what it sees, too
+            observed, gained = self._each(moved.next_observation), self._each(moved.reward)
+            infos = self._infos()
+            return ({agent: observed[agent] for agent in told}, {agent: float(gained[agent]) for agent in told},
+                    {agent: ended[agent] for agent in told}, {agent: cut[agent] for agent in told},
+                    {agent: infos.get(agent, {}) for agent in told})
+
+        def _there(self) -> list[str]:
+            """Who is alive, of groups whose agents end each on its own; of others all."""
+            masks = env.masks()
+            lives = {name: masks[name]["alive"][0].tolist() for name, g in env.spec.groups.items() if g.ends}
+            return [a for a, (name, row) in self.where.items() if name not in lives or lives[name][row]]
+
+        def _flags(self, whole: Tensor, agents: dict[str, Tensor]) -> dict[str, bool]:
+            return {a: bool(agents[name][0, row] if name in agents else whole)
+                    for a, (name, row) in self.where.items()}
+
+        def _infos(self) -> dict[str, dict[str, np.ndarray]]:
+            masks = env.masks()
+            return {a: {"action_mask": masks[name]["action"][0, row].cpu().numpy().astype(np.int8)}
+                    if "action" in env.spec.groups[name].masks else {}
+                    for a, (name, row) in self.where.items() if a in self.agents}
 
         def render(self) -> None:
             return None
@@ -188,6 +236,11 @@ def pettingzoo_parallel(env: Env) -> Any:
             env.close()
 
     return Parallel()
+
+
+def idle(group: GroupSpec) -> np.ndarray:
+    """An action for an agent that is not there, [D]; it is ignored."""
+    return np.zeros(group.action.size, dtype=np.float32 if group.action.kind == "continuous" else np.int64)
 
 
 def agent_actions(group: GroupSpec, row: int) -> spaces.Space:

@@ -19,7 +19,9 @@ class TorchRLEnv(EnvBase):
     """An `envs.base.Env` with batch [E] under TorchRL's keys.
 
     (group, "observation") [E, A, F], (group, "action") [E, A, D] (discrete: [E, A]), (group, "reward") [E, A, 1];
-    "state" [E, S] where the environment has one; "done", "terminated", "truncated" [E, 1] at the root.
+    "state" [E, S] where the environment has one; "done", "terminated", "truncated" [E, 1] at the root. Masks are
+    (group, "alive") [E, A] and (group, "action_mask") [E, A, sum(nvec)]. Where agents end each on its own, the same
+    three flags lie in each group, [E, A, 1]; the root's say when the environment restarts.
 
     The environment restarts what ended within its own step. So a step returns the true next observation, and the
     partial reset that TorchRL asks for afterwards (the mask "_reset") returns what the environment restarted from:
@@ -31,20 +33,25 @@ class TorchRLEnv(EnvBase):
         self.env = env
         self._last: Transition | None = None
         spec, batch = env.spec, env.num_envs
-        observation = {name: Composite({"observation": _unbounded(batch, g.n_agents, g.observation_size, env.device)},
-                                       shape=(batch, g.n_agents), device=env.device)
+        observation = {name: Composite({"observation": _unbounded(batch, g.n_agents, g.observation_size, env.device),
+                                        **_masks(batch, g, env.device)}, shape=(batch, g.n_agents), device=env.device)
                        for name, g in spec.groups.items()}
         if spec.state_size is not None:
             observation["state"] = _unbounded(batch, spec.state_size, None, env.device)
         self.observation_spec = Composite(observation, shape=(batch,), device=env.device)
         self.action_spec = _per_group(env, lambda g: {"action": action_spec(g.action, batch, g.n_agents, env.device)})
         self.reward_spec = _per_group(env, lambda g: {"reward": _unbounded(batch, g.n_agents, 1, env.device)})
-        self.done_spec = Composite({key: Binary(1, shape=(batch, 1), dtype=torch.bool, device=env.device)
-                                    for key in ("done", "terminated", "truncated")}, shape=(batch,), device=env.device)
+        device = env.device
+        ends = {name: Composite(_flags(batch, g.n_agents, device=device), shape=(batch, g.n_agents), device=device)
+                for name, g in spec.groups.items() if g.ends}
+        self.done_spec = Composite({**_flags(batch, device=device), **ends}, shape=(batch,), device=device)
 
-    def _observed(self, observation: dict[str, Tensor], state: Tensor | None) -> dict[str, Tensor | TensorDict]:
-        observed = {name: TensorDict({"observation": value}, value.shape[:2], device=self.device)
-                for name, value in observation.items()}
+    def _observed(self, observation: dict[str, Tensor], state: Tensor | None,
+                  masks: dict[str, dict[str, Tensor]]) -> dict[str, Tensor | TensorDict]:
+        names = {"alive": "alive", "action": "action_mask"}
+        observed = {name: TensorDict({"observation": value, **{names[kind]: mask for kind, mask in
+                                                               masks.get(name, {}).items()}}, value.shape[:2],
+                                     device=self.device) for name, value in observation.items()}
         return observed if state is None else {**observed, "state": state}
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: object) -> TensorDict:
@@ -58,10 +65,12 @@ class TorchRLEnv(EnvBase):
             self._last = None
         else:
             raise EnvError("TorchRLEnv can reset only environments whose episode has just ended, or all of them.")
-        zeros = torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device)
-        return TensorDict({**self._observed(observation, state),
-                           "done": zeros, "terminated": zeros.clone(), "truncated": zeros.clone()},
-                          self.batch_size, device=self.device)
+        out = self._observed(observation, state, self.env.masks())
+        zeros = {key: torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device) for key in FLAGS}
+        for name, group in self.env.spec.groups.items():
+            for key in FLAGS if group.ends else ():
+                out[name][key] = torch.zeros(*self.batch_size, group.n_agents, 1, dtype=torch.bool, device=self.device)
+        return TensorDict({**out, **zeros}, self.batch_size, device=self.device)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         action = {}
@@ -69,15 +78,32 @@ class TorchRLEnv(EnvBase):
             value = tensordict.get((name, "action"))
             action[name] = value.unsqueeze(-1) if group.action.kind == "discrete" else value
         moved = self._last = self.env.step(action)
-        out = self._observed(moved.next_observation, moved.next_state)
+        out = self._observed(moved.next_observation, moved.next_state, self.env.masks())
         for name, reward in moved.reward.items():
             out[name]["reward"] = reward.unsqueeze(-1)
+        for name, terminated in moved.agent_terminated.items():
+            truncated = moved.agent_truncated[name]
+            for key, flag in zip(FLAGS, (terminated | truncated, terminated, truncated), strict=True):
+                out[name][key] = flag.unsqueeze(-1)
         return TensorDict({**out, "done": moved.done.unsqueeze(-1), "terminated": moved.terminated.unsqueeze(-1),
                            "truncated": moved.truncated.unsqueeze(-1)}, self.batch_size, device=self.device)
 
     def _set_seed(self, seed: int | None) -> None:
         self.env.reset(seed)
         self._last = None
+
+
+FLAGS = ("done", "terminated", "truncated")
+
+
+def _flags(*shape: int, device: torch.device) -> dict[str, TensorSpec]:
+    return {key: Binary(1, shape=(*shape, 1), dtype=torch.bool, device=device) for key in FLAGS}
+
+
+def _masks(batch: int, group: GroupSpec, device: torch.device) -> dict[str, TensorSpec]:
+    sizes = {"alive": ("alive", ()), "action": ("action_mask", (sum(group.action.nvec),))}
+    return {sizes[kind][0]: Binary(shape=(batch, group.n_agents, *sizes[kind][1]), dtype=torch.bool, device=device)
+            for kind in group.masks}
 
 
 def _unbounded(batch: int, rows: int, columns: int | None, device: torch.device) -> Unbounded:

@@ -20,16 +20,10 @@ from torchrl.envs.utils import step_mdp
 from envs.adapters.gymnasium_env import located
 from envs.adapters.replayed_env import ReplayedEnv
 from envs.adapters.torchrl_actions import action_of, encoded
+from envs.adapters.torchrl_ends import AgentEnds, Key, agent_flags, whole
 from envs.base import EnvError, Transition
 from envs.rng import Stream
 from envs.spec import EnvSpec, GroupSpec
-
-Key = tuple[str, ...]
-
-
-def whole(key: str | Key) -> Key:
-    """A key as a tuple."""
-    return (key,) if isinstance(key, str) else tuple(key)
 
 
 @dataclass
@@ -42,6 +36,7 @@ class _Group:
     observations: list[Key]
     reward: Key
     mask: Key | None
+    flags: dict[str, Key]  # "done", "terminated", "truncated" of each of its agents, where they have such
 
 
 class FromTorchRL(ReplayedEnv):
@@ -50,6 +45,8 @@ class FromTorchRL(ReplayedEnv):
     Each action key is a group: ("adversary", "action") that of the agents `group_map["adversary"]`, a plain "action"
     the group "agents" of one agent. A group sees its key "observation", or else all that lies beside its action, joined
     in sorted order; "action_mask" masks its actions. The true final observation is TorchRL's ("next", …).
+    Where a group has flags of its own, (group, "done") [E, A, 1], its agents' episodes end each on its own. An agent is
+    dead from there until its environment restarts: where the flag at the root is up, else where all agents are over.
 
     env: dotted path of a class, e.g. "torchrl.envs.GymEnv", or of a function that says it makes one, `-> EnvBase`.
     kwargs: its arguments.
@@ -82,6 +79,7 @@ class FromTorchRL(ReplayedEnv):
             self.env = self._make(located(env, EnvBase), dict(kwargs or {}), vectorised, workers)
         self.dims = len(self.env.batch_size)
         self._groups = self._read_groups()
+        self._ends = AgentEnds(num_envs, {n: (g.spec.n_agents, g.flags) for n, g in self._groups.items()})
         self._state = None if state is None else self._checked(whole(state), "state")
         size = None if state is None else self.env.full_observation_spec[state].shape[self.dims :].numel()
         self.spec = EnvSpec({name: g.spec for name, g in self._groups.items()}, size, max_steps)
@@ -139,8 +137,11 @@ class FromTorchRL(ReplayedEnv):
             masked = action.kind == "discrete" and mask in [whole(k) for k in self.env.observation_keys]
             known = self._map.get("_".join(prefix), ())
             agents = tuple(known) if len(known) == count else tuple(f"{name}_{i}" for i in range(count))
-            spec = GroupSpec(name, agents, size, action, ("action",) if masked else ())
-            groups[name] = _Group(spec, key, leaf, observations, self._reward(prefix, name), mask if masked else None)
+            flags = agent_flags(self.env, prefix, count)
+            masks = (("action",) if masked else ()) + (("alive",) if flags else ())
+            spec = GroupSpec(name, agents, size, action, masks, ends=bool(flags))
+            reward = self._reward(prefix, name)
+            groups[name] = _Group(spec, key, leaf, observations, reward, mask if masked else None, flags)
         return groups
 
     def _observations(self, prefix: Key, name: str, count: int) -> tuple[list[Key], int]:
@@ -169,13 +170,15 @@ class FromTorchRL(ReplayedEnv):
     def _restart(self, seed: int) -> None:
         """See `ReplayedEnv`. TorchRL's VmasEnv draws from one hidden generator that all VMAS environments share."""
         self._steps = torch.zeros(self.num_envs, dtype=torch.int64)
+        self._ends.restart()
         self.stream.seed(seed)
         with self.stream:
             self.env.set_seed(seed)
             self._now = self.env.reset()
 
     def _seen(self) -> tuple[dict[str, Tensor], Tensor | None]:
-        return self._read(self._now)
+        observed, state = self._read(self._now)
+        return {n: self._ends.veil(n, value, self._ends.alive) for n, value in observed.items()}, state
 
     def _read(self, tensors: TensorDictBase) -> tuple[dict[str, Tensor], Tensor | None]:
         observed = {}
@@ -189,7 +192,9 @@ class FromTorchRL(ReplayedEnv):
         """See `Env.masks`."""
         shapes = {n: (self.num_envs, g.spec.n_agents, -1) for n, g in self._groups.items()}
         masks = {n: g.mask and self._now.get(g.mask).reshape(shapes[n]) for n, g in self._groups.items()}
-        return {n: {} if mask is None else {"action": mask.bool().to(self.device)} for n, mask in masks.items()}
+        actions = {n: {} if mask is None else {"action": mask.bool().to(self.device)} for n, mask in masks.items()}
+        alive = {n: {"alive": alive.to(self.device)} for n, alive in self._ends.alive.items()}
+        return {n: kinds | alive.get(n, {}) for n, kinds in actions.items()}
 
     def _advance(self, action: dict[str, Tensor]) -> Transition:
         """See `ReplayedEnv`; what has ended is restarted by TorchRL's own partial reset."""
@@ -205,28 +210,47 @@ class FromTorchRL(ReplayedEnv):
             terminated = flags["terminated"]
             truncated = (flags["truncated"] | flags["done"] | late) & ~terminated
             over = terminated | truncated
+            ended, cut = self._ends.step(moved, terminated, truncated)
             self._steps[over] = 0
             restarted = step_mdp(current)
             for key in self.env.done_keys:
                 done_flag = restarted.get(key)
                 ones = [1] * (done_flag.dim() - self.dims)
                 mask = over.reshape(self.env.batch_size).reshape(*self.env.batch_size, *ones)
-                restarted.set(key, done_flag | mask)
+                # What an agent ended alone restarts nothing: its environment goes on.
+                alone = whole(key) in self._ends.keys
+                restarted.set(key, mask.expand_as(done_flag).clone() if alone else done_flag | mask)
             self._now = self.env.maybe_reset(restarted) if bool(over.any()) else restarted
         (after, state), (final, final_state) = self._seen(), self._read(moved)
         reward = {}
         for name, group in self._groups.items():
             gain = moved.get(group.reward).reshape(self.num_envs, -1).float()
-            reward[name] = gain.expand(self.num_envs, group.spec.n_agents).to(self.device)
+            gain = gain.expand(self.num_envs, group.spec.n_agents).to(self.device)
+            before = self._ends.before
+            reward[name], final[name] = (self._ends.veil(name, value, before) for value in (gain, final[name]))
         ends = (flag.to(self.device) for flag in (terminated, truncated))
-        return Transition(after, final, reward, *ends, state=state, next_state=final_state)
+        by_agent = ({n: flag.to(self.device) for n, flag in flags.items()} for flags in (ended, cut))
+        return Transition(after, final, reward, *ends, state, final_state, {}, *by_agent)
+
+    def _cut_off(self, moved: Transition, waiting: Tensor | None) -> None:
+        """See `ReplayedEnv`: agents that are still there are cut off with their environment."""
+        super()._cut_off(moved, waiting)
+        for name, alive in self._ends.before.items():
+            here = alive.to(self.device) & moved.truncated.unsqueeze(-1) & ~moved.agent_terminated[name]
+            moved.agent_truncated[name] = here
 
     def _flag(self, moved: TensorDictBase, kind: str) -> Tensor:
-        """Whether any agent's flag of a kind is up, bool [E]; at the root, where it has one."""
-        keys = [whole(key) for key in self.env.done_keys if whole(key)[-1] == kind]
-        flags = [moved.get(key).reshape(self.num_envs, -1).any(-1) for key in sorted(keys, key=len)]
+        """Whether a flag of a kind is up, bool [E]: at the root, where it has one.
+
+        Else any agent's; and where groups have flags of their own, whether all agents are over, one of them terminated.
+        """
+        keys = sorted((whole(key) for key in self.env.done_keys if whole(key)[-1] == kind), key=len)
         none = torch.zeros(self.num_envs, dtype=torch.bool)
-        return none if not flags else flags[0] if len(sorted(keys, key=len)[0]) == 1 else torch.stack(flags).any(0)
+        if not keys or len(keys[0]) == 1:
+            return none if not keys else moved.get(keys[0]).reshape(self.num_envs, -1).any(-1)
+        if self._ends.keys:
+            return self._ends.all_over(moved, kind)
+        return torch.stack([moved.get(key).reshape(self.num_envs, -1).any(-1) for key in keys]).any(0)
 
     def close(self) -> None:
         """Close the environment and its processes."""

@@ -82,6 +82,8 @@ def program(settings: dict[str, Any]) -> LiveProgram:
         return {RAYS: torch.cat(measured, -1)} if measured else {}
 
     try:
+        if template.agent_masks is not None:
+            raise Refusal("its agents die, end each on its own or may not choose everything")
         if template.shared_draws:
             raise Refusal(f"resets draw {template.shared_draws[0]} once for the whole batch")
         template.observe_more(rays)

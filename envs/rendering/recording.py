@@ -17,8 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from envs.base import STATE, EnvError
+from envs.base import EnvError
 from envs.rendering.scene import Scene, scene
+from envs.vmas.agent_masks import masks_in, veil
 from envs.vmas.env import VmasEnv
 
 FORMAT = 1
@@ -148,13 +149,13 @@ def record(
 
     The eager path, since a kernel leaves what only drawings need (rays, forces) as it was.
     settings: keyword arguments of `VmasEnv` but num_envs. act: maps {group: [E, A, F]} (and "/state": [E, S], where
-    the settings ask for it) to actions {group: [E, A, D]} in the environment's units, and values {group: [E, A]}.
+    the settings ask for it, and what `envs.vmas.agent_masks` says) to actions {group: [E, A, D]} in the environment's
+    units, and values {group: [E, A]}. The dead see zeros and earn nothing.
     """
     settings = {k: v for k, v in settings.items() if k not in ("num_envs", "fast", "device", "seed", "pool_size")}
     env = VmasEnv(**settings, num_envs=episodes, seed=seed, fast="off")
     simulator, pool = env.world.simulator, env.world.pool
-    observation, state = env.reset(seed)
-    observation |= {} if state is None else {STATE: state}
+    observation = env.world.reset(seed)
     taken = _Taker(env)
     names = list(env.spec.groups)
     observed, actions, rewards, values = [observation], [], [], []
@@ -165,12 +166,15 @@ def record(
         action, value = act(observation)
         with pool.stream:
             observations, gains, terminated, over, _ = simulator.step(env.world.split_actions(action))
+        before = masks_in(observation, names)
         observation = env.world.observe(simulator, observations)
+        veil(observation, masks_in(observation, names))
         taken.take()
         observed.append(observation)
         actions.append(action)
         values.append(value)
-        rewards.append({name: env.world.groups[name].reward(gains) for name in names})
+        reward = {name: env.world.groups[name].reward(gains) for name in names}
+        rewards.append({n: r * before[n]["alive"] if "alive" in before[n] else r for n, r in reward.items()})
         lengths += running
         ended |= running & terminated
         running &= ~(terminated | over)

@@ -67,8 +67,12 @@ def apart(a: Transition, b: Transition) -> Tensor:
 
 
 def flipped(a: Transition, b: Transition) -> Tensor:
-    """Environments whose terminated or truncated differ: bool [E]."""
-    return (a.terminated != b.terminated) | (a.truncated != b.truncated)
+    """Environments whose terminated or truncated differ, or those of an agent: bool [E]."""
+    differ = (a.terminated != b.terminated) | (a.truncated != b.truncated)
+    for name, flags in b.agent_terminated.items():
+        other = (a.agent_terminated[name] != flags) | (a.agent_truncated[name] != b.agent_truncated[name])
+        differ |= other.any(-1)
+    return differ
 
 
 def chain(scenario: str, num_envs: int = 32, steps: int = 50, seed: int = 0) -> Chain:

@@ -14,6 +14,7 @@ from torch import Tensor
 from vmas.simulator.environment import Environment
 
 from envs.grouping import flatten_info
+from envs.vmas.agent_masks import masks_in, veil
 from envs.vmas.env import VmasEnv
 from envs.vmas.patches import decide_collisions_per_environment, decide_scenarios_per_environment
 from envs.vmas.simulator import find_scenario, scenario_names
@@ -101,12 +102,22 @@ def _compare(scenario: str, num_envs: int, steps: int, repaired: bool, seed: int
     for _ in range(steps):
         action = ours.random_action(generator)
         handed = [a.clone() for a in ours.world.split_actions(action)]
+        before = ours.masks()
         moved = ours.step(action)
         observations, rewards, terminated, truncated, infos = raw.step(handed)
+        if terminated.dim() == 2:  # agents that end each on its own
+            terminated, truncated = terminated.all(-1), truncated.reshape(num_envs, -1).any(-1)
         observed = ours.world.observe(raw, observations)
+        led = masks_in(observed, ours.world.groups)
         for name, group in ours.world.groups.items():
+            gained = group.reward(rewards)
+            if "alive" in group.spec.masks:
+                was, now = before[name]["alive"], led[name]["alive"]
+                gained = gained.masked_fill(~was, 0.0)
+                shown = was | now if group.spec.ends else now
+                observed[name].masked_fill_(~shown.unsqueeze(-1), 0.0)
             result.observation = max(result.observation, gap(moved.next_observation[name], observed[name]))
-            result.reward = max(result.reward, gap(moved.reward[name], group.reward(rewards)))
+            result.reward = max(result.reward, gap(moved.reward[name], gained))
             flat = [flatten_info(infos[i]) for i in group.members]
             for key, value in moved.info[name].items():
                 result.info = max(result.info, gap(value, torch.stack([f[key] for f in flat], 1)))
@@ -117,7 +128,9 @@ def _compare(scenario: str, num_envs: int, steps: int, repaired: bool, seed: int
         if ended:
             copy_state(ours, raw)
             again = ours.world.observe(raw, raw.get_from_scenario(True, False, False, False)[0])
-            result.restart = max(result.restart, *(gap(moved.observation[name], again[name]) for name in again))
+            veil(again, masks_in(again, ours.world.groups))
+            both = [(moved.observation[name], again[name]) for name in ours.world.groups]
+            result.restart = max(result.restart, *(gap(a, b) for a, b in both))
             copy_state(ours, raw)
     return result
 

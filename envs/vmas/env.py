@@ -11,6 +11,7 @@ from torch import Tensor
 
 from envs.base import STATE, Env, EnvError, Transition
 from envs.kernel.verification.audit import StepAudit
+from envs.vmas.agent_masks import drop
 from envs.vmas.kernel_stepper import KernelStepper
 from envs.vmas.simulator import Simulator
 from envs.vmas.world import VmasWorld, find_device
@@ -126,7 +127,14 @@ class VmasEnv(Env):
         if self.stepper is not None:
             self.stepper.load()
         state = observation.pop(STATE, None)
+        if self.world.agent_masks is not None:
+            drop(observation)
         return observation, state
+
+    def masks(self) -> dict[str, dict[str, Tensor]]:
+        """See `Env.masks`; the scenario says them (`envs.vmas.agent_masks`)."""
+        masks = self.world.masks()
+        return {name: {kind: mask.clone() for kind, mask in kinds.items()} for name, kinds in masks.items()}
 
     @torch.no_grad()
     def step(self, action: dict[str, Tensor]) -> Transition:

@@ -15,6 +15,7 @@ from envs.kernel.tracing.trace import drawn_values
 from envs.kernel.verification.audit import python_state
 from envs.kernel.verification.recheck import Recheck
 from envs.python_state.state import SIZE
+from envs.vmas.agent_masks import ALIVE, MASK
 from envs.vmas.world import VmasWorld
 
 CHOICES = 16  # kernels for different values of what resets draw for the whole batch
@@ -208,24 +209,29 @@ class KernelStepper:
         self._after()
         next_observation = {key[1]: value for key, value in out.items() if key[0] == "observation"}
         after = {key[2]: value for key, value in out.items() if key[0] == "after"}
+        reward = {k[1]: v for k, v in out.items() if k[0] == "reward"}
+        masks = self.world.agent_masks
+        ends = ({}, {}) if masks is None else masks.settle(reward, next_observation, after, over)
         info: dict[str, dict[str, Tensor]] = {name: {} for name in self._shapes}
         for key, value in out.items():
             if key[0] == "info":
                 dtype = self.compilation.dtypes[key]
                 info[key[1]][key[2]] = value if dtype == torch.float32 else value.to(dtype)
         return Transition(
-            observation=after, next_observation=next_observation,
-            reward={k[1]: v for k, v in out.items() if k[0] == "reward"}, terminated=ended, truncated=over,
-            state=after.pop(STATE, None), next_state=next_observation.pop(STATE, None), info=info)
+            observation=after, next_observation=next_observation, reward=reward, terminated=ended, truncated=over,
+            state=after.pop(STATE, None), next_state=next_observation.pop(STATE, None), info=info,
+            agent_terminated=ends[0], agent_truncated=ends[1])
 
     def bind_rollout(self, observation: dict[str, Tensor], next_observation: dict[str, Tensor],
                      reward: dict[str, Tensor], terminated: Tensor, truncated: Tensor, state: Tensor | None = None,
-                     next_state: Tensor | None = None) -> None:
+                     next_state: Tensor | None = None, ends: dict[str, tuple[Tensor, Tensor]] | None = None) -> None:
         """Names the rollout buffers that `step_into(t, …)` writes to; infos are left out.
 
         observation: {group: [T, E, A, F]}, entry t the observation after step t (pass `buffer[1:]`);
-        next_observation, reward, terminated and truncated likewise. Contiguous, float32 and bool.
+        next_observation, reward, terminated and truncated likewise, and ends as `Env.bind_rollout` has it. Contiguous,
+        float32 and bool.
         """
+        self._ends = ends or {}
         self._rollout = {("after", "observation", g): v for g, v in observation.items()}
         self._rollout |= {("observation", g): v for g, v in next_observation.items()}
         self._rollout |= {("reward", g): v for g, v in reward.items()}
@@ -246,8 +252,26 @@ class KernelStepper:
             self.kernel.bind({key: None for key, _ in self._outputs if key not in self._rollout})
             self.kernel.bind(self._rollout, steps=True)
             self._bound = self.kernel
+            if self.world.agent_masks is not None:
+                self._said = {key: torch.empty(shape) for key, shape in self._outputs if _is_said(key)}
+                self.kernel.bind(self._said)
         self.kernel.step(t, shift)
         self._after()
+        if self.world.agent_masks is not None:
+            self._settle(t)
+
+    def _settle(self, t: int) -> None:
+        """Ends of agents and zeros for the dead, in entry t of the rollout's buffers."""
+        rows = {key: buffer[t] for key, buffer in self._rollout.items()} | self._said
+        moved = {key[1]: row for key, row in rows.items() if key[0] == "observation"}
+        after = {key[2]: row for key, row in rows.items() if key[0] == "after"}
+        reward = {key[1]: row for key, row in rows.items() if key[0] == "reward"}
+        self._write_ends(t, *self.world.agent_masks.settle(reward, moved, after, rows["truncated",]))
+
+    def _write_ends(self, t: int, terminated: dict[str, Tensor], truncated: dict[str, Tensor]) -> None:
+        for name, (agent_terminated, agent_truncated) in self._ends.items():
+            agent_terminated[t].copy_(terminated[name])
+            agent_truncated[t].copy_(truncated[name])
 
     def _write(self, t: int, step: Transition) -> None:
         """Copies a transition of the simulator's to entry t of the rollout's buffers."""
@@ -258,3 +282,9 @@ class KernelStepper:
         values |= {("after", "observation", STATE): step.state, ("observation", STATE): step.next_state}
         for key, buffer in self._rollout.items():
             buffer[t].copy_(values[key])
+        self._write_ends(t, step.agent_terminated, step.agent_truncated)
+
+
+def _is_said(key: tuple) -> bool:
+    """Whether an output is what the scenario says of its agents' lives (`envs.vmas.agent_masks`)."""
+    return key[:-1] in (("observation",), ("after", "observation")) and key[-1].startswith((ALIVE, MASK))

@@ -45,7 +45,7 @@ def naming_errors(scenario: str, step: int) -> Iterator[None]:
 
 WANTED = {"reward": "a tensor [E], one number per environment",
           "observation": "a float tensor [E, F], or a dict of such",
-          "done": "a bool tensor [E]", "info": "a dict of tensors [E, …]"}
+          "done": "a bool tensor [E] or [E, A]", "info": "a dict of tensors [E, …]"}
 
 
 def _of_simulator(file: str) -> bool:
@@ -94,7 +94,8 @@ def check_outputs(
         if not isinstance(reward, Tensor) or reward.numel() != num_envs or reward.is_complex():
             refuse("reward", agent, reward, f"a tensor [{num_envs}], one number per environment")
     if terminated.dtype != torch.bool or terminated.shape != (num_envs,):
-        refuse("done", "the scenario", terminated, f"a bool tensor [{num_envs}]")
+        refuse("done", "the scenario", terminated, f"a bool tensor [{num_envs}], or [{num_envs}, {len(agents)}] where "
+               "agents end each on its own")
 
 
 def _leaves(observation: Any) -> list[Tensor]:

@@ -44,6 +44,13 @@ class Simulator(Environment):
     get_random_action = inspect.unwrap(Environment.get_random_action)
     render = inspect.unwrap(Environment.render)
 
+    def _done(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Terminated and truncated, bool [E] each; of agents that end each on its own (`AgentMasks`): when all have."""
+        terminated, truncated = super()._done()
+        if terminated.dim() == 2 and terminated.shape[1] == self.n_agents and terminated.dtype == torch.bool:
+            return terminated.all(-1), truncated if truncated.dim() == 1 else truncated.any(-1)
+        return terminated, truncated
+
 
 def scenario_names() -> list[str]:
     """All scenarios that come with VMAS: "balance", "mpe/simple_spread", "debug/goal", …"""

@@ -14,6 +14,7 @@ from envs.grouping import Group, agent_actions, assign, flatten, flatten_info
 from envs.kernel.verification.audit import StepAudit
 from envs.rng import Stream, pack_python, unpack_python
 from envs.spec import EnvSpec, sample_actions
+from envs.vmas.agent_masks import AgentMasks, veil
 from envs.vmas.reset_pool import ResetPool
 from envs.vmas.scenario_errors import check_outputs, naming_errors
 from envs.vmas.simulator import Simulator, build_simulator, find_scenario, global_state, uses_host_random
@@ -26,6 +27,7 @@ class VmasWorld:
     simulator: VMAS's environment, whose tensors lag behind while a kernel steps (`VmasEnv.simulator` does not).
     groups: {group: how its agents' observations are stacked and its actions split}. spec: what that comes to.
     pool: the simulator's state as named tensors, its random stream, and fresh states to restart from.
+    agent_masks: which agents are alive and what they may choose; None where the scenario says nothing of it.
     ticks: steps since the last reset. pool_every: steps between new pools. settings: what `template` repeats.
 
     Args: as `VmasEnv`; audit: looks on while the first steps are made, or None.
@@ -89,7 +91,10 @@ class VmasWorld:
         actions = [agent_actions(sim, agent) for agent in sim.agents]
         flat = [{k: v for k, v in flatten_info(i).items() if v.dim() and len(v) == self.num_envs} for i in infos]
         members = assign(sim.agents, sizes, actions, heterogeneous, teams)
-        return {name: Group(name, who, sim.agents, sizes, actions, flat) for name, who in members.items()}
+        groups = {name: Group(name, who, sim.agents, sizes, actions, flat) for name, who in members.items()}
+        with stream, naming_errors(self.scenario, 0):
+            self.agent_masks = AgentMasks(self.scenario, sim, groups) or None
+        return groups
 
     def template(self, num_envs: int, pool_size: int) -> VmasWorld:
         """Another world of the same settings, in which kernels are traced and compared: seed 0, on the CPU."""
@@ -98,8 +103,13 @@ class VmasWorld:
     # ---- between groups and the simulator's agents
 
     def observe(self, simulator: Simulator, observations: list[Any]) -> dict[str, Tensor]:
-        """{group: float32 [E, A, F]} of what a simulator's agents see, and the global state where it is asked for."""
+        """{group: float32 [E, A, F]} of what a simulator's agents see, and the global state where it is asked for.
+
+        Who is alive and what is allowed lies among them as `AgentMasks` says; the dead are seen as they are.
+        """
         observation = {name: group.observation(observations) for name, group in self.groups.items()}
+        if self.agent_masks is not None:
+            observation |= self.agent_masks.observe(simulator)
         if self._global_state:
             observation[STATE] = global_state(simulator)
         return observation if self._more is None else {**observation, **self._more(simulator)}
@@ -122,7 +132,11 @@ class VmasWorld:
 
     def random_action(self, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """As `Env.random_action`."""
-        return sample_actions(self.spec, self.num_envs, self.device, generator, {})
+        return sample_actions(self.spec, self.num_envs, self.device, generator, self.masks())
+
+    def masks(self) -> dict[str, dict[str, Tensor]]:
+        """As `Env.masks`."""
+        return {} if self.agent_masks is None else self.agent_masks.now
 
     # ---- steps
 
@@ -132,11 +146,19 @@ class VmasWorld:
             self.pool.fresh_stream.seed(spread(seed, 1))
             self._offsets = random.Random(spread(seed, 2))
         self.ticks = 0
-        return self.pool.reset_simulator()
+        observation = self.pool.reset_simulator()
+        if self.agent_masks is not None:
+            self.agent_masks.take(observation)
+            observation = {key: value.clone() for key, value in observation.items()}  # the pool's own may be among them
+            veil(observation, self.masks())
+        return observation
 
     @torch.no_grad()
     def reset(self, seed: int | None = None) -> dict[str, Tensor]:
-        """Restart all environments; their observation by group, the global state under `STATE`. See `VmasEnv.reset`."""
+        """Restart all environments; their observation by group, the global state under `STATE`. See `VmasEnv.reset`.
+
+        What the scenario says of its agents' lives lies among them (`AgentMasks`), and the dead see zeros.
+        """
         return self._restart(seed)
 
     @property
@@ -164,7 +186,8 @@ class VmasWorld:
         names = [agent.name for agent in sim.agents]
         check_outputs(self.scenario, self.ticks + 1, self.num_envs, names, observations, rewards, terminated,
                      self._widths)
-        observation = self.observe(sim, observations)
+        with naming_errors(self.scenario, self.ticks + 1):
+            observation = self.observe(sim, observations)
         truncated = over & ~terminated
         done = over | terminated
         if self.pool_is_due:
@@ -175,11 +198,13 @@ class VmasWorld:
         after = {key: torch.where(here if value.dim() == 3 else here[..., 0], pool.fresh_rows(key, offset), value)
                  for key, value in observation.items()}
         state, next_state = after.pop(STATE, None), observation.pop(STATE, None)
+        reward = {name: group.reward(rewards) for name, group in self.groups.items()}
+        ends = ({}, {}) if self.agent_masks is None else self.agent_masks.settle(reward, observation, after, truncated)
         return Transition(
-            observation=after, next_observation=observation,
-            reward={name: group.reward(rewards) for name, group in self.groups.items()},
+            observation=after, next_observation=observation, reward=reward,
             terminated=terminated, truncated=truncated, state=state, next_state=next_state,
-            info={name: group.info(infos) for name, group in self.groups.items()})
+            info={name: group.info(infos) for name, group in self.groups.items()},
+            agent_terminated=ends[0], agent_truncated=ends[1])
 
     # ---- snapshots
 
@@ -188,13 +213,15 @@ class VmasWorld:
         saved = self.pool.snapshot()
         saved["offsets"] = pack_python(self._offsets.getstate())
         saved["ticks"] = torch.tensor(self.ticks)
-        return saved
+        return saved if self.agent_masks is None else saved | self.agent_masks.snapshot()
 
     def restore(self, snapshot: dict[str, Tensor]) -> None:
         """Go back to a snapshot of a world with the same settings; raises EnvError for another's."""
         self.pool.restore(snapshot)
         self._offsets.setstate(unpack_python(snapshot["offsets"]))
         self.ticks = int(snapshot["ticks"])
+        if self.agent_masks is not None:
+            self.agent_masks.restore(snapshot)
 
 
 def find_device(device: str | torch.device) -> torch.device:

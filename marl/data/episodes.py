@@ -8,6 +8,8 @@ A shard holds N episodes of S steps in all, one after the other, as flat tensors
     GROUP/raw             the same before squashing or clipping, where the policy told it
     GROUP/reward          float32 [S, A]
     GROUP/action_mask     bool [S, A, sum(nvec)], and GROUP/alive bool [S, A], where the environment has them
+    GROUP/terminated, GROUP/truncated bool [S, A], where agents' episodes end each on its own; then also
+    GROUP/next_observation    float32 [S, A, F]     where the step led, of an agent that ended: where it ended
     GROUP/final_observation   float32 [N, A, F]     where the episode ended
     state, final_state    float32 [S, X], [N, X]    the global state, where the environment has one
     terminated, truncated bool [S]
@@ -164,7 +166,8 @@ def mapped(folder: str | Path, target: str | Path | None = None) -> TensorDict:
     """The whole data set as a memory-mapped TensorDict [S] under TorchRL's names; written once, then only opened.
 
     ("GROUP", "observation" | "action" | "raw"), ("next", "GROUP", "reward"), ("next", "terminated" | "truncated" |
-    "done") and, to tell the episodes apart, "episode" and "step" (int64). The shards pass through memory one by one.
+    "done") and, to tell the episodes apart, "episode" and "step" (int64). Where agents end each on its own also
+    ("next", "GROUP", "terminated" | "truncated" | "observation"). The shards pass through memory one by one.
 
     target: where the files lie; None: `memmap/` in the folder. Files of an older manifest are replaced.
     Raises UserError as `shards`.
@@ -200,6 +203,8 @@ def mapped(folder: str | Path, target: str | Path | None = None) -> TensorDict:
 def _key(name: str) -> tuple[str, ...]:
     """TorchRL's name of the shards' tensor `name`."""
     key = tuple(name.split("/"))
+    if key[-1] == "next_observation":
+        return ("next", *key[:-1], "observation")
     return ("next", *key) if key[-1] in ("reward", "terminated", "truncated") else key
 
 

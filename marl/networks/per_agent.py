@@ -50,20 +50,22 @@ class PerAgent(nn.Module):
     def unroll(
         self, x: Tensor, memory: Tensor, start: Tensor | None = None, only: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Along sequences: x [L, ..., A, F], memory [..., A, M], start bool [L, ...] without the agents' dimension.
+        """Along sequences: x [L, ..., A, F], memory [..., A, M], start bool [L, ...], or each agent's own [L, ..., A].
 
         Returns outputs [L, ..., A, out_features] and the memory after each step [L, ..., A, M]; with `only`, as in
         `forward`, zeros for the others.
         """
         if self.shared:
             return self.networks[0](x, memory, start)
-        agents = zip(self.networks, x.unbind(-2), memory.unbind(-2), strict=True)
+        own = start is not None and start.dim() == x.dim() - 1
+        starts = start.unbind(-1) if own else [start] * self.n_agents
+        agents = zip(self.networks, x.unbind(-2), memory.unbind(-2), starts, strict=True)
         if only is not None:
-            network, agent_x, agent_memory = list(agents)[only]
-            out, after = network(agent_x, agent_memory, start)
+            network, agent_x, agent_memory, agent_start = list(agents)[only]
+            out, after = network(agent_x, agent_memory, agent_start)
             none = torch.zeros_like(out), torch.zeros_like(after)
             results = [(out, after) if i == only else none for i in range(self.n_agents)]
         else:
-            results = [network(agent_x, agent_memory, start) for network, agent_x, agent_memory in agents]
+            results = [network(*agent) for network, *agent in agents]
         outputs, memories = zip(*results, strict=True)
         return torch.stack(outputs, -2), torch.stack(memories, -2)

@@ -86,3 +86,68 @@ class Dying(Doors):
         if self.time == 1:
             os._exit(3)
         return super().step(actions)
+
+
+class Parting:
+    """Three agents that see how many steps they have taken and earn 1 each step; all end in their own way.
+
+    The first is terminated after 2 steps, the second cut off after `cut`, the third terminated after 5. What is still
+    told of those who ended is nonsense. leaves: whether `agents` leaves them out. back: the step after which the first
+    is named again, for 1 step, so that it can be told from before.
+    """
+
+    def __init__(self, cut=4, leaves=True, back=None):
+        self.possible_agents = [f"walker_{i}" for i in range(3)]
+        self.agents, self.ends, self.leaves, self.back = [], (2, cut, 5), leaves, back
+
+    def observation_space(self, agent):
+        return spaces.Box(-100, 100, (1,), np.float32)
+
+    def action_space(self, agent):
+        return spaces.Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        self.time, self.lived, self.agents = 0, dict.fromkeys(self.possible_agents, 0), list(self.possible_agents)
+        self.gone = set()
+        return self._see(), {agent: {} for agent in self.agents}
+
+    def _see(self):
+        return {a: np.full(1, -50 if a in self.gone else 1 + self.lived[a], np.float32) for a in self.possible_agents}
+
+    def step(self, actions):
+        assert list(actions) == self.agents, "whoever is named acts"
+        self.time += 1
+        for agent in actions:
+            self.lived[agent] += 1
+        over = [a for a, n in zip(self.possible_agents, self.ends, strict=True) if self.time == n]
+        if self.back is not None and self.time == self.back + 1:
+            over.append(self.possible_agents[0])
+        seen = self._see()
+        rewards = {a: 77.0 if a in self.gone else 1.0 for a in self.possible_agents}
+        terminations = {a: a in over and a != self.possible_agents[1] for a in self.possible_agents}
+        truncations = {a: a in over and a == self.possible_agents[1] for a in self.possible_agents}
+        self.gone |= set(over)
+        if self.leaves:
+            self.agents = [agent for agent in self.agents if agent not in self.gone]
+        if self.time == self.back:
+            first = self.possible_agents[0]
+            self.agents, self.lived[first] = [first, *self.agents], 10
+            self.gone.discard(first)
+            seen[first] = np.full(1, 11, np.float32)
+        return seen, rewards, terminations, truncations, {agent: {} for agent in self.possible_agents}
+
+    def close(self):
+        pass
+
+
+class Endless(Parting):
+    """Both agents are terminated after 4 steps, each, and `agents` goes on naming them; both earn 1 each step."""
+
+    def __init__(self):
+        super().__init__(cut=4, leaves=False)
+        self.possible_agents, self.ends = self.possible_agents[:2], (4, 4)
+
+    def step(self, actions):
+        seen, rewards, *_, infos = super().step(actions)
+        over = dict.fromkeys(self.possible_agents, self.time >= 4)
+        return seen, dict.fromkeys(rewards, 1.0), over, dict.fromkeys(over, False), infos

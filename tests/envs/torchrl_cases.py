@@ -78,6 +78,42 @@ class Endless(Pairs):
         self.action_spec = Unbounded((2,))
 
 
+class Leavers(EnvBase):
+    """Three agents with flags of their own and none at the root: two end after 2 and 5 steps, one is cut off after 3.
+
+    Whoever is over goes on seeing and earning.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(device="cpu", batch_size=[])
+        self.observation_spec = Composite(trio=Composite(observation=Unbounded((3, 1)), shape=(3,)))
+        self.action_spec = Composite(trio=Composite(action=Categorical(2, (3,)), shape=(3,)))
+        self.reward_spec = Composite(trio=Composite(reward=Unbounded((3, 1)), shape=(3,)))
+        flags = {key: Binary(1, (3, 1), dtype=torch.bool) for key in ("done", "terminated", "truncated")}
+        self.done_spec = Composite(trio=Composite(flags, shape=(3,)))
+
+    def _seen(self) -> dict:
+        ended, cut = (torch.tensor([self.time >= n for n in ends]).unsqueeze(-1) for ends in ((2, 9, 5), (9, 3, 9)))
+        flags = {"done": ended | cut, "terminated": ended, "truncated": cut}
+        return {"observation": torch.full((3, 1), 1.0 + self.time), **flags}
+
+    def _reset(self, tensordict=None):
+        self.time = 0
+        return TensorDict({"trio": TensorDict(self._seen(), [3])}, [])
+
+    def _step(self, tensordict):
+        self.time += 1
+        return TensorDict({"trio": TensorDict({**self._seen(), "reward": torch.ones(3, 1)}, [3])}, [])
+
+    def _set_seed(self, seed):
+        pass
+
+
+def arrivals(num_envs: int) -> TorchRLEnv:
+    """VMAS agents that end each on its own, handed out."""
+    return TorchRLEnv(VmasEnv("tests.envs.vmas.ends_cases.Arrive", num_envs, max_steps=9, fast="off"))
+
+
 def nothing() -> list:
     """No environment."""
     return []

@@ -70,7 +70,12 @@ def one_iteration(trainer, task, watch: dict) -> None:
             task.observe(trainer.update(batch))
 
 
-@pytest.mark.parametrize("more", [[], EVERYTHING, MEMORY, ["algo=ippo", "env.continuous_actions=false", *EVERYTHING]])
+SLOTS = ["env.scenario=tests.envs.vmas.ends_cases.Visit", "env.continuous_actions=false"]
+CASES = [[], EVERYTHING, MEMORY, ["algo=ippo", "env.continuous_actions=false", *EVERYTHING]]
+CASES += [[*SLOTS, *EVERYTHING], [*SLOTS, *MEMORY]]  # agents that end each on its own, and masks
+
+
+@pytest.mark.parametrize("more", CASES)
 def test_neither_rollout_nor_update_reads_values(tmp_path, more) -> None:
     trainer, task = begun(tmp_path, *more)
     assert task.env.path == "kernel"

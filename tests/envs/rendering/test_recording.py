@@ -28,6 +28,21 @@ class Watcher:
         return self.twin.random_action(self.generator), values
 
 
+def test_the_dead_see_and_earn_nothing() -> None:
+    settings = {"scenario": "tests.envs.vmas.ends_cases.Visit", "max_steps": 9, "continuous_actions": False}
+    seen = []
+
+    def act(observation):
+        seen.append(observation)
+        return {"agents": torch.zeros(2, 3, 1, dtype=torch.int64)}, {}
+
+    recorded = record(settings, act, 2, seed=5)
+    alive = torch.stack([observation["/alive/agents"] for observation in seen]).bool()
+    assert torch.equal(alive[:, 0, 0], torch.tensor([True] * 3 + [False] * 3 + [True] * 3 + [False]))
+    assert not recorded.observation["agents"][~alive].any() and not recorded.reward["agents"][~alive[:-1]].any()
+    assert recorded.reward["agents"][alive[:-1]].all() and seen[0]["/mask/agents"].shape == (2, 3, 9)
+
+
 @pytest.fixture(scope="module")
 def navigation() -> Recording:
     settings = {"scenario": "navigation", "max_steps": 12, "scenario_kwargs": {"n_agents": 3}}
