@@ -62,7 +62,8 @@ class Collector:
         }
         after = {name: value[1:] for name, value in rollout.observed.items()}
         states = (None, None) if rollout.states is None else (rollout.states[1:], rollout.next_states)
-        env.bind_rollout(after, rollout.next, rollout.reward, rollout.terminated, rollout.truncated, *states)
+        ends = rollout.terminated, rollout.truncated
+        env.bind_rollout(after, rollout.next, rollout.reward, *ends, *states, info=rollout.info)
 
     def reset(self, seed: int | None = None) -> None:
         """Reset every environment; the first observation waits for `collect`."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from agents.models.actor import Actor
 from agents.models.critic import Critic
+from envs.infos import InfoBuffers, InfoRules
 from envs.spec import EnvSpec
 
 
@@ -31,6 +32,7 @@ class RolloutBuffer:
             the steps of `marks`.
         starts: bool [T + 1, E], True where an episode began after this rollout's first step: there memories are zeros
             (also after a step that belongs to no episode, see `idle`).
+        info: what the environment tells of itself (`envs.infos.InfoBuffers`), or None where nothing of it is kept.
 
     Args:
         spec: of the environments.
@@ -40,6 +42,7 @@ class RolloutBuffer:
         actors: who plays, by group.
         critics: by group, where they may have a memory.
         marks: {t: numbers k below K}: the memory of before step t is kept as the k-th.
+        info: which of the environment's own figures are kept; by default none is.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class RolloutBuffer:
         actors: Mapping[str, Actor],
         critics: Mapping[str, Critic] | None = None,
         marks: Mapping[int, list[int]] | None = None,
+        info: InfoRules | None = None,
     ):
         self.spec, self.steps, self.marks = spec, steps, marks or {}
         E = n_envs
@@ -86,6 +90,8 @@ class RolloutBuffer:
             kind: {n: zeros(K, E, *module.memory_shape) for n, module in modules.items() if module.memory_shape}
             for kind, modules in (("actor", actors), ("critic", critics or {}))
         }
+        n_agents = {name: group.n_agents for name, group in spec.groups.items()}
+        self.info = InfoBuffers(info, steps, E, n_agents, device) if info else None
         self.data = self._views()
 
     def _views(self) -> TensorDict:

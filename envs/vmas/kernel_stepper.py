@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from envs.base import STATE, ActionError, EnvError, Transition, misshapen
+from envs.infos import InfoBuffers
 from envs.kernel.backends.cpu_runtime import KernelStep
 from envs.kernel.compile import Compiled, ScenarioState, compiled
 from envs.kernel.tracing.tape import ConstantChanged
@@ -220,12 +221,13 @@ class KernelStepper:
 
     def bind_rollout(self, observation: dict[str, Tensor], next_observation: dict[str, Tensor],
                      reward: dict[str, Tensor], terminated: Tensor, truncated: Tensor, state: Tensor | None = None,
-                     next_state: Tensor | None = None) -> None:
-        """Names the rollout buffers that `step_into(t, …)` writes to; infos are left out.
+                     next_state: Tensor | None = None, info: InfoBuffers | None = None) -> None:
+        """Names the rollout buffers that `step_into(t, …)` writes to.
 
         observation: {group: [T, E, A, F]}, entry t the observation after step t (pass `buffer[1:]`);
-        next_observation, reward, terminated and truncated likewise. Contiguous, float32 and bool.
+        next_observation, reward, terminated and truncated likewise. Contiguous, float32 and bool. info: as for `Env`.
         """
+        self._info = info
         self._rollout = {("after", "observation", g): v for g, v in observation.items()}
         self._rollout |= {("observation", g): v for g, v in next_observation.items()}
         self._rollout |= {("reward", g): v for g, v in reward.items()}
@@ -243,11 +245,20 @@ class KernelStepper:
             return
         shift = self._before(action)
         if self._bound is not self.kernel:
-            self.kernel.bind({key: None for key, _ in self._outputs if key not in self._rollout})
-            self.kernel.bind(self._rollout, steps=True)
+            rollout = self._rollout | self._info_buffers()
+            self.kernel.bind({key: None for key, _ in self._outputs if key not in rollout})
+            self.kernel.bind(rollout, steps=True)
             self._bound = self.kernel
         self.kernel.step(t, shift)
         self._after()
+
+    def _info_buffers(self) -> dict[tuple, Tensor]:
+        """Where the kernel writes infos: {name to bind: float32 [T, E, A, …]}."""
+        if self._info is None:
+            return {}
+        inner = self.kernel.places.inner
+        buffers = {key: self._info.buffer(*key[1:], inner[key][1:]) for key, _ in self._outputs if key[0] == "info"}
+        return {key: buffer for key, buffer in buffers.items() if buffer is not None}
 
     def _write(self, t: int, step: Transition) -> None:
         """Copies a transition of the simulator's to entry t of the rollout's buffers."""
@@ -258,3 +269,5 @@ class KernelStepper:
         values |= {("after", "observation", STATE): step.state, ("observation", STATE): step.next_state}
         for key, buffer in self._rollout.items():
             buffer[t].copy_(values[key])
+        if self._info is not None:
+            self._info.write(t, step.info)
