@@ -10,10 +10,11 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs.adapters.host_infos import EVERYTHING, MASK, told_by
 from envs.base import EnvError
+from envs.infos import InfoRules
 
 ByAgent = dict[str, Any]
-MASK = "action_mask"  # gymnasium's and PettingZoo's name: a key of a Dict observation, or of an agent's info
 
 
 class Copy(ABC):
@@ -61,20 +62,24 @@ class Seen(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """A step of n copies: where it led, what was gained [n, A], how it ended [n], and what they show after it."""
+    """A step of n copies: where it led, what was gained [n, A], how it ended [n], and what they show after it.
+
+    info: what they told of themselves, before a reset (`envs.adapters.host_infos.told_by`).
+    """
 
     final: np.ndarray
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
     seen: Seen
+    info: np.ndarray
 
 
 class Share:
     """n copies stepped one after another; each is reset on its own when its episode ends."""
 
     def __init__(self, make: Callable[[], Copy], count: int, name: str) -> None:
-        self.copies, self.name = [make() for _ in range(count)], name
+        self.copies, self.name, self.rules = [make() for _ in range(count)], name, EVERYTHING
         first = self.copies[0]
         self.agents, self.does = first.agents, first.action_spaces
         parts = {agent: parted(first.observation_spaces[agent], self.does[agent]) for agent in self.agents}
@@ -102,7 +107,12 @@ class Share:
         for e in np.flatnonzero(terminated | truncated):
             after[e] = self.copies[e].reset(int(seeds[e]))
         reward = np.array(gains, dtype=np.float32)
-        return Moved(self._seen(final).observation, reward, terminated, truncated, self._seen(after))
+        info = told_by([infos for _, infos in final], self.agents, self.rules)
+        return Moved(self._seen(final).observation, reward, terminated, truncated, self._seen(after), info)
+
+    def keep_infos(self, rules: InfoRules) -> None:
+        """Tell only of figures that the rules keep."""
+        self.rules = rules
 
     def replay(self, seeds: np.ndarray, played: list[np.ndarray]) -> Seen:
         """Play the running episodes again, each from its seed with its rows."""

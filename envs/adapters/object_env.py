@@ -19,8 +19,10 @@ from torch import Tensor
 
 from envs.adapters.env_copies import MASK, Copy, Moved, Seen, action_width
 from envs.adapters.env_workers import Crew, joined
+from envs.adapters.host_infos import stacked
 from envs.base import ActionError, Env, EnvError, Transition, misshapen
 from envs.grouping import Group, assign
+from envs.infos import InfoRules
 from envs.spec import ActionSpec, EnvSpec
 from marl.core.seeding import spread
 
@@ -120,7 +122,12 @@ class HostEnv(Env):
         return Transition(
             observation=self._stacked(moved.seen.observation), next_observation=self._stacked(moved.final),
             reward={name: group.reward(reward) for name, group in self._groups.items()},
-            terminated=torch.from_numpy(moved.terminated), truncated=torch.from_numpy(moved.truncated))
+            terminated=torch.from_numpy(moved.terminated), truncated=torch.from_numpy(moved.truncated),
+            info=stacked(moved.info, {name: group.spec.agents for name, group in self._groups.items()}))
+
+    def keep_infos(self, rules: InfoRules) -> None:
+        """See `Env.keep_infos`."""
+        self.crew.keep_infos(rules)
 
     def _rows(self, action: dict[str, Tensor]) -> np.ndarray:
         """Actions of all agents one after the other, float64 [E, numbers]."""
