@@ -1,6 +1,6 @@
 """Infos reduced over the episodes that end, carried over from one rollout to the next.
 
-Shapes: T time, E environments, A agents in a group, N columns: the agents of several figures side by side.
+Shapes: T time, E environments, A agents in a group, R rows (`agents.collection.ends`), N figures.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -9,48 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.collection.ends import Ends
 from envs.base import Env, Transition
 from envs.infos import InfoBuffers, InfoRules
 from marl.core import distributed
 
 CHUNK = 128  # steps of evaluations that are reduced together
-
-
-def running_totals(values: Tensor, done: Tensor, carry: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of an episode up to and including each step, and of what still runs at the end.
-
-    A running sum less its value at the previous end: no loop over time.
-
-    Args:
-        values: float32 [T, E, N].
-        done: bool [T, E].
-        carry: float32 [E, N], what the running episodes had before.
-
-    Returns:
-        float32 [T, E, N] and [E, N].
-    """
-    total = values.cumsum(0) + carry
-    time = torch.arange(len(values), device=values.device).unsqueeze(-1)
-    ended = torch.where(done, time, -1).cummax(0).values  # [T, E]: latest end up to and including t
-
-    def before(last: Tensor) -> Tensor:
-        """The running sum at step `last` [..., E] (0 where there is none)."""
-        index = last.clamp(min=0).unsqueeze(-1).expand(*last.shape, values.shape[-1])
-        return total.gather(0, index).mul_((last >= 0).unsqueeze(-1))
-
-    previous = torch.cat([torch.full_like(ended[:1], -1), ended[:-1]])
-    return total - before(previous), (total[-1:] - before(ended[-1:]))[0]
-
-
-def running_maxima(values: Tensor, done: Tensor, carry: Tensor) -> tuple[Tensor, Tensor]:
-    """As `running_totals`, of the largest value; [T, E, N] holds those of whole episodes only, where `done`."""
-    number = done.cumsum(0) - done.long()  # [T, E]: the how manieth episode of the rollout a step belongs to
-    index = number.unsqueeze(-1).expand_as(values)
-    largest = torch.full((len(values) + 1, *values.shape[1:]), -torch.inf, device=values.device)
-    largest[0] = carry
-    largest.scatter_reduce_(0, index, values, "amax")
-    last = done.sum(0).view(1, -1, 1).expand(1, *values.shape[1:])
-    return largest.gather(0, index), largest.gather(0, last)[0]
 
 
 class EpisodeInfos:
@@ -89,57 +53,56 @@ class EpisodeInfos:
                 self.carry.setdefault(group, {}).setdefault(name, {})
 
     @torch.no_grad()
-    def reduce(self, info: InfoBuffers, done: Tensor) -> dict[tuple[str, str], Tensor]:
-        """{(group, "NAME/KIND"): float32 [T, E, A]}: at steps where `done`, of the whole episode; nan where not told.
+    def reduce(self, info: InfoBuffers, ends: Ends) -> dict[tuple[str, str], Tensor]:
+        """{(group, "NAME/KIND"): float32 [R, A]}: of the episodes that ended at `ends.rows`; nan where not told.
 
-        done: bool [T, E], of the first T steps of `info`.
+        ends: of the first T steps of `info`.
         """
         reduced = {}
         for group, kept in info.tensors.items():
-            names = sorted({*kept, *self.carry.get(group, {})})
-            if names:
+            if names := sorted({*kept, *self.carry.get(group, {})}):
                 carry = self.carry.setdefault(group, {})
                 for name in names:
                     carry.setdefault(name, {})
-                values = {name: info.value(group, name)[: len(done)] for name in names}
-                reduced |= {(group, key): value for key, value in self._group(values, done, carry).items()}
+                values = {name: info.value(group, name)[: len(ends.done)] for name in names}
+                reduced |= {(group, key): value for key, value in self._group(values, ends, carry).items()}
         return reduced
 
-    def _group(self, values: dict[str, Tensor], done: Tensor, carry: dict) -> dict[str, Tensor]:
+    def _group(self, values: dict[str, Tensor], ends: Ends, carry: dict) -> dict[str, Tensor]:
         kinds = {name: self.rules.kinds(name) for name in values}
-        found = {(name, "end"): value for name, value in values.items() if "end" in kinds[name]}
+        found = {}
+        for name, value in values.items():
+            if "end" in kinds[name]:
+                last = value.flatten(0, 1).index_select(0, ends.rows)
+                found[name, "end"] = torch.where(last.isfinite(), last, torch.nan)
         if summed := [name for name in values if {"mean", "sum"} & {*kinds[name]}]:
             numbers = torch.stack([values[name] for name in summed], 2)
-            told = numbers.isfinite()
-            numbers, told = torch.where(told, numbers, 0.0), told.float()
-            total, count = _scanned(running_totals, {"sum": numbers, "told": told}, done, carry, summed, 0.0)
-            mean = total / count  # nan where nothing was told
-            total = torch.where(count > 0, total, torch.nan)
-            found |= {(name, "mean"): value for name, value in zip(summed, mean.unbind(2), strict=True)}
-            found |= {(name, "sum"): value for name, value in zip(summed, total.unbind(2), strict=True)}
+            told = numbers.abs() < torch.inf  # neither nan nor infinite
+            parts = {"sum": torch.where(told, numbers, 0.0), "told": told.float()}
+            total, count = _scanned(ends.last_totals, parts, carry, summed, 0.0)
+            for kind, value in (("mean", total / count), ("sum", torch.where(count > 0, total, torch.nan))):
+                found |= {(name, kind): value[:, i] for i, name in enumerate(summed)}
         for kind, sign in (("max", 1.0), ("min", -1.0)):
             if chosen := [name for name in values if kind in kinds[name]]:
                 numbers = torch.stack([values[name] for name in chosen], 2) * sign
                 numbers = torch.where(numbers.isfinite(), numbers, -torch.inf)
-                (most,) = _scanned(running_maxima, {kind: numbers}, done, carry, chosen, -torch.inf)
+                (most,) = _scanned(ends.last_maxima, {kind: numbers}, carry, chosen, -torch.inf)
                 most = torch.where(most.isfinite(), most * sign, torch.nan)
-                found |= {(name, kind): value for name, value in zip(chosen, most.unbind(2), strict=True)}
+                found |= {(name, kind): most[:, i] for i, name in enumerate(chosen)}
         return {f"{name}/{kind}": found[name, kind] for name in values for kind in kinds[name]}
 
 
-def _scanned(
-    scan: Callable, parts: dict[str, Tensor], done: Tensor, carry: dict, names: list[str], empty: float
-) -> list[Tensor]:
-    """Each part float32 [T, E, N, A] scanned over time; what runs on is put into `carry`."""
+def _scanned(scan: Callable, parts: dict[str, Tensor], carry: dict, names: list[str], empty: float) -> list[Tensor]:
+    """Each part float32 [T, E, N, A] scanned over time, to [R, N, A]; what runs on is put into `carry`."""
     columns = torch.cat(list(parts.values()), 2)
     nothing = torch.full_like(columns[0, :, 0], empty)
     before = [carry[name].get(part, nothing) for part in parts for name in names]
-    scanned, after = scan(columns.flatten(2), done, torch.stack(before, 1).flatten(1))
+    scanned, after = scan(columns.flatten(2), torch.stack(before, 1).flatten(1))
     rest = iter(after.unflatten(1, columns.shape[2:]).unbind(1))
     for part in parts:
         for name in names:
             carry[name][part] = next(rest)
-    return list(scanned.unflatten(2, columns.shape[2:]).chunk(len(parts), 2))
+    return list(scanned.unflatten(1, columns.shape[2:]).chunk(len(parts), 1))
 
 
 class FirstEpisodes:
@@ -159,12 +122,12 @@ class FirstEpisodes:
                 self._reduce()
 
     def _reduce(self) -> None:
-        ended = torch.stack(self.ended)
-        last = ended.unsqueeze(-1)
-        for key, value in self.infos.reduce(self.buffers, ended).items():
-            now = torch.where(last, value, 0.0).sum(0)  # of the one step at which it ended
-            before = self.found.get(key, torch.full_like(now, torch.nan))
-            self.found[key] = torch.where(last.any(0), now, before)
+        ends = Ends(torch.stack(self.ended), find=True)
+        environment = ends.rows % ends.done.shape[1]
+        for key, value in self.infos.reduce(self.buffers, ends).items():
+            if key not in self.found:
+                self.found[key] = value.new_full((ends.done.shape[1], value.shape[1]), torch.nan)
+            self.found[key].index_copy_(0, environment, value)
         self.ended = []
 
     def reduced(self) -> dict[str, dict[str, np.ndarray]]:
@@ -177,7 +140,7 @@ class FirstEpisodes:
         return groups
 
 
-def ended_means(reduced: Mapping[tuple[str, str], Tensor], done: Tensor) -> dict[tuple[str, str], Tensor]:
+def ended_means(reduced: Mapping[tuple[str, str], Tensor], ends: Ends) -> dict[tuple[str, str], Tensor]:
     """Means of what `EpisodeInfos.reduce` gave, over the agents and the episodes that ended, of all processes.
 
     nan where none did, or none was told of. What one process alone was told is a figure of all.
@@ -186,10 +149,10 @@ def ended_means(reduced: Mapping[tuple[str, str], Tensor], done: Tensor) -> dict
         return {}
     sums = []
     for group in dict.fromkeys(group for group, _ in reduced):
-        values = torch.stack([value for (of, _), value in reduced.items() if of == group])  # [N, T, E, A]
-        counted = values.isfinite() & done.unsqueeze(-1)
-        total = torch.where(counted, values, 0.0).sum((1, 2, 3))
-        sums.append(torch.stack([total, counted.sum((1, 2, 3)).float()]))
+        values = torch.stack([value for (of, _), value in reduced.items() if of == group])  # [N, R, A]
+        counted = ~values.isnan() & ends.ended.unsqueeze(-1)
+        total = torch.where(counted, values, 0.0).sum((1, 2))
+        sums.append(torch.stack([total, counted.sum((1, 2), dtype=torch.float32)]))
     total, count = distributed.total(torch.cat(sums, 1))
     return dict(zip(reduced, (total / count).unbind(), strict=True))
 

@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from agents.collection.episode_infos import EpisodeInfos, ended_means, figure, running_totals
+from agents.collection.ends import Ends
+from agents.collection.episode_infos import EpisodeInfos, ended_means, figure
 from agents.collection.rollout_buffer import RolloutBuffer
 from envs.infos import InfoRules
 from marl.core import distributed
@@ -28,17 +29,18 @@ class EpisodeReturns:
         self.carry = carry
 
     @torch.no_grad()
-    def add(self, reward: Tensor, done: Tensor) -> Tensor:
+    def add(self, reward: Tensor, done: Tensor | Ends) -> Tensor:
         """Undiscounted return of the episode up to and including each step.
 
         Args:
             reward: float32 [T, E, A].
-            done: bool [T, E].
+            done: bool [T, E], or the ends that were found in it.
 
         Returns:
             float32 [T, E, A]: at steps where `done`, the whole episode's return.
         """
-        totals, self.carry = running_totals(reward, done, self.carry)
+        ends = done if isinstance(done, Ends) else Ends(done)
+        totals, self.carry = ends.totals(reward, self.carry)
         return totals
 
 
@@ -68,23 +70,23 @@ class EpisodeStatistics:
 
     def figures(self, rollout: RolloutBuffer) -> dict[str, Tensor]:
         """Means over the episodes that ended in this rollout, of all processes (NaN where none did)."""
-        done = rollout.done
+        done, ends = rollout.done, Ends(rollout.done)
         ended = distributed.total(done.sum())
         figures, means = {}, []
         for name, returns in self.returns.items():
-            totals = returns.add(rollout.reward[name], done).mean(-1)
+            totals = returns.add(rollout.reward[name], ends).mean(-1)
             mean = distributed.total((totals * done).sum()) / ended
             means += [mean] * (name in self.learning)
             if len(self.returns) > 1:
                 figures[f"{name}/episode_return"] = mean
         lived = (~rollout.idle(slice(0, -1))).float().unsqueeze(-1)
-        lengths = self.lengths.add(lived, done).squeeze(-1)
+        lengths = self.lengths.add(lived, ends).squeeze(-1)
         figures["episode_return"] = torch.stack(means).mean()
         figures["episode_length"] = distributed.total((lengths * done).sum()) / ended
         figures["episodes"] = ended
         if rollout.info is not None:
             self.infos.share_names(rollout.info)
-            told = ended_means(self.infos.reduce(rollout.info, done), done)
+            told = ended_means(self.infos.reduce(rollout.info, ends), ends)
             figures |= {figure(group, key, self.returns): mean for (group, key), mean in told.items()}
         return figures
 
