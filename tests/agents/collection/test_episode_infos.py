@@ -1,5 +1,11 @@
 """Infos over episodes that span rollouts, against a loop over the steps; of first episodes; over processes' names."""
 
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -143,3 +149,36 @@ def test_totals_and_maxima_by_hand():
     most, rest = ends.last_maxima(-values, torch.tensor([[-0.5]]))
     assert most.tolist() == [[-0.5], [-4]] and rest.tolist() == [[-16]]
     assert_close(ends.last_maxima(values, torch.tensor([[-torch.inf]]))[0], torch.tensor([[2.0], [8]]))
+
+
+def test_processes_tell_of_one_another(tmp_path):
+    """One process is told x, the other y: both log both, as means over all episodes that were told of them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    root = Path(__file__).resolve().parents[3]
+    where |= {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen([sys.executable, "-c", PROCESS], env={**where, "RANK": str(rank)}, stdout=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    told = [json.loads(process.communicate(timeout=240)[0]) for process in started]
+    assert told[0] == told[1] == {"x/end": 2.0, "x1/end": 4.667, "y/end": 7.0}
+
+
+PROCESS = """
+import json, torch
+from agents.collection.ends import Ends
+from agents.collection.episode_infos import EpisodeInfos, ended_means
+from envs.infos import InfoBuffers, InfoRules
+from marl.core import distributed
+distributed.start()
+rules, rank = InfoRules.of({"*": ["end"]}), distributed.rank()
+infos, info = EpisodeInfos(rules), InfoBuffers(rules, 1, 2, {"a": 1}, "cpu")
+x, y = torch.full((2, 1), 2.0), torch.full((2, 1), 7.0)
+info.write(0, {"a": {"y": y, "x1": torch.tensor([[4.0], [4]])} if rank else {"x": x, "x1": torch.full((2, 1), 6.0)}})
+ends = Ends(torch.tensor([[True, rank == 1]]))  # two episodes of the second process ended, and one of the first
+infos.share_names(info)
+print(json.dumps({key: round(float(m), 3) for (_, key), m in ended_means(infos.reduce(info, ends), ends).items()}))
+distributed.stop()
+"""
