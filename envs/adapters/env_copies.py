@@ -24,6 +24,7 @@ class Copy(ABC):
     observation_spaces: dict[str, gymnasium.Space]
     action_spaces: dict[str, gymnasium.Space]
     max_steps: int | None = None  # the environment's own time limit, where it tells one
+    env: Any  # what it was made of: `render` and `metadata` are asked for where episodes are filmed
 
     @abstractmethod
     def reset(self, seed: int) -> tuple[ByAgent, ByAgent]:
@@ -80,6 +81,7 @@ class Share:
 
     def __init__(self, make: Callable[[], Copy], count: int, name: str) -> None:
         self.copies, self.name, self.rules = [make() for _ in range(count)], name, EVERYTHING
+        self._films: dict[int, list[Any]] = {}
         first = self.copies[0]
         self.agents, self.does = first.agents, first.action_spaces
         parts = {agent: parted(first.observation_spaces[agent], self.does[agent]) for agent in self.agents}
@@ -94,11 +96,14 @@ class Share:
 
     def reset(self, seeds: np.ndarray) -> Seen:
         """Start the episode that belongs to each seed [n]."""
-        return self._seen([copy.reset(int(seed)) for copy, seed in zip(self.copies, seeds, strict=True)])
+        shown = [copy.reset(int(seed)) for copy, seed in zip(self.copies, seeds, strict=True)]
+        self._picture()
+        return self._seen(shown)
 
     def step(self, rows: np.ndarray, late: np.ndarray, seeds: np.ndarray) -> Moved:
         """Play the rows [n, numbers of all]; late: where time is up after it; seeds: of the episodes that come next."""
         moves = [self._play(copy, row) for copy, row in zip(self.copies, rows, strict=True)]
+        self._picture()
         terminated = np.array([move[3] for move in moves], dtype=bool)
         truncated = (np.array([move[4] for move in moves], dtype=bool) | late) & ~terminated
         gains = [[float(move[2].get(agent, 0.0)) for agent in self.agents] for move in moves]
@@ -106,9 +111,20 @@ class Share:
         after = list(final)
         for e in np.flatnonzero(terminated | truncated):
             after[e] = self.copies[e].reset(int(seeds[e]))
+            self._films.pop(e, None)
         reward = np.array(gains, dtype=np.float32)
         info = told_by([infos for _, infos in final], self.agents, self.rules)
         return Moved(self._seen(final).observation, reward, terminated, truncated, self._seen(after), info)
+
+    def film(self, keep: Callable[[Any], Any]) -> list[list[Any]]:
+        """From the next reset on: what `keep` makes of each copy's picture, after the reset and every step of its first
+        episode, in a list for each copy."""
+        self._keep, self._films = keep, {e: [] for e in range(len(self.copies))}
+        return list(self._films.values())
+
+    def _picture(self) -> None:
+        for e, film in self._films.items():
+            film.append(self._keep(self.copies[e].env.render()))
 
     def keep_infos(self, rules: InfoRules) -> None:
         """Tell only of figures that the rules keep."""

@@ -129,6 +129,13 @@ class Crew:
         if isinstance(self.shares[0], Worker):
             self._answers()
 
+    @property
+    def here(self) -> Share:
+        """All copies, where they are stepped in this process (workers=0)."""
+        if not isinstance(self.shares[0], Share):
+            raise EnvError("env.workers: only copies in this process can be looked at; write env.workers=0.")
+        return self.shares[0]
+
     def _answers(self) -> list[Any]:
         answers = [worker.answer() for worker in self.shares]
         for answer in answers:

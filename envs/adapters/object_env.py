@@ -125,6 +125,15 @@ class HostEnv(Env):
             terminated=torch.from_numpy(moved.terminated), truncated=torch.from_numpy(moved.truncated),
             info=stacked(moved.info, {name: group.spec.agents for name, group in self._groups.items()}))
 
+    def film(self, keep: Callable[[Any], Any]) -> list[list[Any]]:
+        """See `Share.film`. Raises EnvError where the copies are in other processes."""
+        return self.crew.here.film(keep)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the environment tells of itself ("render_modes", …). Raises EnvError as `film`."""
+        return getattr(self.crew.here.copies[0].env, "metadata", None) or {}
+
     def keep_infos(self, rules: InfoRules) -> None:
         """See `Env.keep_infos`."""
         self.crew.keep_infos(rules)

@@ -18,8 +18,10 @@ class Goal(gymnasium.Env):
 
     observation_space = spaces.Box(-100, 100, (2,), np.float32)
     action_space = spaces.Discrete(3)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
     def __init__(self, lengths=(), success="always", render_mode=None):
+        self.render_mode = render_mode
         self.lengths = itertools.cycle(lengths) if lengths else None
         self.success = {"always": True, "half": next(NUMBERS) % 2 == 0, "never": False}[success]
 
@@ -27,6 +29,10 @@ class Goal(gymnasium.Env):
         super().reset(seed=seed)
         self.time, self.length = 0, next(self.lengths) if self.lengths else int(self.np_random.integers(2, 7))
         return self.look(), {"height": 99.0, "reset": 1.0, "action_mask": np.ones(3, np.int8)}
+
+    def render(self):
+        """A picture, wider than high, as bright as twenty times the step's number."""
+        return np.full((20, 40, 3), 20 * self.time, np.uint8)
 
     def look(self):
         self.height = float(self.np_random.integers(-50, 50))
@@ -47,6 +53,19 @@ def goals(num_envs, mode="NextStep", max_episode_steps=100, **kwargs):
         return gymnasium.wrappers.TimeLimit(Goal(**kwargs), max_episode_steps)
 
     return gymnasium.vector.SyncVectorEnv([one] * num_envs, autoreset_mode=gymnasium.vector.AutoresetMode(mode))
+
+
+class Hidden(Goal):
+    """It has nothing to show."""
+
+    metadata = {"render_modes": ["human"]}
+
+
+class Broken(Goal):
+    """What it shows is no picture."""
+
+    def render(self):
+        return [1, 2]
 
 
 class Walkers:
@@ -81,3 +100,5 @@ class Walkers:
 
 if "InfoGoal-v0" not in gymnasium.registry:  # worker processes know it by importing this module
     gymnasium.register("InfoGoal-v0", entry_point=Goal, vector_entry_point=goals)
+    gymnasium.register("InfoHidden-v0", entry_point=Hidden)
+    gymnasium.register("InfoBroken-v0", entry_point=Broken)
