@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from envs.infos import InfoBuffers, InfoRules
 from envs.spec import EnvSpec, sample_actions
 from marl.core.errors import UserError
 
@@ -39,7 +40,9 @@ class Transition:
     truncated: Tensor  # bool [E]: the time limit ended it; False where terminated
     state: Tensor | None = None  # float32 [E, S] after auto-reset
     next_state: Tensor | None = None  # float32 [E, S] before auto-reset
-    info: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # {group: {name: [E, A] or [E, A, …]}}
+    # {group: {name: [E, A] or [E, A, …]}}: figures of the environment's own, of before the auto-reset; nan where none
+    # was told. Names of which nothing was told in this step may be left out.
+    info: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     # {group: bool [E, A]} of groups with `GroupSpec.ends`: whose own episode this step ended, and how. An agent that
     # was cut off is bootstrapped from its row of `next_observation`. Where the environment's episode ends, so does that
     # of every agent that was alive.
@@ -101,18 +104,22 @@ class Env(ABC):
 
     def bind_rollout(self, observation: dict[str, Tensor], next_observation: dict[str, Tensor],
                      reward: dict[str, Tensor], terminated: Tensor, truncated: Tensor, state: Tensor | None = None,
-                     next_state: Tensor | None = None, ends: dict[str, tuple[Tensor, Tensor]] | None = None) -> None:
+                     next_state: Tensor | None = None, info: InfoBuffers | None = None,
+                     ends: dict[str, tuple[Tensor, Tensor]] | None = None) -> None:
         """Name the buffers that `step_into(t, …)` writes entry t of, as `Transition` would hold it.
 
         observation, next_observation: {group: float32 [T, E, A, F]}; reward: {group: float32 [T, E, A]}; terminated,
         truncated: bool [T, E]; state, next_state: float32 [T, E, S] or None. All contiguous, on `device`.
         ends: {group: (agent_terminated, agent_truncated)}, bool [T, E, A], of the groups with `GroupSpec.ends`.
+        info: what infos are written to, those that it keeps; None: none are.
         """
+        self.keep_infos(info.rules if info else InfoRules())
+        self._info = info
         self._buffers = (observation, next_observation, reward, terminated, truncated, state, next_state)
         self._ends = ends or {}
 
     def step_into(self, t: int, action: dict[str, Tensor]) -> None:
-        """One step as `step` makes it, its results written to entry t of the bound buffers; infos are left out."""
+        """One step as `step` makes it, its results written to entry t of the bound buffers."""
         observation, next_observation, reward, terminated, truncated, state, next_state = self._buffers
         transition = self.step(action)
         for buffers, values in ((observation, transition.observation), (next_observation, transition.next_observation),
@@ -127,6 +134,11 @@ class Env(ABC):
         for name, (agent_terminated, agent_truncated) in self._ends.items():
             agent_terminated[t].copy_(transition.agent_terminated[name])
             agent_truncated[t].copy_(transition.agent_truncated[name])
+        if self._info is not None:
+            self._info.write(t, transition.info)
+
+    def keep_infos(self, rules: InfoRules) -> None:  # noqa: B027 - most environments have theirs at no cost
+        """From now on `Transition.info` need hold no figures but those that the rules keep; at first it holds all."""
 
     def random_action(self, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Uniform actions {group: [E, A, D]} from the caller's generator, which lives on the CPU or on `device`.

@@ -30,6 +30,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from agents.collection.episode_infos import figure
 from agents.evaluation.episodes import report
 from agents.players.perturbation import Disturbance
 from agents.tasks.episode_evaluation import EpisodeEvaluation
@@ -218,7 +219,7 @@ def show(figures: dict, title: str) -> None:
     if "episode_length" in figures:
         plain["episode_length"] = figures["episode_length"]["mean"]
     for name, group in figures.get("groups", {}).items():
-        plain |= {f"{name}/{key}": value for key, value in group["info"].items()}
+        plain |= {figure(name, key, figures["groups"]): value for key, value in group["info"].items()}
     table = terminal.table("figure", "mean")
     for key, value in plain.items():
         table.add_row(key, f"{value:.4f}")

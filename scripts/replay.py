@@ -14,6 +14,8 @@
   out=null             folder to write to; null: replay/ in the run directory, or beside the recording
 
 The recording is written too (replay.safetensors): the simulator's states, small, and drawn again at any time.
+Environments of gymnasium and PettingZoo draw themselves (render mode rgb_array): there html shows all episodes as
+GIFs, and there is no recording.
 """
 
 from collections.abc import Iterator
@@ -25,8 +27,10 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from agents.evaluation.episode_replays import record_policy, strip
+from agents.evaluation.episode_replays import drawable, film_policy, record_policy, strip
+from agents.evaluation.filmed_episodes import can_film
 from agents.policies.policy import Policy
+from envs.rendering.animation import film_page, gif, mp4, quantized
 from envs.rendering.html_page import page, write
 from envs.rendering.recording import Recording
 from envs.rendering.scene import image
@@ -65,11 +69,12 @@ def run(chosen: Options) -> Path:
     else:
         folder = Path(chosen.out or run_directory.home_of(chosen.ckpt) / "replay")
         policy = Policy.load(chosen.ckpt, chosen.which)
+        if can_film(drawable(policy.metadata.get("env"))):
+            return show_film(policy, chosen, folder)
         recording = record_policy(policy, chosen.episodes, chosen.seed, chosen.deterministic, chosen.max_steps)
         recording.save(folder / "replay.safetensors")
         say(folder / "replay.safetensors")
-    if chosen.episode >= recording.episodes:
-        raise UserError(f"episode={chosen.episode}: the recording has {recording.episodes} episodes, from 0 on")
+    check_episode(chosen, recording.episodes)
     folder.mkdir(parents=True, exist_ok=True)
     name = Path(chosen.recording).stem if chosen.recording else "replay"
     for kind in chosen.formats:
@@ -79,9 +84,40 @@ def run(chosen: Options) -> Path:
         elif kind == "png":
             Image.fromarray(strip(recording, chosen.episode)).save(target, optimize=True)
         elif kind == "gif":
-            gif(target, images(recording, chosen), recording.dt / chosen.speed)
+            gif(target, quantized(images(recording, chosen)), recording.dt / chosen.speed)
         else:
             mp4(target, images(recording, chosen), chosen.speed / recording.dt)
+        say(target)
+    return folder
+
+
+def check_episode(chosen: Options, episodes: int) -> None:
+    """Raises UserError where there is no such episode."""
+    if chosen.episode >= episodes:
+        raise UserError(f"episode={chosen.episode}: the recording has {episodes} episodes, from 0 on")
+
+
+def show_film(policy: Policy, chosen: Options, folder: Path) -> Path:
+    """The same of an environment that draws its own pictures: there is no recording beside them."""
+    check_episode(chosen, chosen.episodes)
+    seeded = chosen.episodes, chosen.seed, chosen.deterministic, chosen.max_steps
+    shown = film_policy(policy, *seeded, chosen.width)
+    pictures, seconds = shown.pictures[chosen.episode], 1 / shown.fps / chosen.speed
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind in chosen.formats:
+        target = folder / f"replay.{kind}"
+        if kind == "html":
+            captions = [
+                f"episode {e}: {len(each) - 1} steps, return {shown.returns[e]:.4g}"
+                for e, each in enumerate(shown.pictures)
+            ]
+            write(target, film_page("replay", list(zip(captions, shown.pictures, strict=True)), seconds))
+        elif kind == "png":
+            Image.fromarray(shown.strip(chosen.episode)).save(target, optimize=True)
+        elif kind == "gif":
+            gif(target, pictures, seconds)
+        else:
+            mp4(target, (np.asarray(picture.convert("RGB")) for picture in pictures), 1 / seconds)
         say(target)
     return folder
 
@@ -89,32 +125,6 @@ def run(chosen: Options) -> Path:
 def images(recording: Recording, chosen: Options) -> Iterator[np.ndarray]:
     """The frames of the chosen episode, uint8 [H, W, 3]."""
     return (image(drawn, chosen.width) for drawn in recording.scenes(chosen.episode))
-
-
-def gif(path: Path, frames: Iterator[np.ndarray], seconds: float) -> None:
-    """Write an animated GIF that repeats for ever; `seconds` per frame, in hundredths (the format's unit)."""
-    pictures = [Image.fromarray(frame).quantize(64, dither=Image.Dither.NONE) for frame in frames]
-    pictures[0].save(
-        path,
-        save_all=True,
-        append_images=pictures[1:],
-        duration=max(20, round(seconds * 100) * 10),
-        loop=0,
-        optimize=True,
-    )
-
-
-def mp4(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
-    """Write an H.264 video. Raises UserError where the encoder is not installed."""
-    try:
-        import imageio_ffmpeg  # noqa: F401 - brings the encoder for imageio
-    except ImportError as error:
-        raise UserError("formats=[mp4]: imageio-ffmpeg is not installed; run pip install -e '.[video]'") from error
-    import imageio
-
-    with imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=2, quality=8) as writer:
-        for frame in frames:
-            writer.append_data(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2])  # H.264 takes even sizes
 
 
 def say(path: Path) -> None:

@@ -64,7 +64,8 @@ class Collector:
         states = (None, None) if rollout.states is None else (rollout.states[1:], rollout.next_states)
         ends = {name: (flags["terminated"], flags["truncated"]) for name, flags in rollout.ends.items()}
         flags = rollout.terminated, rollout.truncated
-        env.bind_rollout(after, rollout.next, rollout.reward, *flags, *states, **({"ends": ends} if ends else {}))
+        more = {"ends": ends} if ends else {}
+        env.bind_rollout(after, rollout.next, rollout.reward, *flags, *states, info=rollout.info, **more)
 
     def reset(self, seed: int | None = None) -> None:
         """Reset every environment; the first observation waits for `collect`."""

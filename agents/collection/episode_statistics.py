@@ -1,4 +1,4 @@
-"""Statistics of the episodes that end while a run collects.
+"""Statistics of the episodes that end while a run collects: returns, lengths and the environment's own figures.
 
 Shapes: T time, E environments, A agents in a group.
 """
@@ -8,7 +8,10 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
+from agents.collection.ends import Ends
+from agents.collection.episode_infos import EpisodeInfos, ended_means, figure
 from agents.collection.rollout_buffer import RolloutBuffer
+from envs.infos import InfoRules
 from marl.core import distributed
 
 
@@ -26,29 +29,19 @@ class EpisodeReturns:
         self.carry = carry
 
     @torch.no_grad()
-    def add(self, reward: Tensor, done: Tensor) -> Tensor:
+    def add(self, reward: Tensor, done: Tensor | Ends) -> Tensor:
         """Undiscounted return of the episode up to and including each step.
 
         Args:
             reward: float32 [T, E, A].
-            done: bool [T, E].
+            done: bool [T, E], or the ends that were found in it.
 
         Returns:
             float32 [T, E, A]: at steps where `done`, the whole episode's return.
         """
-        T = len(reward)
-        total = reward.cumsum(0) + self.carry
-        time = torch.arange(T, device=reward.device).unsqueeze(-1)
-        ended = torch.where(done, time, -1).cummax(0).values  # [T, E]: latest end up to and including t
-
-        def before(last: Tensor) -> Tensor:
-            """The running sum at step `last` [..., E] (0 where there is none)."""
-            index = last.clamp(min=0).unsqueeze(-1).expand(*last.shape, reward.shape[-1])
-            return total.gather(0, index).mul_((last >= 0).unsqueeze(-1))
-
-        previous = torch.cat([torch.full_like(ended[:1], -1), ended[:-1]])
-        self.carry = (total[-1:] - before(ended[-1:]))[0]
-        return total - before(previous)
+        ends = done if isinstance(done, Ends) else Ends(done)
+        totals, self.carry = ends.totals(reward, self.carry)
+        return totals
 
 
 class EpisodeStatistics:
@@ -59,34 +52,53 @@ class EpisodeStatistics:
         n_agents: {group: its number of agents}, of all groups.
         learning: the groups whose return is the run's.
         device: where rollouts live.
+        info: how the environment's own figures are reduced; by default none is.
     """
 
-    def __init__(self, n_envs: int, n_agents: Mapping[str, int], learning: Collection[str], device: torch.device):
-        self.learning = learning
+    def __init__(
+        self,
+        n_envs: int,
+        n_agents: Mapping[str, int],
+        learning: Collection[str],
+        device: torch.device,
+        info: InfoRules | None = None,
+    ):
+        self.learning, self.device = learning, device
+        self.infos = EpisodeInfos(info or InfoRules())
         self.returns = {name: EpisodeReturns(n_envs, count, device) for name, count in n_agents.items()}
         self.lengths = EpisodeReturns(n_envs, 1, device)
 
     def figures(self, rollout: RolloutBuffer) -> dict[str, Tensor]:
         """Means over the episodes that ended in this rollout, of all processes (NaN where none did)."""
-        done = rollout.done
+        done, ends = rollout.done, Ends(rollout.done)
         ended = distributed.total(done.sum())
         figures, means = {}, []
         for name, returns in self.returns.items():
-            totals = returns.add(rollout.reward[name], done).mean(-1)
+            totals = returns.add(rollout.reward[name], ends).mean(-1)
             mean = distributed.total((totals * done).sum()) / ended
             means += [mean] * (name in self.learning)
             if len(self.returns) > 1:
                 figures[f"{name}/episode_return"] = mean
         lived = (~rollout.idle(slice(0, -1))).float().unsqueeze(-1)
-        lengths = self.lengths.add(lived, done).squeeze(-1)
+        lengths = self.lengths.add(lived, ends).squeeze(-1)
         figures["episode_return"] = torch.stack(means).mean()
         figures["episode_length"] = distributed.total((lengths * done).sum()) / ended
         figures["episodes"] = ended
+        if rollout.info is not None:
+            self.infos.share_names(rollout.info)
+            told = ended_means(self.infos.reduce(rollout.info, ends), ends)
+            figures |= {figure(group, key, self.returns): mean for (group, key), mean in told.items()}
         return figures
 
+    def told(self) -> set[str]:
+        """Names of the infos' figures that any rollout had."""
+        kinds = self.infos.rules.kinds
+        return {figure(g, f"{name}/{kind}", self.returns) for g, name in self.infos.names() for kind in kinds(name)}
+
     def state_dict(self) -> dict:
-        """Returns and lengths so far of the episodes that are still running."""
-        return {
+        """Returns, lengths and infos so far of the episodes that are still running."""
+        infos = self.infos.state_dict()
+        return ({"infos": infos} if infos else {}) | {
             "returns": {name: returns.carry for name, returns in self.returns.items()},
             "lengths": self.lengths.carry,
         }
@@ -96,3 +108,4 @@ class EpisodeStatistics:
         for name, carry in state["returns"].items():
             self.returns[name].load(carry)
         self.lengths.load(state["lengths"])
+        self.infos.load(state.get("infos", {}), self.device)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from agents.models.actor import Actor
 from agents.models.critic import Critic
+from envs.infos import InfoBuffers, InfoRules
 from envs.spec import EnvSpec
 
 
@@ -35,6 +36,7 @@ class RolloutBuffer:
         ends: {group: {"terminated" | "truncated" | "done": bool [T, E, A]}} of groups with `GroupSpec.ends`: whose own
             episode the step ended.
         agent_starts: {group: bool [T + 1, E, A]} of the same: as `starts`, agent by agent.
+        info: what the environment tells of itself (`envs.infos.InfoBuffers`), or None where nothing of it is kept.
 
     Args:
         spec: of the environments.
@@ -44,6 +46,7 @@ class RolloutBuffer:
         actors: who plays, by group.
         critics: by group, where they may have a memory.
         marks: {t: numbers k below K}: the memory of before step t is kept as the k-th.
+        info: which of the environment's own figures are kept; by default none is.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class RolloutBuffer:
         actors: Mapping[str, Actor],
         critics: Mapping[str, Critic] | None = None,
         marks: Mapping[int, list[int]] | None = None,
+        info: InfoRules | None = None,
     ):
         self.spec, self.steps, self.marks = spec, steps, marks or {}
         E = n_envs
@@ -94,6 +98,8 @@ class RolloutBuffer:
             kind: {n: zeros(K, E, *module.memory_shape) for n, module in modules.items() if module.memory_shape}
             for kind, modules in (("actor", actors), ("critic", critics or {}))
         }
+        n_agents = {name: group.n_agents for name, group in spec.groups.items()}
+        self.info = InfoBuffers(info, steps, E, n_agents, device) if info else None
         self.data = self._views()
 
     def _views(self) -> TensorDict:

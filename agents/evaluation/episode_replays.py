@@ -9,12 +9,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from agents.evaluation.filmed_episodes import FILMED, Film, can_film, check, film
 from agents.models.actor import Actor
 from agents.models.critic import Critic
 from agents.models.hidden_state import Memories
 from agents.policies.group_settings import everyone
 from agents.policies.policy import Policy
 from envs.base import STATE
+from envs.rendering.animation import gif
 from envs.rendering.recording import Act, Recording, Restorer, record
 from envs.rendering.scene import image
 from envs.vmas.agent_masks import masks_in
@@ -57,8 +59,33 @@ def act_with(
 def settings_of(env: Mapping[str, Any] | None) -> dict[str, Any]:
     """Keyword arguments of `VmasEnv` from a configuration's node `env`. Raises UserError for another environment."""
     if not env or env.get("_target_") != "envs.vmas.env.VmasEnv":
-        raise UserError(f"env._target_={(env or {}).get('_target_')}: only envs.vmas.env.VmasEnv can be drawn")
+        raise UserError(f"env._target_={(env or {}).get('_target_')}: only envs.vmas.env.VmasEnv can be drawn so")
     return {k: v for k, v in env.items() if not k.startswith("_")}
+
+
+def drawable(env: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """A configuration's node `env`, of which there are pictures. Raises UserError where there are none."""
+    kinds = ("envs.vmas.env.VmasEnv", *FILMED)
+    if not env or env.get("_target_") not in kinds:
+        raise UserError(f"env._target_={(env or {}).get('_target_')}: cannot be drawn; {', '.join(kinds)} can")
+    return env
+
+
+def film_policy(
+    policy: Policy,
+    episodes: int = 1,
+    seed: int = 0,
+    deterministic: bool = True,
+    max_steps: int | None = None,
+    width: int = 480,
+) -> Film:
+    """Pictures of a saved policy's episodes in the gymnasium or PettingZoo environment it was trained in.
+
+    Raises:
+        UserError: as `agents.evaluation.filmed_episodes.film`.
+    """
+    actors, env = policy.everyone()[0], policy.metadata["env"]
+    return film(env, actors, episodes, derive(seed, "replay"), deterministic, max_steps, width)
 
 
 def record_policy(
@@ -86,8 +113,9 @@ def strip(recording: Recording, episode: int = 0, moments: int = 4, width: int =
 class Replay(Callback):
     """Records episodes at evaluations: `replays/<frames>.safetensors` in the run directory, a strip in TensorBoard.
 
-    Watch them with `scripts/replay.py recording=FILE`. Training is not disturbed: environment and random numbers are
-    the recording's own.
+    Watch them with `scripts/replay.py recording=FILE`. Of gymnasium's and PettingZoo's environments it writes
+    `replays/<frames>.gif` instead, by their render mode rgb_array. Training is not disturbed: environment and random
+    numbers are the recording's own.
 
     Args:
         episodes: episodes per recording, all from the same starts every time.
@@ -104,14 +132,34 @@ class Replay(Callback):
         self.episodes, self.every, self.thumbnail, self.evaluations = episodes, every, thumbnail, 0
 
     def on_start(self, trainer: RunView) -> None:
-        """Raises UserError where no agents play, not in VMAS, or where a group has no policy of this run."""
-        settings_of(trainer.config.get("env"))
+        """Raises UserError where no agents play, what cannot be drawn, or where a group has no policy of this run."""
+        env = drawable(trainer.config.get("env"))
+        if can_film(env):
+            check(env)
         everyone(trainer.task.lineup.settings, trainer.task.loss.actors, trainer.task.loss.critics)
 
     def on_evaluation(self, trainer: RunView, evaluation: dict[str, float]) -> None:
         self.evaluations += 1
         if (self.evaluations - 1) % self.every:
             return
+        with torch.random.fork_rng(devices=[]):
+            record = self._film if can_film(trainer.config["env"]) else self._record
+            picture = record(trainer, Path(trainer.run_dir) / "replays" / str(trainer.units), evaluation)
+        for logger in trainer.loggers:
+            if picture is not None and isinstance(logger, TensorBoardLogger):
+                logger.writer.add_image("replay", picture, trainer.units, dataformats="HWC")
+
+    def _film(self, trainer, path: Path, evaluation: dict[str, float]) -> np.ndarray | None:
+        """Write the episodes, one after the other, as a GIF; returns the strip."""
+        loss = trainer.task.loss
+        actors = everyone(trainer.task.lineup.settings, loss.actors, loss.critics)[0]
+        shown = film(trainer.config["env"], actors, self.episodes, derive(trainer.seed, "replay"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        gif(path.with_suffix(".gif"), [picture for each in shown.pictures for picture in each], 1 / shown.fps)
+        return shown.strip(height=self.thumbnail) if self.thumbnail else None
+
+    def _record(self, trainer, path: Path, evaluation: dict[str, float]) -> np.ndarray | None:
+        """Write a recording; returns the strip."""
         loss = trainer.task.loss
         note = {
             "name": trainer.config.get("name"),
@@ -119,19 +167,15 @@ class Replay(Callback):
             "frames": trainer.units,
             "evaluation": evaluation,
         }
-        with torch.random.fork_rng(devices=[]):
-            recording = record(
-                settings_of(trainer.config["env"]),
-                act_with(*everyone(trainer.task.lineup.settings, loss.actors, loss.critics)),
-                self.episodes,
-                derive(trainer.seed, "replay"),
-                note,
-            )
-            recording.save(Path(trainer.run_dir) / "replays" / f"{trainer.units}.safetensors")
-            picture = strip(recording, width=self.thumbnail) if self.thumbnail else None
-        for logger in trainer.loggers:
-            if picture is not None and isinstance(logger, TensorBoardLogger):
-                logger.writer.add_image("replay", picture, trainer.units, dataformats="HWC")
+        recording = record(
+            settings_of(trainer.config["env"]),
+            act_with(*everyone(trainer.task.lineup.settings, loss.actors, loss.critics)),
+            self.episodes,
+            derive(trainer.seed, "replay"),
+            note,
+        )
+        recording.save(path.with_suffix(".safetensors"))
+        return strip(recording, width=self.thumbnail) if self.thumbnail else None
 
     def state_dict(self):
         return {"seen": self.evaluations}

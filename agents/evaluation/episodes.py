@@ -12,11 +12,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from agents.collection.episode_infos import FirstEpisodes, figure
 from agents.evaluation.episode_loop import Moment, Players, episode_steps, require_time_limit
 from agents.models.actor import Actor
 from agents.players.perturbation import Disturbance
 from agents.players.scripted import Player
 from envs.base import Env
+from envs.infos import DEFAULT, InfoRules
 from marl.report.statistics import iqm
 
 
@@ -28,7 +30,8 @@ class Episodes:
         returns: {group: float64 [E, A]} undiscounted return of every agent.
         lengths: int64 [E] steps.
         agents: {group: agent names}.
-        info: {group: {name: float64 [E, A, ...]}} the scenario's own figures, averaged over the episode's steps.
+        info: {group: {"NAME/KIND": float64 [E, A]}} the environment's own figures, reduced over the episode's steps
+            (`envs.infos.InfoRules`); nan where nothing was told.
         counted: the groups whose return is the episode's; () = all.
     """
 
@@ -52,6 +55,7 @@ def evaluate(
     random: bool = False,
     disturbance: Disturbance | None = None,
     counted: tuple[str, ...] = (),
+    rules: InfoRules = InfoRules.of(DEFAULT),  # noqa: B008 - it is frozen
 ) -> Episodes:
     """Play one episode in every environment of `env`, from a reset with `seed`, so that equal arguments give
     equal numbers.
@@ -61,6 +65,7 @@ def evaluate(
         random: play uniformly random actions instead.
         disturbance: noise and frozen agents that the actors have to cope with.
         counted: the groups whose return is the episode's; () = all.
+        rules: which of the environment's own figures are kept, and how they are reduced over an episode.
 
     Raises:
         UserError: the environment has no time limit, so that episodes need not end.
@@ -85,12 +90,12 @@ def evaluate(
 
     lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
     returns: dict[str, Tensor] = {}
-    info: dict[str, dict[str, Tensor]] = {name: {} for name in env.spec.groups}
+    env.keep_infos(rules)
+    info = FirstEpisodes(env, rules)
     for running, transition in episode_steps(env, act, seed):
         for name, reward in transition.reward.items():
             _accumulate(returns, name, reward, running)
-            for key, value in transition.info.get(name, {}).items():
-                _accumulate(info[name], key, value, running)
+        info.add(transition, running)
         lengths += running
         players.forget(transition)
     lengths = lengths.cpu().numpy()
@@ -98,7 +103,7 @@ def evaluate(
         {name: value.cpu().double().numpy() for name, value in returns.items()},
         lengths,
         {name: group.agents for name, group in env.spec.groups.items()},
-        {group: {key: _per_step(value, lengths) for key, value in values.items()} for group, values in info.items()},
+        info.reduced(),
         counted,
     )
 
@@ -106,10 +111,6 @@ def evaluate(
 def _accumulate(sums: dict[str, Tensor], key: str, value: Tensor, running: Tensor) -> None:
     masked = torch.where(running.view(-1, *[1] * (value.dim() - 1)), value.float(), 0.0)
     sums[key] = sums[key] + masked if key in sums else masked
-
-
-def _per_step(value: Tensor, lengths: np.ndarray) -> np.ndarray:
-    return value.cpu().double().numpy() / lengths.reshape(-1, *[1] * (value.dim() - 1))
 
 
 def statistics(values: np.ndarray) -> dict:
@@ -127,15 +128,21 @@ def statistics(values: np.ndarray) -> dict:
     return {"mean": mean, "iqm": float(iqm([values])), "std": std, "ci95": [mean - half, mean + half], "episodes": n}
 
 
+def _mean(values: np.ndarray) -> float:
+    """Of what was told."""
+    told = values[~np.isnan(values)]
+    return float(told.mean()) if len(told) else math.nan
+
+
 def report(episodes: Episodes) -> dict:
     """The block of `summary.json` and `evaluation.json`: statistics of the episode return over all, per group
-    and per agent, of the length, and the means of the scenario's own figures."""
+    and per agent, of the length, and the means of the environment's own figures."""
     groups = {}
     for name, values in episodes.returns.items():
         groups[name] = {
             "episode_return": statistics(values.mean(-1)),
             "agents": {agent: statistics(values[:, i]) for i, agent in enumerate(episodes.agents[name])},
-            "info": {key: float(np.mean(value)) for key, value in episodes.info.get(name, {}).items()},
+            "info": {key: _mean(value) for key, value in episodes.info.get(name, {}).items()},
         }
     return {
         "episode_return": statistics(episodes.episode_returns()),
@@ -155,7 +162,7 @@ def flat(block: Mapping) -> dict[str, float]:
             figures[f"{name}/episode_return"] = group["episode_return"]["mean"]
         if len(group["agents"]) > 1:
             figures |= {f"{name}/{a}/episode_return": values["mean"] for a, values in group["agents"].items()}
-        figures |= {f"{name}/info/{key}": value for key, value in group["info"].items()}
+        figures |= {figure(name, key, block["groups"]): value for key, value in group["info"].items()}
     return figures
 
 

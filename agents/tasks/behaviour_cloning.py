@@ -15,11 +15,12 @@ from agents.algorithms.base import Algorithm
 from agents.algorithms.cloning_loss import CloneLoss, discounted
 from agents.evaluation.dataset_recording import record, to_raw
 from agents.evaluation.episode_loop import Players
-from agents.evaluation.episodes import flat, nested, report
+from agents.evaluation.episodes import nested
 from agents.models.actor_critic import build_networks
 from agents.policies.policy import Policy
 from agents.tasks.episode_evaluation import EpisodeEvaluation
 from envs.base import Env
+from envs.infos import DEFAULT, Rules
 from envs.spec import EnvSpec, describe, spec_of
 from marl.core import distributed
 from marl.core.errors import UserError
@@ -48,7 +49,7 @@ class Clone(EpisodeEvaluation, Epochs):
         network, critic_network: as for `agents.tasks.on_policy.OnPolicy`.
         epochs: passes over the training episodes.
         batch_size: steps of an environment (all agents together) per minibatch.
-        eval_episodes, eval_deterministic: see `agents.tasks.episode_evaluation.EpisodeEvaluation`.
+        eval_episodes, eval_deterministic, info: see `agents.tasks.episode_evaluation.EpisodeEvaluation`.
         critic_coef: weight of the critics' loss, so that PPO can go on from the clone with critics that know its worth.
             Their target is the discounted return (`algo.gamma`) of the episode from there on. Where an episode was cut
             off, the value of where it ended stands for its rest. 0: only actors learn.
@@ -82,10 +83,11 @@ class Clone(EpisodeEvaluation, Epochs):
         dagger_beta: Part = 0.0,
         dagger_teacher: str | None = None,
         dagger_labels: Literal["samples", "mode"] = "samples",
+        info: Rules | None = DEFAULT,
     ) -> None:
         self.data, self.seed, self.device = data, seed, torch.device(device)
         self.spec = spec_of(data.manifest["spec"])
-        self.setup_evaluation(self._checked(env), eval_episodes, eval_deterministic)
+        self.setup_evaluation(self._checked(env), eval_episodes, eval_deterministic, info)
         # At once, so that an environment of other agents is refused before anything is learned.
         self.eval_env = self.make_env(seed=derive(seed, "evaluation"), device=self.device, num_envs=eval_episodes)
         actors, critics = build_networks(algo, self.spec, network, critic_network)
@@ -238,7 +240,7 @@ class Clone(EpisodeEvaluation, Epochs):
     def evaluate(self) -> dict[str, float]:
         """Figures of the held-out episodes, then of episodes played by the actors as they are."""
         held_out = self.means(self._rows(self.data.steps[self.data.validation], self.heads).to(self.device))
-        played = flat(report(self.run_episodes()))
+        played = self.played()
         return {**played, **{f"validation_{name}": value for name, value in held_out.items()}}
 
     def summary(self, metrics: dict[str, float]) -> dict:

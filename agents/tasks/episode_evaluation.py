@@ -1,15 +1,18 @@
 """Tasks whose agents are judged by playing episodes, however they learn."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
+from agents.collection.episode_infos import figure
 from agents.evaluation.episodes import Episodes, evaluate, flat, nested, report
 from agents.models.actor import Actor
 from agents.players.perturbation import Disturbance
 from agents.players.scripted import Player
 from envs.base import Env
+from envs.infos import DEFAULT, InfoRules, Rules
 from envs.spec import EnvSpec
 from marl.core.seeding import derive
 from marl.task import Task
@@ -21,6 +24,7 @@ class EpisodeEvaluation(Task):
     Attributes:
         spec: the groups of agents it has actors for.
         eval_episodes, eval_deterministic: how many, and whether the policy's mode acts or samples of it.
+        info_rules: how the environment's own figures are reduced over an episode.
     """
 
     monitor = ("episode_return", "max")
@@ -31,13 +35,17 @@ class EpisodeEvaluation(Task):
 
     @classmethod
     def keeps_on_resume(cls, key: str) -> bool:
-        """All but how the policy is judged, which changes no number of training."""
-        return key not in ("eval_episodes", "eval_deterministic")
+        """All but how the policy is judged and what is told of it, which changes no number of training."""
+        return key not in ("eval_episodes", "eval_deterministic", "info")
 
-    def setup_evaluation(self, env: Callable[..., Env], eval_episodes: int, eval_deterministic: bool) -> None:
-        """Remember how to evaluate; `env` is called with `seed`, `device` and `num_envs`."""
+    def setup_evaluation(
+        self, env: Callable[..., Env], eval_episodes: int, eval_deterministic: bool, info: Rules | None = DEFAULT
+    ) -> None:
+        """Remember how to evaluate; `env` is called with `seed`, `device` and `num_envs`. info: see `InfoRules`."""
         self.make_env, self.eval_episodes, self.eval_deterministic = env, eval_episodes, eval_deterministic
+        self.info_rules = InfoRules.of(info)
         self.eval_env: Env | None = None
+        self.told: set[str] = set()  # names of the infos' figures that any evaluation had
 
     def run_episodes(
         self,
@@ -54,15 +62,26 @@ class EpisodeEvaluation(Task):
         seed = derive(self.seed if seed is None else seed, "evaluation")
         deterministic = self.eval_deterministic if deterministic is None else deterministic
         players, random, counted = self.eval_players(self.eval_env, random)
-        return evaluate(self.eval_env, players, seed, deterministic, random, disturbance, counted)
+        return evaluate(self.eval_env, players, seed, deterministic, random, disturbance, counted, self.info_rules)
 
     def eval_players(self, env: Env, random: bool) -> tuple[Mapping[str, Actor | Player], bool, tuple[str, ...]]:
         """Who plays each group of an evaluation, whether all act at random, and which groups' return counts."""
         return self.loss.actors, random, ()
 
     def evaluate(self) -> dict[str, float]:
-        """Play `eval_episodes` episodes, the same starts every time; flat statistics of their returns."""
-        return flat(report(self.run_episodes()))
+        """Play `eval_episodes` episodes, the same starts every time; flat statistics of their returns and infos."""
+        return self.played()
+
+    def played(self) -> dict[str, float]:
+        """Flat figures of episodes; nan for an info that was told of before, and of none of these."""
+        episodes = self.run_episodes()
+        self.told |= {figure(group, key, episodes.returns) for group, keys in episodes.info.items() for key in keys}
+        figures = flat(report(episodes))
+        return figures | {name: math.nan for name in sorted(self.told | self.told_in_training()) if name not in figures}
+
+    def told_in_training(self) -> set[str]:
+        """Names of the infos' figures that training had so far."""
+        return set()
 
     def summary(self, metrics: dict[str, float]) -> dict:
         """`summary.json`'s block: {"episode_return": {"mean", "iqm", "std", "ci95", "episodes"}, …}."""

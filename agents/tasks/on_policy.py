@@ -21,6 +21,7 @@ from agents.collection.value_estimates import values_of
 from agents.models.normalization import reward_norms
 from agents.tasks.rl_task import RLTask
 from envs.base import Env
+from envs.infos import DEFAULT, Rules
 from marl.core import distributed
 from marl.core.errors import UserError
 
@@ -29,7 +30,7 @@ class OnPolicy(RLTask):
     """Collects a rollout per iteration and yields its minibatches, epoch by epoch. See `agents.tasks.rl_task.RLTask`.
 
     Args:
-        env, frames, seed, device, eval_episodes, eval_deterministic, groups: see `RLTask`.
+        env, frames, seed, device, eval_episodes, eval_deterministic, groups, info: see `RLTask`.
         algo: settings of IPPO or MAPPO.
         network: factory of the actors' networks (and of the critics', unless `critic_network` is given).
         critic_network: factory of the critics' networks.
@@ -56,9 +57,10 @@ class OnPolicy(RLTask):
         eval_episodes: Annotated[int, Field(ge=1)] = 200,
         eval_deterministic: bool = True,
         groups: dict[str, Any] | None = None,
+        info: Rules | None = DEFAULT,
     ):
         steps = algo.rollout_steps
-        super().__init__(env, algo, steps, frames, seed, device, eval_episodes, eval_deterministic, groups)
+        super().__init__(env, algo, steps, frames, seed, device, eval_episodes, eval_deterministic, groups, info)
         self.minibatch_size = algo.minibatch_size or self.batch_frames  # one process's part, as `num_envs` is
         if self.minibatch_size > self.batch_frames:
             raise UserError(

@@ -22,6 +22,7 @@ from agents.players.lineup import Lineup
 from agents.players.scripted import Player
 from agents.tasks.episode_evaluation import EpisodeEvaluation
 from envs.base import ActionError, Env
+from envs.infos import DEFAULT, Rules
 from envs.spec import describe
 from marl.core import distributed
 from marl.core.distributed import stream
@@ -49,6 +50,8 @@ class RLTask(EpisodeEvaluation):
         eval_deterministic: evaluate the policy's mode instead of samples.
         groups: {group: who plays it, by which settings} (`agents.policies.group_settings.GroupSettings`); None: all
             learn by `algo`.
+        info: {pattern of names: kinds}: how the environment's own figures are reduced over an episode
+            (`envs.infos.InfoRules`), in training and in evaluations; None: none is kept.
 
     Attributes:
         env, spec: the environments trained in, and their spec as the networks see it.
@@ -76,9 +79,10 @@ class RLTask(EpisodeEvaluation):
         eval_episodes: int,
         eval_deterministic: bool,
         groups: Mapping[str, Any] | None,
+        info: Rules | None = DEFAULT,
     ) -> None:
         self.algo, self.seed, self.device = algo, seed, torch.device(device)
-        self.setup_evaluation(env, eval_episodes, eval_deterministic)
+        self.setup_evaluation(env, eval_episodes, eval_deterministic, info)
         start_time = time.perf_counter()
         if self.device.type == "cpu":
             # while the environment's kernel is made
@@ -115,11 +119,12 @@ class RLTask(EpisodeEvaluation):
     def build_collector(self, steps: int, marks: Mapping[int, list[int]] | None = None) -> None:
         """Build what collects `steps` steps of every environment; `marks` as for `RolloutBuffer`."""
         env, actors, critics = self.env, self.loss.actors, self.loss.critics
-        self.rollout = RolloutBuffer(env.spec, env.num_envs, env.device, steps, actors, critics, marks)
+        self.rollout = RolloutBuffer(env.spec, env.num_envs, env.device, steps, actors, critics, marks, self.info_rules)
         others = None if self.lineup.all_learn else self.lineup.act
         self.collector = Collector(env, actors, self.rollout, critics, others)
         self.n_agents = {name: group.n_agents for name, group in env.spec.groups.items()}
-        self.statistics = EpisodeStatistics(env.num_envs, self.n_agents, self.lineup.algos, self.device)
+        learning, rules = self.lineup.algos, self.info_rules
+        self.statistics = EpisodeStatistics(env.num_envs, self.n_agents, learning, self.device, rules)
 
     def parts(self) -> dict[str, nn.Module]:
         """The actors and the critics of all groups."""
@@ -161,6 +166,10 @@ class RLTask(EpisodeEvaluation):
         """As `EpisodeEvaluation.eval_players`; groups that do not learn are played by whom the line-up says."""
         # Where others play too, "random" stands for those who learn only: uniform actions are then a player's.
         return self.lineup.evaluation(env, random), random and self.lineup.all_learn, self.lineup.counted()
+
+    def told_in_training(self) -> set[str]:
+        """As `EpisodeEvaluation.told_in_training`."""
+        return self.statistics.told()
 
     def state_dict(self) -> dict:
         """Spec, environment, first observation of the next rollout, running returns and random streams."""

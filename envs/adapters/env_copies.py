@@ -10,10 +10,11 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs.adapters.host_infos import EVERYTHING, MASK, told_by
 from envs.base import EnvError
+from envs.infos import InfoRules
 
 ByAgent = dict[str, Any]
-MASK = "action_mask"  # gymnasium's and PettingZoo's name: a key of a Dict observation, or of an agent's info
 
 
 class Copy(ABC):
@@ -24,6 +25,7 @@ class Copy(ABC):
     action_spaces: dict[str, gymnasium.Space]
     max_steps: int | None = None  # the environment's own time limit, where it tells one
     ends = False  # whether its agents' episodes end each on its own
+    env: Any  # what it was made of: `render` and `metadata` are asked for where episodes are filmed
 
     @abstractmethod
     def reset(self, seed: int) -> tuple[ByAgent, ByAgent]:
@@ -75,6 +77,7 @@ class Moved(NamedTuple):
     """A step of n copies: where it led, what was gained [n, A], how it ended [n], and what they show after it.
 
     agent_terminated, agent_truncated: bool [n, A], whose own episode it ended.
+    info: what they told of themselves, before a reset (`envs.adapters.host_infos.told_by`).
     """
 
     final: np.ndarray
@@ -84,13 +87,15 @@ class Moved(NamedTuple):
     agent_terminated: np.ndarray
     agent_truncated: np.ndarray
     seen: Seen
+    info: np.ndarray
 
 
 class Share:
     """n copies stepped one after another; each is reset on its own when its episode ends."""
 
     def __init__(self, make: Callable[[], Copy], count: int, name: str) -> None:
-        self.copies, self.name = [make() for _ in range(count)], name
+        self.copies, self.name, self.rules = [make() for _ in range(count)], name, EVERYTHING
+        self._films: dict[int, list[Any]] = {}
         first = self.copies[0]
         self.agents, self.does = first.agents, first.action_spaces
         parts = {agent: parted(first.observation_spaces[agent], self.does[agent]) for agent in self.agents}
@@ -105,13 +110,16 @@ class Share:
 
     def reset(self, seeds: np.ndarray) -> Seen:
         """Start the episode that belongs to each seed [n]."""
-        self._now = self._seen([copy.reset(int(seed)) for copy, seed in zip(self.copies, seeds, strict=True)])
+        shown = [copy.reset(int(seed)) for copy, seed in zip(self.copies, seeds, strict=True)]
+        self._picture()
+        self._now = self._seen(shown)
         return self._now
 
     def step(self, rows: np.ndarray, late: np.ndarray, seeds: np.ndarray) -> Moved:
         """Play the rows [n, numbers of all]; late: where time is up after it; seeds: of the episodes that come next."""
         there = self._now.alive
         moves = [self._play(copy, row) for copy, row in zip(self.copies, rows, strict=True)]
+        self._picture()
         ended, cut = (self._flags([move[k] for move in moves]) & there for k in (3, 4))
         cut &= ~ended
         left = [after(move) for move in moves]
@@ -123,9 +131,11 @@ class Share:
         reward = np.where(there, np.array(gains, dtype=np.float32), np.float32(0))
         for e in np.flatnonzero(terminated | truncated):
             left[e] = self.copies[e].reset(int(seeds[e]))
+            self._films.pop(e, None)
         final = self._final(self._seen([move[:2] for move in moves]), there)
+        info = told_by([move[1] for move in moves], self.agents, self.rules)
         self._now = self._seen(left)
-        return Moved(final, reward, terminated, truncated, ended, cut, self._now)
+        return Moved(final, reward, terminated, truncated, ended, cut, self._now, info)
 
     def _flags(self, flags: list[dict[str, bool]]) -> np.ndarray:
         """bool [n, A]."""
@@ -138,6 +148,20 @@ class Share:
             return shown.observation
         widths = [spaces.flatdim(self.sees[agent]) for agent in self.agents]
         return np.where(np.repeat(silent, widths, 1), self._now.observation, shown.observation)
+
+    def film(self, keep: Callable[[Any], Any]) -> list[list[Any]]:
+        """From the next reset on: what `keep` makes of each copy's picture, after the reset and every step of its first
+        episode, in a list for each copy."""
+        self._keep, self._films = keep, {e: [] for e in range(len(self.copies))}
+        return list(self._films.values())
+
+    def _picture(self) -> None:
+        for e, film in self._films.items():
+            film.append(self._keep(self.copies[e].env.render()))
+
+    def keep_infos(self, rules: InfoRules) -> None:
+        """Tell only of figures that the rules keep."""
+        self.rules = rules
 
     def replay(self, seeds: np.ndarray, played: list[np.ndarray]) -> Seen:
         """Play the running episodes again, each from its seed with its rows."""

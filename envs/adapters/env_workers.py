@@ -13,6 +13,7 @@ import numpy as np
 
 from envs.adapters.env_copies import Copy, Share
 from envs.base import EnvError
+from envs.infos import InfoRules
 from marl.core.errors import UserError
 
 PATIENCE = 5.0  # seconds that a process has to close its copies
@@ -117,6 +118,23 @@ class Crew:
         for worker, share_arguments in zip(self.shares, arguments, strict=True):
             worker.ask(method, *share_arguments)
         return self._answers()
+
+    def keep_infos(self, rules: InfoRules) -> None:
+        """Have all shares tell only of figures that the rules keep."""
+        for share in self.shares:
+            if isinstance(share, Worker):
+                share.ask("keep_infos", rules)
+            else:
+                share.keep_infos(rules)
+        if isinstance(self.shares[0], Worker):
+            self._answers()
+
+    @property
+    def here(self) -> Share:
+        """All copies, where they are stepped in this process (workers=0)."""
+        if not isinstance(self.shares[0], Share):
+            raise EnvError("env.workers: only copies in this process can be looked at; write env.workers=0.")
+        return self.shares[0]
 
     def _answers(self) -> list[Any]:
         answers = [worker.answer() for worker in self.shares]

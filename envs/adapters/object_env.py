@@ -19,8 +19,10 @@ from torch import Tensor
 
 from envs.adapters.env_copies import MASK, Copy, Moved, Seen, action_width
 from envs.adapters.env_workers import Crew, joined
+from envs.adapters.host_infos import stacked
 from envs.base import ActionError, Env, EnvError, Transition, misshapen
 from envs.grouping import Group, assign
+from envs.infos import InfoRules
 from envs.spec import ActionSpec, EnvSpec
 from marl.core.seeding import spread
 
@@ -123,12 +125,26 @@ class HostEnv(Env):
             reward={name: group.reward(reward) for name, group in self._groups.items()},
             terminated=torch.from_numpy(moved.terminated), truncated=torch.from_numpy(moved.truncated),
             agent_terminated=self._by_group(moved.agent_terminated),
-            agent_truncated=self._by_group(moved.agent_truncated))
+            agent_truncated=self._by_group(moved.agent_truncated),
+            info=stacked(moved.info, {name: group.spec.agents for name, group in self._groups.items()}))
 
     def _by_group(self, flags: np.ndarray) -> dict[str, Tensor]:
         """{group: bool [E, A]} of all agents' flags, where agents end each on its own."""
         groups = self._groups.items() if self.layout.ends else ()
         return {name: torch.from_numpy(flags[:, group.members]) for name, group in groups}
+
+    def film(self, keep: Callable[[Any], Any]) -> list[list[Any]]:
+        """See `Share.film`. Raises EnvError where the copies are in other processes."""
+        return self.crew.here.film(keep)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the environment tells of itself ("render_modes", …). Raises EnvError as `film`."""
+        return getattr(self.crew.here.copies[0].env, "metadata", None) or {}
+
+    def keep_infos(self, rules: InfoRules) -> None:
+        """See `Env.keep_infos`."""
+        self.crew.keep_infos(rules)
 
     def _rows(self, action: dict[str, Tensor]) -> np.ndarray:
         """Actions of all agents one after the other, float64 [E, numbers]."""

@@ -37,6 +37,7 @@ class _Group:
     reward: Key
     mask: Key | None
     flags: dict[str, Key]  # "done", "terminated", "truncated" of each of its agents, where they have such
+    infos: dict[str, Key]
 
 
 class FromTorchRL(ReplayedEnv):
@@ -140,8 +141,8 @@ class FromTorchRL(ReplayedEnv):
             flags = agent_flags(self.env, prefix, count)
             masks = (("action",) if masked else ()) + (("alive",) if flags else ())
             spec = GroupSpec(name, agents, size, action, masks, ends=bool(flags))
-            reward = self._reward(prefix, name)
-            groups[name] = _Group(spec, key, leaf, observations, reward, mask if masked else None, flags)
+            keys = self._reward(prefix, name), mask if masked else None
+            groups[name] = _Group(spec, key, leaf, observations, *keys, flags, self._infos(prefix))
         return groups
 
     def _observations(self, prefix: Key, name: str, count: int) -> tuple[list[Key], int]:
@@ -157,6 +158,15 @@ class FromTorchRL(ReplayedEnv):
         if any(size % count for size in sizes):
             raise EnvError(f"{self.name}: observations of {name} are not one row for each of its {count} agents.")
         return chosen, sum(size // count for size in sizes)
+
+    def _infos(self, prefix: Key) -> dict[str, Key]:
+        """Where numbers lie below the "info" of a group, or, where it has none, of the root: {name: key}."""
+        keys = [whole(k) for k, v in self.env.full_observation_spec.items(True, True)
+                if isinstance(v.dtype, torch.dtype)]
+        for above in ((*prefix, "info"), ("info",)):
+            if found := {".".join(k[len(above):]): k for k in keys if k[: len(above)] == above and k != above}:
+                return found
+        return {}
 
     def _reward(self, prefix: Key, name: str) -> Key:
         keys = [whole(key) for key in self.env.reward_keys]
@@ -222,15 +232,23 @@ class FromTorchRL(ReplayedEnv):
                 restarted.set(key, mask.expand_as(done_flag).clone() if alone else done_flag | mask)
             self._now = self.env.maybe_reset(restarted) if bool(over.any()) else restarted
         (after, state), (final, final_state) = self._seen(), self._read(moved)
-        reward = {}
+        reward, infos = {}, {}
         for name, group in self._groups.items():
             gain = moved.get(group.reward).reshape(self.num_envs, -1).float()
             gain = gain.expand(self.num_envs, group.spec.n_agents).to(self.device)
             before = self._ends.before
             reward[name], final[name] = (self._ends.veil(name, value, before) for value in (gain, final[name]))
+            infos[name] = {figure: self._told(moved.get(key), key, group) for figure, key in group.infos.items()}
         ends = (flag.to(self.device) for flag in (terminated, truncated))
         by_agent = ({n: flag.to(self.device) for n, flag in flags.items()} for flags in (ended, cut))
-        return Transition(after, final, reward, *ends, state, final_state, {}, *by_agent)
+        return Transition(after, final, reward, *ends, state, final_state, infos, *by_agent)
+
+    def _told(self, value: Tensor, key: Key, group: _Group) -> Tensor:
+        """An info as float32 [E, A] or [E, A, N]; one of the root, or of no row for each agent, is every agent's."""
+        count, rows = group.spec.n_agents, value.float().reshape(self.num_envs, 1, -1)
+        own = key[: len(group.action) - 1] == group.action[:-1] and rows.shape[-1] % count == 0
+        rows = rows.reshape(self.num_envs, count, -1) if own else rows.expand(-1, count, -1)
+        return (rows.squeeze(-1) if rows.shape[-1] == 1 else rows).to(self.device)
 
     def _cut_off(self, moved: Transition, waiting: Tensor | None) -> None:
         """See `ReplayedEnv`: agents that are still there are cut off with their environment."""

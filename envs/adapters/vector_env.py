@@ -15,13 +15,14 @@ from torch import Tensor
 
 from envs.adapters.env_copies import MASK, choices, in_space, mask_row, parted, takes_masks
 from envs.adapters.gymnasium_env import AGENT, on_the_cpu, registered
+from envs.adapters.host_infos import EVERYTHING, FINAL, FINAL_INFO, Numbers, joined_where, of_last_steps, of_vector
 from envs.adapters.object_env import action_spec
 from envs.adapters.replayed_env import ReplayedEnv
 from envs.base import EnvError, Transition
+from envs.infos import InfoRules
 from envs.spec import EnvSpec, GroupSpec
 
 GROUP = "agents"
-FINAL = ("final_obs", "final_observation")  # gymnasium's key in infos, and the one before gymnasium 1.0
 MODES = ", ".join(mode.value for mode in AutoresetMode)
 
 
@@ -67,6 +68,7 @@ class VectorEnv(ReplayedEnv):
         group = GroupSpec(GROUP, (AGENT,), spaces.flatdim(self._sees), action)
         limit = self.env.spec.kwargs.get("max_episode_steps")
         self._keep(restart_every, limit)
+        self._rules = EVERYTHING
         self.spec = EnvSpec({GROUP: group}, None, limit)
         self.reset(seed)
         kinds = {"action": self._open is not None, "alive": self.mode is AutoresetMode.NEXT_STEP}
@@ -96,6 +98,7 @@ class VectorEnv(ReplayedEnv):
         terminated = np.array(terminated, dtype=bool)
         truncated = np.array(truncated, dtype=bool) & ~terminated
         over = terminated | truncated
+        told = {name: torch.from_numpy(rows).unsqueeze(1) for name, rows in self._infos(infos, over).items()}
         self._now, self._open = self._rows(observations), self._choices(observations, infos)
         if self._open is not None and "action" not in self.spec.groups[GROUP].masks:
             raise EnvError(f"{self.name}: {MASK} came with a step; the first reset must bring it too.")
@@ -112,7 +115,21 @@ class VectorEnv(ReplayedEnv):
         gained = torch.from_numpy(np.array(reward, dtype=np.float32)).view(-1, 1)
         return Transition(
             observation=self._seen()[0], next_observation={GROUP: torch.from_numpy(final).unsqueeze(1)},
-            reward={GROUP: gained}, terminated=torch.from_numpy(terminated), truncated=torch.from_numpy(truncated))
+            reward={GROUP: gained}, terminated=torch.from_numpy(terminated), truncated=torch.from_numpy(truncated),
+            info={GROUP: told})
+
+    def keep_infos(self, rules: InfoRules) -> None:
+        """See `Env.keep_infos`."""
+        self._rules = rules
+
+    def _infos(self, infos: dict[str, Any], over: np.ndarray) -> Numbers:
+        """What was told of this step, {name: float32 [E, …]}; nothing of resets, nor by those that waited for one."""
+        if not self._rules:
+            return {}
+        if self.mode is not AutoresetMode.SAME_STEP or not over.any():
+            return of_vector(infos, self._rules, ~self._over)
+        last = of_last_steps(infos.get(FINAL_INFO), self._rules, over)
+        return joined_where(over, last, of_vector(infos, self._rules, ~over))
 
     def _seen(self) -> tuple[dict[str, Tensor], None]:
         rows = torch.from_numpy(np.where(self._over[:, None], np.float32(0), self._now))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from envs.base import STATE, ActionError, EnvError, Transition, misshapen
+from envs.infos import InfoBuffers
 from envs.kernel.backends.cpu_runtime import KernelStep
 from envs.kernel.compile import Compiled, ScenarioState, compiled
 from envs.kernel.tracing.tape import ConstantChanged
@@ -224,14 +225,15 @@ class KernelStepper:
 
     def bind_rollout(self, observation: dict[str, Tensor], next_observation: dict[str, Tensor],
                      reward: dict[str, Tensor], terminated: Tensor, truncated: Tensor, state: Tensor | None = None,
-                     next_state: Tensor | None = None, ends: dict[str, tuple[Tensor, Tensor]] | None = None) -> None:
-        """Names the rollout buffers that `step_into(t, …)` writes to; infos are left out.
+                     next_state: Tensor | None = None, info: InfoBuffers | None = None,
+                     ends: dict[str, tuple[Tensor, Tensor]] | None = None) -> None:
+        """Names the rollout buffers that `step_into(t, …)` writes to.
 
         observation: {group: [T, E, A, F]}, entry t the observation after step t (pass `buffer[1:]`);
-        next_observation, reward, terminated and truncated likewise, and ends as `Env.bind_rollout` has it. Contiguous,
-        float32 and bool.
+        next_observation, reward, terminated and truncated likewise. Contiguous, float32 and bool. info, ends: as for
+        `Env.bind_rollout`.
         """
-        self._ends = ends or {}
+        self._info, self._ends = info, ends or {}
         self._rollout = {("after", "observation", g): v for g, v in observation.items()}
         self._rollout |= {("observation", g): v for g, v in next_observation.items()}
         self._rollout |= {("reward", g): v for g, v in reward.items()}
@@ -249,8 +251,9 @@ class KernelStepper:
             return
         shift = self._before(action)
         if self._bound is not self.kernel:
-            self.kernel.bind({key: None for key, _ in self._outputs if key not in self._rollout})
-            self.kernel.bind(self._rollout, steps=True)
+            rollout = self._rollout | self._info_buffers()
+            self.kernel.bind({key: None for key, _ in self._outputs if key not in rollout})
+            self.kernel.bind(rollout, steps=True)
             self._bound = self.kernel
             if self.world.agent_masks is not None:
                 self._said = {key: torch.empty(shape) for key, shape in self._outputs if _is_said(key)}
@@ -273,6 +276,14 @@ class KernelStepper:
             agent_terminated[t].copy_(terminated[name])
             agent_truncated[t].copy_(truncated[name])
 
+    def _info_buffers(self) -> dict[tuple, Tensor]:
+        """Where the kernel writes infos: {name to bind: float32 [T, E, A, …]}."""
+        if self._info is None:
+            return {}
+        inner = self.kernel.places.inner
+        buffers = {key: self._info.buffer(*key[1:], inner[key][1:]) for key, _ in self._outputs if key[0] == "info"}
+        return {key: buffer for key, buffer in buffers.items() if buffer is not None}
+
     def _write(self, t: int, step: Transition) -> None:
         """Copies a transition of the simulator's to entry t of the rollout's buffers."""
         values = {("after", "observation", g): v for g, v in step.observation.items()}
@@ -283,6 +294,8 @@ class KernelStepper:
         for key, buffer in self._rollout.items():
             buffer[t].copy_(values[key])
         self._write_ends(t, step.agent_terminated, step.agent_truncated)
+        if self._info is not None:
+            self._info.write(t, step.info)
 
 
 def _is_said(key: tuple) -> bool:

@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
-from marl.core.errors import UserError
+from marl.core.errors import UserError, closest
 
 if TYPE_CHECKING:  # a run holds callbacks: at run time they do not import it
     from marl.engine.run_view import RunView
@@ -52,5 +52,6 @@ def better(value: float, best: float | None, mode: str, min_delta: float = 0.0) 
 def monitored(evaluation: dict[str, float], monitor: str, key: str) -> float:
     """`evaluation[monitor]`, or a UserError that names `key` and what there is."""
     if monitor not in evaluation:
-        raise UserError(f"{key}={monitor!r}: evaluation has {', '.join(sorted(evaluation))}")
+        there = ", ".join(sorted(evaluation))
+        raise UserError(f"{key}={monitor!r}: evaluation has {there}{closest(monitor, evaluation)}")
     return evaluation[monitor]

@@ -2,18 +2,21 @@
 
 import sys
 import time
+from collections.abc import Sequence
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from marl.callbacks.base import Callback
 from marl.core import terminal
+from marl.core.errors import UserError, closest
 from marl.engine.run_view import RunView
 
 
-def describe(record: dict, unit: str, monitor: str) -> str:
-    """One short line of what a person wants to see: speed, the figure of merit, the loss."""
+def describe(record: dict, unit: str, monitor: str, show: Sequence[str] = ()) -> str:
+    """One short line of what a person wants to see: speed, what is asked for, the figure of merit, the loss."""
     shown = [f"{record[f'{unit}_per_second']:,.0f} {unit}/s"] if unit == "frames" else []
-    keys = (monitor, f"eval/{monitor}", "accuracy", "eval/accuracy", "loss")
+    asked = [name for key in show for name in (key, f"eval/{key}")]
+    keys = (*asked, monitor, f"eval/{monitor}", "accuracy", "eval/accuracy", "loss")
     for key in dict.fromkeys(keys):
         if key in record and record[key] == record[key]:
             shown.append(f"{key} {record[key]:.4g}")
@@ -21,10 +24,13 @@ def describe(record: dict, unit: str, monitor: str) -> str:
 
 
 class ProgressBar(Callback):
-    """Iteration, speed, remaining time and the current return or accuracy. `mode`: auto, rich, plain or off."""
+    """Iteration, speed, remaining time and the current return or accuracy. `mode`: auto, rich, plain or off.
 
-    def __init__(self, mode: str = "auto", every_seconds: float = 5.0):
-        self.mode, self.every_seconds = mode, every_seconds
+    show: names of figures that are shown too, as the run logs them and as its evaluations give them.
+    """
+
+    def __init__(self, mode: str = "auto", show: Sequence[str] = (), every_seconds: float = 5.0):
+        self.mode, self.show, self.every_seconds = mode, show, every_seconds
         if mode == "auto":
             self.mode = "rich" if sys.stdout.isatty() else "plain"
         self.last: dict[str, str] = {}
@@ -41,7 +47,9 @@ class ProgressBar(Callback):
             self.bar.update(self.id, completed=trainer.iteration)
 
     def on_iteration(self, trainer: RunView, record: dict) -> None:
-        text = describe(record, trainer.task.unit, trainer.monitor)
+        if any(key.startswith("eval/") for key in record):
+            self._check(record)
+        text = describe(record, trainer.task.unit, trainer.monitor, self.show)
         if self.bar is not None:
             self.bar.update(self.id, completed=trainer.iteration, figures=text)
             return
@@ -54,6 +62,13 @@ class ProgressBar(Callback):
             units = record[trainer.task.unit]
             done = f"iteration {trainer.iteration}/{trainer.iterations}  {units:,.0f} {trainer.task.unit}"
             print(terminal.fit(f"{done}  {text}  ETA {left:.0f} s"), flush=True)
+
+    def _check(self, record: dict) -> None:
+        """Raises UserError for a figure to show that neither the iterations nor the evaluations have."""
+        names = {key.removeprefix("eval/") for key in record}
+        for key in self.show:
+            if key not in record and f"eval/{key}" not in record:
+                raise UserError(f"trainer.show={key}: is not logged{closest(key, names)}; there are {sorted(names)}")
 
     def on_end(self, trainer: RunView) -> None:
         if self.bar is not None:

@@ -46,24 +46,22 @@ class Trainer(RunView):
             bitwise identical.
         recompute: keep no activations inside of stacks of layers, compute them again in the backward pass.
         average: evaluate and save an average of the weights (`marl.optim.weight_averaging`): "none", "ema" or "swa".
-        average_decay: weight of the past in an ema, per optimiser step.
-        average_from: share of the run after which averaging begins.
+        average_decay, average_from: an ema's weight of the past, per step; share of the run after which averages begin.
         evaluate_every: iterations between evaluations (the last one always counts); 0: only at the end.
         checkpoint_every: iterations between writes of `checkpoints/last.pt`; 0: only at the end.
         keep_last: how many of the latest are kept: last.pt, last-1.pt, … A damaged one is passed over on resume.
         keep_every: also keep `checkpoints/iteration_N.pt` every so many iterations; null: never.
-        monitor: metric of the evaluation that decides `checkpoints/best.pt`; null: the task's own.
-        mode: whether `monitor` is to be maximised or minimised; null: the task's own.
+        monitor, mode: metric of evaluations that decides `checkpoints/best.pt`, and "max" or "min"; null: the task's.
         non_finite: what a loss or gradient that is not finite does: "stop" ends the run (Diverged), "skip" leaves
             its minibatch out and counts it, "restore" goes back to the last checkpoint with lower learning rates.
-        restore_factor: what "restore" multiplies the learning rates by.
-        max_restores: "restore" ends the run when this is not enough.
+        restore_factor, max_restores: what "restore" multiplies the learning rates by, and how often at most.
         strategy: "ddp" splits the work over the processes of torchrun; "single" refuses several processes.
         deterministic: use deterministic algorithms only: the same seed gives identical results on a GPU too, slowly.
         threads: CPU threads for torch; null: torch's default.
         helpers: threads that may take a share of an MLP's rows (`marl.native.threads`); null: as many as are useful.
             These three are the process's, and set by what launches the run (`marl.launch.build.configure_process`).
         progress: "rich" bar, "plain" lines, "off", or "auto" (by whether the output is a terminal).
+        show: names of logged figures, of evaluations or not, that stand in its line beside the usual ones.
 
     Attributes:
         run_state: counters, clocks, evaluations, the reason to stop.
@@ -102,6 +100,7 @@ class Trainer(RunView):
         threads: Annotated[int, Field(ge=1, le=1024)] | None = None,
         helpers: Annotated[int, Field(ge=0, le=1024)] | None = None,
         progress: Literal["auto", "rich", "plain", "off"] = "auto",
+        show: Sequence[str] = (),
     ):
         self.update_config = UpdateConfig(
             precision, grad_clip, clip_value, accumulate, compile, capture, recompute, average, average_decay,
@@ -111,7 +110,8 @@ class Trainer(RunView):
         self.checkpoint_every, self.keep_last, self.keep_every = checkpoint_every, keep_last, keep_every
         self.restore_factor, self.max_restores = restore_factor, max_restores
         self.chosen_monitor, self.chosen_mode = monitor, mode
-        self.deterministic, self.threads, self.helpers, self.progress = deterministic, threads, helpers, progress
+        self.deterministic, self.threads, self.helpers = deterministic, threads, helpers
+        self.bar = progress, tuple(show)
 
     def build_updater(self, task: Task, optimizer: OptimizerConfig, schedule: ScheduleConfig) -> Updater:
         """The updates of a run, for `fit`. Raises UserError where settings contradict one another or the task."""
@@ -193,7 +193,7 @@ class Trainer(RunView):
         self.metrics = self.updater.metrics
         if not distributed.main():
             seeding.seed_global(seeding.derive(seed, distributed.stream("global")))
-        self.callbacks = [*callbacks, *task.callbacks, ProgressBar(self.progress)] if distributed.main() else []
+        self.callbacks = [*callbacks, *task.callbacks, ProgressBar(*self.bar)] if distributed.main() else []
         self.loggers = list(loggers)
         self.run_state = RunState.of(task, self.updater.iterations, self.chosen_monitor, self.chosen_mode)
         shared = task, self.updater, self.run_state

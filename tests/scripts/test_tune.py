@@ -115,3 +115,17 @@ def test_mistakes_are_rejected_before_anything_starts(change, arguments, sentenc
     with pytest.raises(UserError, match=sentence):
         script("tune").main([*full, f"out={tmp_path}/o"])
     assert not (tmp_path / "o").exists()
+
+
+def test_a_figure_of_the_environments_own_can_be_the_objective(script, study: Path, tmp_path: Path) -> None:
+    goal = "env=gymnasium, 'env.id=tests.envs.info_cases:InfoGoal-v0', env.num_envs=4, env.max_steps=9"
+    study.write_text(f"""\
+base: [{goal}, algo=ippo, frames=64, algo.rollout_steps=8, algo.minibatch_size=8, task.eval_episodes=4, logger=csv,
+       'network.hidden=[4]', env.kwargs.success=half]
+metric: info/success/end
+seeds: [0]
+space:
+  optimizer.lr: {{low: 1.0e-5, high: 1.0e-1, log: true}}
+""")
+    tuned = script("tune").main([f"study={study}", f"out={tmp_path}/o", "n_trials=1", "confirm=false"])
+    assert [trial.value for trial in tuned.study.trials] == [0.5]

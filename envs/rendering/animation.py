@@ -1,0 +1,61 @@
+"""Moving pictures as files: animated GIF, MP4, and a page of GIFs."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from marl.core.errors import UserError
+
+COLOURS = 64  # of a GIF of drawn scenes
+
+
+def quantized(frames: Iterable[np.ndarray]) -> list[Image.Image]:
+    """Frames uint8 [H, W, 3] as pictures with a palette."""
+    return [Image.fromarray(frame).quantize(COLOURS, dither=Image.Dither.NONE) for frame in frames]
+
+
+def gif(path: Path | io.BytesIO, pictures: Sequence[Image.Image], seconds: float) -> None:
+    """Write an animated GIF that repeats for ever; `seconds` per frame, in hundredths (the format's unit)."""
+    pictures[0].save(
+        path,
+        "GIF",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=max(20, round(seconds * 100) * 10),
+        loop=0,
+        optimize=True,
+    )
+
+
+def mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
+    """Write an H.264 video of frames uint8 [H, W, 3]. Raises UserError where the encoder is not installed."""
+    try:
+        import imageio_ffmpeg  # noqa: F401 - brings the encoder for imageio
+    except ImportError as error:
+        raise UserError("formats=[mp4]: imageio-ffmpeg is not installed; run pip install -e '.[video]'") from error
+    import imageio
+
+    with imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=2, quality=8) as writer:
+        for frame in frames:
+            writer.append_data(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2])  # H.264 takes even sizes
+
+
+def film_page(title: str, episodes: Sequence[tuple[str, Sequence[Image.Image]]], seconds: float) -> str:
+    """A page that needs no server and no network: every episode as a GIF below its caption."""
+    figures = []
+    for caption, pictures in episodes:
+        file = io.BytesIO()
+        gif(file, pictures, seconds)
+        data = base64.b64encode(file.getvalue()).decode()
+        figures.append(f'<figure><img alt="" src="data:image/gif;base64,{data}">'
+                       f"<figcaption>{html.escape(caption)}</figcaption></figure>")  # fmt: skip
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+    style = "<style>body{font-family:sans-serif;margin:2em}figure{display:inline-block;margin:0 1em 1em 0}</style>"
+    return f"{head}{style}<h1>{html.escape(title)}</h1>{''.join(figures)}</html>"
