@@ -116,7 +116,11 @@ class Clone(EpisodeEvaluation, Epochs):
 
         def build(**settings) -> Env:
             built = env(**settings)
-            if describe(built.spec)["groups"] != describe(self.spec)["groups"]:
+            theirs, ours = describe(built.spec)["groups"], describe(self.spec)["groups"]
+            for name in theirs.keys() & ours.keys():
+                if "parts" not in ours[name]:  # recorded before observations had parts
+                    theirs[name].pop("parts", None)
+            if theirs != ours:
                 node = self.data.manifest.get("env") or {}
                 source = {key: node[key] for key in ("scenario", "id", "scenario_kwargs") if key in node}
                 raise UserError(f"env: its agents are not those of {self.data.folder}, recorded in {source}")
