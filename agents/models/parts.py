@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from envs.observation_parts import WHOLE
-from envs.spec import EnvSpec, GroupSpec, ObservationPart
+from envs.spec import EnvSpec, GroupSpec, ObservationPart, describe
 from marl.core.errors import UserError
 from marl.networks import Part, reads_parts, with_parts
 
@@ -52,6 +52,16 @@ def with_names(network: Callable[..., nn.Module], spec: EnvSpec) -> Callable[...
     """The factory, told of all names that the networks of any group may meet."""
     names = [part.name for group in spec.groups.values() for part in observation_parts(group)]
     return with_parts(network, names=dict.fromkeys([*names, IDS, STATE]))
+
+
+def same_agents(one: EnvSpec, other: EnvSpec) -> bool:
+    """Whether two environments have the same groups; what was saved before observations had parts, knows of none."""
+    ours, theirs = (describe(spec)["groups"] for spec in (one, other))
+    for name in ours.keys() & theirs.keys():
+        if not (one.groups[name].parts and other.groups[name].parts):
+            ours[name].pop("parts", None)
+            theirs[name].pop("parts", None)
+    return ours == theirs
 
 
 def check_saved(saved: Mapping[str, Any], spec: EnvSpec) -> None:

@@ -17,6 +17,7 @@ from agents.evaluation.dataset_recording import record, to_raw
 from agents.evaluation.episode_loop import Players
 from agents.evaluation.episodes import flat, nested, report
 from agents.models.actor_critic import build_networks
+from agents.models.parts import same_agents, warn_of_pictures
 from agents.policies.policy import Policy
 from agents.tasks.episode_evaluation import EpisodeEvaluation
 from envs.base import Env
@@ -88,6 +89,7 @@ class Clone(EpisodeEvaluation, Epochs):
         self.setup_evaluation(self._checked(env), eval_episodes, eval_deterministic)
         # At once, so that an environment of other agents is refused before anything is learned.
         self.eval_env = self.make_env(seed=derive(seed, "evaluation"), device=self.device, num_envs=eval_episodes)
+        warn_of_pictures(self.spec, network)
         actors, critics = build_networks(algo, self.spec, network, critic_network)
         if any(getattr(actor, "memory_shape", None) for actor in actors.values()):
             raise UserError("network: has a memory, which cloning does not train; use one without, such as network=mlp")
@@ -116,11 +118,7 @@ class Clone(EpisodeEvaluation, Epochs):
 
         def build(**settings) -> Env:
             built = env(**settings)
-            theirs, ours = describe(built.spec)["groups"], describe(self.spec)["groups"]
-            for name in theirs.keys() & ours.keys():
-                if "parts" not in ours[name]:  # recorded before observations had parts
-                    theirs[name].pop("parts", None)
-            if theirs != ours:
+            if not same_agents(built.spec, self.spec):
                 node = self.data.manifest.get("env") or {}
                 source = {key: node[key] for key in ("scenario", "id", "scenario_kwargs") if key in node}
                 raise UserError(f"env: its agents are not those of {self.data.folder}, recorded in {source}")
@@ -186,7 +184,7 @@ class Clone(EpisodeEvaluation, Epochs):
         if not source:
             raise UserError("task.dagger_teacher=null: the data don't name their teacher; give its run directory")
         self.teacher = Policy.load(source, device=self.device)
-        if describe(self.teacher.spec)["groups"] != describe(self.spec)["groups"]:
+        if not same_agents(self.teacher.spec, self.spec):
             raise UserError(f"task.dagger_teacher={source}: acts for other agents than those of {self.data.folder}")
         most = len(self.loader.order.draw(torch.Generator())) + (epochs - 1) // self.dagger_every * (
             self.dagger_episodes * (self.spec.max_steps or 0)
