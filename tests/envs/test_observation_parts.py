@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from vmas.scenarios.balance import Scenario as Balance
 
 from envs.adapters.gymnasium_env import GymnasiumEnv, PettingZooEnv
 from envs.adapters.observation_rows import ObservationRow
@@ -99,21 +98,7 @@ def test_parts_are_described_and_read_again():
     assert spec_of(json.loads(json.dumps(describe(spec)))).groups["agents"].parts == NESTED_PARTS
 
 
-class Scouts(Balance):
-    """Balance whose first agents see a dict; `odd`: the last one calls its parts otherwise."""
-
-    def make_world(self, batch_dim, device, **kwargs):
-        self.odd = kwargs.pop("odd", False)
-        return super().make_world(batch_dim, device, **kwargs)
-
-    def observation(self, agent):
-        whole = super().observation(agent)
-        pairs = whole[:, 6:14].view(-1, 4, 2)
-        name = "far" if self.odd and agent is self.world.agents[-1] else "near"
-        return {"own": whole[:, :6], name: {"set": pairs, "rest": whole[:, 14:]}}
-
-
-SCOUTS = "tests.envs.test_observation_parts.Scouts"
+SCOUTS = "tests.fixtures.scouts.Scouts"
 
 
 @pytest.mark.parametrize("fast", ["off", "auto"])
@@ -125,6 +110,13 @@ def test_a_scenario_that_returns_a_dict(fast):
     assert plain.spec.groups["agents"].parts == ()
     ours, theirs = env.reset(4)[0]["agents"], plain.reset(4)[0]["agents"]
     assert torch.equal(ours, torch.cat([theirs[..., 14:], theirs[..., 6:14], theirs[..., :6]], -1))
+
+
+def test_a_scenarios_picture_is_in_bytes():
+    env = VmasEnv("tests.fixtures.scouts.Watchers", 3, fast="off")
+    assert env.spec.groups["agents"].parts[0] == Part("camera", (1, 4, 4), "picture", 255.0)
+    pixels = env.reset(0)[0]["agents"][..., :16]
+    assert 1 < pixels.max() <= 255 and torch.equal(pixels, pixels.round())
 
 
 def test_agents_with_other_parts_are_split_or_padded_without_names():
