@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from envs.base import EnvError
-from envs.spec import ActionSpec, GroupSpec
+from envs.spec import ActionSpec, GroupSpec, ObservationPart
+
+Parts = tuple[ObservationPart, ...]
 
 
 def flatten(value: Tensor | dict[str, Any]) -> Tensor:
@@ -50,17 +53,17 @@ def agent_actions(simulator: Any, agent: Any) -> ActionSpec:
     return ActionSpec("discrete", nvec=(int(torch.tensor(nvec).prod()),))
 
 
-def _space(observation_size: int, action: ActionSpec) -> tuple:
+def _space(observation_size: int, parts: Parts, action: ActionSpec) -> tuple:
     bounds = () if action.low is None else (*action.low.flatten().tolist(), *action.high.flatten().tolist())
-    return observation_size, action.kind, action.nvec, bounds
+    return observation_size, parts, action.kind, action.nvec, bounds
 
 
 def assign(agents: list[Any], sizes: list[int], actions: list[ActionSpec], heterogeneous: str,
-           teams: dict[str, list[str]] | None = None) -> dict[str, list[int]]:
+           teams: dict[str, list[str]] | None = None, parts: Sequence[Parts] | None = None) -> dict[str, list[int]]:
     """{group name: indices of its agents}, ordered by first agent; a single group is called "agents".
 
     teams: {group: agent names or name prefixes}; None for one group per prefix ("agent_blue_0" is of "agent_blue").
-    heterogeneous: where agents of a group differ in sizes or ranges, "split" divides it into name_0, name_1, …;
+    heterogeneous: where agents of a group differ in sizes, parts or ranges, "split" divides it into name_0, name_1, …;
     "pad" keeps it whole. Raises EnvError where `teams` names no agent or leaves one out.
     """
     if heterogeneous not in ("split", "pad"):
@@ -86,7 +89,8 @@ def assign(agents: list[Any], sizes: list[int], actions: list[ActionSpec], heter
                            "padding makes sizes equal only; 'split' gives each kind a group of its own.")
         same_space: dict[tuple, list[int]] = {}
         for i in members:
-            same_space.setdefault(_space(sizes[i], actions[i]) if heterogeneous == "split" else (), []).append(i)
+            mine = _space(sizes[i], parts[i] if parts else (), actions[i])
+            same_space.setdefault(mine if heterogeneous == "split" else (), []).append(i)
         for k, part in enumerate(same_space.values()):
             groups[group if len(same_space) == 1 else f"{group}_{k}"] = part
     return {"agents": next(iter(groups.values()))} if len(groups) == 1 and not teams else groups
@@ -96,7 +100,8 @@ class Group:
     """One group: its spec, which of the simulator's agents it holds, and the stacking of what they see and get."""
 
     def __init__(self, name: str, members: list[int], agents: list[Any], sizes: list[int],
-                 actions: list[ActionSpec], infos: list[dict[str, Tensor]]) -> None:
+                 actions: list[ActionSpec], infos: list[dict[str, Tensor]],
+                 parts: Sequence[Parts] | None = None) -> None:
         self.members = members
         self.widths = [actions[i].size for i in members]
         self.sizes = [sizes[i] for i in members]
@@ -114,7 +119,9 @@ class Group:
         self._choices: dict[int, Tensor] = {}
         self.wrap = low is None and any(n != nvec[:len(n)] for n in self.nvecs)
         action = ActionSpec(first.kind, low, high, nvec, None if bool(mask.all()) else mask)
-        self.spec = GroupSpec(name, tuple(agents[i].name for i in members), size, action)
+        theirs = {parts[i] for i in members} if parts else set()
+        alike = theirs.pop() if len(theirs) == 1 else ()  # of agents that see unlike things, features have no names
+        self.spec = GroupSpec(name, tuple(agents[i].name for i in members), size, action, parts=alike)
         common = [key for key in infos[members[0]] if all(_same_shape(infos[members[0]][key], infos[i].get(key))
                                                           for i in members)]
         self.info_names = common

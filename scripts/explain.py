@@ -10,7 +10,8 @@
   steps=64             points of the integral; more of them make shares add up better
   group=null           of agents: the group; null: the first
   agent=0              of agents: which one of the group
-  names=null           of agents: names of the observation's parts, such as names=[x,y,vx,vy]; null: their indices
+  names=null           of agents: names of the observation's features, such as names=[x,y,vx,vy]; null: those that the
+                       environment gives its parts, or else their indices
   layers=["*"]         of what=features: names of layers, * as in file names, such as layers=["model.body.*"]
   seed=0               of agents: the episodes that are played
 """
@@ -126,12 +127,17 @@ def explain_action(task: RLTask, chosen: Options, out: Path) -> None:
         raise UserError(f"agent={chosen.agent}: group {group} has the agents 0 to {observed.shape[1] - 1}")
     outputs, table, error = agents_attribution.attribute(task.loss.actors[group], observed, chosen.agent, chosen.steps)
     print(f"shares add up to the action's difference from that at the mean observation within {error:.2g}")
-    parts = list(chosen.names or map(str, range(observed.shape[-1])))
-    check_names(parts, observed.shape[-1])
+    spec, own = task.env.spec.groups[group], table[:, : observed.shape[-1]]
+    if chosen.names:
+        check_names(chosen.names, observed.shape[-1])
+        parts = list(chosen.names)
+    else:
+        parts, own = agents_attribution.by_name(own, spec)
+    table = torch.cat([own, table[:, observed.shape[-1] :]], 1)
     parts += ["others"] * (table.shape[1] - len(parts))
     ranked = table.sum(0).argsort(descending=True)[:5].tolist()
     print("most: " + ", ".join(f"{parts[i]} ({table[:, i].mean():.3g})" for i in ranked))
-    agent = task.env.spec.groups[group].agents[chosen.agent]
+    agent = spec.agents[chosen.agent]
     integrated_gradients.draw_parts(table.cpu().numpy(), outputs, parts, f"what {agent}'s action depends on", out)
 
 

@@ -39,11 +39,16 @@ KINDS = {
         "agent_state": ["algo.critic=agent_state", "env.global_state=true"],
         "state_missing": ["algo.critic=state"],
     },
-    "network": {name: [f"network={name}"] for name in conf_tree.group_options("network")},
+    "network": {name: [f"network={name}"] for name in conf_tree.group_options("network")}
+    | {
+        "multi_encoders": ["network=multi", "network.encoders={camera: mlp, near.set: attention, own: cnn1d}"],
+        "multi_memory": ["network=multi", "network.memory=gru"],
+    },
     "scenario": {
         "cooperative": ["env=vmas/balance"],
         "competitive": ["env=vmas/mpe/simple_tag"],
         "different_sizes": ["env=vmas/mpe/simple_speaker_listener"],
+        "dictionary": ["env=vmas/balance", "env.scenario=tests.fixtures.scouts.Watchers"],
         "one_agent": ["env=vmas/balance", "env.scenario_kwargs.n_agents=1"],
     },
     "tools": {

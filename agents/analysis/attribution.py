@@ -9,6 +9,8 @@ from torch import Tensor
 from agents.evaluation.episode_loop import Moment, Players, episode_steps
 from agents.models.actor import Actor
 from agents.tasks.rl_task import RLTask
+from envs.observation_parts import feature_names
+from envs.spec import GroupSpec, ObservationPart
 from marl.core.errors import UserError
 from marl.inspection.integrated_gradients import integrated_gradients
 
@@ -37,6 +39,19 @@ def observations(task: RLTask, rows: int, seed: int, group: str) -> Tensor:
     for _ in episode_steps(env, act, seed, STEPS):
         pass  # `act` keeps what is wanted
     return torch.cat(observed)
+
+
+def by_name(table: Tensor, group: GroupSpec) -> tuple[list[str], Tensor]:
+    """Names for the columns [outputs, F] of a group's table, its features'; a picture's are summed into one column."""
+    names, columns, begin = [], [], 0
+    features = feature_names(group)
+    for part in group.parts or (ObservationPart("", (group.observation_size,)),):
+        mine = table[:, begin : begin + part.size]
+        whole = part.kind == "picture"
+        names += [part.name] if whole else features[begin : begin + part.size]
+        columns.append(mine.sum(1, keepdim=True) if whole else mine)
+        begin += part.size
+    return names, torch.cat(columns, 1)
 
 
 def attribute(actor: Actor, observed: Tensor, agent: int, steps: int = 64) -> tuple[list[str], Tensor, float]:

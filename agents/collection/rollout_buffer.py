@@ -12,6 +12,7 @@ from torch import Tensor
 from agents.models.actor import Actor
 from agents.models.critic import Critic
 from envs.infos import InfoBuffers, InfoRules
+from envs.observation_parts import feature_names
 from envs.spec import EnvSpec
 
 
@@ -207,6 +208,8 @@ class RolloutBuffer:
                 if len(bad):
                     t, e, a = bad[0, :3].tolist()
                     value = tensors[name][tuple(bad[0])].item()
+                    if what == "observation" and group.parts:
+                        what = f"{feature_names(group)[int(bad[0, 3])]} in the observation"
                     places.append((t, order, f"{what} of {group.agents[a]} is {value} in environment {e}, step {t}"))
         return f"{min(places)[2]} of the rollout" if places else None
 

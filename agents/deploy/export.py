@@ -130,8 +130,7 @@ def card(policy: Policy, format: str) -> str:
     for name, group in inputs(policy).items():
         rows.append(
             f"| `{name}` | float32 [B, {group.n_agents}, {group.observation_size}] | of the agents "
-            f"{', '.join(f'`{a}`' for a in group.agents)}, in this order; features as the scenario's "
-            "`observation` returns them (a dict's entries joined in sorted order of the keys) |"
+            f"{', '.join(f'`{a}`' for a in group.agents)}, in this order; {_features(group)} |"
         )
     memory = {name: f"float32 [B, {', '.join(map(str, zeros.shape))}]" for name, zeros in policy.memory().items()}
     for name, shape in memory.items():
@@ -160,6 +159,14 @@ def card(policy: Policy, format: str) -> str:
 
 def _plain(node: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key != "_partial_"}
+
+
+def _features(group: GroupSpec) -> str:
+    """What a group's features are."""
+    if not group.parts:
+        return "features as the scenario's `observation` returns them"
+    parts = [f"`{part.name}` {list(part.shape)}" for part in group.parts]
+    return f"features: {', '.join(parts)}, each flattened, one after the other; pictures as [channels, rows, columns]"
 
 
 def _action(group: GroupSpec) -> str:

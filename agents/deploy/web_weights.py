@@ -51,6 +51,8 @@ def layers(network: nn.Module) -> list[dict[str, Any]]:
 def inputs(module: Inputs) -> dict[str, Any]:
     """What stands before a network: normalisation of every feature, then the agent's id."""
     norm = module.norm
+    if module.units is not None or any(part.kind == "picture" for part in module.parts):
+        raise UserError("network: pictures can't be scaled in a page; serve=true runs all")
     statistics = norm and {"scale": numbers(norm.scale), "shift": numbers(norm.shift), "limit": norm.limit}
     return {"norm": statistics, "ids": module.ids is not None}
 

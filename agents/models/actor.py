@@ -14,7 +14,7 @@ from agents.models.heads import ABSENT, make_head
 from agents.models.inputs import Inputs
 from envs.spec import GroupSpec
 from marl.core.errors import UserError
-from marl.networks import PerAgent
+from marl.networks import PerAgent, with_parts
 
 
 class Actor(nn.Module):
@@ -47,8 +47,10 @@ class Actor(nn.Module):
         if "action" in spec.masks and spec.action.kind == "continuous":
             raise UserError(f"group {spec.name}: its actions are continuous; only discrete ones can be masked.")
         self.inputs = Inputs(
-            spec.observation_size, spec.n_agents, a.normalize_observation, a.observation_limit, a.agent_ids and shared
-        )
+            spec.observation_size, spec.n_agents, a.normalize_observation, a.observation_limit, a.agent_ids and shared,
+            spec.parts,
+        )  # fmt: skip
+        network = with_parts(network, self.inputs.parts)
         self.network = PerAgent(network, spec.n_agents, self.inputs.size, self.head.n_features, shared)
         size = getattr(self.network, "memory_size", 0)
         self.memory_shape = (spec.n_agents, size) if size else None

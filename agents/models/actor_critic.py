@@ -7,6 +7,7 @@ from torch import nn
 from agents.models.actor import Actor
 from agents.models.architecture import Architecture
 from agents.models.critic import Critic
+from agents.models.parts import with_names
 from envs.spec import EnvSpec
 
 
@@ -29,8 +30,10 @@ def build_networks(
     Raises:
         UserError: the policy does not fit the actions, or the critic needs a state the environment lacks.
     """
+    network = with_names(network, spec)
+    critic_network = with_names(critic_network, spec) if critic_network else network
     actors, critics = {}, {}
     for name, group_architecture in (dict.fromkeys(spec.groups, architecture) if groups is None else groups).items():
         actors[name] = Actor(spec.groups[name], network, group_architecture)
-        critics[name] = Critic(spec.groups[name], critic_network or network, group_architecture, spec.state_size)
+        critics[name] = Critic(spec.groups[name], critic_network, group_architecture, spec.state_size)
     return actors, critics

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from agents.models.architecture import Architecture
 from agents.models.inputs import Inputs
 from agents.models.normalization import ValueNorm, rescale
+from agents.models.parts import STATE, keep, observation_parts
 from envs.spec import GroupSpec
 from marl.core.errors import UserError
-from marl.networks import PerAgent, reads_team
+from marl.networks import Part, PerAgent, reads_team, with_parts
 
 
 class Critic(nn.Module):
@@ -76,10 +77,12 @@ class Critic(nn.Module):
                 "this one reads the whole team: use algo.critic=concat or agent_state, or network@critic_network=mlp."
             )
         ids = architecture.agent_ids and share == "shared" and (kind in ("local", "agent_state") or self.team)
-        self.kept_features = [f for f in range(F) if f not in spec.in_state] if prune else None
+        self.kept_features = keep(spec) if prune else None
+        parts = spec.parts and observation_parts(spec, self.kept_features)
         if self.team and prune:
             raise UserError("algo.prune_state=true: its network reads the whole team, by the places of its features")
-        self.inputs = Inputs(len(self.kept_features) if prune else F, A, normalize and kind != "state", limit, ids)
+        features = len(self.kept_features) if prune else F
+        self.inputs = Inputs(features, A, normalize and kind != "state", limit, ids, parts)
         self.state_inputs = Inputs(state_size or 0, A, normalize and self.uses_state, limit)
         size = {
             "local": self.inputs.size,
@@ -87,6 +90,9 @@ class Critic(nn.Module):
             "state": state_size,
             "agent_state": (state_size or 0) + self.inputs.size,
         }[kind]
+        seen, whole_state = self.inputs.parts, (Part(STATE, (state_size,)),) if self.uses_state else ()
+        told = {"local": seen, "concat": seen * A, "state": whole_state, "agent_state": whole_state + seen}[kind]
+        network = with_parts(network, told)
         # One call for all agents: the input is common to them and the network is too.
         self.joint = share == "shared" and kind in ("concat", "state") and not self.team
         if self.joint:

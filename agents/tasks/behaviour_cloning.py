@@ -17,11 +17,12 @@ from agents.evaluation.dataset_recording import record, to_raw
 from agents.evaluation.episode_loop import Players
 from agents.evaluation.episodes import nested
 from agents.models.actor_critic import build_networks
+from agents.models.parts import same_agents, warn_of_pictures
 from agents.policies.policy import Policy
 from agents.tasks.episode_evaluation import EpisodeEvaluation
 from envs.base import Env
 from envs.infos import DEFAULT, Rules
-from envs.spec import EnvSpec, describe, spec_of
+from envs.spec import describe, spec_of
 from marl.core import distributed
 from marl.core.errors import UserError
 from marl.core.seeding import derive
@@ -90,6 +91,7 @@ class Clone(EpisodeEvaluation, Epochs):
         self.setup_evaluation(self._checked(env), eval_episodes, eval_deterministic, info)
         # At once, so that an environment of other agents is refused before anything is learned.
         self.eval_env = self.make_env(seed=derive(seed, "evaluation"), device=self.device, num_envs=eval_episodes)
+        warn_of_pictures(self.spec, network)
         actors, critics = build_networks(algo, self.spec, network, critic_network)
         if any(getattr(actor, "memory_shape", None) for actor in actors.values()):
             raise UserError("network: has a memory, which cloning does not train; use one without, such as network=mlp")
@@ -118,7 +120,7 @@ class Clone(EpisodeEvaluation, Epochs):
 
         def build(**settings) -> Env:
             built = env(**settings)
-            if agents_of(built.spec) != agents_of(self.spec):
+            if not same_agents(built.spec, self.spec):
                 node = self.data.manifest.get("env") or {}
                 source = {key: node[key] for key in ("scenario", "id", "scenario_kwargs") if key in node}
                 raise UserError(f"env: its agents are not those of {self.data.folder}, recorded in {source}")
@@ -201,7 +203,7 @@ class Clone(EpisodeEvaluation, Epochs):
         if not source:
             raise UserError("task.dagger_teacher=null: the data don't name their teacher; give its run directory")
         self.teacher = Policy.load(source, device=self.device)
-        if agents_of(self.teacher.spec) != agents_of(self.spec):
+        if not same_agents(self.teacher.spec, self.spec):
             raise UserError(f"task.dagger_teacher={source}: acts for other agents than those of {self.data.folder}")
         most = len(self.loader.order.draw(torch.Generator())) + (epochs - 1) // self.dagger_every * (
             self.dagger_episodes * (self.spec.max_steps or 0)
@@ -266,14 +268,3 @@ class Clone(EpisodeEvaluation, Epochs):
         self.rounds, self.gathered = state["rounds"], {key: value.cpu() for key, value in state["gathered"].items()}
         if self.gathered:
             self._add_gathered()
-
-
-def agents_of(spec: EnvSpec) -> dict:
-    """The groups' agents, observations and actions, as plain Python; what tells of their deaths left out.
-
-    Episodes recorded before agents could end each on its own are the same agents'.
-    """
-    groups = {name: {**group, "ends": False} for name, group in describe(spec)["groups"].items()}
-    for group in groups.values():
-        group["masks"] = [kind for kind in group["masks"] if kind != "alive"]
-    return groups

@@ -18,6 +18,7 @@ from agents.evaluation.episode_loop import require_time_limit
 from agents.evaluation.redundant_features import find_repeated
 from agents.fused_ops import native
 from agents.models.actor import Actor
+from agents.models.parts import check_saved, warn_of_pictures
 from agents.players.lineup import Lineup
 from agents.players.scripted import Player
 from agents.tasks.episode_evaluation import EpisodeEvaluation
@@ -111,6 +112,7 @@ class RLTask(EpisodeEvaluation):
         if self.spec.state_size is not None and any(algo.prune_state for algo in self.lineup.algos.values()):
             probe = derive(self.seed, "probe")
             self.spec = find_repeated(self.make_env(seed=probe, device=self.device, num_envs=8), probe)
+        warn_of_pictures(self.spec, network)
         lineup = self.lineup
         loss = self.algo.make_loss(self.spec, network, critic_network, lineup.algos, partly=lineup.partly)
         self.loss = loss.to(self.device).eval()
@@ -188,6 +190,8 @@ class RLTask(EpisodeEvaluation):
         """Continue from `state_dict`, bitwise identically."""
         if not state:
             return
+        if "spec" in state:
+            check_saved(state["spec"], self.spec)
         self.collector.load_state_dict(state["rollout"])
         self.statistics.load_state_dict(state)
         self.policy_generator.set_state(state["policy"].cpu())

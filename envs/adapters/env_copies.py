@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.adapters.host_infos import EVERYTHING, MASK, told_by
+from envs.adapters.observation_rows import ObservationRow
 from envs.base import EnvError
 from envs.infos import InfoRules
 
@@ -103,6 +104,7 @@ class Share:
         for agent, space in self.sees.items():
             if not space.is_np_flattenable or spaces.flatdim(space) == 0:
                 raise EnvError(f"{name}: observations of {agent} are {first.observation_spaces[agent]}, no numbers.")
+        self.rows = {agent: ObservationRow(space) for agent, space in self.sees.items()}
 
     def layout(self) -> Layout:
         """What the copies have in common."""
@@ -192,13 +194,13 @@ class Share:
         alive, has_mask = np.zeros((2, n, len(self.agents)), dtype=bool)
         rows, masks = [], []
         for i, agent in enumerate(self.agents):
-            space, inside, n_choices = self.sees[agent], self.masked[agent], choices(self.does[agent])
-            row, mask = np.zeros((n, spaces.flatdim(space)), dtype=np.float32), np.ones((n, n_choices), dtype=bool)
+            as_row, inside, n_choices = self.rows[agent], self.masked[agent], choices(self.does[agent])
+            row, mask = np.zeros((n, as_row.size), dtype=np.float32), np.ones((n, n_choices), dtype=bool)
             for e, (observations, infos) in enumerate(shown):
                 if agent not in observations:
                     continue
                 observation, alive[e, i] = observations[agent], True
-                row[e] = spaces.flatten(space, observation)
+                row[e] = as_row(observation)
                 open_ = observation[MASK] if inside else (infos.get(agent) or {}).get(MASK)
                 if open_ is not None and takes_masks(self.does[agent]):
                     mask[e], has_mask[e, i] = mask_row(open_, self.does[agent], f"{self.name}: {MASK} of {agent}"), True

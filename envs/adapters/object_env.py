@@ -20,6 +20,7 @@ from torch import Tensor
 from envs.adapters.env_copies import MASK, Copy, Moved, Seen, action_width
 from envs.adapters.env_workers import Crew, joined
 from envs.adapters.host_infos import stacked
+from envs.adapters.observation_rows import ObservationRow
 from envs.base import ActionError, Env, EnvError, Transition, misshapen
 from envs.grouping import Group, assign
 from envs.infos import InfoRules
@@ -63,11 +64,13 @@ class HostEnv(Env):
         self.crew = Crew(make, num_envs, name, workers)
         self.layout = self.crew.layout
         agents = [SimpleNamespace(name=agent) for agent in self.layout.agents]
-        sizes = [spaces.flatdim(space) for space in self.layout.sees.values()]
+        rows = [ObservationRow(space) for space in self.layout.sees.values()]
+        sizes, parts = [row.size for row in rows], [row.parts for row in rows]
         actions = [action_spec(space, f"{name}, {agent}") for agent, space in self.layout.does.items()]
         self._sizes, self._choices = sizes, [sum(action.nvec) for action in actions]
-        members = assign(agents, sizes, actions, heterogeneous)
-        self._groups = {g: Group(g, who, agents, sizes, actions, [{} for _ in agents]) for g, who in members.items()}
+        members = assign(agents, sizes, actions, heterogeneous, parts=parts)
+        infos = [{} for _ in agents]
+        self._groups = {g: Group(g, who, agents, sizes, actions, infos, parts) for g, who in members.items()}
         self.reset(seed)
         has_mask = self._now.has_mask.any(0)
         for group in self._groups.values():

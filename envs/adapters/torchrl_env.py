@@ -22,8 +22,9 @@ from envs.adapters.replayed_env import ReplayedEnv
 from envs.adapters.torchrl_actions import action_of, encoded
 from envs.adapters.torchrl_ends import AgentEnds, Key, agent_flags, whole
 from envs.base import EnvError, Transition
+from envs.observation_parts import joined, part_of
 from envs.rng import Stream
-from envs.spec import EnvSpec, GroupSpec
+from envs.spec import EnvSpec, GroupSpec, ObservationPart
 
 
 @dataclass
@@ -38,6 +39,7 @@ class _Group:
     mask: Key | None
     flags: dict[str, Key]  # "done", "terminated", "truncated" of each of its agents, where they have such
     infos: dict[str, Key]
+    order: Tensor | None  # in which an observation's numbers are read; None: as they come
 
 
 class FromTorchRL(ReplayedEnv):
@@ -134,15 +136,16 @@ class FromTorchRL(ReplayedEnv):
             leaf = self.env.full_action_spec[key]
             action = action_of(leaf, self.dims, count, f"{self.name}, {name}")
             observations, size = self._observations(prefix, name, count)
+            parts, order = self._parts(observations, len(shape) > self.dims)
             mask = (*prefix, "action_mask")
             masked = action.kind == "discrete" and mask in [whole(k) for k in self.env.observation_keys]
             known = self._map.get("_".join(prefix), ())
             agents = tuple(known) if len(known) == count else tuple(f"{name}_{i}" for i in range(count))
             flags = agent_flags(self.env, prefix, count)
             masks = (("action",) if masked else ()) + (("alive",) if flags else ())
-            spec = GroupSpec(name, agents, size, action, masks, ends=bool(flags))
+            spec = GroupSpec(name, agents, size, action, masks, ends=bool(flags), parts=parts)
             keys = self._reward(prefix, name), mask if masked else None
-            groups[name] = _Group(spec, key, leaf, observations, *keys, flags, self._infos(prefix))
+            groups[name] = _Group(spec, key, leaf, observations, *keys, flags, self._infos(prefix), order)
         return groups
 
     def _observations(self, prefix: Key, name: str, count: int) -> tuple[list[Key], int]:
@@ -167,6 +170,15 @@ class FromTorchRL(ReplayedEnv):
             if found := {".".join(k[len(above):]): k for k in keys if k[: len(above)] == above and k != above}:
                 return found
         return {}
+
+    def _parts(self, keys: list[Key], rows: bool) -> tuple[tuple[ObservationPart, ...], Tensor | None]:
+        """What a group's observation is made of, and the order of its numbers; rows: whether agents have one each."""
+        leaves = [self.env.full_observation_spec[key] for key in keys]
+        shapes = [leaf.shape[self.dims + rows :] for leaf in leaves]
+        if len(keys) == 1 and len(shapes[0]) < 2:
+            return (), None
+        return joined([part_of(key[-1], shape, leaf.dtype == torch.uint8)
+                       for key, shape, leaf in zip(keys, shapes, leaves, strict=True)])
 
     def _reward(self, prefix: Key, name: str) -> Key:
         keys = [whole(key) for key in self.env.reward_keys]
@@ -194,7 +206,8 @@ class FromTorchRL(ReplayedEnv):
         observed = {}
         for name, group in self._groups.items():
             rows = [tensors.get(key).reshape(self.num_envs, group.spec.n_agents, -1) for key in group.observations]
-            observed[name] = torch.cat([row.float() for row in rows], -1).to(self.device)
+            row = torch.cat([row.float() for row in rows], -1).to(self.device)
+            observed[name] = row if group.order is None else row[..., group.order.to(self.device)]
         state = None if self._state is None else tensors.get(self._state).reshape(self.num_envs, -1).float()
         return observed, None if state is None else state.to(self.device)
 

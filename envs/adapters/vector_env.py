@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import gymnasium
@@ -17,6 +18,7 @@ from envs.adapters.env_copies import MASK, choices, in_space, mask_row, parted, 
 from envs.adapters.gymnasium_env import AGENT, on_the_cpu, registered
 from envs.adapters.host_infos import EVERYTHING, FINAL, FINAL_INFO, Numbers, joined_where, of_last_steps, of_vector
 from envs.adapters.object_env import action_spec
+from envs.adapters.observation_rows import ObservationRow
 from envs.adapters.replayed_env import ReplayedEnv
 from envs.base import EnvError, Transition
 from envs.infos import InfoRules
@@ -63,9 +65,9 @@ class VectorEnv(ReplayedEnv):
         self._sees, self._masked = parted(self.env.single_observation_space, self._does)
         if not self._sees.is_np_flattenable or spaces.flatdim(self._sees) == 0:
             raise EnvError(f"{self.name}: its observations are {self.env.single_observation_space}, no numbers.")
-        self._batch = batch_space(self._sees, num_envs)
+        self._batch, self._row = batch_space(self._sees, num_envs), ObservationRow(self._sees)
         action = action_spec(self._does, self.name)
-        group = GroupSpec(GROUP, (AGENT,), spaces.flatdim(self._sees), action)
+        group = GroupSpec(GROUP, (AGENT,), self._row.size, action, parts=self._row.parts)
         limit = self.env.spec.kwargs.get("max_episode_steps")
         self._keep(restart_every, limit)
         self._rules = EVERYTHING
@@ -73,7 +75,7 @@ class VectorEnv(ReplayedEnv):
         self.reset(seed)
         kinds = {"action": self._open is not None, "alive": self.mode is AutoresetMode.NEXT_STEP}
         masks = tuple(kind for kind, has in kinds.items() if has)
-        self.spec = EnvSpec({GROUP: GroupSpec(GROUP, (AGENT,), group.observation_size, action, masks)}, None, limit)
+        self.spec = EnvSpec({GROUP: replace(group, masks=masks)}, None, limit)
 
     def _make(self, id: str, kwargs: dict[str, Any]) -> gymnasium.vector.VectorEnv:
         registered(id)
@@ -150,9 +152,9 @@ class VectorEnv(ReplayedEnv):
     def _rows(self, observations: Any) -> np.ndarray:
         """Observations of all as rows of numbers of their own, float32 [E, F]; masks among them are left out."""
         if isinstance(self._sees, spaces.Box):
-            return np.array(observations, dtype=np.float32).reshape(self.num_envs, -1)
+            return self._row.ordered(np.array(observations, dtype=np.float32).reshape(self.num_envs, -1))
         each = iterate(self._batch, {key: observations[key] for key in self._sees} if self._masked else observations)
-        return np.stack([spaces.flatten(self._sees, one) for one in each]).astype(np.float32)
+        return np.stack([self._row(one) for one in each]).astype(np.float32)
 
     def _final(self, infos: dict[str, Any], over: np.ndarray) -> np.ndarray:
         """The true last observations of what is over, float32 [n, F]."""
@@ -162,7 +164,7 @@ class VectorEnv(ReplayedEnv):
         if not isinstance(final, np.ndarray) or final.dtype != object:  # all in a batch, like the observations
             return self._rows(final)[over]
         rows = [{key: one[key] for key in self._sees} if self._masked else one for one in final[over]]
-        return np.stack([spaces.flatten(self._sees, one) for one in rows]).astype(np.float32)
+        return np.stack([self._row(one) for one in rows]).astype(np.float32)
 
     def _choices(self, observations: Any, infos: dict[str, Any]) -> np.ndarray | None:
         """Which choices are open, bool [E, choices]; None where the environments say nothing."""

@@ -76,7 +76,8 @@ def check_outputs(
     """Refuse what a scenario returns in a wrong shape or dtype. Looks at no number, so nothing waits for the device.
 
     widths: numbers per observation of each agent, F, if they are known.
-    observations: per agent float32 [E, F] or a dict of such; rewards: per agent [E] or [E, 1]; terminated: bool [E].
+    observations: per agent float32 [E, F] or a dict of such, of sets [E, N, F] or of pictures [E, C, H, W], which may
+        be uint8; rewards: per agent [E] or [E, 1]; terminated: bool [E].
     Raises EnvError naming the scenario, the method, the agent and the step.
     """
     def refuse(method: str, agent: str, got: Any, expected: str) -> None:
@@ -86,7 +87,8 @@ def check_outputs(
     for i, (agent, observation, reward) in enumerate(zip(agents, observations, rewards, strict=True)):
         parts = _leaves(observation)
         for part in parts:
-            if not isinstance(part, Tensor) or part.dim() < 2 or len(part) != num_envs or not part.is_floating_point():
+            shaped = isinstance(part, Tensor) and part.dim() >= 2 and len(part) == num_envs
+            if not shaped or not (part.is_floating_point() or (part.dtype == torch.uint8 and part.dim() == 4)):
                 refuse("observation", agent, part, f"a float tensor [{num_envs}, F], environments first")
         if widths is not None and (width := sum(part[0].numel() for part in _leaves(observation))) != widths[i]:
             raise EnvError(f"scenario {scenario!r}: observation of {agent} returned {width} numbers {_when(step)}; "

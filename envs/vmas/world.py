@@ -12,6 +12,7 @@ from torch import Tensor
 from envs.base import STATE, ActionError, EnvError, Transition, misshapen
 from envs.grouping import Group, agent_actions, assign, flatten, flatten_info
 from envs.kernel.verification.audit import StepAudit
+from envs.observation_parts import of_tensors
 from envs.rng import Stream, pack_python, unpack_python
 from envs.spec import EnvSpec, sample_actions
 from envs.vmas.agent_masks import AgentMasks, veil
@@ -88,10 +89,11 @@ class VmasWorld:
             names = [agent.name for agent in sim.agents]
             check_outputs(self.scenario, 0, self.num_envs, names, observations, rewards, terminated)
         sizes = self._widths = [flatten(o).shape[-1] for o in observations]
+        parts = [of_tensors(o) for o in observations]
         actions = [agent_actions(sim, agent) for agent in sim.agents]
         flat = [{k: v for k, v in flatten_info(i).items() if v.dim() and len(v) == self.num_envs} for i in infos]
-        members = assign(sim.agents, sizes, actions, heterogeneous, teams)
-        groups = {name: Group(name, who, sim.agents, sizes, actions, flat) for name, who in members.items()}
+        members = assign(sim.agents, sizes, actions, heterogeneous, teams, parts)
+        groups = {name: Group(name, who, sim.agents, sizes, actions, flat, parts) for name, who in members.items()}
         with stream, naming_errors(self.scenario, 0):
             self.agent_masks = AgentMasks(self.scenario, sim, groups) or None
         return groups

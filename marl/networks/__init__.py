@@ -6,6 +6,8 @@ from marl.networks.common import ACTIVATIONS
 from marl.networks.embedding import Embedding
 from marl.networks.linear import Linear
 from marl.networks.mlp import MLP
+from marl.networks.multi.network import Multi
+from marl.networks.multi.part import Part, reads_parts, with_parts
 from marl.networks.per_agent import PerAgent
 from marl.networks.polynomial import Polynomial
 from marl.networks.recurrent import GRU, LSTM
@@ -24,7 +26,11 @@ __all__ = [
     "Embedding",
     "Graph",
     "Linear",
+    "Multi",
+    "Part",
     "PerAgent",
     "Polynomial",
+    "reads_parts",
     "reads_team",
+    "with_parts",
 ]

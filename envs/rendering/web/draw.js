@@ -149,13 +149,14 @@ function fit(canvas) {
   return ctx;
 }
 
-// Numbers as a table of small bars.
-function showNumbers(element, title, values) {
+// Numbers as a table of small bars, by their names or, without any, numbered.
+function showNumbers(element, title, values, names) {
   const largest = Math.max(1e-9, ...values.map(Math.abs));
   element.innerHTML = `<h3></h3><div class="bars">${values.map((v, i) =>
     `<span>${i}</span><span class="bar"><i style="width:${(50 * Math.abs(v)) / largest}%;` +
     `${v < 0 ? "right" : "left"}:50%"></i></span><span>${(+v).toFixed(3)}</span>`).join("")}</div>`;
   element.firstChild.textContent = title;
+  if (names) element.querySelectorAll(".bars > span:nth-child(3n + 1)").forEach((s, i) => { s.textContent = names[i]; });
 }
 
 // The owner of the topmost body at a point in metres, or within `slack` of it; null where there is none.

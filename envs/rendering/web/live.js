@@ -113,8 +113,8 @@ function start(engine, world) {
       const count = Math.max(...series.map((s) => s.values.length)) - 1;
       if (count >= 0) drawCurves($(kind), kind === "reward" ? "reward per step" : "value", series, count, Math.max(count, 20));
     }
-    const about = engine.about(live.chosen);
-    showNumbers($("observation"), `${live.chosen}: observation`, about.observation);
+    const about = engine.about(live.chosen), group = Object.values(world.groups).find((g) => g.agents.includes(live.chosen));
+    showNumbers($("observation"), `${live.chosen}: observation`, about.observation, group.names);
     showNumbers($("action"), taking === live.chosen ? "action (yours)" : "action", about.action);
     $("status").textContent = `seed ${engine.seed}, step ${engine.steps}${world.max_steps ? ` of ${world.max_steps}` : ""}, return ` +
       `${engine.returns.toFixed(2)}${about.value === undefined || about.value === null ? "" : `, value ${about.value.toFixed(2)}`}` +

@@ -21,6 +21,7 @@ EVERYTHING = [
     "algo.reward_norm=std",
 ]
 MEMORY = ["network=lstm", "network.hidden=8", "algo.chunk_length=3", "algo.burn_in=2", "algo.entropy_coef=0.01"]
+PARTS = ["experiment=picture_search", "env.size=4", *EVERYTHING]
 # What reads a tensor's values on the host, as called from Python and as an operator; then sizes that values decide.
 CALLS = {"item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "allclose"}
 READS = {"_local_scalar_dense", "is_nonzero", "equal"}
@@ -92,8 +93,13 @@ def test_the_watch_notices(tmp_path) -> None:
             task.diagnose()
 
 
+def test_nor_do_observations_of_several_parts(tmp_path) -> None:
+    trainer, task = begun(tmp_path, *PARTS)
+    one_iteration(trainer, task, {"rollout": no_waiting(), "update": no_waiting()})
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("more", [[], EVERYTHING, MEMORY])
+@pytest.mark.parametrize("more", [[], EVERYTHING, MEMORY, PARTS])
 def test_neither_rollout_nor_update_waits_on_a_gpu(tmp_path, more) -> None:
     trainer, task = begun(tmp_path, "trainer=gpu", *more)
 

@@ -22,6 +22,8 @@ CASES = {
     "discrete": [*PPO, "algo.critic=local", "env=vmas/mpe/simple_spread", "env.continuous_actions=false"],
     "normalised": [*PPO, "algo.value_norm=popart", "algo.normalize_observation=true", "algo.value_clip=0.2"],
     "in_turns": [*PPO, "algo.update=sequential", "algo.share_actor=separate"],
+    "parts": ["experiment=picture_search", "frames=8192", "task.eval_episodes=2", "algo.normalize_observation=true",
+              "env.size=4", *SMALL],
     "memory": ["experiment=memory", "frames=2048", "network.hidden=8", "task.eval_episodes=2", *SMALL],
     "dropout": ["experiment=digits", "epochs=1", "network.dropout=0.1", *SMALL],
     "convolutions": ["experiment=digits_cnn", "epochs=1", *SMALL],
