@@ -27,10 +27,15 @@ def observation_space(group: GroupSpec) -> spaces.Box:
 
 
 def action_space(group: GroupSpec) -> spaces.Space:
-    """What a group does: float32 [A, D] between its bounds, or int64 [A, D] choices."""
-    if group.action.kind == "continuous":
-        return spaces.Box(group.action.low.cpu().numpy(), group.action.high.cpu().numpy(), dtype=np.float32)
-    return spaces.MultiDiscrete(np.tile(np.array(group.action.nvec, dtype=np.int64), (group.n_agents, 1)))
+    """What a group does: float32 [A, C] between its bounds, int64 [A, K] choices, or a Dict of both."""
+    parts: dict[str, spaces.Space] = {}
+    if group.action.low is not None:
+        low, high = (bound.cpu().numpy() for bound in (group.action.low, group.action.high))
+        parts["continuous"] = spaces.Box(low, high, dtype=np.float32)
+    if group.action.nvec:
+        nvec = np.tile(np.array(group.action.nvec, dtype=np.int64), (group.n_agents, 1))
+        parts["discrete"] = spaces.MultiDiscrete(nvec)
+    return spaces.Dict(parts) if len(parts) > 1 else next(iter(parts.values()))
 
 
 def seen(observation: dict[str, Tensor]) -> dict[str, np.ndarray]:
@@ -44,14 +49,22 @@ def team_reward(env: Env, moved: Transition) -> np.ndarray:
 
 
 def to_tensors(env: Env, action: dict[str, Any]) -> dict[str, Tensor]:
-    """{group: [E, A, D]} arrays as tensors on the environment's device."""
-    return {name: torch.as_tensor(np.asarray(value), device=env.device) for name, value in action.items()}
+    """{group: [E, A, D]} arrays, or Dicts of them, as tensors on the environment's device."""
+    return {name: torch.as_tensor(joined(value), device=env.device) for name, value in action.items()}
+
+
+def joined(action: Any) -> np.ndarray:
+    """An action as one array [..., D]: {"continuous": [..., C], "discrete": [..., K]} become float32 [..., C + K]."""
+    if not isinstance(action, dict):
+        return np.asarray(action)
+    return np.concatenate([action["continuous"], action["discrete"]], -1, dtype=np.float32)
 
 
 class GymnasiumVector(VectorEnv):
     """An Env as a gymnasium vector environment that resets within the step (AutoresetMode.SAME_STEP).
 
-    Observations and actions are dicts by group, [E, A, F] and [E, A, D]. The reward is the mean over the agents [E];
+    Observations and actions are dicts by group, [E, A, F] and [E, A, D]; a hybrid action is itself a dict of its parts
+    "continuous" [E, A, C] and "discrete" [E, A, K]. The reward is the mean over the agents [E];
     infos hold each group's own, "reward/GROUP" [E, A], and where episodes ended "final_obs", masked by "_final_obs".
     """
 
@@ -108,6 +121,7 @@ class _Alone:
 class GymnasiumSingle(gymnasium.Env):
     """An Env of one copy as a gymnasium environment: dicts by group, [A, F] and [A, D]; the reward is the agents' mean.
 
+    Hybrid actions as in `GymnasiumVector`.
     Raises EnvError for more than one copy.
     """
 
@@ -125,7 +139,8 @@ class GymnasiumSingle(gymnasium.Env):
 
     def step(self, action: dict[str, Any]) -> tuple[dict, float, bool, bool, dict]:
         """One step; infos hold each group's rewards, "reward/GROUP" [A]."""
-        moved = self.alone.step(to_tensors(self.alone.env, {name: value[None] for name, value in action.items()}))
+        rows = {name: joined(value)[None] for name, value in action.items()}
+        moved = self.alone.step(to_tensors(self.alone.env, rows))
         infos = {f"reward/{name}": value[0].cpu().numpy() for name, value in moved.reward.items()}
         return ({name: value[0] for name, value in seen(moved.next_observation).items()},
                 float(team_reward(self.alone.env, moved)[0]), bool(moved.terminated), bool(moved.truncated), infos)
@@ -173,7 +188,7 @@ def pettingzoo_parallel(env: Env) -> Any:
             return self._each(self.alone.reset(seed)), {agent: {} for agent in self.agents}
 
         def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
-            rows = {name: [np.atleast_1d(actions[a]) for a in g.agents] for name, g in env.spec.groups.items()}
+            rows = {name: [np.atleast_1d(joined(actions[a])) for a in g.agents] for name, g in env.spec.groups.items()}
             moved = self.alone.step(to_tensors(env, {name: np.stack(row)[None] for name, row in rows.items()}))
             rewards = {agent: float(value) for agent, value in self._each(moved.reward).items()}
             ended, cut = bool(moved.terminated), bool(moved.truncated)
@@ -191,8 +206,10 @@ def pettingzoo_parallel(env: Env) -> Any:
 
 
 def agent_actions(group: GroupSpec, row: int) -> spaces.Space:
-    """What one agent of a group does: float32 [D], a choice, or several."""
+    """What one agent of a group does: float32 [D], a choice, several, or a Dict of float32 [C] and choices."""
     action = group.action
-    if action.kind == "continuous":
-        return spaces.Box(action.low[row].cpu().numpy(), action.high[row].cpu().numpy(), dtype=np.float32)
+    if action.low is not None:
+        box = spaces.Box(action.low[row].cpu().numpy(), action.high[row].cpu().numpy(), dtype=np.float32)
+        choices = spaces.MultiDiscrete(list(action.nvec)) if action.nvec else None
+        return box if choices is None else spaces.Dict({"continuous": box, "discrete": choices})
     return spaces.Discrete(action.nvec[0]) if action.kind == "discrete" else spaces.MultiDiscrete(list(action.nvec))
