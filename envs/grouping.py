@@ -42,6 +42,8 @@ def agent_actions(simulator: Any, agent: Any) -> ActionSpec:
     if simulator.continuous_actions:
         reach = agent.action.u_range_tensor.float()
         if talks and simulator.words == "discrete":
+            if not len(reach):  # it stands still, and only talks
+                return ActionSpec("discrete", nvec=(talks,))
             return ActionSpec("hybrid", -reach[None], reach[None], (talks,))
         low = torch.cat([-reach, torch.zeros(talks, device=reach.device)])
         high = torch.cat([reach, torch.ones(talks, device=reach.device)])
