@@ -69,7 +69,7 @@ def attribute(actor: Actor, observed: Tensor, agent: int, steps: int = 64) -> tu
 
         shares, error = integrated_gradients(output, observed, baseline, steps)
         own_share = shares[:, agent].abs().mean(0)
-        others = (shares.sum((1, 2)) - shares[:, agent].sum(-1)).abs().mean()
+        others = torch.cat([shares[:, :agent], shares[:, agent + 1 :]], 1).sum((1, 2)).abs().mean()  # exactly 0 unseen
         rows.append(torch.cat([own_share, others.reshape(1)]))
         worst = max(worst, error)
     table = torch.stack(rows)
