@@ -44,6 +44,10 @@ def agent_actions(simulator: Any, agent: Any) -> ActionSpec:
     talks = simulator.world.dim_c if not agent.silent else 0
     if simulator.continuous_actions:
         reach = agent.action.u_range_tensor.float()
+        if talks and simulator.words == "discrete":
+            if not len(reach):  # it stands still, and only talks
+                return ActionSpec("discrete", nvec=(talks,))
+            return ActionSpec("hybrid", -reach[None], reach[None], (talks,))
         low = torch.cat([-reach, torch.zeros(talks, device=reach.device)])
         high = torch.cat([reach, torch.ones(talks, device=reach.device)])
         return ActionSpec("continuous", low[None], high[None])
@@ -103,21 +107,22 @@ class Group:
                  actions: list[ActionSpec], infos: list[dict[str, Tensor]],
                  parts: Sequence[Parts] | None = None) -> None:
         self.members = members
-        self.widths = [actions[i].size for i in members]
         self.sizes = [sizes[i] for i in members]
         self.nvecs = [actions[i].nvec for i in members]
-        width, size = max(self.widths), max(self.sizes)
+        self.reals = [actions[i].n_continuous for i in members]  # continuous numbers, which come first
+        C, K, size = max(self.reals), max(len(nvec) for nvec in self.nvecs), max(self.sizes)
         self.same_size = len(set(self.sizes)) == 1
-        mask = torch.tensor([[d < w for d in range(width)] for w in self.widths])
+        mask = torch.tensor([[d < c for d in range(C)] + [d < len(n) for d in range(K)]
+                             for c, n in zip(self.reals, self.nvecs, strict=True)])
         low = high = None
         first = actions[members[0]]
         if first.low is not None:  # padded dimensions get an ordinary range: a policy divides by it
-            low = torch.cat([pad(actions[i].low, (0, width - actions[i].size), value=-1.0) for i in members])
-            high = torch.cat([pad(actions[i].high, (0, width - actions[i].size), value=1.0) for i in members])
+            low = torch.cat([pad(actions[i].low, (0, C - actions[i].n_continuous), value=-1.0) for i in members])
+            high = torch.cat([pad(actions[i].high, (0, C - actions[i].n_continuous), value=1.0) for i in members])
             mask = mask.to(low.device)
-        nvec = tuple(max(n[d] for n in self.nvecs if d < len(n)) for d in range(width)) if low is None else ()
+        nvec = tuple(max(n[d] for n in self.nvecs if d < len(n)) for d in range(K))
         self._choices: dict[int, Tensor] = {}
-        self.wrap = low is None and any(n != nvec[:len(n)] for n in self.nvecs)
+        self.wrap = any(n != nvec[:len(n)] for n in self.nvecs)
         action = ActionSpec(first.kind, low, high, nvec, None if bool(mask.all()) else mask)
         theirs = {parts[i] for i in members} if parts else set()
         alike = theirs.pop() if len(theirs) == 1 else ()  # of agents that see unlike things, features have no names
@@ -162,16 +167,16 @@ class Group:
         Continuous actions are clamped to the range. Discrete choices beyond what a narrower, padded agent has wrap
         around (modulo), so that uniform choices stay nearly uniform.
         """
-        spec = self.spec.action
-        if spec.kind == "continuous":
-            action = action.clamp(spec.low, spec.high)
-        for row, (agent, width, nvec) in enumerate(zip(self.members, self.widths, self.nvecs, strict=True)):
-            agent_action = action[:, row, :width]
-            if self.wrap:
-                if agent not in self._choices:  # on the actions' device, once
-                    self._choices[agent] = torch.tensor(nvec, device=agent_action.device)
-                agent_action = agent_action % self._choices[agent]
-            to[agent] = agent_action
+        action, C = self.spec.action.clamped(action), self.spec.action.n_continuous
+        for row, (agent, reals, nvec) in enumerate(zip(self.members, self.reals, self.nvecs, strict=True)):
+            parts = [action[:, row, :reals]] if reals else []
+            if nvec:
+                parts.append(action[:, row, C : C + len(nvec)])
+                if self.wrap:
+                    if agent not in self._choices:  # on the actions' device, once
+                        self._choices[agent] = torch.tensor(nvec, device=action.device)
+                    parts[-1] = parts[-1] % self._choices[agent]
+            to[agent] = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 def _same_shape(a: Tensor, b: Tensor | None) -> bool:

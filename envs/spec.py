@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ class ActionSpec:
 
     kind: "continuous" (float32 in [low, high]), "discrete" (one int64 in [0, n)), "multi_discrete" (one per nvec) or
         "hybrid": C continuous numbers, then one whole number per nvec, all of them float32.
-    low, high: float32 [A, C], of continuous numbers only. nvec: (), (n,) or (n1, n2, …).
+    low, high: float32 [A, C], of continuous numbers only; infinite where there is no bound. nvec: (), (n,), …
     mask: bool [A, D], False where a narrower agent was padded; None where nothing was padded.
     """
 
@@ -36,6 +37,25 @@ class ActionSpec:
     def size(self) -> int:
         """D, the numbers that one agent's action holds (discrete: 1)."""
         return self.n_continuous + len(self.nvec)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of an action: int64 where all its numbers are whole, float32 where one is continuous."""
+        return torch.int64 if self.low is None else torch.float32
+
+    @cached_property
+    def bounded(self) -> bool:
+        """Whether every continuous number has a finite range, padded ones included."""
+        return self.low is None or bool((self.high - self.low).isfinite().all())
+
+    def clamped(self, action: Tensor) -> Tensor:
+        """An action [..., A, D] with its continuous numbers in [low, high]; whole ones as they are."""
+        if self.low is None:
+            return action
+        if not self.nvec:
+            return action.clamp(self.low, self.high)
+        C = self.n_continuous
+        return torch.cat([action[..., :C].clamp(self.low, self.high), action[..., C:]], -1)
 
 
 @dataclass(frozen=True)
@@ -64,7 +84,7 @@ class GroupSpec:
 
     ends: whether its agents' episodes end each on its own (`Transition.agent_terminated`); "alive" is then masked too.
     parts: what the observation's F features are, in their order; () where they have no names.
-    masks: what `Env.masks` tells of the group: "action" (discrete kinds only), "alive", both or nothing.
+    masks: what `Env.masks` tells of the group: "action" (of choices, so not "continuous"), "alive", both or nothing.
     in_state: features of the observation that the global state holds too; () where it was not looked for.
     """
 
@@ -96,24 +116,43 @@ def sample_actions(spec: EnvSpec, num_envs: int, device: torch.device, generator
                    masks: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Uniform actions {group: [E, A, D]} on `device`; where actions are masked, uniform over the allowed ones.
 
-    generator: the caller's, on the CPU or on `device`; None for the global one. masks: as `Env.masks` returns them.
+    Without bounds they are standard normal, with one bound as far from it as an exponential number, as those of
+    gymnasium's Box are. generator: the caller's, on the CPU or on `device`; None for the global one. masks: as
+    `Env.masks` returns them.
     """
     actions = {}
     where = device if generator is None else generator.device
     for name, group in spec.groups.items():
         act, shape = group.action, (num_envs, group.n_agents)
-        if act.kind == "continuous":
-            unit = torch.rand(*shape, act.size, generator=generator, device=where).to(device)
-            actions[name] = act.low + unit * (act.high - act.low)
-        elif "action" in group.masks:
-            parts = masks[name]["action"].split(act.nvec, -1)
-            ranks = [torch.rand(part.shape, generator=generator, device=where).to(device) for part in parts]
-            draws = [rank.masked_fill(~part, -1.0) for rank, part in zip(ranks, parts, strict=True)]
-            actions[name] = torch.stack([draw.argmax(-1) for draw in draws], -1)
-        else:
+        parts = []
+        if act.low is not None:
+            parts.append(_continuous(act, shape, device, generator, where))
+        if act.nvec and "action" in group.masks:
+            choices = masks[name]["action"].split(act.nvec, -1)
+            ranks = [torch.rand(part.shape, generator=generator, device=where).to(device) for part in choices]
+            draws = [rank.masked_fill(~part, -1.0) for rank, part in zip(ranks, choices, strict=True)]
+            parts.append(torch.stack([draw.argmax(-1) for draw in draws], -1))
+        elif act.nvec:
             draws = [torch.randint(n, shape, generator=generator, device=where) for n in act.nvec]
-            actions[name] = torch.stack(draws, -1).to(device)
+            parts.append(torch.stack(draws, -1).to(device))
+        actions[name] = parts[0] if len(parts) == 1 else torch.cat([part.to(act.dtype) for part in parts], -1)
     return actions
+
+
+def _continuous(act: ActionSpec, shape: tuple[int, int], device: torch.device, generator: torch.Generator | None,
+                where: torch.device) -> Tensor:
+    """The continuous numbers of `sample_actions`, float32 [E, A, C]."""
+    size, low, high = (*shape, act.n_continuous), act.low, act.high
+    unit = torch.rand(size, generator=generator, device=where).to(device)
+    if act.bounded:
+        return low + unit * (high - low)
+    normal = torch.randn(size, generator=generator, device=where).to(device)
+    beyond = -torch.log1p(-unit)  # exponential: unit is below 1
+    has_low, has_high = low.isfinite(), high.isfinite()
+    one_sided = torch.where(has_low, low + beyond, torch.where(has_high, high - beyond, normal))
+    # Bounds may be finite and yet too far apart for their difference.
+    between = torch.where(has_low, low, 0.0) * (1 - unit) + torch.where(has_high, high, 0.0) * unit
+    return torch.where(has_low & has_high, between, one_sided)
 
 
 def describe(spec: EnvSpec) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def run(chosen: Options) -> Path:
         "policy": {
             "ckpt": str(chosen.ckpt),
             "which": chosen.which,
-            "heads": {name: type(actor.head).__name__ for name, actor in policy.actors.items()},
+            "heads": {name: actor.head.name for name, actor in policy.actors.items()},
             "run": policy.metadata.get("run"),
         },
         "metadata": metadata(

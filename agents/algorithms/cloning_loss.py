@@ -30,10 +30,11 @@ class CloneLoss(nn.Module):
     def forward(self, batch: TensorDict) -> dict[str, Tensor]:
         """{group: {observation [B, A, F], raw [B, A, D], mask, alive, return [B, A]}}, state → figures on the device.
 
-        "loss", and beside it "error": mean |mode − action| in the environment's units, or "accuracy" where actions are
+        "loss", and beside it "error": mean |mode − action| in the environment's units, and "accuracy" where actions are
         choices; "value_loss" where the critics learn.
         """
-        losses, misses, values = [], [], []
+        losses, values = [], []
+        figures_of: dict[str, list[Tensor]] = {"error": [], "accuracy": []}  # of each group that has some
         for name, actor in self.actors.items():
             rows = batch[name]
             params = actor(rows["observation"], rows.get("mask", None))
@@ -42,12 +43,13 @@ class CloneLoss(nn.Module):
             counts = torch.ones_like(log_prob) if alive is None else alive.float()
             total = counts.sum().clamp(min=1)
             losses.append(-(log_prob * counts).sum() / total)
-            mode = actor.head.mode(params.detach())
-            if mode.is_floating_point():
-                miss = (actor.head.to_env(mode) - actor.head.to_env(rows["raw"])).abs()
-            else:
-                miss = (mode == rows["raw"]).float()
-            misses.append((miss.mean(-1) * counts).sum() / total)
+            mode, C = actor.head.mode(params.detach()), actor.head.n_continuous
+            if C:
+                miss = (actor.head.to_env(mode) - actor.head.to_env(rows["raw"]))[..., :C].abs()
+                figures_of["error"].append((miss.mean(-1) * counts).sum() / total)
+            if C < actor.head.raw_size:
+                right = (mode == rows["raw"])[..., C:].float()
+                figures_of["accuracy"].append((right.mean(-1) * counts).sum() / total)
             if "return" in rows.keys():
                 value = self.critics[name](rows["observation"], batch.get("state", None))
                 if actor.ends:  # the dead have no return
@@ -55,8 +57,8 @@ class CloneLoss(nn.Module):
                     values.append(error.sum() / total)
                 else:
                     values.append(nn.functional.mse_loss(value, rows["return"]))
-        figure = "error" if mode.is_floating_point() else "accuracy"
-        loss, figures = torch.stack(losses).sum(), {figure: torch.stack(misses).mean()}
+        loss = torch.stack(losses).sum()
+        figures = {name: torch.stack(each).mean() for name, each in figures_of.items() if each}
         if values:
             figures["value_loss"] = torch.stack(values).sum().detach()
             loss = loss + self.critic_coef * torch.stack(values).sum()

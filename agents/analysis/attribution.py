@@ -58,8 +58,8 @@ def attribute(actor: Actor, observed: Tensor, agent: int, steps: int = 64) -> tu
     """Shares of each feature of an agent's own observation in what it does, against the mean observation.
 
     Continuous actions: of each dimension of the policy's mode, in the environment's units. Discrete ones: of the
-    log-probability of the action that the policy takes. Other agents' observations, where the network sees them, are
-    one more feature at the end: the sum of their shares.
+    log-probability of the choices that the policy takes. Hybrid ones: of both. Other agents' observations, where the
+    network sees them, are one more feature at the end: the sum of their shares.
 
     Args:
         observed: float32 [N, A, F].
@@ -69,21 +69,22 @@ def attribute(actor: Actor, observed: Tensor, agent: int, steps: int = 64) -> tu
         Names of the outputs, mean |share| float32 [outputs, F or F + 1], the largest error of a sum of shares.
     """
     baseline = observed.mean(0, keepdim=True)
-    raw = actor.act(observed, True)[0].detach()
-    continuous = raw.is_floating_point()
-    names = [f"action {d}" for d in range(raw.shape[-1])] if continuous else ["log-probability"]
+    raw, head = actor.act(observed, True)[0].detach(), actor.head
+    names = [f"action {d}" for d in range(head.n_continuous)]
+    names += ["log-probability"] if head.n_continuous < head.raw_size else []
     rows, worst = [], 0.0
     for d in range(len(names)):
 
         def output(observation: Tensor, d: int = d) -> Tensor:
-            if continuous:
-                return actor.head.to_env(actor.head.mode(actor(observation)))[:, agent, d]
+            params = actor(observation)
+            if d < head.n_continuous:
+                return head.to_env(head.mode(params))[:, agent, d]
             taken = raw.repeat(len(observation) // len(raw), 1, 1)  # all rows at one point, then at the next
-            return actor.evaluate(observation, taken)[:, agent]
+            return head.choice_log_prob(params, taken)[:, agent]
 
         shares, error = integrated_gradients(output, observed, baseline, steps)
         own_share = shares[:, agent].abs().mean(0)
-        others = (shares.sum((1, 2)) - shares[:, agent].sum(-1)).abs().mean()
+        others = torch.cat([shares[:, :agent], shares[:, agent + 1 :]], 1).sum((1, 2)).abs().mean()  # exactly 0 unseen
         rows.append(torch.cat([own_share, others.reshape(1)]))
         worst = max(worst, error)
     table = torch.stack(rows)

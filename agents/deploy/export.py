@@ -26,7 +26,7 @@ FILES = {"onnx": "policy.onnx", "torch_export": "policy.pt2", "safetensors": "po
 class Exported(nn.Module):
     """The deterministic policy as one function: observations of all groups in order -> their actions in order.
 
-    float32 [B, A, F] each -> float32 [B, A, D] in the environment's units (discrete actions: int64). What groups with a
+    float32 [B, A, F] each -> [B, A, D] in the environment's units (int64 where all are choices). What groups with a
     memory remember follows, float32 [B, A, M] before the step -> after it; zeros at an episode's beginning.
     """
 
@@ -172,7 +172,8 @@ def _features(group: GroupSpec) -> str:
 def _action(group: GroupSpec) -> str:
     """Shape and meaning of a group's actions, as two cells of the table."""
     action = group.action
-    if action.kind == "continuous":
+    choices = " x ".join(map(str, action.nvec))
+    if action.low is not None:
         bounds = sorted(
             {
                 (round(low, 6), round(high, 6))
@@ -180,10 +181,15 @@ def _action(group: GroupSpec) -> str:
             }
         )
         ranges = ", ".join(f"{low:g} to {high:g}" for low, high in bounds)
+        shape = f"float32 [B, {group.n_agents}, {action.size}]"
+        if action.nvec:
+            return (
+                f"{shape} | {action.n_continuous} numbers in the environment's units ({ranges}), then the index of a "
+                f"choice in each of the others, {choices} choices; in VMAS what moves an agent, then its word"
+            )
         return (
-            f"float32 [B, {group.n_agents}, {action.size}] | in the simulator's units ({ranges}): what "
+            f"{shape} | in the simulator's units ({ranges}): what "
             "`vmas.Environment.step` takes; for the usual dynamics forces in x and y before `u_multiplier`, "
             "then rotation, then communication where agents have them"
         )
-    choices = " x ".join(map(str, action.nvec))
     return f"int64 [B, {group.n_agents}, {action.size}] | the index of VMAS's discrete action, {choices} choices"

@@ -160,10 +160,11 @@ class Session:
         values, a = [_number(v) for v in action], self.env.spec.groups[group].action
         if len(values) != a.size:
             raise ValueError("no action")
-        if a.kind == "continuous":
+        C = a.n_continuous
+        if a.low is not None:
             low, high = (bound[self.where[name][1]].tolist() for bound in (a.low, a.high))
-            values = [min(max(v, least), most) for v, least, most in zip(values, low, high, strict=True)]
-        elif not all(0 <= v < n and v == int(v) for v, n in zip(values, a.nvec, strict=True)):
+            values[:C] = [min(max(v, least), most) for v, least, most in zip(values[:C], low, high, strict=True)]
+        if not all(0 <= v < n and v == int(v) for v, n in zip(values[C:], a.nvec, strict=True)):
             raise ValueError("no choice")
         self.taken[name] = values
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from agents.models.heads import Categorical, ClippedNormal, TanhNormal
 from agents.models.inputs import Inputs
+from agents.models.policy_heads.hybrid import Hybrid
 from agents.policies.group_settings import source
 from agents.policies.policy import Policy
 from marl.core.errors import UserError
@@ -57,22 +58,28 @@ def inputs(module: Inputs) -> dict[str, Any]:
     return {"norm": statistics, "ids": module.ids is not None}
 
 
+def _bound(values: Tensor | None) -> list[float] | None:
+    """Bounds of actions, one agent's after the other's; the largest float32 for none, since JSON has no infinity."""
+    return None if values is None else values.float().nan_to_num().flatten().tolist()
+
+
 def plain(policy: Policy) -> dict[str, Any]:
     """{group: actor and critic}, JSON-able: what the page's `policy.js` reads."""
     out = {}
     actors, critics = policy.everyone()
     for name, actor in actors.items():
         critic, group, head = critics[name], policy.spec.groups[source(policy.settings, name)], actor.head
-        if type(head) not in HEADS:
+        gaussian = head.continuous if isinstance(head, Hybrid) else head
+        if type(gaussian) not in HEADS:
             raise UserError(f"algo.policy: the head {type(head).__name__} can't run in a page; serve=true runs all")
         out[name] = {
             "agents": group.n_agents,
             "features": group.observation_size,
-            "head": HEADS[type(head)],
+            "head": HEADS[type(gaussian)],
             "size": head.raw_size,
-            "nvec": list(getattr(head, "nvec", ())),
-            "low": None if group.action.low is None else group.action.low.flatten().tolist(),
-            "high": None if group.action.high is None else group.action.high.flatten().tolist(),
+            "nvec": list(group.action.nvec),
+            "low": _bound(group.action.low),
+            "high": _bound(group.action.high),
             "inputs": inputs(actor.inputs),
             "networks": [layers(n) for n in actor.network.networks],
             "critic": {

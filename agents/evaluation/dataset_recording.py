@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.evaluation.episode_loop import Moment, Players, episode_steps, require_time_limit
+from agents.models.policy_heads.hybrid import Hybrid
 from envs.base import Env
 from envs.spec import ActionSpec, EnvSpec
 
@@ -88,6 +89,9 @@ def to_raw(head: nn.Module, action: Tensor) -> Tensor:
     The inverse of `head.to_env`. A squashed Gaussian's is finite only inside of its bounds, so actions are moved
     1e-6 of the range inwards; clipped Gaussians and categoricals take the action as it is.
     """
+    if isinstance(head, Hybrid):
+        first, second = action.split((head.n_continuous, head.discrete.raw_size), -1)
+        return torch.cat([to_raw(head.continuous, first), second], -1)
     if not hasattr(head, "half_range"):
         return action.to(head.raw_dtype)
     half = torch.where(head.half_range > 0, head.half_range, 1.0)
@@ -111,7 +115,9 @@ def metadata(name: str, spec: EnvSpec, env: Mapping[str, Any], algorithm: str, d
 
 
 def _space(action: ActionSpec, agents: int) -> dict[str, Any]:
-    if action.kind != "continuous":
-        return {"type": "MultiDiscrete", "dtype": "int64", "nvec": [list(action.nvec)] * agents}
+    choices = {"type": "MultiDiscrete", "dtype": "int64", "nvec": [list(action.nvec)] * agents}
+    if action.low is None:
+        return choices
     bounds = {"low": action.low.tolist(), "high": action.high.tolist()}
-    return {"type": "Box", "dtype": "float32", "shape": [agents, action.size], **bounds}
+    box = {"type": "Box", "dtype": "float32", "shape": [agents, action.n_continuous], **bounds}
+    return {"type": "Tuple", "dtype": "float32", "spaces": [box, choices]} if action.nvec else box

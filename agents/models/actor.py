@@ -44,7 +44,7 @@ class Actor(nn.Module):
         shared = a.share_actor == "shared"
         self.head = make_head(spec.action, a.policy, a.std, a.init_std, a.min_std, shared)
         self.n_agents, self.masks, self.ends = spec.n_agents, spec.masks, spec.ends
-        if "action" in spec.masks and spec.action.kind == "continuous":
+        if "action" in spec.masks and not spec.action.nvec:
             raise UserError(f"group {spec.name}: its actions are continuous; only discrete ones can be masked.")
         self.inputs = Inputs(
             spec.observation_size, spec.n_agents, a.normalize_observation, a.observation_limit, a.agent_ids and shared,
@@ -60,9 +60,9 @@ class Actor(nn.Module):
 
         Args:
             observation: float32 [..., A, F].
-            mask: bool [..., A, n_features] of a categorical policy. Where False the logit is that of a choice that does
-                not exist: it is never drawn, has no part in the entropy and gets no gradient (Huang and Ontanon
-                2022). Where nothing is allowed, everything is.
+            mask: bool [..., A, sum(nvec)] of choices. Where False the logit is that of a choice that does not exist:
+                it is never drawn, has no part in the entropy and gets no gradient (Huang and Ontanon 2022). Where
+                nothing is allowed, everything is.
             only: one agent with a network of its own, the others' parameters being zeros; None = all.
 
         Returns:
@@ -134,5 +134,11 @@ class Actor(nn.Module):
 
 
 def allowed(params: Tensor, mask: Tensor | None) -> Tensor:
-    """Parameters with the logits of forbidden choices (mask False) as those of choices that don't exist."""
-    return params if mask is None else params.masked_fill(~mask, ABSENT)
+    """Parameters with the logits of forbidden choices (mask False) as those of choices that don't exist.
+
+    The choices' logits come last; what stands before them in a hybrid policy's parameters stays as it is.
+    """
+    if mask is None:
+        return params
+    others = params.shape[-1] - mask.shape[-1]
+    return params.masked_fill(~(nn.functional.pad(mask, (others, 0), value=True) if others else mask), ABSENT)

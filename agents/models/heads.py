@@ -3,7 +3,7 @@
 A head turns a network's outputs (`params`) into actions. An action has two forms:
 
 - *raw*, what the rollout stores and the loss reads: the pre-tanh sample of a squashed Gaussian, the unclipped
-  sample of a clipped Gaussian, the index of a categorical;
+  sample of a clipped Gaussian, the index of a categorical; a hybrid action has one after the other;
 - *environment units*, what `Env.step` takes: `to_env(raw)`.
 
 `log_prob` is always the density of the raw action. The change of variables to environment units depends on the
@@ -14,7 +14,6 @@ Shapes: A agents in a group (second-last dimension), D action dimensions, N nois
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
@@ -23,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agents.fused_ops.autograd import LOG_SQRT_2PI, CategoricalTerms, NormalLogProb
+from agents.models.policy_heads.base import Head
+from agents.models.policy_heads.hybrid import Hybrid
 from envs.spec import ActionSpec
 from marl.core.errors import UserError
 
@@ -32,75 +33,6 @@ ABSENT = -1e30
 
 Policy = Literal["auto", "tanh_normal", "clipped_normal", "categorical"]
 Std = Literal["state", "independent"]
-
-
-class Head(nn.Module, ABC):
-    """What every policy head offers. No method synchronises with the host; all compile into one graph."""
-
-    n_features: int  # network outputs per agent
-    raw_size: int  # D, the size of a raw action
-    raw_dtype: torch.dtype  # of a raw action
-    noise_size: int  # N, random numbers per agent and action
-    mask: Tensor | None  # float32 [A, D]: 0 where a narrower agent was padded; None = nothing padded
-
-    def _set_mask(self, spec: ActionSpec) -> None:
-        self.register_buffer("mask", None if spec.mask is None else spec.mask.float(), persistent=False)
-
-    def _sum(self, x: Tensor) -> Tensor:
-        """Sum over the action dimensions, padded ones left out: [..., A, D] -> [..., A]."""
-        return (x if self.mask is None else x * self.mask).sum(-1)
-
-    def sample(
-        self, params: Tensor, generator: torch.Generator | None = None, noise: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Draw an action.
-
-        Args:
-            params: float [..., A, n_features].
-            generator: source of the randomness; None is the device's default generator.
-            noise: float32 [..., A, noise_size] drawn with `noise()` beforehand; `generator` is not used then.
-
-        Returns:
-            raw action, raw_dtype [..., A, D], without gradient; its log-probability, float32 [..., A].
-        """
-        if noise is None:
-            noise = self.noise(params.shape[:-1], params.device, generator)
-        raw = self.draw(params, noise).detach()
-        return raw, self.log_prob(params, raw)
-
-    @abstractmethod
-    def noise(
-        self, shape: Sequence[int], device: torch.device | str, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Random numbers for `sample`: float32 [*shape, noise_size], where shape ends with A."""
-
-    @abstractmethod
-    def draw(self, params: Tensor, noise: Tensor) -> Tensor:
-        """The raw action [..., A, D] that these random numbers [..., A, N] give."""
-
-    @abstractmethod
-    def mode(self, params: Tensor) -> Tensor:
-        """The deterministic action: raw [..., A, D] (the Gaussian's mean, the likeliest choice)."""
-
-    @abstractmethod
-    def log_prob(self, params: Tensor, raw: Tensor) -> Tensor:
-        """Log-density of the raw action: params [..., A, n_features], raw [..., A, D] -> float32 [..., A]."""
-
-    @abstractmethod
-    def log_jacobian(self, raw: Tensor) -> Tensor:
-        """log |d to_env(raw) / d raw|, float32 [..., A]: to be subtracted from log_prob (see the module)."""
-
-    @abstractmethod
-    def entropy(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Entropy of the policy, differentiable, float32 [..., A]."""
-
-    def log_prob_and_entropy(self, params: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Both at once, where they share work."""
-        return self.log_prob(params, raw), self.entropy(params)
-
-    @abstractmethod
-    def to_env(self, raw: Tensor) -> Tensor:
-        """The action as `Env.step` takes it: float32 [..., A, D] in [low, high], or int64 [..., A, D]."""
 
 
 class _Normal(Head):
@@ -273,8 +205,8 @@ def make_head(
 
     Args:
         spec: the group's actions; low/high float32 [A, D].
-        kind: auto = tanh_normal for continuous actions (clipped_normal where a bound is infinite),
-            categorical for discrete and multi-discrete ones.
+        kind: auto = tanh_normal for continuous actions (clipped_normal where a bound is infinite), categorical for
+            discrete and multi-discrete ones; hybrid actions have a Gaussian, named by `kind`, beside a categorical.
         std: Gaussians only. state = the network outputs it, through a biased softplus; independent = a
             parameter of its own per action dimension.
         init_std: standard deviation at network output 0, in raw units (before tanh or clipping).
@@ -284,7 +216,13 @@ def make_head(
     Raises:
         UserError: the head does not fit the actions.
     """
-    continuous = spec.kind == "continuous"
+    if spec.kind == "hybrid" and kind != "categorical":
+        C = spec.n_continuous
+        masks = (None, None) if spec.mask is None else spec.mask.split([C, len(spec.nvec)], -1)
+        gaussian = ActionSpec("continuous", spec.low, spec.high, (), masks[0])
+        choices = ActionSpec("multi_discrete", None, None, spec.nvec, masks[1])
+        return Hybrid(make_head(gaussian, kind, std, init_std, min_std, shared), make_head(choices))
+    continuous = spec.low is not None
     # A padded dimension is never used, so that its bounds don't matter.
     used = slice(None) if spec.mask is None else spec.mask
     bounded = continuous and bool((spec.high - spec.low)[used].isfinite().all())

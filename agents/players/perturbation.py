@@ -23,8 +23,9 @@ class Disturbance:
 
     Args:
         observation_noise: standard deviation of Gaussian noise on every feature, in the observation's own units.
-        action_noise: standard deviation of Gaussian noise on continuous actions, as a share of half their range; they
-            stay in it. For discrete actions the probability that a random one takes the place of the chosen.
+        action_noise: standard deviation of Gaussian noise on continuous actions, as a share of half their range, or in
+            the actions' own units where they have none; they stay in it. For discrete actions the probability that
+            a random one takes the place of the chosen. Hybrid actions have both.
         frozen: agents that never act, drawn among all agents for every episode. Continuous actions are 0, or what is
             nearest to it in the range. Discrete ones are the first, which does nothing in VMAS.
     """
@@ -48,7 +49,7 @@ class Running:
         total = sum(sizes.values())
         if settings.frozen > total:
             raise UserError(f"frozen={settings.frozen}: there are {total} agents")
-        if settings.action_noise > 1 and any(g.action.kind != "continuous" for g in env.spec.groups.values()):
+        if settings.action_noise > 1 and any(g.action.nvec for g in env.spec.groups.values()):
             raise UserError(f"action_noise={settings.action_noise}: discrete actions need a probability, 0 to 1")
         order = torch.rand(env.num_envs, total, generator=self.generator, device=env.device).argsort(-1)
         self.frozen: Mapping[str, Tensor] = dict(  # {group: bool [E, A]}
@@ -64,13 +65,18 @@ class Running:
     def action(self, group: str, action: Tensor) -> Tensor:
         """What is done instead of `action` [E, A, D], in the environment's units."""
         spec, noise = self.env.spec.groups[group].action, self.settings.action_noise
-        if noise and spec.kind == "continuous":
-            half = (spec.high - spec.low) / 2
-            action = (action + noise * half * self._normal(action)).clamp(spec.low, spec.high)
-        elif noise:
+        if noise and spec.nvec:
             other = self.env.random_action(self.generator)[group]
             drawn = torch.rand(action.shape[:2], generator=self.generator, device=action.device) < noise
-            action = torch.where(drawn.unsqueeze(-1), other, action)
+            C = spec.n_continuous
+            chosen = torch.where(drawn.unsqueeze(-1), other[..., C:], action[..., C:])
+            action = torch.cat([action[..., :C], chosen], -1) if C else chosen
+        if noise and spec.low is not None:
+            half = (spec.high - spec.low) / 2
+            scale = noise * half if spec.bounded else noise * torch.where(half.isfinite(), half, 1.0)
+            if spec.nvec:
+                scale = torch.nn.functional.pad(scale, (0, len(spec.nvec)))
+            action = spec.clamped(action + scale * self._normal(action))
         if self.settings.frozen:
             action = torch.where(self.frozen[group].unsqueeze(-1), idle(spec, action), action)
         return action
@@ -82,4 +88,4 @@ class Running:
 def idle(spec: ActionSpec, like: Tensor) -> Tensor:
     """The action [E, A, D] that does nothing: 0, within the range; the first of discrete choices."""
     nothing = torch.zeros_like(like)
-    return nothing.clamp(spec.low, spec.high) if spec.kind == "continuous" else nothing
+    return spec.clamped(nothing)

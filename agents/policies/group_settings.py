@@ -109,7 +109,9 @@ def _check_pool(name: str, one: GroupSettings, spec: EnvSpec, learning: Iterable
 
 def sizes(group: Any) -> tuple:
     """What a policy must agree with: agents, features, kind and size of the actions."""
-    return group.n_agents, group.observation_size, group.action.kind, group.action.nvec or group.action.size
+    action = group.action
+    size = (action.n_continuous, *action.nvec) if action.kind == "hybrid" else action.nvec or action.size
+    return group.n_agents, group.observation_size, action.kind, size
 
 
 def algorithms(algo: A, settings: Mapping[str, GroupSettings]) -> dict[str, A]:

@@ -137,7 +137,7 @@ class Clone(EpisodeEvaluation, Epochs):
         rows = {}
         for name, actor in self.loss.actors.items():
             recorded = steps[name]
-            same = "raw" in recorded.keys() and heads.get(name) == type(actor.head).__name__
+            same = "raw" in recorded.keys() and heads.get(name) == actor.head.name
             raw = recorded["raw"] if same else to_raw(actor.head.cpu(), recorded["action"])
             actor.head.to(self.device)
             names = {"observation": "observation", "action_mask": "mask", "alive": "alive"}
@@ -228,7 +228,7 @@ class Clone(EpisodeEvaluation, Epochs):
         self._add_gathered()
 
     def _add_gathered(self) -> None:
-        teacher_heads = {name: type(actor.head).__name__ for name, actor in self.teacher.actors.items()}
+        teacher_heads = {name: actor.head.name for name, actor in self.teacher.actors.items()}
         added = self._rows(steps_of(self.gathered), teacher_heads)
         first = self._rows(self.data.steps[self.data.train], self.heads)
         self.loader.rows = torch.cat([first, added.select(*first.keys())])

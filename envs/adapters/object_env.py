@@ -17,7 +17,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from envs.adapters.env_copies import MASK, Copy, Moved, Seen, action_width
+from envs.adapters.env_copies import MASK, Copy, Moved, Seen, action_parts, action_width
 from envs.adapters.env_workers import Crew, joined
 from envs.adapters.host_infos import stacked
 from envs.adapters.observation_rows import ObservationRow
@@ -27,7 +27,7 @@ from envs.infos import InfoRules
 from envs.spec import ActionSpec, EnvSpec
 from marl.core.seeding import spread
 
-ACTIONS = "Box, Discrete, MultiDiscrete or MultiBinary"
+ACTIONS = "Box, Discrete, MultiDiscrete, MultiBinary, and Tuple or Dict of them"
 
 
 def action_spec(space: gymnasium.Space, where: str) -> ActionSpec:
@@ -35,6 +35,8 @@ def action_spec(space: gymnasium.Space, where: str) -> ActionSpec:
     if isinstance(space, spaces.Box):
         low, high = (torch.from_numpy(np.asarray(b, dtype=np.float32).reshape(1, -1)) for b in (space.low, space.high))
         return ActionSpec("continuous", low, high)
+    if isinstance(space, spaces.Tuple | spaces.Dict):
+        return _joint([action_spec(part, where) for part in action_parts(space)])
     if isinstance(space, spaces.Discrete):
         return ActionSpec("discrete", nvec=(int(space.n),))
     if isinstance(space, spaces.MultiDiscrete):
@@ -42,6 +44,16 @@ def action_spec(space: gymnasium.Space, where: str) -> ActionSpec:
     if isinstance(space, spaces.MultiBinary):
         return ActionSpec("multi_discrete", nvec=(2,) * int(np.prod(space.shape)))
     raise EnvError(f"{where}: its actions are {space}; {ACTIONS} are allowed.")
+
+
+def _joint(parts: list[ActionSpec]) -> ActionSpec:
+    """Several actions as one: continuous numbers first, then choices."""
+    reals = [part for part in parts if part.low is not None]
+    nvec = tuple(n for part in parts for n in part.nvec)
+    if not reals:
+        return ActionSpec("multi_discrete", nvec=nvec)
+    low, high = (torch.cat(bounds, -1) for bounds in zip(*((part.low, part.high) for part in reals), strict=True))
+    return ActionSpec("hybrid" if nvec else "continuous", low, high, nvec)
 
 
 class HostEnv(Env):

@@ -27,10 +27,15 @@ def observation_space(group: GroupSpec) -> spaces.Box:
 
 
 def action_space(group: GroupSpec) -> spaces.Space:
-    """What a group does: float32 [A, D] between its bounds, or int64 [A, D] choices."""
-    if group.action.kind == "continuous":
-        return spaces.Box(group.action.low.cpu().numpy(), group.action.high.cpu().numpy(), dtype=np.float32)
-    return spaces.MultiDiscrete(np.tile(np.array(group.action.nvec, dtype=np.int64), (group.n_agents, 1)))
+    """What a group does: float32 [A, C] between its bounds, int64 [A, K] choices, or a Dict of both."""
+    parts: dict[str, spaces.Space] = {}
+    if group.action.low is not None:
+        low, high = (bound.cpu().numpy() for bound in (group.action.low, group.action.high))
+        parts["continuous"] = spaces.Box(low, high, dtype=np.float32)
+    if group.action.nvec:
+        nvec = np.tile(np.array(group.action.nvec, dtype=np.int64), (group.n_agents, 1))
+        parts["discrete"] = spaces.MultiDiscrete(nvec)
+    return spaces.Dict(parts) if len(parts) > 1 else next(iter(parts.values()))
 
 
 def seen(observation: dict[str, Tensor]) -> dict[str, np.ndarray]:
@@ -44,8 +49,15 @@ def team_reward(env: Env, moved: Transition) -> np.ndarray:
 
 
 def to_tensors(env: Env, action: dict[str, Any]) -> dict[str, Tensor]:
-    """{group: [E, A, D]} arrays as tensors on the environment's device."""
-    return {name: torch.as_tensor(np.asarray(value), device=env.device) for name, value in action.items()}
+    """{group: [E, A, D]} arrays, or Dicts of them, as tensors on the environment's device."""
+    return {name: torch.as_tensor(joined(value), device=env.device) for name, value in action.items()}
+
+
+def joined(action: Any) -> np.ndarray:
+    """An action as one array [..., D]: {"continuous": [..., C], "discrete": [..., K]} become float32 [..., C + K]."""
+    if not isinstance(action, dict):
+        return np.asarray(action)
+    return np.concatenate([action["continuous"], action["discrete"]], -1, dtype=np.float32)
 
 
 def masks_of(env: Env) -> dict[str, np.ndarray]:
@@ -64,7 +76,8 @@ def ends_of(moved: Transition) -> dict[str, np.ndarray]:
 class GymnasiumVector(VectorEnv):
     """An Env as a gymnasium vector environment that resets within the step (AutoresetMode.SAME_STEP).
 
-    Observations and actions are dicts by group, [E, A, F] and [E, A, D]. The reward is the mean over the agents [E];
+    Observations and actions are dicts by group, [E, A, F] and [E, A, D]; a hybrid action is itself a dict of its parts
+    "continuous" [E, A, C] and "discrete" [E, A, K]. The reward is the mean over the agents [E];
     infos hold each group's own, "reward/GROUP" [E, A], and where episodes ended "final_obs", masked by "_final_obs".
     Where the Env has masks, infos hold "alive/GROUP" [E, A] and "action_mask/GROUP" [E, A, sum(nvec)] of the returned
     observation, at resets too; where agents end each on its own also "terminated/GROUP" and "truncated/GROUP" [E, A] of
@@ -126,6 +139,7 @@ class _Alone:
 class GymnasiumSingle(gymnasium.Env):
     """An Env of one copy as a gymnasium environment: dicts by group, [A, F] and [A, D]; the reward is the agents' mean.
 
+    Hybrid actions as in `GymnasiumVector`.
     Raises EnvError for more than one copy.
     """
 
@@ -147,7 +161,8 @@ class GymnasiumSingle(gymnasium.Env):
 
         At the last step of an episode the masks are those of the next one's beginning.
         """
-        moved = self.alone.step(to_tensors(self.alone.env, {name: value[None] for name, value in action.items()}))
+        rows = {name: joined(value)[None] for name, value in action.items()}
+        moved = self.alone.step(to_tensors(self.alone.env, rows))
         infos = {f"reward/{name}": value[0].cpu().numpy() for name, value in moved.reward.items()}
         infos |= {key: value[0] for key, value in {**masks_of(self.alone.env), **ends_of(moved)}.items()}
         return ({name: value[0] for name, value in seen(moved.next_observation).items()},
@@ -200,7 +215,7 @@ def pettingzoo_parallel(env: Env) -> Any:
             return {agent: observed[agent] for agent in self.agents}, self._infos()
 
         def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
-            rows = {name: [np.atleast_1d(actions[a] if a in actions else idle(g)) for a in g.agents]
+            rows = {name: [np.atleast_1d(joined(actions[a]) if a in actions else idle(g)) for a in g.agents]
                     for name, g in env.spec.groups.items()}
             moved = self.alone.step(to_tensors(env, {name: np.stack(row)[None] for name, row in rows.items()}))
             ended, cut = self._flags(moved.terminated, moved.agent_terminated), self._flags(moved.truncated,
@@ -240,12 +255,14 @@ def pettingzoo_parallel(env: Env) -> Any:
 
 def idle(group: GroupSpec) -> np.ndarray:
     """An action for an agent that is not there, [D]; it is ignored."""
-    return np.zeros(group.action.size, dtype=np.float32 if group.action.kind == "continuous" else np.int64)
+    return np.zeros(group.action.size, dtype=np.int64 if group.action.low is None else np.float32)
 
 
 def agent_actions(group: GroupSpec, row: int) -> spaces.Space:
-    """What one agent of a group does: float32 [D], a choice, or several."""
+    """What one agent of a group does: float32 [D], a choice, several, or a Dict of float32 [C] and choices."""
     action = group.action
-    if action.kind == "continuous":
-        return spaces.Box(action.low[row].cpu().numpy(), action.high[row].cpu().numpy(), dtype=np.float32)
+    if action.low is not None:
+        box = spaces.Box(action.low[row].cpu().numpy(), action.high[row].cpu().numpy(), dtype=np.float32)
+        choices = spaces.MultiDiscrete(list(action.nvec)) if action.nvec else None
+        return box if choices is None else spaces.Dict({"continuous": box, "discrete": choices})
     return spaces.Discrete(action.nvec[0]) if action.kind == "discrete" else spaces.MultiDiscrete(list(action.nvec))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -18,10 +19,11 @@ from envs.spec import ActionSpec, GroupSpec
 class TorchRLEnv(EnvBase):
     """An `envs.base.Env` with batch [E] under TorchRL's keys.
 
-    (group, "observation") [E, A, F], (group, "action") [E, A, D] (discrete: [E, A]), (group, "reward") [E, A, 1];
-    "state" [E, S] where the environment has one; "done", "terminated", "truncated" [E, 1] at the root. Masks are
-    (group, "alive") [E, A] and (group, "action_mask") [E, A, sum(nvec)]. Where agents end each on its own, the same
-    three flags lie in each group, [E, A, 1]; the root's say when the environment restarts.
+    (group, "observation") [E, A, F], (group, "action") [E, A, D] (discrete: [E, A]; hybrid: below it "continuous"
+    [E, A, C] and "discrete" [E, A, K]), (group, "reward") [E, A, 1]; "state" [E, S] where the environment has one;
+    "done", "terminated", "truncated" [E, 1] at the root. Masks are (group, "alive") [E, A] and (group, "action_mask")
+    [E, A, sum(nvec)]. Where agents end each on its own, the same three flags lie in each group, [E, A, 1]; the root's
+    say when the environment restarts.
 
     The environment restarts what ended within its own step. So a step returns the true next observation, and the
     partial reset that TorchRL asks for afterwards (the mask "_reset") returns what the environment restarted from:
@@ -76,6 +78,8 @@ class TorchRLEnv(EnvBase):
         action = {}
         for name, group in self.env.spec.groups.items():
             value = tensordict.get((name, "action"))
+            if group.action.kind == "hybrid":
+                value = torch.cat([value["continuous"], value["discrete"].float()], -1)
             action[name] = value.unsqueeze(-1) if group.action.kind == "discrete" else value
         moved = self._last = self.env.step(action)
         out = self._observed(moved.next_observation, moved.next_state, self.env.masks())
@@ -116,9 +120,20 @@ def _per_group(env: Env, make: Callable[[GroupSpec], dict[str, TensorSpec]]) -> 
 
 
 def action_spec(action: ActionSpec, num_envs: int, agents: int, device: torch.device) -> TensorSpec:
-    """TorchRL's spec of a group's actions: [E, A, D], or [E, A] for discrete ones."""
+    """TorchRL's spec of a group's actions: [E, A, D], [E, A] for discrete ones, both side by side for hybrid ones.
+
+    Where any bound is infinite all numbers are Unbounded: TorchRL draws no actions from half a range.
+    """
+    if action.kind == "hybrid":
+        reals = replace(action, kind="continuous", nvec=(), mask=None)
+        choices = replace(action, kind="multi_discrete", low=None, high=None, mask=None)
+        parts = {"continuous": action_spec(reals, num_envs, agents, device),
+                 "discrete": action_spec(choices, num_envs, agents, device)}
+        return Composite(parts, shape=(num_envs, agents), device=device)
     if action.kind == "continuous":
         shape = (num_envs, agents, action.size)
+        if not action.bounded:
+            return Unbounded(shape, device=device)
         return Bounded(action.low.expand(shape).clone(), action.high.expand(shape).clone(), shape, device=device)
     if action.kind == "discrete":
         return Categorical(action.nvec[0], shape=(num_envs, agents), device=device, dtype=torch.int64)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchrl.data import Binary, Bounded, Categorical, MultiCategorical, MultiOneHot, OneHot
+from torchrl.data import Binary, Bounded, Categorical, MultiCategorical, MultiOneHot, OneHot, Unbounded
 from torchrl.data.tensor_specs import TensorSpec
 
 from envs.base import EnvError
 from envs.spec import ActionSpec
 
-ACTIONS = "Bounded, Categorical, MultiCategorical, OneHot, MultiOneHot or Binary"
+ACTIONS = "Bounded, Unbounded, Categorical, MultiCategorical, OneHot, MultiOneHot or Binary"
 
 
 def action_of(leaf: TensorSpec, dims: int, agents: int, where: str) -> ActionSpec:
@@ -26,10 +26,11 @@ def action_of(leaf: TensorSpec, dims: int, agents: int, where: str) -> ActionSpe
     if isinstance(leaf, Bounded) and leaf.dtype.is_floating_point:
         low, high = (bound.reshape(-1, *leaf.shape[dims:])[0].reshape(agents, -1).float()
                      for bound in (leaf.space.low, leaf.space.high))
-        if bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
-            return ActionSpec("continuous", low.cpu().clone(), high.cpu().clone())
-    raise EnvError(f"{where}: its actions are {type(leaf).__name__} {list(leaf.shape)}; {ACTIONS} with finite bounds "
-                   "are allowed.")
+        return ActionSpec("continuous", low.cpu().clone(), high.cpu().clone())
+    if isinstance(leaf, Unbounded) and leaf.dtype.is_floating_point:
+        shape = (agents, leaf.shape[dims:].numel() // agents)
+        return ActionSpec("continuous", torch.full(shape, -torch.inf), torch.full(shape, torch.inf))
+    raise EnvError(f"{where}: its actions are {type(leaf).__name__} {list(leaf.shape)}; {ACTIONS} are allowed.")
 
 
 def encoded(action: Tensor, kind: ActionSpec, leaf: TensorSpec) -> Tensor:

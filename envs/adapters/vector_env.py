@@ -93,8 +93,7 @@ class VectorEnv(ReplayedEnv):
 
     def _advance(self, action: dict[str, Tensor]) -> Transition:
         """See `ReplayedEnv`."""
-        actions, spec = action[GROUP], self.spec.groups[GROUP].action
-        actions = actions.clamp(spec.low, spec.high) if spec.kind == "continuous" else actions
+        actions = self.spec.groups[GROUP].action.clamped(action[GROUP])
         played = in_space(actions[:, 0].double().numpy(), self._does)
         observations, reward, terminated, truncated, infos = self.env.step(played)
         terminated = np.array(terminated, dtype=bool)

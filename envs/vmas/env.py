@@ -33,6 +33,8 @@ class VmasEnv(Env):
 
     scenario: VMAS's name ("balance", "mpe/simple_spread" or just "simple_spread", "debug/goal") or the dotted path of
         your own class. scenario_kwargs: its keyword arguments.
+    words: what agents say (those that are not silent) with continuous_actions: "continuous", `dim_c` numbers in [0, 1],
+        or "discrete", a choice of one of `dim_c` words, heard as one-hot: such groups have hybrid actions.
     heterogeneous: groups whose agents differ in sizes or ranges are split ("split") or zero-padded ("pad").
     groups: {group: agent names or prefixes} instead of one group per name prefix.
     global_state: also return position, velocity, rotation and angular velocity of every entity, [E, S].
@@ -58,6 +60,7 @@ class VmasEnv(Env):
         max_steps: Annotated[int, Field(ge=1)] | None = 100,
         continuous_actions: bool = True,
         multi_discrete: bool = False,
+        words: Literal["continuous", "discrete"] = "continuous",
         heterogeneous: Literal["split", "pad"] = "split",
         groups: dict[str, list[str]] | None = None,
         global_state: bool = False,
@@ -71,7 +74,7 @@ class VmasEnv(Env):
         self.device = find_device(device)
         audit = StepAudit() if fast != "off" and self.device.type == "cpu" else None
         self.world = VmasWorld(scenario, num_envs, max_steps, continuous_actions, multi_discrete, heterogeneous, groups,
-                               global_state, scenario_kwargs, pool_every, pool_size, seed, self.device, audit)
+                               global_state, scenario_kwargs, pool_every, pool_size, seed, self.device, audit, words)
         self.scenario, self.num_envs, self.spec = scenario, num_envs, self.world.spec
         self.settings, self.shared_draws = self.world.settings, self.world.shared_draws
         self.stepper: KernelStepper | None = None

@@ -68,7 +68,7 @@ class KernelStepper:
             if key in self.kernel.places.restarted:
                 self._outputs.append((("after", *key), shape))
         self._shapes = {n: (self.world.num_envs, g.n_agents, g.action.size) for n, g in groups.items()}
-        self._dtypes = {n: torch.float32 if g.action.kind == "continuous" else torch.int64 for n, g in groups.items()}
+        self._dtypes = {n: g.action.dtype for n, g in groups.items()}
 
     # ---- what may have changed
 

@@ -6,6 +6,11 @@
   (`torch.gather` on the wrong dimension). Here each environment picks among its own.
 - joint_passage and joint_passage_size multiply [E] by [E, 1] in `done` and so ask whether the joint is at the goal in
   *all* environments. Here each environment asks for itself.
+
+And where it takes one number for another:
+
+- `Environment._set_action` looks for what an agent says behind `world.dim_p` = 2 numbers of its continuous action, also
+  where its dynamics take three (HolonomicWithRotation) or one. Here it looks behind those (`keep_words_apart`).
 """
 
 from __future__ import annotations
@@ -53,6 +58,51 @@ def decide_collisions_per_environment(world: World) -> None:
 
     world._apply_vectorized_enviornment_force = types.MethodType(apply_forces, world)
     world.collides = types.MethodType(collides, world)
+
+
+class _Mute:
+    """An agent as `Environment._set_action` sees one that says nothing."""
+
+    silent = True
+
+    def __init__(self, agent: Any) -> None:
+        self._agent = agent
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._agent, name)
+
+
+def keep_words_apart(simulator: Any, choice: bool = False) -> None:
+    """Read what agents say from behind all numbers that move them, by overriding `_set_action` on this one simulator.
+
+    choice: with continuous actions, an agent that talks says one word, a whole number below `dim_c`, the last number of
+    its action; it is heard as one-hot. Simulators in which no agent needs this are left as they are.
+    """
+    world = simulator.world
+    talkers = [agent for agent in simulator.agents if world.dim_c and not agent.silent]
+    if not simulator.continuous_actions or not (choice or any(a.action_size != world.dim_p for a in talkers)):
+        return
+    set_action = type(simulator)._set_action
+
+    def apart(self: Any, action: Tensor, agent: Any) -> None:
+        if agent.silent or not self.world.dim_c:
+            return set_action(self, action, agent)
+        set_action(self, action[:, : agent.action_size], _Mute(agent))
+        said = action[:, agent.action_size :].to(self.device)
+        said = said.clone() if self.grad_enabled else said.clone().detach()
+        assert not said.isnan().any()
+        if choice:
+            assert not torch.any(said != said.floor()), f"the word of agent {agent.name} is no whole number"
+            self._check_discrete_action(said, 0, self.world.dim_c, "communication")
+            said = (said == torch.arange(self.world.dim_c, device=self.device)).float()
+        elif self.clamp_action:
+            said = said.clamp(0, 1)
+        assert not torch.any(said > 1) and not torch.any(said < 0), "Comm actions are out of range [0,1]"
+        agent.action.c = said
+        if agent.c_noise > 0:
+            agent.action.c = said + torch.randn(*said.shape, device=self.device, dtype=torch.float32) * agent.c_noise
+
+    simulator._set_action = types.MethodType(apart, simulator)
 
 
 def decide_scenarios_per_environment(scenario: Any) -> None:

@@ -16,6 +16,7 @@ import vmas.simulator
 from torch import Tensor
 
 from envs.base import EnvError
+from envs.vmas import patches
 
 SIMULATOR = Path(vmas.simulator.__file__).parent
 
@@ -49,7 +50,7 @@ WANTED = {"reward": "a tensor [E], one number per environment",
 
 
 def _of_simulator(file: str) -> bool:
-    return Path(file).is_relative_to(SIMULATOR)
+    return Path(file).is_relative_to(SIMULATOR) or file == patches.__file__
 
 
 def _returned(frames: list[tuple[types.FrameType, int]]) -> tuple[str, str, str] | None:

@@ -14,14 +14,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch.distributions import Distribution
 from vmas.simulator.environment import Environment
+from vmas.simulator.environment.environment import spaces  # gym's, in whose terms VMAS tells its actions
 from vmas.simulator.scenario import BaseScenario
 
 from envs.base import EnvError
 from envs.rng import Stream
-from envs.vmas.patches import decide_collisions_per_environment, decide_scenarios_per_environment
+from envs.vmas.patches import decide_collisions_per_environment, decide_scenarios_per_environment, keep_words_apart
 from marl.core import imports
 
 SMALL = 10_000  # environments of a pool up to which several threads wake for less than they do
@@ -43,6 +45,33 @@ class Simulator(Environment):
     done = inspect.unwrap(Environment.done)
     get_random_action = inspect.unwrap(Environment.get_random_action)
     render = inspect.unwrap(Environment.render)
+    words = "continuous"  # how agents talk where they move by continuous actions: dim_c numbers in [0, 1]
+
+
+class WordChoice(Simulator):
+    """With continuous actions an agent that talks chooses one of its `dim_c` words, the last number of its action."""
+
+    words = "discrete"
+
+    def get_agent_action_size(self, agent: Any) -> int:
+        """Numbers of an agent's action: what moves it, and the word."""
+        talks = not agent.silent and self.world.dim_c > 0
+        return agent.action_size + int(talks) if self.continuous_actions else super().get_agent_action_size(agent)
+
+    def get_random_action(self, agent: Any) -> torch.Tensor:
+        """A random action [E, numbers]."""
+        action = super().get_random_action(agent)
+        if not self.continuous_actions or agent.silent or not self.world.dim_c:
+            return action
+        word = torch.randint(self.world.dim_c, (self.num_envs, 1), device=agent.device)
+        return torch.cat([action[:, : agent.action_size], word], -1)
+
+    def get_agent_action_space(self, agent: Any) -> spaces.Space:
+        """A Box; with a word, a Tuple of the Box and what can be said."""
+        if not self.continuous_actions or agent.silent or not self.world.dim_c:
+            return super().get_agent_action_space(agent)
+        reach = agent.action.u_range_tensor.cpu().numpy()
+        return spaces.Tuple([spaces.Box(-reach, reach, dtype=np.float32), spaces.Discrete(self.world.dim_c)])
 
     def _done(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Terminated and truncated, bool [E] each; of agents that end each on its own (`AgentMasks`): when all have."""
@@ -107,8 +136,11 @@ def uses_host_random(scenario: type[BaseScenario]) -> bool:
 
 
 def build_simulator(name: str, num_envs: int, stream: Stream, *, continuous_actions: bool, multi_discrete: bool,
-                    max_steps: int | None, scenario_kwargs: dict[str, Any]) -> Simulator:
-    """A VMAS environment with `num_envs` copies, built inside `stream`. Raises EnvError for unknown names or values."""
+                    max_steps: int | None, scenario_kwargs: dict[str, Any], words: str = "continuous") -> Simulator:
+    """A VMAS environment with `num_envs` copies, built inside `stream`. Raises EnvError for unknown names or values.
+
+    words: "discrete" where agents that move by continuous actions choose what they say.
+    """
     scenario = find_scenario(name)
     known = keywords_of(scenario)
     if scenario.__module__.startswith("vmas."):
@@ -117,7 +149,7 @@ def build_simulator(name: str, num_envs: int, stream: Stream, *, continuous_acti
         warnings.filterwarnings("error", message="Scenario kwargs")
         warnings.filterwarnings("ignore", message=".*Gym|.*gym")
         try:
-            simulator = Simulator(
+            simulator = (WordChoice if words == "discrete" else Simulator)(
                 scenario(), num_envs=num_envs, device=stream.device, max_steps=max_steps,
                 continuous_actions=continuous_actions, multidiscrete_actions=multi_discrete,
                 terminated_truncated=True, **scenario_kwargs)
@@ -128,6 +160,9 @@ def build_simulator(name: str, num_envs: int, stream: Stream, *, continuous_acti
         except Exception as error:
             arguments = f" with scenario_kwargs={scenario_kwargs}" if scenario_kwargs else ""
             raise EnvError(f"env.scenario={name!r} can't be built{arguments}: {imports.fault(error)}.") from error
+    if words == "discrete" and not any(simulator.world.dim_c and not agent.silent for agent in simulator.agents):
+        raise EnvError(f"env.words=discrete: no agent of env.scenario={name!r} talks; write env.words=continuous.")
+    keep_words_apart(simulator, words == "discrete")
     decide_collisions_per_environment(simulator.world)
     decide_scenarios_per_environment(simulator.scenario)
     return simulator

@@ -53,21 +53,25 @@ class VmasWorld:
         seed: int = 0,
         device: torch.device | str = "cpu",
         audit: StepAudit | None = None,
+        words: str = "continuous",
     ) -> None:
         kwargs = dict(scenario_kwargs or {})
         pool_size = max(num_envs, 64) + 1 if pool_size is None else pool_size
         _check(num_envs, max_steps, continuous_actions, multi_discrete, pool_every, pool_size)
+        if words == "discrete" and not continuous_actions:
+            raise EnvError("env.words=discrete needs env.continuous_actions=true: without, words are choices anyway.")
         self.scenario, self.num_envs, self.device = scenario, num_envs, torch.device(device)
         self.settings = {
             "scenario": scenario, "max_steps": max_steps, "continuous_actions": continuous_actions,
             "multi_discrete": multi_discrete, "heterogeneous": heterogeneous, "groups": groups,
-            "global_state": global_state, "scenario_kwargs": kwargs}
+            "global_state": global_state, "scenario_kwargs": kwargs, "words": words}
         host = uses_host_random(find_scenario(scenario))
         stream, fresh_stream = (Stream(spread(seed, i), self.device, host) for i in (0, 1))
 
         def build(copies: int, stream: Stream) -> Simulator:
             return build_simulator(scenario, copies, stream, continuous_actions=continuous_actions,
-                                   multi_discrete=multi_discrete, max_steps=max_steps, scenario_kwargs=kwargs)
+                                   multi_discrete=multi_discrete, max_steps=max_steps, scenario_kwargs=kwargs,
+                                   words=words)
 
         self._more: Callable[[Simulator], dict[str, Tensor]] | None = None
         self._global_state = global_state

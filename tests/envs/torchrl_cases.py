@@ -71,6 +71,14 @@ class Pairs(Masked):
 
 
 class Endless(Pairs):
+    """Whole numbers without bounds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_spec = Unbounded((2,), dtype=torch.int64)
+
+
+class Free(Pairs):
     """Actions without bounds."""
 
     def __init__(self) -> None:

@@ -45,7 +45,7 @@ def layout(lowered: Lowered, spec: EnvSpec) -> Layout:
     return Layout(
         lowered.fields,
         tables,
-        [(name, g.n_agents * g.action.size, g.action.kind != "continuous") for name, g in spec.groups.items()],
+        [(name, g.n_agents * g.action.size, not g.action.dtype.is_floating_point) for name, g in spec.groups.items()],
         noise,
         outputs,
         [key for key, _ in outputs if key[0] == "observation"],

@@ -15,7 +15,7 @@ function start(engine, world) {
   live.engine = engine;
   const agents = engine.names, colour = Object.fromEntries(agents.map((n, i) => [n, PALETTE[i % PALETTE.length]]));
   const pressed = new Set(), history = { reward: {}, value: {} };
-  let taking = null, dragging = null, view = null, lastSteps = -1, last = performance.now(), trails = [];
+  let taking = null, word = 0, dragging = null, view = null, lastSteps = -1, last = performance.now(), trails = [];
   document.title = $("title").textContent = `${world.scenario}, live`;
   $("view").style.aspectRatio = `${world.camera.width} / ${world.camera.height}`;
   $("seed").max = world.seeds - 1;
@@ -41,6 +41,7 @@ function start(engine, world) {
   function take(name) {
     if (taking) tell({ do: "act", name: taking, action: null });
     taking = name;
+    word = 0;
     pressed.clear();
     steer();
     refresh();
@@ -54,9 +55,10 @@ function start(engine, world) {
     const push = [0, 0, 0];
     for (const key of pressed) push[KEYS[key][0]] += KEYS[key][1];
     let action;
-    if (group.kind === "continuous")
+    if (group.low)
       action = group.low[i].map((low, d) => (push[d] > 0 ? group.high[i][d] : push[d] < 0 ? low : Math.min(group.high[i][d], Math.max(low, 0))));
-    else { // VMAS's choices: 0 stays, then half of them down, then half of them up
+    if (group.kind === "hybrid") action = action.concat(group.nvec.map((n) => Math.min(word, n - 1)));
+    if (!group.low) { // VMAS's choices: 0 stays, then half of them down, then half of them up
       const sizes = group.kind === "discrete" ? (group.parts || group.nvec) : group.nvec;
       const choices = sizes.map((n, d) => (push[d] > 0 ? n - 1 : push[d] < 0 ? 1 : 0));
       action = group.kind === "discrete" && sizes.length > 1 ? [choices.reduce((sum, c, d) => sum * sizes[d] + c, 0)] : choices;
@@ -157,6 +159,7 @@ function start(engine, world) {
     if (event.target.matches("input[type=number]")) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if (taking && KEYS[key]) { pressed.add(key); steer(); event.preventDefault(); }
+    else if (taking && /^[0-9]$/.test(key)) { word = Number(key); steer(); } // what a talker of hybrid actions says
     else if (key === "t") $("take").onclick();
     else if (key === "f") $("freeze").onclick();
     else if (key === "r") $("reset").onclick();

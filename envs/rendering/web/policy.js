@@ -73,17 +73,16 @@ function makePolicy(groups) {
     };
 
   function action(group, params, agent, out) {
-    const D = group.size;
-    if (group.head === "categorical") {
-      for (let d = 0, start = 0; d < D; start += group.nvec[d++]) {
-        let best = 0;
-        for (let i = 1; i < group.nvec[d]; i++) if (params[start + i] > params[start + best]) best = i;
-        out[agent * D + d] = best;
-      }
-      return;
+    const D = group.size, C = D - group.nvec.length; // C continuous numbers, then choices, whose logits come last
+    let start = params.length - group.nvec.reduce((sum, n) => sum + n, 0);
+    for (const [k, n] of group.nvec.entries()) {
+      let best = 0;
+      for (let i = 1; i < n; i++) if (params[start + i] > params[start + best]) best = i;
+      out[agent * D + C + k] = best;
+      start += n;
     }
-    for (let d = 0; d < D; d++) {
-      const low = group.low[agent * D + d], high = group.high[agent * D + d];
+    for (let d = 0; d < C; d++) {
+      const low = group.low[agent * C + d], high = group.high[agent * C + d];
       out[agent * D + d] = group.head === "tanh_normal"
         ? (high + low) / 2 + ((high - low) / 2) * Math.tanh(params[d]) : Math.min(high, Math.max(low, params[d]));
     }

@@ -28,6 +28,7 @@ RUNS = {
         "network.activation=gelu",
     ],
     "discrete": ["env=vmas/mpe/simple_spread", "env.continuous_actions=false", "env.multi_discrete=true"],
+    "hybrid": ["env=vmas/mpe/simple_reference", "env.words=discrete"],
     "clipped": ["env=vmas/mpe/simple_spread", "algo.policy=clipped_normal"],
 }
 

@@ -35,6 +35,9 @@ CASES = [({}, {"activation": name}, CONTINUOUS) for name in ACTIVATIONS] + [
     ({"critic": "agent_state", "agent_ids": True, "value_norm": "popart"}, {}, CONTINUOUS),
     ({"critic": "agent_state", "normalize_observation": True}, {}, CONTINUOUS),
     ({"critic": "state", "normalize_observation": True}, {}, CONTINUOUS),
+    ({}, {}, ActionSpec("hybrid", *BOUNDS, nvec=(3, 5))),
+    ({"policy": "clipped_normal", "std": "independent"}, {}, ActionSpec("hybrid", *BOUNDS, nvec=(4,))),
+    ({}, {}, ActionSpec("continuous", BOUNDS[0], torch.full((2, 2), torch.inf))),
 ]
 
 

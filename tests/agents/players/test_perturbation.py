@@ -6,6 +6,7 @@ import torch
 from agents.evaluation.episodes import evaluate
 from agents.players.perturbation import Disturbance
 from agents.players.scripted import NAMES, SimpleTag, make
+from envs.adapters.gymnasium_env import GymnasiumEnv
 from envs.vmas.env import VmasEnv
 from marl.core.errors import UserError
 
@@ -46,6 +47,34 @@ def test_frozen_agents_do_nothing_and_others_act(tag: VmasEnv) -> None:
     assert len({tuple(row.tolist()) for row in acted.sum(-1) == 0}) > 3  # not the same ones everywhere
     with pytest.raises(UserError, match="frozen=5: there are 4 agents"):
         Disturbance(frozen=5).begin(tag, 0)
+
+
+def test_hybrid_actions_get_both_kinds_of_noise() -> None:
+    env = VmasEnv("simple_reference", num_envs=500, max_steps=5, fast="off", words="discrete")
+    chosen = torch.zeros(500, 2, 3)
+    chosen[..., 2] = 3
+    action = Disturbance(action_noise=0.4).begin(env, 0).action("agents", chosen)
+    changed = (action[..., 2] != 3).float().mean().item()
+    assert changed == pytest.approx(0.4 * 0.9, abs=0.05)  # of ten words one is the chosen
+    assert torch.equal(action[..., 2], action[..., 2].round()) and action[..., 2].max() <= 9
+    # Half the range is 1. Of a Gaussian of deviation 0.4 a hundredth is cut off.
+    assert action[..., :2].std().item() == pytest.approx(0.4, abs=0.03) and action[..., :2].abs().max() <= 1
+    still = Disturbance(frozen=2).begin(env, 0).action("agents", chosen)
+    assert (still == 0).all()
+    with pytest.raises(UserError, match="discrete actions need a probability"):
+        Disturbance(action_noise=2).begin(env, 0)
+
+
+def test_noise_on_actions_without_bounds_is_in_their_own_units() -> None:
+    env = GymnasiumEnv("tests.envs.joint_cases:Endless-v0", num_envs=500)
+    at_work = Disturbance(action_noise=0.2).begin(env, 0)
+    action = at_work.action("agents", torch.tensor([100.0, 100.0, -100.0, 0.5]).expand(500, 1, 4))
+    assert action.isfinite().all()
+    # without a range 0.2; of the last, whose range is 1, 0.2 times one half
+    assert action[..., :3].std(0).flatten().tolist() == pytest.approx([0.2, 0.2, 0.2], abs=0.03)
+    assert action[..., 3].std().item() == pytest.approx(0.1, abs=0.01)
+    still = Disturbance(frozen=1).begin(env, 0).action("agents", action)
+    assert still.flatten(1).unique(dim=0).tolist() == [[0, 2, -1, 0]]  # what is nearest to 0
 
 
 def test_discrete_actions_are_replaced_with_the_probability_asked_for() -> None:

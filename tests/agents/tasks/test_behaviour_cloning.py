@@ -93,6 +93,43 @@ def test_a_clone_comes_to_act_as_its_teacher(tmp_path, discrete):
     assert torch.equal(loaded.act(observed), actor.head.to_env(actor.act(observed, deterministic=True)[0]))
 
 
+@pytest.mark.parametrize("raw", [True, False])
+def test_hybrid_actions_are_cloned_number_by_number_and_choice_by_choice(tmp_path, raw):
+    seed_global(1)
+    make = partial(VmasEnv, "simple_reference", max_steps=12, fast="off", words="discrete")
+    env = make(num_envs=10, seed=0, device="cpu")
+    actors, _ = build_networks(PPO(), env.spec, partial(MLP, hidden=[8], init="orthogonal", last_gain=2.0))
+    head = actors["agents"].head
+    for seed in (0, 1):
+        episodes = record(env, Players(actors), seed)
+        recovered = to_raw(head, episodes["agents/action"])
+        torch.testing.assert_close(recovered[..., 2:], episodes["agents/raw"][..., 2:], rtol=0, atol=0)
+        inside = episodes["agents/raw"][..., :2].abs() < 3
+        torch.testing.assert_close(recovered[..., :2][inside], episodes["agents/raw"][..., :2][inside],
+                                   rtol=1e-3, atol=1e-3)
+        if not raw:
+            del episodes["agents/raw"]
+        append(tmp_path / "data", episodes, {"spec": describe(env.spec), "policy": {"heads": {"agents": head.name}}})
+    data = Episodes(str(tmp_path / "data"), validation=0.2, memmap=False)
+    task = Clone(data, make, PPO(), NETWORK, batch_size=32, eval_episodes=5, seed=3, epochs=25)
+    batch = next(task.batches(0))
+    actor, rows = task.loss.actors["agents"], batch["agents"]
+    params = actor(rows["observation"])
+    loc, std = actor.head.continuous.loc_std(params[..., :4])
+    word = torch.distributions.Categorical(logits=params[..., 4:])
+    log_prob = torch.distributions.Normal(loc, std).log_prob(rows["raw"][..., :2]).sum(-1)
+    figures = task.loss(batch)
+    torch.testing.assert_close(figures["loss"], -(log_prob + word.log_prob(rows["raw"][..., 2])).mean())
+    miss = (loc.tanh() - rows["raw"][..., :2].tanh()).abs().mean()  # the range is [-1, 1]
+    torch.testing.assert_close(figures["error"], miss.detach())
+    right = (params[..., 4:].argmax(-1) == rows["raw"][..., 2]).float().mean()
+    torch.testing.assert_close(figures["accuracy"], right)
+    before = task.evaluate()
+    after = fit(task, tmp_path / "run")["final"]
+    assert after["validation_loss"] < before["validation_loss"] - 0.1
+    assert after["validation_accuracy"] > before["validation_accuracy"] + 0.05
+
+
 def test_mappo_goes_on_from_a_clone_with_a_critic_that_knows_its_worth(tmp_path):
     task = clone(dataset(tmp_path / "data"), epochs=60, critic_coef=1.0, algo={"critic": "concat", "gamma": 0.9})
     summary = fit(task, tmp_path / "run")

@@ -163,7 +163,7 @@ def test_processes_do_what_one_does():
         ({"env": GYM, "kwargs": {"nam": "x"}}, r"env.env='torchrl.envs.GymEnv': refuses env.kwargs=\{'nam': 'x'\}"),
         ({"env": f"{CASES}.nothing"}, "nothing: must be a subclass of .*EnvBase, or a function that says it makes one"),
         ({"env": f"{CASES}.pretends"}, "makes a list, no torchrl.envs.EnvBase"),
-        ({"env": f"{CASES}.Endless"}, "its actions are Unbounded.*Bounded, Categorical, .* with finite bounds"),
+        ({"env": f"{CASES}.Endless"}, "its actions are Unbounded.*Bounded, Unbounded, Categorical, .* are allowed"),
         ({"env": f"{CASES}.ours", "kwargs": {"num_envs": 3}}, r"is vectorised already, \[3\]: name the argument"),
         ({"env": f"{CASES}.ours", "vectorised": "seed", "kwargs": {"num_envs": 3}}, r"env.vectorised=seed makes \[3\]"),
         ({"env": f"{CASES}.Masked", "state": "place"}, "env.state=place: there is no such key; there are"),

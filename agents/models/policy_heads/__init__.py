@@ -1,0 +1,1 @@
+"""What policy heads are made of: their base, and heads that join others."""
