@@ -29,7 +29,7 @@ class OnPolicy(RLTask):
     """Collects a rollout per iteration and yields its minibatches, epoch by epoch. See `agents.tasks.rl_task.RLTask`.
 
     Args:
-        env, frames, seed, device, eval_episodes, eval_deterministic, groups: see `RLTask`.
+        env, frames, seed, device, eval_episodes, eval_deterministic, groups, curriculum: see `RLTask`.
         algo: settings of IPPO or MAPPO.
         network: factory of the actors' networks (and of the critics', unless `critic_network` is given).
         critic_network: factory of the critics' networks.
@@ -56,9 +56,10 @@ class OnPolicy(RLTask):
         eval_episodes: Annotated[int, Field(ge=1)] = 200,
         eval_deterministic: bool = True,
         groups: dict[str, Any] | None = None,
+        curriculum: dict[str, Any] | None = None,
     ):
         steps = algo.rollout_steps
-        super().__init__(env, algo, steps, frames, seed, device, eval_episodes, eval_deterministic, groups)
+        super().__init__(env, algo, steps, frames, seed, device, eval_episodes, eval_deterministic, groups, curriculum)
         self.minibatch_size = algo.minibatch_size or self.batch_frames  # one process's part, as `num_envs` is
         if self.minibatch_size > self.batch_frames:
             raise UserError(
@@ -132,6 +133,11 @@ class OnPolicy(RLTask):
         scale = self.lineup.algos[name].reward_scale
         reward = reward if scale == 1 else scale * reward
         return self.reward_norm[name](reward, self.rollout.done) if name in self.reward_norm else reward
+
+    def abandon_episodes(self) -> None:
+        """The running discounted returns, of which the rewards' deviation is, begin again."""
+        for norm in self.reward_norm.values():
+            norm.restart()
 
     def batches(self, iteration: int) -> Iterator[TensorDict]:
         """Shuffled minibatches of `minibatch_size` frames, `epochs` times over; fewer where the KL stop says so.

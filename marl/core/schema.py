@@ -46,6 +46,7 @@ class TopLevel:
     logger: Node = None
     callbacks: Node = None
     groups: Node = None
+    curriculum: Node = None
     paths: Node = None
 
 
