@@ -32,17 +32,19 @@ def check_stages(curriculum: Curriculum, device: str | torch.device) -> tuple[En
     Raises:
         UserError: a stage cannot be built, or its groups, observations or actions differ.
     """
-    spec = cheaply(curriculum.full_task, curriculum.seed, device)
-    varies = False
+    stages = {}
     for place in curriculum.places():
         values = ", ".join(f"{key}={show(value)}" for key, value in curriculum.values(place).items())
         try:
-            other = cheaply(curriculum.factory(place), curriculum.seed, device)
+            stages[values] = cheaply(curriculum.factory(place), curriculum.seed, device)
         except UserError as error:
             raise UserError(f"curriculum: its stage {values} cannot be built: {error}") from error
-        if difference := unlike(spec, other):
+    spec = cheaply(curriculum.full_task, curriculum.seed, device)
+    varies = False
+    for values, stage in stages.items():
+        if difference := unlike(spec, stage):
             raise UserError(f"curriculum: with {values} {difference}, and networks are built for one of them")
-        varies |= any(other.groups[name].n_agents != group.n_agents for name, group in spec.groups.items())
+        varies |= any(stage.groups[name].n_agents != group.n_agents for name, group in spec.groups.items())
     return spec, varies
 
 
@@ -96,7 +98,7 @@ def require_any_size(loss: nn.Module, algos: Mapping[str, Any], all_learn: bool)
     if not all_learn:
         raise UserError(f"{reason} groups that all learn (groups={{}})")
     for name, algo in algos.items():
-        actor, critic = loss.actors[name], loss.critics.get(name)
+        actor, critic = loss.actors[name], loss.critics[name]
         if algo.agent_ids:
             raise UserError(f"{reason} algo.agent_ids=false")
         for key in ("share_actor", "share_critic"):
@@ -104,9 +106,9 @@ def require_any_size(loss: nn.Module, algos: Mapping[str, Any], all_learn: bool)
                 raise UserError(f"{reason} algo.{key}=shared, one network for all agents")
         if getattr(algo, "reward_norm", "none") != "none":
             raise UserError(f"{reason} algo.reward_norm=none, which runs per agent")
-        if actor.memory_shape or (critic is not None and critic.memory_shape):
+        if actor.memory_shape or critic.memory_shape:
             raise UserError(f"{reason} networks without a memory, such as network=mlp")
-        if critic is not None and critic.joint:
+        if critic.joint:
             takes = "algo.critic=local, or algo.critic=concat with network=deep_sets, attention or graph"
             raise UserError(f"{reason} a critic of any number of agents: {takes}")
 
