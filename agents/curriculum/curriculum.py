@@ -126,19 +126,24 @@ class Curriculum:
                 self.seen[each.figure] = figures[name]
 
     def places(self) -> list[Place]:
-        """Every place that a run may come to, the first ones first. UserError for more than MOST."""
+        """Every place that a run may come to, the first ones first. UserError for more than MOST.
+
+        What goes by progress, and what waits for one figure with the same limits, goes on together.
+        """
         scheduled = [each for each in self.stages if each.starts]
         shares = sorted({start for each in scheduled for start in each.starts}) or [0.0]
-        rows = [{each.key: each.by_progress(share) for each in scheduled} for share in shares]
-        others = [each for each in self.stages if not each.starts]
-        count = len(rows) * math.prod(len(each.values) for each in others)
+        rows = [[{each.key: each.by_progress(share) for each in scheduled} for share in shares]]
+        together: dict[tuple, list[Stages]] = {}
+        for each in self.stages:
+            if not each.starts:
+                together.setdefault((each.figure, each.limits, each.falling, each.drawn and each.key), []).append(each)
+        for stages in together.values():
+            rows.append([{each.key: i for each in stages} for i in range(len(stages[0].values))])
+        count = math.prod(map(len, rows))
         if count > MOST:
             raise UserError(f"curriculum: its values make {count} combinations; at most {MOST} are allowed")
-        found = []
-        for indices in itertools.product(*(range(len(each.values)) for each in others)):
-            chosen = {each.key: i for each, i in zip(others, indices, strict=True)}
-            found += [tuple((row | chosen)[each.key] for each in self.stages) for row in rows]
-        return sorted(set(found))
+        chosen = [{k: i for row in combination for k, i in row.items()} for combination in itertools.product(*rows)]
+        return sorted({tuple(index[each.key] for each in self.stages) for index in chosen})
 
     def upcoming(self) -> list[Place]:
         """The places of this stage, then those of the stages that may come next."""
@@ -146,7 +151,11 @@ class Curriculum:
         ahead = [each for each in self.stages if not each.drawn and self.index[each.key] + 1 < len(each.values)]
         shares = [each.starts[self.index[each.key] + 1] for each in ahead if each.starts]
         soonest = [each.key for each in ahead if each.starts and each.starts[self.index[each.key] + 1] == min(shares)]
-        for keys in (soonest, *([each.key] for each in ahead if each.figure)):
+        figures = {(each.figure, each.limits): [] for each in ahead if each.figure}
+        for each in ahead:
+            if each.figure:
+                figures[each.figure, each.limits].append(each.key)
+        for keys in (soonest, *figures.values()):
             options.append({key: i + (key in keys) for key, i in self.index.items()})
         places: list[Place] = []
         for index in options:

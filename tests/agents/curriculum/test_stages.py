@@ -57,6 +57,16 @@ def test_below_falls():
     assert course.advance(0, 1) and course.told() == "env.scenario_kwargs.package_mass=3"
 
 
+def test_what_waits_for_one_figure_goes_on_together():
+    node = {"on": "episode_return", "above": [1, 2]}
+    settings = {"package_mass": {**node, "values": [1, 3, 5]}, "package_length": {**node, "values": [0.1, 0.2, 0.3]}}
+    course = curriculum({"scenario_kwargs": {**settings, "n_agents": {"draw": [2, 3]}}})
+    assert course.places() == [(i, i, k) for i in range(3) for k in range(2)]
+    assert course.upcoming() == [(0, 0, 0), (0, 0, 1), (1, 1, 0), (1, 1, 1)]
+    course.note({"episode_return": 5.0})
+    assert course.advance(0, 0) and course.place[:2] == (1, 1)
+
+
 def test_draws_are_a_function_of_seed_and_iteration_and_about_as_frequent():
     one, two = (curriculum({"scenario_kwargs": {"n_agents": {"draw": [2, 3, 5]}}}) for _ in range(2))
     drawn = [one.place_of(k)[0] for k in range(900)]
