@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.curriculum.stages import read
+from agents.curriculum.stages import Stages, read
 from envs.base import Env
 from marl.core import distributed
 from marl.core.errors import UserError, closest
