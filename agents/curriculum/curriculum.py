@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from agents.curriculum.stages import Stages, read
@@ -36,7 +35,9 @@ class Curriculum:
         index: {key: how far} of what goes stage by stage.
         place: which value of each setting holds now.
         evaluates_current: whether evaluations play the present stage instead of the full task.
-        seen: the latest figures that stages wait for.
+        seen: {figure: its latest values in this stage, [value, episodes that it is of] each} of what is waited for.
+        horizon: iterations over which figures are averaged where a stage does not say. Episodes that end early are
+            often the good ones (or the bad ones), so it takes the time in which all episodes end.
 
     Raises:
         UserError: another node or factory, or keys that the environment does not have or that may not change.
@@ -54,7 +55,8 @@ class Curriculum:
         self.env, self.seed = env, seed
         self._check_keys()
         self.index = {each.key: 0 for each in self.stages if not each.drawn}
-        self.seen: dict[str, float | Tensor] = {}
+        self.seen: dict[str, list[list[float | Tensor]]] = {}
+        self.horizon = 1
         self.place = self.place_of(0)
 
     @classmethod
@@ -80,6 +82,10 @@ class Curriculum:
                 for value in each.values:
                     check_value(parameters[name].annotation, value, f"curriculum.{each.key}")
 
+    def average_over(self, iterations: int) -> None:
+        """Set `horizon`."""
+        self.horizon = iterations
+
     # ---- what holds when
 
     def place_of(self, iteration: int) -> Place:
@@ -104,8 +110,8 @@ class Curriculum:
         for each in self.stages:
             if each.starts:
                 self.index[each.key] = max(self.index[each.key], each.by_progress(progress))
-            elif each.figure in self.seen:
-                self.index[each.key] += each.reached(self.index[each.key], float(self.seen[each.figure]))
+            elif each.figure:
+                self.index[each.key] += each.reached(self.index[each.key], self._mean(each))
         if any(each.figure for each in self.stages):
             self.index = distributed.agree(self.index)
         changed = self.index != before
@@ -114,8 +120,23 @@ class Curriculum:
         self.place = self.place_of(iteration)
         return changed
 
+    def _mean(self, stages: Stages) -> float:
+        """The figure that a setting waits for; NaN while it has not been seen long enough."""
+        seen, over = self.seen.get(stages.figure, []), self._over(stages)
+        if len(seen) < over:
+            return math.nan
+        pairs = [(float(value), float(weight)) for value, weight in seen[-over:]]
+        counted = [(value, weight) for value, weight in pairs if weight > 0 and not math.isnan(value)]
+        total = sum(weight for _, weight in counted)
+        return sum(value * weight for value, weight in counted) / total if total else math.nan
+
+    def _over(self, stages: Stages) -> int:
+        return stages.over or (1 if stages.figure.startswith("eval/") else self.horizon)
+
     def note(self, figures: Mapping[str, float | Tensor], evaluated: bool = False) -> None:
         """Take in figures of an iteration, or of an evaluation; UserError where one that is waited for is missing."""
+        latest: dict[str, list] = {}
+        longest: dict[str, int] = {}
         for each in self.stages:
             if each.figure and each.figure.startswith("eval/") == evaluated:
                 name = each.figure.removeprefix("eval/")
@@ -123,7 +144,10 @@ class Curriculum:
                     there = ", ".join(f"eval/{key}" if evaluated else key for key in figures)
                     hint = f"there is no such figure{closest(name, figures)} (there are {there})"
                     raise UserError(f"curriculum.{each.key}.on={each.figure}: {hint}")
-                self.seen[each.figure] = figures[name]
+                value = figures[name], 1.0 if evaluated else figures.get("episodes", 1.0)
+                latest[each.figure] = [*self.seen.get(each.figure, []), list(value)]
+                longest[each.figure] = max(longest.get(each.figure, 1), self._over(each))
+        self.seen |= {figure: values[-longest[figure] :] for figure, values in latest.items()}
 
     def places(self) -> list[Place]:
         """Every place that a run may come to, the first ones first. UserError for more than MOST.
@@ -136,7 +160,7 @@ class Curriculum:
         together: dict[tuple, list[Stages]] = {}
         for each in self.stages:
             if not each.starts:
-                together.setdefault((each.figure, each.limits, each.falling, each.drawn and each.key), []).append(each)
+                together.setdefault(each.clock, []).append(each)
         for stages in together.values():
             rows.append([{each.key: i for each in stages} for i in range(len(stages[0].values))])
         count = math.prod(map(len, rows))
@@ -151,10 +175,10 @@ class Curriculum:
         ahead = [each for each in self.stages if not each.drawn and self.index[each.key] + 1 < len(each.values)]
         shares = [each.starts[self.index[each.key] + 1] for each in ahead if each.starts]
         soonest = [each.key for each in ahead if each.starts and each.starts[self.index[each.key] + 1] == min(shares)]
-        figures = {(each.figure, each.limits): [] for each in ahead if each.figure}
+        figures: dict[tuple, list[str]] = {}
         for each in ahead:
             if each.figure:
-                figures[each.figure, each.limits].append(each.key)
+                figures.setdefault(each.clock, []).append(each.key)
         for keys in (soonest, *figures.values()):
             options.append({key: i + (key in keys) for key, i in self.index.items()})
         places: list[Place] = []
@@ -212,7 +236,7 @@ class Curriculum:
 
     def state_dict(self) -> dict[str, Any]:
         """How far the stages are, what was seen, and where the latest iteration was."""
-        seen = {name: value.item() if isinstance(value, torch.Tensor) else value for name, value in self.seen.items()}
+        seen = {name: [[float(value), float(weight)] for value, weight in rows] for name, rows in self.seen.items()}
         return {"index": dict(self.index), "seen": seen, "place": list(self.place)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from marl.core.errors import UserError, closest
-from marl.core.schema import show
+from marl.core.schema import check_value, show
 
 FORMS = (
     "{0: 1, 0.5: 3} (the value from each share of the run on), "
     "{on: episode_return, above: [0.6, 0.8], values: [1, 3, 5]} or {draw: [2, 3, 5]}"
 )
-BY_FIGURE = ("on", "above", "below", "values")
+BY_FIGURE = ("on", "above", "below", "values", "over")
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,9 @@ class Stages:
     key: dotted, "env.scenario_kwargs.n_obstacles". values: in their order.
     starts: shares of the run, 0 to 1, from which each value holds; the first is 0.
     figure: a figure of iterations ("episode_return") or evaluations ("eval/episode_return"). The next value comes when
-        it is at least (or, with `falling`, at most) the next of `limits`, which are one fewer than the values.
+        it is at least (or, with `falling`, at most) the next of `limits`, which are one fewer than the values. Of
+        iterations it is the mean over the latest `over` of the stage, each counting as its episodes that ended; None:
+        as many as `Curriculum.horizon` says.
     Neither: one value is drawn for each iteration, all being equally likely.
     """
 
@@ -31,11 +35,17 @@ class Stages:
     figure: str = ""
     limits: tuple[float, ...] = ()
     falling: bool = False
+    over: int | None = None
 
     @property
     def drawn(self) -> bool:
         """Whether chance chooses."""
         return not self.starts and not self.figure
+
+    @property
+    def clock(self) -> tuple:
+        """What it goes by: settings with the same one change together. Each draw is its own."""
+        return self.figure, self.limits, self.falling, self.over, self.drawn and self.key
 
     def by_progress(self, progress: float) -> int:
         """The index of the value that holds at `progress`, 0 to 1."""
@@ -93,7 +103,9 @@ def _by_figure(key: str, value: Mapping[str, Any]) -> Stages:
             f"curriculum.{key}.{given[0]}={show(value[given[0]])}: must be {len(values) - 1} numbers, one fewer than "
             "the values"
         )
-    return Stages(key, values, figure=value["on"], limits=tuple(limits), falling=given == ["below"])
+    over = value.get("over")
+    check_value(Annotated[int, Field(ge=1)] | None, over, f"curriculum.{key}.over")
+    return Stages(key, values, figure=value["on"], limits=tuple(limits), falling=given == ["below"], over=over)
 
 
 def _listed(key: str, value: Any) -> tuple[Any, ...]:

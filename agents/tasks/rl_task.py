@@ -89,6 +89,7 @@ class RLTask(EpisodeEvaluation):
         self.curriculum, full = Curriculum.of(curriculum, env, seed), None
         if self.curriculum:
             full, env = check_stages(self.curriculum, device), self.curriculum.judged()
+            self.curriculum.average_over(-(-2 * full[0].max_steps // steps))  # iterations in which all episodes end
         self.setup_evaluation(env, eval_episodes, eval_deterministic)
         start_time = time.perf_counter()
         if self.device.type == "cpu":

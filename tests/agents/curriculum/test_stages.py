@@ -48,6 +48,22 @@ def test_by_a_figure_one_stage_at_a_time_and_each_waits_for_a_new_figure():
     assert course.advance(0, 0) and not course.advance(0, 1) and course.place == (1,)
 
 
+def test_a_figure_is_the_mean_over_the_time_in_which_all_episodes_end():
+    node = {"on": "episode_return", "above": [0.6], "values": [1, 3]}
+    for over, horizon in ((2, 7), (None, 2)):
+        settings = {"package_mass": node if over is None else {**node, "over": over}}
+        course = curriculum({"scenario_kwargs": settings})
+        course.average_over(horizon)
+        places = []
+        for value, episodes in ((1.0, 2), (0.5, 6), (math.nan, 0), (0.7, 8)):
+            course.note({"episode_return": torch.tensor(value), "episodes": torch.tensor(episodes)})
+            course.advance(0, 0)
+            places.append(course.place[0])
+        # one iteration is too few; (1.0 * 2 + 0.5 * 6) / 8 = 0.625 is enough
+        assert places == [0, 1, 1, 1]
+        assert len(course.seen["episode_return"]) == 2  # no more is kept
+
+
 def test_below_falls():
     node = {"on": "episode_length", "below": [50], "values": [1, 3]}
     course = curriculum({"scenario_kwargs": {"package_mass": node}})
@@ -110,6 +126,8 @@ MASS = "curriculum.env.scenario_kwargs.package_mass"
         ({"env": {"scenario_kwargs": {"package_mass": {"draw": [3], "on": "x"}}}}, "unknown key .*on"),
         ({"env": {"scenario_kwargs": {"package_mass": {"on": "x", "values": [1, 2]}}}}, "one of above and below"),
         ({"env": {"scenario_kwargs": {"package_mass": {"on": "x", "values": [1, 2], "above": [1, 2]}}}}, "1 numbers"),
+        ({"env": {"scenario_kwargs": {"package_mass": {"on": "x", "values": [1, 2], "above": [1], "over": 0}}}},
+         "package_mass.over=0: must be at least 1"),
         ({"env": {"num_envs": {0: 4, 0.5: 8}}}, "curriculum.env.num_envs: must stay as it is"),
         ({"env": {"seed": {0: 4, 0.5: 8}}}, "curriculum.env.seed: must stay"),
         ({"env": {"max_step": {0: 4, 0.5: 8}}}, "unknown key 'curriculum.env.max_step'; did you mean 'max_steps'"),
