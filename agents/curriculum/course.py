@@ -52,6 +52,9 @@ class Course:
         """
         curriculum = self.curriculum
         changed = curriculum.advance(progress, iteration)
+        if not started and distributed.main() and not curriculum.evaluates_current:
+            for key in curriculum.aside():
+                print(f"curriculum: evaluations play {key}", flush=True)
         if changed:
             if distributed.main():
                 print(f"curriculum: from iteration {iteration + 1} on {curriculum.told()}", flush=True)

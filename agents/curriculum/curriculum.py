@@ -230,6 +230,17 @@ class Curriculum:
             told[f"curriculum/{key}"] = float(value if plain else i)
         return told
 
+    def aside(self) -> list[str]:
+        """Keys whose last stage is not what the full task has, each with both values."""
+        keywords, found = self.full_task.keywords, []
+        for each in self.stages:
+            node: Any = keywords
+            for name in each.key.split(".")[1:]:
+                node = node.get(name) if isinstance(node, Mapping) else None
+            if not each.drawn and node != each.values[-1]:
+                found.append(f"{each.key}={show(node)}, and the last stage has {show(each.values[-1])}")
+        return found
+
     def told(self) -> str:
         """The stage in words: "env.scenario_kwargs.n_obstacles=3, …"."""
         return ", ".join(f"{key}={show(value)}" for key, value in self.values(self.place).items() if key in self.index)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 from marl.checkpoints.transfer import begin_from
 from marl.config.compose import check, saved
@@ -77,6 +78,8 @@ def rebuild(run: str | Path, overrides: Sequence[str] = (), weights: bool = True
     """
     cfg = saved(run, [*overrides, "++strict=true", "++init_map=null"])
     cfg.resume, cfg.init_from = None, str(run) if weights else None
+    if cfg.get("curriculum"):
+        OmegaConf.update(cfg, "curriculum.evaluate", "final", force_add=True)
     config = check(cfg)
     build_trainer(config)
     return config, build_task(config)

@@ -98,6 +98,7 @@ def test_the_full_task_is_env_as_configured_and_what_it_does_not_say_as_in_the_l
     course = curriculum(settings)
     assert course.full_task.keywords["scenario_kwargs"] == {"package_mass": 5, "package_length": 0.3}
     assert course.judged().keywords == course.full_task.keywords
+    assert course.aside() == ["env.scenario_kwargs.package_mass=5, and the last stage has 9"]
     course = curriculum(settings, evaluate="current")
     assert course.judged().keywords["scenario_kwargs"] == {"package_mass": 1, "package_length": 0.2}
 

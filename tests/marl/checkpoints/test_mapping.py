@@ -8,13 +8,15 @@ import torch
 from agents.algorithms.ppo import PPO
 from agents.tasks.on_policy import OnPolicy
 from envs.vmas.env import VmasEnv
-from marl.checkpoints import mapping, transfer
+from marl.checkpoints import checkpoint_file, mapping, transfer
 from marl.checkpoints.mapping import GroupMap, Side
 from marl.core.errors import UserError
 from marl.engine.trainer import Trainer
+from marl.launch import build
 from marl.networks import MLP
 from marl.networks.recurrent import GRU
 from marl.networks.team import Attention
+from tests.fixtures.runs import make_run
 
 OLD = Side(4, 2, {"position": range(0, 2), "goal": range(2, 4)})
 NEW = Side(5, 2, {"velocity": range(0, 2), "position": range(2, 4), "far": range(4, 5)})
@@ -156,6 +158,16 @@ def test_a_group_begins_as_another_of_another_scenario(saved):
         transfer.load_mapped(task(scenario="mpe/simple_tag", critic="local"), path, {"agent": "adversary"})
     lines = transfer.load_mapped(new, path, {"agent": "adversary"}, strict=False)
     assert any(line.startswith("mismatched") and "body.0.weight" in line for line in lines)
+
+
+def test_from_a_command_line_and_only_as_the_run_begins(tmp_path, capsys):
+    node = "init_map.agents={from: agents, features: {0-3: 0-3}}"
+    first = make_run(tmp_path / "first")
+    second = make_run(tmp_path / "second", f"init_from={first}", node)
+    assert "agents: its features 0-3 from 0-3 of agents; 4-15 begin at zero" in capsys.readouterr().out
+    _, task = build.rebuild(second)  # its own weights, as they are
+    saved = checkpoint_file.load_weights(second / "checkpoints" / "last.pt")
+    assert all(torch.equal(value, saved[name]) for name, value in task.loss.state_dict().items())
 
 
 def test_weights_alone_tell_the_widths_too(saved):
