@@ -143,7 +143,7 @@ class Curriculum:
                 if name not in figures:
                     there = ", ".join(f"eval/{key}" if evaluated else key for key in figures)
                     hint = f"there is no such figure{closest(name, figures)} (there are {there})"
-                    raise UserError(f"curriculum.{each.key}.on={each.figure}: {hint}")
+                    raise UserError(f"curriculum.{each.key}.figure={each.figure}: {hint}")
                 value = figures[name], 1.0 if evaluated else figures.get("episodes", 1.0)
                 latest[each.figure] = [*self.seen.get(each.figure, []), list(value)]
                 longest[each.figure] = max(longest.get(each.figure, 1), self._over(each))

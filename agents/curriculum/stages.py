@@ -11,9 +11,9 @@ from marl.core.schema import check_value, show
 
 FORMS = (
     "{0: 1, 0.5: 3} (the value from each share of the run on), "
-    "{on: episode_return, above: [0.6, 0.8], values: [1, 3, 5]} or {draw: [2, 3, 5]}"
+    "{figure: episode_return, above: [0.6, 0.8], values: [1, 3, 5]} or {draw: [2, 3, 5]}"
 )
-BY_FIGURE = ("on", "above", "below", "values", "over")
+BY_FIGURE = ("figure", "above", "below", "values", "over")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def read(node: Mapping[str, Any], prefix: str) -> Iterator[Stages]:
         elif "draw" in value:
             _only(key, value, ("draw",))
             yield Stages(key, _listed(f"{key}.draw", value["draw"]))
-        elif {"on", "values"} & set(value):
+        elif {"figure", "values"} & set(value):
             yield _by_figure(key, value)
         else:
             yield from read(value, key)
@@ -93,8 +93,8 @@ def _scheduled(key: str, value: Mapping[Any, Any]) -> Stages:
 def _by_figure(key: str, value: Mapping[str, Any]) -> Stages:
     _only(key, value, BY_FIGURE)
     given = [name for name in ("above", "below") if name in value]
-    if not isinstance(value.get("on"), str) or len(given) != 1:
-        needs = "needs on (a figure), values, and one of above and below"
+    if not isinstance(value.get("figure"), str) or len(given) != 1:
+        needs = "needs figure, values, and one of above and below"
         raise UserError(f"curriculum.{key}={show(dict(value))}: {needs}")
     values = _listed(f"{key}.values", value.get("values"))
     limits = [_number(limit) for limit in _listed(f"{key}.{given[0]}", value[given[0]])]
@@ -105,7 +105,7 @@ def _by_figure(key: str, value: Mapping[str, Any]) -> Stages:
         )
     over = value.get("over")
     check_value(Annotated[int, Field(ge=1)] | None, over, f"curriculum.{key}.over")
-    return Stages(key, values, figure=value["on"], limits=tuple(limits), falling=given == ["below"], over=over)
+    return Stages(key, values, figure=value["figure"], limits=tuple(limits), falling=given == ["below"], over=over)
 
 
 def _listed(key: str, value: Any) -> tuple[Any, ...]:

@@ -23,7 +23,7 @@ from tests.fixtures.runs import make_run
 
 APPROACH = "tests.fixtures.approach.Approach"
 REACH = {"env": {"scenario_kwargs": {"reach": {0: 0.25, 0.5: 1.0}}}}
-WAITS = {"env": {"scenario_kwargs": {"reach": {"on": "eval/episode_return", "above": [-99.0], "values": [0.25, 1.0]}}}}
+WAITS = {"env": {"scenario_kwargs": {"reach": {"figure": "eval/episode_return", "above": [-99.0], "values": [0.25, 1.0]}}}}
 TEAMS = {"env": {"scenario_kwargs": {"n_agents": {"draw": [1, 2, 3]}}}}
 BOTH = {"env": {"scenario_kwargs": {**REACH["env"]["scenario_kwargs"], **TEAMS["env"]["scenario_kwargs"]}}}
 
@@ -156,12 +156,12 @@ def test_what_all_agents_share_reads_teams_of_any_size_too(tmp_path):
         (TEAMS, {"share_actor": "separate"}, "needs algo.share_actor=shared"),
         (TEAMS, {"agent_ids": True}, "needs algo.agent_ids=false"),
         (TEAMS, {"reward_norm": "std"}, "needs algo.reward_norm=none"),
-        ({"env": {"max_steps": {"on": "return", "above": [1], "values": [4, 5]}}}, {}, None),
+        ({"env": {"max_steps": {"figure": "return", "above": [1], "values": [4, 5]}}}, {}, None),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_before_anything_is_collected(node, algo, message):
     if message is None:
-        with pytest.raises(UserError, match="curriculum.env.max_steps.on=return: there is no such figure"):
+        with pytest.raises(UserError, match="curriculum.env.max_steps.figure=return: there is no such figure"):
             make(node, algo=algo).collect(0)
         return
     with pytest.raises(UserError, match=message) as refused:

@@ -35,7 +35,7 @@ def test_by_progress_a_value_holds_from_its_share_of_the_run_on():
 
 
 def test_by_a_figure_one_stage_at_a_time_and_each_waits_for_a_new_figure():
-    node = {"on": "episode_return", "above": [0.6, 0.8], "values": [1, 3, 5]}
+    node = {"figure": "episode_return", "above": [0.6, 0.8], "values": [1, 3, 5]}
     course = curriculum({"scenario_kwargs": {"package_mass": node}})
     places = []
     for k, value in enumerate([0.5, 0.9, 0.5, math.nan, 0.79, 0.8, 0.1]):
@@ -43,13 +43,13 @@ def test_by_a_figure_one_stage_at_a_time_and_each_waits_for_a_new_figure():
         course.advance(k / 7, k)
         places.append(course.place[0])
     assert places == [0, 1, 1, 1, 1, 2, 2]  # 0.6 is reached at 0.9, 0.8 only by what comes after
-    course = curriculum({"scenario_kwargs": {"package_mass": {**node, "on": "eval/x"}}})
+    course = curriculum({"scenario_kwargs": {"package_mass": {**node, "figure": "eval/x"}}})
     course.note({"x": 0.95}, evaluated=True)
     assert course.advance(0, 0) and not course.advance(0, 1) and course.place == (1,)
 
 
 def test_a_figure_is_the_mean_over_the_time_in_which_all_episodes_end():
-    node = {"on": "episode_return", "above": [0.6], "values": [1, 3]}
+    node = {"figure": "episode_return", "above": [0.6], "values": [1, 3]}
     for over, horizon in ((2, 7), (None, 2)):
         settings = {"package_mass": node if over is None else {**node, "over": over}}
         course = curriculum({"scenario_kwargs": settings})
@@ -65,7 +65,7 @@ def test_a_figure_is_the_mean_over_the_time_in_which_all_episodes_end():
 
 
 def test_below_falls():
-    node = {"on": "episode_length", "below": [50], "values": [1, 3]}
+    node = {"figure": "episode_length", "below": [50], "values": [1, 3]}
     course = curriculum({"scenario_kwargs": {"package_mass": node}})
     course.note({"episode_length": 51.0})
     assert not course.advance(0, 0)
@@ -74,7 +74,7 @@ def test_below_falls():
 
 
 def test_what_waits_for_one_figure_goes_on_together():
-    node = {"on": "episode_return", "above": [1, 2]}
+    node = {"figure": "episode_return", "above": [1, 2]}
     settings = {"package_mass": {**node, "values": [1, 3, 5]}, "package_length": {**node, "values": [0.1, 0.2, 0.3]}}
     course = curriculum({"scenario_kwargs": {**settings, "n_agents": {"draw": [2, 3]}}})
     assert course.places() == [(i, i, k) for i in range(3) for k in range(2)]
@@ -104,7 +104,7 @@ def test_the_full_task_is_env_as_configured_and_what_it_does_not_say_as_in_the_l
 
 
 def test_its_state_comes_back():
-    node = {"on": "episode_return", "above": [0.6], "values": [1, 3]}
+    node = {"figure": "episode_return", "above": [0.6], "values": [1, 3]}
     one, two = (curriculum({"scenario_kwargs": {"package_mass": node}}) for _ in range(2))
     one.note({"episode_return": torch.tensor(0.7)})
     two.load_state_dict(one.state_dict())
@@ -124,10 +124,10 @@ MASS = "curriculum.env.scenario_kwargs.package_mass"
         ({"env": {"scenario_kwargs": {"package_mass": {0.5: 3}}}}, f"{MASS}=.*shares of the run from 0 to 1"),
         ({"env": {"scenario_kwargs": {"package_mass": {0: 3, 2: 4}}}}, "shares of the run from 0 to 1"),
         ({"env": {"scenario_kwargs": {"package_mass": {"draw": 3}}}}, f"{MASS}.draw=3: must be a list"),
-        ({"env": {"scenario_kwargs": {"package_mass": {"draw": [3], "on": "x"}}}}, "unknown key .*on"),
-        ({"env": {"scenario_kwargs": {"package_mass": {"on": "x", "values": [1, 2]}}}}, "one of above and below"),
-        ({"env": {"scenario_kwargs": {"package_mass": {"on": "x", "values": [1, 2], "above": [1, 2]}}}}, "1 numbers"),
-        ({"env": {"scenario_kwargs": {"package_mass": {"on": "x", "values": [1, 2], "above": [1], "over": 0}}}},
+        ({"env": {"scenario_kwargs": {"package_mass": {"draw": [3], "figure": "x"}}}}, "unknown key .*figure"),
+        ({"env": {"scenario_kwargs": {"package_mass": {"figure": "x", "values": [1, 2]}}}}, "one of above and below"),
+        ({"env": {"scenario_kwargs": {"package_mass": {"figure": "x", "values": [1, 2], "above": [1, 2]}}}}, "1 numbers"),
+        ({"env": {"scenario_kwargs": {"package_mass": {"figure": "x", "values": [1, 2], "above": [1], "over": 0}}}},
          "package_mass.over=0: must be at least 1"),
         ({"env": {"num_envs": {0: 4, 0.5: 8}}}, "curriculum.env.num_envs: must stay as it is"),
         ({"env": {"seed": {0: 4, 0.5: 8}}}, "curriculum.env.seed: must stay"),
