@@ -23,7 +23,8 @@ from tests.fixtures.runs import make_run
 
 APPROACH = "tests.fixtures.approach.Approach"
 REACH = {"env": {"scenario_kwargs": {"reach": {0: 0.25, 0.5: 1.0}}}}
-WAITS = {"env": {"scenario_kwargs": {"reach": {"figure": "eval/episode_return", "above": [-99.0], "values": [0.25, 1.0]}}}}
+WAITING = {"figure": "eval/episode_return", "above": [-99.0], "values": [0.25, 1.0]}
+WAITS = {"env": {"scenario_kwargs": {"reach": WAITING}}}
 TEAMS = {"env": {"scenario_kwargs": {"n_agents": {"draw": [1, 2, 3]}}}}
 BOTH = {"env": {"scenario_kwargs": {**REACH["env"]["scenario_kwargs"], **TEAMS["env"]["scenario_kwargs"]}}}
 
@@ -83,6 +84,20 @@ def test_the_sums_of_episodes_that_were_given_up_begin_again():
     assert not task.reward_norm["agents"].carry.any() and not task.statistics.lengths.carry.any()
     distance = task.rollout.observed["agents"][-1, :, :, :2].norm(dim=-1)
     torch.testing.assert_close(distance, torch.full((4, 2), 0.7))  # reach * (0.1 + progress), 1 * (0.1 + 3 / 5)
+
+
+def test_scripted_players_go_along():
+    torch.manual_seed(0)
+    factory = partial(VmasEnv, scenario="mpe/simple_tag", num_envs=4, max_steps=6, fast="off")
+    algo = PPO(rollout_steps=10, minibatch_size=20, critic="local")
+    others, node = {"adversary": {"policy": "random"}}, {"env": {"max_steps": {0: 6, 0.5: 3}}}
+    task = OnPolicy(factory, algo, partial(MLP, hidden=[8]), frames=80, groups=others, curriculum=node)
+    lengths = []
+    for k in range(2):
+        task.collect(k)
+        lengths.append(task.metrics()["episode_length"].item())
+        assert task.lineup.players["adversary"].env is task.env
+    assert lengths == [6.0, 3.0]
 
 
 def test_evaluations_of_the_present_stage_where_that_is_asked_for(tmp_path):

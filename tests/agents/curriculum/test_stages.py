@@ -126,7 +126,7 @@ MASS = "curriculum.env.scenario_kwargs.package_mass"
         ({"env": {"scenario_kwargs": {"package_mass": {"draw": 3}}}}, f"{MASS}.draw=3: must be a list"),
         ({"env": {"scenario_kwargs": {"package_mass": {"draw": [3], "figure": "x"}}}}, "unknown key .*figure"),
         ({"env": {"scenario_kwargs": {"package_mass": {"figure": "x", "values": [1, 2]}}}}, "one of above and below"),
-        ({"env": {"scenario_kwargs": {"package_mass": {"figure": "x", "values": [1, 2], "above": [1, 2]}}}}, "1 numbers"),
+        ({"env": {"scenario_kwargs": {"package_mass": {"figure": "x", "values": [1], "above": [1, 2]}}}}, "0 numbers"),
         ({"env": {"scenario_kwargs": {"package_mass": {"figure": "x", "values": [1, 2], "above": [1], "over": 0}}}},
          "package_mass.over=0: must be at least 1"),
         ({"env": {"num_envs": {0: 4, 0.5: 8}}}, "curriculum.env.num_envs: must stay as it is"),
