@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -61,6 +63,10 @@ class Env(ABC):
     spec: EnvSpec
     num_envs: int
     device: torch.device
+    # Settings with which one of its class is built soonest, to look at its spec, and whether building compiles
+    # something that is kept on the disk, so that another process may build it ahead.
+    cheap: ClassVar[Mapping[str, Any]] = {"num_envs": 2}
+    compiles: ClassVar[bool] = False
 
     @classmethod
     def keeps_on_resume(cls, key: str) -> bool:
@@ -93,6 +99,12 @@ class Env(ABC):
     def figures(self) -> dict[str, float]:
         """What the environment tells of itself, by name, for the log ("env/…"); numbers that lie on the host."""
         return {}
+
+    def set_progress(self, progress: float) -> None:  # noqa: B027 - most environments do not ask
+        """How far the run is, 0 to 1, for environments that read it; it is 1, the full task, until this is called.
+
+        Part of the state: in snapshots, and the same in every environment.
+        """
 
     @abstractmethod
     def snapshot(self) -> dict[str, Tensor]:

@@ -57,6 +57,8 @@ KINDS = {
         "plain": [],
         "normalised": ["algo.value_norm=running", "algo.normalize_observation=true", "algo.reward_norm=std"],
         "popart_ids": ["algo.value_norm=popart", "algo.agent_ids=true", "algo.entropy_coef=0.01"],
+        "stages": ["curriculum.env.max_steps={0: 5, 0.5: 4}"],
+        "teams": ["curriculum.env.scenario_kwargs.n_agents={draw: [1, 2]}"],
     },
 }
 SIZES = [

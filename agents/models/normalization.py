@@ -179,6 +179,10 @@ class RewardNorm(nn.Module):
         self.moments = RunningMoments(1)
         self.register_buffer("carry", torch.zeros(n_envs, n_agents))  # gamma (1 - done) G at the last rollout's end
 
+    def restart(self) -> None:
+        """All running episodes were given up; what was learned of the returns stays."""
+        self.carry.zero_()
+
     @torch.no_grad()
     def forward(self, reward: Tensor, done: Tensor, counts: Tensor | None = None) -> Tensor:
         """Scaled rewards of a rollout, which itself counts: reward float32 [T, E, A], done bool [T, E] -> [T, E, A].

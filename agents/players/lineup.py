@@ -86,6 +86,12 @@ class Lineup:
                 self.players[name] = self.player(one.policy, one, name, self.env)
         return [PoolCheckpointer(list(self.pools.values()))] if self.pools else []
 
+    def play_in(self, env: Env) -> None:
+        """Go on in another environment, of the same groups and sizes."""
+        self.env = env
+        for name in self.players:
+            self.players[name] = self.player(self.settings[name].policy, self.settings[name], name, env)
+
     def player(self, policy: str, one: GroupSettings, name: str, env: Env) -> Actor | Player:
         """What plays the group `name` of `env` where `policy` says so. Raises UserError for an unknown policy."""
         if Path(policy).exists() or policy.endswith((".pt", ".safetensors")) or "/" in policy:

@@ -30,7 +30,7 @@ class OnPolicy(RLTask):
     """Collects a rollout per iteration and yields its minibatches, epoch by epoch. See `agents.tasks.rl_task.RLTask`.
 
     Args:
-        env, frames, seed, device, eval_episodes, eval_deterministic, groups, info: see `RLTask`.
+        env, frames, seed, device, eval_episodes, eval_deterministic, groups, info, curriculum: see `RLTask`.
         algo: settings of IPPO or MAPPO.
         network: factory of the actors' networks (and of the critics', unless `critic_network` is given).
         critic_network: factory of the critics' networks.
@@ -58,9 +58,10 @@ class OnPolicy(RLTask):
         eval_deterministic: bool = True,
         groups: dict[str, Any] | None = None,
         info: Rules | None = DEFAULT,
+        curriculum: dict[str, Any] | None = None,
     ):
-        steps = algo.rollout_steps
-        super().__init__(env, algo, steps, frames, seed, device, eval_episodes, eval_deterministic, groups, info)
+        steps, played = algo.rollout_steps, (eval_episodes, eval_deterministic, groups, info, curriculum)
+        super().__init__(env, algo, steps, frames, seed, device, *played)
         self.minibatch_size = algo.minibatch_size or self.batch_frames  # one process's part, as `num_envs` is
         if self.minibatch_size > self.batch_frames:
             raise UserError(
@@ -137,6 +138,11 @@ class OnPolicy(RLTask):
         if name not in self.reward_norm:
             return reward
         return self.reward_norm[name](reward, self.rollout.over(name)[1], self.rollout.counts(name))
+
+    def abandon_episodes(self) -> None:
+        """The running discounted returns, of which the rewards' deviation is, begin again."""
+        for norm in self.reward_norm.values():
+            norm.restart()
 
     def batches(self, iteration: int) -> Iterator[TensorDict]:
         """Shuffled minibatches of `minibatch_size` frames, `epochs` times over; fewer where the KL stop says so.

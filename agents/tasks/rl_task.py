@@ -11,9 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from agents.algorithms.base import Algorithm
+from agents.collection.arena import Arena
 from agents.collection.collector import Collector
 from agents.collection.episode_statistics import EpisodeStatistics
 from agents.collection.rollout_buffer import RolloutBuffer
+from agents.curriculum.build_ahead import BuildAhead
+from agents.curriculum.checks import check_stages, of_any_size, require_any_size
+from agents.curriculum.course import Course
+from agents.curriculum.curriculum import Curriculum
 from agents.evaluation.episode_loop import require_time_limit
 from agents.evaluation.redundant_features import find_repeated
 from agents.fused_ops import native
@@ -53,6 +58,8 @@ class RLTask(EpisodeEvaluation):
             learn by `algo`.
         info: {pattern of names: kinds}: how the environment's own figures are reduced over an episode
             (`envs.infos.InfoRules`), in training and in evaluations; None: none is kept.
+        curriculum: what of the environment changes meanwhile (`agents.curriculum.curriculum.Curriculum`); None:
+            nothing.
 
     Attributes:
         env, spec: the environments trained in, and their spec as the networks see it.
@@ -81,16 +88,23 @@ class RLTask(EpisodeEvaluation):
         eval_deterministic: bool,
         groups: Mapping[str, Any] | None,
         info: Rules | None = DEFAULT,
+        curriculum: Mapping[str, Any] | None = None,
     ) -> None:
         self.algo, self.seed, self.device = algo, seed, torch.device(device)
+        self.curriculum, full = Curriculum.of(curriculum, env, seed), None
+        if self.curriculum:
+            full, env = check_stages(self.curriculum, device), self.curriculum.judged()
+            self.curriculum.average_over(-(-2 * full[0].max_steps // steps))  # iterations in which all episodes end
         self.setup_evaluation(env, eval_episodes, eval_deterministic, info)
         start_time = time.perf_counter()
         if self.device.type == "cpu":
             # while the environment's kernel is made
             for library in (fused_mlp.kernel, native.functions, fused_adam.functions):
                 library.begin()
+        if self.curriculum:
+            env = self.curriculum.factory(self.curriculum.place)
         self.env = env(seed=derive(seed, stream("environment")), device=device)
-        self.spec = self.env.spec
+        self.spec, self.teams_vary = full or (self.env.spec, False)
         self.compile_seconds = time.perf_counter() - start_time  # nearly all of it a kernel, unless one was cached
         require_time_limit(self.env, "evaluation")
         self.batch_frames = steps * self.env.num_envs  # `num_envs` is one process's part
@@ -114,19 +128,56 @@ class RLTask(EpisodeEvaluation):
             self.spec = find_repeated(self.make_env(seed=probe, device=self.device, num_envs=8), probe)
         warn_of_pictures(self.spec, network)
         lineup = self.lineup
-        loss = self.algo.make_loss(self.spec, network, critic_network, lineup.algos, partly=lineup.partly)
+        spec = of_any_size(self.spec) if self.teams_vary else self.spec
+        loss = self.algo.make_loss(spec, network, critic_network, lineup.algos, partly=lineup.partly)
         self.loss = loss.to(self.device).eval()
+        if self.teams_vary:
+            require_any_size(self.loss, lineup.algos, lineup.all_learn)
         self.callbacks = lineup.assign(self.loss.actors)
 
     def build_collector(self, steps: int, marks: Mapping[int, list[int]] | None = None) -> None:
         """Build what collects `steps` steps of every environment; `marks` as for `RolloutBuffer`."""
-        env, actors, critics = self.env, self.loss.actors, self.loss.critics
-        self.rollout = RolloutBuffer(env.spec, env.num_envs, env.device, steps, actors, critics, marks, self.info_rules)
+        self.n_agents = {name: group.n_agents for name, group in self.env.spec.groups.items()}
+        self._steps, self._marks = steps, marks
+        first = self._arena(self.env)
+        self._play_in(first)
+        if self.curriculum:
+            self.course = Course(self.curriculum, self._arena, first, self.seed, self.device)
+            self.callbacks.append(BuildAhead(self.curriculum, self.course.seed_of))
+
+    def _arena(self, env: Env) -> Arena:
+        actors, critics, rules = self.loss.actors, self.loss.critics, self.info_rules
+        rollout = RolloutBuffer(env.spec, env.num_envs, env.device, self._steps, actors, critics, self._marks, rules)
         others = None if self.lineup.all_learn else self.lineup.act
-        self.collector = Collector(env, actors, self.rollout, critics, others)
-        self.n_agents = {name: group.n_agents for name, group in env.spec.groups.items()}
-        learning, rules = self.lineup.algos, self.info_rules
-        self.statistics = EpisodeStatistics(env.num_envs, self.n_agents, learning, self.device, rules)
+        collector = Collector(env, actors, rollout, critics, others)
+        n_agents = {name: group.n_agents for name, group in env.spec.groups.items()}
+        statistics = EpisodeStatistics(env.num_envs, n_agents, self.lineup.algos, self.device, rules)
+        return Arena(env, rollout, collector, statistics)
+
+    def _play_in(self, arena: Arena) -> None:
+        self.env, self.rollout = arena.env, arena.rollout
+        self.collector, self.statistics = arena.collector, arena.statistics
+
+    def _follow(self, iteration: int) -> None:
+        """Tell the environment how far the run is, and go where the curriculum plays this iteration."""
+        progress = min(iteration / max(self.iterations - 1, 1), 1.0)
+        if not self.curriculum:
+            self.env.set_progress(progress)
+        elif self.course.advance(progress, iteration, self.started):
+            self.abandon_episodes()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Play, and judge, where the curriculum is now."""
+        if not self.curriculum or self.course.arena.env is self.env:
+            return
+        self._play_in(self.course.arena)
+        self.lineup.play_in(self.env)
+        if self.curriculum.evaluates_current:
+            self.make_env, self.eval_env = self.curriculum.judged(), None
+
+    def abandon_episodes(self) -> None:
+        """The running episodes end nowhere: what a subclass sums along them begins again."""
 
     def parts(self) -> dict[str, nn.Module]:
         """The actors and the critics of all groups."""
@@ -139,6 +190,7 @@ class RLTask(EpisodeEvaluation):
             NonFinite: the environment refused actions, and the rollout holds a number that is not finite.
             ActionError: the environment refused actions that are all finite.
         """
+        self._follow(iteration)
         if not self.started:
             self.start_episodes(stream("environment"))
         self.lineup.draw_versions(iteration)
@@ -150,6 +202,9 @@ class RLTask(EpisodeEvaluation):
                 raise NonFinite(place) from None
             raise
         self.figures = self.statistics.figures(self.rollout) | {f"env/{k}": v for k, v in self.env.figures().items()}
+        if self.curriculum:
+            self.curriculum.note(self.figures)
+            self.figures |= self.curriculum.figures()
 
     def start_episodes(self, stream_name: str) -> None:
         """Reset all environments by a seed of this stream."""
@@ -163,6 +218,13 @@ class RLTask(EpisodeEvaluation):
     def diagnose(self) -> str | None:
         """The first number of the rollout that is not finite: what it is, whose, in which environment and step."""
         return self.rollout.not_finite()
+
+    def evaluate(self) -> dict[str, float]:
+        """As `EpisodeEvaluation.evaluate`; a curriculum may wait for what comes of it."""
+        figures = super().evaluate()
+        if self.curriculum:
+            self.curriculum.note(figures, evaluated=True)
+        return figures
 
     def eval_players(self, env: Env, random: bool) -> tuple[Mapping[str, Actor | Player], bool, tuple[str, ...]]:
         """As `EpisodeEvaluation.eval_players`; groups that do not learn are played by whom the line-up says."""
@@ -184,6 +246,7 @@ class RLTask(EpisodeEvaluation):
             "policy": self.policy_generator.get_state(),
             "minibatches": self.minibatch_generator.get_state(),
             "players": self.lineup.generator.get_state(),
+            **({"curriculum": self.course.state_dict()} if self.curriculum else {}),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -192,6 +255,9 @@ class RLTask(EpisodeEvaluation):
             return
         if "spec" in state:
             check_saved(state["spec"], self.spec)
+        if self.curriculum and "curriculum" in state:
+            self.course.load_state_dict(state["curriculum"])
+            self._go_on()
         self.collector.load_state_dict(state["rollout"])
         self.statistics.load_state_dict(state)
         self.policy_generator.set_state(state["policy"].cpu())
@@ -202,6 +268,9 @@ class RLTask(EpisodeEvaluation):
 
     def rejoin(self, iteration: int, saved: dict) -> None:
         """Begin new episodes, from streams not used before: this run was another number of processes' until now."""
+        if self.curriculum and "curriculum" in saved:
+            self.course.load_state_dict(saved["curriculum"], with_others=False)
+            self._go_on()
         where = f"after iteration {iteration}, {distributed.world()} processes"
         self.policy_generator = generator(self.seed, stream(f"policy {where}"), self.device)
         self.minibatch_generator = generator(self.seed, stream(f"minibatches {where}"), self.device)

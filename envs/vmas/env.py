@@ -48,6 +48,9 @@ class VmasEnv(Env):
     Raises EnvError for unknown scenarios, keywords and impossible combinations.
     """
 
+    cheap = {"num_envs": 2, "fast": "off", "pool_size": None}
+    compiles = True
+
     @classmethod
     def keeps_on_resume(cls, key: str) -> bool:
         """As other environments; and `fast` may change, since both paths do the same to rounding."""
@@ -164,6 +167,19 @@ class VmasEnv(Env):
             self.stepper.step_into(t, action)
         else:
             super().step_into(t, action)
+
+    @torch.no_grad()
+    def set_progress(self, progress: float) -> None:
+        """See `Env.set_progress`. A scenario reads it where its class says `reads_progress = True` (docs/extending.md).
+
+        There `self.progress` is float32 [E]. The pool is reset with the new value, unless there are `shared_draws`.
+        """
+        if not self.world.reads_progress:
+            return
+        if self.stepper is not None:
+            self.stepper.store()
+        if self.world.set_progress(progress) and self.stepper is not None:
+            self.stepper.load()
 
     def refresh_pool(self) -> None:
         """Reset the pool now: new states for environments that end from here on."""

@@ -149,8 +149,11 @@ def build_simulator(name: str, num_envs: int, stream: Stream, *, continuous_acti
         warnings.filterwarnings("error", message="Scenario kwargs")
         warnings.filterwarnings("ignore", message=".*Gym|.*gym")
         try:
+            made = scenario()
+            if reads_progress(made):
+                made.progress = torch.ones(num_envs, device=stream.device)
             simulator = (WordChoice if words == "discrete" else Simulator)(
-                scenario(), num_envs=num_envs, device=stream.device, max_steps=max_steps,
+                made, num_envs=num_envs, device=stream.device, max_steps=max_steps,
                 continuous_actions=continuous_actions, multidiscrete_actions=multi_discrete,
                 terminated_truncated=True, **scenario_kwargs)
         except UserWarning as warning:
@@ -174,6 +177,11 @@ def _refuse_unknown(name: str, unknown: list[str], known: list[str]) -> None:
     close = difflib.get_close_matches(unknown[0], known, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"it takes {', '.join(known) or 'none'}."
     raise EnvError(f"env.scenario_kwargs.{unknown[0]} is not a keyword of scenario {name!r}: {hint}")
+
+
+def reads_progress(scenario: BaseScenario) -> bool:
+    """Whether a scenario's class says `reads_progress = True`: then `self.progress`, float32 [E], is the run's."""
+    return bool(getattr(scenario, "reads_progress", False))
 
 
 def global_state(simulator: Simulator) -> torch.Tensor:

@@ -18,7 +18,14 @@ from envs.spec import EnvSpec, sample_actions
 from envs.vmas.agent_masks import AgentMasks, veil
 from envs.vmas.reset_pool import ResetPool
 from envs.vmas.scenario_errors import check_outputs, naming_errors
-from envs.vmas.simulator import Simulator, build_simulator, find_scenario, global_state, uses_host_random
+from envs.vmas.simulator import (
+    Simulator,
+    build_simulator,
+    find_scenario,
+    global_state,
+    reads_progress,
+    uses_host_random,
+)
 from marl.core.seeding import spread
 
 
@@ -104,7 +111,13 @@ class VmasWorld:
 
     def template(self, num_envs: int, pool_size: int) -> VmasWorld:
         """Another world of the same settings, in which kernels are traced and compared: seed 0, on the CPU."""
-        return VmasWorld(**self.settings, num_envs=num_envs, pool_size=pool_size)
+        world = VmasWorld(**self.settings, num_envs=num_envs, pool_size=pool_size)
+        if world.reads_progress:  # many values, so that none is taken for a constant
+            for simulator in (world.simulator, world.pool.fresh_simulator):
+                progress = simulator.scenario.progress
+                progress.copy_(torch.linspace(0, 1, len(progress)))
+            world.pool.refresh()
+        return world
 
     # ---- between groups and the simulator's agents
 
@@ -211,6 +224,26 @@ class VmasWorld:
             terminated=terminated, truncated=truncated, state=state, next_state=next_state,
             info={name: group.info(infos) for name, group in self.groups.items()},
             agent_terminated=ends[0], agent_truncated=ends[1])
+
+    @property
+    def reads_progress(self) -> bool:
+        """Whether the scenario reads how far the run is (`Env.set_progress`)."""
+        return reads_progress(self.simulator.scenario)
+
+    @torch.no_grad()
+    def set_progress(self, progress: float) -> bool:
+        """Tell the scenario and the pool, which is reset, how far the run is; whether that is news.
+
+        What is drawn once for the whole batch stays: it changes with the pool's own resets only.
+        """
+        told = [simulator.scenario.progress for simulator in (self.simulator, self.pool.fresh_simulator)]
+        if all(bool((value == progress).all()) for value in told):
+            return False
+        for value in told:
+            value.fill_(progress)
+        if not self.shared_draws:
+            self.pool.refresh()
+        return True
 
     # ---- snapshots
 

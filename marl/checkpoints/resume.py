@@ -11,9 +11,10 @@ from marl.core.imports import resolve
 from marl.core.schema import show
 
 # A change of these makes another run; what the checkpoint holds would contradict them, or silently win.
-FIXED = ("seed", "data", "network", "critic_network", "objective", "optimizer", "scheduler", "groups")
+FIXED = ("seed", "data", "network", "critic_network", "objective", "optimizer", "scheduler", "groups", "curriculum")
 ASKED = ("task", "env", "algo")  # the class that such a node names says which of its settings must stay
-QUIET = ("paths", "resume", "init_from", "strict", "ckpt", "experiment", "name")  # nothing learns from these
+# Nothing learns from these.
+QUIET = ("paths", "resume", "init_from", "init_map", "strict", "ckpt", "experiment", "name")
 
 
 def resumed(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any] | None:

@@ -4,13 +4,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from marl.checkpoints import checkpoint_file
+from marl.checkpoints import checkpoint_file, mapping
 from marl.core import distributed, run_directory
 from marl.core.errors import UserError
+from marl.core.schema import show
 from marl.task import Task
 
 
@@ -32,11 +34,14 @@ class Loaded:
         return [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
 
 
-def begin_from(task: Task, source: str, strict: bool) -> None:
-    """Load the weights that `init_from` names, and say what was loaded unless it is everything."""
+def begin_from(task: Task, source: str, strict: bool, init_map: Mapping[str, Any] | None = None) -> None:
+    """Load the weights that `init_from` names, and say what was loaded unless it is everything.
+
+    init_map: groups under other names, features in other places (`marl.checkpoints.mapping.read`).
+    """
     path = run_directory.find(source)
-    lines = load_weights(task, path, strict).lines()
-    if not strict and distributed.main():
+    lines = load_mapped(task, path, init_map, strict) if init_map else load_weights(task, path, strict).lines()
+    if (init_map or not strict) and distributed.main():
         print(f"init_from={path}:", *lines, sep="\n  ", flush=True)
 
 
@@ -62,6 +67,50 @@ def load_weights(task: Task, path: str | Path, strict: bool = True) -> Loaded:
             f"{path} does not fit this task's networks: {short} (init_from with strict=false loads what fits)"
         ) from error
     return Loaded({name: name for name in saved})
+
+
+def load_mapped(task: Task, path: str | Path, init_map: Mapping[str, Any], strict: bool = True) -> list[str]:
+    """Put the weights of groups that `init_map` names into the task's; one sentence each on what was taken and not.
+
+    strict: all weights of these groups must come from the file; else those that fit.
+
+    Raises:
+        UserError: the task has no groups, or as `mapping.read`, `load_weights` and `load_fitting`.
+    """
+    if not hasattr(task.loss, "actors") or not hasattr(task, "spec"):
+        raise UserError(f"init_map={show(init_map)}: maps groups of agents, of which this task has none")
+    saved, described = checkpoint_file.load_weights(path, next(task.loss.parameters()).device), {}
+    if Path(path).suffix != ".safetensors":
+        described = checkpoint_file.load(path)["processes"][0]["task"].get("spec", {}).get("groups", {})
+    there = dict.fromkeys(match[1] for match in (re.match(r"actors\.([^.]+)\.", name) for name in saved) if match)
+    old = {name: mapping.side(described[name]) if name in described else _seen(saved, name) for name in there}
+    new = {name: mapping.side(task.spec.groups[name]) for name in task.loss.actors}
+    maps = mapping.read(init_map, new, old)
+    weights = task.loss.state_dict()
+    renamed = mapping.mapped(saved, weights, maps)
+    if strict:
+        for one in maps:
+            for name in (n for n in weights if n.split(".")[:2] in (["actors", one.group], ["critics", one.group])):
+                source = next((s for s in _sources(name) if s in renamed), None)
+                if source is None or renamed[source].shape != weights[name].shape:
+                    shape = "is not in it" if source is None else f"is {list(renamed[source].shape)} there"
+                    raise UserError(
+                        f"init_map.{one.group}: {name} {list(weights[name].shape)} {shape}, and all weights of the "
+                        "group must come from the file (strict=false takes what fits)"
+                    )
+    result = load_fitting(task.loss, renamed, path)
+    groups = [f"{one.group} begins as {one.source}" for one in maps]
+    left = [name for name in there if name not in {one.source for one in maps}]
+    lines = [", ".join(groups), *(one.told() for one in maps if one.columns is not None)]
+    return lines + [f"groups not taken: {', '.join(left)}"] * bool(left) + result.lines()
+
+
+def _seen(saved: Mapping[str, Tensor], group: str) -> mapping.Side:
+    """How a group was, as far as weights without a description tell: as wide as its actor's first layer."""
+    body = [value for name, value in saved.items() if name.startswith(f"actors.{group}.network") and value.dim() == 2]
+    if not body:
+        raise UserError(f"init_map: the weights of {group} say nothing of its observations; give a checkpoint (.pt)")
+    return mapping.Side(body[0].shape[1])
 
 
 def load_fitting(module: nn.Module, saved: Mapping[str, Tensor], path: str | Path) -> Loaded:

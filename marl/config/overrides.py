@@ -12,9 +12,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from marl.config.conf_tree import CONF, group_options
 from marl.core.errors import UserError, closest
 
-# What needs no "+" to be added: keys below groups, scenario_kwargs and the like, and mappings whose keys are names.
+# What needs no "+" to be added: keys below groups, curriculum, scenario_kwargs and the like, and mappings whose keys
+# are names.
 NAMES = r"unfreeze|(lr_)?per_part|categories|encoders|losses|weights|init|info|\w*kwargs"
-FREE = re.compile(rf"^([\w.]*(kwargs|encoders)|groups)\.\w|^[\w.]+\.({NAMES})=\{{")
+FREE = re.compile(
+    rf"^([\w.]*(kwargs|encoders)|groups|curriculum|init_map)\.\w|^(curriculum|init_map)=\{{|^[\w.]+\.({NAMES})=\{{"
+)
 PATH = re.compile(r"(^|\.)(resume|init_from|ckpt|out|\w*(folder|file|path|dir))$")  # keys whose values are paths
 NEEDED = ("task", "trainer", "optimizer", "scheduler", "paths")  # groups that every run has
 # What the agents live in, by the key that names it, and its keyword arguments.

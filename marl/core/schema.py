@@ -36,6 +36,7 @@ class TopLevel:
     resume: str | None = None
     init_from: str | None = None
     strict: bool = True
+    init_map: Node = None
     experiment: str | None = None
     env: Node = None
     algo: Node = None
@@ -46,6 +47,7 @@ class TopLevel:
     logger: Node = None
     callbacks: Node = None
     groups: Node = None
+    curriculum: Node = None
     paths: Node = None
 
 

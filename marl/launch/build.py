@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 from marl.checkpoints.transfer import begin_from
 from marl.config.compose import check, saved
@@ -63,7 +64,7 @@ def build_task(config: Mapping[str, Any]) -> Task:
     device.keep_freed_memory()
     task = part(node, **arguments)
     if config["init_from"] and not config["resume"]:
-        begin_from(task, config["init_from"], config.get("strict", True))
+        begin_from(task, config["init_from"], config.get("strict", True), config.get("init_map"))
     return task
 
 
@@ -75,8 +76,10 @@ def rebuild(run: str | Path, overrides: Sequence[str] = (), weights: bool = True
     Raises:
         UserError: no run there, overrides that don't apply to it, or weights that don't fit what they made of it.
     """
-    cfg = saved(run, [*overrides, "++strict=true"])
+    cfg = saved(run, [*overrides, "++strict=true", "++init_map=null"])
     cfg.resume, cfg.init_from = None, str(run) if weights else None
+    if cfg.get("curriculum"):
+        OmegaConf.update(cfg, "curriculum.evaluate", "final", force_add=True)
     config = check(cfg)
     build_trainer(config)
     return config, build_task(config)

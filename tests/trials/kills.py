@@ -60,11 +60,15 @@ CASES = {
     "balance, kernel": [*AGENTS, "env=vmas/balance", "env.fast=kernel"],
     "balance, eager": [*AGENTS, "env=vmas/balance", "env.fast=off"],
     "navigation, lidar": [*AGENTS, "env=vmas/navigation", "env.scenario_kwargs.n_agents=2"],
+    "balance, curriculum": [
+        *AGENTS, "env=vmas/balance", "algo=ippo", "curriculum.env.scenario_kwargs.package_mass={0: 1, 0.3: 3, 0.6: 5}",
+        "curriculum.env.scenario_kwargs.n_agents={draw: [2, 3]}",
+    ],
     "digits": ["experiment=digits", "network.hidden=[16]", "network.dropout=0.1", "scheduler=cosine"],
     "cloning": ["experiment=clone", "network.hidden=[16]", "task.eval_episodes=4", "env.fast=off"],
 }
 BY_EPOCHS = ("digits", "cloning")
-COMPILES = ("balance, kernel", "navigation, lidar")
+COMPILES = ("balance, kernel", "navigation, lidar", "balance, curriculum")
 TIMES = ("seconds", "per_second")  # endings of metrics that no two runs share
 STAGES = ("half", "written", "before rename", "after rename")
 SAME = ("loss", "optimizer", "schedule", "scaler", "processes", "callbacks", "iteration", "iterations", "best",

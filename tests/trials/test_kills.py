@@ -12,7 +12,7 @@ import torch
 from tests.trials import kills
 
 # Kills of each case; python tests/trials/kills.py does 20 each.
-CASES = {"balance, kernel": 3, "balance, eager": 1, "navigation, lidar": 1, "digits": 3}
+CASES = {"balance, kernel": 3, "balance, eager": 1, "navigation, lidar": 1, "balance, curriculum": 1, "digits": 3}
 
 
 @pytest.fixture(scope="module")
