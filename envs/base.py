@@ -82,6 +82,9 @@ class Env(ABC):
         where none is, all are taken to be. "alive": bool [E, A]; the observation of a dead agent is all zeros (in
         `next_observation` too), its action is ignored, and its episode ends with that of the others.
         Where no agent of any group is alive the step belongs to no episode.
+        "turn": bool [E, A], who acts in the next step; the others watch, their actions are ignored, and no choice is
+        masked for them. Rewards come to everyone at every step, and what lies between an agent's own turns belongs to
+        the earlier one.
         """
         return {}
 

@@ -119,12 +119,13 @@ class Critic(nn.Module):
         return value if self.value_norm is None else self.value_norm.denormalize(value)
 
     @torch.no_grad()
-    def learn_scale(self, returns: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def learn_scale(self, returns: Tensor, value: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Take a rollout's returns into the statistics, once per rollout; then what the loss is to compare with.
 
         Args:
             returns: float32 [T, E, A].
             value: of the same frames at collection time, in units of the return, float32 [T, E, A].
+            counts: bool [T, E, A], which of them the statistics are of; None = all.
 
         Returns:
             Returns and old values in units of `forward`'s: under the new statistics, but for the old values of
@@ -133,7 +134,7 @@ class Critic(nn.Module):
         if self.value_norm is None:
             return returns, value
         old, normalized = self.value_norm.mean_std(), self.value_norm.normalize(value)
-        self.value_norm.update(returns)
+        self.value_norm.update(returns if counts is None else returns[counts])
         for layer in self.outputs:
             rescale(layer, old, self.value_norm.mean_std())
         return self.value_norm.normalize(returns), self.value_norm.normalize(value) if self.outputs else normalized

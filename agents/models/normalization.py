@@ -172,14 +172,19 @@ class RewardNorm(nn.Module):
         self.register_buffer("carry", torch.zeros(n_envs, n_agents))  # gamma (1 - done) G at the last rollout's end
 
     @torch.no_grad()
-    def forward(self, reward: Tensor, done: Tensor) -> Tensor:
-        """Scaled rewards of a rollout, which itself counts: reward float32 [T, E, A], done bool [T, E] -> [T, E, A]."""
+    def forward(self, reward: Tensor, done: Tensor, turn: Tensor | None = None) -> Tensor:
+        """Scaled rewards of a rollout, which itself counts: reward float32 [T, E, A], done bool [T, E] -> [T, E, A].
+
+        turn: bool [T + 1, E, A], who acts: G is discounted from own turn to own turn and looked at there; None = all.
+        """
         discount = self.gamma * (~done).to(reward.dtype).unsqueeze(-1)
+        if turn is not None:
+            discount = (~done).to(reward.dtype).unsqueeze(-1) * torch.where(turn[1:], self.gamma, 1.0)
         returns, past = torch.empty_like(reward), self.carry
         for t in range(len(reward)):
             torch.add(reward[t], past, out=returns[t])
             past = discount[t] * returns[t]
         self.carry.copy_(past)
-        self.moments.update(returns.unsqueeze(-1))
+        self.moments.update((returns if turn is None else returns[turn[:-1]]).unsqueeze(-1))
         scale = (self.moments.var + self.EPS).rsqrt().float()
         return (reward * scale).clamp(-self.limit, self.limit)

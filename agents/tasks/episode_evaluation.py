@@ -9,6 +9,7 @@ from agents.evaluation.episodes import Episodes, evaluate, flat, nested, report
 from agents.models.actor import Actor
 from agents.players.perturbation import Disturbance
 from agents.players.scripted import Player
+from agents.players.seats import Seats
 from envs.base import Env
 from envs.spec import EnvSpec
 from marl.core.seeding import derive
@@ -56,7 +57,7 @@ class EpisodeEvaluation(Task):
         players, random, counted = self.eval_players(self.eval_env, random)
         return evaluate(self.eval_env, players, seed, deterministic, random, disturbance, counted)
 
-    def eval_players(self, env: Env, random: bool) -> tuple[Mapping[str, Actor | Player], bool, tuple[str, ...]]:
+    def eval_players(self, env: Env, random: bool) -> tuple[Mapping[str, Actor | Player | Seats], bool, tuple[str, ...]]:
         """Who plays each group of an evaluation, whether all act at random, and which groups' return counts."""
         return self.loss.actors, random, ()
 

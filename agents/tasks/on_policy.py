@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from agents.algorithms.advantages import bootstrap, explained_variance, gae, normalize_advantage
 from agents.algorithms.happo import SequentialUpdate
 from agents.algorithms.ppo import PPO
+from agents.algorithms.turn_advantages import turn_gae
 from agents.collection.rollout_buffer import take
 from agents.collection.sequences import Sequences
 from agents.collection.value_estimates import values_of
@@ -106,12 +107,22 @@ class OnPolicy(RLTask):
         reward = self._scaled(name)
         value, final_value = values_of(critic, name, rollout, truncated, self.collector.memories["critic"])
         next_value = bootstrap(value, final_value, truncated)
-        advantage, returns = gae(reward, value[:-1], next_value, rollout.terminated, rollout.done, algo.gamma, algo.lam)
-        explained = explained_variance(value[:-1], returns)
-        target, old_value = critic.learn_scale(returns, value[:-1])
         masks = {kind: mask[:-1] for kind, mask in rollout.masks[name].items()}
+        turn = masks.pop("turn", None)
+        if turn is None:
+            ends = rollout.terminated, rollout.done
+            advantage, returns = gae(reward, value[:-1], next_value, *ends, algo.gamma, algo.lam)
+        else:
+            ends = self._own_ends(name)
+            advantage, returns = turn_gae(reward, value[:-1], next_value, turn, *ends, algo.gamma, algo.lam)
         own = self.lineup.own(name, advantage)
         counts = masks.get("alive") if own is None else own & masks.get("alive", own)
+        learnt = None  # where the critic learns; None = everywhere
+        if turn is not None:
+            counts = learnt = masks["counts"] = turn if counts is None else turn & counts
+        judged = (value[:-1], returns) if learnt is None else (value[:-1][learnt], returns[learnt])
+        explained = explained_variance(*judged)
+        target, old_value = critic.learn_scale(returns, value[:-1], learnt)
         rows = {
             "observation": rollout.observed[name][:-1],
             "action": rollout.action[name],
@@ -126,12 +137,26 @@ class OnPolicy(RLTask):
             rows["own"] = own
         return rows, explained
 
+    def _own_ends(self, name: str) -> tuple[Tensor, Tensor]:
+        """Where agents that act in turn were terminated, and where their episodes ended, bool [T, E, A].
+
+        One that leaves before the others has ended there: it waits for no further turn.
+        """
+        rollout, alive = self.rollout, self.rollout.masks[name].get("alive")
+        terminated, done = (x.unsqueeze(-1).expand_as(rollout.reward[name]) for x in (rollout.terminated, rollout.done))
+        if alive is None:
+            return terminated, done
+        left = alive[:-1] & ~alive[1:] & ~done
+        return terminated | left, done | left
+
     def _scaled(self, name: str) -> Tensor:
         """The rollout's rewards [T, E, A] as the critic learns them."""
         reward = self.rollout.reward[name]
         scale = self.lineup.algos[name].reward_scale
         reward = reward if scale == 1 else scale * reward
-        return self.reward_norm[name](reward, self.rollout.done) if name in self.reward_norm else reward
+        if name not in self.reward_norm:
+            return reward
+        return self.reward_norm[name](reward, self.rollout.done, self.rollout.masks[name].get("turn"))
 
     def batches(self, iteration: int) -> Iterator[TensorDict]:
         """Shuffled minibatches of `minibatch_size` frames, `epochs` times over; fewer where the KL stop says so.
@@ -157,6 +182,9 @@ class OnPolicy(RLTask):
         rollout = self.rollout
         observations = {name: observed[:-1] for name, observed in rollout.observed.items()}
         alive = {name: kinds["alive"][:-1] for name, kinds in rollout.masks.items() if "alive" in kinds}
+        for name, kinds in rollout.masks.items():
+            if "turn" in kinds:  # what is seen while others act is learnt nothing from
+                alive[name] = kinds["turn"][:-1] & alive.get(name, kinds["turn"][:-1])
         self.loss.learn_inputs(observations, None if rollout.states is None else rollout.states[:-1], alive)
 
     def _epochs(self, rows: dict) -> Iterator[TensorDict]:

@@ -20,6 +20,7 @@ from agents.fused_ops import native
 from agents.models.actor import Actor
 from agents.players.lineup import Lineup
 from agents.players.scripted import Player
+from agents.players.seats import Seats
 from agents.tasks.episode_evaluation import EpisodeEvaluation
 from envs.base import ActionError, Env
 from envs.spec import describe
@@ -157,7 +158,7 @@ class RLTask(EpisodeEvaluation):
         """The first number of the rollout that is not finite: what it is, whose, in which environment and step."""
         return self.rollout.not_finite()
 
-    def eval_players(self, env: Env, random: bool) -> tuple[Mapping[str, Actor | Player], bool, tuple[str, ...]]:
+    def eval_players(self, env: Env, random: bool) -> tuple[Mapping[str, Actor | Player | Seats], bool, tuple[str, ...]]:
         """As `EpisodeEvaluation.eval_players`; groups that do not learn are played by whom the line-up says."""
         # Where others play too, "random" stands for those who learn only: uniform actions are then a player's.
         return self.lineup.evaluation(env, random), random and self.lineup.all_learn, self.lineup.counted()

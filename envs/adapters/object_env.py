@@ -49,13 +49,14 @@ class HostEnv(Env):
     An episode ends when the copy says so; agents that left it before are dead: they see zeros and get no reward. Every
     episode has a seed of its own, derived from the environment's, the copy and the count of its episodes.
     Which groups' actions are masked is known from the spaces, or else from the infos of the first reset.
+    teams: which agents are a group, as for `envs.grouping.assign`.
 
     Raises EnvError for spaces that cannot be a policy's input or output, and for a worker process that died.
     """
 
     def __init__(
         self, make: Callable[[], Copy], num_envs: int, name: str, max_steps: int | None, heterogeneous: str, seed: int,
-        workers: int = 0,
+        workers: int = 0, teams: dict[str, list[str]] | None = None,
     ) -> None:
         self.num_envs, self.device, self.name = num_envs, torch.device("cpu"), name
         self.crew = Crew(make, num_envs, name, workers)
@@ -64,13 +65,13 @@ class HostEnv(Env):
         sizes = [spaces.flatdim(space) for space in self.layout.sees.values()]
         actions = [action_spec(space, f"{name}, {agent}") for agent, space in self.layout.does.items()]
         self._sizes, self._choices = sizes, [sum(action.nvec) for action in actions]
-        members = assign(agents, sizes, actions, heterogeneous)
+        members = assign(agents, sizes, actions, heterogeneous, teams)
         self._groups = {g: Group(g, who, agents, sizes, actions, [{} for _ in agents]) for g, who in members.items()}
         self.reset(seed)
         has_mask = self._now.has_mask.any(0)
         for group in self._groups.values():
             # It is not known beforehand whether agents of a PettingZoo environment die; a single one cannot.
-            kinds = {"action": has_mask[group.members].any(), "alive": len(agents) > 1}
+            kinds = {"action": has_mask[group.members].any(), "alive": len(agents) > 1, "turn": self.layout.in_turns}
             group.spec = replace(group.spec, masks=tuple(kind for kind, has in kinds.items() if has))
         limit = max_steps or self.layout.max_steps
         self.spec = EnvSpec({g: group.spec for g, group in self._groups.items()}, None, limit)
@@ -98,8 +99,9 @@ class HostEnv(Env):
     def masks(self) -> dict[str, dict[str, Tensor]]:
         """See `Env.masks`."""
         choices = torch.from_numpy(self._now.mask).split(self._choices, 1)
-        alive = torch.from_numpy(self._now.alive)
-        make = {"action": lambda group: group.mask(choices), "alive": lambda group: alive[:, group.members]}
+        alive, turn = torch.from_numpy(self._now.alive), torch.from_numpy(self._now.turn)
+        make = {"action": lambda group: group.mask(choices), "alive": lambda group: alive[:, group.members],
+                "turn": lambda group: turn[:, group.members]}
         return {name: {kind: make[kind](g) for kind in g.spec.masks} for name, g in self._groups.items()}
 
     def step(self, action: dict[str, Tensor]) -> Transition:
