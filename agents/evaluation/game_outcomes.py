@@ -7,9 +7,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+OUTCOMES = ("won", "drawn", "lost", "not_lost")
 
-def outcomes(returns: Mapping[str, np.ndarray], judged: Mapping[str, np.ndarray], agents: Mapping[str, tuple[str, ...]]
-             ) -> dict[str, dict[str, float]]:  # fmt: skip
+
+def outcomes(
+    returns: Mapping[str, np.ndarray], judged: Mapping[str, np.ndarray], agents: Mapping[str, tuple[str, ...]]
+) -> dict[str, dict[str, float]]:
     """Shares of games by group, and of each of its agents where it has several.
 
     An agent has won a game in which its return is above that of all other agents, of all groups; it has drawn where
@@ -32,8 +35,8 @@ def outcomes(returns: Mapping[str, np.ndarray], judged: Mapping[str, np.ndarray]
         best = [np.delete(everyone, first + i, axis=1).max(-1) for i in range(values.shape[1])]
         ahead = values - np.stack(best, -1)
         counts = judged.get(name, np.ones_like(values, dtype=bool))
-        result = {"won": ahead[counts] > 0, "drawn": ahead[counts] == 0, "lost": ahead[counts] < 0}
-        result["not_lost"] = ~result["lost"]
+        mine = ahead[counts]
+        result = dict(zip(OUTCOMES, (mine > 0, mine == 0, mine < 0, mine >= 0), strict=True))
         if values.shape[1] > 1:
             each = {f"{agent}/not_lost": ahead[counts[:, i], i] >= 0 for i, agent in enumerate(agents[name])}
             result |= {key: games for key, games in each.items() if len(games)}
