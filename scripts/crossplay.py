@@ -132,7 +132,7 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
 
 
 def games(group: dict) -> dict[str, float]:
-    """Shares of games won, drawn and lost of a group's block of `agents.evaluation.episodes.report`, where it has any."""
+    """Shares of games won, drawn and lost, of a group's block of `report`; {} without any."""
     return {key: group["info"][key] for key in OUTCOMES if key in group["info"]}
 
 

@@ -14,10 +14,8 @@ from torch import Tensor
 
 from agents.evaluation.episode_loop import Moment, Players, episode_steps, require_time_limit
 from agents.evaluation.game_outcomes import outcomes
-from agents.models.actor import Actor
 from agents.players.perturbation import Disturbance
-from agents.players.scripted import Player
-from agents.players.seats import Seats
+from agents.players.seats import Anyone
 from envs.base import Env
 from marl.report.statistics import iqm
 
@@ -58,7 +56,7 @@ class Episodes:
 @torch.no_grad()
 def evaluate(
     env: Env,
-    actors: Mapping[str, Actor | Player | Seats],
+    actors: Mapping[str, Anyone],
     seed: int,
     deterministic: bool = True,
     random: bool = False,

@@ -31,3 +31,6 @@ class Seats:
         self.judged, self.others = judged, others
         seat = torch.arange(n_envs, device=device).unsqueeze(-1) % n_agents
         self.own = seat == torch.arange(n_agents, device=device)
+
+
+Anyone = Actor | Player | Seats  # who can play a group in an evaluation

@@ -6,10 +6,8 @@ import torch
 from torch import nn
 
 from agents.evaluation.episodes import Episodes, evaluate, flat, nested, report
-from agents.models.actor import Actor
 from agents.players.perturbation import Disturbance
-from agents.players.scripted import Player
-from agents.players.seats import Seats
+from agents.players.seats import Anyone
 from envs.base import Env
 from envs.spec import EnvSpec
 from marl.core.seeding import derive
@@ -57,7 +55,7 @@ class EpisodeEvaluation(Task):
         players, random, counted = self.eval_players(self.eval_env, random)
         return evaluate(self.eval_env, players, seed, deterministic, random, disturbance, counted)
 
-    def eval_players(self, env: Env, random: bool) -> tuple[Mapping[str, Actor | Player | Seats], bool, tuple[str, ...]]:
+    def eval_players(self, env: Env, random: bool) -> tuple[Mapping[str, Anyone], bool, tuple[str, ...]]:
         """Who plays each group of an evaluation, whether all act at random, and which groups' return counts."""
         return self.loss.actors, random, ()
 

@@ -17,10 +17,8 @@ from agents.collection.rollout_buffer import RolloutBuffer
 from agents.evaluation.episode_loop import require_time_limit
 from agents.evaluation.redundant_features import find_repeated
 from agents.fused_ops import native
-from agents.models.actor import Actor
 from agents.players.lineup import Lineup
-from agents.players.scripted import Player
-from agents.players.seats import Seats
+from agents.players.seats import Anyone
 from agents.tasks.episode_evaluation import EpisodeEvaluation
 from envs.base import ActionError, Env
 from envs.spec import describe
@@ -158,7 +156,7 @@ class RLTask(EpisodeEvaluation):
         """The first number of the rollout that is not finite: what it is, whose, in which environment and step."""
         return self.rollout.not_finite()
 
-    def eval_players(self, env: Env, random: bool) -> tuple[Mapping[str, Actor | Player | Seats], bool, tuple[str, ...]]:
+    def eval_players(self, env: Env, random: bool) -> tuple[Mapping[str, Anyone], bool, tuple[str, ...]]:
         """As `EpisodeEvaluation.eval_players`; groups that do not learn are played by whom the line-up says."""
         # Where others play too, "random" stands for those who learn only: uniform actions are then a player's.
         return self.lineup.evaluation(env, random), random and self.lineup.all_learn, self.lineup.counted()

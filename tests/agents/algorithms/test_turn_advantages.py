@@ -104,15 +104,14 @@ def test_others_steps_between_change_nothing():
     terminated = flags(T, 4).unsqueeze(1)
     plain, _ = gae(reward, value, ahead, terminated, terminated, 0.9, 0.8)
 
-    def spread(x, fill):
-        wide = torch.full((T, 3, *x.shape[1:]), fill, dtype=x.dtype)
-        return wide, wide.flatten(0, 1)
+    def spread(x, fill, place):
+        wide = torch.full((T, 3, 1, 1), fill, dtype=x.dtype)
+        wide[:, place] = x
+        return wide.flatten(0, 1)
 
-    (rewards, long_reward), (values, long_value), (aheads, long_ahead) = (spread(x, f) for x, f in
-                                                                          ((reward, 0.0), (value, 9.0), (ahead, 9.0)))  # fmt: skip
-    rewards[:, 1], values[:, 0], aheads[:, 2] = reward, value, ahead  # the reward comes while the agent waits
-    ends, long_ends = spread(terminated, False)
-    ends[:, 2] = terminated
     turn = torch.arange(3 * T).view(-1, 1, 1) % 3 == 0
-    got, _ = turn_gae(long_reward, long_value, long_ahead, turn, long_ends, long_ends, 0.9, 0.8)
+    ends = spread(terminated.unsqueeze(-1), False, 2).squeeze(-1)
+    # The reward comes while the agent waits, and what it then sees is worth something else.
+    long = spread(reward, 0.0, 1), spread(value, 9.0, 0), spread(ahead, 9.0, 2)
+    got, _ = turn_gae(*long, turn, ends, ends, 0.9, 0.8)
     torch.testing.assert_close(got[::3], plain)
