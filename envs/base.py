@@ -93,6 +93,9 @@ class Env(ABC):
         `GroupSpec.ends` it ends with the agent: `next_observation` then holds the agent's true final observation at the
         step that ended it, and zeros after that. Where it comes to life again a new episode of its own begins.
         Where no agent of any group is alive the step belongs to no episode.
+        "turn": bool [E, A], who acts in the next step; the others watch, their actions are ignored, and no choice is
+        masked for them. Rewards come to everyone at every step, and what lies between an agent's own turns belongs to
+        the earlier one.
         """
         return {}
 

@@ -84,7 +84,7 @@ class GroupSpec:
 
     ends: whether its agents' episodes end each on its own (`Transition.agent_terminated`); "alive" is then masked too.
     parts: what the observation's F features are, in their order; () where they have no names.
-    masks: what `Env.masks` tells of the group: "action" (of choices, so not "continuous"), "alive", both or nothing.
+    masks: what `Env.masks` tells of the group: "action" (of choices, so not "continuous"), "alive", "turn".
     in_state: features of the observation that the global state holds too; () where it was not looked for.
     """
 
@@ -92,7 +92,7 @@ class GroupSpec:
     agents: tuple[str, ...]
     observation_size: int
     action: ActionSpec
-    masks: tuple[Literal["action", "alive"], ...] = ()
+    masks: tuple[Literal["action", "alive", "turn"], ...] = ()
     in_state: tuple[int, ...] = ()
     ends: bool = False
     parts: tuple[ObservationPart, ...] = ()

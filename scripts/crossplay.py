@@ -11,6 +11,8 @@
   out=crossplay        folder for crossplay.json, .md, .csv, .tex and a picture for each side
 
 Rows play one side and columns the other, so the matrix needs no symmetry; cells are mean returns with 95 % intervals.
+Where agents act in turn, crossplay.json also holds the shares of games won, drawn and lost; and where they are all of
+one group (a policy that was trained against itself), the row plays one of them, each by turns, and the column the rest.
 Any other key=value changes the runs' configuration, for example env.max_steps=200.
 """
 
@@ -22,9 +24,11 @@ from pydantic import Field
 
 from agents.analysis import past_versions
 from agents.evaluation.episodes import evaluate, report
+from agents.evaluation.game_outcomes import OUTCOMES
 from agents.models.actor import Actor
 from agents.players import scripted
 from agents.players.scripted import Player
+from agents.players.seats import Seats
 from marl.config import compose
 from marl.config.options import parse_runs
 from marl.core import run_directory, terminal
@@ -78,7 +82,9 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
     tasks = [past_versions.load(run, options.which, overrides) for run in runs]
     first, groups = tasks[0], list(tasks[0].env.spec.groups)
     if len(groups) < 2:
-        raise UserError(f"{runs[0]}: has one group of agents, {groups[0]}; there is no other group to play against")
+        only = tasks[0].env.spec.groups[groups[0]]
+        if only.n_agents < 2 or "turn" not in only.masks:
+            raise UserError(f"{runs[0]}: has one group of agents, {groups[0]}; there is no other group to play against")
     for run, task in zip(runs, tasks, strict=True):
         if past_versions.sizes(task.env) != past_versions.sizes(first.env):
             mine, theirs = past_versions.sizes(task.env), past_versions.sizes(first.env)
@@ -88,6 +94,7 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
     if side not in groups:
         raise UserError(f"side={side}: there are {', '.join(groups)}")
     env = first.make_env(num_envs=options.episodes, seed=derive(options.seed, "evaluation"), device=first.device)
+    n_agents = env.spec.groups[side].n_agents
     teams: dict[str, Team] = dict(zip(labels(runs, options), map(past_versions.team, tasks), strict=True))
     teams |= {name: {group: scripted.make(name, env, group) for group in groups} for name in options.opponents}
 
@@ -96,12 +103,14 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
         cells.append([])
         for column in teams.values():
             players = {group: (row if group == side else column)[group] for group in groups}
-            played = report(evaluate(env, players, derive(options.seed, "evaluation"), options.deterministic))
-            cells[-1].append({group: played["groups"][group]["episode_return"] for group in groups})
+            if len(groups) == 1:
+                players = {side: Seats(row[side], column[side], env.num_envs, n_agents, env.device)}
+            played = report(evaluate(env, players, derive(options.seed, "evaluation"), options.deterministic))["groups"]
+            cells[-1].append({group: played[group]["episode_return"] | games(played[group]) for group in groups})
 
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    names, others = list(teams), ", ".join(group for group in groups if group != side)
+    names, others = list(teams), ", ".join(group for group in groups if group != side) or "the others of them"
     result = {"side": side, "groups": groups, "teams": names, "cells": cells, "runs": runs, "options": asdict(options)}
     write_json(out / "crossplay.json", result)
     text, shown = [], []
@@ -120,6 +129,11 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
         terminal.show_table(table.columns, table.rows)
     print(f"written to {out}")
     return result
+
+
+def games(group: dict) -> dict[str, float]:
+    """Shares of games won, drawn and lost, of a group's block of `report`; {} without any."""
+    return {key: group["info"][key] for key in OUTCOMES if key in group["info"]}
 
 
 if __name__ == "__main__":

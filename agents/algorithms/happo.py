@@ -55,12 +55,14 @@ class SequentialUpdate:
 
 @torch.no_grad()
 def correction(actor: Actor, agent: int, rows: dict[str, Tensor]) -> Tensor:
-    """pi_new(a|o) / pi_old(a|o) of one agent, float32 [N, 1]; 1 where it is dead. `rows` are what `PPOLoss` reads.
+    """pi_new(a|o) / pi_old(a|o) of one agent, float32 [N, 1]; 1 where it is dead or not on turn.
+
+    rows: what `PPOLoss` reads.
 
     Of sequences [N, L, ...]: float32 [N, L, 1].
     """
     params = policy_params(actor, rows, agent).view(*rows["log_prob"].shape, -1)
     log_ratio = (actor.head.log_prob(params, rows["action"]) - rows["log_prob"])[..., agent]
-    if "alive" in rows:
-        log_ratio = log_ratio.masked_fill(~rows["alive"][..., agent], 0.0)
+    if "alive" in rows or "counts" in rows:
+        log_ratio = log_ratio.masked_fill(~rows.get("counts", rows.get("alive"))[..., agent], 0.0)
     return log_ratio.exp().unsqueeze(-1)

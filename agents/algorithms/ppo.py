@@ -135,8 +135,9 @@ class PPOLoss(nn.Module):
             batch: TensorDict or nested dict {group: {observation float32 [B, A, F], action (raw) [B, A, D],
                 log_prob float32 [B, A], advantage float32 [B, A], return float32 [B, A], value float32 [B, A]
                 (read only with value_clip), mask bool [B, A, n_features] and alive bool [B, A] (read only where
-                the group has such masks), own bool [B, A] (read only of the groups in `partly`)}}, and "state"
-                float32 [B, S] where a critic uses it. Where a network has a memory the rows are sequences,
+                the group has such masks), counts bool [B, A] (read only where agents act in turn: who is on turn, alive
+                and itself), own bool [B, A] (read only of the groups in `partly`)}}, and "state" float32 [B, S] where a
+                critic uses it. Where a network has a memory the rows are sequences,
                 [B, L, ...], as `agents.collection.sequences.Sequences.rows` makes them.
 
         Returns:
@@ -229,9 +230,13 @@ class PPOLoss(nn.Module):
         else:
             log_prob, entropy = actor.head.log_prob(params, rows["action"]), None
         log_ratio, weight, own = log_prob - rows["log_prob"], None, None
-        if only is not None or "alive" in actor.masks or group in self.partly:
-            counts = counted(log_ratio, rows["alive"] if "alive" in actor.masks else None, only)
-            if group in self.partly:
+        turns = "turn" in actor.masks
+        if only is not None or turns or "alive" in actor.masks or group in self.partly:
+            counts = rows["counts"] if turns else rows["alive"] if "alive" in actor.masks else None
+            counts = counted(log_ratio, counts, only)
+            if turns:  # the critic learns from own turns, too
+                own = rows["counts"]
+            elif group in self.partly:
                 own = rows["own"]
                 counts = counts & own
             log_ratio, weight = log_ratio.masked_fill(~counts, 0.0), mean_weights(counts)

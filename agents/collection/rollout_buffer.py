@@ -27,8 +27,8 @@ class RolloutBuffer:
             groups whose agents end each on its own also ("next", group, "done" | …) [T, E, A, 1]. "action" is the raw
             action (the pre-tanh sample of a squashed Gaussian).
         observed: {group: [T + 1, E, A, F]}: what the policy saw, with what it will see next at the end.
-        masks: {group: {"action": bool [T + 1, E, A, sum(nvec)], "alive": bool [T + 1, E, A]}} of `observed`, where the
-            environment has them (`Env.masks`); under "action_mask" and "alive" in `data`.
+        masks: {group: {"action": bool [T + 1, E, A, sum(nvec)], "alive", "turn": bool [T + 1, E, A]}} of `observed`,
+            where the environment has them (`Env.masks`); under "action_mask", "alive" and "turn" in `data`.
         states: global state [T + 1, E, S] likewise, or None.
         memories_at_marks: {"actor" | "critic": {group: float32 [K, E, *memory_shape]}}: what networks remembered before
             the steps of `marks`.
@@ -72,7 +72,7 @@ class RolloutBuffer:
         for name, group in spec.groups.items():
             A, F = group.n_agents, group.observation_size
             self.observed[name] = zeros(steps + 1, E, A, F)
-            sizes = {"action": (A, sum(group.action.nvec)), "alive": (A,)}
+            sizes = {"action": (A, sum(group.action.nvec)), "alive": (A,), "turn": (A,)}
             self.masks[name] = {kind: zeros(steps + 1, E, *sizes[kind], dtype=torch.bool) for kind in group.masks}
             self.next[name] = zeros(steps, E, A, F)
             self.reward[name] = zeros(steps, E, A)
@@ -110,7 +110,7 @@ class RolloutBuffer:
             groups[name] = {"observation": self.observed[name][:T]}
             if name in self.action:
                 groups[name] |= {"action": self.action[name], "log_prob": self.log_prob[name]}
-            names = {"action": "action_mask", "alive": "alive"}
+            names = {"action": "action_mask", "alive": "alive", "turn": "turn"}
             groups[name] |= {names[kind]: mask[:T] for kind, mask in self.masks[name].items()}
             after[name] = {"observation": self.next[name], "reward": self.reward[name].unsqueeze(-1)}
             after[name] |= {kind: flag.unsqueeze(-1) for kind, flag in self.ends.get(name, {}).items()}
@@ -170,9 +170,12 @@ class RolloutBuffer:
     def counts(self, name: str) -> Tensor | None:
         """Whose steps count for the values of a group, bool [T, E, A]; None = all.
 
-        The dead count where their episode ends with that of the others, since they still have a return.
+        The dead count where their episode ends with that of the others, since they still have a return. Where agents
+        act in turn, own turns count.
         """
-        return self.masks[name]["alive"][:-1] if name in self.ends else None
+        alive = self.masks[name]["alive"][:-1] if name in self.ends else None
+        turn = self.masks[name].get("turn")
+        return alive if turn is None else turn[:-1] if alive is None else turn[:-1] & alive
 
     def cut_frames(self) -> Tensor:
         """Frames t * E + e in which some episode was cut off, an agent's own or the environment's, int64 [N]."""

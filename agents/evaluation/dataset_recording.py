@@ -59,7 +59,8 @@ def record(
         for name, (action, raw) in chosen.items():
             mask = now.masks.get(name, {})
             row = {"observation": now.observation[name], "action": action, "raw": raw}
-            row |= {"action_mask": mask.get("action"), "alive": mask.get("alive")}
+            acts = [mask[kind] for kind in ("alive", "turn") if kind in mask]  # whose action is one to learn from
+            row |= {"action_mask": mask.get("action"), "alive": torch.stack(acts).all(0) if acts else None}
             keep(**{f"{name}/{key}": value for key, value in row.items()})
         keep(state=now.state, running=now.running)
         return moves

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from agents.models.actor import Actor
 from agents.models.hidden_state import Memories
+from agents.players.seats import Seats
 from envs.base import Env, Transition
 from marl.core.errors import UserError
 
@@ -72,21 +73,29 @@ class Players:
     """Who acts for each group: actors (`agents.models.actor.Actor`), or functions observation, generator -> action.
 
     Args:
-        actors: by group.
+        actors: by group; `agents.players.seats.Seats` where a group's agents are played by two of them.
         deterministic: actors play their mode instead of samples.
     """
 
     def __init__(self, actors: Mapping[str, Any], deterministic: bool = False) -> None:
-        self.actors, self.deterministic = actors, deterministic
+        self.seats = {name: one for name, one in actors.items() if isinstance(one, Seats)}
+        self.actors = {name: one.judged if name in self.seats else one for name, one in actors.items()}
+        self.deterministic = deterministic
+        others = {name: one.others for name, one in self.seats.items()}
+        self.others = Players(others, deterministic) if others else None
 
     def begin(self, n_envs: int, device: torch.device) -> None:
         """New episodes: networks with a memory remember nothing."""
         self.memories = Memories(self.actors, n_envs, device)
+        if self.others is not None:
+            self.others.begin(n_envs, device)
 
     def forget(self, moved: Transition) -> None:
         """Memories begin again where an episode has ended with this step, an agent's own or the environment's."""
         truncated = moved.agent_truncated
         self.memories.forget(moved.done, {n: ended | truncated[n] for n, ended in moved.agent_terminated.items()})
+        if self.others is not None:
+            self.others.forget(moved)
 
     def __call__(
         self, observation: Mapping[str, Tensor], masks: Mapping, generator: torch.Generator | None
@@ -101,6 +110,10 @@ class Players:
                 chosen[name] = actor.head.to_env(raw), raw
             else:
                 chosen[name] = actor(observation[name], generator), None
+        if self.others is not None:
+            for name, (action, _) in self.others(observation, masks, generator).items():
+                own = self.seats[name].own.unsqueeze(-1)
+                chosen[name] = torch.where(own, chosen[name][0], action), None
         return chosen
 
     def actions(

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from agents.collection.episode_infos import FirstEpisodes, figure
 from agents.evaluation.episode_loop import Moment, Players, episode_steps, require_time_limit
-from agents.models.actor import Actor
+from agents.evaluation.game_outcomes import outcomes
 from agents.players.perturbation import Disturbance
-from agents.players.scripted import Player
+from agents.players.seats import Anyone
 from envs.base import Env
 from envs.infos import DEFAULT, InfoRules
 from marl.report.statistics import iqm
@@ -33,6 +33,8 @@ class Episodes:
         info: {group: {"NAME/KIND": float64 [E, A]}} the environment's own figures, reduced over the episode's steps
             (`envs.infos.InfoRules`); nan where nothing was told.
         counted: the groups whose return is the episode's; () = all.
+        judged: {group: bool [E, A]}, which agents the policy played, of groups of which others played the rest.
+        in_turns: whether the agents act in turn; what is won and lost is then reported.
     """
 
     returns: dict[str, np.ndarray]
@@ -40,16 +42,24 @@ class Episodes:
     agents: dict[str, tuple[str, ...]]
     info: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     counted: tuple[str, ...] = ()
+    judged: dict[str, np.ndarray] = field(default_factory=dict)
+    in_turns: bool = False
+
+    def group_returns(self, name: str) -> np.ndarray:
+        """[E]: mean over a group's agents, those that count."""
+        if name not in self.judged:
+            return self.returns[name].mean(-1)
+        return np.average(self.returns[name], axis=-1, weights=self.judged[name])
 
     def episode_returns(self) -> np.ndarray:
         """[E]: mean over the agents of each group, then over the groups that count."""
-        return np.mean([self.returns[name].mean(-1) for name in self.counted or self.returns], axis=0)
+        return np.mean([self.group_returns(name) for name in self.counted or self.returns], axis=0)
 
 
 @torch.no_grad()
 def evaluate(
     env: Env,
-    actors: Mapping[str, Actor | Player],
+    actors: Mapping[str, Anyone],
     seed: int,
     deterministic: bool = True,
     random: bool = False,
@@ -61,7 +71,8 @@ def evaluate(
     equal numbers.
 
     Args:
-        actors: who plays each group: trained actors, or functions of observation [E, A, F] and generator.
+        actors: who plays each group: trained actors, functions of observation [E, A, F] and generator, or one of
+            them in one seat and another in the rest (`Seats`), whose agents then do not count.
         random: play uniformly random actions instead.
         disturbance: noise and frozen agents that the actors have to cope with.
         counted: the groups whose return is the episode's; () = all.
@@ -105,6 +116,8 @@ def evaluate(
         {name: group.agents for name, group in env.spec.groups.items()},
         info.reduced(),
         counted,
+        {name: seats.own.cpu().numpy() for name, seats in players.seats.items()},
+        any("turn" in group.masks for group in env.spec.groups.values()),
     )
 
 
@@ -138,12 +151,18 @@ def report(episodes: Episodes) -> dict:
     """The block of `summary.json` and `evaluation.json`: statistics of the episode return over all, per group
     and per agent, of the length, and the means of the environment's own figures."""
     groups = {}
+    games = outcomes(episodes.returns, episodes.judged, episodes.agents) if episodes.in_turns else {}
     for name, values in episodes.returns.items():
+        agents = dict(zip(episodes.agents[name], values.T, strict=True))
+        if name in episodes.judged:  # an agent's figures are of the episodes in which the policy played it
+            played = zip(agents, values.T, episodes.judged[name].T, strict=True)
+            agents = {agent: value[own] for agent, value, own in played if own.any()}
         groups[name] = {
-            "episode_return": statistics(values.mean(-1)),
-            "agents": {agent: statistics(values[:, i]) for i, agent in enumerate(episodes.agents[name])},
+            "episode_return": statistics(episodes.group_returns(name)),
+            "agents": {agent: statistics(value) for agent, value in agents.items()},
             "info": {key: _mean(value) for key, value in episodes.info.get(name, {}).items()},
         }
+        groups[name]["info"] |= games.get(name, {})
     return {
         "episode_return": statistics(episodes.episode_returns()),
         "episode_length": statistics(episodes.lengths.astype(float)),

@@ -12,7 +12,7 @@ from torch import Tensor
 from agents.models.actor import Actor, allowed
 from agents.models.critic import Critic
 
-PER_STEP = ("action", "log_prob", "advantage", "return", "value", "mask", "alive")
+PER_STEP = ("action", "log_prob", "advantage", "return", "value", "mask", "alive", "counts")
 
 # (steps of the sequences, memory before the first) -> (results [L, B, ...], memory after each step).
 Unroll = Callable[[slice, Tensor], tuple[Tensor, Tensor]]

@@ -184,14 +184,19 @@ class RewardNorm(nn.Module):
         self.carry.zero_()
 
     @torch.no_grad()
-    def forward(self, reward: Tensor, done: Tensor, counts: Tensor | None = None) -> Tensor:
+    def forward(
+        self, reward: Tensor, done: Tensor, alive: Tensor | None = None, turn: Tensor | None = None
+    ) -> Tensor:
         """Scaled rewards of a rollout, which itself counts: reward float32 [T, E, A], done bool [T, E] -> [T, E, A].
 
-        done: or each agent's own, [T, E, A]. counts: bool [T, E, A], whose returns are looked at; None = all.
+        done: or each agent's own, [T, E, A]. alive: bool [T, E, A], whose returns are looked at; None = all.
+        turn: bool [T + 1, E, A], who acts: G is discounted from own turn to own turn and looked at there; None = all.
         """
-        discount = self.gamma * (~done if done.dim() == reward.dim() else ~done.unsqueeze(-1)).to(reward.dtype)
-        if counts is not None:
-            reward = reward.masked_fill(~counts, 0.0)
+        discount = (~done if done.dim() == reward.dim() else ~done.unsqueeze(-1)).to(reward.dtype)
+        discount = self.gamma * discount if turn is None else discount * torch.where(turn[1:], self.gamma, 1.0)
+        counts = alive if turn is None else turn[:-1] if alive is None else turn[:-1] & alive
+        if alive is not None:
+            reward = reward.masked_fill(~alive, 0.0)
         returns, past = torch.empty_like(reward), self.carry
         for t in range(len(reward)):
             torch.add(reward[t], past, out=returns[t])

@@ -14,6 +14,7 @@ from agents.algorithms.base import Algorithm
 from agents.models.actor import Actor
 from agents.players import scripted
 from agents.players.scripted import Player
+from agents.players.seats import Anyone, Seats
 from agents.players.self_play import Pool, PoolCheckpointer
 from agents.policies.group_settings import LEARN, POOL, GroupSettings, algorithms, read, sizes
 from agents.policies.policy import Policy
@@ -136,14 +137,17 @@ class Lineup:
         mask[:, self.env_slices[name]] = False
         return mask
 
-    def evaluation(self, env: Env, random: bool = False) -> dict[str, Actor | Player]:
+    def evaluation(self, env: Env, random: bool = False) -> dict[str, Anyone]:
         """Who plays each group of the evaluation's environment; random: uniform actions in the place of who learns."""
-        players: dict[str, Actor | Player] = {}
+        players: dict[str, Anyone] = {}
         for name, one in self.settings.items():
             if one.eval_policy is not None:
                 players[name] = self.player(one.eval_policy, one, name, env)
             elif one.learns:
                 players[name] = scripted.make("random", env, name) if random else self.actors[name]
+                if one.eval_against is not None:
+                    others, count = self.player(one.eval_against, one, name, env), env.spec.groups[name].n_agents
+                    players[name] = Seats(players[name], others, env.num_envs, count, env.device)
             elif one.policy == POOL:
                 players[name] = self.actors[one.of]
             else:

@@ -33,6 +33,8 @@ class GroupSettings:
             train against them, and it learns nothing from those environments.
         eval_policy: who plays the group in evaluations, written as `policy`; None: as in training, but a pool by the
             newest version of `of`.
+        eval_against: who plays the other agents of this learning group in evaluations, written as `policy`: of episode
+            e the policy plays agent e mod A alone, and only that one counts; None: the policy plays them all.
         every, size: iterations between versions, and how many at most are drawn from, spread evenly over the run.
         at_once: blocks of environments, each with a version drawn for every rollout.
         draw: uniform | recent (the newest of n versions n times as often as the oldest).
@@ -43,6 +45,7 @@ class GroupSettings:
     of: str | None = None
     past: Annotated[float, Field(ge=0, lt=1)] = 0.0
     eval_policy: str | None = None
+    eval_against: str | None = None
     every: Annotated[int, Field(ge=1)] = 10
     size: Annotated[int, Field(ge=1)] = 20
     at_once: Annotated[int, Field(ge=1)] = 4
@@ -77,15 +80,18 @@ def read(nodes: Mapping[str, Any] | None, spec: EnvSpec) -> dict[str, GroupSetti
     if not learning:
         raise UserError("groups: none learns; leave at least one group's policy at learn")
     for name, one in settings.items():
-        for key in () if one.learns else ("algo", "past"):
+        for key in () if one.learns else ("algo", "past", "eval_against"):
             if getattr(one, key):
                 raise UserError(f"groups.{name}.{key}: is of groups that learn; groups.{name}.policy={one.policy}")
         if one.policy == POOL:
             _check_pool(name, one, spec, learning)
         elif one.learns and one.of is not None:
             raise UserError(f"groups.{name}.of={one.of}: is read with groups.{name}.policy=pool or a saved policy only")
-        if one.eval_policy in (LEARN, POOL):
-            raise UserError(f"groups.{name}.eval_policy={one.eval_policy}: must be random, still, a saved policy, …")
+        for key in ("eval_policy", "eval_against"):
+            if getattr(one, key) in (LEARN, POOL):
+                raise UserError(f"groups.{name}.{key}={getattr(one, key)}: must be random, still, a saved policy, …")
+        if one.eval_against is not None:
+            _check_against(name, one, spec.groups[name].n_agents)
     behind = [name for name in learning if settings[name].past]
     if sum(settings[name].past for name in behind) > 1:
         raise UserError(
@@ -105,6 +111,14 @@ def _check_pool(name: str, one: GroupSettings, spec: EnvSpec, learning: Iterable
             f"groups.{name}.policy=pool: its sizes {sizes(mine)} differ from {sizes(theirs)} of {one.of}; where teams "
             f"differ, groups.GROUP.past=0.25 lets each train against past versions of the other"
         )
+
+
+def _check_against(name: str, one: GroupSettings, n_agents: int) -> None:
+    where = f"groups.{name}.eval_against={one.eval_against}"
+    if one.eval_policy is not None:
+        raise UserError(f"{where}: groups.{name}.eval_policy={one.eval_policy} plays all of the group's agents then")
+    if n_agents == 1:
+        raise UserError(f"{where}: the group has one agent; groups.OTHER.eval_policy says who plays another group")
 
 
 def sizes(group: Any) -> tuple:

@@ -8,9 +8,8 @@ from torch import nn
 
 from agents.collection.episode_infos import figure
 from agents.evaluation.episodes import Episodes, evaluate, flat, nested, report
-from agents.models.actor import Actor
 from agents.players.perturbation import Disturbance
-from agents.players.scripted import Player
+from agents.players.seats import Anyone
 from envs.base import Env
 from envs.infos import DEFAULT, InfoRules, Rules
 from envs.spec import EnvSpec
@@ -64,7 +63,7 @@ class EpisodeEvaluation(Task):
         players, random, counted = self.eval_players(self.eval_env, random)
         return evaluate(self.eval_env, players, seed, deterministic, random, disturbance, counted, self.info_rules)
 
-    def eval_players(self, env: Env, random: bool) -> tuple[Mapping[str, Actor | Player], bool, tuple[str, ...]]:
+    def eval_players(self, env: Env, random: bool) -> tuple[Mapping[str, Anyone], bool, tuple[str, ...]]:
         """Who plays each group of an evaluation, whether all act at random, and which groups' return counts."""
         return self.loss.actors, random, ()
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from agents.algorithms.advantages import bootstrap, explained_variance, gae, normalize_advantage
 from agents.algorithms.happo import SequentialUpdate
 from agents.algorithms.ppo import PPO
+from agents.algorithms.turn_advantages import turn_gae
 from agents.collection.rollout_buffer import take
 from agents.collection.sequences import Sequences
 from agents.collection.value_estimates import values_of
@@ -109,13 +110,17 @@ class OnPolicy(RLTask):
         reward = self._scaled(name)
         value, final_value = values_of(critic, name, rollout, truncated, self.collector.memories["critic"])
         next_value = bootstrap(value, final_value, truncated, rollout.cut(name))
-        advantage, returns = gae(reward, value[:-1], next_value, *rollout.over(name), algo.gamma, algo.lam)
-        living = rollout.counts(name)
-        explained = explained_variance(value[:-1], returns, living)
-        target, old_value = critic.learn_scale(returns, value[:-1], living)
         masks = {kind: mask[:-1] for kind, mask in rollout.masks[name].items()}
+        turn = masks.pop("turn", None)
+        seen = reward, value[:-1], next_value, *(() if turn is None else (turn,)), *rollout.over(name)
+        advantage, returns = (gae if turn is None else turn_gae)(*seen, algo.gamma, algo.lam)
+        learnt = rollout.counts(name)
+        explained = explained_variance(value[:-1], returns, learnt)
+        target, old_value = critic.learn_scale(returns, value[:-1], learnt)
         own = self.lineup.own(name, advantage)
         counts = masks.get("alive") if own is None else own & masks.get("alive", own)
+        if turn is not None:
+            counts = masks["counts"] = turn if counts is None else turn & counts
         rows = {
             "observation": rollout.observed[name][:-1],
             "action": rollout.action[name],
@@ -132,12 +137,14 @@ class OnPolicy(RLTask):
 
     def _scaled(self, name: str) -> Tensor:
         """The rollout's rewards [T, E, A] as the critic learns them."""
-        reward = self.rollout.reward[name]
+        rollout, reward = self.rollout, self.rollout.reward[name]
         scale = self.lineup.algos[name].reward_scale
         reward = reward if scale == 1 else scale * reward
         if name not in self.reward_norm:
             return reward
-        return self.reward_norm[name](reward, self.rollout.over(name)[1], self.rollout.counts(name))
+        alive = rollout.masks[name]["alive"][:-1] if name in rollout.ends else None
+        turn = rollout.masks[name].get("turn")
+        return self.reward_norm[name](reward, rollout.over(name)[1], alive, turn)
 
     def abandon_episodes(self) -> None:
         """The running discounted returns, of which the rewards' deviation is, begin again."""
@@ -168,6 +175,9 @@ class OnPolicy(RLTask):
         rollout = self.rollout
         observations = {name: observed[:-1] for name, observed in rollout.observed.items()}
         alive = {name: kinds["alive"][:-1] for name, kinds in rollout.masks.items() if "alive" in kinds}
+        for name, kinds in rollout.masks.items():
+            if "turn" in kinds:  # what is seen while others act is learnt nothing from
+                alive[name] = kinds["turn"][:-1] & alive.get(name, kinds["turn"][:-1])
         self.loss.learn_inputs(observations, None if rollout.states is None else rollout.states[:-1], alive)
 
     def _epochs(self, rows: dict) -> Iterator[TensorDict]:

@@ -22,10 +22,9 @@ from agents.curriculum.curriculum import Curriculum
 from agents.evaluation.episode_loop import require_time_limit
 from agents.evaluation.redundant_features import find_repeated
 from agents.fused_ops import native
-from agents.models.actor import Actor
 from agents.models.parts import check_saved, warn_of_pictures
 from agents.players.lineup import Lineup
-from agents.players.scripted import Player
+from agents.players.seats import Anyone
 from agents.tasks.episode_evaluation import EpisodeEvaluation
 from envs.base import ActionError, Env
 from envs.infos import DEFAULT, Rules
@@ -226,7 +225,7 @@ class RLTask(EpisodeEvaluation):
             self.curriculum.note(figures, evaluated=True)
         return figures
 
-    def eval_players(self, env: Env, random: bool) -> tuple[Mapping[str, Actor | Player], bool, tuple[str, ...]]:
+    def eval_players(self, env: Env, random: bool) -> tuple[Mapping[str, Anyone], bool, tuple[str, ...]]:
         """As `EpisodeEvaluation.eval_players`; groups that do not learn are played by whom the line-up says."""
         # Where others play too, "random" stands for those who learn only: uniform actions are then a player's.
         return self.lineup.evaluation(env, random), random and self.lineup.all_learn, self.lineup.counted()

@@ -27,6 +27,8 @@ class Copy(ABC):
     max_steps: int | None = None  # the environment's own time limit, where it tells one
     ends = False  # whether its agents' episodes end each on its own
     env: Any  # what it was made of: `render` and `metadata` are asked for where episodes are filmed
+    in_turns = False  # whether agents act one after another; `on_turn` then says who is next
+    on_turn: str | None = None
 
     @abstractmethod
     def reset(self, seed: int) -> tuple[ByAgent, ByAgent]:
@@ -59,19 +61,21 @@ class Layout(NamedTuple):
     does: dict[str, gymnasium.Space]
     max_steps: int | None
     ends: bool
+    in_turns: bool
 
 
 class Seen(NamedTuple):
     """What n copies show, the agents side by side: zeros of who is not there, and all choices open to them.
 
     observation: float32 [n, numbers of all]. alive: bool [n, A]. mask: bool [n, choices of all].
-    has_mask: bool [n, A], whether a mask came for the agent.
+    has_mask: bool [n, A], whether a mask came for the agent. turn: bool [n, A], who acts next; [n, 0] where all do.
     """
 
     observation: np.ndarray
     alive: np.ndarray
     mask: np.ndarray
     has_mask: np.ndarray
+    turn: np.ndarray
 
 
 class Moved(NamedTuple):
@@ -108,7 +112,8 @@ class Share:
 
     def layout(self) -> Layout:
         """What the copies have in common."""
-        return Layout(self.agents, self.sees, self.does, self.copies[0].max_steps, self.copies[0].ends)
+        first = self.copies[0]
+        return Layout(self.agents, self.sees, self.does, first.max_steps, first.ends, first.in_turns)
 
     def reset(self, seeds: np.ndarray) -> Seen:
         """Start the episode that belongs to each seed [n]."""
@@ -206,7 +211,10 @@ class Share:
                     mask[e], has_mask[e, i] = mask_row(open_, self.does[agent], f"{self.name}: {MASK} of {agent}"), True
             rows.append(row)
             masks.append(mask)
-        return Seen(np.concatenate(rows, 1), alive, np.concatenate(masks, 1), has_mask)
+        turn = np.zeros((n, 0), dtype=bool)
+        if self.copies[0].in_turns:
+            turn = np.array([[copy.on_turn == agent for agent in self.agents] for copy in self.copies])
+        return Seen(np.concatenate(rows, 1), alive, np.concatenate(masks, 1), has_mask, turn)
 
 
 def after(move: Played) -> tuple[ByAgent, ByAgent]:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from envs.adapters.env_copies import ByAgent, Copy, Played
 from envs.adapters.object_env import HostEnv
+from envs.adapters.turn_based import Turns
 from envs.base import EnvError
 from marl.core import imports
 from marl.core.errors import UserError
@@ -83,10 +84,12 @@ class ParallelEnv(Protocol):
 
 
 class PettingZooEnv(HostEnv):
-    """E copies of a PettingZoo environment with the parallel interface (Terry et al. 2021).
+    """E copies of a PettingZoo environment (Terry et al. 2021), whose agents act all at once or in turn.
 
-    env: dotted path of its class, or of a function that makes one and is called `parallel_env` or says what it returns
-    (`-> ParallelEnv`), e.g. "mpe2.simple_spread_v3.parallel_env". kwargs: its arguments.
+    env: dotted path of its class, or of a function that makes one and is called `parallel_env` or `env` or says what it
+    returns (`-> ParallelEnv`), e.g. "mpe2.simple_spread_v3.parallel_env". kwargs: its arguments. What has the parallel
+    interface steps all agents at once; what has the AEC interface one turn at a time (`envs.adapters.turn_based`).
+    groups: {group: agent names or name prefixes}; None: by prefix and space, as below.
     workers: processes (at most) that step their share of the copies each; 0: in turn, in this process.
     Agents of one name prefix and with the same spaces are a group; "pad" keeps those with other sizes in it.
     An agent's own episode ends where its `terminations` or `truncations` say so, or where `agents` no longer names it
@@ -106,27 +109,32 @@ class PettingZooEnv(HostEnv):
         heterogeneous: Literal["split", "pad"] = "split",
         kwargs: dict[str, Any] | None = None,
         workers: Annotated[int, Field(ge=0)] = 0,
+        groups: dict[str, list[str]] | None = None,
         seed: int = 0,
         device: str | torch.device = "cpu",
     ) -> None:
         on_the_cpu(device, "PettingZoo")
-        make = partial(_Parallel, env, dict(kwargs or {}))
-        super().__init__(make, num_envs, f"env.env={env!r}", max_steps, heterogeneous, seed, workers)
+        make = partial(_pettingzoo, env, dict(kwargs or {}))
+        super().__init__(make, num_envs, f"env.env={env!r}", max_steps, heterogeneous, seed, workers, groups)
+
+
+def _pettingzoo(path: str, kwargs: dict[str, Any]) -> Copy:
+    """A copy of the interface that the environment at `path` has."""
+    make = located(path, ParallelEnv, "env" if path.endswith(".env") else "parallel_env")
+    try:
+        env = make(**kwargs)
+    except TypeError as error:
+        raise EnvError(f"env.kwargs={kwargs}: {path} refuses them: {error}") from error
+    if not hasattr(env, "possible_agents"):
+        raise EnvError(f"env.env={path!r} makes {env!r}; what has PettingZoo's parallel or AEC interface is allowed, "
+                       f"often {path.rpartition('.')[0]}.parallel_env or .env.")
+    return Turns(env) if hasattr(env, "agent_iter") else _Parallel(env)
 
 
 class _Parallel(Copy):
     ends = True
 
-    def __init__(self, path: str, kwargs: dict[str, Any]) -> None:
-        make = located(path, ParallelEnv, "parallel_env")
-        try:
-            env = make(**kwargs)
-        except TypeError as error:
-            raise EnvError(f"env.kwargs={kwargs}: {path} refuses them: {error}") from error
-        if hasattr(env, "agent_iter") or not hasattr(env, "possible_agents"):
-            kind = "an AEC environment, whose agents act in turn" if hasattr(env, "agent_iter") else f"{env!r}"
-            raise EnvError(f"env.env={path!r} makes {kind}; what has PettingZoo's parallel interface is allowed, often "
-                           f"{path.rpartition('.')[0]}.parallel_env.")
+    def __init__(self, env: Any) -> None:
         self.env, self.agents = env, tuple(env.possible_agents)
         self.observation_spaces = {agent: env.observation_space(agent) for agent in self.agents}
         self.action_spaces = {agent: env.action_space(agent) for agent in self.agents}

@@ -64,13 +64,14 @@ class HostEnv(Env):
     An episode ends when nobody is left in the copy; agents that ended before are dead: they see zeros and earn nothing.
     Every episode has a seed of its own, derived from the environment's, the copy and the count of its episodes.
     Which groups' actions are masked is known from the spaces, or else from the infos of the first reset.
+    teams: which agents are a group, as for `envs.grouping.assign`.
 
     Raises EnvError for spaces that cannot be a policy's input or output, and for a worker process that died.
     """
 
     def __init__(
         self, make: Callable[[], Copy], num_envs: int, name: str, max_steps: int | None, heterogeneous: str, seed: int,
-        workers: int = 0,
+        workers: int = 0, teams: dict[str, list[str]] | None = None,
     ) -> None:
         self.num_envs, self.device, self.name = num_envs, torch.device("cpu"), name
         self.crew = Crew(make, num_envs, name, workers)
@@ -80,16 +81,17 @@ class HostEnv(Env):
         sizes, parts = [row.size for row in rows], [row.parts for row in rows]
         actions = [action_spec(space, f"{name}, {agent}") for agent, space in self.layout.does.items()]
         self._sizes, self._choices = sizes, [sum(action.nvec) for action in actions]
-        members = assign(agents, sizes, actions, heterogeneous, parts=parts)
+        members = assign(agents, sizes, actions, heterogeneous, teams, parts)
         infos = [{} for _ in agents]
         self._groups = {g: Group(g, who, agents, sizes, actions, infos, parts) for g, who in members.items()}
         self.reset(seed)
         has_mask = self._now.has_mask.any(0)
+        ends, turns = self.layout.ends, self.layout.in_turns
         for group in self._groups.values():
             # It is not known beforehand whether agents of a PettingZoo environment die before the others.
-            kinds = {"action": has_mask[group.members].any(), "alive": self.layout.ends}
+            kinds = {"action": has_mask[group.members].any(), "alive": ends, "turn": turns}
             masks = tuple(kind for kind, has in kinds.items() if has)
-            group.spec = replace(group.spec, masks=masks, ends=self.layout.ends)
+            group.spec = replace(group.spec, masks=masks, ends=ends)
         limit = max_steps or self.layout.max_steps
         self.spec = EnvSpec({g: group.spec for g, group in self._groups.items()}, None, limit)
 
@@ -116,8 +118,9 @@ class HostEnv(Env):
     def masks(self) -> dict[str, dict[str, Tensor]]:
         """See `Env.masks`."""
         choices = torch.from_numpy(self._now.mask).split(self._choices, 1)
-        alive = torch.from_numpy(self._now.alive)
-        make = {"action": lambda group: group.mask(choices), "alive": lambda group: alive[:, group.members]}
+        alive, turn = torch.from_numpy(self._now.alive), torch.from_numpy(self._now.turn)
+        make = {"action": lambda group: group.mask(choices), "alive": lambda group: alive[:, group.members],
+                "turn": lambda group: turn[:, group.members]}
         return {name: {kind: make[kind](g) for kind in g.spec.masks} for name, g in self._groups.items()}
 
     def step(self, action: dict[str, Tensor]) -> Transition:
