@@ -86,14 +86,15 @@ class Players:
 
     def begin(self, n_envs: int, device: torch.device) -> None:
         """New episodes: networks with a memory remember nothing."""
-        self.memories = Memories(self.actors, n_envs, device)
+        self.memories, self.device = Memories(self.actors, n_envs, device), device
         if self.others is not None:
             self.others.begin(n_envs, device)
 
     def forget(self, moved: Transition) -> None:
         """Memories begin again where an episode has ended with this step, an agent's own or the environment's."""
-        truncated = moved.agent_truncated
-        self.memories.forget(moved.done, {n: ended | truncated[n] for n, ended in moved.agent_terminated.items()})
+        truncated, device = moved.agent_truncated, self.device
+        ended = {name: (flag | truncated[name]).to(device) for name, flag in moved.agent_terminated.items()}
+        self.memories.forget(moved.done.to(device), ended)
         if self.others is not None:
             self.others.forget(moved)
 

@@ -112,7 +112,7 @@ def film(
         for running, moved in episode_steps(made, act, seed):
             gain = torch.stack([reward.mean(-1) for reward in moved.reward.values()]).mean(0)
             returns += torch.where(running, gain, 0.0)
-            players.forget(moved.done.to(device))
+            players.forget(moved)
         return Film(pictures, returns.tolist(), float(made.metadata.get("render_fps") or FPS))
     finally:
         made.close()
