@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import functools
 import json
-import sys
-import types
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,60 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Modules whose objects hold no simulator state; torch.distributions' do (sampling keeps its Gaussians there).
-FOREIGN = {"torch", "numpy", "gym", "gymnasium", "pyglet", "matplotlib"} | set(sys.stdlib_module_names)
+from envs.vmas.attributes import PLAIN, attributes, has_attributes, holds_state
+
 # Scratch that World.step fills again before it reads it, and what merely draws: neither decides the next step.
 SCRATCH = {"forces_dict", "torques_dict", "entity_index_map", "viewer", "text_lines", "_render"}
 
 
-def holds_state(value: Any) -> bool:
-    """Whether to look inside an object: instances of the simulator's, the scenario's and the user's own classes."""
-    if isinstance(value, (type, enum.Enum, types.FunctionType, types.MethodType, types.ModuleType, Tensor)):
-        return False
-    if isinstance(value, torch.nn.Module):
-        return True
-    module = type(value).__module__
-    foreign = module.partition(".")[0] in FOREIGN and not module.startswith("torch.distributions")
-    return has_attributes(value) and not foreign and not module.startswith("torch.distributions.constraints")
-
-
-def has_attributes(value: Any) -> bool:
-    """Whether a value's attributes can be listed: it has a `__dict__`, or its class names them in `__slots__`."""
-    return hasattr(value, "__dict__") or (not isinstance(value, (list, tuple, dict, str)) and bool(_slots(type(value))))
-
-
-@functools.lru_cache(maxsize=4096)
-def _slots(kind: type) -> list[str]:
-    slots = [cls.__dict__.get("__slots__", ()) for cls in kind.__mro__ if cls.__module__ != "builtins"]
-    names = [name for each in slots for name in ((each,) if isinstance(each, str) else each)]
-    return [name for name in names if name not in ("__dict__", "__weakref__")]
-
-
-class SlotsOf:
-    """The attributes of an object with `__slots__`, as a dict's items; with a `__dict__`, that is taken instead."""
-
-    def __init__(self, owner: Any) -> None:
-        self.owner = owner
-
-    def __getitem__(self, name: str) -> Any:
-        return getattr(self.owner, name)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        setattr(self.owner, name, value)
-
-    def get(self, name: str) -> Any:
-        return getattr(self.owner, name, None)
-
-    def items(self) -> list[tuple[str, Any]]:
-        return [(name, getattr(self.owner, name)) for name in _slots(type(self.owner)) if hasattr(self.owner, name)]
-
-
-def attributes(owner: Any) -> Any:
-    """What holds an object's attributes: its `__dict__`, else a view of its slots."""
-    return vars(owner) if hasattr(owner, "__dict__") else SlotsOf(owner)
-
-
-@dataclass
+@dataclass(slots=True)
 class Slot:
     """One place that holds a value: `steps` leads from the root to its container, `key` to the value in it."""
 
@@ -144,10 +94,12 @@ class StateMap:
         while queue:  # breadth first: objects go by their shortest path
             path, steps, owner = queue.popleft()
             named = has_attributes(owner)
-            container = attributes(owner) if named else owner
+            container, kind = (attributes(owner), "attribute") if named else (owner, "item")
             for label, key, value in _children(owner, self._path_of):
-                slot = Slot(_join(path, label), (*steps, ("attribute" if named else "item", key)), container, key)
-                if isinstance(value, Tensor):
+                slot = Slot(_join(path, label), (*steps, (kind, key)), container, key)
+                if type(value) in PLAIN:
+                    plain.append(slot)
+                elif isinstance(value, Tensor):
                     self.tensors[slot.path] = slot
                 elif id(value) in self._path_of:
                     plain.append(slot)
@@ -159,9 +111,12 @@ class StateMap:
         for slot in plain:
             if isinstance(slot.container, tuple):
                 continue
-            if isinstance(slot.value, np.ndarray):
+            value = slot.value
+            if type(value) in PLAIN:
+                self.host[slot.path] = slot
+            elif isinstance(value, np.ndarray):
                 self.arrays[slot.path] = slot
-            elif self.encode(slot.value) is not NotImplemented:
+            elif self.encode(value) is not NotImplemented:
                 self.host[slot.path] = slot
             else:
                 self.beside[slot.path] = slot
@@ -184,6 +139,8 @@ class StateMap:
     def _has_state(self, value: Any) -> bool:
         """Whether a list, tuple or dict holds tensors or objects that the walk has not met yet."""
         for item in value.values() if isinstance(value, dict) else value:
+            if type(item) in PLAIN:
+                continue
             if isinstance(item, (Tensor, np.ndarray)):
                 return True
             if id(item) in self._path_of:
@@ -194,10 +151,12 @@ class StateMap:
 
     def encode(self, value: Any) -> Any:
         """A plain value or reference as JSON can carry it; NotImplemented for anything else (functions, arrays…)."""
+        if type(value) in PLAIN:
+            return value
         if isinstance(value, enum.Enum):  # a colour, say
             self._enums[type(value).__qualname__] = type(value)
             return {"enum": [type(value).__qualname__, value.name]}
-        if value is None or isinstance(value, (bool, int, float, str)):
+        if isinstance(value, (int, float, str)):
             return value
         if id(value) in self._path_of:
             return {"object": self._path_of[id(value)]}
