@@ -19,9 +19,9 @@ import envs
 from envs.kernel.backends.cpp import emit
 from envs.kernel.backends.cpu_runtime import KernelStep
 from envs.kernel.ir.layout import Layout, layout
-from envs.kernel.ir.lowered_step import lower
+from envs.kernel.ir.lowered_step import Lowered, lower
 from envs.kernel.tracing.tape import ConstantChanged, Refusal
-from envs.kernel.tracing.trace import TRACED, drawn_values, set_drawn, trace
+from envs.kernel.tracing.trace import TRACED, Trace, drawn_values, set_drawn, trace
 from envs.kernel.verification.audit import describe, python_state
 from envs.kernel.verification.branches import check_branches, check_late_branches, is_own
 from envs.kernel.verification.verify import verify
@@ -220,10 +220,11 @@ def _make(world: VmasWorld, state: ScenarioState, specialise: bool, drawn: dict[
     built = time.perf_counter()
     if drawn is not None:
         set_drawn(template.pool, drawn)
-    traced, source, lowered, places = _source(template, specialise)
+    traced = trace(template)
+    source, lowered, places = _written(traced, template, specialise)
     lowered.unrolled &= is_own(template)
     check_branches(template, traced)
-    if drawn is None and _depends_on_draws(template, specialise, source):
+    if drawn is None and _depends_on_draws(template, specialise, traced, source):
         return Compiled(varies=True)
     traced_at = time.perf_counter()
     library = compile_library(source)
@@ -250,13 +251,13 @@ def _make(world: VmasWorld, state: ScenarioState, specialise: bool, drawn: dict[
     return compilation
 
 
-def _source(template: VmasWorld, specialise: bool, audited: bool = True):
-    traced = trace(template, audited)
+def _written(traced: Trace, template: VmasWorld, specialise: bool) -> tuple[str, Lowered, Layout]:
+    """The source of a trace's kernel, its program, and where it keeps what."""
     lowered = lower(traced, specialise)
     if lowered.operations > LARGEST:
         raise Refusal(f"the step has {lowered.operations} operations per environment, more than {LARGEST}")
     places = layout(lowered, template.spec)
-    return traced, emit(lowered, places), lowered, places
+    return emit(lowered, places), lowered, places
 
 
 def _is_continuous(template: VmasWorld, path: str) -> bool:
@@ -268,9 +269,12 @@ def _is_continuous(template: VmasWorld, path: str) -> bool:
     return len(seen) == CONTINUOUS and any("." in text for text in seen)
 
 
-def _depends_on_draws(template: VmasWorld, specialise: bool, source: str) -> bool:
+def _depends_on_draws(template: VmasWorld, specialise: bool, traced: Trace, source: str) -> bool:
     """Whether the program changes with what resets draw for the whole batch: tried until each value has changed."""
     first = drawn_values(template.pool)
+    if not first:
+        return False
+    known = {traced.fingerprint()}  # of traces that give this program: writing it anew takes longest
     unseen, tried = set(first), {repr(first)}
     for _ in range(RESETS):
         if not unseen:
@@ -282,9 +286,12 @@ def _depends_on_draws(template: VmasWorld, specialise: bool, source: str) -> boo
             continue
         tried.add(repr(now))
         unseen -= changed
-        if _source(template, specialise, audited=False)[1] != source:
+        again = trace(template, audited=False)
+        fingerprint = again.fingerprint()
+        if fingerprint not in known and _written(again, template, specialise)[0] != source:
             numbers = [path for path in sorted(changed) if _is_continuous(template, path)]
             if numbers:
                 raise Refusal(f"resets draw {numbers[0]} for the whole batch from a continuous range")
             return True
+        known.add(fingerprint)
     return False

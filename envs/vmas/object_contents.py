@@ -1,4 +1,7 @@
-"""What lies inside a simulator's objects: which of them hold state, and their attributes or items one by one."""
+"""What lies inside a simulator's objects: which of them hold state, and their attributes or items one by one.
+
+Most answers go by a value's type alone: a walk asks thousands of times, again after each eager reset.
+"""
 
 import enum
 import functools
@@ -12,23 +15,32 @@ from torch import Tensor
 
 # Modules whose objects hold no simulator state; torch.distributions' do (sampling keeps its Gaussians there).
 FOREIGN = {"torch", "numpy", "gym", "gymnasium", "pyglet", "matplotlib"} | set(sys.stdlib_module_names)
+CONTAINERS = {list, tuple, dict}
+PLAIN = {int, float, bool, str, type(None)}  # most of what a walk meets
 # Scratch that World.step fills again before it reads it, and what merely draws: neither decides the next step.
 SCRATCH = {"forces_dict", "torques_dict", "entity_index_map", "viewer", "text_lines", "_render"}
 
 
 def holds_state(value: Any) -> bool:
     """Whether to look inside an object: instances of the simulator's, the scenario's and the user's own classes."""
-    if isinstance(value, (type, enum.Enum, types.FunctionType, types.MethodType, types.ModuleType, Tensor)):
+    return type(value) not in PLAIN and _instances_hold_state(type(value)) and has_attributes(value)
+
+
+@functools.lru_cache(maxsize=4096)
+def _instances_hold_state(kind: type) -> bool:
+    if issubclass(kind, (type, enum.Enum, types.FunctionType, types.MethodType, types.ModuleType, Tensor)):
         return False
-    if isinstance(value, torch.nn.Module):
+    if issubclass(kind, torch.nn.Module):
         return True
-    module = type(value).__module__
+    module = kind.__module__
     foreign = module.partition(".")[0] in FOREIGN and not module.startswith("torch.distributions")
-    return has_attributes(value) and not foreign and not module.startswith("torch.distributions.constraints")
+    return not foreign and not module.startswith("torch.distributions.constraints")
 
 
 def has_attributes(value: Any) -> bool:
     """Whether a value's attributes can be listed: it has a `__dict__`, or its class names them in `__slots__`."""
+    if type(value) in CONTAINERS:
+        return False
     return hasattr(value, "__dict__") or (not isinstance(value, (list, tuple, dict, str)) and bool(_slots(type(value))))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -83,9 +84,14 @@ class WordChoice(Simulator):
 
 def scenario_names() -> list[str]:
     """All scenarios that come with VMAS: "balance", "mpe/simple_spread", "debug/goal", …"""
+    return list(_installed())
+
+
+@functools.cache
+def _installed() -> tuple[str, ...]:
     prefix = "vmas.scenarios."  # a module that vmas/__init__ hides behind a list of the same name
     modules = pkgutil.walk_packages(importlib.import_module("vmas.scenarios").__path__, prefix)
-    return sorted(m.name.removeprefix(prefix).replace(".", "/") for m in modules if not m.ispkg)
+    return tuple(sorted(m.name.removeprefix(prefix).replace(".", "/") for m in modules if not m.ispkg))
 
 
 def find_scenario(name: str) -> type[BaseScenario]:
@@ -119,12 +125,18 @@ def keywords_of(scenario: type[BaseScenario]) -> list[str]:
              if p.name not in ("self", "batch_dim", "device") and p.kind is not p.VAR_KEYWORD]
     for cls in scenario.__mro__:
         if issubclass(cls, BaseScenario) and cls is not BaseScenario:
-            try:
-                source = inspect.getsource(cls)
-            except (OSError, TypeError):
-                continue  # a class of a REPL or a notebook, whose source is nowhere: VMAS itself refuses unknown ones
-            names += re.findall(r"kwargs\.(?:pop|get)\(\s*[\"'](\w+)[\"']", source)
+            names += _taken_in_source(cls)
     return list(dict.fromkeys(names))
+
+
+@functools.lru_cache(maxsize=256)
+def _taken_in_source(cls: type[BaseScenario]) -> tuple[str, ...]:
+    """Kept, since Python looks for a class's source by reading all of its file."""
+    try:
+        source = inspect.getsource(cls)
+    except (OSError, TypeError):
+        return ()  # a class of a REPL or a notebook, whose source is nowhere: VMAS itself refuses unknown ones
+    return tuple(re.findall(r"kwargs\.(?:pop|get)\(\s*[\"'](\w+)[\"']", source))
 
 
 def uses_host_random(scenario: type[BaseScenario]) -> bool:

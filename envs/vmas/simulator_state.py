@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.vmas.object_contents import attributes, children, has_attributes, holds_state
+from envs.vmas.object_contents import PLAIN, attributes, children, has_attributes, holds_state
 
 
-@dataclass
+@dataclass(slots=True)
 class Slot:
     """One place that holds a value: `steps` leads from the root to its container, `key` to the value in it."""
 
@@ -91,10 +91,12 @@ class StateMap:
         while queue:  # breadth first: objects go by their shortest path
             path, steps, owner = queue.popleft()
             named = has_attributes(owner)
-            container = attributes(owner) if named else owner
+            container, kind = (attributes(owner), "attribute") if named else (owner, "item")
             for label, key, value in children(owner, self._path_of):
-                slot = Slot(_join(path, label), (*steps, ("attribute" if named else "item", key)), container, key)
-                if isinstance(value, Tensor):
+                slot = Slot(_join(path, label), (*steps, (kind, key)), container, key)
+                if type(value) in PLAIN:
+                    plain.append(slot)
+                elif isinstance(value, Tensor):
                     self.tensors[slot.path] = slot
                 elif id(value) in self._path_of:
                     plain.append(slot)
@@ -106,9 +108,12 @@ class StateMap:
         for slot in plain:
             if isinstance(slot.container, tuple):
                 continue
-            if isinstance(slot.value, np.ndarray):
+            value = slot.value
+            if type(value) in PLAIN:
+                self.host[slot.path] = slot
+            elif isinstance(value, np.ndarray):
                 self.arrays[slot.path] = slot
-            elif self.encode(slot.value) is not NotImplemented:
+            elif self.encode(value) is not NotImplemented:
                 self.host[slot.path] = slot
             else:
                 self.beside[slot.path] = slot
@@ -131,6 +136,8 @@ class StateMap:
     def _has_state(self, value: Any) -> bool:
         """Whether a list, tuple or dict holds tensors or objects that the walk has not met yet."""
         for item in value.values() if isinstance(value, dict) else value:
+            if type(item) in PLAIN:
+                continue
             if isinstance(item, (Tensor, np.ndarray)):
                 return True
             if id(item) in self._path_of:
@@ -141,10 +148,12 @@ class StateMap:
 
     def encode(self, value: Any) -> Any:
         """A plain value or reference as JSON can carry it; NotImplemented for anything else (functions, arrays…)."""
+        if type(value) in PLAIN:
+            return value
         if isinstance(value, enum.Enum):  # a colour, say
             self._enums[type(value).__qualname__] = type(value)
             return {"enum": [type(value).__qualname__, value.name]}
-        if value is None or isinstance(value, (bool, int, float, str)):
+        if isinstance(value, (int, float, str)):
             return value
         if id(value) in self._path_of:
             return {"object": self._path_of[id(value)]}

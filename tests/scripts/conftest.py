@@ -34,18 +34,26 @@ def shell() -> Iterator[Callable[..., subprocess.CompletedProcess]]:
     """`shell(directory, "train", "seed=1")` runs scripts/train.py there, as a user does.
 
     The first command of each script starts a new Python; later ones are forked from a process that has imported all.
+    `shell.at_once(directory, "train", ["seed=1"], ["seed=2"])` runs several of them in as many processes at once.
     """
     warm, seen = WarmShell(), set()
 
-    def run(directory: Path, name: str, *arguments: str) -> subprocess.CompletedProcess:
+    def environment() -> dict[str, str]:
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "COLUMNS": "120"}
-        environment.pop("HYDRA_FULL_ERROR", None)
+        variables = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "COLUMNS": "120"}
+        variables.pop("HYDRA_FULL_ERROR", None)
+        return variables
+
+    def run(directory: Path, name: str, *arguments: str) -> subprocess.CompletedProcess:
         if name in seen:
-            return warm.run(directory, name, *arguments, environment=environment)
+            return warm.run(directory, name, *arguments, environment=environment())
         seen.add(name)
         command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments]
-        return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=240)
+        return subprocess.run(command, cwd=directory, env=environment(), capture_output=True, text=True, timeout=240)
 
+    def run_at_once(directory: Path, name: str, *several: list[str]) -> list[subprocess.CompletedProcess]:
+        return warm.run_at_once(directory, name, *several, environment=environment())
+
+    run.at_once = run_at_once
     yield run
     warm.close()

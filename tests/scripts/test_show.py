@@ -1,27 +1,17 @@
 """scripts/show.py as a person types it."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "show.py"
 
-
-def show(*arguments, cwd):
-    return subprocess.run([sys.executable, SCRIPT, *arguments], cwd=cwd, capture_output=True, text=True)
-
-
-def test_a_schedule_is_a_table_and_a_picture(tmp_path):
-    done = show("schedule", "experiment=digits", "scheduler=cosine", "epochs=20", "out=cosine.png", cwd=tmp_path)
+def test_a_schedule_is_a_table_and_a_picture(shell, tmp_path):
+    done = shell(tmp_path, "show", "schedule", "experiment=digits", "scheduler=cosine", "epochs=20", "out=cosine.png")
     assert done.returncode == 0, done.stderr
     assert "lr of model" in done.stdout and "epochs" in done.stdout
     assert (tmp_path / "cosine.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_model_lists_actor_and_critic(tmp_path):
-    done = show("model", "algo=mappo", "env.num_envs=4", "algo.minibatch_size=40", "env.fast=off", cwd=tmp_path)
+def test_a_model_lists_actor_and_critic(shell, tmp_path):
+    done = shell(tmp_path, "show", "model", "algo=mappo", "env.num_envs=4", "algo.minibatch_size=40", "env.fast=off")
     assert done.returncode == 0, done.stderr
     assert "actors.agents" in done.stdout and "critics.agents" in done.stdout and "actor:" in done.stdout
 
@@ -36,6 +26,6 @@ def test_a_model_lists_actor_and_critic(tmp_path):
         (["schedule", "frames=1_000_000_000_000", "env.fast=off"], "takes too long to go through; at most 1,000,000"),
     ],
 )
-def test_mistakes_are_one_sentence(arguments, sentence, tmp_path):
-    done = show(*arguments, cwd=tmp_path)
+def test_mistakes_are_one_sentence(shell, arguments, sentence, tmp_path):
+    done = shell(tmp_path, "show", *arguments)
     assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr

@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,8 +18,6 @@ from marl.checkpoints import checkpoint_file
 from marl.config import compose
 from marl.core.errors import UserError
 from marl.launch import build
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 TINY = [
     "env.num_envs=4",
@@ -230,15 +226,12 @@ def test_a_run_is_not_written_over(shell, tmp_path: Path) -> None:
     assert shell(tmp_path, "train", "resume=run", "epochs=2").returncode == 0
 
 
-def test_a_refused_second_start_leaves_the_first_alone(tmp_path: Path) -> None:
-    """Two starts in one directory, a little apart, and three in one second without a name."""
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "experiment=threshold", "epochs=4", "logger=csv"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    started = {"cwd": tmp_path, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+def test_a_refused_second_start_leaves_the_first_alone(shell, tmp_path: Path) -> None:
+    """Two starts in one directory, and three in one second without a name, all in processes of their own."""
     arguments = [[f"seed={seed}", "hydra.run.dir=D"] for seed in (0, 1)] + [[f"seed={seed}"] for seed in (2, 3, 4)]
-    processes = [subprocess.Popen([*command, *extra], text=True, **started) for extra in arguments]
-    errors = [process.communicate(timeout=240)[1] for process in processes]
-    codes = [process.returncode for process in processes]
+    short = ["experiment=threshold", "epochs=4", "logger=csv"]
+    processes = shell.at_once(tmp_path, "train", *([*short, *extra] for extra in arguments))
+    errors, codes = [process.stderr for process in processes], [process.returncode for process in processes]
     assert sorted(codes[:2]) == [0, 2] and codes[2:] == [0, 0, 0], errors
     refused = errors[codes[:2].index(2)]
     assert refused.startswith("error: ") and refused.count("\n") == 1

@@ -48,9 +48,8 @@ class Scope:
     steps: list[tuple] = field(default_factory=list)
     hoisted: list[int] = field(default_factory=list)
 
-    def path(self) -> list["Scope"]:
-        """From the root to here."""
-        return [*(self.parent.path() if self.parent else []), self]
+    def __post_init__(self) -> None:
+        self.path: list[Scope] = [*(self.parent.path if self.parent else []), self]  # from the root to here
 
 
 class Schedule:
@@ -100,7 +99,7 @@ class Schedule:
     def _scope(self, value: int, scope: Scope) -> Scope:
         """The innermost scope around `scope` in which a value is at home."""
         allowed, best = self.guard[value], None
-        for s in scope.path():
+        for s in scope.path:
             if s.literal is not None and s.literal not in allowed:
                 break
             best = s
@@ -184,10 +183,10 @@ class Schedule:
     def finish(self) -> Scope:
         """The root, with everything read outside of the block that defines it hoisted."""
         for value, scope in self.home.items():
-            mine = scope.path()
+            mine = scope.path
             depth = len(mine)
             for user in self.used.get(value, ()):
-                path = user.path()
+                path = user.path
                 common = 0
                 while common < min(depth, len(path)) and path[common] is mine[common]:
                     common += 1

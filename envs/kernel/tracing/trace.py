@@ -4,6 +4,7 @@ The step is the simulator's own, unmodified. It runs once, in a template world o
 and every tensor operation is written to a tape.
 """
 
+import hashlib
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -36,6 +37,17 @@ class Trace:
     branches: set[tuple[str, int]] = field(default_factory=set)  # conditions over the batch that were assumed true
     loops: set[tuple[str, int]] = field(default_factory=set)  # those of them that belong to loops
     selected: bool = False  # whether a masked selection was read
+
+    def fingerprint(self) -> str:
+        """Everything that decides what the trace is lowered to: traces of one fingerprint have one program."""
+        tape = self.tape
+        nodes = [(node.name, node.args, node.kwargs, node.outs, node.where) for node in tape.nodes]
+        tensors = [(tuple(t.shape), t.stride(), t.storage_offset(), t.dtype) for t in tape.tensors]
+        memory = list(tape.storages.values())
+        constants = [(n, value.detach().cpu().numpy().tobytes()) for n, value in tape.consts.items()]
+        draws = [(name, args, kwargs, value.shape) for name, args, kwargs, value in tape.noise]
+        rest = tape.aliases, tape.inputs, self.state, self.outputs, self.shapes, self.constants
+        return hashlib.sha256(repr((nodes, tensors, memory, constants, draws, rest)).encode()).hexdigest()
 
 
 def trace(template: VmasWorld, audited: bool = True) -> Trace:

@@ -16,6 +16,7 @@ import vmas
 from torch import nn
 
 from envs.vmas.env import VmasEnv
+from tests.fixtures.kernels import kernels_made_anew
 
 ROOT = Path(__file__).parents[3]
 HEAD = "import torch\nfrom tests.envs.kernel.zoo.base import Zoo, flat\n\n"
@@ -125,10 +126,11 @@ def two_runs(tmp_path_factory):
         module = f"from pathlib import Path\n\nFOLDER = Path({str(folder)!r})\n{source}"
         (folder / f"{names[what]}.py").write_text(module)
     runs = []
-    for pay in (1.0, 2.0):
-        for _, change in BETWEEN_RUNS.values():
-            change(folder, pay)
-        runs.append(measure_apart(folder, [f"{name}.Mine" for name in names.values()]))
+    with kernels_made_anew(folder / "cache"):
+        for pay in (1.0, 2.0):
+            for _, change in BETWEEN_RUNS.values():
+                change(folder, pay)
+            runs.append(measure_apart(folder, [f"{name}.Mine" for name in names.values()]))
     return {what: [run[f"{name}.Mine"] for run in runs] for what, name in names.items()}
 
 
@@ -146,10 +148,11 @@ def test_an_edit_of_the_simulators_own_files_is_followed(tmp_path):
     (tmp_path / "dragged.py").write_text(scenario("def reward(self, agent):\n    return agent.state.vel.norm(dim=-1)"))
     core, runs = copy / "simulator" / "core.py", []
     utils = copy / "simulator" / "utils.py"
-    for drag in ("DRAG = 0.25", "DRAG = 0.9"):
-        for file in (core, utils):  # wherever this version keeps it
-            file.write_text(file.read_text().replace("\nDRAG = 0.25\n", f"\n{drag}\n"))
-        runs.append(measure_apart(tmp_path, ["dragged.Mine", "mpe/simple"], first=tmp_path / "first"))
+    with kernels_made_anew(tmp_path / "cache"):
+        for drag in ("DRAG = 0.25", "DRAG = 0.9"):
+            for file in (core, utils):  # wherever this version keeps it
+                file.write_text(file.read_text().replace("\nDRAG = 0.25\n", f"\n{drag}\n"))
+            runs.append(measure_apart(tmp_path, ["dragged.Mine", "mpe/simple"], first=tmp_path / "first"))
     for name in runs[0]:
         for default, off in (run[name] for run in runs):
             assert default[0] == pytest.approx(off[0], rel=1e-4), f"{name} by {default[1]}"
@@ -205,7 +208,7 @@ IN_PROCESS = {
 def folder(tmp_path_factory):
     """A folder of modules on the path, with a cache of its own."""
     place = tmp_path_factory.mktemp("modules")
-    with pytest.MonkeyPatch.context() as patch:
+    with kernels_made_anew(place / "cache"), pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(place))
         patch.setenv("MARL_KERNEL_CACHE", str(place / "cache"))
         patch.setattr(sys, "dont_write_bytecode", True)

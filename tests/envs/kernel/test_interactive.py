@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from envs.vmas.env import VmasEnv
+from tests.fixtures.kernels import kernels_made_anew
 
 ROOT = Path(__file__).parents[3]
 CLASS = '''
@@ -65,9 +66,10 @@ def run_cell(source, number):
 
 def processed(arguments: list[str], stdin: str, folder: Path) -> list:
     """What a process printed, one JSON value a line; it must end well."""
-    done = subprocess.run(
-        [sys.executable, *arguments], input=stdin, capture_output=True, text=True, cwd=folder, timeout=300,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MARL_KERNEL_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"})
+    variables = {"PYTHONPATH": str(ROOT), "MARL_KERNEL_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    with kernels_made_anew(folder / "cache"):
+        done = subprocess.run([sys.executable, *arguments], input=stdin, capture_output=True, text=True, cwd=folder,
+                              timeout=300, env={**os.environ, **variables})
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
 

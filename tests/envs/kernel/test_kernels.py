@@ -14,6 +14,7 @@ from envs.vmas.env import VmasEnv
 from marl.core.errors import CannotCompile
 from marl.native.compiler import compile_library
 from marl.native.library_cache import cache_folder
+from tests.fixtures.kernels import kernels_made_anew
 
 pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler here")
 
@@ -171,9 +172,10 @@ def test_why_there_is_no_kernel_is_reported_in_one_sentence():
 
 def test_many_pairs_of_bodies_are_no_endless_loop(monkeypatch, tmp_path):
     """The physics ask once per pair of bodies, thousands of times in debug/pollock; simple_tag asks more than 4 times."""
-    monkeypatch.setenv("MARL_KERNEL_CACHE", str(tmp_path))
     monkeypatch.setattr(rewrite, "ENDLESS", 4)
-    assert VmasEnv("simple_tag", num_envs=2, fast="kernel").path == "kernel"
+    with kernels_made_anew(tmp_path):
+        monkeypatch.setenv("MARL_KERNEL_CACHE", str(tmp_path))
+        assert VmasEnv("simple_tag", num_envs=2, fast="kernel").path == "kernel"
 
 
 def test_a_broken_compiler_is_reported(monkeypatch):

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from envs.vmas.env import VmasEnv
+from tests.fixtures.kernels import kernels_made_anew
 
 
 class Littered:
@@ -39,8 +40,9 @@ def littering():
 
 def test_finalizers_of_other_objects_are_no_part_of_a_step(littering, tmp_path, monkeypatch):
     """A scenario is refused for what it does, not for what is collected meanwhile."""
-    monkeypatch.setenv("MARL_KERNEL_CACHE", str(tmp_path))
-    VmasEnv("balance", num_envs=4, fast="kernel")  # raises where there is no kernel
+    with kernels_made_anew(tmp_path):
+        monkeypatch.setenv("MARL_KERNEL_CACHE", str(tmp_path))
+        VmasEnv("balance", num_envs=4, fast="kernel")  # raises where there is no kernel
     assert len(littering) > 10 and gc.isenabled()
 
 
