@@ -10,9 +10,9 @@ import gymnasium
 import torch
 from pydantic import Field
 
-from envs.adapters.env_copies import ByAgent, Copy, Played
+from envs.adapters.copies.env_copies import ByAgent, Copy, Played
+from envs.adapters.copies.turn_based import Turns
 from envs.adapters.object_env import HostEnv
-from envs.adapters.turn_based import Turns
 from envs.base import EnvError
 from marl.core import imports
 from marl.core.errors import UserError
@@ -88,7 +88,7 @@ class PettingZooEnv(HostEnv):
 
     env: dotted path of its class, or of a function that makes one and is called `parallel_env` or `env` or says what it
     returns (`-> ParallelEnv`), e.g. "mpe2.simple_spread_v3.parallel_env". kwargs: its arguments. What has the parallel
-    interface steps all agents at once; what has the AEC interface one turn at a time (`envs.adapters.turn_based`).
+    interface steps all agents at once; what has the AEC interface one turn at a time (`copies.turn_based`).
     groups: {group: agent names or name prefixes}; None: by prefix and space, as below.
     workers: processes (at most) that step their share of the copies each; 0: in turn, in this process.
     Agents of one name prefix and with the same spaces are a group; "pad" keeps those with other sizes in it.

@@ -17,10 +17,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from envs.adapters.env_copies import MASK, Copy, Moved, Seen, action_parts, action_width
-from envs.adapters.env_workers import Crew, joined
-from envs.adapters.host_infos import stacked
-from envs.adapters.observation_rows import ObservationRow
+from envs.adapters.copies.action_rows import action_parts, action_width
+from envs.adapters.copies.env_copies import Copy, Moved, Seen
+from envs.adapters.copies.env_workers import Crew, joined
+from envs.adapters.copies.host_infos import MASK, stacked
+from envs.adapters.copies.observation_rows import ObservationRow
 from envs.base import ActionError, Env, EnvError, Transition, misshapen
 from envs.grouping import Group, assign
 from envs.infos import InfoRules

@@ -14,11 +14,20 @@ from gymnasium.vector.utils import batch_space, iterate
 from pydantic import Field
 from torch import Tensor
 
-from envs.adapters.env_copies import MASK, choices, in_space, mask_row, parted, takes_masks
+from envs.adapters.copies.action_rows import choices, in_space, mask_row, parted, takes_masks
+from envs.adapters.copies.host_infos import (
+    EVERYTHING,
+    FINAL,
+    FINAL_INFO,
+    MASK,
+    Numbers,
+    joined_where,
+    of_last_steps,
+    of_vector,
+)
+from envs.adapters.copies.observation_rows import ObservationRow
 from envs.adapters.gymnasium_env import AGENT, on_the_cpu, registered
-from envs.adapters.host_infos import EVERYTHING, FINAL, FINAL_INFO, Numbers, joined_where, of_last_steps, of_vector
 from envs.adapters.object_env import action_spec
-from envs.adapters.observation_rows import ObservationRow
 from envs.adapters.replayed_env import ReplayedEnv
 from envs.base import EnvError, Transition
 from envs.infos import InfoRules

@@ -148,3 +148,8 @@ def drop(observation: dict[str, Tensor]) -> None:
     """Take what the scenario said out of observations."""
     for key in [key for key in observation if key.startswith((ALIVE, MASK))]:
         del observation[key]
+
+
+def is_said(key: tuple) -> bool:
+    """Whether a kernel's output is what the scenario says of its agents' lives and choices."""
+    return key[:-1] in (("observation",), ("after", "observation")) and key[-1].startswith((ALIVE, MASK))

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from envs.base import EnvError
-from envs.vmas.batch_axis import batch_axis, counts_environments
-from envs.vmas.simulator_state import Slot, StateMap
+from envs.vmas.simulator_state import Slot, StateMap, batch_axis, counts_environments
 
 ADVICE = "keep it in a tensor [num_envs, …]"
 

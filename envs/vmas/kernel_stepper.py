@@ -16,7 +16,7 @@ from envs.kernel.tracing.trace import drawn_values
 from envs.kernel.verification.audit import python_state
 from envs.kernel.verification.recheck import Recheck
 from envs.python_state.state import SIZE
-from envs.vmas.agent_masks import ALIVE, MASK
+from envs.vmas.agent_masks import is_said
 from envs.vmas.world import VmasWorld
 
 CHOICES = 16  # kernels for different values of what resets draw for the whole batch
@@ -256,7 +256,7 @@ class KernelStepper:
             self.kernel.bind(rollout, steps=True)
             self._bound = self.kernel
             if self.world.agent_masks is not None:
-                self._said = {key: torch.empty(shape) for key, shape in self._outputs if _is_said(key)}
+                self._said = {key: torch.empty(shape) for key, shape in self._outputs if is_said(key)}
                 self.kernel.bind(self._said)
         self.kernel.step(t, shift)
         self._after()
@@ -296,8 +296,3 @@ class KernelStepper:
         self._write_ends(t, step.agent_terminated, step.agent_truncated)
         if self._info is not None:
             self._info.write(t, step.info)
-
-
-def _is_said(key: tuple) -> bool:
-    """Whether an output is what the scenario says of its agents' lives (`envs.vmas.agent_masks`)."""
-    return key[:-1] in (("observation",), ("after", "observation")) and key[-1].startswith((ALIVE, MASK))

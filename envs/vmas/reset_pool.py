@@ -11,12 +11,20 @@ from torch import Tensor
 
 from envs.base import EnvError
 from envs.rng import Stream
-from envs.vmas.batch_axis import batch_axis, counts_environments
 from envs.vmas.carried import CarriedRows, pack, unpack
 from envs.vmas.object_contents import attributes
 from envs.vmas.one_scenario import OneScenario
 from envs.vmas.simulator import Simulator, light_resets
-from envs.vmas.simulator_state import Slot, StateMap, assignments, from_bytes, like, to_bytes
+from envs.vmas.simulator_state import (
+    Slot,
+    StateMap,
+    assignments,
+    batch_axis,
+    counts_environments,
+    from_bytes,
+    like,
+    to_bytes,
+)
 from envs.vmas.warm_up import equal, is_clock, shared_values, warm_up
 
 DRAWS = 24  # resets that show which shared values vary; a fair coin stays hidden once in 2^24

@@ -48,6 +48,13 @@ class Simulator(Environment):
     render = inspect.unwrap(Environment.render)
     words = "continuous"  # how agents talk where they move by continuous actions: dim_c numbers in [0, 1]
 
+    def _done(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Terminated and truncated, bool [E] each; of agents that end each on its own (`AgentMasks`): when all have."""
+        terminated, truncated = super()._done()
+        if terminated.dim() == 2 and terminated.shape[1] == self.n_agents and terminated.dtype == torch.bool:
+            return terminated.all(-1), truncated if truncated.dim() == 1 else truncated.any(-1)
+        return terminated, truncated
+
 
 class WordChoice(Simulator):
     """With continuous actions an agent that talks chooses one of its `dim_c` words, the last number of its action."""
@@ -73,13 +80,6 @@ class WordChoice(Simulator):
             return super().get_agent_action_space(agent)
         reach = agent.action.u_range_tensor.cpu().numpy()
         return spaces.Tuple([spaces.Box(-reach, reach, dtype=np.float32), spaces.Discrete(self.world.dim_c)])
-
-    def _done(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Terminated and truncated, bool [E] each; of agents that end each on its own (`AgentMasks`): when all have."""
-        terminated, truncated = super()._done()
-        if terminated.dim() == 2 and terminated.shape[1] == self.n_agents and terminated.dtype == torch.bool:
-            return terminated.all(-1), truncated if truncated.dim() == 1 else truncated.any(-1)
-        return terminated, truncated
 
 
 def scenario_names() -> list[str]:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from envs.adapters.copies.observation_rows import ObservationRow
 from envs.adapters.gymnasium_env import GymnasiumEnv, PettingZooEnv
-from envs.adapters.observation_rows import ObservationRow
 from envs.adapters.torchrl_env import FromTorchRL
 from envs.adapters.vector_env import VectorEnv
 from envs.grouping import flatten

@@ -21,7 +21,7 @@ def test_nim_is_learnt_by_self_play(tmp_path, script):
     trainer, task = build.build_trainer(config), build.build_task(config)
     OmegaConf.save(config, tmp_path / "config.yaml")
     final = trainer.fit(task, tmp_path, **{**build.build_setup(config), "loggers": []})["final"]
-    assert final["agents/info/player_0/not_lost"] > 0.95 and final["agents/info/player_1/not_lost"] > 0.85
+    assert final["info/player_0/not_lost"] > 0.95 and final["info/player_1/not_lost"] > 0.85
     module = script("crossplay")
     options = ["opponents=[random]", "episodes=100", f"out={tmp_path}/crossplay"]
     cells = module.crossplay(*module.parse([str(tmp_path), *options]))["cells"]

@@ -89,7 +89,7 @@ def test_rewards_are_scaled_by_returns_from_own_turn_to_own_turn():
     reward = torch.tensor([[2.0, 0.0], [2.0, 4.0], [0.0, 8.0]]).unsqueeze(1)
     turn = torch.tensor([[1, 0], [0, 1], [1, 0], [0, 1]]).bool().unsqueeze(1)
     done = torch.zeros(3, 1, dtype=torch.bool)
-    scaled = norm(reward, done, turn)
+    scaled = norm(reward, done, turn=turn)
     # G of the first at its turns: 2, then 0 + 0.5 * (2 + 2) = 2; of the second at its turn: 4 + 0.5 * 0
     seen = torch.tensor([2.0, 2.0, 4.0])
     assert norm.moments.count == 3 and norm.moments.mean.item() == pytest.approx(seen.mean().item())

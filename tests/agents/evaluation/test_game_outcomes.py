@@ -54,7 +54,7 @@ def test_each_seat_by_turns():
     assert figures["info"]["won"] == figures["info"]["player_1/not_lost"] == 1
     assert figures["agents"]["player_1"]["episodes"] == 3 and figures["agents"]["player_1"]["mean"] == 1
     worse = evaluate(env, {"agents": Seats(one, perfect, 6, 2, env.device)}, seed=0)
-    assert flat(report(worse))["agents/info/lost"] == 1 and worse.episode_returns().mean() == -1
+    assert flat(report(worse))["info/lost"] == 1 and worse.episode_returns().mean() == -1
     selfplay = report(evaluate(env, {"agents": perfect}, seed=0))["groups"]["agents"]["info"]
     assert selfplay["won"] == selfplay["lost"] == 0.5 and selfplay["player_0/not_lost"] == 1
 
@@ -79,7 +79,7 @@ def test_a_task_is_judged_against_the_player_that_it_names():
 
     against = task({"agents": {"eval_against": "random"}})
     figures = against.evaluate()
-    shares = [figures[f"agents/info/{key}"] for key in ("won", "drawn", "lost")]
+    shares = [figures[f"info/{key}"] for key in ("won", "drawn", "lost")]
     assert sum(shares) == pytest.approx(1) and shares[1] == 0 and 0.2 < shares[0] < 0.8
     assert figures["episode_return"] == pytest.approx(shares[0] - shares[2])
     random = report(against.run_episodes(random=True))["groups"]["agents"]["info"]

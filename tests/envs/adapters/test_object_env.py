@@ -7,7 +7,7 @@ import torch
 from gymnasium import spaces
 from torchrl.envs.utils import check_env_specs
 
-from envs.adapters.env_copies import in_space
+from envs.adapters.copies.action_rows import in_space
 from envs.adapters.gymnasium_env import GymnasiumEnv, PettingZooEnv
 from envs.adapters.object_env import action_spec
 from envs.adapters.to_torchrl import TorchRLEnv

@@ -5,9 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from envs.vmas.batch_axis import batch_axis, counts_environments
 from envs.vmas.env import VmasEnv
-from envs.vmas.simulator_state import StateMap, assignments, from_bytes, to_bytes
+from envs.vmas.simulator_state import StateMap, assignments, batch_axis, counts_environments, from_bytes, to_bytes
 
 
 class Thing:

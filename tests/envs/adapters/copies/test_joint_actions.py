@@ -10,7 +10,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from torchrl.data import Unbounded
 from torchrl.envs.utils import check_env_specs
 
-from envs.adapters.env_copies import choices, in_space
+from envs.adapters.copies.action_rows import choices, in_space
 from envs.adapters.gymnasium_env import GymnasiumEnv, PettingZooEnv
 from envs.adapters.object_env import action_spec
 from envs.adapters.to_gymnasium import GymnasiumSingle, GymnasiumVector, pettingzoo_parallel

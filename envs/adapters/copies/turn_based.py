@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from envs.adapters.env_copies import ByAgent, Copy, Played, choices
-from envs.adapters.host_infos import MASK
+from envs.adapters.copies.action_rows import choices
+from envs.adapters.copies.env_copies import ByAgent, Copy, Played
+from envs.adapters.copies.host_infos import MASK
 from envs.base import EnvError
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.adapters.env_copies import Copy, Share
+from envs.adapters.copies.env_copies import Copy, Share
 from envs.base import EnvError
 from envs.infos import InfoRules
 from marl.core.errors import UserError

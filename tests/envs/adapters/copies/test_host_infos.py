@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from envs.adapters.copies.host_infos import numbers, of_last_steps
 from envs.adapters.gymnasium_env import GymnasiumEnv, PettingZooEnv
-from envs.adapters.host_infos import numbers, of_last_steps
 from envs.adapters.torchrl_env import FromTorchRL
 from envs.adapters.vector_env import VectorEnv
 from envs.infos import InfoRules, agents_mean
