@@ -83,7 +83,8 @@ def attribute(actor: Actor, observed: Tensor, agent: int, steps: int = 64) -> tu
 
         shares, error = integrated_gradients(output, observed, baseline, steps)
         own_share = shares[:, agent].abs().mean(0)
-        others = (shares.sum((1, 2)) - shares[:, agent].sum(-1)).abs().mean()
+        rest = shares.index_fill(1, torch.tensor(agent, device=shares.device), 0.0)  # exactly 0 where none is heard
+        others = rest.sum((1, 2)).abs().mean()
         rows.append(torch.cat([own_share, others.reshape(1)]))
         worst = max(worst, error)
     table = torch.stack(rows)

@@ -34,7 +34,7 @@ def test_the_memory_task_is_learnt_with_a_memory_only(tmp_path):
 
 
 def test_what_only_a_picture_shows_is_learnt_by_a_network_that_reads_it(tmp_path):
-    """25,000 frames gave 0.90 for seeds 0 and 1; without the picture 0.2 is the best there is, and 0.21, 0.18 came."""
+    """25,000 frames gave 0.90, 0.90, 0.91 and 0.93 for seeds 0 to 3; without the picture 0.18 to 0.21, 0.2 at best."""
     size = [
         "experiment=picture_search",
         "env.size=4",
