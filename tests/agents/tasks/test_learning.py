@@ -31,3 +31,18 @@ def test_the_memory_task_is_learnt_with_a_memory_only(tmp_path):
     assert trained(tmp_path / "gru", *size, "frames=36000") >= 0.95
     mlp = ["network=mlp", "network.hidden=[64,64]", "frames=20000"]
     assert trained(tmp_path / "mlp", *size, *mlp) == pytest.approx(0.25, abs=0.05)
+
+
+def test_what_only_a_picture_shows_is_learnt_by_a_network_that_reads_it(tmp_path):
+    """25,000 frames gave 0.90, 0.90, 0.91 and 0.93 for seeds 0 to 3; without the picture 0.18 to 0.21, 0.2 at best."""
+    size = [
+        "experiment=picture_search",
+        "env.size=4",
+        "env.max_steps=8",
+        "algo.rollout_steps=16",
+        "frames=25000",
+        "trainer.evaluate_every=0",
+        "task.eval_episodes=1000",
+    ]
+    assert trained(tmp_path / "multi", *size) >= 0.7
+    assert trained(tmp_path / "blind", *size, "env.picture=false") <= 0.3

@@ -91,7 +91,7 @@ if __name__ == "__main__":
     print(*(worker.process.pid for worker in env.crew.shares), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """)
-    root = str(Path(__file__).resolve().parents[3])
+    root = str(Path(__file__).resolve().parents[4])
     env = {**os.environ, "PYTHONPATH": root}
     done = subprocess.run([sys.executable, script], env=env, stdout=subprocess.PIPE, timeout=120)
     pids, end = done.stdout.split(), time.monotonic() + 20
