@@ -84,6 +84,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         if not prefix and key in QUIET:
             continue
         before, after = old.get(key), new.get(key)
+        if before in (None, {}) and after in (None, {}):  # an earlier version may not have had it
+            continue
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             changed |= differences(before, after, f"{prefix}{key}.")
         elif before != after:

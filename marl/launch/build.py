@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from marl.checkpoints.transfer import begin_from
 from marl.config.compose import check, saved
@@ -71,15 +70,15 @@ def build_task(config: Mapping[str, Any]) -> Task:
 def rebuild(run: str | Path, overrides: Sequence[str] = (), weights: bool = True) -> tuple[dict[str, Any], Task]:
     """The checked configuration and the task of a run directory or checkpoint, with its `weights` or fresh ones.
 
+    Weights are taken as they are, and a curriculum's are judged by the full task.
+
     The run's number of threads is set too: sums in the same order are bitwise identical.
 
     Raises:
         UserError: no run there, overrides that don't apply to it, or weights that don't fit what they made of it.
     """
-    cfg = saved(run, [*overrides, "++strict=true", "++init_map=null"])
+    cfg = saved(run, [*overrides, "++strict=true", "++init_map=null", "++curriculum.evaluate=final"])
     cfg.resume, cfg.init_from = None, str(run) if weights else None
-    if cfg.get("curriculum"):
-        OmegaConf.update(cfg, "curriculum.evaluate", "final", force_add=True)
     config = check(cfg)
     build_trainer(config)
     return config, build_task(config)

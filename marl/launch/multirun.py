@@ -136,5 +136,5 @@ def _earlier(run_dir: Path) -> dict[str, Any] | None:
 
 
 def _content(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides a run's result in its configuration."""
-    return {key: value for key, value in config.items() if key not in ("resume", "paths")}
+    """What decides a run's result in its configuration. An empty key is one that an earlier version did not have."""
+    return {key: value for key, value in config.items() if key not in ("resume", "paths") and value not in (None, {})}
