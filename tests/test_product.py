@@ -45,6 +45,7 @@ KINDS = {
         "competitive": ["env=vmas/mpe/simple_tag"],
         "different_sizes": ["env=vmas/mpe/simple_speaker_listener"],
         "one_agent": ["env=vmas/balance", "env.scenario_kwargs.n_agents=1"],
+        "ends": ["env=vmas/balance", "env.scenario=tests.envs.vmas.ends_cases.Arrive"],  # each agent on its own
     },
     "tools": {
         "plain": [],

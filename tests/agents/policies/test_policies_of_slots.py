@@ -2,6 +2,7 @@
 
 import torch
 
+from agents.deploy.export import export
 from agents.deploy.live_session import Session
 from agents.policies.policy import Policy, forget
 from envs.spec import describe
@@ -51,3 +52,18 @@ def test_a_policy_remembers_nothing_of_the_dead(tmp_path):
     ended[2, 0] = True
     after = forget(after, {G: ended})
     assert not after[G][2, 0].any() and after[G][1, 0].any()
+
+
+def test_exported_policies_take_masks_and_keep_to_them(tmp_path):
+    saved = policy()
+    file = export(saved, "torch_export", tmp_path)
+    program = torch.export.load(file).module()
+    seen, memory = torch.randn(6, 3, 4), torch.randn(6, 3, 5)
+    mask = torch.rand(6, 3, 9, generator=torch.Generator().manual_seed(0)) < 0.3
+    mask[..., 0] |= ~mask.any(-1)
+    action, after = program(seen, memory, mask)
+    expected, remembered = saved.act({G: seen}, masks={G: {"action": mask}}, memory={G: memory})
+    assert torch.equal(action, expected[G]) and mask.gather(-1, action).all()
+    torch.testing.assert_close(after, remembered[G])
+    card = (tmp_path / "README.md").read_text()
+    assert "| `agents_action_mask` | bool [B, 3, 9] |" in card and "while it is dead" in card
