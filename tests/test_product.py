@@ -52,6 +52,7 @@ KINDS = {
         "dictionary": ["env=vmas/balance", "env.scenario=tests.fixtures.scouts.Watchers"],
         "talking": ["env=vmas/mpe/simple_reference"],
         "one_agent": ["env=vmas/balance", "env.scenario_kwargs.n_agents=1"],
+        "ends": ["env=vmas/balance", "env.scenario=tests.envs.vmas.ends_cases.Arrive"],  # each agent on its own
     },
     "tools": {
         "plain": [],

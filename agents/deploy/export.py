@@ -28,20 +28,24 @@ class Exported(nn.Module):
 
     float32 [B, A, F] each -> [B, A, D] in the environment's units (int64 where all are choices). What groups with a
     memory remember follows, float32 [B, A, M] before the step -> after it; zeros at an episode's beginning.
+    Last come masks, bool [B, A, sum(nvec)], of the groups whose actions are masked.
     """
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         self.actors = policy.actors
+        self.first_mask = len(self.actors) + len(policy.memory())
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        observations, memories = inputs[: len(self.actors)], iter(inputs[len(self.actors) :])
+        observations, memories = inputs[: len(self.actors)], iter(inputs[len(self.actors) : self.first_mask])
+        masks = iter(inputs[self.first_mask :])
         actions, after = [], []
         for actor, observation in zip(self.actors.values(), observations, strict=True):
+            mask = next(masks) if "action" in actor.masks else None
             if actor.memory_shape is None:
-                params = actor(observation)
+                params = actor(observation, mask)
             else:
-                params, memory = actor.remember(observation, next(memories))
+                params, memory = actor.remember(observation, next(memories), mask)
                 after.append(memory)
             actions.append(actor.head.to_env(actor.head.mode(params)))
         return (*actions, *after)
@@ -50,9 +54,15 @@ class Exported(nn.Module):
 def inputs(policy: Policy) -> dict[str, GroupSpec]:
     """{name of the input: group}, in order; the outputs are called `<group>_action` likewise.
 
-    Inputs `<group>_memory` and outputs `<group>_next_memory` follow, of the groups of `policy.memory()`.
+    Inputs `<group>_memory` and outputs `<group>_next_memory` follow, of the groups of `policy.memory()`, and inputs
+    `<group>_action_mask` of those of `masked`.
     """
     return {f"{name}_observation": group for name, group in policy.spec.groups.items()}
+
+
+def masked(policy: Policy) -> dict[str, int]:
+    """{group: choices of one agent, sum(nvec)} of the groups whose actions are masked."""
+    return {n: sum(g.action.nvec) for n, g in policy.spec.groups.items() if "action" in g.masks}
 
 
 def export(policy: Policy, format: str, folder: str | Path) -> Path:
@@ -78,6 +88,8 @@ def export(policy: Policy, format: str, folder: str | Path) -> Path:
 def _traced(policy: Policy) -> torch.export.ExportedProgram:
     examples = tuple(torch.zeros(2, g.n_agents, g.observation_size) for g in policy.spec.groups.values())
     examples += tuple(policy.memory(2).values())
+    agents = {name: group.n_agents for name, group in policy.spec.groups.items()}
+    examples += tuple(torch.ones(2, agents[n], choices, dtype=torch.bool) for n, choices in masked(policy).items())
     batch = torch.export.Dim("batch", min=1)
     return torch.export.export(Exported(policy), examples, dynamic_shapes=(tuple({0: batch} for _ in examples),))
 
@@ -94,6 +106,7 @@ def _onnx(policy: Policy, path: Path) -> None:
         raise UserError(f"format=onnx: {error.name} is not installed; run pip install -e '.[export]'") from error
     remembering = list(policy.memory())
     names = [*inputs(policy), *(f"{name}_memory" for name in remembering)]
+    names += [f"{name}_action_mask" for name in masked(policy)]
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own: nothing a user could change
@@ -134,7 +147,11 @@ def card(policy: Policy, format: str) -> str:
         )
     memory = {name: f"float32 [B, {', '.join(map(str, zeros.shape))}]" for name, zeros in policy.memory().items()}
     for name, shape in memory.items():
-        rows.append(f"| `{name}_memory` | {shape} | zeros at an episode's beginning, then `{name}_next_memory` |")
+        own = ", an agent's own one's, and while it is dead" if policy.spec.groups[name].ends else ""
+        rows.append(f"| `{name}_memory` | {shape} | zeros at an episode's beginning{own}, then `{name}_next_memory` |")
+    for name, choices in masked(policy).items():
+        shape = f"bool [B, {policy.spec.groups[name].n_agents}, {choices}]"
+        rows.append(f"| `{name}_action_mask` | {shape} | True where a choice is allowed |")
     rows += ["", "| output | shape | what it is |", "|---|---|---|"]
     for name, group in policy.spec.groups.items():
         rows.append(f"| `{name}_action` | {_action(group)} |")

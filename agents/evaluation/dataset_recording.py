@@ -68,6 +68,8 @@ def record(
     for running, transition in episode_steps(env, act, seed):
         keep(**{f"{name}/reward": value for name, value in transition.reward.items()})
         keep(terminated=transition.terminated, truncated=transition.truncated)
+        for players in filter(None, (teacher, driver)):
+            players.forget(transition)
         for name, terminated in transition.agent_terminated.items():
             rows = {"terminated": terminated, "truncated": transition.agent_truncated[name]}
             rows["next_observation"] = transition.next_observation[name]

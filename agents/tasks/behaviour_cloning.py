@@ -105,9 +105,11 @@ class Clone(EpisodeEvaluation, Epochs):
         self.loader = Loader(rows, batch_size, seed, among=data.train, device=self.device)
         for name in self.loss.actors:  # where observations are normalised: by the training split alone
             observation = rows[name, "observation"][data.train].to(self.device)
-            self.loss.actors[name].inputs.learn(observation)
+            ends = self.loss.actors[name].ends
+            alive = rows[name, "alive"][data.train].to(self.device) if ends else None
+            self.loss.actors[name].inputs.learn(observation, alive)
             states = rows["state"][data.train] if "state" in rows.keys() else None
-            self.loss.critics[name].learn_inputs(observation, states)
+            self.loss.critics[name].learn_inputs(observation, states, alive)
         self.budget(epochs)
         self.dagger_every, self.dagger_episodes, self.dagger_beta = dagger_every, dagger_episodes, dagger_beta
         self.dagger_labels, self.teacher, self.rounds = dagger_labels, None, 0
