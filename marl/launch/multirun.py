@@ -20,7 +20,8 @@ from marl.config.hydra_errors import HYDRA_ERRORS, translate_hydra_errors
 from marl.config.saved_config import read_config
 from marl.core.errors import Damaged, Stopped, UserError
 from marl.core.files import set_aside
-from marl.core.imports import find_user_modules
+from marl.core.imports import find_user_modules, resolve
+from marl.core.schema import signature
 from marl.launch import orphans, sweep, sweep_jobs
 from marl.launch.cli import SAME_COMMAND, Job, guard
 
@@ -137,4 +138,18 @@ def _earlier(run_dir: Path) -> dict[str, Any] | None:
 
 def _content(config: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a run's result in its configuration. An empty key is one that an earlier version did not have."""
-    return {key: value for key, value in config.items() if key not in ("resume", "paths") and value not in (None, {})}
+    left = {key: value for key, value in config.items() if key not in ("resume", "paths") and value not in (None, {})}
+    return {key: _said(value) for key, value in left.items()}
+
+
+def _said(node: Any) -> Any:
+    """A node without what its classes take for granted: an earlier version may not have had such a key yet."""
+    if not isinstance(node, Mapping):
+        return node
+    taken = {}
+    if "_target_" in node:
+        with suppress(UserError):  # what it names is gone: all its keys are compared
+            taken = signature(resolve(node["_target_"], "_target_"))
+    defaults = {key: parameter.default for key, parameter in taken.items()}
+    defaults |= {key: list(value) for key, value in defaults.items() if isinstance(value, tuple)}
+    return {key: _said(value) for key, value in node.items() if key not in defaults or value != defaults[key]}
