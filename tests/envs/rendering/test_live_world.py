@@ -79,6 +79,11 @@ def test_discrete_actions(javascript) -> None:
     assert compare(javascript, live) <= 1e-4
 
 
+def test_hybrid_actions(javascript) -> None:
+    live = program({"scenario": "tests.envs.vmas.test_words.Talkers", "max_steps": 20, "words": "discrete"})
+    assert compare(javascript, live) <= 1e-4
+
+
 def test_functions_of_the_prelude_are_torchs(javascript) -> None:
     halves = np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 2.4, -2.6], np.float32)
     helpers = re.sub('"use strict";', "", PRELUDE)
