@@ -131,7 +131,7 @@ class Env(ABC):
         self.keep_infos(info.rules if info else InfoRules())
         self._info = info
         self._buffers = (observation, next_observation, reward, terminated, truncated, state, next_state)
-        self._ends = ends or {}
+        self._end_buffers = ends or {}
 
     def step_into(self, t: int, action: dict[str, Tensor]) -> None:
         """One step as `step` makes it, its results written to entry t of the bound buffers."""
@@ -146,7 +146,7 @@ class Env(ABC):
         if state is not None:
             state[t].copy_(transition.state)
             next_state[t].copy_(transition.next_state)
-        for name, (agent_terminated, agent_truncated) in self._ends.items():
+        for name, (agent_terminated, agent_truncated) in self._end_buffers.items():
             agent_terminated[t].copy_(transition.agent_terminated[name])
             agent_truncated[t].copy_(transition.agent_truncated[name])
         if self._info is not None:

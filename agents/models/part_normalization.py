@@ -38,12 +38,13 @@ class PartNorm(nn.Module):
         self._prepare()
 
     @torch.no_grad()
-    def update(self, x: Tensor) -> None:
-        """Merge float32 [..., F]."""
+    def update(self, x: Tensor, counts: Tensor | None = None) -> None:
+        """Merge float32 [..., F]. counts: bool [...], which rows are seen; None = all."""
         moments = iter(self.moments)
         for part, piece in zip(self.parts, x.split(self.sizes, -1), strict=True):
             if part.kind != "picture":
-                next(moments).update(piece.unflatten(-1, (-1, part.shape[-1])))
+                things = piece.unflatten(-1, (-1, part.shape[-1]))
+                next(moments).update(things, None if counts is None else counts.unsqueeze(-1).expand(things.shape[:-1]))
         self._prepare()
 
     def _prepare(self) -> None:
