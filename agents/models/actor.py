@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from agents.models.architecture import Architecture
-from agents.models.heads import ABSENT, make_head
+from agents.models.exploring_heads import EXPLORING, make_exploring
+from agents.models.heads import ABSENT, Head, make_head
 from agents.models.inputs import Inputs
 from envs.spec import GroupSpec
 from marl.core.errors import UserError
@@ -42,7 +43,10 @@ class Actor(nn.Module):
         super().__init__()
         a = architecture
         shared = a.share_actor == "shared"
-        self.head = make_head(spec.action, a.policy, a.std, a.init_std, a.min_std, shared)
+        if a.policy in EXPLORING:
+            self.head: Head = make_exploring(spec.action, a.policy)
+        else:
+            self.head = make_head(spec.action, a.policy, a.std, a.init_std, a.min_std, shared)
         self.n_agents, self.masks = spec.n_agents, spec.masks
         if "action" in spec.masks and spec.action.kind == "continuous":
             raise UserError(f"group {spec.name}: its actions are continuous; only discrete ones can be masked.")

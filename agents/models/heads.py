@@ -30,7 +30,7 @@ LOG_2 = math.log(2.0)
 # The logit of a choice that does not exist: its probability is 0; finite, so that 0 * log 0 is no NaN.
 ABSENT = -1e30
 
-Policy = Literal["auto", "tanh_normal", "clipped_normal", "categorical"]
+Policy = Literal["auto", "tanh_normal", "clipped_normal", "categorical", "epsilon_greedy", "deterministic"]
 Std = Literal["state", "independent"]
 
 
