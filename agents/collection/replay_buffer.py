@@ -49,7 +49,8 @@ class ReplayBuffer:
         steps = {"terminated": rollout.terminated, "done": rollout.done}
         for name in rollout.action:
             observed[f"{name}/observation"] = rollout.observed[name]
-            observed |= {f"{name}/{kind}": mask for kind, mask in rollout.masks[name].items()}
+            kinds = {"action": "mask"}  # as the losses call the mask of actions
+            observed |= {f"{name}/{kinds.get(kind, kind)}": mask for kind, mask in rollout.masks[name].items()}
             steps |= {f"{name}/action": rollout.action[name], f"{name}/reward": rollout.reward[name]}
         if rollout.states is not None:
             observed["state"] = rollout.states
@@ -177,9 +178,5 @@ class ReplayBuffer:
 
 def _put(batch: dict, name: str, value: Tensor, prefix: str = "") -> None:
     group, _, key = name.rpartition("/")
-    key = prefix + {"action": "mask" if value.dtype == torch.bool else "action"}.get(key, key)
-    if group:
-        batch.setdefault(group, {})[key] = value
-    else:
-        batch[key] = value
+    (batch.setdefault(group, {}) if group else batch)[prefix + key] = value
 

@@ -34,6 +34,8 @@ class TargetNetwork(nn.Module):
             return
         source = self._pairs[0]
         targets, sources = list(self.network.parameters()), list(source.parameters())
+        if not targets:
+            return
         if self.tau == 1.0:
             torch._foreach_copy_(targets, sources)
         else:
