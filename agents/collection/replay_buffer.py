@@ -170,9 +170,11 @@ class ReplayBuffer:
         """What followed, from apart where an episode was cut off."""
         value = self._at(name, after)
         kept = self.final.get(name)
-        if kept is None or not len(kept):
-            return value
         cut = (finals >= 0).view(-1, *[1] * (value.dim() - 1))
+        if kept is None:  # a mask, which is known of what the policy sees only: there all is allowed, and all live
+            return value | cut
+        if not len(kept):
+            return value
         return torch.where(cut, kept.index_select(0, finals.clamp(min=0) % len(kept)), value)
 
 

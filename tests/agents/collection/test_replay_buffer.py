@@ -102,7 +102,7 @@ def test_every_step_held_is_what_was_played(rollouts, n_step):
 
 
 def test_masks_are_those_of_their_steps():
-    plain = Plain({}, 2, frames=2 * T * E, masks=("action", "alive"))
+    plain = Plain({(3, 1): "truncated"}, 2, frames=2 * T * E, masks=("action", "alive"))
     batch = plain.buffer.take(torch.tensor([1, 6]), torch.tensor([0, 2]))
     for row, (n, e) in enumerate([(1, 0), (6, 2)]):
         for key, at in (("mask", n), ("next_mask", n + 1)):
@@ -120,3 +120,9 @@ def test_a_draw_is_uniform_over_what_is_held():
     assert len(shown) == plain.buffer.steps * E and shown.min() == 20 - plain.buffer.steps
     expected = 60_000 / len(counts)
     assert ((counts - expected).abs() < 5 * expected**0.5).all()
+
+
+def test_masks_of_where_an_episode_was_cut_off_allow_all():
+    plain = Plain({(3, 1): "truncated"}, 2, frames=2 * T * E, masks=("action", "alive"))
+    rows = plain.buffer.take(torch.tensor([3]), torch.tensor([1]))["team"]
+    assert rows["next_mask"].all() and rows["next_alive"].all() and not (rows["mask"].all() and rows["alive"].all())
