@@ -133,6 +133,10 @@ class ReplayLoss(nn.Module):
         self._explore(amount)
         return {"exploration": amount}
 
+    def count_from(self, updates: int) -> None:
+        """Go on as after so many minibatches: the count decides when targets follow and delayed actors are trained."""
+        self.updates = updates
+
     def follow(self) -> None:
         """A minibatch was trained on: the targets follow."""
         self.updates += 1

@@ -4,6 +4,9 @@ Shapes: C steps of capacity per environment, T steps of a rollout, E environment
 action dimensions, S global state features, B rows of a minibatch, N ends of episodes that were cut off.
 """
 
+from collections import deque
+from collections.abc import Iterable, Mapping
+
 import torch
 from torch import Tensor
 
@@ -22,8 +25,9 @@ class ReplayBuffer:
 
     Attributes:
         added: steps of every environment that were ever added.
-        rows: {name: [C + 1, E, ...]}; the names are "GROUP/observation", "GROUP/action", "state", "terminated" and so on.
-        final: {name: [M, ...]} what followed the steps that were cut off; a ring too, of growing size.
+        rows: {name: [C + 1, E, ...]}; names are "GROUP/observation", "GROUP/action", "state", "terminated" and so on.
+        final: {name: [M, ...]} what followed the steps that were cut off; a ring too, as large as it had to be.
+        final_index: int32 [C + 1, E], where in `final` that is; -1 where a step was not cut off.
     """
 
     def __init__(self, rollout: RolloutBuffer, frames: int) -> None:
@@ -36,12 +40,11 @@ class ReplayBuffer:
             name: torch.zeros(size, *source.shape[1:], dtype=source.dtype, device=self.device)
             for name, source in {**self.observed, **self.sources}.items()
         }
-        self.final_index = torch.full((size, E), -1, dtype=torch.int64, device=self.device)
+        self.final_index = torch.full((size, E), -1, dtype=torch.int32, device=self.device)
         self.final: dict[str, Tensor] = {
-            name: rollout_next.new_zeros(0, *rollout_next.shape[2:]) for name, rollout_next in self._next(rollout).items()
+            name: following.new_zeros(0, *following.shape[2:]) for name, following in self._next(rollout).items()
         }
-        self.finals = 0  # ever kept
-        self.added = 0
+        self.clear()
 
     def _sources(self, rollout: RolloutBuffer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What a policy sees, [T + 1, E, ...], and what belongs to a step, [T, E, ...]."""
@@ -70,6 +73,12 @@ class ReplayBuffer:
         """Frames held, of all environments together."""
         return self.steps * self.n_envs
 
+    def clear(self) -> None:
+        """Forget all steps."""
+        self.added = 0
+        self.finals = 0  # ever kept
+        self.final_counts: deque[int] = deque(maxlen=self.capacity // self.rollout_steps)  # of the rollouts held
+
     def add(self, rollout: RolloutBuffer, truncated: Tensor) -> None:
         """Keep a rollout in the place of the oldest.
 
@@ -77,40 +86,109 @@ class ReplayBuffer:
             rollout: as collected.
             truncated: int64 [N], t * E + e, where episodes were cut off.
         """
+        finals = {name: source.flatten(0, 1)[truncated] for name, source in self._next(rollout).items()}
+        self._write(*self._sources(rollout), truncated, finals)
+
+    def _write(
+        self,
+        observed: Mapping[str, Tensor],
+        steps: Mapping[str, Tensor],
+        truncated: Tensor,
+        finals: Mapping[str, Tensor],
+    ) -> None:
+        """Keep the next rollout: what was seen [T or T + 1, E, ...], steps [T, E, ...], ends [N], finals [N, ...]."""
         T, start = self.rollout_steps, self.added % self.capacity
-        observed, steps = self._sources(rollout)
         for name, source in observed.items():
-            self.rows[name][start : start + T + 1].copy_(source)
+            self.rows[name][start : start + len(source)].copy_(source)
+            if start == 0:  # it also follows the last row
+                self.rows[name][self.capacity].copy_(source[0])
         for name, source in steps.items():
             self.rows[name][start : start + T].copy_(source)
         index = self.final_index[start : start + T]
         index.fill_(-1)
-        self._keep_finals(rollout, truncated, index)
+        self._keep_finals(truncated, finals, index)
         self.added += T
 
-    def _keep_finals(self, rollout: RolloutBuffer, truncated: Tensor, index: Tensor) -> None:
+    def _keep_finals(self, truncated: Tensor, finals: Mapping[str, Tensor], index: Tensor) -> None:
         count = len(truncated)
+        self.final_counts.append(count)  # those of the rollout that makes room are not counted any more
         if not count:
             return
-        size = len(next(iter(self.final.values())))
-        live = self.final_index[self.final_index >= 0]
-        oldest = int(live.min()) if len(live) else self.finals
-        if self.finals + count - oldest > size:
-            self._grow(oldest, max(2 * size, self.finals + count - oldest, 64))
-        numbers = torch.arange(self.finals, self.finals + count, device=self.device)
-        slots = numbers % len(next(iter(self.final.values())))
-        for name, source in self._next(rollout).items():
-            self.final[name].index_copy_(0, slots, source.flatten(0, 1)[truncated])
-        index.view(-1).index_copy_(0, truncated, numbers)
+        needed, size = sum(self.final_counts), len(next(iter(self.final.values())))
+        if needed > size:
+            size = max(needed + needed // 8, 64)
+            self._grow(needed - count, size)
+        slots = torch.arange(self.finals, self.finals + count, device=self.device) % size
+        for name, source in finals.items():
+            self.final[name].index_copy_(0, slots, source)
+        index.view(-1).index_copy_(0, truncated, slots.to(index.dtype))
         self.finals += count
 
-    def _grow(self, oldest: int, size: int) -> None:
+    def _grow(self, live: int, size: int) -> None:
+        """Make `final` as large as `size`; the newest `live` are kept."""
+        oldest, before = self.finals - live, len(next(iter(self.final.values())))
         numbers = torch.arange(oldest, self.finals, device=self.device)
         for name, kept in self.final.items():
             larger = kept.new_zeros(size, *kept.shape[1:])
-            if len(numbers):
-                larger[numbers % size] = kept[numbers % len(kept)]
+            if live:
+                larger[numbers % size] = kept[numbers % before]
             self.final[name] = larger
+        if live:
+            moved = torch.full((before,), -1, dtype=self.final_index.dtype, device=self.device)
+            moved[numbers % before] = (numbers % size).to(moved.dtype)
+            at = (self.final_index >= 0).nonzero(as_tuple=True)
+            self.final_index[at] = moved[self.final_index[at].long()]
+
+    # ---- rollout by rollout, for checkpoints ---------------------------------------------------------------------
+
+    @property
+    def held(self) -> range:
+        """The rollouts held, counted from the first ever added; of the oldest the first step may be gone."""
+        return range(self.added // self.rollout_steps - len(self.final_counts), self.added // self.rollout_steps)
+
+    def rollout(self, number: int) -> dict[str, Tensor]:
+        """One of the rollouts held.
+
+        Returns:
+            {"rows/NAME": [T, E, ...], "final/NAME": [N, ...], "truncated": int64 [N], t * E + e}; the names are those
+            of `rows` and `final`.
+        """
+        start = number * self.rollout_steps % self.capacity
+        place = slice(start, start + self.rollout_steps)
+        index = self.final_index[place].flatten()
+        truncated = (index >= 0).nonzero().squeeze(-1)
+        kept = {f"final/{name}": value.index_select(0, index[truncated]) for name, value in self.final.items()}
+        return {**{f"rows/{name}": value[place] for name, value in self.rows.items()}, **kept, "truncated": truncated}
+
+    def following(self) -> dict[str, Tensor]:
+        """What follows the newest step, {name: [E, ...]}, a copy."""
+        return {name: self.rows[name][self._end].clone() for name in self.observed}
+
+    @property
+    def _end(self) -> int:
+        """The row of what follows the newest step."""
+        return (self.added - 1) % self.capacity + 1
+
+    def restore(self, first: int, rollouts: Iterable[Mapping[str, Tensor]], following: Mapping[str, Tensor]) -> None:
+        """Hold what another buffer of the same shapes held.
+
+        Args:
+            first: number of the oldest rollout.
+            rollouts: from the oldest on, each as `rollout` gives it.
+            following: as `following` gives it.
+        """
+        self.clear()
+        self.added = first * self.rollout_steps
+        for rollout in rollouts:
+            parts: dict[str, dict[str, Tensor]] = {"rows": {}, "final": {}, "truncated": {}}
+            for key, value in rollout.items():
+                kind, _, name = key.partition("/")
+                parts[kind][name] = value.to(self.device)
+            observed = {name: parts["rows"][name] for name in self.observed}
+            steps = {name: parts["rows"][name] for name in self.sources}
+            self._write(observed, steps, parts["truncated"][""], parts["final"])
+        for name, value in following.items():
+            self.rows[name][self._end].copy_(value)
 
     def sample(self, size: int, generator: torch.Generator, n_step: int = 1, gamma: float = 1.0) -> dict:
         """A minibatch of steps, uniform over those held, with replacement.
@@ -175,10 +253,9 @@ class ReplayBuffer:
             return value | cut
         if not len(kept):
             return value
-        return torch.where(cut, kept.index_select(0, finals.clamp(min=0) % len(kept)), value)
+        return torch.where(cut, kept.index_select(0, finals.clamp(min=0)), value)
 
 
 def _put(batch: dict, name: str, value: Tensor, prefix: str = "") -> None:
     group, _, key = name.rpartition("/")
     (batch.setdefault(group, {}) if group else batch)[prefix + key] = value
-

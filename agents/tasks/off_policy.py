@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from agents.algorithms.replayed import Replayed
 from agents.collection.replay_buffer import ReplayBuffer
+from agents.collection.replay_segments import ReplaySegments
 from agents.tasks.rl_task import RLTask
 from envs.base import Env
+from marl.checkpoints.attachments import Attachments
+from marl.core import distributed
 from marl.core.errors import UserError
 
 
@@ -55,6 +58,8 @@ class OffPolicy(RLTask):
             raise UserError("network: has a memory, which replayed steps do not train; use one without, network=mlp")
         self.build_collector(steps)
         self.buffer = ReplayBuffer(self.rollout, algo.buffer_frames)
+        self.attachments = Attachments("replay")
+        self.segments = ReplaySegments(self.buffer, self.attachments)
         if algo.prefill > (most := self.buffer.capacity * self.env.num_envs):
             raise UserError(f"algo.prefill={algo.prefill}: the buffer holds {most} frames (algo.buffer_frames)")
         self.steps_per_iteration = algo.updates
@@ -85,3 +90,24 @@ class OffPolicy(RLTask):
     def observe(self, outputs: dict[str, Tensor]) -> None:
         """A minibatch was trained on: the targets follow."""
         self.loss.follow()
+
+    def state_dict(self) -> dict:
+        """As `RLTask`, with the count of updates, and the replay buffer as files of rollouts (`attachments`)."""
+        state = super().state_dict()
+        return state | {"updates": self.loss.updates, **self.segments.state_dict()} if state else state
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`, bitwise identically."""
+        super().load_state_dict(state)
+        if state:
+            self.loss.count_from(state["updates"])
+            self.segments.load_state_dict(state)
+
+    def rejoin(self, iteration: int, saved: dict) -> None:
+        """As `RLTask`, with an empty replay buffer: what each process held was of its own environments."""
+        super().rejoin(iteration, saved)
+        self.loss.count_from(saved["updates"])
+        self.buffer.clear()
+        if distributed.main():
+            first = f"; no update before it holds {self.algo.prefill} (algo.prefill)" if self.algo.prefill else ""
+            print(f"another number of processes: the replay buffer begins empty{first}", flush=True)

@@ -46,7 +46,7 @@ class Plain:
             for e in range(E):
                 r.observed["team"][t, e] = self.seen(n, e)
                 r.states[t, e] = -self.seen(n, e)
-                for kind, mask in r.masks["team"].items():
+                for mask in r.masks["team"].values():
                     mask[t, e] = torch.rand(mask.shape[2:], generator=torch.Generator().manual_seed(n * E + e)) < 0.5
                 if t < T:
                     r.action["team"][t, e] = n % 3
