@@ -7,6 +7,7 @@ Shapes: T time, E environments, N ends of episodes, B minibatch rows.
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from agents.tasks.rl_task import RLTask
 from envs.base import Env
 from marl.checkpoints.attachments import Attachments
 from marl.core import distributed
-from marl.core.errors import UserError
+from marl.core.errors import NonFinite, UserError
 
 
 class OffPolicy(RLTask):
@@ -69,12 +70,27 @@ class OffPolicy(RLTask):
         return self.loss.parts()
 
     def collect(self, iteration: int) -> None:
-        """Steps under the current policies, with their exploration, into the buffer."""
+        """Steps under the current policies, with their exploration, into the buffer.
+
+        Raises:
+            NonFinite: the rollout holds a number that is not finite, which would stay in the buffer for long.
+        """
         self.figures_of_schedules = self.loss.advance(min(iteration / max(self.iterations - 1, 1), 1.0))
         self.gather(iteration)
+        if not self._finite():
+            raise NonFinite(self.rollout.not_finite() or "a state or a final observation of the rollout is not finite")
         truncated = self.rollout.truncated.flatten().nonzero().squeeze(-1)  # one wait for the device per iteration
         self.buffer.add(self.rollout, truncated)
         self.figures |= self.figures_of_schedules | {"buffer_frames": float(self.buffer.frames)}
+
+    def _finite(self) -> bool:
+        rollout, kinds = (
+            self.rollout,
+            (self.rollout.observed, self.rollout.next, self.rollout.action, self.rollout.reward),
+        )
+        values = [kind[name] for kind in kinds for name in rollout.action]
+        values += [] if rollout.states is None else [rollout.states, rollout.next_states]
+        return bool(torch.stack([torch.isfinite(value).all() for value in values]).all())
 
     def batches(self, iteration: int) -> Iterator[TensorDict]:
         """`updates` minibatches, each drawn when it is asked for; none before the buffer is filled (`prefill`)."""
