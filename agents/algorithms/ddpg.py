@@ -22,7 +22,7 @@ from marl.core.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class DDPG(Replayed):
-    """Settings of IDDPG, MADDPG and MATD3; `conf/algo/ddpg.yaml` explains each.
+    """Settings of IDDPG, MADDPG and MATD3; `conf/algo/base/ddpg.yaml` explains each.
 
     Raises:
         UserError: as `Algorithm`, or another policy than the deterministic one.

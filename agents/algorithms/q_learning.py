@@ -25,7 +25,7 @@ MixerState = Literal["state", "observations"]
 
 @dataclass(frozen=True, kw_only=True)
 class QLearning(Replayed):
-    """Settings of IQL, VDN and QMIX; `conf/algo/q_learning.yaml` explains each.
+    """Settings of IQL, VDN and QMIX; `conf/algo/base/q_learning.yaml` explains each.
 
     Raises:
         UserError: as `Algorithm`, or another policy than the greedy one.

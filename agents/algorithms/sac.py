@@ -24,7 +24,7 @@ from marl.core.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class SAC(Replayed):
-    """Settings of ISAC and MASAC; `conf/algo/sac.yaml` explains each."""
+    """Settings of ISAC and MASAC; `conf/algo/base/sac.yaml` explains each."""
 
     twin: bool = True
     temperature: Annotated[float, Field(gt=0)] = 1.0
