@@ -7,6 +7,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from marl.callbacks.base import Callback
+from marl.checkpoints.attachments import Attachments
 
 
 class Task(ABC):
@@ -26,6 +27,7 @@ class Task(ABC):
         compile_seconds: seconds that building took, compilation included.
         accumulates: False where an optimiser step may not be of several minibatches.
         callbacks: callbacks of the task's own, called between the run's and the progress bar.
+        attachments: files of the task's own beside the checkpoints, to which its state refers; None: it has none.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Task(ABC):
     compile_seconds: float = 0.0
     accumulates: bool = True
     callbacks: Sequence[Callback] = ()
+    attachments: Attachments | None = None
 
     @classmethod
     def keeps_on_resume(cls, key: str) -> bool:
@@ -75,7 +78,10 @@ class Task(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict:
-        """What decides the next data: environment, loader position, random streams; tensors and plain Python."""
+        """What decides the next data: environment, loader position, random streams; tensors and plain Python.
+
+        With `attachments`, "files" are those it refers to, {path: SHA-256}; they are on the disk when this returns.
+        """
 
     @abstractmethod
     def load_state_dict(self, state: dict) -> None:

@@ -39,6 +39,7 @@ class Critic(nn.Module):
         architecture: its `critic` is the kind above. Ids go to a shared network of the kinds local and agent_state, the
             others tell the agents apart by their outputs. Pruned is what `GroupSpec.in_state` names.
         state_size: S, or None where the environment offers no global state.
+        choices: K, values per agent instead of one: those of its choices, [..., A, K].
 
     Attributes:
         memory_shape: what the network remembers from step to step, (M,) or, one row per agent, (A, M); None where it
@@ -56,11 +57,12 @@ class Critic(nn.Module):
         network: Callable[..., nn.Module],
         architecture: Architecture = Architecture(),  # noqa: B008 - frozen
         state_size: int | None = None,
+        choices: int | None = None,
     ) -> None:
         super().__init__()
         kind, share, prune = architecture.critic, architecture.share_critic, architecture.prune_state
         normalize, limit = architecture.normalize_observation, architecture.observation_limit
-        self.kind = kind
+        self.kind, self.choices = kind, choices
         self.n_agents = spec.n_agents
         self.uses_state = kind in ("state", "agent_state")
         if self.uses_state and state_size is None:
@@ -96,9 +98,9 @@ class Critic(nn.Module):
         # One call for all agents: the input is common to them and the network is too.
         self.joint = share == "shared" and kind in ("concat", "state") and not self.team
         if self.joint:
-            self.network = network(size, spec.n_agents)
+            self.network = network(size, spec.n_agents * (choices or 1))
         else:
-            self.network = PerAgent(network, spec.n_agents, size, 1, share == "shared")
+            self.network = PerAgent(network, spec.n_agents, size, choices or 1, share == "shared")
         memory = getattr(self.network, "memory_size", 0)
         self.memory_shape = None if not memory else (memory,) if self.joint else (A, memory)
         self.per_agent = spec.ends and bool(memory) and not self.joint
@@ -161,7 +163,10 @@ class Critic(nn.Module):
             float32 [..., A].
         """
         x = self._input(observation, state)
-        return self.network(x).float() if self.joint else self.network(x).squeeze(-1).float()
+        values = self.network(x).float()
+        if self.choices is not None:
+            return values.unflatten(-1, (self.n_agents, self.choices)) if self.joint else values
+        return values if self.joint else values.squeeze(-1)
 
     def unroll(
         self, observation: Tensor, state: Tensor | None, memory: Tensor, start: Tensor | None = None

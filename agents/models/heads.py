@@ -22,16 +22,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agents.fused_ops.autograd import LOG_SQRT_2PI, CategoricalTerms, NormalLogProb
-from agents.models.policy_heads.base import Head
+from agents.models.policy_heads.base import ABSENT, Head
+from agents.models.policy_heads.exploring import EXPLORING, make_exploring
 from agents.models.policy_heads.hybrid import Hybrid
 from envs.spec import ActionSpec
 from marl.core.errors import UserError
 
 LOG_2 = math.log(2.0)
-# The logit of a choice that does not exist: its probability is 0; finite, so that 0 * log 0 is no NaN.
-ABSENT = -1e30
 
-Policy = Literal["auto", "tanh_normal", "clipped_normal", "categorical"]
+Policy = Literal["auto", "tanh_normal", "clipped_normal", "categorical", "epsilon_greedy", "deterministic"]
 Std = Literal["state", "independent"]
 
 
@@ -206,7 +205,7 @@ def make_head(
     Args:
         spec: the group's actions; low/high float32 [A, D].
         kind: auto = tanh_normal for continuous actions (clipped_normal where a bound is infinite), categorical for
-            discrete and multi-discrete ones; hybrid actions have a Gaussian, named by `kind`, beside a categorical.
+            discrete and multi-discrete ones; epsilon_greedy and deterministic: of algorithms that replay; hybrid actions have a Gaussian, named by `kind`, beside a categorical.
         std: Gaussians only. state = the network outputs it, through a biased softplus; independent = a
             parameter of its own per action dimension.
         init_std: standard deviation at network output 0, in raw units (before tanh or clipping).
@@ -216,6 +215,8 @@ def make_head(
     Raises:
         UserError: the head does not fit the actions.
     """
+    if kind in EXPLORING:
+        return make_exploring(spec, kind)
     if spec.kind == "hybrid" and kind != "categorical":
         C = spec.n_continuous
         masks = (None, None) if spec.mask is None else spec.mask.split([C, len(spec.nvec)], -1)

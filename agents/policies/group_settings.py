@@ -168,7 +168,8 @@ def everyone(
         raise UserError(
             f"group {name} is played by groups.{name}.policy={settings[name].policy}, which is no policy of this run"
         )
-    return {n: actors[of] for n, of in whose.items()}, {n: critics[of] for n, of in whose.items()}
+    judges = {name: critics[of] for name, of in whose.items() if of in critics}
+    return {name: actors[of] for name, of in whose.items()}, judges
 
 
 def _list(names: Iterable[str]) -> str:

@@ -33,7 +33,8 @@ FORMAT = 1
 class Policy(nn.Module):
     """The actors of all groups that learnt, and their critics.
 
-    metadata: what the file says: "spec", "algo", "network", "critic_network", "groups" (configuration nodes) and, for
+    metadata: what the file says: "spec", "algo", "network", "critic_network", "groups" (configuration nodes), "critics"
+    (whether there are values of states; an algorithm may have none) and, for
     people and other programs, "env" (how its environment is built), "run" (seed, frames so far, evaluation).
 
     Raises:
@@ -51,7 +52,8 @@ class Policy(nn.Module):
         architecture = Architecture.of(metadata["algo"])
         groups = algorithms(architecture, settings)
         actors, critics = build_networks(architecture, self.spec, network, critic_network, groups)
-        self.actors, self.critics = nn.ModuleDict(actors), nn.ModuleDict(critics)
+        self.actors = nn.ModuleDict(actors)
+        self.critics = nn.ModuleDict(critics if metadata.get("critics", True) else {})
         self.settings = settings
         acting = {n: group for n, group in self.spec.groups.items() if n in actors}
         self.spec = EnvSpec(acting, self.spec.state_size, self.spec.max_steps)
@@ -93,9 +95,11 @@ class Policy(nn.Module):
                 f"{path}: written by an earlier version, without the sizes of observations and actions; "
                 "resume the run once with this version"
             )
+        weights = state["loss"] if weights is None else weights
         policy = cls(
             {
                 "spec": spec,
+                "critics": any(key.startswith("critics.") for key in weights),
                 **{key: config.get(key) for key in ("algo", "network", "critic_network", "env")},
                 "groups": config.get("groups"),
                 "run": {
@@ -108,7 +112,6 @@ class Policy(nn.Module):
                 },
             }
         )
-        weights = state["loss"] if weights is None else weights
         policy._fill({key: value for key, value in weights.items() if key.startswith(("actors.", "critics."))}, path)
         return policy.to(device)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from marl.checkpoints import checkpoint_file
+from marl.checkpoints import attachments, checkpoint_file
 from marl.core import device, distributed
 from marl.core.errors import UserError
 from marl.core.imports import resolve
@@ -22,7 +22,8 @@ def resumed(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any] | None:
 
     With `resume=FILE` that file, later ones being set aside; with `resume=RUN_DIR`, or after a restart by torchrun or
     Slurm, the newest good one. Says what differs in the configuration. Raises UserError as `compare` and
-    `checkpoint.newest`, and where a run's checkpoints are gone though it had some.
+    `checkpoint.newest`, where a run's checkpoints are gone though it had some, and where a file that the checkpoint
+    refers to (`marl.checkpoints.attachments`) is missing or damaged.
     """
     where = device.pick(config.get("device", "cpu"))
     file = Path(config["resume"]) if config["resume"] and Path(config["resume"]).is_file() else None
@@ -36,6 +37,7 @@ def resumed(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any] | None:
         _begin_again(run_dir)
         return None
     lines = compare(config, content["config"])
+    attachments.check(content, run_dir)  # before anything is moved
     later = checkpoint_file.branch(run_dir, file, content["iteration"]) if file and distributed.main() else []
     if distributed.agree(any(path.stem == "best" for path in later)):
         content["best"] = None  # the best so far has been written over by a later one

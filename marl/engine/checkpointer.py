@@ -42,6 +42,9 @@ class Checkpointer:
         self.task, self.updater, self.run_state, self.callbacks = task, updater, run_state, callbacks
         self.config, self.run_dir = config, run_dir
         self.last_every, self.keep_last, self.keep_every = last_every, keep_last, keep_every
+        self.attachments = task.attachments
+        if self.attachments is not None:
+            self.attachments.open(run_dir)
 
     # ---- when --------------------------------------------------------------------------------------------------
 
@@ -84,14 +87,36 @@ class Checkpointer:
 
     def write(self, name: str) -> None:
         """Write `NAME.pt`, and for the best and at the end the weights alone as `NAME.safetensors`; in one process."""
-        content = self.state_dict()
-        if not distributed.main():
-            return
-        path = self.run_dir / "checkpoints" / f"{name}.pt"
-        checkpoint_file.save(path, content, self.keep_last if name == "last" else 1)
-        if name == "best" or self.run_state.ended:
-            about = {"iteration": str(self.run_state.iteration), "task": self.task.name}
-            checkpoint_file.save_weights(path.with_suffix(".safetensors"), content["loss"], about)
+        try:
+            content = self.state_dict()
+            if not distributed.main():
+                return
+            path = self.run_dir / "checkpoints" / f"{name}.pt"
+            checkpoint_file.save(path, content, self.keep_last if name == "last" else 1)
+            if self.attachments is not None:
+                self.attachments.note(path, content)
+            if name == "best" or self.run_state.ended:
+                about = {"iteration": str(self.run_state.iteration), "task": self.task.name}
+                checkpoint_file.save_weights(path.with_suffix(".safetensors"), content["loss"], about)
+        finally:  # what an older checkpoint needed, or one that could not be written
+            self._sweep_attachments()
+
+    def sweep(self) -> None:
+        """Remove what killed processes left: temporary files, and attachments that no checkpoint refers to."""
+        checkpoint_file.sweep(self.run_dir / "checkpoints")
+        self._sweep_attachments()
+
+    def _sweep_attachments(self) -> None:
+        if self.attachments is not None and distributed.main():
+            self.attachments.sweep()
+
+    def rescue(self, place: Path) -> dict[str, Any] | None:
+        """`state_dict` for the directory `place`, with the attachments there; None where there is none such."""
+        if not place.is_dir():
+            return None
+        if self.attachments is not None:
+            self.attachments.open(place)
+        return self.state_dict()
 
     # ---- back --------------------------------------------------------------------------------------------------
 

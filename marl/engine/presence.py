@@ -59,17 +59,24 @@ class Presence:
         """Let go of the directory."""
         os.close(self.number)
 
-    def rescue(self, what: str, content: dict | None, record: dict[str, float] | None, units: int) -> str:
-        """Write what is in memory where the directory is now, or where it was; says where. Closes the loggers and this.
+    def place(self, what: str) -> Path:
+        """Where to write what is in memory: where the directory is now, or where it was, made again.
+
+        what: happened, as `lost` says it. There need be no such directory, where the system does not tell.
+        """
+        return self._make_again() if what == REMOVED else Path(self.name() or "NEW_PLACE")
+
+    def rescue(self, what: str, place: Path, content: dict | None, record: dict[str, float] | None, units: int) -> str:
+        """Write what is in memory to `place`; says where. Closes the loggers and this.
 
         Args:
             what: happened, as `lost` says it.
+            place: as `place` says it.
             content: of a checkpoint; None where there can be none.
             record: the iteration's figures where they are not logged yet.
             units: frames or epochs done.
         """
-        place = self._make_again() if what == REMOVED else Path(self.name() or "NEW_PLACE")
-        if content is not None and place.is_dir():
+        if content is not None:
             for logger in self.loggers:
                 logger.rescue(place, record, units)
             checkpoint_file.save(place / "checkpoints" / "last.pt", content, self.keep_last)
@@ -77,7 +84,7 @@ class Presence:
             with suppress(OSError):  # the files of some are gone
                 logger.close()
         self.close()
-        if content is not None and place.is_dir():
+        if content is not None:
             return f"a checkpoint of this moment is in {place}: resume={place} continues"
         if what == REMOVED:
             return f"its configuration is in {place}, its checkpoints are lost"

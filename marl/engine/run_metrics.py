@@ -25,6 +25,7 @@ class RunMetrics:
     def __init__(self, mask_non_finite: bool = False) -> None:
         self.mask_non_finite = mask_non_finite
         self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
         self.batches = self.steps = 0
         self.norms: Tensor | int = 0
         self.skipped: Tensor | int = 0
@@ -37,11 +38,23 @@ class RunMetrics:
         if self.mask_non_finite:
             figures = non_finite.masked(figures)
         if self.batches == 0:
-            self.sums = {name: value.float().clone() for name, value in figures.items()}
+            self.sums, self.counts = {}, {}
             self.steps = self.norms = self.skipped = 0
-        else:
+        if figures.keys() == self.sums.keys():
             torch._foreach_add_(list(self.sums.values()), list(figures.values()))
+        else:
+            self._add_some(figures)
+        for name in figures:
+            self.counts[name] += 1
         self.batches += 1
+
+    def _add_some(self, figures: Mapping[str, Tensor]) -> None:
+        """Of a minibatch that has other figures than those before it, such as one that trains critics only."""
+        for name, value in figures.items():
+            if name in self.sums:
+                self.sums[name] += value
+            else:
+                self.sums[name], self.counts[name] = value.float().clone(), 0
 
     def add_step(self, norm: Tensor) -> None:
         """An optimiser step was made with gradients of this norm."""
@@ -54,7 +67,7 @@ class RunMetrics:
 
     def take(self, task_metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
         """The iteration's means with the task's own figures, brought to the host in one transfer."""
-        figures: dict[str, Tensor | float] = {name: total / self.batches for name, total in self.sums.items()}
+        figures: dict[str, Tensor | float] = {name: total / self.counts[name] for name, total in self.sums.items()}
         figures["grad_norm"] = self.norms / max(self.steps, 1)
         self.names = tuple(name for name in figures if name != "finite")
         if self.mask_non_finite:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from marl.callbacks.base import Callback, monitored
 from marl.callbacks.progress import ProgressBar
-from marl.checkpoints import checkpoint_file
 from marl.core import distributed, seeding
 from marl.core.errors import UserError
 from marl.core.signals import Signals
@@ -206,7 +205,7 @@ class Trainer(RunView):
         self.run_state.start_clock()
         run_dir.mkdir(parents=True, exist_ok=True)
         self.presence = Presence(run_dir, self.config, self.loggers, self.keep_last) if distributed.main() else None
-        checkpoint_file.sweep(run_dir / "checkpoints")
+        self.checkpointer.sweep()
         for logger in self.loggers:
             logger.open(run_dir, self.config, self.iteration, self.units)
         for callback in self.callbacks:
@@ -292,9 +291,10 @@ class Trainer(RunView):
         what = lost(self.presence, together)
         if what is None:
             return
-        content = self.checkpointer.state_dict() if together or distributed.world() == 1 else None
+        place = self.presence.place(what) if self.presence else None
+        content = self.checkpointer.rescue(distributed.agree(place)) if together or distributed.world() == 1 else None
         message = f"{self.run_dir}: was {what} while the run trained (iteration {self.iteration})"
         if self.presence:
-            message += f"; {self.presence.rescue(what, content, record, self.units)}"
+            message += f"; {self.presence.rescue(what, place, content, record, self.units)}"
         self.loggers, self.presence = [], None  # both are closed, and it has been told
         raise UserError(message)

@@ -3,9 +3,10 @@
     python tests/trials/kills.py --kills 20 --json kills.json
 
 Runs are processes forked from this one, which has imported everything before, so that a kill costs no start of
-Python. Every third kill is aimed at the writing of a checkpoint: with half of the file written, before it is on the
-disk, before and after it gets its name. What is compared, bitwise: weights, optimiser, schedule, the state of the
-task and every random stream, the best model, each logged metric but times (CSV and TensorBoard), and the summary.
+Python. Every third kill is aimed at the writing of a checkpoint, or of a replay buffer's file beside it: with half of
+the file written, before it is on the disk, before and after it gets its name. What is compared, bitwise: weights,
+optimiser, schedule, the state of the task and every random stream, the best model, each logged metric but times (CSV
+and TensorBoard), and the summary.
 Then whole commands of several processes (tests/trials/kills_of_commands.py): sweeps, tuning, recording, torchrun.
 """
 
@@ -28,6 +29,7 @@ import torch.utils.tensorboard
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+import agents.tasks.off_policy  # noqa: E402, F401
 import agents.tasks.on_policy  # noqa: E402, F401
 import envs.vmas.env  # noqa: E402, F401
 import marl.supervised.task  # noqa: E402, F401
@@ -56,6 +58,14 @@ AGENTS = [
     "task.eval_episodes=4",
     "scheduler=linear",
 ]
+REPLAYED = [
+    *(setting for setting in AGENTS if not setting.startswith(("algo.epochs", "algo.entropy_coef"))),
+    "env.fast=off",
+    "algo.updates=5",
+    "algo.prefill=300",
+    "algo.buffer_frames=1280",
+    "algo.n_step=2",
+]
 CASES = {
     "balance, kernel": [*AGENTS, "env=vmas/balance", "env.fast=kernel"],
     "balance, eager": [*AGENTS, "env=vmas/balance", "env.fast=off"],
@@ -64,6 +74,11 @@ CASES = {
         *AGENTS, "env=vmas/balance", "algo=ippo", "curriculum.env.scenario_kwargs.package_mass={0: 1, 0.3: 3, 0.6: 5}",
         "curriculum.env.scenario_kwargs.n_agents={draw: [2, 3]}",
     ],
+    "navigation, QMIX": [
+        *(*REPLAYED, "algo=qmix", "env=vmas/navigation", "env.continuous_actions=false"),
+        *("algo.target_every=7", "algo.tau=1"),
+    ],
+    "navigation, MASAC": [*REPLAYED, "algo=masac", "env=vmas/navigation"],
     "digits": ["experiment=digits", "network.hidden=[16]", "network.dropout=0.1", "scheduler=cosine"],
     "cloning": ["experiment=clone", "network.hidden=[16]", "task.eval_episodes=4", "env.fast=off"],
 }
@@ -90,7 +105,7 @@ def aim(stage: str, nth: int) -> None:
 
     def now(path: object) -> bool:
         nonlocal left
-        left -= ".pt." in str(path)
+        left -= ".pt." in str(path) or "/replay/" in str(path)
         return left < 0
 
     def die() -> None:

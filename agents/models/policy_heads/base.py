@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from envs.spec import ActionSpec
 
+# The logit, or value, of a choice that does not exist: its probability is 0; finite, so that 0 * log 0 is no NaN.
+ABSENT = -1e30
+
 
 class Head(nn.Module, ABC):
     """What every policy head offers. No method synchronises with the host; all compile into one graph."""

@@ -1,0 +1,122 @@
+"""Deterministic policy gradients for teams: IDDPG and MADDPG, and with TD3's three changes MATD3.
+
+Independent and centralised variants differ in `DDPG.critic`. Shapes: B minibatch rows, A agents in a group, F features,
+D action dimensions, N critics, S state features.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from agents.algorithms.replayed import Replayed, ReplayLoss, bootstrapped, mean_over, without_gradient
+from agents.models.action_values.q_critic import QCritic
+from agents.models.actor import Actor
+from agents.models.heads import Policy
+from envs.spec import EnvSpec
+from marl.core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDPG(Replayed):
+    """Settings of IDDPG, MADDPG and MATD3; `conf/algo/base/ddpg.yaml` explains each.
+
+    Raises:
+        UserError: as `Algorithm`, or another policy than the deterministic one.
+    """
+
+    common = (*Replayed.common, "policy_every")
+
+    policy: Policy = "deterministic"
+    twin: bool = False
+    policy_every: Annotated[int, Field(ge=1)] = 1
+    smoothing: Annotated[float, Field(ge=0)] = 0.0
+    smoothing_limit: Annotated[float, Field(gt=0)] = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.policy != "deterministic":
+            raise UserError(f"algo.policy={self.policy}: these gradients need a deterministic policy")
+
+    @property
+    def loss_class(self) -> type["DDPGLoss"]:
+        return DDPGLoss
+
+
+class DDPGLoss(ReplayLoss):
+    """Errors of the critics against the targets' values, and minus the value of what the actors would do.
+
+        y = r + gamma (1 - terminated) min_n Q'_n(s', mu'(s') + clip(noise))
+
+    Sources: Lowe et al. 2017 (MADDPG), Fujimoto et al. 2018 (TD3: twin critics, delayed actors, smoothed targets). All
+    agents' actions are the current actors' where an actor is improved, as in TorchRL's DDPGLoss.
+    """
+
+    def __init__(
+        self,
+        actors: Mapping[str, Actor],
+        spec: EnvSpec,
+        critic_network: Callable[..., nn.Module],
+        config: DDPG,
+        configs: Mapping[str, DDPG],
+    ) -> None:
+        super().__init__(actors, spec, critic_network, config, configs)
+        self.q_critics = nn.ModuleDict(
+            {
+                name: QCritic(spec.groups[name], critic_network, own, spec.state_size, 2 if own.twin else 1)
+                for name, own in self.configs.items()
+            }
+        )
+        self.uses_state = any(critic.uses_state for critic in self.q_critics.values())
+        self.target_actors = nn.ModuleDict({name: self.target(actor) for name, actor in self.actors.items()})
+        self.target_critics = nn.ModuleDict({name: self.target(critic) for name, critic in self.q_critics.items()})
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The actors and the critics of all groups."""
+        return {"actor": self.actors, "critic": self.q_critics}
+
+    @property
+    def improves_actors(self) -> bool:
+        """Whether the next minibatch trains the actors too (TD3's delayed policy updates)."""
+        return (self.updates + 1) % self.config.policy_every == 0
+
+    def capture_key(self) -> tuple:
+        """What decides `forward` beside tensors and their shapes (`marl.capture.captured_loss`)."""
+        return self.training, self.improves_actors
+
+    def forward(self, batch: Mapping) -> dict[str, Tensor]:
+        """The loss of a minibatch, as `agents.collection.replay_buffer.ReplayBuffer.sample` gives it.
+
+        Returns:
+            Scalars on the device, all but "loss" detached: loss, critic_loss, q and, where actors are improved,
+            actor_loss.
+        """
+        return self.summed({group: self._group(group, batch) for group in self.groups})
+
+    def _group(self, name: str, batch: Mapping) -> dict[str, Tensor]:
+        rows, own, actor, critic = batch[name], self.configs[name], self.actors[name], self.q_critics[name]
+        state, next_state = (batch["state"], batch["next_state"]) if critic.uses_state else (None, None)
+        alive = rows["alive"] if "alive" in actor.masks else None
+        with torch.no_grad():
+            action = self.target_actors[name](rows["next_observation"]).float().tanh()
+            if own.smoothing:
+                limit = own.smoothing_limit
+                noise = (own.smoothing * torch.randn_like(action)).clamp(-limit, limit)
+                action = (action + noise).clamp(-1.0, 1.0)
+            following = self.target_critics[name](rows["next_observation"], action, next_state).amin(0)
+            target = bootstrapped(
+                own.reward_scale * rows["reward"], following, batch["terminated"], batch["discount"]
+            )
+        q = critic(rows["observation"], rows["action"], state)
+        critic_loss = mean_over(self.error(q, target.expand_as(q)), alive) * len(q)
+        out = {"loss": critic_loss, "critic_loss": critic_loss, "q": q.mean()}
+        if self.improves_actors:
+            action = actor(rows["observation"]).float().tanh()
+            with without_gradient(critic):
+                value = critic(rows["observation"], action, state)[0]
+            out["actor_loss"] = -mean_over(value, alive)
+            out["loss"] = critic_loss + out["actor_loss"]
+        return out

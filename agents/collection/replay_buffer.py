@@ -1,0 +1,261 @@
+"""Replay: the latest steps of all environments, kept for learning again and again, and minibatches drawn from them.
+
+Shapes: C steps of capacity per environment, T steps of a rollout, E environments, A agents in a group, F features, D
+action dimensions, S global state features, B rows of a minibatch, N ends of episodes that were cut off.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from agents.collection.rollout_buffer import RolloutBuffer
+
+
+class ReplayBuffer:
+    """A ring of steps [C, E]. Observations are kept once: what follows a step is the next step's.
+
+    Where an episode was cut off (truncated) what really followed is kept apart, so that it can be bootstrapped from.
+    Where it terminated nothing that follows is read.
+
+    Args:
+        rollout: whose rollouts are added; it says what there is to keep, and where.
+        frames: capacity in frames of all environments; rounded down to whole rollouts, at least two.
+
+    Attributes:
+        added: steps of every environment that were ever added.
+        rows: {name: [C + 1, E, ...]}; names are "GROUP/observation", "GROUP/action", "state", "terminated" and so on.
+        final: {name: [M, ...]} what followed the steps that were cut off; a ring too, as large as it had to be.
+        final_index: int32 [C + 1, E], where in `final` that is; -1 where a step was not cut off.
+    """
+
+    def __init__(self, rollout: RolloutBuffer, frames: int) -> None:
+        E = rollout.done.shape[1]
+        self.n_envs, self.rollout_steps, self.device = E, rollout.steps, rollout.done.device
+        self.capacity = max(2, frames // (rollout.steps * E)) * rollout.steps
+        self.observed, self.sources = self._sources(rollout)
+        size = self.capacity + 1  # what follows the newest step
+        self.rows = {
+            name: torch.zeros(size, *source.shape[1:], dtype=source.dtype, device=self.device)
+            for name, source in {**self.observed, **self.sources}.items()
+        }
+        self.final_index = torch.full((size, E), -1, dtype=torch.int32, device=self.device)
+        self.final: dict[str, Tensor] = {
+            name: following.new_zeros(0, *following.shape[2:]) for name, following in self._next(rollout).items()
+        }
+        self.clear()
+
+    def _sources(self, rollout: RolloutBuffer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What a policy sees, [T + 1, E, ...], and what belongs to a step, [T, E, ...]."""
+        observed: dict[str, Tensor] = {}
+        steps = {"terminated": rollout.terminated, "done": rollout.done}
+        for name in rollout.action:
+            observed[f"{name}/observation"] = rollout.observed[name]
+            kinds = {"action": "mask"}  # as the losses call the mask of actions
+            observed |= {f"{name}/{kinds.get(kind, kind)}": mask for kind, mask in rollout.masks[name].items()}
+            steps |= {f"{name}/action": rollout.action[name], f"{name}/reward": rollout.reward[name]}
+        if rollout.states is not None:
+            observed["state"] = rollout.states
+        return observed, steps
+
+    def _next(self, rollout: RolloutBuffer) -> dict[str, Tensor]:
+        final = {f"{name}/observation": rollout.next[name] for name in rollout.action}
+        return final if rollout.states is None else {**final, "state": rollout.next_states}
+
+    @property
+    def steps(self) -> int:
+        """Steps held of every environment: what follows the newest lies where the oldest's observation was."""
+        return min(self.added, self.capacity - 1)
+
+    @property
+    def frames(self) -> int:
+        """Frames held, of all environments together."""
+        return self.steps * self.n_envs
+
+    def clear(self) -> None:
+        """Forget all steps."""
+        self.added = 0
+        self.finals = 0  # ever kept
+        self.final_counts: deque[int] = deque(maxlen=self.capacity // self.rollout_steps)  # of the rollouts held
+
+    def add(self, rollout: RolloutBuffer, truncated: Tensor) -> None:
+        """Keep a rollout in the place of the oldest.
+
+        Args:
+            rollout: as collected.
+            truncated: int64 [N], t * E + e, where episodes were cut off.
+        """
+        finals = {name: source.flatten(0, 1)[truncated] for name, source in self._next(rollout).items()}
+        self._write(*self._sources(rollout), truncated, finals)
+
+    def _write(
+        self,
+        observed: Mapping[str, Tensor],
+        steps: Mapping[str, Tensor],
+        truncated: Tensor,
+        finals: Mapping[str, Tensor],
+    ) -> None:
+        """Keep the next rollout: what was seen [T or T + 1, E, ...], steps [T, E, ...], ends [N], finals [N, ...]."""
+        T, start = self.rollout_steps, self.added % self.capacity
+        for name, source in observed.items():
+            self.rows[name][start : start + len(source)].copy_(source)
+            if start == 0:  # it also follows the last row
+                self.rows[name][self.capacity].copy_(source[0])
+        for name, source in steps.items():
+            self.rows[name][start : start + T].copy_(source)
+        index = self.final_index[start : start + T]
+        index.fill_(-1)
+        self._keep_finals(truncated, finals, index)
+        self.added += T
+
+    def _keep_finals(self, truncated: Tensor, finals: Mapping[str, Tensor], index: Tensor) -> None:
+        count = len(truncated)
+        self.final_counts.append(count)  # those of the rollout that makes room are not counted any more
+        if not count:
+            return
+        needed, size = sum(self.final_counts), len(next(iter(self.final.values())))
+        if needed > size:
+            size = max(needed + needed // 8, 64)
+            self._grow(needed - count, size)
+        slots = torch.arange(self.finals, self.finals + count, device=self.device) % size
+        for name, source in finals.items():
+            self.final[name].index_copy_(0, slots, source)
+        index.view(-1).index_copy_(0, truncated, slots.to(index.dtype))
+        self.finals += count
+
+    def _grow(self, live: int, size: int) -> None:
+        """Make `final` as large as `size`; the newest `live` are kept."""
+        oldest, before = self.finals - live, len(next(iter(self.final.values())))
+        numbers = torch.arange(oldest, self.finals, device=self.device)
+        for name, kept in self.final.items():
+            larger = kept.new_zeros(size, *kept.shape[1:])
+            if live:
+                larger[numbers % size] = kept[numbers % before]
+            self.final[name] = larger
+        if live:
+            moved = torch.full((before,), -1, dtype=self.final_index.dtype, device=self.device)
+            moved[numbers % before] = (numbers % size).to(moved.dtype)
+            at = (self.final_index >= 0).nonzero(as_tuple=True)
+            self.final_index[at] = moved[self.final_index[at].long()]
+
+    # ---- rollout by rollout, for checkpoints ---------------------------------------------------------------------
+
+    @property
+    def held(self) -> range:
+        """The rollouts held, counted from the first ever added; of the oldest the first step may be gone."""
+        return range(self.added // self.rollout_steps - len(self.final_counts), self.added // self.rollout_steps)
+
+    def rollout(self, number: int) -> dict[str, Tensor]:
+        """One of the rollouts held.
+
+        Returns:
+            {"rows/NAME": [T, E, ...], "final/NAME": [N, ...], "truncated": int64 [N], t * E + e}; the names are those
+            of `rows` and `final`.
+        """
+        start = number * self.rollout_steps % self.capacity
+        place = slice(start, start + self.rollout_steps)
+        index = self.final_index[place].flatten()
+        truncated = (index >= 0).nonzero().squeeze(-1)
+        kept = {f"final/{name}": value.index_select(0, index[truncated]) for name, value in self.final.items()}
+        return {**{f"rows/{name}": value[place] for name, value in self.rows.items()}, **kept, "truncated": truncated}
+
+    def following(self) -> dict[str, Tensor]:
+        """What follows the newest step, {name: [E, ...]}, a copy."""
+        return {name: self.rows[name][self._end].clone() for name in self.observed}
+
+    @property
+    def _end(self) -> int:
+        """The row of what follows the newest step."""
+        return (self.added - 1) % self.capacity + 1
+
+    def restore(self, first: int, rollouts: Iterable[Mapping[str, Tensor]], following: Mapping[str, Tensor]) -> None:
+        """Hold what another buffer of the same shapes held.
+
+        Args:
+            first: number of the oldest rollout.
+            rollouts: from the oldest on, each as `rollout` gives it.
+            following: as `following` gives it.
+        """
+        self.clear()
+        self.added = first * self.rollout_steps
+        for rollout in rollouts:
+            parts: dict[str, dict[str, Tensor]] = {"rows": {}, "final": {}, "truncated": {}}
+            for key, value in rollout.items():
+                kind, _, name = key.partition("/")
+                parts[kind][name] = value.to(self.device)
+            observed = {name: parts["rows"][name] for name in self.observed}
+            steps = {name: parts["rows"][name] for name in self.sources}
+            self._write(observed, steps, parts["truncated"][""], parts["final"])
+        for name, value in following.items():
+            self.rows[name][self._end].copy_(value)
+
+    def sample(self, size: int, generator: torch.Generator, n_step: int = 1, gamma: float = 1.0) -> dict:
+        """A minibatch of steps, uniform over those held, with replacement.
+
+        Args:
+            size: B.
+            generator: of the draw.
+            n_step: rewards of up to so many steps are summed before what follows is valued (Watkins 1989); an episode's
+                end, or the newest step, ends the sum earlier.
+            gamma: discount per step.
+
+        Returns:
+            {group: {observation, next_observation float32 [B, A, F], action [B, A, D], reward float32 [B, A], and
+            where there are such masks mask, next_mask bool [B, A, K], alive, next_alive bool [B, A]}, state,
+            next_state float32 [B, S], terminated bool [B], discount float32 [B]: gamma ** the steps summed}.
+        """
+        E, oldest = self.n_envs, self.added - self.steps
+        draw = torch.randint(self.steps * E, (size,), generator=generator, device=self.device)
+        step, env = oldest + draw // E, draw % E  # absolute numbers of steps
+        return self.take(step, env, n_step, gamma)
+
+    def take(self, step: Tensor, env: Tensor, n_step: int = 1, gamma: float = 1.0) -> dict:
+        """The minibatch of these steps, int64 [B] counted from the first ever added, of environments int64 [B]."""
+        E, slot = self.n_envs, step % self.capacity
+        at = slot * E + env
+        batch: dict = {}
+        for name in self.observed:
+            _put(batch, name, self._at(name, at))
+        for name in self.sources:
+            if name.endswith("/action"):
+                _put(batch, name, self._at(name, at))
+        rewards = {name: self._at(name, at) for name in self.sources if name.endswith("/reward")}
+        last, discount = at, torch.full(step.shape, gamma, device=self.device)
+        going = ~self._at("done", at)
+        for k in range(1, n_step):
+            going = going & (step + k < self.added)
+            following = ((step + k) % self.capacity) * E + env
+            for name, total in rewards.items():
+                gain = self._at(name, following)
+                rewards[name] = total + torch.where(going.unsqueeze(-1), discount.unsqueeze(-1) * gain, 0.0)
+            last = torch.where(going, following, last)
+            discount = torch.where(going, discount * gamma, discount)
+            going = going & ~self._at("done", last)
+        for name, value in rewards.items():
+            _put(batch, name, value)
+        after = last + E  # row C follows row C - 1, and holds what row 0 begins with
+        finals = self.final_index.view(-1).index_select(0, last)
+        for name in self.observed:
+            _put(batch, name, self._after(name, after, finals), "next_")
+        batch["terminated"], batch["discount"] = self._at("terminated", last), discount
+        return batch
+
+    def _at(self, name: str, at: Tensor) -> Tensor:
+        return self.rows[name].flatten(0, 1).index_select(0, at)
+
+    def _after(self, name: str, after: Tensor, finals: Tensor) -> Tensor:
+        """What followed, from apart where an episode was cut off."""
+        value = self._at(name, after)
+        kept = self.final.get(name)
+        cut = (finals >= 0).view(-1, *[1] * (value.dim() - 1))
+        if kept is None:  # a mask, which is known of what the policy sees only: there all is allowed, and all live
+            return value | cut
+        if not len(kept):
+            return value
+        return torch.where(cut, kept.index_select(0, finals.clamp(min=0)), value)
+
+
+def _put(batch: dict, name: str, value: Tensor, prefix: str = "") -> None:
+    group, _, key = name.rpartition("/")
+    (batch.setdefault(group, {}) if group else batch)[prefix + key] = value

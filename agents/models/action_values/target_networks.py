@@ -1,0 +1,44 @@
+"""Target networks: copies of networks that follow them slowly (Polyak averaging) or from time to time."""
+
+from copy import deepcopy
+
+import torch
+from torch import nn
+
+
+class TargetNetwork(nn.Module):
+    """A copy of a network whose weights follow it and get no gradient.
+
+    Args:
+        source: whose copy it is.
+        tau: share of the source taken at each update: 1 = all of it.
+        every: updates between two of the copy's.
+    """
+
+    def __init__(self, source: nn.Module, tau: float = 0.005, every: int = 1) -> None:
+        super().__init__()
+        self.network = deepcopy(source).requires_grad_(False)
+        self.tau, self.every = tau, every
+        self._pairs = [source]  # a list, so that the source's weights are not this module's too
+
+    def forward(self, *inputs, **named):
+        return self.network(*inputs, **named)
+
+    @torch.no_grad()
+    def follow(self, update: int) -> None:
+        """The `update`-th update of the source was made, the first being 1.
+
+        theta' <- theta' + tau (theta - theta') (Lillicrap et al. 2016, algorithm 1); buffers are taken over whole.
+        """
+        if update % self.every:
+            return
+        source = self._pairs[0]
+        targets, sources = list(self.network.parameters()), list(source.parameters())
+        if not targets:
+            return
+        if self.tau == 1.0:
+            torch._foreach_copy_(targets, sources)
+        else:
+            torch._foreach_lerp_(targets, sources, self.tau)
+        for target, buffer in zip(self.network.buffers(), source.buffers(), strict=True):
+            target.copy_(buffer)

@@ -1,0 +1,128 @@
+"""The replay buffer against a plain list of steps: rings, n-step sums, cut-off episodes, masks and states."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from agents.collection.replay_buffer import ReplayBuffer
+from agents.collection.rollout_buffer import RolloutBuffer
+from envs.spec import ActionSpec, EnvSpec, GroupSpec
+
+T, E, A, F = 4, 3, 2, 1
+GAMMA = 0.5
+
+
+def spec(masks=()):
+    action = ActionSpec("discrete", nvec=(3,))
+    return EnvSpec({"team": GroupSpec("team", ("a", "b"), F, action, masks)}, 1, 5)
+
+
+def actor():
+    return SimpleNamespace(head=SimpleNamespace(n_features=3, raw_size=1, raw_dtype=torch.int64), memory_shape=None)
+
+
+class Plain:
+    """Every step ever made, in a list: step n of environment e shows n + e / 10, and earns n + 1."""
+
+    def __init__(self, ends, rollouts, frames, masks=()):
+        self.rollout = RolloutBuffer(spec(masks), E, "cpu", T, {"team": actor()})
+        self.buffer = ReplayBuffer(self.rollout, frames)
+        self.ends = ends  # {(n, e): "terminated" | "truncated"}
+        for k in range(rollouts):
+            self.fill(k)
+            truncated = self.rollout.truncated.flatten().nonzero().squeeze(-1)
+            self.buffer.add(self.rollout, truncated)
+
+    def seen(self, n, e):
+        return n + e / 10
+
+    def fill(self, k):
+        r = self.rollout
+        for kind in ("terminated", "truncated"):
+            getattr(r, kind).zero_()
+        for t in range(T + 1):
+            n = k * T + t
+            for e in range(E):
+                r.observed["team"][t, e] = self.seen(n, e)
+                r.states[t, e] = -self.seen(n, e)
+                for mask in r.masks["team"].values():
+                    mask[t, e] = torch.rand(mask.shape[2:], generator=torch.Generator().manual_seed(n * E + e)) < 0.5
+                if t < T:
+                    r.action["team"][t, e] = n % 3
+                    r.reward["team"][t, e] = n + 1
+                    r.next["team"][t, e] = 1000 + self.seen(n, e)  # where the step really led
+                    r.next_states[t, e] = -1000 - self.seen(n, e)
+                    if (n, e) in self.ends:
+                        getattr(r, self.ends[n, e])[t, e] = True
+        r.finish()
+
+    def expected(self, n, e, n_step):
+        """(reward, discount, terminated, what follows) by the definition."""
+        total, discount, last = 0.0, 1.0, n
+        for k in range(n_step):
+            if n + k >= self.buffer.added:
+                break
+            total += discount * (n + k + 1)
+            discount *= GAMMA
+            last = n + k
+            if (last, e) in self.ends:
+                break
+        end = self.ends.get((last, e))
+        follows = 1000 + self.seen(last, e) if end == "truncated" else self.seen(last + 1, e)
+        return total, discount, end == "terminated", follows
+
+
+ENDS = {(2, 0): "truncated", (3, 1): "terminated", (5, 2): "truncated", (7, 0): "truncated", (9, 1): "truncated"}
+ENDS |= {(n, 2): "truncated" for n in range(10, 40, 3)} | {(n, 0): "terminated" for n in range(11, 40, 5)}
+
+
+@pytest.mark.parametrize("n_step", [1, 2, 3])
+@pytest.mark.parametrize("rollouts", [1, 2, 3, 4, 9])
+def test_every_step_held_is_what_was_played(rollouts, n_step):
+    plain = Plain(ENDS, rollouts, frames=3 * T * E)
+    buffer = plain.buffer
+    assert buffer.capacity == 3 * T and buffer.added == rollouts * T
+    numbers = range(buffer.added - buffer.steps, buffer.added)
+    assert buffer.steps == min(rollouts * T, 3 * T - 1)
+    for n in numbers:
+        for e in range(E):
+            batch = buffer.take(torch.tensor([n]), torch.tensor([e]), n_step, GAMMA)
+            reward, discount, terminated, follows = plain.expected(n, e, n_step)
+            rows = batch["team"]
+            assert rows["observation"].flatten().tolist() == pytest.approx([plain.seen(n, e)] * A)
+            assert rows["action"].flatten().tolist() == [n % 3] * A
+            assert rows["reward"].flatten().tolist() == pytest.approx([reward] * A), (n, e)
+            assert batch["discount"].tolist() == [discount]
+            assert batch["terminated"].tolist() == [terminated]
+            assert batch["state"].item() == pytest.approx(-plain.seen(n, e))
+            if not terminated:
+                assert rows["next_observation"].flatten().tolist() == pytest.approx([follows] * A), (n, e)
+                assert batch["next_state"].item() == pytest.approx(-follows)
+
+
+def test_masks_are_those_of_their_steps():
+    plain = Plain({(3, 1): "truncated"}, 2, frames=2 * T * E, masks=("action", "alive"))
+    batch = plain.buffer.take(torch.tensor([1, 6]), torch.tensor([0, 2]))
+    for row, (n, e) in enumerate([(1, 0), (6, 2)]):
+        for key, at in (("mask", n), ("next_mask", n + 1)):
+            drawn = torch.rand(A, 3, generator=torch.Generator().manual_seed(at * E + e)) < 0.5
+            assert torch.equal(batch["team"][key][row], drawn), (key, n, e)
+        for key, at in (("alive", n), ("next_alive", n + 1)):
+            drawn = torch.rand(A, generator=torch.Generator().manual_seed(at * E + e)) < 0.5
+            assert torch.equal(batch["team"][key][row], drawn)
+
+
+def test_a_draw_is_uniform_over_what_is_held():
+    plain = Plain(ENDS, 5, frames=3 * T * E)
+    batch = plain.buffer.sample(60_000, torch.Generator().manual_seed(0))
+    shown, counts = batch["team"]["observation"][:, 0, 0].unique(return_counts=True)
+    assert len(shown) == plain.buffer.steps * E and shown.min() == 20 - plain.buffer.steps
+    expected = 60_000 / len(counts)
+    assert ((counts - expected).abs() < 5 * expected**0.5).all()
+
+
+def test_masks_of_where_an_episode_was_cut_off_allow_all():
+    plain = Plain({(3, 1): "truncated"}, 2, frames=2 * T * E, masks=("action", "alive"))
+    rows = plain.buffer.take(torch.tensor([3]), torch.tensor([1]))["team"]
+    assert rows["next_mask"].all() and rows["next_alive"].all() and not (rows["mask"].all() and rows["alive"].all())

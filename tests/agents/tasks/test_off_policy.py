@@ -1,0 +1,91 @@
+"""The off-policy task: known values are learnt, targets follow, buffers fill, mistakes are one sentence."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from agents.algorithms.ddpg import DDPG
+from agents.algorithms.q_learning import QLearning
+from agents.algorithms.sac import SAC
+from agents.tasks.off_policy import OffPolicy
+from marl.networks import MLP
+from tests.agents import two_states
+from tests.agents.two_states import BEST, BONUS, GAMMA, REWARD, A, K, TwoStates
+
+SEEN = torch.eye(2).unsqueeze(1).expand(-1, A, -1)  # both states, as the team sees them
+SMALL = {"gamma": GAMMA, "rollout_steps": 14, "updates": 40, "minibatch_size": 64, "buffer_frames": 4000, "tau": 0.2}
+EXPLORING = {"explore": 1.0, "explore_final": 1.0}
+
+
+def trained(algo, iterations, lr=0.05, network=None, critic_network=None, **env):
+    task = OffPolicy(
+        partial(TwoStates, **env), algo, network or partial(MLP, hidden=[]), critic_network, frames=14 * 8 * iterations
+    )
+    optimizer = torch.optim.Adam([p for p in task.loss.parameters() if p.requires_grad], lr)
+    for iteration in range(iterations):
+        for group in optimizer.param_groups:  # to nothing, so that what is left of the noise goes
+            group["lr"] = lr * (1 - iteration / iterations)
+        task.collect(iteration)
+        for batch in task.batches(iteration):
+            outputs = task.loss(batch)
+            optimizer.zero_grad()
+            outputs["loss"].backward()
+            optimizer.step()
+            task.observe(outputs)
+    return task
+
+
+def test_iql_learns_the_optimal_values():
+    task = trained(QLearning(**SMALL, **EXPLORING), 40)
+    q = task.loss.actors["team"](SEEN)
+    torch.testing.assert_close(q, two_states.choice_values().unsqueeze(1).expand(2, A, K), rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("mixer", ["sum", "monotonic"])
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_vdn_and_qmix_learn_the_teams_optimal_values(mixer, n_step):
+    """Of the best actions: with more steps a random policy's rewards would be summed, so the noise goes to nothing."""
+    exploring = {"explore": 1.0, "explore_schedule": "linear", "explore_until": 0.3}
+    exploring = EXPLORING if n_step == 1 else exploring
+    small = SMALL | {"buffer_frames": 2000}
+    algo = QLearning(**small, **exploring, mixer=mixer, mixer_state="state", n_step=n_step)
+    task = trained(algo, 60)
+    actor = task.loss.actors["team"]
+    best = actor(SEEN).amax(-1)
+    team = task.loss.mixers["team"](best, torch.eye(2))
+    torch.testing.assert_close(team, two_states.values(REWARD.amax(1)), rtol=0.01, atol=0.01)
+    assert torch.equal(actor(SEEN).argmax(-1), REWARD.argmax(1, keepdim=True).expand(2, A))
+
+
+@pytest.mark.parametrize(("critic", "twin"), [("local", False), ("concat", True), ("state", True), ("agent_state", False)])
+def test_ddpg_and_td3_learn_the_optimal_values(critic, twin):
+    kind = {"critic": critic, "twin": twin, "policy_every": 2 if twin else 1, "smoothing": 0.1 if twin else 0.0}
+    algo = DDPG(**SMALL, **kind, explore=0.5, explore_final=0.5)
+    task = trained(algo, 60, 0.005, continuous=True, critic_network=partial(MLP, hidden=[64]))
+    action = task.loss.actors["team"](SEEN).tanh()
+    torch.testing.assert_close(action.squeeze(-1), BEST.unsqueeze(-1).expand(2, A), rtol=0.0, atol=0.1)
+    value = task.loss.q_critics["team"](SEEN, action, torch.eye(2))[0]
+    torch.testing.assert_close(value, two_states.values(BONUS).unsqueeze(-1).expand(2, A), rtol=0.01, atol=0.02)
+
+
+@pytest.mark.parametrize("critic", ["local", "concat"])
+def test_discrete_sac_learns_the_soft_optimal_values(critic):
+    algo = SAC(**SMALL, critic=critic, temperature=0.5, learn_temperature=False)
+    task = trained(algo, 60)
+    q = task.loss.q_critics["team"](SEEN)[0]
+    expected = two_states.soft_choice_values(0.5)
+    torch.testing.assert_close(q, expected.unsqueeze(1).expand(2, A, K), rtol=0.01, atol=0.02)
+    p = task.loss.actors["team"](SEEN).softmax(-1)
+    soft = (expected / 0.5).softmax(-1).unsqueeze(1).expand(2, A, K)
+    torch.testing.assert_close(p, soft, rtol=0.05, atol=0.02)
+
+
+def test_continuous_sac_brings_the_entropy_to_its_target():
+    algo = SAC(**SMALL, critic="concat", temperature=0.5, target_entropy=-0.5)
+    task = trained(algo, 60, 0.005, continuous=True, network=partial(MLP, hidden=[32]))
+    batch = next(iter(task.batches(0)))
+    outputs = task.loss(batch)
+    assert outputs["entropy"].item() == pytest.approx(-0.5, abs=0.15)
+    action = task.loss.actors["team"].head.mode(task.loss.actors["team"](SEEN)).tanh()
+    torch.testing.assert_close(action.squeeze(-1), BEST.unsqueeze(-1).expand(2, A), rtol=0.0, atol=0.15)
