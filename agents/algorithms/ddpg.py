@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from agents.algorithms.replayed import Replayed, ReplayLoss, bootstrapped, mean_over, without_gradient
+from agents.algorithms.replayed import Replayed, ReplayLoss, bootstrapped, ended, mean_over, without_gradient
 from agents.models.action_values.q_critic import QCritic
 from agents.models.actor import Actor
 from agents.models.heads import Policy
@@ -108,7 +108,7 @@ class DDPGLoss(ReplayLoss):
                 action = (action + noise).clamp(-1.0, 1.0)
             following = self.target_critics[name](rows["next_observation"], action, next_state).amin(0)
             target = bootstrapped(
-                own.reward_scale * rows["reward"], following, batch["terminated"], batch["discount"]
+                own.reward_scale * rows["reward"], following, ended(batch, name), batch["discount"]
             )
         q = critic(rows["observation"], rows["action"], state)
         critic_loss = mean_over(self.error(q, target.expand_as(q)), alive) * len(q)

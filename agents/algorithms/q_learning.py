@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from agents.algorithms.replayed import Replayed, ReplayLoss, bootstrapped, mean_over
+from agents.algorithms.replayed import Replayed, ReplayLoss, bootstrapped, ended, mean_over
 from agents.models.action_values.mixer import MonotonicMixer, SumMixer
 from agents.models.actor import Actor
 from agents.models.heads import Policy
@@ -116,12 +116,15 @@ class QLearningLoss(ReplayLoss):
         if name in self.mixers:
             if lives:
                 q, following = q * alive, following * rows["next_alive"]
+            if "terminated" in rows.keys():  # the team goes on without who has ended
+                following = following.masked_fill(rows["terminated"], 0.0)
             state, next_state = self._states(own, batch, rows)
             q = self.mixers[name](q, state)
             with torch.no_grad():
                 following = self.target_mixers[name](following, next_state)
             reward, alive = reward.mean(-1), None
-        target = bootstrapped(reward, following, batch["terminated"], batch["discount"])
+        over = batch["terminated"] if name in self.mixers else ended(batch, name)
+        target = bootstrapped(reward, following, over, batch["discount"])
         loss = mean_over(self.error(q, target), alive)
         return {"loss": loss, "td_loss": loss, "q": q.mean()}
 

@@ -182,11 +182,18 @@ def without_gradient(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def ended(batch: Mapping, group: str) -> Tensor:
+    """Whose future is none: bool [B], or each agent's own [B, A] where a group's agents end each on its own."""
+    own = batch[group]
+    return own["terminated"] if "terminated" in own.keys() else batch["terminated"]
+
+
 def bootstrapped(reward: Tensor, value: Tensor, terminated: Tensor, discount: Tensor) -> Tensor:
-    """reward + discount (1 - terminated) value: [B, ...] of all but the last two, which are [B]."""
+    """reward + discount (1 - terminated) value, [B, ...]; discount [B], terminated [B] or, each agent's own, [B, A]."""
     shape = (-1, *[1] * (reward.dim() - 1))
-    future = value.masked_fill(terminated.view(shape), 0.0)
-    return torch.addcmul(reward, discount.view(shape), future)
+    if terminated.dim() < reward.dim():
+        terminated = terminated.view(shape)
+    return torch.addcmul(reward, discount.view(shape), value.masked_fill(terminated, 0.0))
 
 
 def mean_over(error: Tensor, alive: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agents.algorithms.replayed import Replayed, ReplayLoss, bootstrapped, mean_over, without_gradient
+from agents.algorithms.replayed import Replayed, ReplayLoss, bootstrapped, ended, mean_over, without_gradient
 from agents.models.action_values.q_critic import ChoiceCritic, QCritic
 from agents.models.actor import Actor
 from agents.models.heads import ABSENT, LOG_2, Categorical, TanhNormal
@@ -103,7 +103,7 @@ class SACLoss(ReplayLoss):
         log_temperature = self.temperatures[name]
         terms = self._choices if isinstance(critic, ChoiceCritic) else self._continuous
         q, soft_next, actor_value, entropy = terms(name, rows, states, log_temperature.detach().exp())
-        target = bootstrapped(own.reward_scale * rows["reward"], soft_next, batch["terminated"], batch["discount"])
+        target = bootstrapped(own.reward_scale * rows["reward"], soft_next, ended(batch, name), batch["discount"])
         critic_loss = mean_over(self.error(q, target.expand_as(q)), alive) * len(q)
         out = {"critic_loss": critic_loss, "actor_loss": -mean_over(actor_value, alive), "q": q.mean()}
         out["loss"] = critic_loss + out["actor_loss"]

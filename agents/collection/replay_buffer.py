@@ -49,8 +49,13 @@ class ReplayBuffer:
     def _sources(self, rollout: RolloutBuffer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What a policy sees, [T + 1, E, ...], and what belongs to a step, [T, E, ...]."""
         observed: dict[str, Tensor] = {}
-        steps = {"terminated": rollout.terminated, "done": rollout.done}
+        done = rollout.done
+        for ends in rollout.ends.values():  # the sum over several steps stops where anyone's episode ends
+            done = done | ends["done"].any(-1)
+        steps = {"terminated": rollout.terminated, "done": done}
         for name in rollout.action:
+            if name in rollout.ends:
+                steps[f"{name}/terminated"] = rollout.ends[name]["terminated"]
             observed[f"{name}/observation"] = rollout.observed[name]
             kinds = {"action": "mask"}  # as the losses call the mask of actions
             observed |= {f"{name}/{kinds.get(kind, kind)}": mask for kind, mask in rollout.masks[name].items()}
@@ -84,7 +89,8 @@ class ReplayBuffer:
 
         Args:
             rollout: as collected.
-            truncated: int64 [N], t * E + e, where episodes were cut off.
+            truncated: int64 [N], t * E + e, where episodes were cut off, an agent's own or the environment's
+                (`RolloutBuffer.cut_frames`).
         """
         finals = {name: source.flatten(0, 1)[truncated] for name, source in self._next(rollout).items()}
         self._write(*self._sources(rollout), truncated, finals)
@@ -202,8 +208,9 @@ class ReplayBuffer:
 
         Returns:
             {group: {observation, next_observation float32 [B, A, F], action [B, A, D], reward float32 [B, A], and
-            where there are such masks mask, next_mask bool [B, A, K], alive, next_alive bool [B, A]}, state,
-            next_state float32 [B, S], terminated bool [B], discount float32 [B]: gamma ** the steps summed}.
+            where there are such masks mask, next_mask bool [B, A, K], alive, next_alive bool [B, A], and where agents
+            end each on its own terminated bool [B, A]}, state, next_state float32 [B, S], terminated bool [B], discount
+            float32 [B]: gamma ** the steps summed}.
         """
         E, oldest = self.n_envs, self.added - self.steps
         draw = torch.randint(self.steps * E, (size,), generator=generator, device=self.device)
@@ -237,20 +244,23 @@ class ReplayBuffer:
         after = last + E  # row C follows row C - 1, and holds what row 0 begins with
         finals = self.final_index.view(-1).index_select(0, last)
         for name in self.observed:
-            _put(batch, name, self._after(name, after, finals), "next_")
-        batch["terminated"], batch["discount"] = self._at("terminated", last), discount
+            _put(batch, name, self._after(name, after, last, finals), "next_")
+        for name in self.sources:
+            if name.endswith("terminated"):
+                _put(batch, name, self._at(name, last))
+        batch["discount"] = discount
         return batch
 
     def _at(self, name: str, at: Tensor) -> Tensor:
         return self.rows[name].flatten(0, 1).index_select(0, at)
 
-    def _after(self, name: str, after: Tensor, finals: Tensor) -> Tensor:
-        """What followed, from apart where an episode was cut off."""
+    def _after(self, name: str, after: Tensor, last: Tensor, finals: Tensor) -> Tensor:
+        """What followed the rows `last`, in the rows `after`, or kept apart where an episode was cut off."""
         value = self._at(name, after)
         kept = self.final.get(name)
         cut = (finals >= 0).view(-1, *[1] * (value.dim() - 1))
-        if kept is None:  # a mask, which is known of what the policy sees only: there all is allowed, and all live
-            return value | cut
+        if kept is None:  # a mask, known of what the policy sees only: there live who lived, and all is allowed
+            return torch.where(cut, self._at(name, last) if name.endswith("/alive") else True, value)
         if not len(kept):
             return value
         return torch.where(cut, kept.index_select(0, finals.clamp(min=0)), value)

@@ -205,7 +205,8 @@ def make_head(
     Args:
         spec: the group's actions; low/high float32 [A, D].
         kind: auto = tanh_normal for continuous actions (clipped_normal where a bound is infinite), categorical for
-            discrete and multi-discrete ones; epsilon_greedy and deterministic: of algorithms that replay; hybrid actions have a Gaussian, named by `kind`, beside a categorical.
+            discrete and multi-discrete ones; hybrid actions have a Gaussian, named by `kind`, beside a categorical.
+            epsilon_greedy and deterministic are of algorithms with a replay buffer.
         std: Gaussians only. state = the network outputs it, through a biased softplus; independent = a
             parameter of its own per action dimension.
         init_std: standard deviation at network output 0, in raw units (before tanh or clipping).

@@ -17,6 +17,7 @@ from agents.collection.replay_buffer import ReplayBuffer
 from agents.collection.replay_segments import ReplaySegments
 from agents.tasks.rl_task import RLTask
 from envs.base import Env
+from envs.infos import DEFAULT, Rules
 from marl.checkpoints.attachments import Attachments
 from marl.core import distributed
 from marl.core.errors import NonFinite, UserError
@@ -26,13 +27,14 @@ class OffPolicy(RLTask):
     """Collects steps into a replay buffer and yields minibatches of it. See `agents.tasks.rl_task.RLTask`.
 
     Args:
-        env, frames, seed, device, eval_episodes, eval_deterministic, groups: see `RLTask`.
+        env, frames, seed, device, eval_episodes, eval_deterministic, groups, info: see `RLTask`.
         algo: settings of IQL, VDN, QMIX, DDPG, TD3 or SAC.
         network: factory of the actors' networks (and of the critics', unless `critic_network` is given).
         critic_network: factory of the critics' networks.
 
     Raises:
-        UserError: as `RLTask`; networks with a memory, past versions, or more prefill than the buffer holds.
+        UserError: as `RLTask`; networks with a memory, past versions, agents that act in turn, a curriculum, or more
+            prefill than the buffer holds.
     """
 
     name = "off_policy"
@@ -49,14 +51,21 @@ class OffPolicy(RLTask):
         eval_episodes: Annotated[int, Field(ge=1)] = 200,
         eval_deterministic: bool = True,
         groups: dict[str, Any] | None = None,
+        info: Rules | None = DEFAULT,
+        curriculum: dict[str, Any] | None = None,
     ):
-        steps = algo.rollout_steps
-        super().__init__(env, algo, steps, frames, seed, device, eval_episodes, eval_deterministic, groups)
+        if curriculum and curriculum.get("env"):
+            raise UserError("curriculum.env: needs algo=mappo or ippo, whose steps are all of the present stage")
+        steps, played = algo.rollout_steps, (eval_episodes, eval_deterministic, groups, info)
+        super().__init__(env, algo, steps, frames, seed, device, *played)
         if self.lineup.partly:
             raise UserError(f"groups.{min(self.lineup.partly)}.past: needs an algorithm without a replay buffer")
         self.build_loss(network, critic_network)
         if any(module.memory_shape for module in self.loss.actors.values()):
             raise UserError("network: has a memory, which replayed steps do not train; use one without, network=mlp")
+        for name in self.loss.groups:
+            if "turn" in self.spec.groups[name].masks:
+                raise UserError(f"algo: agents of {name} act in turn, from which algo=mappo and ippo learn")
         self.build_collector(steps)
         self.buffer = ReplayBuffer(self.rollout, algo.buffer_frames)
         self.attachments = Attachments("replay")
@@ -79,8 +88,7 @@ class OffPolicy(RLTask):
         self.gather(iteration)
         if not self._finite():
             raise NonFinite(self.rollout.not_finite() or "a state or a final observation of the rollout is not finite")
-        truncated = self.rollout.truncated.flatten().nonzero().squeeze(-1)  # one wait for the device per iteration
-        self.buffer.add(self.rollout, truncated)
+        self.buffer.add(self.rollout, self.rollout.cut_frames())  # one wait for the device per iteration
         self.figures |= self.figures_of_schedules | {"buffer_frames": float(self.buffer.frames)}
 
     def _finite(self) -> bool:

@@ -104,11 +104,11 @@ def make_exploring(spec: ActionSpec, kind: str) -> Exploring:
     if kind == "epsilon_greedy":
         if spec.kind != "discrete":
             raise UserError(
-                f"algo.policy=epsilon_greedy: values choices, and these actions are {spec.kind}; VMAS has discrete ones "
-                "with env.continuous_actions=false"
+                f"algo.policy=epsilon_greedy: values choices, and these actions are {spec.kind}; VMAS has discrete "
+                "ones with env.continuous_actions=false"
             )
         return EpsilonGreedy(spec)
     used = slice(None) if spec.mask is None else spec.mask
-    if spec.kind != "continuous" or not bool((spec.high - spec.low)[used].isfinite().all()):  # padding is not played
+    if spec.kind != "continuous" or not bool((spec.high - spec.low)[used].isfinite().all()):
         raise UserError(f"algo.policy=deterministic: needs continuous actions of finite range, not {spec.kind} ones")
     return Deterministic(spec)

@@ -1,5 +1,6 @@
 """The replay buffer against a plain list of steps: rings, n-step sums, cut-off episodes, masks and states."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -122,7 +123,29 @@ def test_a_draw_is_uniform_over_what_is_held():
     assert ((counts - expected).abs() < 5 * expected**0.5).all()
 
 
-def test_masks_of_where_an_episode_was_cut_off_allow_all():
-    plain = Plain({(3, 1): "truncated"}, 2, frames=2 * T * E, masks=("action", "alive"))
-    rows = plain.buffer.take(torch.tensor([3]), torch.tensor([1]))["team"]
-    assert rows["next_mask"].all() and rows["next_alive"].all() and not (rows["mask"].all() and rows["alive"].all())
+def test_where_an_episode_was_cut_off_all_is_allowed_and_live_who_lived():
+    plain = Plain({(n, 1): "truncated" for n in range(8)}, 2, frames=2 * T * E, masks=("action", "alive"))
+    rows = plain.buffer.take(torch.arange(8), torch.ones(8, dtype=torch.int64))["team"]
+    assert rows["next_mask"].all() and torch.equal(rows["next_alive"], rows["alive"])
+    assert not rows["mask"].all() and not rows["alive"].all()
+
+
+def test_agents_that_end_each_on_its_own_have_their_own_flags():
+    """Agent a is terminated alone by step 1, b cut off alone by step 2; the sum over steps stops where anyone ends."""
+    lone = replace(spec(("alive",)).groups["team"], ends=True)
+    rollout = RolloutBuffer(EnvSpec({"team": lone}, None, 5), E, "cpu", T, {"team": actor()})
+    buffer = ReplayBuffer(rollout, 2 * T * E)
+    rollout.reward["team"][:] = torch.arange(1.0, T + 1).view(T, 1, 1)
+    rollout.next["team"][:] = 1000.0
+    rollout.masks["team"]["alive"][:] = True
+    rollout.masks["team"]["alive"][2:, 0, 0] = False
+    rollout.ends["team"]["terminated"][1, 0, 0] = True
+    rollout.ends["team"]["truncated"][2, 0, 1] = True
+    rollout.finish()
+    buffer.add(rollout, rollout.cut_frames())
+    batch = buffer.take(torch.tensor([0, 1, 2]), torch.zeros(3, dtype=torch.int64), 3, GAMMA)
+    assert batch["team"]["terminated"].tolist() == [[True, False], [True, False], [False, False]]
+    assert batch["team"]["reward"][:, 0].tolist() == [1 + GAMMA * 2, 2, 3]
+    assert batch["discount"].tolist() == [GAMMA**2, GAMMA, GAMMA] and not batch["terminated"].any()
+    assert batch["team"]["next_observation"][2].tolist() == [[1000.0], [1000.0]]
+    assert batch["team"]["next_alive"].tolist() == [[False, True], [False, True], [False, True]]

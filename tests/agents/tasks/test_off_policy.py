@@ -58,7 +58,10 @@ def test_vdn_and_qmix_learn_the_teams_optimal_values(mixer, n_step):
     assert torch.equal(actor(SEEN).argmax(-1), REWARD.argmax(1, keepdim=True).expand(2, A))
 
 
-@pytest.mark.parametrize(("critic", "twin"), [("local", False), ("concat", True), ("state", True), ("agent_state", False)])
+KINDS = [("local", False), ("concat", True), ("state", True), ("agent_state", False)]
+
+
+@pytest.mark.parametrize(("critic", "twin"), KINDS)
 def test_ddpg_and_td3_learn_the_optimal_values(critic, twin):
     kind = {"critic": critic, "twin": twin, "policy_every": 2 if twin else 1, "smoothing": 0.1 if twin else 0.0}
     algo = DDPG(**SMALL, **kind, explore=0.5, explore_final=0.5)
