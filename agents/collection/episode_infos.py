@@ -21,8 +21,8 @@ class EpisodeInfos:
     """Reductions of a run's infos over its episodes, by `rules`. Numbers that are not finite are left out.
 
     Attributes:
-        carry: {group: {name: {"sum" | "told" | "max" | "min": float32 [E, A]}}}: of the running episodes, for every
-            name that was ever told.
+        carry: {group: {name: {"sum" | "told" | "max" | "min" | "last": float32 [E, A]}}}: of the running episodes, for
+            every name that was ever told; "last" of groups whose agents end each on its own.
     """
 
     def __init__(self, rules: InfoRules) -> None:
@@ -53,10 +53,13 @@ class EpisodeInfos:
                 self.carry.setdefault(group, {}).setdefault(name, {})
 
     @torch.no_grad()
-    def reduce(self, info: InfoBuffers, ends: Ends) -> dict[tuple[str, str], Tensor]:
+    def reduce(
+        self, info: InfoBuffers, ends: Ends, living: Mapping[str, Tensor] | None = None
+    ) -> dict[tuple[str, str], Tensor]:
         """{(group, "NAME/KIND"): float32 [R, A]}: of the episodes that ended at `ends.rows`; nan where not told.
 
-        ends: of the first T steps of `info`.
+        ends: of the first T steps of `info`. living: {group: bool [T, E, A]} of groups whose agents end each on its
+        own, who was alive before the step: what is told of the dead is left out, and "end" is an agent's own last step.
         """
         reduced = {}
         for group, kept in info.tensors.items():
@@ -65,15 +68,23 @@ class EpisodeInfos:
                 for name in names:
                     carry.setdefault(name, {})
                 values = {name: info.value(group, name)[: len(ends.done)] for name in names}
-                reduced |= {(group, key): value for key, value in self._group(values, ends, carry).items()}
+                alive = (living or {}).get(group)
+                if alive is not None:
+                    values = {name: torch.where(alive, value, torch.nan) for name, value in values.items()}
+                reduced |= {(group, key): value for key, value in self._group(values, ends, carry, alive).items()}
         return reduced
 
-    def _group(self, values: dict[str, Tensor], ends: Ends, carry: dict) -> dict[str, Tensor]:
+    def _group(
+        self, values: dict[str, Tensor], ends: Ends, carry: dict, alive: Tensor | None
+    ) -> dict[str, Tensor]:
         kinds = {name: self.rules.kinds(name) for name in values}
         found = {}
         for name, value in values.items():
             if "end" in kinds[name]:
-                last = value.flatten(0, 1).index_select(0, ends.rows)
+                if alive is None:
+                    last = value.flatten(0, 1).index_select(0, ends.rows)
+                else:
+                    last = _last_living(value, alive, ends, carry[name])
                 found[name, "end"] = torch.where(last.isfinite(), last, torch.nan)
         if summed := [name for name in values if {"mean", "sum"} & {*kinds[name]}]:
             numbers = torch.stack([values[name] for name in summed], 2)
@@ -105,6 +116,30 @@ def _scanned(scan: Callable, parts: dict[str, Tensor], carry: dict, names: list[
     return list(scanned.unflatten(1, columns.shape[2:]).chunk(len(parts), 1))
 
 
+def _last_living(value: Tensor, alive: Tensor, ends: Ends, carry: dict[str, Tensor]) -> Tensor:
+    """The value of each agent's last living step of the episodes that ended, [R, A]; nan where it had none.
+
+    value, alive: [T, E, A]. carry: its "last" is that of the episodes that run on.
+    """
+    T, E = ends.done.shape
+    time = torch.arange(T, device=value.device).view(-1, 1, 1)
+    step = torch.where(alive, time, -1).cummax(0).values  # [T, E, A]: the latest living one
+    end = torch.where(ends.done.unsqueeze(-1), time, -1).cummax(0).values  # [T, E, 1]: the latest end
+    before = torch.cat([torch.full_like(end[:1], -1), end[:-1]])
+    earlier = carry.get("last", torch.full_like(value[0], torch.nan))
+
+    def looked_up(steps: Tensor, ends_before: Tensor, environment: Tensor) -> Tensor:
+        """Of the episodes that began after `ends_before`: [R, A], [R, 1], [R]."""
+        here = value[steps.clamp(min=0), environment.unsqueeze(-1), torch.arange(value.shape[-1], device=value.device)]
+        none = torch.where(ends_before < 0, earlier.index_select(0, environment), torch.nan)
+        return torch.where(steps > ends_before, here, none)
+
+    everywhere = torch.arange(E, device=value.device)
+    last = looked_up(step.flatten(0, 1)[ends.rows], before.flatten(0, 1)[ends.rows], ends.rows % E)
+    carry["last"] = looked_up(step[-1], end[-1], everywhere)
+    return last
+
+
 class FirstEpisodes:
     """The same for the first episode of every environment, step by step; its steps are reduced `CHUNK` at a time."""
 
@@ -112,6 +147,13 @@ class FirstEpisodes:
         n_agents = {name: group.n_agents for name, group in env.spec.groups.items()}
         self.buffers = InfoBuffers(rules, CHUNK, env.num_envs, n_agents, env.device) if rules else None
         self.infos, self.ended, self.found = EpisodeInfos(rules), [], {}
+        self.lone = [name for name, group in env.spec.groups.items() if group.ends]
+        self.alive: dict[str, list[Tensor]] = {name: [] for name in self.lone}
+
+    def before_step(self, masks: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Who is alive before a step; masks: as `Env.masks` returns them."""
+        for name in self.lone:
+            self.alive[name].append(masks[name]["alive"].clone())
 
     def add(self, transition: Transition, running: Tensor) -> None:
         """What a step brought; running: bool [E], where the first episode had not ended before it."""
@@ -124,11 +166,12 @@ class FirstEpisodes:
     def _reduce(self) -> None:
         ends = Ends(torch.stack(self.ended), find=True)
         environment = ends.rows % ends.done.shape[1]
-        for key, value in self.infos.reduce(self.buffers, ends).items():
+        living = {name: torch.stack(alive) for name, alive in self.alive.items()}
+        for key, value in self.infos.reduce(self.buffers, ends, living).items():
             if key not in self.found:
                 self.found[key] = value.new_full((ends.done.shape[1], value.shape[1]), torch.nan)
             self.found[key].index_copy_(0, environment, value)
-        self.ended = []
+        self.ended, self.alive = [], {name: [] for name in self.lone}
 
     def reduced(self) -> dict[str, dict[str, np.ndarray]]:
         """{group: {"NAME/KIND": float64 [E, A]}}, on the host; nan where nothing was told."""

@@ -86,7 +86,8 @@ class EpisodeStatistics:
         figures["episodes"] = ended
         if rollout.info is not None:
             self.infos.share_names(rollout.info)
-            told = ended_means(self.infos.reduce(rollout.info, ends), ends)
+            living = {name: rollout.masks[name]["alive"][:-1] for name in rollout.ends}
+            told = ended_means(self.infos.reduce(rollout.info, ends, living), ends)
             figures |= {figure(group, key, self.returns): mean for (group, key), mean in told.items()}
         return figures
 

@@ -87,7 +87,11 @@ def evaluate(
     players.begin(env.num_envs, env.device)
     disturbed = disturbance and disturbance.begin(env, seed)
 
+    env.keep_infos(rules)
+    info = FirstEpisodes(env, rules)
+
     def act(now: Moment) -> dict[str, Tensor]:
+        info.before_step(now.masks)
         if random:
             actions = env.random_action(generator)
         else:
@@ -101,8 +105,6 @@ def evaluate(
 
     lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
     returns: dict[str, Tensor] = {}
-    env.keep_infos(rules)
-    info = FirstEpisodes(env, rules)
     for running, transition in episode_steps(env, act, seed):
         for name, reward in transition.reward.items():
             _accumulate(returns, name, reward, running)

@@ -110,7 +110,7 @@ def test_it_goes_on_from_what_was_saved_to_the_same_bits():
 def test_first_episodes_are_reduced_in_parts(steps):
     """Environment e ends after (e + 1) steps first, and again and again after; the last one at the last step."""
     lengths = [1, 2, steps]
-    groups = {"agents": SimpleNamespace(n_agents=1)}
+    groups = {"agents": SimpleNamespace(n_agents=1, ends=False)}
     env = SimpleNamespace(spec=SimpleNamespace(groups=groups), num_envs=3, device=torch.device("cpu"))
     first, running = FirstEpisodes(env, InfoRules.of({"*": ["sum", "end", "max"]})), torch.ones(3, dtype=torch.bool)
     for t in range(steps):
@@ -121,6 +121,38 @@ def test_first_episodes_are_reduced_in_parts(steps):
     reduced = first.reduced()["agents"]
     assert reduced["x/sum"].ravel().tolist() == [1, 3, steps] and reduced["x/end"].ravel().tolist() == [1, 2, 1]
     assert reduced["x/max"].ravel().tolist() == [1, 2, 1] and reduced["last/end"].ravel().tolist() == [1, 1, 1]
+
+
+def test_where_agents_end_each_on_its_own_their_own_last_step_counts():
+    """Random lives: of an agent the steps count in which it lived, and the last of them is its end."""
+    generator = torch.Generator().manual_seed(3)
+    rules, steps = InfoRules.of({"*": ["mean", "end", "sum", "min", "max"]}), 7
+    infos, info = EpisodeInfos(rules), InfoBuffers(rules, steps, 4, {"a": 3}, "cpu")
+    episodes = [[[] for _ in range(3)] for _ in range(4)]  # what each agent was told while it lived, as yet
+    ended = 0
+    for _ in range(5):
+        done = torch.rand(steps, 4, generator=generator) < 0.15
+        alive = torch.rand(steps, 4, 3, generator=generator) < 0.6
+        values = torch.randn(steps, 4, 3, generator=generator)
+        for t in range(steps):
+            info.write(t, {"a": {"x": values[t]}})
+        ends = Ends(done)
+        reduced = infos.reduce(info, ends, {"a": alive})
+        rows = ends.rows.tolist()
+        for t in range(steps):
+            for e in range(4):
+                for a in range(3):
+                    episodes[e][a] += [values[t, e, a].item()] * int(alive[t, e, a])
+                if not done[t, e]:
+                    continue
+                ended += 1
+                for a in range(3):
+                    expected = by_hand(episodes[e][a]) if episodes[e][a] else dict.fromkeys(KINDS, torch.nan)
+                    for kind in KINDS:
+                        got = reduced["a", f"x/{kind}"][rows.index(t * 4 + e), a].item()
+                        assert got == pytest.approx(expected[kind], rel=1e-4, abs=1e-5, nan_ok=True), kind
+                episodes[e] = [[], [], []]
+    assert ended > 10
 
 
 def test_nothing_told_is_no_figure():
