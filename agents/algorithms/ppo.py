@@ -7,43 +7,32 @@ features.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from agents.algorithms.advantages import Normalization
-from agents.algorithms.base import Algorithm
 from agents.algorithms.coefficients import Scheduled, Shape
+from agents.algorithms.on_policy import OnPolicyAlgorithm, Update
 from agents.algorithms.ppo_losses import ValueLoss, clipped_surrogate, counted, mean_weights, value_loss
 from agents.models.actor import Actor
 from agents.models.critic import Critic
 from agents.models.forward import flat, policy_params, values
-from agents.models.normalization import RewardNormalization
 from marl.core.errors import UserError
-
-Update = Literal["joint", "sequential"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPO(Algorithm):
+class PPO(OnPolicyAlgorithm):
     """Settings of IPPO and MAPPO; `conf/algo/ppo.yaml` explains each.
 
     Raises:
-        UserError: as `Algorithm`, a shared network for update=sequential, or chunks that don't fit the rollout.
+        UserError: as `OnPolicyAlgorithm`, or a shared network for update=sequential.
     """
 
-    per_iteration: ClassVar[tuple[str, ...]] = ("epochs", "minibatch_size")
-    divided: ClassVar[tuple[str, ...]] = ("minibatch_size",)
-    common: ClassVar[tuple[str, ...]] = ("rollout_steps", "epochs", "minibatch_size", "update", "target_kl")
+    common: ClassVar[tuple[str, ...]] = (*OnPolicyAlgorithm.common, "update", "target_kl")
 
-    lam: Annotated[float, Field(ge=0, le=1)] = 0.95
-    rollout_steps: Annotated[int, Field(ge=1)] = 100
     update: Update = "joint"
-    epochs: Annotated[int, Field(ge=1)] = 5
-    minibatch_size: Annotated[int, Field(ge=1)] | None = 1000
-    chunk_length: Annotated[int, Field(ge=1)] | None = None
-    burn_in: Annotated[int, Field(ge=0)] = 0
     clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     clip_schedule: Shape = "constant"
     clip_final: Annotated[float, Field(gt=0, lt=1)] = 0.05
@@ -55,8 +44,6 @@ class PPO(Algorithm):
     value_loss: ValueLoss = "l2"
     huber_delta: Annotated[float, Field(gt=0)] = 10.0
     value_clip: Annotated[float, Field(gt=0)] | None = None
-    reward_norm: RewardNormalization = "none"
-    reward_limit: Annotated[float, Field(gt=0)] = 10.0
     normalize_advantage: Normalization = "none"
     target_kl: Annotated[float, Field(gt=0)] | None = None
 
@@ -64,21 +51,6 @@ class PPO(Algorithm):
         super().__post_init__()
         if self.update == "sequential" and (self.share_actor == "shared" or self.std == "independent"):
             raise UserError("algo.update=sequential: needs algo.share_actor=separate and algo.std=state.")
-        length = self.chunk_length or self.rollout_steps
-        if self.rollout_steps % length:
-            raise UserError(
-                f"algo.chunk_length={length}: must divide algo.rollout_steps={self.rollout_steps} without a remainder"
-            )
-        if self.burn_in and not self.burn_in <= length < self.rollout_steps:
-            raise UserError(
-                f"algo.burn_in={self.burn_in}: at most algo.chunk_length, which must be below algo.rollout_steps="
-                f"{self.rollout_steps}, since a rollout's first chunk has no steps before it"
-            )
-
-    @classmethod
-    def keeps_on_resume(cls, key: str) -> bool:
-        """As `Algorithm`; also what the task's part of a checkpoint depends on, and what frames are counted in."""
-        return key in ("reward_norm", "update", "rollout_steps") or super().keeps_on_resume(key)
 
     @property
     def loss_class(self) -> type["PPOLoss"]:
@@ -127,6 +99,10 @@ class PPOLoss(nn.Module):
         self.clip, self.entropy_coef = scheduled(config)
         by_group = {group: nn.ModuleList(scheduled(each)) for group, each in self.configs.items() if each is not config}
         self.own = nn.ModuleDict(by_group)  # {group: clip and entropy_coef}; nothing of it is saved
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Named parts of the model, for learning rates, freezing and gradient norms."""
+        return {"actor": self.actors, "critic": self.critics}
 
     def forward(self, batch: Mapping) -> dict[str, Tensor]:
         """The loss of a minibatch.

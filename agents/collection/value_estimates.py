@@ -37,7 +37,11 @@ def values_of(
     final = rollout.next[name].flatten(0, 1)[truncated]
     final_state = None if states is None else rollout.next_states.flatten(0, 1)[truncated]
     if critic.memory_shape is None:
-        value = torch.cat([critic(observed[s], None if states is None else states[s]) for s in spans])
+        masks = rollout.masks[name].get("action") if critic.reads_masks else None
+        seen = [(observed[s], None if states is None else states[s]) for s in spans]
+        if masks is not None:  # of a true final observation nobody was told what is allowed
+            seen = [(*one, masks[s]) for one, s in zip(seen, spans, strict=True)]
+        value = torch.cat([critic(*one) for one in seen])
         return critic.denormalize(value), critic.denormalize(critic(final, final_state))
     memory, values, memories_at_ends = memories.now[name], [], []
     starts = rollout.agent_starts[name] if critic.per_agent else rollout.starts

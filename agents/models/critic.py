@@ -51,6 +51,8 @@ class Critic(nn.Module):
             network that reads the team was given for the kind local, which must not, or state, which is no team.
     """
 
+    reads_masks = False  # of actions: its values are of states
+
     def __init__(
         self,
         spec: GroupSpec,

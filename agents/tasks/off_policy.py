@@ -12,7 +12,7 @@ from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents.algorithms.replayed import Replayed
+from agents.algorithms.off_policy.replayed import Replayed
 from agents.collection.replay_buffer import ReplayBuffer
 from agents.collection.replay_segments import ReplaySegments
 from agents.tasks.rl_task import RLTask
@@ -73,10 +73,6 @@ class OffPolicy(RLTask):
         if algo.prefill > (most := self.buffer.capacity * self.env.num_envs):
             raise UserError(f"algo.prefill={algo.prefill}: the buffer holds {most} frames (algo.buffer_frames)")
         self.steps_per_iteration = algo.updates
-
-    def parts(self) -> dict[str, nn.Module]:
-        """As the loss names them."""
-        return self.loss.parts()
 
     def collect(self, iteration: int) -> None:
         """Steps under the current policies, with their exploration, into the buffer.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from agents.algorithms.advantages import bootstrap, explained_variance, gae, normalize_advantage
 from agents.algorithms.happo import SequentialUpdate
-from agents.algorithms.ppo import PPO
+from agents.algorithms.on_policy import OnPolicyAlgorithm
 from agents.algorithms.turn_advantages import turn_gae
 from agents.collection.rollout_buffer import take
 from agents.collection.sequences import Sequences
@@ -32,7 +32,7 @@ class OnPolicy(RLTask):
 
     Args:
         env, frames, seed, device, eval_episodes, eval_deterministic, groups, info, curriculum: see `RLTask`.
-        algo: settings of IPPO or MAPPO.
+        algo: settings of IPPO, MAPPO or PQN.
         network: factory of the actors' networks (and of the critics', unless `critic_network` is given).
         critic_network: factory of the critics' networks.
 
@@ -49,7 +49,7 @@ class OnPolicy(RLTask):
     def __init__(
         self,
         env: Callable[..., Env],
-        algo: PPO,
+        algo: OnPolicyAlgorithm,
         network: Callable[..., nn.Module],
         critic_network: Callable[..., nn.Module] | None = None,
         frames: Annotated[int, Field(ge=1)] = 600_000,
@@ -136,8 +136,10 @@ class OnPolicy(RLTask):
         return rows, explained
 
     def _scaled(self, name: str) -> Tensor:
-        """The rollout's rewards [T, E, A] as the critic learns them."""
+        """The rollout's rewards as the critic learns them: [T, E, A], of a team [T, E, 1]."""
         rollout, reward = self.rollout, self.rollout.reward[name]
+        if self.lineup.algos[name].of_the_team:
+            reward = reward.mean(-1, keepdim=True)
         scale = self.lineup.algos[name].reward_scale
         reward = reward if scale == 1 else scale * reward
         if name not in self.reward_norm:

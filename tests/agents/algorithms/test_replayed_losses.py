@@ -16,9 +16,9 @@ from torchrl.objectives import TD3Loss as TorchRLTD3
 from torchrl.objectives import ValueEstimators
 from torchrl.objectives.multiagent import QMixerLoss as TorchRLQMixer
 
-from agents.algorithms.ddpg import DDPG
-from agents.algorithms.q_learning import QLearning
-from agents.algorithms.sac import SAC
+from agents.algorithms.off_policy.ddpg import DDPG
+from agents.algorithms.off_policy.q_learning import QLearning
+from agents.algorithms.off_policy.sac import SAC
 from agents.models.action_values.mixer import MonotonicMixer
 from envs.spec import ActionSpec, EnvSpec, GroupSpec
 from marl.networks import MLP

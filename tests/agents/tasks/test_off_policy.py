@@ -5,9 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from agents.algorithms.ddpg import DDPG
-from agents.algorithms.q_learning import QLearning
-from agents.algorithms.sac import SAC
+from agents.algorithms.off_policy.ddpg import DDPG
+from agents.algorithms.off_policy.q_learning import QLearning
+from agents.algorithms.off_policy.sac import SAC
 from agents.tasks.off_policy import OffPolicy
 from marl.networks import MLP
 from tests.agents import two_states

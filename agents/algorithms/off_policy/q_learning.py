@@ -12,7 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from agents.algorithms.replayed import Replayed, ReplayLoss, bootstrapped, ended, mean_over
+from agents.algorithms.exploration import mean_over
+from agents.algorithms.off_policy.replayed import Replayed, ReplayLoss, bootstrapped, ended
 from agents.models.action_values.mixer import MonotonicMixer, SumMixer
 from agents.models.actor import Actor
 from agents.models.heads import Policy

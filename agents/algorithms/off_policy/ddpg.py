@@ -12,7 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from agents.algorithms.replayed import Replayed, ReplayLoss, bootstrapped, ended, mean_over, without_gradient
+from agents.algorithms.exploration import mean_over
+from agents.algorithms.off_policy.replayed import Replayed, ReplayLoss, bootstrapped, ended, without_gradient
 from agents.models.action_values.q_critic import QCritic
 from agents.models.actor import Actor
 from agents.models.heads import Policy

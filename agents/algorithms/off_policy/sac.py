@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agents.algorithms.replayed import Replayed, ReplayLoss, bootstrapped, ended, mean_over, without_gradient
+from agents.algorithms.exploration import mean_over
+from agents.algorithms.off_policy.replayed import Replayed, ReplayLoss, bootstrapped, ended, without_gradient
 from agents.models.action_values.q_critic import ChoiceCritic, QCritic
 from agents.models.actor import Actor
 from agents.models.heads import ABSENT, LOG_2, Categorical, TanhNormal
