@@ -75,8 +75,28 @@ SIZES = [
     "trainer.evaluate_every=0",
     "logger=csv",
 ]
-# Hybrid actions where somebody talks; elsewhere they are refused, and `tests/envs/vmas/test_words.py` reads how.
-ALL = [c for c in itertools.product(*KINDS.values()) if c[1] != "hybrid" or c[4] in ("different_sizes", "talking")]
+REPLAYED = ("iql", "vdn", "qmix", "iddpg", "maddpg", "matd3", "isac", "masac")
+VALUES = {  # algorithms that learn values of actions
+    "algorithm": {name: [f"algo={name}", "algo.updates=3", "algo.buffer_frames=24"] for name in REPLAYED}
+    | {name: [f"algo={name}", "algo.epochs=2"] for name in ("pqn", "pqn_vdn")},
+    "actions": KINDS["actions"],
+    "critic": {"its_own": [], **KINDS["critic"]},
+    "network": KINDS["network"],
+    "scenario": KINDS["scenario"],
+}
+GAMES = {  # agents that act in turn
+    "algorithm": KINDS["algorithm"] | {"pqn": ["algo=pqn"]},
+    "critic": KINDS["critic"],
+    "network": KINDS["network"],
+    "tools": {name: KINDS["tools"][name] for name in ("plain", "normalised", "popart_ids")},
+}
+GAME = ["env=pettingzoo_aec", "env.env=tests.envs.turn_cases.env", *(s for s in SIZES if s != "env.fast=off")]
+
+
+def everything(kinds: dict) -> list[tuple]:
+    """All combinations; hybrid actions where somebody talks, `tests/envs/vmas/test_words.py` reads why not elsewhere."""
+    talkers = {"different_sizes", "talking"}
+    return [c for c in itertools.product(*kinds.values()) if "hybrid" not in c or talkers & {*c}]
 
 
 def covering(combinations: list[tuple], strength: int = 2) -> list[tuple]:
@@ -97,13 +117,13 @@ def covering(combinations: list[tuple], strength: int = 2) -> list[tuple]:
 
 def in_turn(combinations: list[tuple]) -> list[tuple]:
     """Those whose choice of the last kind is the sum of the others' numbers: each combination of the others once."""
-    numbered = [{name: i for i, name in enumerate(names)} for names in KINDS.values()]
+    numbered = [{name: i for i, name in enumerate(dict.fromkeys(names))} for names in zip(*combinations, strict=True)]
     places = [[number[name] for number, name in zip(numbered, c, strict=True)] for c in combinations]
     tools = len(numbered[-1])
     return [c for c, (*others, last) in zip(combinations, places, strict=True) if sum(others) % tools == last]
 
 
-CHOSEN = {"all": list, "five": in_turn, "pairs": covering}[os.environ.get("PRODUCT", "pairs")](ALL)
+CHOOSE = {"all": list, "five": in_turn, "pairs": covering}[os.environ.get("PRODUCT", "pairs")]
 
 
 def train(overrides: list[str], folder: Path):
@@ -113,10 +133,10 @@ def train(overrides: list[str], folder: Path):
     return config, task, summary
 
 
-@pytest.mark.parametrize("names", CHOSEN, ids="-".join)
-def test_it_runs_or_is_refused_in_a_sentence(names: tuple[str, ...], tmp_path: Path) -> None:
-    chosen = [o for kind, name in zip(KINDS.values(), names, strict=True) for o in kind[name]]
-    overrides = [*(o for o in chosen if "=" in o and o.split("=")[0] in ("env", "network")), *chosen, *SIZES]
+def run_or_refuse(kinds: dict, names: tuple[str, ...], sizes: list[str], tmp_path: Path) -> None:
+    chosen = [o for kind, name in zip(kinds.values(), names, strict=True) for o in kind[name]]
+    first_of_all = [o for o in chosen if "=" in o and o.split("=")[0] in ("env", "network", "algo")]
+    overrides = [*first_of_all, *(o for o in chosen if o not in first_of_all), *sizes]
     try:
         config, _, first = train([*overrides, "trainer.max_iterations=2"], tmp_path)
     except UserError as refused:
@@ -138,3 +158,18 @@ def test_it_runs_or_is_refused_in_a_sentence(names: tuple[str, ...], tmp_path: P
     policy.values(observation, state, policy.critic_memory(2))
     actions, _ = policy.act(observation, memory=policy.memory(2))
     task.eval_env.step(actions)
+
+
+@pytest.mark.parametrize("names", CHOOSE(everything(KINDS)), ids="-".join)
+def test_it_runs_or_is_refused_in_a_sentence(names: tuple[str, ...], tmp_path: Path) -> None:
+    run_or_refuse(KINDS, names, SIZES, tmp_path)
+
+
+@pytest.mark.parametrize("names", CHOOSE(everything(VALUES)), ids="-".join)
+def test_so_do_algorithms_that_learn_values(names: tuple[str, ...], tmp_path: Path) -> None:
+    run_or_refuse(VALUES, names, [size for size in SIZES if size != "algo.epochs=2"], tmp_path)
+
+
+@pytest.mark.parametrize("names", CHOOSE(everything(GAMES)), ids="-".join)
+def test_so_do_games_in_which_agents_act_in_turn(names: tuple[str, ...], tmp_path: Path) -> None:
+    run_or_refuse(GAMES, names, GAME, tmp_path)
