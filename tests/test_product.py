@@ -94,7 +94,7 @@ GAME = ["env=pettingzoo_aec", "env.env=tests.envs.turn_cases.env", *(s for s in 
 
 
 def everything(kinds: dict) -> list[tuple]:
-    """All combinations; hybrid actions where somebody talks, `tests/envs/vmas/test_words.py` reads why not elsewhere."""
+    """All combinations; hybrid actions where somebody talks: `tests/envs/vmas/test_words.py` reads why not all."""
     talkers = {"different_sizes", "talking"}
     return [c for c in itertools.product(*kinds.values()) if "hybrid" not in c or talkers & {*c}]
 

@@ -8,5 +8,6 @@ CONF = Path(marl.__file__).resolve().parent.parent / "conf"
 
 
 def group_options(group: str) -> list[str]:
-    """The options of a group of the configuration, such as `vmas/balance` of `env`."""
-    return sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml"))
+    """The options of a group of the configuration, such as `vmas/balance` of `env`; what lies in `base` is a part."""
+    paths = [path.relative_to(CONF / group).with_suffix("") for path in (CONF / group).rglob("*.yaml")]
+    return sorted(str(path) for path in paths if "base" not in path.parts[:-1])
