@@ -55,7 +55,7 @@ class OffPolicy(RLTask):
         curriculum: dict[str, Any] | None = None,
     ):
         if curriculum and curriculum.get("env"):
-            raise UserError("curriculum.env: needs algo=mappo or ippo, whose steps are all of the present stage")
+            raise UserError("curriculum.env: needs algo=mappo, ippo or pqn, whose steps are all of the present stage")
         steps, played = algo.rollout_steps, (eval_episodes, eval_deterministic, groups, info)
         super().__init__(env, algo, steps, frames, seed, device, *played)
         if self.lineup.partly:
@@ -65,7 +65,7 @@ class OffPolicy(RLTask):
             raise UserError("network: has a memory, which replayed steps do not train; use one without, network=mlp")
         for name in self.loss.groups:
             if "turn" in self.spec.groups[name].masks:
-                raise UserError(f"algo: agents of {name} act in turn, from which algo=mappo and ippo learn")
+                raise UserError(f"algo: group {name!r} acts in turn, from which algo=mappo, ippo and pqn learn")
         self.build_collector(steps)
         self.buffer = ReplayBuffer(self.rollout, algo.buffer_frames)
         self.attachments = Attachments("replay")

@@ -141,6 +141,11 @@ def mapped(saved: Mapping[str, Tensor], weights: Mapping[str, Tensor], maps: lis
             if kind in ("actors", "critics") and rest.startswith(f"{one.source}."):
                 result[f"{kind}.{one.group}{rest.removeprefix(one.source)}"] = value
         if one.columns is not None:
+            if any(f".{one.group}." in name and ".encoders." in name for name in weights):
+                raise UserError(
+                    f"init_map.{one.group}.features: network=multi reads the parts by encoders, not by one first "
+                    "layer; leave features out"
+                )
             for kind in ("actors", "critics"):
                 _move(result, weights, one, f"{kind}.{one.group}.")
     return result

@@ -17,6 +17,7 @@ RL = ["algo.rollout_steps=10", "algo.minibatch_size=40", "env.num_envs=8", "task
 CLASSIFY = ["task=supervised", "data=digits", "objective=cross_entropy", "algo=null", "env=null", "frames=null"]
 CASES = {
     "scenario": (["env=gather", "env.scenario_kwargs.n_agents=2", "env.max_steps=15", *RL], "frames=240"),
+    "ends": (["env=errands", "network=multi", "env.max_steps=15", *RL], "frames=240"),
     "environment": (["env=agree", "env.choices=3", *RL], "frames=240"),
     "network": (["network=residual", "network.depth=3", "env.max_steps=15", *RL], "frames=240"),
     "classifier": (["network=residual", *CLASSIFY, "epochs=1"], "epochs=2"),
@@ -93,6 +94,18 @@ def test_the_mathematics_of_the_examples(project: Path) -> None:
     at_best = best.log().detach().requires_grad_()
     loss.surrogate(at_best, advantage, None, 0.2)[0].backward()
     assert F.l1_loss(at_best.grad, torch.zeros_like(best)) < 1e-6
+
+
+def test_the_page_shows_how_it_is_done_from_python(shell, project: Path) -> None:
+    page = (EXAMPLES.parent / "extending.md").read_text()
+    code = page.partition("## From Python")[2].partition("```python\n")[2].partition("```")[0]
+    done = shell(project, "train", *CASES["ends"][0], "--config-dir", "conf", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    names: dict = {}
+    exec(code.replace("RUN_DIR", str(project / "run")), names)
+    assert names["parts"].keys() == {"position", "goal", "fuel", "others"}
+    assert names["success"].dtype == torch.bool and names["alive"].shape == (8, 2)
+    assert names["action"].shape == (4, 2, 3) and names["step"].agent_terminated == {}
 
 
 def test_agreeing_pays(project: Path) -> None:
