@@ -127,8 +127,9 @@ class PQNLoss(ExploringLoss):
         mask = rows["mask"] if "action" in actor.masks else None
         counts = rows["counts"] if "turn" in actor.masks else rows["alive"] if "alive" in actor.masks else None
         q = actor(rows["observation"], mask).gather(-1, rows["action"]).squeeze(-1)
+        mean_q = mean_over(q.detach(), counts)
         if self.configs[name].of_the_team:
             q = (q if counts is None else q * counts).sum(-1, keepdim=True)
             counts = None
         loss = mean_over(self.error(q, rows["return"]), counts)
-        return {"loss": loss, "td_loss": loss, "q": q.detach().mean()}
+        return {"loss": loss, "td_loss": loss, "q": mean_q}

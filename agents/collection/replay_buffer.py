@@ -52,10 +52,10 @@ class ReplayBuffer:
         done = rollout.done
         for ends in rollout.ends.values():  # the sum over several steps stops where anyone's episode ends
             done = done | ends["done"].any(-1)
-        steps = {"terminated": rollout.terminated, "done": done}
+        steps = {"terminated": rollout.terminated, "truncated": rollout.truncated, "done": done}
         for name in rollout.action:
             if name in rollout.ends:
-                steps[f"{name}/terminated"] = rollout.ends[name]["terminated"]
+                steps |= {f"{name}/{kind}": rollout.ends[name][kind] for kind in ("terminated", "truncated")}
             observed[f"{name}/observation"] = rollout.observed[name]
             kinds = {"action": "mask"}  # as the losses call the mask of actions
             observed |= {f"{name}/{kinds.get(kind, kind)}": mask for kind, mask in rollout.masks[name].items()}
@@ -258,9 +258,13 @@ class ReplayBuffer:
         """What followed the rows `last`, in the rows `after`, or kept apart where an episode was cut off."""
         value = self._at(name, after)
         kept = self.final.get(name)
+        if kept is None:  # a mask, known of what the policy sees only: who was cut off lives there, and may do anything
+            group, _, kind = name.rpartition("/")
+            own = f"{group}/truncated"
+            cut = self._at(own if own in self.sources else "truncated", last)
+            cut = cut.view(*cut.shape, *[1] * (value.dim() - cut.dim()))
+            return torch.where(cut, self._at(name, last) if kind == "alive" else True, value)
         cut = (finals >= 0).view(-1, *[1] * (value.dim() - 1))
-        if kept is None:  # a mask, known of what the policy sees only: there live who lived, and all is allowed
-            return torch.where(cut, self._at(name, last) if name.endswith("/alive") else True, value)
         if not len(kept):
             return value
         return torch.where(cut, kept.index_select(0, finals.clamp(min=0)), value)

@@ -157,8 +157,8 @@ def card(policy: Policy, format: str) -> str:
         rows.append(f"| `{name}_action` | {_action(group)} |")
     rows += [f"| `{name}_next_memory` | {shape} | what the next step needs |" for name, shape in memory.items()]
     rows += ["", "Observations are not normalised outside of the file: whatever the policy needs is inside it."]
-    critic = policy.metadata["algo"]["critic"]
-    if format == "safetensors":
+    if format == "safetensors" and len(policy.critics):
+        critic = policy.metadata["algo"]["critic"]
         rows.append(f"It also holds the critics (`{critic}`): `agents.policies.policy.Policy.load(path).values(…)`.")
     rows += ["", "## Where it comes from", "", "| | |", "|---|---|"]
     rows += [f"| {key} | {value} |" for key, value in run.items() if key != "evaluation" and value is not None]

@@ -38,6 +38,7 @@ class OffPolicy(RLTask):
     """
 
     name = "off_policy"
+    accumulates = False  # targets follow step by step
 
     def __init__(
         self,
@@ -70,6 +71,10 @@ class OffPolicy(RLTask):
         self.buffer = ReplayBuffer(self.rollout, algo.buffer_frames)
         self.attachments = Attachments("replay")
         self.segments = ReplaySegments(self.buffer, self.attachments)
+        if algo.buffer_frames < (least := 2 * self.batch_frames):  # both of one process's part, as `prefill` is
+            raise UserError(f"algo.buffer_frames={algo.buffer_frames}: must be at least two rollouts, {least} frames")
+        if algo.prefill * distributed.world() >= frames:
+            raise UserError(f"algo.prefill={algo.prefill}: must be less than frames={frames}, or nothing is learned")
         if algo.prefill > (most := self.buffer.capacity * self.env.num_envs):
             raise UserError(f"algo.prefill={algo.prefill}: the buffer holds {most} frames (algo.buffer_frames)")
         self.steps_per_iteration = algo.updates
@@ -85,7 +90,7 @@ class OffPolicy(RLTask):
         if not self._finite():
             raise NonFinite(self.rollout.not_finite() or "a state or a final observation of the rollout is not finite")
         self.buffer.add(self.rollout, self.rollout.cut_frames())  # one wait for the device per iteration
-        self.figures |= self.figures_of_schedules | {"buffer_frames": float(self.buffer.frames)}
+        self.figures |= self.figures_of_schedules | {"buffer_frames": float(self.buffer.frames * distributed.world())}
 
     def _finite(self) -> bool:
         rollout, kinds = (

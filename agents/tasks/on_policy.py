@@ -90,8 +90,9 @@ class OnPolicy(RLTask):
 
     def collect(self, iteration: int) -> None:
         """A rollout under the current policy, its values, advantages and returns."""
+        scheduled = self.loss.advance(min(iteration / max(self.iterations - 1, 1), 1.0))  # exploration too
         self.gather(iteration)
-        self.figures |= self.loss.advance(min(iteration / max(self.iterations - 1, 1), 1.0))
+        self.figures |= scheduled
         truncated = self.rollout.cut_frames()  # one wait for the device per iteration
         self.rows, explained = {}, []
         for name in self.lineup.algos:

@@ -1,5 +1,6 @@
 """What turns minibatches into steps: the loss, its gradients, and the optimiser with all that belongs to it."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -146,7 +147,9 @@ class Updater:
 
     def end_iteration(self, iteration: int, figures: dict[str, float]) -> None:
         """The schedule follows the iteration's `figures`; an swa takes the weights in, `iteration` being done."""
-        self.schedule.step("iteration")
+        with warnings.catch_warnings():  # a run that fills its replay buffer first has made no step as yet
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            self.schedule.step("iteration")
         self.schedule.follow(figures)
         if self.averaging is not None:
             self.averaging.update("swa", self.module, iteration / self.iterations)
@@ -282,4 +285,4 @@ def check(
             raise UserError(f"optimizer.unfreeze={{{part}: {begin}}}: {message}")
     if config.accumulate > 1 and not task.accumulates:
         message = f"trainer.accumulate={config.accumulate}: only 1 is allowed with algo.update=sequential"
-        raise UserError(f"{message}, where a step must not span the turns of two agents")
+        raise UserError(f"{message} or a replay buffer, where a step must not span several minibatches")

@@ -113,7 +113,7 @@ class DDPGLoss(ReplayLoss):
             )
         q = critic(rows["observation"], rows["action"], state)
         critic_loss = mean_over(self.error(q, target.expand_as(q)), alive) * len(q)
-        out = {"loss": critic_loss, "critic_loss": critic_loss, "q": q.mean()}
+        out = {"loss": critic_loss, "critic_loss": critic_loss, "q": mean_over(q.detach(), alive)}
         if self.improves_actors:
             action = actor(rows["observation"]).float().tanh()
             with without_gradient(critic):

@@ -113,6 +113,7 @@ class QLearningLoss(ReplayLoss):
             else:
                 following = next_q.amax(-1)
         alive = rows["alive"] if lives else None
+        mean_q = mean_over(q.detach(), alive)
         reward = rows["reward"] if own.reward_scale == 1 else own.reward_scale * rows["reward"]
         if name in self.mixers:
             if lives:
@@ -127,7 +128,7 @@ class QLearningLoss(ReplayLoss):
         over = batch["terminated"] if name in self.mixers else ended(batch, name)
         target = bootstrapped(reward, following, over, batch["discount"])
         loss = mean_over(self.error(q, target), alive)
-        return {"loss": loss, "td_loss": loss, "q": q.mean()}
+        return {"loss": loss, "td_loss": loss, "q": mean_q}
 
     def _states(self, own: QLearning, batch: Mapping, rows: Mapping) -> tuple[Tensor, Tensor]:
         if own.mixer_state == "state":

@@ -106,7 +106,8 @@ class SACLoss(ReplayLoss):
         q, soft_next, actor_value, entropy = terms(name, rows, states, log_temperature.detach().exp())
         target = bootstrapped(own.reward_scale * rows["reward"], soft_next, ended(batch, name), batch["discount"])
         critic_loss = mean_over(self.error(q, target.expand_as(q)), alive) * len(q)
-        out = {"critic_loss": critic_loss, "actor_loss": -mean_over(actor_value, alive), "q": q.mean()}
+        out = {"critic_loss": critic_loss, "actor_loss": -mean_over(actor_value, alive)}
+        out["q"] = mean_over(q.detach(), alive)
         out["loss"] = critic_loss + out["actor_loss"]
         out |= {"entropy": mean_over(entropy, alive), "temperature": log_temperature.exp()}
         if own.learn_temperature:

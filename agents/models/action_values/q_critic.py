@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from agents.models.architecture import Architecture
 from agents.models.critic import Critic
-from envs.spec import GroupSpec
+from envs.spec import GroupSpec, ObservationPart
 from marl.core.errors import UserError
 
 
@@ -54,7 +54,8 @@ class QCritic(nn.Module):
         if self.uses_state:
             state_size = None if state_size is None else state_size + spec.n_agents * D
         else:
-            spec = replace(spec, observation_size=spec.observation_size + D, parts=())
+            parts = (*spec.parts, ObservationPart("action", (D,))) if spec.parts else ()
+            spec = replace(spec, observation_size=spec.observation_size + D, parts=parts)
         self.critics = nn.ModuleList(Critic(spec, network, architecture, state_size) for _ in range(copies))
 
     def forward(self, observation: Tensor, action: Tensor, state: Tensor | None = None) -> Tensor:

@@ -105,7 +105,7 @@ def make_exploring(spec: ActionSpec, kind: str) -> Exploring:
         if spec.kind != "discrete":
             raise UserError(
                 f"algo.policy=epsilon_greedy: values choices, and these actions are {spec.kind}; VMAS has discrete "
-                "ones with env.continuous_actions=false, and algo=mappo and ippo take any"
+                "ones with env.continuous_actions=false env.multi_discrete=false, and algo=mappo and ippo take any"
             )
         return EpsilonGreedy(spec)
     used = slice(None) if spec.mask is None else spec.mask

@@ -93,3 +93,14 @@ def test_refusals_are_sentences():
         PQN(**SETTINGS, policy="categorical")
     with pytest.raises(UserError, match="values choices, and these actions are continuous"):
         OnPolicy(partial(TwoStates, continuous=True), PQN(**SETTINGS), partial(MLP, hidden=[4]), frames=200)
+
+
+def test_a_rollout_explores_as_it_is_logged():
+    """Epsilon 1, 0.5 and 0 in three iterations: the last rollout is greedy."""
+    algo = PQN(**SETTINGS | {"explore_schedule": "linear", "explore_final": 0.0, "explore_until": 1.0})
+    task = OnPolicy(TwoStates, algo, partial(MLP, hidden=[]), frames=14 * 8 * 3)
+    for iteration, epsilon in enumerate((1.0, 0.5, 0.0)):
+        task.collect(iteration)
+        assert task.metrics()["exploration"] == epsilon == task.loss.actors["team"].head.exploration.item()
+    greedy = task.rollout.params["team"].argmax(-1, keepdim=True)
+    assert torch.equal(task.rollout.action["team"], greedy)

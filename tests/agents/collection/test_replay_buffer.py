@@ -132,7 +132,7 @@ def test_where_an_episode_was_cut_off_all_is_allowed_and_live_who_lived():
 
 def test_agents_that_end_each_on_its_own_have_their_own_flags():
     """Agent a is terminated alone by step 1, b cut off alone by step 2; the sum over steps stops where anyone ends."""
-    lone = replace(spec(("alive",)).groups["team"], ends=True)
+    lone = replace(spec(("action", "alive")).groups["team"], ends=True)
     rollout = RolloutBuffer(EnvSpec({"team": lone}, None, 5), E, "cpu", T, {"team": actor()})
     buffer = ReplayBuffer(rollout, 2 * T * E)
     rollout.reward["team"][:] = torch.arange(1.0, T + 1).view(T, 1, 1)
@@ -149,3 +149,5 @@ def test_agents_that_end_each_on_its_own_have_their_own_flags():
     assert batch["discount"].tolist() == [GAMMA**2, GAMMA, GAMMA] and not batch["terminated"].any()
     assert batch["team"]["next_observation"][2].tolist() == [[1000.0], [1000.0]]
     assert batch["team"]["next_alive"].tolist() == [[False, True], [False, True], [False, True]]
+    allowed = [False] * 3, [True] * 3  # of who was cut off everything; else what the next observation's mask says
+    assert batch["team"]["next_mask"].tolist() == [[allowed[0]] * 2, [allowed[0]] * 2, [allowed[0], allowed[1]]]

@@ -9,7 +9,9 @@ from agents.algorithms.off_policy.ddpg import DDPG
 from agents.algorithms.off_policy.q_learning import QLearning
 from agents.algorithms.off_policy.sac import SAC
 from agents.tasks.off_policy import OffPolicy
-from marl.networks import MLP
+from envs.spec import ActionSpec, EnvSpec, GroupSpec, ObservationPart
+from marl.core.errors import UserError
+from marl.networks import MLP, Multi
 from tests.agents import two_states
 from tests.agents.two_states import BEST, BONUS, GAMMA, REWARD, A, K, TwoStates
 
@@ -92,3 +94,30 @@ def test_continuous_sac_brings_the_entropy_to_its_target():
     assert outputs["entropy"].item() == pytest.approx(-0.5, abs=0.15)
     action = task.loss.actors["team"].head.mode(task.loss.actors["team"](SEEN)).tanh()
     torch.testing.assert_close(action.squeeze(-1), BEST.unsqueeze(-1).expand(2, A), rtol=0.0, atol=0.15)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prefill": 10_000}, "algo.prefill=10000: must be less than frames=1120, or nothing is learned"),
+        ({"buffer_frames": 200}, "algo.buffer_frames=200: must be at least two rollouts, 224 frames"),
+    ],
+)
+def test_what_would_train_nothing_is_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        OffPolicy(TwoStates, QLearning(**SMALL | settings), partial(MLP, hidden=[4]), frames=1120)
+
+
+def test_a_critic_of_actions_reads_the_parts_of_what_is_seen():
+    """A picture reaches it scaled, and the action is a part of its own."""
+    parts = (ObservationPart("camera", (1, 4, 4), "picture", 255.0), ObservationPart("place", (2,)))
+    box = ActionSpec("continuous", -torch.ones(A, 1), torch.ones(A, 1))
+    spec = EnvSpec({"team": GroupSpec("team", ("a", "b"), 18, box, parts=parts)}, None, 5)
+    loss = SAC(critic="concat").make_loss(spec, Multi)
+    seen = []
+    for critic in loss.q_critics["team"].critics:
+        first = next(m for m in critic.modules() if isinstance(m, torch.nn.Conv2d))
+        first.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].max().item()))
+    bright = torch.cat([torch.full((3, A, 16), 255.0), torch.zeros(3, A, 2)], -1)
+    loss.q_critics["team"](bright, torch.zeros(3, A, 1))
+    assert seen and max(seen) == pytest.approx(1.0)
