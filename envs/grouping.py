@@ -125,8 +125,8 @@ class Group:
         self.wrap = any(n != nvec[:len(n)] for n in self.nvecs)
         action = ActionSpec(first.kind, low, high, nvec, None if bool(mask.all()) else mask)
         theirs = {parts[i] for i in members} if parts else set()
-        alike = theirs.pop() if len(theirs) == 1 else ()  # of agents that see unlike things, features have no names
-        self.spec = GroupSpec(name, tuple(agents[i].name for i in members), size, action, parts=alike)
+        parts = theirs.pop() if len(theirs) == 1 else ()  # of agents that see unlike things, features have no names
+        self.spec = GroupSpec(name, tuple(agents[i].name for i in members), size, action, parts=parts)
         common = [key for key in infos[members[0]] if all(_same_shape(infos[members[0]][key], infos[i].get(key))
                                                           for i in members)]
         self.info_names = common

@@ -26,7 +26,7 @@ def turn_gae(
 
     so gamma and lambda count own turns, not the others' steps. Where the agent's episode ends before t', the rewards up
     to its end count and nothing follows: V is 0 if it was terminated, and that of the true final observation if it was
-    cut off. Where the rollout ends before t', the value of what the agent then sees stands in, whoever's turn it is.
+    cut off. Where the rollout ends before t', the value of what the agent then sees stands in, on any agent's turn.
 
     Args:
         reward: float32 [T, E, A].
@@ -48,7 +48,7 @@ def turn_gae(
     later, ahead = torch.zeros_like(reward[0]), torch.zeros_like(reward[0])  # rewards until then, and V at it
     waits = torch.zeros_like(turn[0])  # whether the next step is one in which the agent waits
     for t in range(len(reward) - 1, -1, -1):
-        waits = waits & ~done[t]  # an episode's end is nobody's wait for a turn
+        waits = waits & ~done[t]  # an episode's end is no wait for a turn
         gained = torch.where(waits, later + reward[t], reward[t])
         ahead = torch.where(waits, ahead, bootstrap[t])
         following = following.masked_fill(done[t], 0.0)

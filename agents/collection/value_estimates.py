@@ -39,7 +39,7 @@ def values_of(
     if critic.memory_shape is None:
         masks = rollout.masks[name].get("action") if critic.reads_masks else None
         seen = [(observed[s], None if states is None else states[s]) for s in spans]
-        if masks is not None:  # of a true final observation nobody was told what is allowed
+        if masks is not None:  # of a true final observation it is not known what is allowed
             seen = [(*one, masks[s]) for one, s in zip(seen, spans, strict=True)]
         value = torch.cat([critic(*one) for one in seen])
         return critic.denormalize(value), critic.denormalize(critic(final, final_state))

@@ -46,7 +46,7 @@ class Course:
         return derive(self.seed, stream(f"environment, stage {place}"))
 
     def advance(self, progress: float, iteration: int, started: bool) -> bool:
-        """Go on to what an iteration plays; whether a stage changed, whose episodes begin anew.
+        """Go on to what an iteration plays; whether a stage changed, whose episodes begin again.
 
         progress: of the run, 0 to 1. started: whether the run has begun episodes, so that new environments do at once.
         """

@@ -102,9 +102,9 @@ class Curriculum:
         return tuple(i for i, each in zip(place, self.stages, strict=True) if not each.drawn)
 
     def advance(self, progress: float, iteration: int) -> bool:
-        """Go on to what an iteration plays, in all processes alike; whether a stage changed.
+        """Go on to what an iteration plays, in all processes; whether a stage changed.
 
-        By progress (0 to 1) as far as it says; by a figure one stage at a time, which is then waited for anew.
+        By progress (0 to 1) as far as it says; by a figure one stage at a time, which is then waited for again.
         """
         before = dict(self.index)
         for each in self.stages:

@@ -25,7 +25,7 @@ def outcomes(
 
     Returns:
         {group: {"won", "drawn", "lost", "not_lost": a share from 0 to 1, "AGENT/not_lost": the same, …}}; {} with a
-        single agent, who has nobody to win against.
+        single agent, who has no opponent.
     """
     everyone = np.concatenate(list(returns.values()), axis=1)  # [E, agents of all groups]
     if everyone.shape[1] < 2:

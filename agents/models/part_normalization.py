@@ -15,8 +15,8 @@ from envs.spec import ObservationPart
 class PartNorm(nn.Module):
     """As `ObservationNorm`, part by part: vectors feature by feature, and sets feature by feature over all N things.
 
-    So every thing of a set is scaled alike, wherever it stands. Pictures are divided by their `scale`, and nothing of
-    them is counted or clipped.
+    So every thing of a set is scaled the same way, wherever it stands. Pictures are divided by their `scale`, and
+    nothing of them is counted or clipped.
 
     Args:
         parts: of the observation, in their order.

@@ -81,7 +81,7 @@ def check_saved(saved: Mapping[str, Any], spec: EnvSpec) -> None:
         if pictures and not saved["groups"].get(name, {}).get("parts"):
             raise UserError(
                 f"group {name}: saved before observations had parts, this run saw the pixels of {pictures[0]} in "
-                "another order and scale; train it anew"
+                "another order and scale; train it again"
             )
 
 

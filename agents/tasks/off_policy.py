@@ -1,4 +1,4 @@
-"""The off-policy task: agents that learn from replayed steps, whoever's policy made them.
+"""The off-policy task: agents that learn from replayed steps, made by any policy.
 
 Data flows one way: environment -> rollout -> replay buffer -> sampled minibatches -> loss -> targets that follow.
 Shapes: T time, E environments, N ends of episodes, B minibatch rows.

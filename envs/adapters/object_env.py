@@ -62,7 +62,7 @@ class HostEnv(Env):
 
     make: makes one. name: for messages. max_steps: time limit besides the environment's own, None for endless.
     workers: processes that step their share of the copies each, to the same results; 0: all in turn, in this process.
-    An episode ends when nobody is left in the copy; agents that ended before are dead: they see zeros and earn nothing.
+    An episode ends when no agent is left in the copy. Who ended before is dead, sees zeros and earns nothing.
     Every episode has a seed of its own, derived from the environment's, the copy and the count of its episodes.
     Which groups' actions are masked is known from the spaces, or else from the infos of the first reset.
     teams: which agents are a group, as for `envs.grouping.assign`.

@@ -67,7 +67,7 @@ class AgentEnds:
         return torch.stack(list(flags.values())).any(0), flags.get("terminated", torch.zeros(shape, dtype=torch.bool))
 
     def all_over(self, moved: TensorDictBase, kind: str) -> Tensor:
-        """Where nobody is left, for "terminated" one of them by a termination in this step: bool [E]."""
+        """Where no agent is left, for "terminated" one of them by a termination in this step: bool [E]."""
         up = {name: self._up(moved, name) for name in self.alive}
         left = torch.cat([alive & ~up[name][0] for name, alive in self.alive.items()], 1).any(1)
         if kind != "terminated":

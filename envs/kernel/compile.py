@@ -274,7 +274,7 @@ def _depends_on_draws(template: VmasWorld, specialise: bool, traced: Trace, sour
     first = drawn_values(template.pool)
     if not first:
         return False
-    known = {traced.fingerprint()}  # of traces that give this program: writing it anew takes longest
+    known = {traced.fingerprint()}  # of traces that give this program: writing it again takes longest
     unseen, tried = set(first), {repr(first)}
     for _ in range(RESETS):
         if not unseen:

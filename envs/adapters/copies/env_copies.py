@@ -40,7 +40,7 @@ class Copy(ABC):
         """Observations, infos, rewards, and whose episode was terminated or truncated by this step.
 
         Observations are those of all that were there before the step, and of those that are there after it: who ended
-        tells where it ended. The copy's episode ends where nobody is left.
+        tells where it ended. The copy's episode ends where no agent is left.
         """
 
     @abstractmethod

@@ -59,7 +59,7 @@ def with_parts(
 
 
 def check_parts(parts: Sequence[Part], features: int) -> None:
-    """Raise UserError unless the parts make up an input of so many features, those of one name being alike."""
+    """Raise UserError unless the parts make up an input of so many features, those of one name being equal."""
     total = sum(part.size for part in parts)
     if total != features:
         raise UserError(f"parts: {', '.join(map(str, parts))} are {total} numbers, and the input has {features}")
