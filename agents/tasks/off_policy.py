@@ -79,6 +79,10 @@ class OffPolicy(RLTask):
             raise UserError(f"algo.prefill={algo.prefill}: the buffer holds {most} frames (algo.buffer_frames)")
         self.steps_per_iteration = algo.updates
 
+    def parts(self) -> dict[str, nn.Module]:
+        """As the loss names them."""
+        return self.loss.parts()
+
     def collect(self, iteration: int) -> None:
         """Steps under the current policies, with their exploration, into the buffer.
 

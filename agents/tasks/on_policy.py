@@ -88,6 +88,10 @@ class OnPolicy(RLTask):
         self.rows: dict = {}
         self.kl: list[Tensor] = []
 
+    def parts(self) -> dict[str, nn.Module]:
+        """As the loss names them."""
+        return self.loss.parts()
+
     def collect(self, iteration: int) -> None:
         """A rollout under the current policy, its values, advantages and returns."""
         scheduled = self.loss.advance(min(iteration / max(self.iterations - 1, 1), 1.0))  # exploration too

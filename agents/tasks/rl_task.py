@@ -179,8 +179,8 @@ class RLTask(EpisodeEvaluation):
         """The running episodes end nowhere: what a subclass sums along them begins again."""
 
     def parts(self) -> dict[str, nn.Module]:
-        """As the loss names them."""
-        return self.loss.parts()
+        """The actors and the critics of all groups."""
+        return {"actor": self.loss.actors, "critic": self.loss.critics}
 
     def gather(self, iteration: int) -> None:
         """Play on under the current policies into `rollout`; its episodes' figures are the iteration's `figures`.

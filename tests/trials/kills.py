@@ -65,6 +65,7 @@ REPLAYED = [
     "algo.prefill=300",
     "algo.buffer_frames=1280",
     "algo.n_step=2",
+    "trainer.accumulate=1",  # targets follow step by step
 ]
 CASES = {
     "balance, kernel": [*AGENTS, "env=vmas/balance", "env.fast=kernel"],
@@ -270,7 +271,7 @@ def one(name: str, kills: int, iterations: int, seed: int, folder: Path) -> dict
     """The figures of one case."""
     if name in kills_of_commands.COMMANDS:
         return kills_of_commands.survive(kills_of_commands.COMMANDS[name], folder, kills, seed)
-    overrides = [*CASES[name], *COMMON, f"trainer.max_iterations={iterations}"]
+    overrides = [*COMMON, *CASES[name], f"trainer.max_iterations={iterations}"]
     overrides += [f"epochs={iterations}"] if name in BY_EPOCHS else [f"frames={160 * iterations}"]
     if name == "cloning":
         kills_of_commands.teach(folder)
