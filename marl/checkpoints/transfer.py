@@ -107,10 +107,16 @@ def load_mapped(task: Task, path: str | Path, init_map: Mapping[str, Any], stric
 
 def _seen(saved: Mapping[str, Tensor], group: str) -> mapping.Side:
     """How a group was, as far as weights without a description tell: as wide as its actor's first layer."""
-    body = [value for name, value in saved.items() if name.startswith(f"actors.{group}.network") and value.dim() == 2]
+    body = [name for name, value in saved.items() if name.startswith(f"actors.{group}.network") and value.dim() == 2]
     if not body:
         raise UserError(f"init_map: the weights of {group} say nothing of its observations; give a checkpoint (.pt)")
-    return mapping.Side(body[0].shape[1])
+    return mapping.Side(saved[min(body, key=_depth)].shape[1])
+
+
+def _depth(name: str) -> tuple[bool, list[tuple[str, int]]]:
+    """Sorts a network's weights by layers, its head last: a .safetensors file has no order of its own."""
+    parts = name.split(".")
+    return "head" in parts, [("", int(part)) if part.isdigit() else (part, 0) for part in parts]
 
 
 def load_fitting(module: nn.Module, saved: Mapping[str, Tensor], path: str | Path) -> Loaded:
