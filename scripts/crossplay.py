@@ -37,7 +37,7 @@ from marl.core.files import write_json
 from marl.core.seeding import derive
 from marl.launch import cli
 from marl.report import matrix
-from marl.report.runs import ALGORITHMS
+from marl.report.runs import algorithm_of
 
 Team = dict[str, Actor | Player]  # who plays each group
 
@@ -63,7 +63,7 @@ def parse(arguments: list[str]) -> tuple[list[str], Options, list[str]]:
 def labels(runs: list[str], options: Options) -> list[str]:
     """Short names of runs that tell them apart: algorithm, algorithm and seed, or the last parts of their paths."""
     configs = [compose.saved(run_directory.find(run, options.which)) for run in runs]
-    algorithms = [ALGORITHMS.get(cfg.algo.critic, "mappo") if cfg.algo else "" for cfg in configs]
+    algorithms = [algorithm_of(cfg.algo) if cfg.algo else "" for cfg in configs]
     seeds = [f"{name} {cfg.seed}" for name, cfg in zip(algorithms, configs, strict=True)]
     parts = [Path(run).resolve().parts for run in runs]
     paths = (["/".join(p[-count:]) for p in parts] for count in range(1, max(map(len, parts)) + 1))

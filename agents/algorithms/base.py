@@ -59,5 +59,14 @@ class Algorithm(Architecture, ABC):
         Raises:
             UserError: as `agents.models.actor_critic.build_networks`.
         """
-        actors, critics = build_networks(self, spec, network, critic_network, configs)
-        return self.loss_class(actors, critics, self, configs, **more)
+        return self.loss_class(*self.networks(spec, network, critic_network, configs), self, configs, **more)
+
+    def networks(
+        self,
+        spec: EnvSpec,
+        network: Callable[..., nn.Module],
+        critic_network: Callable[..., nn.Module] | None,
+        configs: Mapping[str, Self] | None,
+    ) -> tuple[Any, ...]:
+        """What the loss's class takes first: here actors and critics of states, each by group."""
+        return build_networks(self, spec, network, critic_network, configs)

@@ -1,6 +1,6 @@
 """Algorithms whose actors explore by a noise of their own, which a schedule moves over the run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from agents.algorithms.base import Algorithm
 from agents.algorithms.coefficients import Scheduled, Shape
 from agents.models.actor import Actor
+from agents.models.parts import with_names
 from agents.models.policy_heads.exploring import Exploring
 from envs.spec import EnvSpec
 
@@ -35,22 +36,24 @@ class ExploringAlgorithm(Algorithm):
     explore_schedule: Shape = "constant"
     error: Error = "l2"
 
-    def make_loss(
+    def networks(
         self,
         spec: EnvSpec,
         network: Callable[..., nn.Module],
-        critic_network: Callable[..., nn.Module] | None = None,
-        configs: Mapping[str, Self] | None = None,
-        **more: Any,
-    ) -> nn.Module:
-        """As `Algorithm.make_loss`; there are no critics of states."""
-        configs = configs or dict.fromkeys(spec.groups, self)
+        critic_network: Callable[..., nn.Module] | None,
+        configs: Mapping[str, Self] | None,
+    ) -> tuple[Any, ...]:
+        """Actors by group; the loss builds its own critics, of `spec` by the factory that comes last."""
+        network, critic_network = (each and with_names(each, spec) for each in (network, critic_network))
+        configs = dict.fromkeys(spec.groups, self) if configs is None else configs
         actors = {name: Actor(spec.groups[name], network, config) for name, config in configs.items()}
-        return self.loss_class(actors, spec, critic_network or network, self, configs)
+        return actors, spec, critic_network or network
 
 
 class ExploringLoss(nn.Module):
     """Base of their losses: actors, their exploration, and how errors and groups come together.
+
+    A subclass adds its critics and targets in `build`.
 
     Attributes:
         actors: the modules that act, by group.
@@ -62,7 +65,8 @@ class ExploringLoss(nn.Module):
         spec: the environment's.
         critic_network: factory of the critics' networks.
         config: settings of the run.
-        configs: {group: its settings}.
+        configs: {group: its settings}; None = all groups have the run's.
+        partly: groups that learn in a part of the environments, which the task's rows know.
     """
 
     def __init__(
@@ -71,15 +75,29 @@ class ExploringLoss(nn.Module):
         spec: EnvSpec,
         critic_network: Callable[..., nn.Module],
         config: ExploringAlgorithm,
-        configs: Mapping[str, ExploringAlgorithm],
+        configs: Mapping[str, ExploringAlgorithm] | None = None,
+        partly: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.actors = nn.ModuleDict(actors)
         self.critics: dict[str, Any] = {}
-        self.config, self.configs, self.groups = config, dict(configs), tuple(actors)
+        self.config, self.groups = config, tuple(actors)
+        self.configs = dict.fromkeys(actors, config) if configs is None else dict(configs)
         self.uses_state = False
         self.exploration = Scheduled(config.explore, config.explore_schedule, config.explore_final)
         self._explore(config.explore)
+        self.build(spec, critic_network)
+
+    def build(self, spec: EnvSpec, critic_network: Callable[..., nn.Module]) -> None:
+        """Build what is trained beside `actors`, such as critics and targets; `configs` has each group's settings.
+
+        Args:
+            spec: the environment's; groups by name in `spec.groups`.
+            critic_network: factory `network(in_shape, out_features)`.
+
+        Raises:
+            UserError: settings that do not fit the groups.
+        """
 
     def _explore(self, amount: float) -> None:
         for actor in self.actors.values():

@@ -82,21 +82,13 @@ class PQNLoss(ExploringLoss):
     team's value is the sum of its agents' (Sunehag et al. 2018), its reward the mean of theirs.
     """
 
-    def __init__(
-        self,
-        actors: Mapping[str, Actor],
-        spec: EnvSpec,
-        critic_network: Callable[..., nn.Module],
-        config: PQN,
-        configs: Mapping[str, PQN],
-    ) -> None:
-        super().__init__(actors, spec, critic_network, config, configs)
+    def build(self, spec: EnvSpec, critic_network: Callable[..., nn.Module]) -> None:
         for name, actor in self.actors.items():
             if actor.memory_shape is not None:
                 raise UserError("network: has a memory, which algo=pqn does not train; use one without, network=mlp")
-            if configs[name].mixer == "sum" and spec.groups[name].ends:
+            if self.configs[name].mixer == "sum" and spec.groups[name].ends:
                 raise UserError(f"algo.mixer=sum: the agents of {name} end each on its own; algo=pqn has no mixer")
-        self.critics = {name: GreedyValue(actor, configs[name].of_the_team) for name, actor in self.actors.items()}
+        self.critics = {name: GreedyValue(actor, self.configs[name].of_the_team) for name, actor in self.actors.items()}
 
     def capture_key(self) -> tuple:
         """What decides `forward` beside tensors and their shapes (`marl.capture.captured_loss`)."""

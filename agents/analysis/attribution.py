@@ -58,8 +58,9 @@ def attribute(actor: Actor, observed: Tensor, agent: int, steps: int = 64) -> tu
     """Shares of each feature of an agent's own observation in what it does, against the mean observation.
 
     Continuous actions: of each dimension of the policy's mode, in the environment's units. Discrete ones: of the
-    log-probability of the choices that the policy takes. Hybrid ones: of both. Other agents' observations, where the
-    network sees them, are one more feature at the end: the sum of their shares.
+    log-probability of the choices that the policy takes, or of their value where it chooses by values. Hybrid ones: of
+    both. Other agents' observations, where the network sees them, are one more feature at the end: the sum of their
+    shares.
 
     Args:
         observed: float32 [N, A, F].
@@ -71,7 +72,7 @@ def attribute(actor: Actor, observed: Tensor, agent: int, steps: int = 64) -> tu
     baseline = observed.mean(0, keepdim=True)
     raw, head = actor.act(observed, True)[0].detach(), actor.head
     names = [f"action {d}" for d in range(head.n_continuous)]
-    names += ["log-probability"] if head.n_continuous < head.raw_size else []
+    names += [head.choice_meaning] if head.n_continuous < head.raw_size else []
     rows, worst = [], 0.0
     for d in range(len(names)):
 
@@ -80,7 +81,7 @@ def attribute(actor: Actor, observed: Tensor, agent: int, steps: int = 64) -> tu
             if d < head.n_continuous:
                 return head.to_env(head.mode(params))[:, agent, d]
             taken = raw.repeat(len(observation) // len(raw), 1, 1)  # all rows at one point, then at the next
-            return head.choice_log_prob(params, taken)[:, agent]
+            return head.choice_preference(params, taken)[:, agent]
 
         shares, error = integrated_gradients(output, observed, baseline, steps)
         own_share = shares[:, agent].abs().mean(0)

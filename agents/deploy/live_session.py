@@ -187,7 +187,7 @@ class Session:
             about[agent] = {
                 "observation": self.observation[group][0, i].tolist(),
                 "action": action,
-                "value": float(self.values[group][0, i]),
+                "value": float(self.values[group][0, i]) if group in self.values else None,
                 "reward": float(self.reward[group][0, i]),
             }
         return {

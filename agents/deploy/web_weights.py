@@ -5,8 +5,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from agents.models.critic import Critic
 from agents.models.heads import Categorical, ClippedNormal, TanhNormal
 from agents.models.inputs import Inputs
+from agents.models.policy_heads.exploring import Deterministic, EpsilonGreedy
 from agents.models.policy_heads.hybrid import Hybrid
 from agents.policies.group_settings import source
 from agents.policies.policy import Policy
@@ -14,7 +16,13 @@ from marl.core.errors import UserError
 from marl.networks import ACTIVATIONS, MLP, Linear, PerAgent
 
 NAMES = {module: name for name, module in ACTIVATIONS.items()}
-HEADS = {TanhNormal: "tanh_normal", ClippedNormal: "clipped_normal", Categorical: "categorical"}
+HEADS = {
+    TanhNormal: "tanh_normal",
+    ClippedNormal: "clipped_normal",
+    Categorical: "categorical",
+    EpsilonGreedy: "epsilon_greedy",
+    Deterministic: "deterministic",
+}
 
 
 def numbers(values: Tensor) -> str:
@@ -64,11 +72,11 @@ def _bound(values: Tensor | None) -> list[float] | None:
 
 
 def plain(policy: Policy) -> dict[str, Any]:
-    """{group: actor and critic}, JSON-able: what the page's `policy.js` reads."""
+    """{group: actor and critic (null: nothing values states)}, JSON-able: what the page's `policy.js` reads."""
     out = {}
     actors, critics = policy.everyone()
     for name, actor in actors.items():
-        critic, group, head = critics[name], policy.spec.groups[source(policy.settings, name)], actor.head
+        critic, group, head = critics.get(name), policy.spec.groups[source(policy.settings, name)], actor.head
         gaussian = head.continuous if isinstance(head, Hybrid) else head
         if type(gaussian) not in HEADS:
             raise UserError(f"algo.policy: the head {type(head).__name__} can't run in a page; serve=true runs all")
@@ -82,16 +90,19 @@ def plain(policy: Policy) -> dict[str, Any]:
             "high": _bound(group.action.high),
             "inputs": inputs(actor.inputs),
             "networks": [layers(n) for n in actor.network.networks],
-            "critic": {
-                "kind": critic.kind,
-                "joint": critic.joint,
-                "inputs": inputs(critic.inputs),
-                "state_inputs": inputs(critic.state_inputs),
-                "mean_std": list(map(float, critic.value_norm.mean_std() if critic.value_norm else (0, 1))),
-                "networks": [
-                    layers(n)
-                    for n in (critic.network.networks if isinstance(critic.network, PerAgent) else [critic.network])
-                ],
-            },
+            "critic": None if critic is None else _values(critic),
         }
     return out
+
+
+def _values(critic: Critic) -> dict[str, Any]:
+    return {
+        "kind": critic.kind,
+        "joint": critic.joint,
+        "inputs": inputs(critic.inputs),
+        "state_inputs": inputs(critic.state_inputs),
+        "mean_std": list(map(float, critic.value_norm.mean_std() if critic.value_norm else (0, 1))),
+        "networks": [
+            layers(n) for n in (critic.network.networks if isinstance(critic.network, PerAgent) else [critic.network])
+        ],
+    }

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 
-from marl.report.runs import ALGORITHMS
+from marl.report.runs import algorithm_of
 from marl.report.statistics import interval, iqm
 
 
@@ -31,7 +31,7 @@ def table(sweeps: list[Path]) -> None:
         config = OmegaConf.load(run / "config.yaml")
         summary = json.loads((run / "summary.json").read_text())
         preset = f"experiment={config.experiment}" if config.experiment else f"env=vmas/{config.env.scenario}"
-        key = config.env.scenario, preset, ALGORITHMS.get(config.algo.critic, "mappo"), summary["frames"]
+        key = config.env.scenario, preset, algorithm_of(config.algo), summary["frames"]
         returns[key][summary["seed"]] = (
             summary["final"]["episode_return"]["mean"],
             summary["seconds"]["collect"] + summary["seconds"]["update"],

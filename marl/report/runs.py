@@ -25,7 +25,14 @@ TECHNICAL = {  # the same below groups: how a run is watched, kept and computed,
 }
 ONLOOKERS = ("Replay", "Pictures", "Reconstructions", "Histograms", "Profiler")  # callbacks that change no number
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where PyYAML was built with it
-ALGORITHMS = {"local": "ippo"}  # by algo.critic; every other critic sees more than its agent: mappo
+# Names of algorithms by their class and a setting of it; null: any other value. A class of one's own goes by its name.
+ALGORITHMS = {
+    "PPO": ("critic", {"local": "ippo", None: "mappo"}),
+    "QLearning": ("mixer", {"none": "iql", "sum": "vdn", "monotonic": "qmix"}),
+    "DDPG": ("critic", {"local": "iddpg", None: "maddpg"}),
+    "SAC": ("critic", {"local": "isac", None: "masac"}),
+    "PQN": ("mixer", {"none": "pqn", "sum": "pqn_vdn"}),
+}
 
 
 @dataclass
@@ -100,7 +107,7 @@ def _read(folder: Path) -> Run | str:
         config = update_config(yaml.load((folder / "config.yaml").read_text(), LOADER))
         rl = config.get("algo") is not None
         environment, task = _where(config["env"]) if rl else ("supervised", _class(config["data"]))
-        algorithm = ALGORITHMS.get(config["algo"]["critic"], "mappo") if rl else "supervised"
+        algorithm = algorithm_of(config["algo"]) if rl else "supervised"
         seed, settings = int(config["seed"]), dict(flat(_decisive(config)))
         config["paths"]  # the last key: a file that was cut short has none
     with _reading("metrics.csv"), open(folder / "metrics.csv", newline="") as file:
@@ -126,6 +133,16 @@ def _read(folder: Path) -> Run | str:
         source=str(folder),
         unit=unit,
     )
+
+
+def algorithm_of(algo: Mapping) -> str:
+    """The name of an algorithm from its settings, as `algo=` has it: "mappo", "qmix"."""
+    kind = _class(algo)
+    if kind not in ALGORITHMS:
+        return kind.lower()
+    key, names = ALGORITHMS[kind]
+    name = names.get(algo[key]) or names[None]
+    return "matd3" if name == "maddpg" and algo["twin"] and algo["policy_every"] > 1 else name
 
 
 def _where(env: Mapping) -> tuple[str, str]:

@@ -50,6 +50,19 @@ def test_actions_are_explained_by_parts_of_the_observation(tmp_path, script, she
     assert done.returncode == 2 and "agents 0 to 3" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_choices_by_value_are_explained_by_their_value():
+    pytest.importorskip("captum")
+    values = ["algo=iql", "env.continuous_actions=false", "algo.buffer_frames=800", "algo.updates=1"]
+    task = build.build_task(compose.check(compose.compose([*values, *TINY])))
+    actor, observed = task.loss.actors["agents"], observations(task, 40, 0, "agents")
+    names, table, _ = attribute(actor, observed, agent=1, steps=32)
+    assert names == ["value"] and table.max() > 0
+    mean = observed.mean(0, keepdim=True)
+    taken = actor(observed).argmax(-1, keepdim=True)
+    change = (actor(observed) - actor(mean)).gather(-1, taken)[:, 1].abs().mean()
+    assert table.sum() >= change.item() - 1e-3  # shares of one observation add up to what it changes
+
+
 def test_only_what_the_actor_reads_has_a_share():
     pytest.importorskip("captum")
     task = build.build_task(compose.check(compose.compose(TINY)))

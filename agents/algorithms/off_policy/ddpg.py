@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from agents.algorithms.exploration import mean_over
 from agents.algorithms.off_policy.replayed import Replayed, ReplayLoss, bootstrapped, ended, without_gradient
 from agents.models.action_values.q_critic import QCritic
-from agents.models.actor import Actor
 from agents.models.heads import Policy
 from envs.spec import EnvSpec
 from marl.core.errors import UserError
@@ -56,15 +55,7 @@ class DDPGLoss(ReplayLoss):
     agents' actions are the current actors' where an actor is improved, as in TorchRL's DDPGLoss.
     """
 
-    def __init__(
-        self,
-        actors: Mapping[str, Actor],
-        spec: EnvSpec,
-        critic_network: Callable[..., nn.Module],
-        config: DDPG,
-        configs: Mapping[str, DDPG],
-    ) -> None:
-        super().__init__(actors, spec, critic_network, config, configs)
+    def build(self, spec: EnvSpec, critic_network: Callable[..., nn.Module]) -> None:
         self.q_critics = nn.ModuleDict(
             {
                 name: QCritic(spec.groups[name], critic_network, own, spec.state_size, 2 if own.twin else 1)

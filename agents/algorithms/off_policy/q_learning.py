@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from agents.algorithms.exploration import mean_over
 from agents.algorithms.off_policy.replayed import Replayed, ReplayLoss, bootstrapped, ended
 from agents.models.action_values.mixer import MonotonicMixer, SumMixer
-from agents.models.actor import Actor
 from agents.models.heads import Policy
 from envs.spec import EnvSpec
 from marl.core.errors import UserError
@@ -57,15 +56,7 @@ class QLearningLoss(ReplayLoss):
     mixer of them (Rashid et al. 2018). A team's reward is the mean of its agents'.
     """
 
-    def __init__(
-        self,
-        actors: Mapping[str, Actor],
-        spec: EnvSpec,
-        critic_network: Callable[..., nn.Module],
-        config: QLearning,
-        configs: Mapping[str, QLearning],
-    ) -> None:
-        super().__init__(actors, spec, critic_network, config, configs)
+    def build(self, spec: EnvSpec, critic_network: Callable[..., nn.Module]) -> None:
         self.mixers = nn.ModuleDict()
         for name, own in self.configs.items():
             if own.mixer == "none":

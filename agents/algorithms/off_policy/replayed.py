@@ -5,7 +5,7 @@ state features.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from agents.algorithms.exploration import ExploringAlgorithm, ExploringLoss
 from agents.models.action_values.target_networks import TargetNetwork
-from agents.models.actor import Actor
-from envs.spec import EnvSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,21 +64,9 @@ class ReplayLoss(ExploringLoss):
 
     Attributes:
         updates: minibatches trained on so far.
-
-    Args:
-        actors, spec, critic_network, config, configs: as for `ExploringLoss`.
     """
 
-    def __init__(
-        self,
-        actors: Mapping[str, Actor],
-        spec: EnvSpec,
-        critic_network: Callable[..., nn.Module],
-        config: Replayed,
-        configs: Mapping[str, Replayed],
-    ) -> None:
-        super().__init__(actors, spec, critic_network, config, configs)
-        self.updates = 0
+    updates = 0
 
     def count_from(self, updates: int) -> None:
         """Go on as after so many minibatches: the count decides when targets follow and delayed actors are trained."""

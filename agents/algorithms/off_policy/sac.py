@@ -34,6 +34,11 @@ class SAC(Replayed):
     discrete_target: Annotated[float, Field(gt=0, lt=1)] = 0.2
 
     @property
+    def n_critics(self) -> int:
+        """N, critics of every group."""
+        return 2 if self.twin else 1
+
+    @property
     def loss_class(self) -> type["SACLoss"]:
         return SACLoss
 
@@ -48,15 +53,7 @@ class SACLoss(ReplayLoss):
     (discrete actions).
     """
 
-    def __init__(
-        self,
-        actors: Mapping[str, Actor],
-        spec: EnvSpec,
-        critic_network: Callable[..., nn.Module],
-        config: SAC,
-        configs: Mapping[str, SAC],
-    ) -> None:
-        super().__init__(actors, spec, critic_network, config, configs)
+    def build(self, spec: EnvSpec, critic_network: Callable[..., nn.Module]) -> None:
         self.q_critics, self.temperatures, self.target_entropy = nn.ModuleDict(), nn.ParameterDict(), {}
         for name, own in self.configs.items():
             group, head = spec.groups[name], self.actors[name].head
@@ -67,7 +64,7 @@ class SACLoss(ReplayLoss):
                     f"(tanh_normal) or one discrete choice (categorical), not {group.action.kind} ones here"
                 )
             critic = ChoiceCritic if discrete else QCritic
-            self.q_critics[name] = critic(group, critic_network, own, spec.state_size, 2 if own.twin else 1)
+            self.q_critics[name] = critic(group, critic_network, own, spec.state_size, own.n_critics)
             initial = torch.tensor(math.log(own.temperature))
             self.temperatures[name] = nn.Parameter(initial, requires_grad=own.learn_temperature)
             default = own.discrete_target * math.log(group.action.nvec[0]) if discrete else -float(group.action.size)
@@ -116,36 +113,50 @@ class SACLoss(ReplayLoss):
             out["loss"] = out["loss"] + out["temperature_loss"]
         return out
 
+    def in_targets(self, values: Tensor, own: SAC) -> Tensor:
+        """What targets take of the target critics' values: float32 [N, ...] -> [...]; here the smallest.
+
+        own: the group's settings.
+        """
+        return values.amin(0)
+
+    def for_actors(self, values: Tensor, own: SAC) -> Tensor:
+        """What the actors are to increase of the critics' values: float32 [N, ...] -> [...]; here the smallest.
+
+        own: the group's settings.
+        """
+        return values.amin(0)
+
     def _continuous(
         self, name: str, rows: Mapping, states: tuple[Tensor | None, Tensor | None], temperature: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Values of the actions taken [N, B, A]; soft values of what follows, of the actors, their entropy [B, A]."""
-        actor, critic = self.actors[name], self.q_critics[name]
+        own, actor, critic = self.configs[name], self.actors[name], self.q_critics[name]
         with torch.no_grad():
             action, log_prob = _draw(actor, rows["next_observation"])
-            following = self.target_critics[name](rows["next_observation"], action, states[1]).amin(0)
+            following = self.in_targets(self.target_critics[name](rows["next_observation"], action, states[1]), own)
             soft_next = following - temperature * log_prob
         q = critic(rows["observation"], rows["action"].tanh(), states[0])
         action, log_prob = _draw(actor, rows["observation"])
         with without_gradient(critic):
-            value = critic(rows["observation"], action, states[0]).amin(0)
+            value = self.for_actors(critic(rows["observation"], action, states[0]), own)
         return q, soft_next, value - temperature * log_prob, -log_prob
 
     def _choices(
         self, name: str, rows: Mapping, states: tuple[Tensor | None, Tensor | None], temperature: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The same by sums over the choices, which need no sample."""
-        actor, critic = self.actors[name], self.q_critics[name]
+        own, actor, critic = self.configs[name], self.actors[name], self.q_critics[name]
         masked = "action" in actor.masks
         with torch.no_grad():
             p, log_p = _probabilities(actor, rows["next_observation"], rows["next_mask"] if masked else None)
-            following = self.target_critics[name](rows["next_observation"], states[1]).amin(0)
+            following = self.in_targets(self.target_critics[name](rows["next_observation"], states[1]), own)
             soft_next = (p * (following - temperature * log_p)).sum(-1)
         values = critic(rows["observation"], states[0])
         q = values.gather(-1, rows["action"].expand(len(values), *rows["action"].shape)).squeeze(-1)
         p, log_p = _probabilities(actor, rows["observation"], rows["mask"] if masked else None)
         entropy = -(p * log_p).sum(-1)
-        return q, soft_next, (p * values.detach().amin(0)).sum(-1) + temperature * entropy, entropy
+        return q, soft_next, (p * self.for_actors(values.detach(), own)).sum(-1) + temperature * entropy, entropy
 
 
 def _draw(actor: Actor, observation: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ Shapes: A agents in the group, F features of an observation, D action dimensions
 N critics, K choices, `...` leading dimensions.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,17 +17,10 @@ from envs.spec import GroupSpec, ObservationPart
 from marl.core.errors import UserError
 
 
-class QCritic(nn.Module):
-    """N action-value functions of one group of agents, built and trained apart.
+class ActionCritics(nn.Module):
+    """N critics of one group of agents, built and trained apart; what both kinds below have in common.
 
-    kind          agent i's value of actions reads                        algorithm
-    local         its own observation and action [F + D]                  IDDPG, ISAC
-    concat        all observations and actions of the group [A (F + D)]   MADDPG, MASAC
-    state         the global state and all actions [S + A D]
-    agent_state   the same and its own observation [S + A D + F]
-
-    Each is an `agents.models.critic.Critic` whose observations or state hold the actions too, so sharing, ids and
-    networks that read the team work as they do there.
+    Each is an `agents.models.critic.Critic`, so sharing, ids and networks that read the team work as they do there.
 
     Args:
         spec, network, architecture, state_size: as for `Critic`.
@@ -50,13 +44,37 @@ class QCritic(nn.Module):
             raise UserError(f"algo.{key}: is of critics of states (algo=mappo, ippo), not of critics of actions")
         self.kind, self.n_agents = architecture.critic, spec.n_agents
         self.uses_state = self.kind in ("state", "agent_state")
+        self.critics = nn.ModuleList(self.new_critic(spec, network, architecture, state_size) for _ in range(copies))
+
+    @abstractmethod
+    def new_critic(
+        self, spec: GroupSpec, network: Callable[..., nn.Module], architecture: Architecture, state_size: int | None
+    ) -> Critic:
+        """One of the critics."""
+
+
+class QCritic(ActionCritics):
+    """N values of the actions that a group takes.
+
+    kind          agent i's value of actions reads                        algorithm
+    local         its own observation and action [F + D]                  IDDPG, ISAC
+    concat        all observations and actions of the group [A (F + D)]   MADDPG, MASAC
+    state         the global state and all actions [S + A D]
+    agent_state   the same and its own observation [S + A D + F]
+
+    Observations or the state hold the actions too.
+    """
+
+    def new_critic(
+        self, spec: GroupSpec, network: Callable[..., nn.Module], architecture: Architecture, state_size: int | None
+    ) -> Critic:
         D = spec.action.size
         if self.uses_state:
             state_size = None if state_size is None else state_size + spec.n_agents * D
         else:
             parts = (*spec.parts, ObservationPart("action", (D,))) if spec.parts else ()
             spec = replace(spec, observation_size=spec.observation_size + D, parts=parts)
-        self.critics = nn.ModuleList(Critic(spec, network, architecture, state_size) for _ in range(copies))
+        return Critic(spec, network, architecture, state_size)
 
     def forward(self, observation: Tensor, action: Tensor, state: Tensor | None = None) -> Tensor:
         """Values of actions.
@@ -76,27 +94,17 @@ class QCritic(nn.Module):
         return torch.stack([critic(observation, state) for critic in self.critics])
 
 
-class ChoiceCritic(nn.Module):
-    """N values of every choice of a discrete action, agent by agent: float32 [N, ..., A, K].
+class ChoiceCritic(ActionCritics):
+    """N values of every choice of a discrete action, agent by agent.
 
     kind: what it sees is as for `QCritic`, without actions: a choice's value is an output.
     """
 
-    def __init__(
-        self,
-        spec: GroupSpec,
-        network: Callable[..., nn.Module],
-        architecture: Architecture,
-        state_size: int | None = None,
-        copies: int = 1,
-    ) -> None:
-        super().__init__()
-        self.kind, self.n_agents = architecture.critic, spec.n_agents
-        self.uses_state = self.kind in ("state", "agent_state")
+    def new_critic(
+        self, spec: GroupSpec, network: Callable[..., nn.Module], architecture: Architecture, state_size: int | None
+    ) -> Critic:
         (choices,) = spec.action.nvec
-        self.critics = nn.ModuleList(
-            Critic(spec, network, architecture, state_size, choices) for _ in range(copies)
-        )
+        return Critic(spec, network, architecture, state_size, choices)
 
     def forward(self, observation: Tensor, state: Tensor | None = None) -> Tensor:
         """float32 [..., A, F] and, for the kinds that read it, [..., S] -> [N, ..., A, K]."""

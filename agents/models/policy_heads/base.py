@@ -23,6 +23,7 @@ class Head(nn.Module, ABC):
     raw_dtype: torch.dtype  # of a raw action
     noise_size: int  # N, random numbers per agent and action
     mask: Tensor | None  # float32 [A, D]: 0 where a narrower agent was padded; None = nothing padded
+    choice_meaning = "log-probability"  # of what `choice_preference` gives
 
     def _set_mask(self, spec: ActionSpec) -> None:
         self.register_buffer("mask", None if spec.mask is None else spec.mask.float(), persistent=False)
@@ -96,3 +97,7 @@ class Head(nn.Module, ABC):
     def choice_log_prob(self, params: Tensor, raw: Tensor) -> Tensor:
         """As `log_prob`, of the choices alone; of heads that have some."""
         return self.log_prob(params, raw)
+
+    def choice_preference(self, params: Tensor, raw: Tensor) -> Tensor:
+        """How much the choices taken are preferred, differentiable, float32 [..., A]; of heads that have some."""
+        return self.choice_log_prob(params, raw)

@@ -41,6 +41,8 @@ class EpsilonGreedy(Exploring):
     The network's outputs are the values of the n choices. Where a choice is masked its value is `ABSENT`.
     """
 
+    choice_meaning = "value"
+
     def __init__(self, spec: ActionSpec) -> None:
         super().__init__()
         (self.choices,) = spec.nvec
@@ -61,6 +63,9 @@ class EpsilonGreedy(Exploring):
 
     def mode(self, params: Tensor) -> Tensor:
         return params.argmax(-1, keepdim=True)
+
+    def choice_preference(self, params: Tensor, raw: Tensor) -> Tensor:
+        return params.float().gather(-1, raw).squeeze(-1)
 
     def to_env(self, raw: Tensor) -> Tensor:
         return raw

@@ -62,14 +62,17 @@ function inputs({ norm, ids }, features) {
     : normal(x));
 }
 
-// {act(observations), value(observations, state)}: {group: Float32Array of all agents' features} to {group: numbers}.
+// {act(observations), value(observations, state)}: {group: Float32Array of all agents' features} to {group: numbers};
+// values of the groups that have a critic of states.
 function makePolicy(groups) {
   const made = {};
   for (const [name, group] of Object.entries(groups))
     made[name] = {
-      ...group, actors: group.networks.map(network), critics: group.critic.networks.map(network),
-      before: inputs(group.inputs, group.features), beforeCritic: inputs(group.critic.inputs, group.features),
-      beforeState: inputs(group.critic.state_inputs, Infinity),
+      ...group, actors: group.networks.map(network), before: inputs(group.inputs, group.features),
+      ...(group.critic && {
+        critics: group.critic.networks.map(network), beforeCritic: inputs(group.critic.inputs, group.features),
+        beforeState: inputs(group.critic.state_inputs, Infinity),
+      }),
     };
 
   function action(group, params, agent, out) {
@@ -83,8 +86,8 @@ function makePolicy(groups) {
     }
     for (let d = 0; d < C; d++) {
       const low = group.low[agent * C + d], high = group.high[agent * C + d];
-      out[agent * D + d] = group.head === "tanh_normal"
-        ? (high + low) / 2 + ((high - low) / 2) * Math.tanh(params[d]) : Math.min(high, Math.max(low, params[d]));
+      out[agent * D + d] = group.head === "clipped_normal" ? Math.min(high, Math.max(low, params[d]))
+        : (high + low) / 2 + ((high - low) / 2) * Math.tanh(params[d]);
     }
   }
 
@@ -104,6 +107,7 @@ function makePolicy(groups) {
     value(observations, state) {
       const out = {};
       for (const [name, group] of Object.entries(made)) {
+        if (!group.critic) continue;
         const { kind, joint, mean_std: [mean, std] } = group.critic, F = group.features;
         const own = (i) => group.beforeCritic(observations[name].subarray(i * F, (i + 1) * F), i, group.agents);
         const input = (i) => (kind === "concat" ? group.beforeCritic(observations[name])

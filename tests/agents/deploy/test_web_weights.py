@@ -41,13 +41,17 @@ CASES = [({}, {"activation": name}, CONTINUOUS) for name in ACTIVATIONS] + [
 ]
 
 
-def make(algo: dict, network: dict, action: ActionSpec) -> Policy:
+EXPLORING = [("epsilon_greedy", ActionSpec("discrete", nvec=(9,))), ("deterministic", CONTINUOUS)]
+
+
+def make(algo: dict, network: dict, action: ActionSpec, critics: bool = True) -> Policy:
     spec = EnvSpec({"agents": GroupSpec("agents", ("a", "b"), 5, action)}, state_size=4, max_steps=10)
     torch.manual_seed(0)
     policy = Policy(
         {
             "spec": describe(spec),
             "algo": {**ALGO, **algo},
+            "critics": critics,
             "env": None,
             "run": None,
             "network": {"_target_": "marl.networks.MLP", "hidden": [16, 8], **network},
@@ -55,6 +59,8 @@ def make(algo: dict, network: dict, action: ActionSpec) -> Policy:
     )
     x = 3 * torch.randn(100, 2, 5) + torch.arange(5.0)
     policy.actors["agents"].inputs.learn(x)  # statistics, where there are any, that are not those of the beginning
+    if not critics:
+        return policy
     policy.critics["agents"].learn_inputs(x, torch.randn(100, 4) - 1)
     policy.critics["agents"].learn_scale(5 * torch.randn(100, 2) + 3, torch.zeros(100, 2))
     return policy
@@ -81,6 +87,25 @@ def test_actions_and_values_are_torchs(javascript, algo: dict, network: dict, ac
     expected = policy.act({"agents": observation})["agents"].numpy()
     assert np.abs(actions - expected).max() <= 1e-5
     assert np.abs(values - policy.values({"agents": observation}, state)["agents"].numpy()).max() <= 1e-5
+
+
+@pytest.mark.parametrize(("head", "action"), EXPLORING)
+def test_policies_without_a_critic_act_and_value_nothing(javascript, head: str, action: ActionSpec) -> None:
+    policy = make({"policy": head, "normalize_observation": True}, {}, action, critics=False)
+    observation = 2 * torch.randn(100, 2, 5)
+    ours = javascript(
+        f"""{web("policy.js")}
+        const policy = makePolicy({json.dumps(plain(policy))}), out = [];
+        for (let i = 0; i < 100; i++) {{
+          const seen = {{ agents: observation.subarray(10 * i, 10 * i + 10) }};
+          out.push([[...policy.act(seen).agents], Object.keys(policy.value(seen, null))]);
+        }}
+        return out;""",
+        observation=observation.numpy(),
+    )
+    actions = torch.tensor([row[0] for row in ours], dtype=torch.float32).view(100, 2, -1)
+    torch.testing.assert_close(actions, policy.act({"agents": observation})["agents"].float(), rtol=0, atol=1e-5)
+    assert all(row[1] == [] for row in ours)
 
 
 def test_networks_that_a_page_cannot_run_are_named() -> None:

@@ -26,7 +26,7 @@ def write_run(
         "paths": {"run_dir": str(folder)},
         "task": {"_target_": "agents.tasks.on_policy.OnPolicy"},
         "env": {"_target_": "envs.vmas.env.VmasEnv", "scenario": scenario, "num_envs": 4},
-        "algo": {"critic": critic, **settings},
+        "algo": {"_target_": "agents.algorithms.ppo.PPO", "critic": critic, **settings},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     columns = {"eval/episode_return": returns}

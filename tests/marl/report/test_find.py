@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from marl.config.compose import compose
+from marl.config.conf_tree import group_options
 from marl.core.errors import UserError
 from marl.report import marl_eval
 from marl.report.find import find
+from marl.report.runs import algorithm_of
 from tests.marl.report.helpers import absolute, change, write_run
 
 
@@ -54,6 +57,12 @@ def test_every_kind_of_environment_has_a_name(env: dict, environment: str, task:
     change(write_run(tmp_path / "r", [1]), env={"scenario": None, **env})
     (run,), _ = find([tmp_path])
     assert (run.environment, run.task) == (environment, task)
+
+
+@pytest.mark.parametrize("name", [option for option in group_options("algo") if option != "ppo"])
+def test_an_algorithm_goes_by_the_name_that_chooses_it(name: str) -> None:
+    assert algorithm_of(compose([f"algo={name}"]).algo) == name
+    assert algorithm_of({"_target_": "my_project.algorithm.SPO"}) == "spo"
 
 
 def test_sweeps_globs_and_files_are_searched_once(tmp_path: Path) -> None:
@@ -138,7 +147,11 @@ def test_jobs_that_failed_and_runs_without_a_table_are_left_out_by_name(tmp_path
         ("config.yaml", "", "config.yaml can't be read"),
         ("config.yaml", "a: [", "config.yaml can't be read"),
         ("config.yaml", "env: {}\nalgo:\n  critic: local\n", "config.yaml can't be read"),
-        ("config.yaml", "seed: 0\nenv: {_target_: a.B}\nalgo: {critic: local}\n", "config.yaml .*KeyError: 'paths'"),
+        (
+            "config.yaml",
+            "seed: 0\nenv: {_target_: a.B}\nalgo: {_target_: a.PPO, critic: local}\n",
+            "config.yaml .*KeyError: 'paths'",
+        ),
         ("metrics.csv", "iteration,frames,eval/episode_return\n1,100,much\n", "metrics.csv can't be read"),
         ("metrics.csv", "iteration,eval/episode_return\n1,0.5\n", "metrics.csv .*KeyError: 'frames'"),
         ("job.json", "{", "job.json can't be read"),

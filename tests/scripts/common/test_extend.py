@@ -9,11 +9,14 @@ import torch
 from torch.nn import functional as F
 
 from agents.policies.policy import Policy
+from envs.spec import ActionSpec, EnvSpec, GroupSpec
 from marl.config import compose
 from marl.core.errors import UserError
+from marl.networks import MLP
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
 RL = ["algo.rollout_steps=10", "algo.minibatch_size=40", "env.num_envs=8", "task.eval_episodes=3", "frames=160"]
+REPLAY = ["algo.updates=5", "algo.buffer_frames=240"]
 CLASSIFY = ["task=supervised", "data=digits", "objective=cross_entropy", "algo=null", "env=null", "frames=null"]
 CASES = {
     "scenario": (["env=gather", "env.scenario_kwargs.n_agents=2", "env.max_steps=15", *RL], "frames=240"),
@@ -23,6 +26,7 @@ CASES = {
     "classifier": (["network=residual", *CLASSIFY, "epochs=1"], "epochs=2"),
     "loss": (["experiment=sine", "objective=log_cosh", "objective.scale=0.5", "epochs=1"], "epochs=2"),
     "algorithm": (["algo=spo", "algo.clip=0.3", "env.max_steps=15", *RL], "frames=240"),
+    "off_policy": (["algo=redq", "algo.ensemble=3", "env.max_steps=15", *RL, *REPLAY], "frames=240"),
 }
 
 
@@ -67,6 +71,7 @@ def test_it_trains_resumes_and_is_evaluated(name: str, shell, script, project: P
         (["env=agree", "env.n_agents=1"], "env.n_agents=1: no other agent to agree with"),
         (["experiment=sine", "objective=log_cosh", "objective.scale=-1"], "objective.scale=-1"),
         (["algo=spo", "algo.dual=3"], "algo.dual"),
+        (["algo=redq", "algo.subset=6"], "algo.subset=6: at most algo.ensemble=5"),
         (["env=gather", "env.scenario_kwargs.n_agent=3"], "n_agent"),
     ],
 )
@@ -94,6 +99,32 @@ def test_the_mathematics_of_the_examples(project: Path) -> None:
     at_best = best.log().detach().requires_grad_()
     loss.surrogate(at_best, advantage, None, 0.2)[0].backward()
     assert F.l1_loss(at_best.grad, torch.zeros_like(best)) < 1e-6
+
+
+def test_targets_of_the_off_policy_example_ask_random_critics(project: Path) -> None:
+    from my_project.off_policy import REDQ, REDQLoss
+
+    algo = REDQ(ensemble=3, subset=2, critic="local")
+    box = ActionSpec("continuous", -torch.ones(2, 1), torch.ones(2, 1))
+    spec = EnvSpec({"team": GroupSpec("team", ("a", "b"), 4, box)}, None, 5)
+    loss = algo.make_loss(spec, MLP)
+    assert isinstance(loss, REDQLoss) and len(loss.q_critics["team"].critics) == 3
+    values = torch.tensor([[[1.0]], [[2.0]], [[6.0]]])  # [N, B, A]: the third is never the smallest of two
+    assert loss.for_actors(values, algo).item() == 3.0
+    torch.manual_seed(0)
+    smallest = torch.stack([loss.in_targets(values, algo) for _ in range(300)]).flatten()
+    assert {1.0, 2.0} == {*smallest.tolist()}
+    assert 0.57 < (smallest == 1.0).float().mean() < 0.77  # two of the three pairs hold the first
+
+
+def test_the_off_policy_example_learns(project: Path, script, tmp_path: Path) -> None:
+    """To agree: random choices give 2.5 of 10, all that a team can have by luck of its first weights is a constant."""
+    small = ["env.num_envs=8", "env.max_steps=10", "algo.rollout_steps=10", "algo.updates=20", "algo.minibatch_size=32"]
+    quick = ["algo.buffer_frames=800", "algo.tau=0.05", "algo.temperature=0.1", "optimizer.lr=3e-3", "frames=800"]
+    path = f"hydra.searchpath=['file://{project / 'conf'}']"
+    overrides = [path, "algo=redq", "env=agree", *small, *quick, "task.eval_episodes=20", "logger=csv"]
+    script("train").train(compose.compose([*overrides, "trainer.evaluate_every=0"]), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["final"]["episode_return"]["mean"] > 8
 
 
 def test_the_page_shows_how_it_is_done_from_python(shell, project: Path) -> None:
