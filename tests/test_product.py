@@ -78,6 +78,10 @@ SIZES = [
 REPLAYED = ("iql", "vdn", "qmix", "iddpg", "maddpg", "matd3", "isac", "masac")
 VALUES = {  # algorithms that learn values of actions
     "algorithm": {name: [f"algo={name}", "algo.updates=3", "algo.buffer_frames=24"] for name in REPLAYED}
+    | {
+        "iql_on_disk": ["algo=iql", "algo.updates=3", "algo.buffer_frames=24", "algo.buffer_on=disk"],
+        "masac_by_priority": ["algo=masac", "algo.updates=3", "algo.buffer_frames=24", "algo.priority=0.6"],
+    }
     | {name: [f"algo={name}", "algo.epochs=2"] for name in ("pqn", "pqn_vdn")},
     "actions": KINDS["actions"],
     "critic": {"its_own": [], **KINDS["critic"]},

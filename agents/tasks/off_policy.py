@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from agents.algorithms.off_policy.replayed import Replayed
 from agents.collection.prioritised import PrioritisedReplay
 from agents.collection.replay_buffer import ReplayBuffer
+from agents.collection.replay_memory import MappedMemory
 from agents.collection.replay_segments import ReplaySegments
 from agents.tasks.rl_task import RLTask
 from envs.base import Env
@@ -69,12 +70,13 @@ class OffPolicy(RLTask):
             if "turn" in self.spec.groups[name].masks:
                 raise UserError(f"algo: group {name!r} acts in turn, from which algo=mappo, ippo and pqn learn")
         self.build_collector(steps)
-        self.buffer = ReplayBuffer(self.rollout, algo.buffer_frames)
+        self.attachments = Attachments("replay")
+        memory = MappedMemory(lambda: self.attachments.path(".")) if algo.buffer_on == "disk" else None
+        self.buffer = ReplayBuffer(self.rollout, algo.buffer_frames, memory)
         self.prioritised: PrioritisedReplay | None = None
         if algo.priority:
             betas = algo.priority_beta, algo.priority_beta_final
             self.prioritised = PrioritisedReplay(self.buffer, algo.priority, *betas, algo.priority_floor)
-        self.attachments = Attachments("replay")
         self.segments = ReplaySegments(self.buffer, self.attachments)
         if algo.buffer_frames < (least := 2 * self.batch_frames):  # both of one process's part, as `prefill` is
             raise UserError(f"algo.buffer_frames={algo.buffer_frames}: must be at least two rollouts, {least} frames")
@@ -93,7 +95,9 @@ class OffPolicy(RLTask):
 
         Raises:
             NonFinite: the rollout holds a number that is not finite, which would stay in the buffer for long.
+            UserError: the disk has no room for the buffer (`algo.buffer_on=disk`).
         """
+        self.buffer.allocate()
         progress = min(iteration / max(self.iterations - 1, 1), 1.0)
         self.figures_of_schedules = self.loss.advance(progress)
         self.gather(iteration)

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -29,6 +29,7 @@ class Replayed(ExploringAlgorithm):
         updates: gradient steps per iteration.
         minibatch_size: frames per gradient step.
         buffer_frames: capacity of the replay buffer.
+        buffer_on: where it lies: device = the run's | disk = files beside the run (`agents.collection.replay_memory`).
         prefill: frames that are collected before the first update.
         n_step: rewards summed before a target bootstraps.
         priority, priority_beta, priority_beta_final, priority_floor: alpha, beta at the beginning and at the end, and
@@ -39,7 +40,7 @@ class Replayed(ExploringAlgorithm):
     per_iteration: ClassVar[tuple[str, ...]] = ("updates",)
     divided: ClassVar[tuple[str, ...]] = ("minibatch_size", "buffer_frames", "prefill")
     common: ClassVar[tuple[str, ...]] = (
-        *("rollout_steps", "updates", "minibatch_size", "buffer_frames", "prefill", "n_step"),
+        *("rollout_steps", "updates", "minibatch_size", "buffer_frames", "buffer_on", "prefill", "n_step"),
         *("priority", "priority_beta", "priority_beta_final", "priority_floor"),
         *("tau", "target_every", "gamma", *ExploringAlgorithm.common),
     )
@@ -48,6 +49,7 @@ class Replayed(ExploringAlgorithm):
     updates: Annotated[int, Field(ge=1)] = 1000
     minibatch_size: Annotated[int, Field(ge=1)] = 128
     buffer_frames: Annotated[int, Field(ge=1)] = 1_000_000
+    buffer_on: Literal["device", "disk"] = "device"
     prefill: Annotated[int, Field(ge=0)] = 0
     n_step: Annotated[int, Field(ge=1)] = 1
     priority: Annotated[float, Field(ge=0, le=1)] = 0.0

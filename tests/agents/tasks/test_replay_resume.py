@@ -115,6 +115,17 @@ def test_a_prioritised_run_goes_on_and_is_replayed_bitwise(kind: str, tmp_path: 
     assert differences(whole, eager) == ["callbacks"]
 
 
+def test_a_buffer_on_disk_changes_nothing_and_may_move_when_a_run_goes_on(whole: Path, tmp_path: Path) -> None:
+    disk = run(tmp_path / "disk", "trainer.keep_every=3", "algo.buffer_on=disk")
+    assert differences(whole, disk) == [] and rows(whole) == rows(disk)
+    assert files_of(disk) == needed(disk)
+    assert {path.name for path in disk.iterdir()} == {path.name for path in whole.iterdir()}  # no file stays
+    for first, then in (("disk", "disk"), ("disk", "device"), ("device", "disk")):
+        cut = stopped(tmp_path / f"{first}_{then}", 4, "trainer.keep_every=3", f"algo.buffer_on={first}")
+        run(cut, "trainer.keep_every=3", f"algo.buffer_on={then}", again=str(cut))
+        assert differences(whole, cut) == [] and rows(whole) == rows(cut)
+
+
 def test_files_are_written_once_and_go_when_nothing_refers_to_them(tmp_path: Path) -> None:
     seen: dict[str, tuple[int, int]] = {}
 
