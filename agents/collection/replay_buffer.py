@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from agents.collection.replay_memory import DeviceMemory, MappedMemory
 from agents.collection.rollout_buffer import RolloutBuffer
 
 
@@ -22,29 +23,40 @@ class ReplayBuffer:
     Args:
         rollout: whose rollouts are added; it says what there is to keep, and where.
         frames: capacity in frames of all environments; rounded down to whole rollouts, at least two.
+        memory: where the steps lie; by default on the rollout's device. Minibatches are on that in any case.
 
     Attributes:
         added: steps of every environment that were ever added.
+        device: of the minibatches.
         rows: {name: [C + 1, E, ...]}; names are "GROUP/observation", "GROUP/action", "state", "terminated" and so on.
         final: {name: [M, ...]} what followed the steps that were cut off; a ring too, as large as it had to be.
         final_index: int32 [C + 1, E], where in `final` that is; -1 where a step was not cut off.
     """
 
-    def __init__(self, rollout: RolloutBuffer, frames: int) -> None:
+    def __init__(self, rollout: RolloutBuffer, frames: int, memory: DeviceMemory | MappedMemory | None = None) -> None:
         E = rollout.done.shape[1]
         self.n_envs, self.rollout_steps, self.device = E, rollout.steps, rollout.done.device
         self.capacity = max(2, frames // (rollout.steps * E)) * rollout.steps
         self.observed, self.sources = self._sources(rollout)
-        size = self.capacity + 1  # what follows the newest step
-        self.rows = {
-            name: torch.zeros(size, *source.shape[1:], dtype=source.dtype, device=self.device)
-            for name, source in {**self.observed, **self.sources}.items()
-        }
-        self.final_index = torch.full((size, E), -1, dtype=torch.int32, device=self.device)
+        self.memory = memory or DeviceMemory(self.device)
+        self.rows: dict[str, Tensor] = {}
         self.final: dict[str, Tensor] = {
-            name: following.new_zeros(0, *following.shape[2:]) for name, following in self._next(rollout).items()
+            name: torch.zeros(0, *following.shape[2:], dtype=following.dtype, device=self.memory.device)
+            for name, following in self._next(rollout).items()
         }
         self.clear()
+        if isinstance(self.memory, DeviceMemory):
+            self.allocate()
+
+    def allocate(self) -> None:
+        """Reserve the memory, if that was not done: files at the latest when steps come. Raises as `MappedMemory`."""
+        if self.rows:
+            return
+        size = self.capacity + 1  # what follows the newest step
+        sources = {**self.observed, **self.sources}
+        shapes = {name: ((size, *source.shape[1:]), source.dtype) for name, source in sources.items()}
+        self.rows = self.memory.zeros({**shapes, "": ((size, self.n_envs), torch.int32)})
+        self.final_index = self.rows.pop("").fill_(-1)
 
     def _sources(self, rollout: RolloutBuffer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What a policy sees, [T + 1, E, ...], and what belongs to a step, [T, E, ...]."""
@@ -92,8 +104,9 @@ class ReplayBuffer:
             truncated: int64 [N], t * E + e, where episodes were cut off, an agent's own or the environment's
                 (`RolloutBuffer.cut_frames`).
         """
-        finals = {name: source.flatten(0, 1)[truncated] for name, source in self._next(rollout).items()}
-        self._write(*self._sources(rollout), truncated, finals)
+        where = self.memory.device
+        finals = {name: source.flatten(0, 1)[truncated].to(where) for name, source in self._next(rollout).items()}
+        self._write(*self._sources(rollout), truncated.to(where), finals)
 
     def _write(
         self,
@@ -103,6 +116,7 @@ class ReplayBuffer:
         finals: Mapping[str, Tensor],
     ) -> None:
         """Keep the next rollout: what was seen [T or T + 1, E, ...], steps [T, E, ...], ends [N], finals [N, ...]."""
+        self.allocate()
         T, start = self.rollout_steps, self.added % self.capacity
         for name, source in observed.items():
             self.rows[name][start : start + len(source)].copy_(source)
@@ -124,7 +138,7 @@ class ReplayBuffer:
         if needed > size:
             size = max(needed + needed // 8, 64)
             self._grow(needed - count, size)
-        slots = torch.arange(self.finals, self.finals + count, device=self.device) % size
+        slots = torch.arange(self.finals, self.finals + count, device=self.memory.device) % size
         for name, source in finals.items():
             self.final[name].index_copy_(0, slots, source)
         index.view(-1).index_copy_(0, truncated, slots.to(index.dtype))
@@ -133,14 +147,14 @@ class ReplayBuffer:
     def _grow(self, live: int, size: int) -> None:
         """Make `final` as large as `size`; the newest `live` are kept."""
         oldest, before = self.finals - live, len(next(iter(self.final.values())))
-        numbers = torch.arange(oldest, self.finals, device=self.device)
-        for name, kept in self.final.items():
-            larger = kept.new_zeros(size, *kept.shape[1:])
-            if live:
-                larger[numbers % size] = kept[numbers % before]
-            self.final[name] = larger
+        numbers = torch.arange(oldest, self.finals, device=self.memory.device)
+        larger = self.memory.zeros({k: ((size, *kept.shape[1:]), kept.dtype) for k, kept in self.final.items()})
         if live:
-            moved = torch.full((before,), -1, dtype=self.final_index.dtype, device=self.device)
+            for name, kept in self.final.items():
+                larger[name][numbers % size] = kept[numbers % before]
+        self.final = larger
+        if live:
+            moved = torch.full((before,), -1, dtype=self.final_index.dtype, device=self.memory.device)
             moved[numbers % before] = (numbers % size).to(moved.dtype)
             at = (self.final_index >= 0).nonzero(as_tuple=True)
             self.final_index[at] = moved[self.final_index[at].long()]
@@ -189,7 +203,7 @@ class ReplayBuffer:
             parts: dict[str, dict[str, Tensor]] = {"rows": {}, "final": {}, "truncated": {}}
             for key, value in rollout.items():
                 kind, _, name = key.partition("/")
-                parts[kind][name] = value.to(self.device)
+                parts[kind][name] = value.to(self.memory.device)
             observed = {name: parts["rows"][name] for name in self.observed}
             steps = {name: parts["rows"][name] for name in self.sources}
             self._write(observed, steps, parts["truncated"][""], parts["final"])
@@ -219,6 +233,8 @@ class ReplayBuffer:
 
     def take(self, step: Tensor, env: Tensor, n_step: int = 1, gamma: float = 1.0) -> dict:
         """The minibatch of these steps, int64 [B] counted from the first ever added, of environments int64 [B]."""
+        if self.memory.device != self.device:
+            step, env = step.to(self.memory.device), env.to(self.memory.device)
         E, slot = self.n_envs, step % self.capacity
         at = slot * E + env
         batch: dict = {}
@@ -228,7 +244,7 @@ class ReplayBuffer:
             if name.endswith("/action"):
                 _put(batch, name, self._at(name, at))
         rewards = {name: self._at(name, at) for name in self.sources if name.endswith("/reward")}
-        last, discount = at, torch.full(step.shape, gamma, device=self.device)
+        last, discount = at, torch.full(step.shape, gamma, device=step.device)
         going = ~self._at("done", at)
         for k in range(1, n_step):
             going = going & (step + k < self.added)
@@ -249,7 +265,7 @@ class ReplayBuffer:
             if name.endswith("terminated"):
                 _put(batch, name, self._at(name, last))
         batch["discount"] = discount
-        return batch
+        return batch if step.device == self.device else _moved(batch, self.device)
 
     def _at(self, name: str, at: Tensor) -> Tensor:
         return self.rows[name].flatten(0, 1).index_select(0, at)
@@ -268,6 +284,10 @@ class ReplayBuffer:
         if not len(kept):
             return value
         return torch.where(cut, kept.index_select(0, finals.clamp(min=0)), value)
+
+
+def _moved(batch: dict, device: torch.device) -> dict:
+    return {k: v.to(device) if isinstance(v, Tensor) else _moved(v, device) for k, v in batch.items()}
 
 
 def _put(batch: dict, name: str, value: Tensor, prefix: str = "") -> None:

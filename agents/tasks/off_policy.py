@@ -13,7 +13,9 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from agents.algorithms.off_policy.replayed import Replayed
+from agents.collection.prioritised import PrioritisedReplay
 from agents.collection.replay_buffer import ReplayBuffer
+from agents.collection.replay_memory import MappedMemory
 from agents.collection.replay_segments import ReplaySegments
 from agents.tasks.rl_task import RLTask
 from envs.base import Env
@@ -68,8 +70,13 @@ class OffPolicy(RLTask):
             if "turn" in self.spec.groups[name].masks:
                 raise UserError(f"algo: group {name!r} acts in turn, from which algo=mappo, ippo and pqn learn")
         self.build_collector(steps)
-        self.buffer = ReplayBuffer(self.rollout, algo.buffer_frames)
         self.attachments = Attachments("replay")
+        memory = MappedMemory(lambda: self.attachments.path(".")) if algo.buffer_on == "disk" else None
+        self.buffer = ReplayBuffer(self.rollout, algo.buffer_frames, memory)
+        self.prioritised: PrioritisedReplay | None = None
+        if algo.priority:
+            betas = algo.priority_beta, algo.priority_beta_final
+            self.prioritised = PrioritisedReplay(self.buffer, algo.priority, *betas, algo.priority_floor)
         self.segments = ReplaySegments(self.buffer, self.attachments)
         if algo.buffer_frames < (least := 2 * self.batch_frames):  # both of one process's part, as `prefill` is
             raise UserError(f"algo.buffer_frames={algo.buffer_frames}: must be at least two rollouts, {least} frames")
@@ -88,12 +95,19 @@ class OffPolicy(RLTask):
 
         Raises:
             NonFinite: the rollout holds a number that is not finite, which would stay in the buffer for long.
+            UserError: the disk has no room for the buffer (`algo.buffer_on=disk`).
         """
-        self.figures_of_schedules = self.loss.advance(min(iteration / max(self.iterations - 1, 1), 1.0))
+        self.buffer.allocate()
+        progress = min(iteration / max(self.iterations - 1, 1), 1.0)
+        self.figures_of_schedules = self.loss.advance(progress)
         self.gather(iteration)
         if not self._finite():
             raise NonFinite(self.rollout.not_finite() or "a state or a final observation of the rollout is not finite")
         self.buffer.add(self.rollout, self.rollout.cut_frames())  # one wait for the device per iteration
+        if self.prioritised:
+            self.prioritised.added()
+            self.prioritised.advance(progress)
+            self.figures_of_schedules |= {"priority_beta": self.prioritised.beta}
         self.figures |= self.figures_of_schedules | {"buffer_frames": float(self.buffer.frames * distributed.world())}
 
     def _finite(self) -> bool:
@@ -111,19 +125,32 @@ class OffPolicy(RLTask):
         if self.buffer.frames < algo.prefill:
             return
         self.loss.train()
+        source = self.prioritised or self.buffer
         for _ in range(algo.updates):
-            rows = self.buffer.sample(algo.minibatch_size, self.minibatch_generator, algo.n_step, algo.gamma)
+            rows = source.sample(algo.minibatch_size, self.minibatch_generator, algo.n_step, algo.gamma)
             yield TensorDict(rows, batch_size=[algo.minibatch_size])
         self.loss.eval()
 
     def observe(self, outputs: dict[str, Tensor]) -> None:
-        """A minibatch was trained on: the targets follow."""
+        """A minibatch was trained on: the targets follow, and so do the priorities of its rows.
+
+        Raises:
+            UserError: a prioritised draw, of which the loss gives no "td_error".
+        """
         self.loss.follow()
+        if self.prioritised:
+            if "td_error" not in outputs:
+                kind = type(self.loss).__name__
+                raise UserError(f"algo.priority={self.algo.priority}: {kind} gives no td_error [B]; only 0 is allowed")
+            self.prioritised.correct(outputs["td_error"])
 
     def state_dict(self) -> dict:
         """As `RLTask`, with the count of updates, and the replay buffer as files of rollouts (`attachments`)."""
         state = super().state_dict()
-        return state | {"updates": self.loss.updates, **self.segments.state_dict()} if state else state
+        if state:
+            state |= {"updates": self.loss.updates, **self.segments.state_dict()}
+            state |= {"priorities": self.prioritised.state_dict()} if self.prioritised else {}
+        return state
 
     def load_state_dict(self, state: dict) -> None:
         """Continue from `state_dict`, bitwise identically."""
@@ -131,12 +158,16 @@ class OffPolicy(RLTask):
         if state:
             self.loss.count_from(state["updates"])
             self.segments.load_state_dict(state)
+            if self.prioritised:
+                self.prioritised.load_state_dict(state["priorities"])
 
     def rejoin(self, iteration: int, saved: dict) -> None:
         """As `RLTask`, with an empty replay buffer: what each process held was of its own environments."""
         super().rejoin(iteration, saved)
         self.loss.count_from(saved["updates"])
         self.buffer.clear()
+        if self.prioritised:
+            self.prioritised.clear()
         if distributed.main():
             first = f"; no update before it holds {self.algo.prefill} (algo.prefill)" if self.algo.prefill else ""
             print(f"another number of processes: the replay buffer begins empty{first}", flush=True)

@@ -33,8 +33,11 @@ class RunMetrics:
         self.latest: dict[str, float] = {}
 
     def add_batch(self, outputs: Mapping[str, Tensor]) -> None:
-        """Sum the loss module's scalars, on the device; the first minibatch of an iteration begins new sums."""
-        figures = {name: value.detach() for name, value in outputs.items()}
+        """Sum the loss module's scalars, on the device; the first minibatch of an iteration begins new sums.
+
+        Other outputs are the task's (`marl.task.Task.observe`).
+        """
+        figures = {name: value.detach() for name, value in outputs.items() if value.dim() == 0}
         if self.mask_non_finite:
             figures = non_finite.masked(figures)
         if self.batches == 0:

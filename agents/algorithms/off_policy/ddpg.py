@@ -13,7 +13,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from agents.algorithms.exploration import mean_over
-from agents.algorithms.off_policy.replayed import Replayed, ReplayLoss, bootstrapped, ended, without_gradient
+from agents.algorithms.off_policy.replayed import (
+    Replayed,
+    ReplayLoss,
+    bootstrapped,
+    ended,
+    td_error,
+    weighted,
+    without_gradient,
+)
 from agents.models.action_values.q_critic import QCritic
 from agents.models.heads import Policy
 from envs.spec import EnvSpec
@@ -84,7 +92,7 @@ class DDPGLoss(ReplayLoss):
 
         Returns:
             Scalars on the device, all but "loss" detached: loss, critic_loss, q and, where actors are improved,
-            actor_loss.
+            actor_loss. Of a prioritised draw also td_error [B]; its weights count for the critics.
         """
         return self.summed({group: self._group(group, batch) for group in self.groups})
 
@@ -103,8 +111,9 @@ class DDPGLoss(ReplayLoss):
                 own.reward_scale * rows["reward"], following, ended(batch, name), batch["discount"]
             )
         q = critic(rows["observation"], rows["action"], state)
-        critic_loss = mean_over(self.error(q, target.expand_as(q)), alive) * len(q)
+        critic_loss = mean_over(weighted(self.error(q, target.expand_as(q)), batch), alive) * len(q)
         out = {"loss": critic_loss, "critic_loss": critic_loss, "q": mean_over(q.detach(), alive)}
+        out |= td_error(q, target, alive, batch)
         if self.improves_actors:
             action = actor(rows["observation"]).float().tanh()
             with without_gradient(critic):

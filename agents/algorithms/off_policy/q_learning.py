@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from agents.algorithms.exploration import mean_over
-from agents.algorithms.off_policy.replayed import Replayed, ReplayLoss, bootstrapped, ended
+from agents.algorithms.off_policy.replayed import Replayed, ReplayLoss, bootstrapped, ended, td_error, weighted
 from agents.models.action_values.mixer import MonotonicMixer, SumMixer
 from agents.models.heads import Policy
 from envs.spec import EnvSpec
@@ -87,7 +87,8 @@ class QLearningLoss(ReplayLoss):
         """The loss of a minibatch, as `agents.collection.replay_buffer.ReplayBuffer.sample` gives it.
 
         Returns:
-            Scalars on the device, all but "loss" detached: loss, td_loss (the same), q (mean value of the actions).
+            Scalars on the device, all but "loss" detached: loss, td_loss (the same), q (mean value of the actions). Of
+            a prioritised draw also td_error [B].
         """
         return self.summed({group: self._group(group, batch) for group in self.groups})
 
@@ -118,8 +119,8 @@ class QLearningLoss(ReplayLoss):
             reward, alive = reward.mean(-1), None
         over = batch["terminated"] if name in self.mixers else ended(batch, name)
         target = bootstrapped(reward, following, over, batch["discount"])
-        loss = mean_over(self.error(q, target), alive)
-        return {"loss": loss, "td_loss": loss, "q": mean_q}
+        loss = mean_over(weighted(self.error(q, target), batch), alive)
+        return {"loss": loss, "td_loss": loss, "q": mean_q, **td_error(q, target, alive, batch)}
 
     def _states(self, own: QLearning, batch: Mapping, rows: Mapping) -> tuple[Tensor, Tensor]:
         if own.mixer_state == "state":

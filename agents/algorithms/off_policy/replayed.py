@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -27,15 +27,19 @@ class Replayed(ExploringAlgorithm):
         updates: gradient steps per iteration.
         minibatch_size: frames per gradient step.
         buffer_frames: capacity of the replay buffer.
+        buffer_on: where it lies: device = the run's | disk = files beside the run (`agents.collection.replay_memory`).
         prefill: frames that are collected before the first update.
         n_step: rewards summed before a target bootstraps.
+        priority, priority_beta, priority_beta_final, priority_floor: alpha, beta at the beginning and at the end, and
+            the floor of `agents.collection.prioritised.PrioritisedReplay`; priority=0 draws uniformly.
         tau, target_every: see `agents.models.action_values.target_networks.TargetNetwork`.
     """
 
     per_iteration: ClassVar[tuple[str, ...]] = ("updates",)
     divided: ClassVar[tuple[str, ...]] = ("minibatch_size", "buffer_frames", "prefill")
     common: ClassVar[tuple[str, ...]] = (
-        *("rollout_steps", "updates", "minibatch_size", "buffer_frames", "prefill", "n_step"),
+        *("rollout_steps", "updates", "minibatch_size", "buffer_frames", "buffer_on", "prefill", "n_step"),
+        *("priority", "priority_beta", "priority_beta_final", "priority_floor"),
         *("tau", "target_every", "gamma", *ExploringAlgorithm.common),
     )
 
@@ -43,15 +47,20 @@ class Replayed(ExploringAlgorithm):
     updates: Annotated[int, Field(ge=1)] = 1000
     minibatch_size: Annotated[int, Field(ge=1)] = 128
     buffer_frames: Annotated[int, Field(ge=1)] = 1_000_000
+    buffer_on: Literal["device", "disk"] = "device"
     prefill: Annotated[int, Field(ge=0)] = 0
     n_step: Annotated[int, Field(ge=1)] = 1
+    priority: Annotated[float, Field(ge=0, le=1)] = 0.0
+    priority_beta: Annotated[float, Field(ge=0, le=1)] = 0.4
+    priority_beta_final: Annotated[float, Field(ge=0, le=1)] = 1.0
+    priority_floor: Annotated[float, Field(gt=0)] = 1e-6
     tau: Annotated[float, Field(gt=0, le=1)] = 0.005
     target_every: Annotated[int, Field(ge=1)] = 1
 
     @classmethod
     def keeps_on_resume(cls, key: str) -> bool:
         """As `Algorithm`; also what the buffer's and the targets' part of a checkpoint depends on."""
-        return key in ("rollout_steps", "buffer_frames", "twin", "mixer") or super().keeps_on_resume(key)
+        return key in ("rollout_steps", "buffer_frames", "priority", "twin", "mixer") or super().keeps_on_resume(key)
 
     @property
     @abstractmethod
@@ -101,6 +110,30 @@ def ended(batch: Mapping, group: str) -> Tensor:
     """Whose future is none: bool [B], or each agent's own [B, A] where a group's agents end each on its own."""
     own = batch[group]
     return own["terminated"] if "terminated" in own.keys() else batch["terminated"]
+
+
+def weighted(error: Tensor, batch: Mapping) -> Tensor:
+    """Errors [B] or [..., B, A] times the weights [B] of a prioritised draw, where there are such."""
+    if "weight" not in batch.keys():  # noqa: SIM118 - a TensorDict
+        return error
+    return error * (batch["weight"] if error.dim() == 1 else batch["weight"].unsqueeze(-1))
+
+
+def td_error(q: Tensor, target: Tensor, alive: Tensor | None, batch: Mapping) -> dict[str, Tensor]:
+    """{"td_error": float32 [B]} for a prioritised draw; nothing where the batch is uniform.
+
+    The absolute error of q [B] or [..., B, A]: of several critics the largest, of the agents that are alive the mean.
+    """
+    if "weight" not in batch.keys():  # noqa: SIM118 - a TensorDict
+        return {}
+    error = (q.detach() - target).abs()
+    if error.dim() == 3:
+        error = error.amax(0)
+    if error.dim() == 1:
+        return {"td_error": error}
+    if alive is None:
+        return {"td_error": error.mean(-1)}
+    return {"td_error": (error * alive).sum(-1) / alive.sum(-1).clamp(min=1)}
 
 
 def bootstrapped(reward: Tensor, value: Tensor, terminated: Tensor, discount: Tensor) -> Tensor:

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agents.algorithms.exploration import mean_over
-from agents.algorithms.off_policy.replayed import Replayed, ReplayLoss, bootstrapped, ended, without_gradient
+from agents.algorithms.off_policy.replayed import (
+    Replayed,
+    ReplayLoss,
+    bootstrapped,
+    ended,
+    td_error,
+    weighted,
+    without_gradient,
+)
 from agents.models.action_values.q_critic import ChoiceCritic, QCritic
 from agents.models.actor import Actor
 from agents.models.heads import ABSENT, LOG_2, Categorical, TanhNormal
@@ -90,7 +98,8 @@ class SACLoss(ReplayLoss):
 
         Returns:
             Scalars on the device, all but "loss" detached: loss, critic_loss, actor_loss, q, entropy, temperature, and
-            temperature_loss where temperatures are learnt.
+            temperature_loss where temperatures are learnt. Of a prioritised draw also td_error [B]; its weights count
+            for the critics.
         """
         return self.summed({group: self._group(group, batch) for group in self.groups})
 
@@ -102,9 +111,9 @@ class SACLoss(ReplayLoss):
         terms = self._choices if isinstance(critic, ChoiceCritic) else self._continuous
         q, soft_next, actor_value, entropy = terms(name, rows, states, log_temperature.detach().exp())
         target = bootstrapped(own.reward_scale * rows["reward"], soft_next, ended(batch, name), batch["discount"])
-        critic_loss = mean_over(self.error(q, target.expand_as(q)), alive) * len(q)
+        critic_loss = mean_over(weighted(self.error(q, target.expand_as(q)), batch), alive) * len(q)
         out = {"critic_loss": critic_loss, "actor_loss": -mean_over(actor_value, alive)}
-        out["q"] = mean_over(q.detach(), alive)
+        out |= {"q": mean_over(q.detach(), alive), **td_error(q, target, alive, batch)}
         out["loss"] = critic_loss + out["actor_loss"]
         out |= {"entropy": mean_over(entropy, alive), "temperature": log_temperature.exp()}
         if own.learn_temperature:

@@ -1,15 +1,12 @@
 """A replay buffer put back from its files gives the same minibatches, bitwise; each file is written once."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from agents.collection.replay_buffer import ReplayBuffer
 from agents.collection.replay_segments import ReplaySegments
-from agents.collection.rollout_buffer import RolloutBuffer
-from envs.spec import ActionSpec, EnvSpec, GroupSpec
 from marl.checkpoints import checkpoint_file
 from marl.checkpoints.attachments import Attachments
 from marl.core.errors import UserError
@@ -105,19 +102,3 @@ def test_ends_that_were_cut_off_take_no_more_room_than_they_need() -> None:
     live = int((buffer.final_index >= 0).sum())
     assert sum(buffer.final_counts) == live == len(set(buffer.final_index[buffer.final_index >= 0].tolist()))
     assert live <= len(buffer.final["state"]) <= max(64, live * 9 / 8 + T * E)
-
-
-def test_a_full_buffer_takes_little_more_than_what_it_holds() -> None:
-    """Navigation's shapes: three agents that see 18 numbers and choose two; an episode of 100 steps is cut off."""
-    steps, envs = 100, 6
-    action = ActionSpec("continuous", -torch.ones(3, 2), torch.ones(3, 2))
-    spec = EnvSpec({"agents": GroupSpec("agents", ("a", "b", "c"), 18, action)}, None, 100)
-    actor = SimpleNamespace(head=SimpleNamespace(n_features=4, raw_size=2, raw_dtype=torch.float32), memory_shape=None)
-    rollout = RolloutBuffer(spec, envs, "cpu", steps, {"agents": actor})
-    buffer = ReplayBuffer(rollout, 60_000)
-    for _ in range(150):
-        buffer.add(rollout, torch.arange(envs) * 97)
-    frame = 4 * 3 * (18 + 2 + 1) + 2  # bytes: observation, action, reward; terminated, done
-    held = 60_000 * frame + 600 * 4 * 3 * 18  # and the last observation of 600 episodes
-    tensors = [*buffer.rows.values(), *buffer.final.values(), buffer.final_index]
-    assert buffer.capacity * envs == 60_000 and sum(t.numel() * t.element_size() for t in tensors) < 1.05 * held

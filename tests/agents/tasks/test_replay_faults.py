@@ -62,18 +62,32 @@ def test_a_disk_that_is_full_within_a_file_of_the_buffer(nth: int, tmp_path: Pat
     assert differences(run(tmp_path / "whole", *settings), cut) == []
 
 
-def test_a_real_disk_that_fills_up_leaves_good_checkpoints(tmp_path: Path) -> None:
-    disk, out = tmp_path / "disk", tmp_path / "out"
+def train_on_a_disk(tmp_path: Path, room: str, *settings: str) -> str:
+    """Train on a real file system of this size until it is full; the error's line. What it held is in `out` then."""
+    disk = tmp_path / "disk"
     disk.mkdir()
-    mount = f"mount -t tmpfs -o size=900k none {disk}"
+    mount = f"mount -t tmpfs -o size={room} none {disk}"
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "sh", "-c", mount]).returncode:
         pytest.skip("this machine lets no user mount a small file system")
-    settings = [*SMALL, "frames=40000", "trainer.keep_every=1", f"hydra.run.dir={disk}"]
-    train = f'{mount} && cd {disk}; {sys.executable} {TRAIN} "$@"; echo "exit $?"; cp -r {disk} {out}'
+    settings = [*SMALL, "frames=40000", f"hydra.run.dir={disk}", *settings]
+    train = f'{mount} && cd {disk}; {sys.executable} {TRAIN} "$@"; echo "exit $?"; cp -r {disk} {tmp_path / "out"}'
     command = ["unshare", "-rm", "sh", "-c", train, "sh", *settings]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     assert "exit 2" in done.stdout and "Traceback" not in done.stderr, done.stderr
     (message,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return message
+
+
+def test_a_disk_without_room_for_the_buffer_is_one_sentence(tmp_path: Path) -> None:
+    message = train_on_a_disk(tmp_path, "900k", "algo.buffer_on=disk", "algo.buffer_frames=40000")
+    assert message.startswith(f"error: {tmp_path}/disk: cannot reserve 12.4 MB for the replay buffer: No space left")
+    assert message.endswith("algo.buffer_on=device keeps it in memory, a smaller algo.buffer_frames needs less")
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_a_real_disk_that_fills_up_leaves_good_checkpoints(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    message = train_on_a_disk(tmp_path, "900k", "trainer.keep_every=1")
     assert "cannot write" in message and "No space left on device" in message and "untouched" in message
     assert files_of(out) == needed(out)
     reached = checkpoint_file.newest(out)[1]["iteration"]
@@ -82,17 +96,26 @@ def test_a_real_disk_that_fills_up_leaves_good_checkpoints(tmp_path: Path) -> No
     assert again.returncode == 0 and f"resuming after iteration {reached}\n" in again.stdout, again.stderr
 
 
-def test_a_missing_file_ends_the_command_with_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["missing", "damaged"])
+def test_a_file_that_is_no_good_ends_the_command_with_one_sentence(fault: str, tmp_path: Path) -> None:
     settings = [*SMALL, "frames=80", f"hydra.run.dir={tmp_path}"]
     done = subprocess.run([sys.executable, TRAIN, *settings], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     path = tmp_path / min(files_of(tmp_path))
-    path.unlink()
+    before = {each: each.read_bytes() for each in (tmp_path / "checkpoints").iterdir()}
+    if fault == "missing":
+        path.unlink()
+    else:
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 1
+        path.write_bytes(content)
     command = [sys.executable, TRAIN, f"resume={tmp_path}", "trainer.max_iterations=3"]
     again = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     assert again.returncode == 2
-    assert again.stderr.startswith(f"error: {path}: does not exist; the checkpoint needs it; resume=FILE goes on")
+    what = {"missing": "does not exist", "damaged": "is damaged, or another run's (its digest does not match)"}[fault]
+    assert again.stderr.startswith(f"error: {path}: {what}; the checkpoint needs it; resume=FILE goes on")
     assert len(again.stderr.splitlines()) == 1
+    assert {each: each.read_bytes() for each in (tmp_path / "checkpoints").iterdir()} == before
 
 
 def test_every_process_has_its_own_part_of_the_buffer(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ SMALL = [
     "logger=csv",
     "callbacks=null",
 ]
+PRIORITISED = ["algo.priority=0.7", "algo.priority_beta=0.5"]
 DELAYED = ["algo=matd3", "algo.target_every=5", "algo.tau=1", "algo.explore_schedule=linear"]
 
 
@@ -92,6 +93,37 @@ def test_targets_delayed_actors_and_exploration_go_on(tmp_path: Path) -> None:
     cut = run(stopped(tmp_path / "cut", 3, *DELAYED), *DELAYED, again=str(tmp_path / "cut"))
     assert differences(whole, cut) == [] and rows(whole) == rows(cut)
     assert checkpoint_file.load(cut / "checkpoints" / "last.pt")["processes"][0]["task"]["updates"] == 24
+
+
+@pytest.mark.parametrize("kind", ["masac", "matd3", "qmix"])
+def test_a_prioritised_run_goes_on_and_is_replayed_bitwise(kind: str, tmp_path: Path) -> None:
+    settings = [f"algo={kind}", *PRIORITISED, *(["env.continuous_actions=false"] if kind == "qmix" else [])]
+
+    class Captured(Callback):
+        def on_end(self, trainer):
+            replayed = trainer.updater.captured.replayed
+            assert replayed.why == "" and sum(graph.runs for graph in replayed.graphs.values()) > 0
+
+    whole = run(tmp_path / "whole", *settings, callbacks=[Captured()])
+    assert [float(row["priority_beta"]) for row in (rows(whole)[0], rows(whole)[-1])] == [0.5, 1.0]
+    weights = checkpoint_file.load(whole / "checkpoints" / "last.pt")["processes"][0]["task"]["priorities"]["weights"]
+    assert len(weights) == 160 and len(weights.unique()) > 20
+    cut = stopped(tmp_path / "cut", 5, *settings)
+    run(cut, *settings, again=str(cut), callbacks=[Captured()])
+    assert differences(whole, cut) == [] and rows(whole) == rows(cut)
+    eager = run(tmp_path / "eager", *settings, "trainer.capture=false")
+    assert differences(whole, eager) == ["callbacks"]
+
+
+def test_a_buffer_on_disk_changes_nothing_and_may_move_when_a_run_goes_on(whole: Path, tmp_path: Path) -> None:
+    disk = run(tmp_path / "disk", "trainer.keep_every=3", "algo.buffer_on=disk")
+    assert differences(whole, disk) == [] and rows(whole) == rows(disk)
+    assert files_of(disk) == needed(disk)
+    assert {path.name for path in disk.iterdir()} == {path.name for path in whole.iterdir()}  # no file stays
+    for first, then in (("disk", "disk"), ("disk", "device"), ("device", "disk")):
+        cut = stopped(tmp_path / f"{first}_{then}", 4, "trainer.keep_every=3", f"algo.buffer_on={first}")
+        run(cut, "trainer.keep_every=3", f"algo.buffer_on={then}", again=str(cut))
+        assert differences(whole, cut) == [] and rows(whole) == rows(cut)
 
 
 def test_files_are_written_once_and_go_when_nothing_refers_to_them(tmp_path: Path) -> None:
