@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from agents.algorithms.off_policy.replayed import Replayed
 from agents.collection.replay_buffer import ReplayBuffer
 from agents.collection.replay_segments import ReplaySegments
+from agents.collection.replay_sequences import SequenceBuffer, Sequences
 from agents.tasks.rl_task import RLTask
 from envs.base import Env
 from envs.infos import DEFAULT, Rules
@@ -32,9 +33,12 @@ class OffPolicy(RLTask):
         network: factory of the actors' networks (and of the critics', unless `critic_network` is given).
         critic_network: factory of the critics' networks.
 
+    Where actors have a memory, minibatches are of whole sequences (`agents.collection.replay_sequences`),
+    `minibatch_size` rounded down.
+
     Raises:
-        UserError: as `RLTask`; networks with a memory, past versions, agents that act in turn, a curriculum, or more
-            prefill than the buffer holds.
+        UserError: as `RLTask` and `Sequences.of`; past versions, agents that act in turn, a curriculum, or more prefill
+            than the buffer holds.
     """
 
     name = "off_policy"
@@ -62,13 +66,15 @@ class OffPolicy(RLTask):
         if self.lineup.partly:
             raise UserError(f"groups.{min(self.lineup.partly)}.past: needs an algorithm without a replay buffer")
         self.build_loss(network, critic_network)
-        if any(module.memory_shape for module in self.loss.actors.values()):
-            raise UserError("network: has a memory, which replayed steps do not train; use one without, network=mlp")
+        self.sequences = Sequences.of(self.loss, algo)
         for name in self.loss.groups:
             if "turn" in self.spec.groups[name].masks:
                 raise UserError(f"algo: group {name!r} acts in turn, from which algo=mappo, ippo and pqn learn")
-        self.build_collector(steps)
-        self.buffer = ReplayBuffer(self.rollout, algo.buffer_frames)
+        self.build_collector(steps, self.sequences and self.sequences.marks(steps))
+        if self.sequences is None:
+            self.buffer = ReplayBuffer(self.rollout, algo.buffer_frames)
+        else:
+            self.buffer = SequenceBuffer(self.rollout, algo.buffer_frames, self.sequences)
         self.attachments = Attachments("replay")
         self.segments = ReplaySegments(self.buffer, self.attachments)
         if algo.buffer_frames < (least := 2 * self.batch_frames):  # both of one process's part, as `prefill` is
@@ -92,7 +98,8 @@ class OffPolicy(RLTask):
         self.figures_of_schedules = self.loss.advance(min(iteration / max(self.iterations - 1, 1), 1.0))
         self.gather(iteration)
         if not self._finite():
-            raise NonFinite(self.rollout.not_finite() or "a state or a final observation of the rollout is not finite")
+            other = "a state, a final observation or a memory of the rollout is not finite"
+            raise NonFinite(self.rollout.not_finite() or other)
         self.buffer.add(self.rollout, self.rollout.cut_frames())  # one wait for the device per iteration
         self.figures |= self.figures_of_schedules | {"buffer_frames": float(self.buffer.frames * distributed.world())}
 
@@ -103,17 +110,22 @@ class OffPolicy(RLTask):
         )
         values = [kind[name] for kind in kinds for name in rollout.action]
         values += [] if rollout.states is None else [rollout.states, rollout.next_states]
+        values += rollout.memories_at_marks["actor"].values()
         return bool(torch.stack([torch.isfinite(value).all() for value in values]).all())
 
     def batches(self, iteration: int) -> Iterator[TensorDict]:
-        """`updates` minibatches, each drawn when it is asked for; none before the buffer is filled (`prefill`)."""
+        """`updates` minibatches, each drawn when it is asked for.
+
+        None before the buffer is filled (`prefill`), and holds a whole sequence where such are drawn.
+        """
         algo = self.algo
-        if self.buffer.frames < algo.prefill:
+        if self.buffer.frames < algo.prefill or not self.buffer.can_be_drawn:
             return
+        shape = [] if self.sequences else [algo.minibatch_size]  # sequences lie time first
         self.loss.train()
         for _ in range(algo.updates):
             rows = self.buffer.sample(algo.minibatch_size, self.minibatch_generator, algo.n_step, algo.gamma)
-            yield TensorDict(rows, batch_size=[algo.minibatch_size])
+            yield TensorDict(rows, batch_size=shape)
         self.loss.eval()
 
     def observe(self, outputs: dict[str, Tensor]) -> None:

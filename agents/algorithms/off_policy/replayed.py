@@ -17,12 +17,15 @@ from torch import Tensor, nn
 from agents.algorithms.exploration import ExploringAlgorithm, ExploringLoss
 from agents.models.action_values.target_networks import TargetNetwork
 from agents.models.actor import Actor
+from agents.models.replayed_sequences import Memory
 from envs.spec import EnvSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed(ExploringAlgorithm):
     """Settings of the algorithms with a replay buffer, beside the exploration's; their YAML files explain each.
+
+    Class attribute `recurrent`: whether their loss trains networks with a memory.
 
     Args:
         rollout_steps: steps of every environment per iteration.
@@ -31,14 +34,16 @@ class Replayed(ExploringAlgorithm):
         buffer_frames: capacity of the replay buffer.
         prefill: frames that are collected before the first update.
         n_step: rewards summed before a target bootstraps.
+        chunk_length, burn_in, memory: of networks with a memory, see `agents.collection.replay_sequences.Sequences`.
         tau, target_every: see `agents.models.action_values.target_networks.TargetNetwork`.
     """
 
+    recurrent: ClassVar[bool] = False
     per_iteration: ClassVar[tuple[str, ...]] = ("updates",)
     divided: ClassVar[tuple[str, ...]] = ("minibatch_size", "buffer_frames", "prefill")
     common: ClassVar[tuple[str, ...]] = (
         *("rollout_steps", "updates", "minibatch_size", "buffer_frames", "prefill", "n_step"),
-        *("tau", "target_every", "gamma", *ExploringAlgorithm.common),
+        *("chunk_length", "burn_in", "memory", "tau", "target_every", "gamma", *ExploringAlgorithm.common),
     )
 
     rollout_steps: Annotated[int, Field(ge=1)] = 100
@@ -46,6 +51,9 @@ class Replayed(ExploringAlgorithm):
     minibatch_size: Annotated[int, Field(ge=1)] = 128
     buffer_frames: Annotated[int, Field(ge=1)] = 1_000_000
     prefill: Annotated[int, Field(ge=0)] = 0
+    chunk_length: Annotated[int, Field(ge=1)] = 10
+    burn_in: Annotated[int, Field(ge=0)] = 0
+    memory: Memory = "stored"
     n_step: Annotated[int, Field(ge=1)] = 1
     tau: Annotated[float, Field(gt=0, le=1)] = 0.005
     target_every: Annotated[int, Field(ge=1)] = 1
@@ -53,7 +61,8 @@ class Replayed(ExploringAlgorithm):
     @classmethod
     def keeps_on_resume(cls, key: str) -> bool:
         """As `Algorithm`; also what the buffer's and the targets' part of a checkpoint depends on."""
-        return key in ("rollout_steps", "buffer_frames", "twin", "mixer") or super().keeps_on_resume(key)
+        kept = ("rollout_steps", "buffer_frames", "twin", "mixer", "chunk_length", "memory")
+        return key in kept or super().keeps_on_resume(key)
 
     @property
     @abstractmethod

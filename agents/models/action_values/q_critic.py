@@ -57,6 +57,7 @@ class QCritic(nn.Module):
             parts = (*spec.parts, ObservationPart("action", (D,))) if spec.parts else ()
             spec = replace(spec, observation_size=spec.observation_size + D, parts=parts)
         self.critics = nn.ModuleList(Critic(spec, network, architecture, state_size) for _ in range(copies))
+        _refuse_memory(self.critics)
 
     def forward(self, observation: Tensor, action: Tensor, state: Tensor | None = None) -> Tensor:
         """Values of actions.
@@ -97,7 +98,16 @@ class ChoiceCritic(nn.Module):
         self.critics = nn.ModuleList(
             Critic(spec, network, architecture, state_size, choices) for _ in range(copies)
         )
+        _refuse_memory(self.critics)
 
     def forward(self, observation: Tensor, state: Tensor | None = None) -> Tensor:
         """float32 [..., A, F] and, for the kinds that read it, [..., S] -> [N, ..., A, K]."""
         return torch.stack([critic(observation, state) for critic in self.critics])
+
+
+def _refuse_memory(critics: nn.ModuleList) -> None:
+    if any(critic.memory_shape for critic in critics):
+        raise UserError(
+            "critic_network: has a memory, and critics of actions remember nothing; use network@critic_network=mlp, "
+            "with algo.critic=state or agent_state where observations do not tell enough"
+        )

@@ -35,6 +35,12 @@ SMALL = [
     "logger=csv",
     "callbacks=null",
 ]
+MEMORY = ["network=gru", "network.hidden=8", "network@critic_network=mlp", "algo.chunk_length=5", "algo.burn_in=2"]
+MEMORIES = [
+    ["algo=qmix", "env.continuous_actions=false", "algo.n_step=2", "algo.target_every=5", "algo.tau=1"],
+    ["algo=masac"],
+    ["algo=masac", "algo.memory=zeros"],
+]
 DELAYED = ["algo=matd3", "algo.target_every=5", "algo.tau=1", "algo.explore_schedule=linear"]
 
 
@@ -92,6 +98,18 @@ def test_targets_delayed_actors_and_exploration_go_on(tmp_path: Path) -> None:
     cut = run(stopped(tmp_path / "cut", 3, *DELAYED), *DELAYED, again=str(tmp_path / "cut"))
     assert differences(whole, cut) == [] and rows(whole) == rows(cut)
     assert checkpoint_file.load(cut / "checkpoints" / "last.pt")["processes"][0]["task"]["updates"] == 24
+
+
+@pytest.mark.parametrize("settings", MEMORIES)
+def test_what_networks_remembered_goes_on(settings: list[str], tmp_path: Path) -> None:
+    settings = [*MEMORY, *settings]
+    whole = run(tmp_path / "whole", *settings)
+    for after in (2, 6):
+        cut = stopped(tmp_path / str(after), after, *settings)
+        run(cut, *settings, again=str(cut))
+        assert differences(whole, cut) == [] and rows(whole) == rows(cut)
+    task = checkpoint_file.load(cut / "checkpoints" / "last.pt")["processes"][0]["task"]
+    assert task["rollout"]["memory"]["actor"]["agents"].any()
 
 
 def test_files_are_written_once_and_go_when_nothing_refers_to_them(tmp_path: Path) -> None:
