@@ -85,7 +85,10 @@ VALUES = {  # algorithms that learn values of actions
     | {name: [f"algo={name}", "algo.epochs=2"] for name in ("pqn", "pqn_vdn")},
     "actions": KINDS["actions"],
     "critic": {"its_own": [], **KINDS["critic"]},
-    "network": KINDS["network"],
+    "network": {
+        name: [*how, *(["algo.chunk_length=2", "algo.burn_in=1"] if name in ("gru", "lstm", "multi_memory") else [])]
+        for name, how in KINDS["network"].items()
+    },
     "scenario": KINDS["scenario"],
 }
 GAMES = {  # agents that act in turn

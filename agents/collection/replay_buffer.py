@@ -90,6 +90,11 @@ class ReplayBuffer:
         """Frames held, of all environments together."""
         return self.steps * self.n_envs
 
+    @property
+    def can_be_drawn(self) -> bool:
+        """Whether there is anything to draw."""
+        return self.added > 0
+
     def clear(self) -> None:
         """Forget all steps."""
         self.added = 0

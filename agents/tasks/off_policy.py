@@ -17,6 +17,7 @@ from agents.collection.prioritised import PrioritisedReplay
 from agents.collection.replay_buffer import ReplayBuffer
 from agents.collection.replay_memory import MappedMemory
 from agents.collection.replay_segments import ReplaySegments
+from agents.collection.replay_sequences import SequenceBuffer, Sequences
 from agents.tasks.rl_task import RLTask
 from envs.base import Env
 from envs.infos import DEFAULT, Rules
@@ -34,9 +35,12 @@ class OffPolicy(RLTask):
         network: factory of the actors' networks (and of the critics', unless `critic_network` is given).
         critic_network: factory of the critics' networks.
 
+    Where actors have a memory, minibatches are of whole sequences (`agents.collection.replay_sequences`),
+    `minibatch_size` rounded down.
+
     Raises:
-        UserError: as `RLTask`; networks with a memory, past versions, agents that act in turn, a curriculum, or more
-            prefill than the buffer holds.
+        UserError: as `RLTask` and `Sequences.of`; past versions, agents that act in turn, a curriculum, or more prefill
+            than the buffer holds.
     """
 
     name = "off_policy"
@@ -64,15 +68,17 @@ class OffPolicy(RLTask):
         if self.lineup.partly:
             raise UserError(f"groups.{min(self.lineup.partly)}.past: needs an algorithm without a replay buffer")
         self.build_loss(network, critic_network)
-        if any(module.memory_shape for module in self.loss.actors.values()):
-            raise UserError("network: has a memory, which replayed steps do not train; use one without, network=mlp")
+        self.sequences = Sequences.of(self.loss, algo)
         for name in self.loss.groups:
             if "turn" in self.spec.groups[name].masks:
                 raise UserError(f"algo: group {name!r} acts in turn, from which algo=mappo, ippo and pqn learn")
-        self.build_collector(steps)
+        self.build_collector(steps, self.sequences and self.sequences.marks(steps))
         self.attachments = Attachments("replay")
         memory = MappedMemory(lambda: self.attachments.path(".")) if algo.buffer_on == "disk" else None
-        self.buffer = ReplayBuffer(self.rollout, algo.buffer_frames, memory)
+        if self.sequences is None:
+            self.buffer = ReplayBuffer(self.rollout, algo.buffer_frames, memory)
+        else:
+            self.buffer = SequenceBuffer(self.rollout, algo.buffer_frames, self.sequences, memory)
         self.prioritised: PrioritisedReplay | None = None
         if algo.priority:
             betas = algo.priority_beta, algo.priority_beta_final
@@ -102,7 +108,8 @@ class OffPolicy(RLTask):
         self.figures_of_schedules = self.loss.advance(progress)
         self.gather(iteration)
         if not self._finite():
-            raise NonFinite(self.rollout.not_finite() or "a state or a final observation of the rollout is not finite")
+            other = "a state, a final observation or a memory of the rollout is not finite"
+            raise NonFinite(self.rollout.not_finite() or other)
         self.buffer.add(self.rollout, self.rollout.cut_frames())  # one wait for the device per iteration
         if self.prioritised:
             self.prioritised.added()
@@ -117,18 +124,23 @@ class OffPolicy(RLTask):
         )
         values = [kind[name] for kind in kinds for name in rollout.action]
         values += [] if rollout.states is None else [rollout.states, rollout.next_states]
+        values += rollout.memories_at_marks["actor"].values()
         return bool(torch.stack([torch.isfinite(value).all() for value in values]).all())
 
     def batches(self, iteration: int) -> Iterator[TensorDict]:
-        """`updates` minibatches, each drawn when it is asked for; none before the buffer is filled (`prefill`)."""
+        """`updates` minibatches, each drawn when it is asked for.
+
+        None before the buffer is filled (`prefill`), and holds a whole sequence where such are drawn.
+        """
         algo = self.algo
-        if self.buffer.frames < algo.prefill:
+        if self.buffer.frames < algo.prefill or not self.buffer.can_be_drawn:
             return
+        shape = [] if self.sequences else [algo.minibatch_size]  # sequences lie time first
         self.loss.train()
         source = self.prioritised or self.buffer
         for _ in range(algo.updates):
             rows = source.sample(algo.minibatch_size, self.minibatch_generator, algo.n_step, algo.gamma)
-            yield TensorDict(rows, batch_size=[algo.minibatch_size])
+            yield TensorDict(rows, batch_size=shape)
         self.loss.eval()
 
     def observe(self, outputs: dict[str, Tensor]) -> None:

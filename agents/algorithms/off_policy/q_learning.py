@@ -6,7 +6,7 @@ S state features.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -16,6 +16,7 @@ from agents.algorithms.exploration import mean_over
 from agents.algorithms.off_policy.replayed import Replayed, ReplayLoss, bootstrapped, ended, td_error, weighted
 from agents.models.action_values.mixer import MonotonicMixer, SumMixer
 from agents.models.heads import Policy
+from agents.models.replayed_sequences import Unrolled
 from envs.spec import EnvSpec
 from marl.core.errors import UserError
 
@@ -30,6 +31,8 @@ class QLearning(Replayed):
     Raises:
         UserError: as `Algorithm`, or another policy than the greedy one.
     """
+
+    recurrent: ClassVar[bool] = True
 
     policy: Policy = "epsilon_greedy"
     mixer: Mixer = "none"
@@ -93,14 +96,15 @@ class QLearningLoss(ReplayLoss):
         return self.summed({group: self._group(group, batch) for group in self.groups})
 
     def _group(self, name: str, batch: Mapping) -> dict[str, Tensor]:
-        rows, own, actor, target_actor = batch[name], self.configs[name], self.actors[name], self.target_actors[name]
+        rows, own, actor = batch[name], self.configs[name], self.actors[name]
         masked, lives = "action" in actor.masks, "alive" in actor.masks
         mask, next_mask = (rows["mask"], rows["next_mask"]) if masked else (None, None)
-        q = actor(rows["observation"], mask).gather(-1, rows["action"]).squeeze(-1)  # [B, A]
+        online = Unrolled(actor, rows, self.config.burn_in)
+        q = online.now(mask).gather(-1, rows["action"]).squeeze(-1)  # [B, A]
         with torch.no_grad():
-            next_q = target_actor(rows["next_observation"], next_mask)
+            next_q = Unrolled(self.target_actors[name].network, rows, self.config.burn_in).after(next_mask)
             if own.double:
-                choice = actor(rows["next_observation"], next_mask).argmax(-1, keepdim=True)
+                choice = online.after(next_mask).argmax(-1, keepdim=True)
                 following = next_q.gather(-1, choice).squeeze(-1)
             else:
                 following = next_q.amax(-1)

@@ -16,11 +16,14 @@ from torch import Tensor, nn
 
 from agents.algorithms.exploration import ExploringAlgorithm, ExploringLoss
 from agents.models.action_values.target_networks import TargetNetwork
+from agents.models.replayed_sequences import Memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed(ExploringAlgorithm):
     """Settings of the algorithms with a replay buffer, beside the exploration's; their YAML files explain each.
+
+    Class attribute `recurrent`: whether their loss trains networks with a memory.
 
     Args:
         rollout_steps: steps of every environment per iteration.
@@ -32,14 +35,16 @@ class Replayed(ExploringAlgorithm):
         n_step: rewards summed before a target bootstraps.
         priority, priority_beta, priority_beta_final, priority_floor: alpha, beta at the beginning and at the end, and
             the floor of `agents.collection.prioritised.PrioritisedReplay`; priority=0 draws uniformly.
+        chunk_length, burn_in, memory: of networks with a memory, see `agents.collection.replay_sequences.Sequences`.
         tau, target_every: see `agents.models.action_values.target_networks.TargetNetwork`.
     """
 
+    recurrent: ClassVar[bool] = False
     per_iteration: ClassVar[tuple[str, ...]] = ("updates",)
     divided: ClassVar[tuple[str, ...]] = ("minibatch_size", "buffer_frames", "prefill")
     common: ClassVar[tuple[str, ...]] = (
         *("rollout_steps", "updates", "minibatch_size", "buffer_frames", "buffer_on", "prefill", "n_step"),
-        *("priority", "priority_beta", "priority_beta_final", "priority_floor"),
+        *("priority", "priority_beta", "priority_beta_final", "priority_floor", "chunk_length", "burn_in", "memory"),
         *("tau", "target_every", "gamma", *ExploringAlgorithm.common),
     )
 
@@ -49,6 +54,9 @@ class Replayed(ExploringAlgorithm):
     buffer_frames: Annotated[int, Field(ge=1)] = 1_000_000
     buffer_on: Literal["device", "disk"] = "device"
     prefill: Annotated[int, Field(ge=0)] = 0
+    chunk_length: Annotated[int, Field(ge=1)] = 10
+    burn_in: Annotated[int, Field(ge=0)] = 0
+    memory: Memory = "stored"
     n_step: Annotated[int, Field(ge=1)] = 1
     priority: Annotated[float, Field(ge=0, le=1)] = 0.0
     priority_beta: Annotated[float, Field(ge=0, le=1)] = 0.4
@@ -60,7 +68,8 @@ class Replayed(ExploringAlgorithm):
     @classmethod
     def keeps_on_resume(cls, key: str) -> bool:
         """As `Algorithm`; also what the buffer's and the targets' part of a checkpoint depends on."""
-        return key in ("rollout_steps", "buffer_frames", "priority", "twin", "mixer") or super().keeps_on_resume(key)
+        kept = ("rollout_steps", "buffer_frames", "priority", "twin", "mixer", "chunk_length", "memory")
+        return key in kept or super().keeps_on_resume(key)
 
     @property
     @abstractmethod

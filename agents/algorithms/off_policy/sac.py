@@ -7,7 +7,7 @@ D action dimensions, K choices, N critics, S state features.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -27,6 +27,7 @@ from agents.algorithms.off_policy.replayed import (
 from agents.models.action_values.q_critic import ChoiceCritic, QCritic
 from agents.models.actor import Actor
 from agents.models.heads import ABSENT, LOG_2, Categorical, TanhNormal
+from agents.models.replayed_sequences import Unrolled
 from envs.spec import EnvSpec
 from marl.core.errors import UserError
 
@@ -34,6 +35,8 @@ from marl.core.errors import UserError
 @dataclass(frozen=True, kw_only=True)
 class SAC(Replayed):
     """Settings of ISAC and MASAC; `conf/algo/base/sac.yaml` explains each."""
+
+    recurrent: ClassVar[bool] = True
 
     twin: bool = True
     temperature: Annotated[float, Field(gt=0)] = 1.0
@@ -141,12 +144,13 @@ class SACLoss(ReplayLoss):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Values of the actions taken [N, B, A]; soft values of what follows, of the actors, their entropy [B, A]."""
         own, actor, critic = self.configs[name], self.actors[name], self.q_critics[name]
+        policy = Unrolled(actor, rows, self.config.burn_in)
         with torch.no_grad():
-            action, log_prob = _draw(actor, rows["next_observation"])
+            action, log_prob = _draw(actor, policy.after(None))
             following = self.in_targets(self.target_critics[name](rows["next_observation"], action, states[1]), own)
             soft_next = following - temperature * log_prob
         q = critic(rows["observation"], rows["action"].tanh(), states[0])
-        action, log_prob = _draw(actor, rows["observation"])
+        action, log_prob = _draw(actor, policy.now(None))
         with without_gradient(critic):
             value = self.for_actors(critic(rows["observation"], action, states[0]), own)
         return q, soft_next, value - temperature * log_prob, -log_prob
@@ -156,22 +160,23 @@ class SACLoss(ReplayLoss):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The same by sums over the choices, which need no sample."""
         own, actor, critic = self.configs[name], self.actors[name], self.q_critics[name]
-        masked = "action" in actor.masks
+        mask, next_mask = (rows["mask"], rows["next_mask"]) if "action" in actor.masks else (None, None)
+        policy = Unrolled(actor, rows, self.config.burn_in)
         with torch.no_grad():
-            p, log_p = _probabilities(actor, rows["next_observation"], rows["next_mask"] if masked else None)
+            p, log_p = _probabilities(policy.after(next_mask))
             following = self.in_targets(self.target_critics[name](rows["next_observation"], states[1]), own)
             soft_next = (p * (following - temperature * log_p)).sum(-1)
         values = critic(rows["observation"], states[0])
         q = values.gather(-1, rows["action"].expand(len(values), *rows["action"].shape)).squeeze(-1)
-        p, log_p = _probabilities(actor, rows["observation"], rows["mask"] if masked else None)
+        p, log_p = _probabilities(policy.now(mask))
         entropy = -(p * log_p).sum(-1)
         return q, soft_next, (p * self.for_actors(values.detach(), own)).sum(-1) + temperature * entropy, entropy
 
 
-def _draw(actor: Actor, observation: Tensor) -> tuple[Tensor, Tensor]:
+def _draw(actor: Actor, params: Tensor) -> tuple[Tensor, Tensor]:
     """A reparameterised action in [-1, 1], [B, A, D], and its log-density in that unit, [B, A]."""
     head = actor.head
-    loc, std = head.loc_std(actor(observation))
+    loc, std = head.loc_std(params)
     noise = torch.randn_like(loc)
     raw = loc + std * noise
     log_prob = -0.5 * noise.square() - std.log() - 0.5 * math.log(2 * math.pi)
@@ -181,7 +186,7 @@ def _draw(actor: Actor, observation: Tensor) -> tuple[Tensor, Tensor]:
     return raw.tanh(), log_prob.sum(-1)
 
 
-def _probabilities(actor: Actor, observation: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _probabilities(params: Tensor) -> tuple[Tensor, Tensor]:
     """Probabilities and their logarithms [B, A, K]; a forbidden choice has 0 and a finite logarithm."""
-    log_p = actor(observation, mask).float().log_softmax(-1)
+    log_p = params.float().log_softmax(-1)
     return log_p.exp(), log_p.clamp(min=ABSENT)

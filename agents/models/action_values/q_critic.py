@@ -27,7 +27,7 @@ class ActionCritics(nn.Module):
         copies: N; with 2 the smaller value is taken for targets (Fujimoto et al. 2018).
 
     Raises:
-        UserError: as `Critic`, or settings that need values of states.
+        UserError: as `Critic`, settings that need values of states, or a network with a memory.
     """
 
     def __init__(
@@ -45,6 +45,12 @@ class ActionCritics(nn.Module):
         self.kind, self.n_agents = architecture.critic, spec.n_agents
         self.uses_state = self.kind in ("state", "agent_state")
         self.critics = nn.ModuleList(self.new_critic(spec, network, architecture, state_size) for _ in range(copies))
+        if any(critic.memory_shape for critic in self.critics):
+            raise UserError(
+                "critic_network: has a memory, and critics of actions remember nothing; use "
+                "network@critic_network=mlp, with algo.critic=state or agent_state where observations do not tell "
+                "enough"
+            )
 
     @abstractmethod
     def new_critic(
