@@ -41,8 +41,8 @@ class Sequences:
         """For the actors of a loss, by the settings of a `Replayed` algorithm; None where none of them has a memory.
 
         Raises:
-            UserError: settings of sequences where no network has a memory, prioritised draws, minibatches smaller than a
-                sequence, critics with a memory, or a loss that trains none.
+            UserError: settings of sequences where no network has a memory, prioritised draws, minibatches smaller than
+                a sequence, critics with a memory, or a loss that trains none.
         """
         settings = {"chunk_length": algo.chunk_length, "burn_in": algo.burn_in, "memory": algo.memory}
         if not any(actor.memory_shape for actor in loss.actors.values()):
