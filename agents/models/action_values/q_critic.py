@@ -1,10 +1,10 @@
 """Critics of actions: the value of what the agents do, from what this kind of critic may see.
 
 Shapes: A agents in the group, F features of an observation, D action dimensions, S features of the global state,
-N critics, K choices, `...` leading dimensions.
+N critics, K choices, L steps of a sequence, `...` leading dimensions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
@@ -16,7 +16,43 @@ from envs.spec import GroupSpec, ObservationPart
 from marl.core.errors import UserError
 
 
-class QCritic(nn.Module):
+class _Copies(nn.Module):
+    """N critics that are asked together.
+
+    Attributes:
+        memory_shape: what all of them remember, as `Critic.memory_shape` with N times its numbers; None: nothing.
+        per_agent: as `Critic.per_agent`.
+    """
+
+    def __init__(self, critics: Iterable[Critic]) -> None:
+        super().__init__()
+        self.critics = nn.ModuleList(critics)
+        shape, self.per_agent = self.critics[0].memory_shape, self.critics[0].per_agent
+        self.memory_shape = None if shape is None else (*shape[:-1], shape[-1] * len(self.critics))
+
+    def unroll(
+        self,
+        observation: Tensor,
+        action: Tensor | None,
+        state: Tensor | None,
+        memory: Tensor,
+        start: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Values along sequences, [N, L, ..., A(, K)], and the memory after each step, [L, ..., *memory_shape].
+
+        observation, action, state: [L, ...], as `forward`'s. memory, start: as for `Critic.unroll`.
+        """
+        seen, parts = self._seen(observation, action, state), memory.chunk(len(self.critics), -1)
+        told = [critic.unroll(*seen, part, start) for critic, part in zip(self.critics, parts, strict=True)]
+        values, memories = zip(*told, strict=True)
+        return torch.stack(values), torch.cat(memories, -1)
+
+    def _seen(self, observation: Tensor, action: Tensor | None, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What each critic reads for observation and state."""
+        return observation, state
+
+
+class QCritic(_Copies):
     """N action-value functions of one group of agents, built and trained apart.
 
     kind          agent i's value of actions reads                        algorithm
@@ -44,20 +80,18 @@ class QCritic(nn.Module):
         state_size: int | None = None,
         copies: int = 1,
     ) -> None:
-        super().__init__()
         if architecture.value_norm != "none" or architecture.prune_state:
             key = "prune_state" if architecture.prune_state else "value_norm"
             raise UserError(f"algo.{key}: is of critics of states (algo=mappo, ippo), not of critics of actions")
-        self.kind, self.n_agents = architecture.critic, spec.n_agents
-        self.uses_state = self.kind in ("state", "agent_state")
-        D = spec.action.size
-        if self.uses_state:
+        kind, n_agents, D = architecture.critic, spec.n_agents, spec.action.size
+        uses_state = kind in ("state", "agent_state")
+        if uses_state:
             state_size = None if state_size is None else state_size + spec.n_agents * D
         else:
             parts = (*spec.parts, ObservationPart("action", (D,))) if spec.parts else ()
             spec = replace(spec, observation_size=spec.observation_size + D, parts=parts)
-        self.critics = nn.ModuleList(Critic(spec, network, architecture, state_size) for _ in range(copies))
-        _refuse_memory(self.critics)
+        super().__init__(Critic(spec, network, architecture, state_size) for _ in range(copies))
+        self.kind, self.n_agents, self.uses_state = kind, n_agents, uses_state
 
     def forward(self, observation: Tensor, action: Tensor, state: Tensor | None = None) -> Tensor:
         """Values of actions.
@@ -70,14 +104,16 @@ class QCritic(nn.Module):
         Returns:
             float32 [N, ..., A].
         """
+        seen = self._seen(observation, action, state)
+        return torch.stack([critic(*seen) for critic in self.critics])
+
+    def _seen(self, observation: Tensor, action: Tensor | None, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if self.uses_state:
-            state = torch.cat([state, action.flatten(-2)], -1)
-        else:
-            observation = torch.cat([observation, action], -1)
-        return torch.stack([critic(observation, state) for critic in self.critics])
+            return observation, torch.cat([state, action.flatten(-2)], -1)
+        return torch.cat([observation, action], -1), state
 
 
-class ChoiceCritic(nn.Module):
+class ChoiceCritic(_Copies):
     """N values of every choice of a discrete action, agent by agent: float32 [N, ..., A, K].
 
     kind: what it sees is as for `QCritic`, without actions: a choice's value is an output.
@@ -91,23 +127,11 @@ class ChoiceCritic(nn.Module):
         state_size: int | None = None,
         copies: int = 1,
     ) -> None:
-        super().__init__()
+        (choices,) = spec.action.nvec
+        super().__init__(Critic(spec, network, architecture, state_size, choices) for _ in range(copies))
         self.kind, self.n_agents = architecture.critic, spec.n_agents
         self.uses_state = self.kind in ("state", "agent_state")
-        (choices,) = spec.action.nvec
-        self.critics = nn.ModuleList(
-            Critic(spec, network, architecture, state_size, choices) for _ in range(copies)
-        )
-        _refuse_memory(self.critics)
 
     def forward(self, observation: Tensor, state: Tensor | None = None) -> Tensor:
         """float32 [..., A, F] and, for the kinds that read it, [..., S] -> [N, ..., A, K]."""
         return torch.stack([critic(observation, state) for critic in self.critics])
-
-
-def _refuse_memory(critics: nn.ModuleList) -> None:
-    if any(critic.memory_shape for critic in critics):
-        raise UserError(
-            "critic_network: has a memory, and critics of actions remember nothing; use network@critic_network=mlp, "
-            "with algo.critic=state or agent_state where observations do not tell enough"
-        )
