@@ -5,7 +5,7 @@ rollout, b steps of burn-in, L steps of a sequence that are learnt from, n steps
 minibatch, N = L * B rows, step by step.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from agents.collection.replay_buffer import ReplayBuffer
 from agents.collection.replay_memory import DeviceMemory, MappedMemory
 from agents.collection.rollout_buffer import RolloutBuffer
+from agents.models.hidden_state import Memories, forget
 from agents.models.replayed_sequences import Memory
 from marl.core.errors import UserError
 
@@ -38,14 +39,15 @@ class Sequences:
 
     @classmethod
     def of(cls, loss: nn.Module, algo: Any) -> "Sequences | None":
-        """For the actors of a loss, by the settings of a `Replayed` algorithm; None where none of them has a memory.
+        """For the networks of a loss, by the settings of a `Replayed` algorithm; None where none of them has a memory.
 
         Raises:
             UserError: settings of sequences where no network has a memory, prioritised draws, minibatches smaller than
-                a sequence, critics with a memory, or a loss that trains none.
+                a sequence, or a loss that trains none.
         """
         settings = {"chunk_length": algo.chunk_length, "burn_in": algo.burn_in, "memory": algo.memory}
-        if not any(actor.memory_shape for actor in loss.actors.values()):
+        critics = getattr(loss, "q_critics", {})
+        if not any(module.memory_shape for module in (*loss.actors.values(), *critics.values())):
             defaults = {each.name: each.default for each in fields(algo)}
             for key, value in settings.items():
                 if value != defaults[key]:
@@ -74,7 +76,7 @@ class Sequences:
 
 
 class SequenceBuffer(ReplayBuffer):
-    """A ring of steps, with the memories of the actors at its marks.
+    """A ring of steps, with what networks remembered at its marks.
 
     Args:
         rollout: as for `ReplayBuffer`; its marks are those of `sequences`.
@@ -83,7 +85,8 @@ class SequenceBuffer(ReplayBuffer):
         memory: as for `ReplayBuffer`; what networks remembered stays on the rollout's device.
 
     Attributes:
-        memories: {group: float32 [slots, E, A, M]}, a ring of the marks; no slots where nothing is stored.
+        memories: {"GROUP/actor_memory" | "GROUP/critic_memory": float32 [slots, E, *memory_shape]}, rings of the marks;
+            no slots where nothing is stored.
 
     Raises:
         UserError: a sequence and a rollout are more than the buffer holds.
@@ -100,7 +103,7 @@ class SequenceBuffer(ReplayBuffer):
         self.sequences, self.marks = sequences, len(sequences.marks(rollout.steps))
         self.memories = {
             name: memory.new_zeros(self.capacity // rollout.steps * self.marks, *memory.shape[1:])
-            for name, memory in rollout.memories_at_marks["actor"].items()
+            for name, memory in _memories(rollout).items()
         }
         span = sequences.burn_in + sequences.length
         if span > self.capacity - rollout.steps:
@@ -119,7 +122,7 @@ class SequenceBuffer(ReplayBuffer):
 
     def add(self, rollout: RolloutBuffer, truncated: Tensor) -> None:
         """As `ReplayBuffer.add`, with the memories at the rollout's marks."""
-        self._remember(self.added // self.rollout_steps, rollout.memories_at_marks["actor"])
+        self._remember(self.added // self.rollout_steps, _memories(rollout))
         super().add(rollout, truncated)
 
     def _place(self, number: int) -> slice:
@@ -132,7 +135,7 @@ class SequenceBuffer(ReplayBuffer):
             memory[self._place(number)].copy_(memories[name])
 
     def rollout(self, number: int) -> dict[str, Tensor]:
-        """As `ReplayBuffer.rollout`, with "memory/GROUP" [K, E, A, M]."""
+        """As `ReplayBuffer.rollout`, with "memory/NAME" [K, E, *memory_shape]."""
         place = self._place(number)
         kept = {f"memory/{name}": memory[place] for name, memory in self.memories.items() if self.marks}
         return {**super().rollout(number), **kept}
@@ -188,9 +191,11 @@ class SequenceBuffer(ReplayBuffer):
 
         Returns:
             As `ReplayBuffer.take` the N steps that are learnt from, the first of all sequences first. For each group
-            whose actor has a memory also "sequence": {observation float32 [b + L + n - 1, B, A, F], start bool of the
-            same steps [..., B] or, where agents end each on its own, [..., B, A], memory float32 [B, A, M] before the
-            first, and with n > 1 last int64 [N]: the place in [L + n - 1, B], flat, of the last step that is summed}.
+            with networks that have a memory also "sequence": {observation float32 [b + L + n - 1, B, A, F], start bool
+            [..., B] of the same steps (where a memory begins again; where agents end each on its own also agent_start
+            [..., B, A]), actor_memory, critic_memory float32 [B, *memory_shape] before the first of them, with a
+            critic's also action [..., B, A, D] and state [..., B, S], and with n > 1 last int64 [N]: the place in
+            [L + n - 1, B], flat, of the last step that is summed}.
         """
         E, b, L = self.n_envs, self.sequences.burn_in, self.sequences.length
         begin = number if not self.marks else number // self.marks * self.rollout_steps + number % self.marks * L
@@ -201,20 +206,35 @@ class SequenceBuffer(ReplayBuffer):
         at = steps % self.capacity * E + env
         last = self._last(learnt, env, n_step) if n_step > 1 else None
         for name, memory in self.memories.items():
-            kind = f"{name}/forgotten" if f"{name}/forgotten" in self.sources else "forgotten"
-            forgotten = self._along(kind, at)
-            start = torch.zeros_like(forgotten)
-            start[1:] = forgotten[:-1]
-            sequence = {"observation": self._along(f"{name}/observation", at), "start": start}
+            group, _, kind = name.rpartition("/")
+            if "sequence" not in batch[group]:
+                sequence = batch[group]["sequence"] = self._sequence(group, at)
+                if last is not None:
+                    sequence["last"] = last
             if self.marks:
                 slot = number % len(memory)
-                sequence["memory"] = memory.flatten(0, 1).index_select(0, slot * E + env)
+                sequence[kind] = memory.flatten(0, 1).index_select(0, slot * E + env)
             else:
-                sequence["memory"] = memory.new_zeros(len(env), *memory.shape[2:])
-            if last is not None:
-                sequence["last"] = last
-            batch[name]["sequence"] = sequence
+                sequence[kind] = memory.new_zeros(len(env), *memory.shape[2:])
         return batch
+
+    def _sequence(self, group: str, at: Tensor) -> dict[str, Tensor]:
+        """What networks of a group read along the steps `at`, int64 [.., B]."""
+        sequence = {"observation": self._along(f"{group}/observation", at), "start": self._start("forgotten", at)}
+        if f"{group}/forgotten" in self.sources:
+            sequence["agent_start"] = self._start(f"{group}/forgotten", at)
+        if f"{group}/critic_memory" in self.memories:
+            sequence["action"] = self._along(f"{group}/action", at)
+            if "state" in self.observed:
+                sequence["state"] = self._along("state", at)
+        return sequence
+
+    def _start(self, name: str, at: Tensor) -> Tensor:
+        """Where what was remembered is forgotten before a step; what a sequence begins with tells it of the first."""
+        forgotten = self._along(name, at)
+        start = torch.zeros_like(forgotten)
+        start[1:] = forgotten[:-1]
+        return start
 
     def _along(self, name: str, at: Tensor) -> Tensor:
         return self._at(name, at.flatten()).unflatten(0, at.shape)
@@ -230,3 +250,35 @@ class SequenceBuffer(ReplayBuffer):
             place = place + B * going
             going = going & ~self._at("done", (step + k) % self.capacity * E + env)
         return place
+
+
+def _memories(rollout: RolloutBuffer) -> dict[str, Tensor]:
+    """What networks remembered at the marks of a rollout, group by group: {"GROUP/actor_memory": [K, E, ...], ...}."""
+    kinds = rollout.memories_at_marks.items()
+    named = {f"{name}/{kind}_memory": memory for kind, memories in kinds for name, memory in memories.items()}
+    return dict(sorted(named.items()))
+
+
+@torch.no_grad()
+def recall(
+    critics: Mapping[str, nn.Module], rollout: RolloutBuffer, memories: Memories, unit: Callable[[Tensor], Tensor]
+) -> None:
+    """Let critics of actions go through a rollout that was played, and keep what they remember at its marks.
+
+    Args:
+        critics: by group, those with a memory; see `agents.models.action_values.q_critic`.
+        rollout: as collected.
+        memories: of the critics before its first step; they are left as they are before the next one's.
+        unit: raw actions to the unit that critics read.
+    """
+    if not rollout.marks:
+        return
+    for name, critic in critics.items():
+        starts = rollout.agent_starts[name] if critic.per_agent else rollout.starts
+        action = unit(rollout.action[name])
+        for t in range(rollout.steps):
+            rollout.write_memory(t, "critic", name, memories.now[name])
+            step = slice(t, t + 1)
+            state = None if rollout.states is None else rollout.states[step]
+            _, after = critic.unroll(rollout.observed[name][step], action[step], state, memories.now[name])
+            memories.set(name, forget(after[0], starts[t + 1]))

@@ -165,10 +165,7 @@ class Critic(nn.Module):
             float32 [..., A].
         """
         x = self._input(observation, state)
-        values = self.network(x).float()
-        if self.choices is not None:
-            return values.unflatten(-1, (self.n_agents, self.choices)) if self.joint else values
-        return values if self.joint else values.squeeze(-1)
+        return self._values(self.network(x))
 
     def unroll(
         self, observation: Tensor, state: Tensor | None, memory: Tensor, start: Tensor | None = None
@@ -189,8 +186,14 @@ class Critic(nn.Module):
             value, memories = self.network(x, memory, start)
         else:
             value, memories = self.network.unroll(x, memory, start)
-            value = value.squeeze(-1)
-        return value.float(), memories
+        return self._values(value), memories
+
+    def _values(self, value: Tensor) -> Tensor:
+        """The network's outputs as values of agents, [..., A], or of their choices, [..., A, K]."""
+        value = value.float()
+        if self.choices is not None:
+            return value.unflatten(-1, (self.n_agents, self.choices)) if self.joint else value
+        return value if self.joint else value.squeeze(-1)
 
     def _input(self, observation: Tensor, state: Tensor | None) -> Tensor:
         """What the network reads: [..., size] for all agents, or [..., A, size]."""

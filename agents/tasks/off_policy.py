@@ -17,7 +17,7 @@ from agents.collection.prioritised import PrioritisedReplay
 from agents.collection.replay_buffer import ReplayBuffer
 from agents.collection.replay_memory import MappedMemory
 from agents.collection.replay_segments import ReplaySegments
-from agents.collection.replay_sequences import SequenceBuffer, Sequences
+from agents.collection.replay_sequences import SequenceBuffer, Sequences, recall
 from agents.tasks.rl_task import RLTask
 from envs.base import Env
 from envs.infos import DEFAULT, Rules
@@ -35,7 +35,7 @@ class OffPolicy(RLTask):
         network: factory of the actors' networks (and of the critics', unless `critic_network` is given).
         critic_network: factory of the critics' networks.
 
-    Where actors have a memory, minibatches are of whole sequences (`agents.collection.replay_sequences`),
+    Where networks have a memory, minibatches are of whole sequences (`agents.collection.replay_sequences`),
     `minibatch_size` rounded down.
 
     Raises:
@@ -92,6 +92,11 @@ class OffPolicy(RLTask):
             raise UserError(f"algo.prefill={algo.prefill}: the buffer holds {most} frames (algo.buffer_frames)")
         self.steps_per_iteration = algo.updates
 
+    def remembering_critics(self) -> dict[str, nn.Module]:
+        """The critics of actions that have a memory."""
+        critics = getattr(self.loss, "q_critics", {})
+        return {name: critic for name, critic in critics.items() if critic.memory_shape}
+
     def parts(self) -> dict[str, nn.Module]:
         """As the loss names them."""
         return self.loss.parts()
@@ -107,6 +112,8 @@ class OffPolicy(RLTask):
         progress = min(iteration / max(self.iterations - 1, 1), 1.0)
         self.figures_of_schedules = self.loss.advance(progress)
         self.gather(iteration)
+        if self.sequences:
+            recall(self.remembering_critics(), self.rollout, self.collector.memories["critic"], self.loss.unit)
         if not self._finite():
             other = "a state, a final observation or a memory of the rollout is not finite"
             raise NonFinite(self.rollout.not_finite() or other)
@@ -124,7 +131,7 @@ class OffPolicy(RLTask):
         )
         values = [kind[name] for kind in kinds for name in rollout.action]
         values += [] if rollout.states is None else [rollout.states, rollout.next_states]
-        values += rollout.memories_at_marks["actor"].values()
+        values += [memory for memories in rollout.memories_at_marks.values() for memory in memories.values()]
         return bool(torch.stack([torch.isfinite(value).all() for value in values]).all())
 
     def batches(self, iteration: int) -> Iterator[TensorDict]:

@@ -145,13 +145,17 @@ class RLTask(EpisodeEvaluation):
             self.callbacks.append(BuildAhead(self.curriculum, self.course.seed_of))
 
     def _arena(self, env: Env) -> Arena:
-        actors, critics, rules = self.loss.actors, self.loss.critics, self.info_rules
+        actors, critics, rules = self.loss.actors, self.remembering_critics(), self.info_rules
         rollout = RolloutBuffer(env.spec, env.num_envs, env.device, self._steps, actors, critics, self._marks, rules)
         others = None if self.lineup.all_learn else self.lineup.act
         collector = Collector(env, actors, rollout, critics, others)
         n_agents = {name: group.n_agents for name, group in env.spec.groups.items()}
         statistics = EpisodeStatistics(env.num_envs, n_agents, self.lineup.algos, self.device, rules)
         return Arena(env, rollout, collector, statistics)
+
+    def remembering_critics(self) -> Mapping[str, nn.Module]:
+        """By group, those that may remember something from step to step."""
+        return self.loss.critics
 
     def _play_in(self, arena: Arena) -> None:
         self.env, self.rollout = arena.env, arena.rollout

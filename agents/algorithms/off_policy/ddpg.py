@@ -6,7 +6,7 @@ D action dimensions, N critics, S state features.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -24,6 +24,7 @@ from agents.algorithms.off_policy.replayed import (
 )
 from agents.models.action_values.q_critic import QCritic
 from agents.models.heads import Policy
+from agents.models.replayed_sequences import Unrolled, UnrolledCritic
 from envs.spec import EnvSpec
 from marl.core.errors import UserError
 
@@ -37,6 +38,7 @@ class DDPG(Replayed):
     """
 
     common = (*Replayed.common, "policy_every")
+    recurrent: ClassVar[bool] = True
 
     policy: Policy = "deterministic"
     twin: bool = False
@@ -100,24 +102,26 @@ class DDPGLoss(ReplayLoss):
         rows, own, actor, critic = batch[name], self.configs[name], self.actors[name], self.q_critics[name]
         state, next_state = (batch["state"], batch["next_state"]) if critic.uses_state else (None, None)
         alive = rows["alive"] if "alive" in actor.masks else None
+        seen, b = (rows, (state, next_state), self.config.burn_in, self.unit), self.config.burn_in
         with torch.no_grad():
-            action = self.target_actors[name](rows["next_observation"]).float().tanh()
+            action = Unrolled(self.target_actors[name].network, rows, b).after(None).float().tanh()
             if own.smoothing:
                 limit = own.smoothing_limit
                 noise = (own.smoothing * torch.randn_like(action)).clamp(-limit, limit)
                 action = (action + noise).clamp(-1.0, 1.0)
-            following = self.target_critics[name](rows["next_observation"], action, next_state).amin(0)
+            following = UnrolledCritic(self.target_critics[name].network, *seen).after(action).amin(0)
             target = bootstrapped(
                 own.reward_scale * rows["reward"], following, ended(batch, name), batch["discount"]
             )
-        q = critic(rows["observation"], rows["action"], state)
+        values = UnrolledCritic(critic, *seen)
+        q = values.now()
         critic_loss = mean_over(weighted(self.error(q, target.expand_as(q)), batch), alive) * len(q)
         out = {"loss": critic_loss, "critic_loss": critic_loss, "q": mean_over(q.detach(), alive)}
         out |= td_error(q, target, alive, batch)
         if self.improves_actors:
-            action = actor(rows["observation"]).float().tanh()
+            action = Unrolled(actor, rows, b).now(None).float().tanh()
             with without_gradient(critic):
-                value = critic(rows["observation"], action, state)[0]
+                value = values.of(action)[0]
             out["actor_loss"] = -mean_over(value, alive)
             out["loss"] = critic_loss + out["actor_loss"]
         return out

@@ -97,6 +97,11 @@ class ReplayLoss(ExploringLoss):
             if isinstance(module, TargetNetwork):
                 module.follow(self.updates)
 
+    @staticmethod
+    def unit(action: Tensor) -> Tensor:
+        """Raw actions in the unit that critics read, half the range: these are."""
+        return action
+
     def target(self, network: nn.Module) -> TargetNetwork:
         """A target network by the run's settings."""
         return TargetNetwork(network, self.config.tau, self.config.target_every)

@@ -27,7 +27,7 @@ from agents.algorithms.off_policy.replayed import (
 from agents.models.action_values.q_critic import ChoiceCritic, QCritic
 from agents.models.actor import Actor
 from agents.models.heads import ABSENT, LOG_2, Categorical, TanhNormal
-from agents.models.replayed_sequences import Unrolled
+from agents.models.replayed_sequences import Unrolled, UnrolledCritic
 from envs.spec import EnvSpec
 from marl.core.errors import UserError
 
@@ -92,6 +92,11 @@ class SACLoss(ReplayLoss):
             **({"temperature": self.temperatures} if learnt else {}),
         }
 
+    @staticmethod
+    def unit(action: Tensor) -> Tensor:
+        """Raw actions are before the tanh."""
+        return action.tanh()
+
     def capture_key(self) -> tuple:
         """What decides `forward` beside tensors and their shapes (`marl.capture.captured_loss`)."""
         return (self.training,)
@@ -144,29 +149,33 @@ class SACLoss(ReplayLoss):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Values of the actions taken [N, B, A]; soft values of what follows, of the actors, their entropy [B, A]."""
         own, actor, critic = self.configs[name], self.actors[name], self.q_critics[name]
+        seen = rows, states, self.config.burn_in, self.unit
         policy = Unrolled(actor, rows, self.config.burn_in)
         with torch.no_grad():
             action, log_prob = _draw(actor, policy.after(None))
-            following = self.in_targets(self.target_critics[name](rows["next_observation"], action, states[1]), own)
+            target = UnrolledCritic(self.target_critics[name].network, *seen)
+            following = self.in_targets(target.after(action), own)
             soft_next = following - temperature * log_prob
-        q = critic(rows["observation"], rows["action"].tanh(), states[0])
+        values = UnrolledCritic(critic, *seen)
+        q = values.now()
         action, log_prob = _draw(actor, policy.now(None))
         with without_gradient(critic):
-            value = self.for_actors(critic(rows["observation"], action, states[0]), own)
+            value = self.for_actors(values.of(action), own)
         return q, soft_next, value - temperature * log_prob, -log_prob
 
     def _choices(
         self, name: str, rows: Mapping, states: tuple[Tensor | None, Tensor | None], temperature: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The same by sums over the choices, which need no sample."""
-        own, actor, critic = self.configs[name], self.actors[name], self.q_critics[name]
+        own, actor, seen = self.configs[name], self.actors[name], (rows, states, self.config.burn_in)
         mask, next_mask = (rows["mask"], rows["next_mask"]) if "action" in actor.masks else (None, None)
         policy = Unrolled(actor, rows, self.config.burn_in)
         with torch.no_grad():
             p, log_p = _probabilities(policy.after(next_mask))
-            following = self.in_targets(self.target_critics[name](rows["next_observation"], states[1]), own)
+            target = UnrolledCritic(self.target_critics[name].network, *seen)
+            following = self.in_targets(target.after(), own)
             soft_next = (p * (following - temperature * log_p)).sum(-1)
-        values = critic(rows["observation"], states[0])
+        values = UnrolledCritic(self.q_critics[name], *seen).now()
         q = values.gather(-1, rows["action"].expand(len(values), *rows["action"].shape)).squeeze(-1)
         p, log_p = _probabilities(policy.now(mask))
         entropy = -(p * log_p).sum(-1)

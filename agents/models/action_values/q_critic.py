@@ -1,7 +1,7 @@
 """Critics of actions: the value of what the agents do, from what this kind of critic may see.
 
 Shapes: A agents in the group, F features of an observation, D action dimensions, S features of the global state,
-N critics, K choices, `...` leading dimensions.
+N critics, K choices, L steps of a sequence, `...` leading dimensions.
 """
 
 from abc import abstractmethod
@@ -26,8 +26,12 @@ class ActionCritics(nn.Module):
         spec, network, architecture, state_size: as for `Critic`.
         copies: N; with 2 the smaller value is taken for targets (Fujimoto et al. 2018).
 
+    Attributes:
+        memory_shape: what all of them remember, as `Critic.memory_shape` with N times its numbers; None: nothing.
+        per_agent: as `Critic.per_agent`.
+
     Raises:
-        UserError: as `Critic`, settings that need values of states, or a network with a memory.
+        UserError: as `Critic`, or settings that need values of states.
     """
 
     def __init__(
@@ -45,18 +49,35 @@ class ActionCritics(nn.Module):
         self.kind, self.n_agents = architecture.critic, spec.n_agents
         self.uses_state = self.kind in ("state", "agent_state")
         self.critics = nn.ModuleList(self.new_critic(spec, network, architecture, state_size) for _ in range(copies))
-        if any(critic.memory_shape for critic in self.critics):
-            raise UserError(
-                "critic_network: has a memory, and critics of actions remember nothing; use "
-                "network@critic_network=mlp, with algo.critic=state or agent_state where observations do not tell "
-                "enough"
-            )
+        shape, self.per_agent = self.critics[0].memory_shape, self.critics[0].per_agent
+        self.memory_shape = None if shape is None else (*shape[:-1], shape[-1] * copies)
 
     @abstractmethod
     def new_critic(
         self, spec: GroupSpec, network: Callable[..., nn.Module], architecture: Architecture, state_size: int | None
     ) -> Critic:
         """One of the critics."""
+
+    def unroll(
+        self,
+        observation: Tensor,
+        action: Tensor | None,
+        state: Tensor | None,
+        memory: Tensor,
+        start: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Values along sequences, [N, L, ..., A(, K)], and the memory after each step, [L, ..., *memory_shape].
+
+        observation, action, state: [L, ...], as `forward`'s. memory, start: as for `Critic.unroll`.
+        """
+        seen, parts = self._seen(observation, action, state), memory.chunk(len(self.critics), -1)
+        told = [critic.unroll(*seen, part, start) for critic, part in zip(self.critics, parts, strict=True)]
+        values, memories = zip(*told, strict=True)
+        return torch.stack(values), torch.cat(memories, -1)
+
+    def _seen(self, observation: Tensor, action: Tensor | None, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What each critic reads for observation and state."""
+        return observation, state
 
 
 class QCritic(ActionCritics):
@@ -93,15 +114,17 @@ class QCritic(ActionCritics):
         Returns:
             float32 [N, ..., A].
         """
+        seen = self._seen(observation, action, state)
+        return torch.stack([critic(*seen) for critic in self.critics])
+
+    def _seen(self, observation: Tensor, action: Tensor | None, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if self.uses_state:
-            state = torch.cat([state, action.flatten(-2)], -1)
-        else:
-            observation = torch.cat([observation, action], -1)
-        return torch.stack([critic(observation, state) for critic in self.critics])
+            return observation, torch.cat([state, action.flatten(-2)], -1)
+        return torch.cat([observation, action], -1), state
 
 
 class ChoiceCritic(ActionCritics):
-    """N values of every choice of a discrete action, agent by agent.
+    """N values of every choice of a discrete action, agent by agent: float32 [N, ..., A, K].
 
     kind: what it sees is as for `QCritic`, without actions: a choice's value is an output.
     """

@@ -5,7 +5,6 @@ from functools import partial
 import pytest
 import torch
 
-from agents.algorithms.off_policy.ddpg import DDPG
 from agents.algorithms.off_policy.q_learning import QLearning
 from agents.algorithms.off_policy.sac import SAC
 from agents.models.replayed_sequences import Unrolled
@@ -14,7 +13,6 @@ from envs.vmas.env import VmasEnv
 from marl.core.errors import UserError
 from marl.networks import GRU
 from tests.agents.recurrent_task import NETWORKS, RECALL
-from tests.agents.two_states import TwoStates
 
 VISIT = partial(
     VmasEnv, "tests.envs.vmas.ends_cases.Visit", num_envs=6, max_steps=17, continuous_actions=False, fast="off"
@@ -38,7 +36,8 @@ class Played:
     def __init__(self, task, rollouts):
         self.task, self.group = task, next(iter(task.loss.actors))
         kept = ("observation", "alive", "action", "reward", "terminated", "truncated", "done", "forgets")
-        self.steps = {name: [] for name in (*kept, "next", "next_mask", "next_alive")}
+        self.steps = {name: [] for name in (*kept, "next", "next_mask", "next_alive", "state", "next_state")}
+        self.over = []  # bool [E], whether everybody forgets
         for k in range(rollouts):
             task.collect(k)
             self.keep(task.rollout)
@@ -46,6 +45,7 @@ class Played:
     def keep(self, rollout):
         group, ends = self.group, rollout.ends.get(self.group)
         masks = rollout.masks[group]
+        self.over += rollout.starts[1:].clone().unbind()
         for t in range(rollout.steps):
             lives = masks.get("alive", torch.ones_like(rollout.observed[group][..., 0]).bool())
             alive = lives[t]
@@ -65,6 +65,8 @@ class Played:
             cut = own["truncated"]  # what is allowed there is not known
             allowed = masks["action"][t + 1] if "action" in masks else torch.ones(*alive.shape, 1, dtype=torch.bool)
             step |= {"next_mask": allowed | cut.unsqueeze(-1), "next_alive": torch.where(cut, alive, lives[t + 1])}
+            if rollout.states is not None:
+                step |= {"state": rollout.states[t], "next_state": rollout.next_states[t]}
             for name, value in step.items():
                 self.steps[name].append(value.clone())
 
@@ -77,7 +79,7 @@ class Played:
             h = torch.zeros(actor.memory_shape) if memory is None else memory[e]
             rows = [], [], []
             for n in range(begin, end):
-                step = {k: v[n][e] for k, v in self.steps.items()}
+                step = {k: v[n][e] for k, v in self.steps.items() if v}
                 rows[2].append(h)
                 params, h = step_by(step["observation"], h)
                 rows[0].append(params)
@@ -237,7 +239,13 @@ def test_a_minibatch_is_whole_sequences():
     (batch, _) = task.batches(0)
     assert batch["agents", "observation"].shape == (20, 3, 4)  # 5 sequences of 4 steps
     assert batch["agents", "sequence", "observation"].shape == (4, 5, 3, 4)
-    assert batch["agents", "sequence", "memory"].shape == (5, 3, 8)
+    assert batch["agents", "sequence", "actor_memory"].shape == (5, 3, 8)
+
+
+class Forgetful(QLearning):
+    """As an algorithm of one's own that does not know of sequences."""
+
+    recurrent = False
 
 
 @pytest.mark.parametrize(
@@ -248,8 +256,7 @@ def test_a_minibatch_is_whole_sequences():
         ({"network": "mlp", "chunk_length": 10, "memory": "zeros"}, r"algo\.memory=zeros: needs a network with"),
         ({"minibatch_size": 3}, r"algo\.minibatch_size=3: smaller than one sequence of algo\.chunk_length=4 steps"),
         ({"burn_in": 21}, r"algo\.buffer_frames=216: must hold .* = 25 steps of every environment, 288 frames"),
-        ({"kind": DDPG, "env": partial(TwoStates, continuous=True)}, "network: has a memory, which DDPG's loss does"),
-        ({"kind": SAC, "critic_network": "gru"}, "critic_network: has a memory"),
+        ({"kind": Forgetful}, "network: has a memory, which Forgetful's loss does not train"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_sentence(settings, sentence):

@@ -36,11 +36,11 @@ SMALL = [
     "callbacks=null",
 ]
 PRIORITISED = ["algo.priority=0.7", "algo.priority_beta=0.5"]
-MEMORY = ["network=gru", "network.hidden=8", "network@critic_network=mlp", "algo.chunk_length=5", "algo.burn_in=2"]
+MEMORY = ["network=gru", "network.hidden=8", "algo.chunk_length=5", "algo.burn_in=2"]
 MEMORIES = [
     ["algo=qmix", "env.continuous_actions=false", "algo.n_step=2", "algo.target_every=5", "algo.tau=1"],
     ["algo=masac"],
-    ["algo=masac", "algo.memory=zeros"],
+    ["algo=matd3", "algo.memory=zeros", "network@critic_network=mlp"],
     ["algo=isac", "algo.buffer_on=disk"],
 ]
 DELAYED = ["algo=matd3", "algo.target_every=5", "algo.tau=1", "algo.explore_schedule=linear"]
@@ -135,10 +135,9 @@ def test_a_buffer_on_disk_changes_nothing_and_may_move_when_a_run_goes_on(whole:
 def test_what_networks_remembered_goes_on(settings: list[str], tmp_path: Path) -> None:
     settings = [*MEMORY, *settings]
     whole = run(tmp_path / "whole", *settings)
-    for after in (2, 6):
-        cut = stopped(tmp_path / str(after), after, *settings)
-        run(cut, *settings, again=str(cut))
-        assert differences(whole, cut) == [] and rows(whole) == rows(cut)
+    cut = stopped(tmp_path / "cut", 6, *settings)
+    run(cut, *settings, again=str(cut))
+    assert differences(whole, cut) == [] and rows(whole) == rows(cut)
     task = checkpoint_file.load(cut / "checkpoints" / "last.pt")["processes"][0]["task"]
     assert task["rollout"]["memory"]["actor"]["agents"].any()
 
