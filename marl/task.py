@@ -1,7 +1,7 @@
 """What the engine asks of a task: data, batches, a loss and an evaluation; nothing else sets tasks apart."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from tensordict import TensorDict
 from torch import Tensor, nn
@@ -71,6 +71,13 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
         """Figures of the model as it stands; leaves every stream that training uses untouched."""
+
+    def figure_names(self) -> Collection[str] | None:
+        """Names of the figures that `evaluate` may give, known before training; None: they are not.
+
+        A name that ends with "/" stands for all that begin with it.
+        """
+        return None
 
     @abstractmethod
     def summary(self, metrics: dict[str, float]) -> dict:

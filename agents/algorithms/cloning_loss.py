@@ -16,9 +16,10 @@ from agents.models.critic import Critic
 class CloneLoss(nn.Module):
     """−log π(teacher's action | observation), averaged over the agents (the living ones) and summed over the groups.
 
-    The density is that of the raw action, as in PPO's loss. With `critic_coef` the squared error of the critics against
-    the teacher's returns is added. At 0 the critics come along untrained, so that the checkpoint has the form of any
-    other agents' checkpoint.
+    The density is that of the raw action, as in PPO's loss; policies without one say what stands in for it
+    (`agents.models.policy_heads.base.Head.imitation_error`). With `critic_coef` the squared error of the critics
+    against the teacher's returns is added. At 0 the critics come along untrained, so that the checkpoint has the form
+    of any other agents' checkpoint.
     """
 
     def __init__(self, actors: Mapping[str, Actor], critics: Mapping[str, Critic], critic_coef: float = 0.0) -> None:
@@ -38,11 +39,11 @@ class CloneLoss(nn.Module):
         for name, actor in self.actors.items():
             rows = batch[name]
             params = actor(rows["observation"], rows.get("mask", None))
-            log_prob = actor.head.log_prob(params, rows["raw"])
+            distance = actor.head.imitation_error(params, rows["raw"])
             alive = rows.get("alive", None)
-            counts = torch.ones_like(log_prob) if alive is None else alive.float()
+            counts = torch.ones_like(distance) if alive is None else alive.float()
             total = counts.sum().clamp(min=1)
-            losses.append(-(log_prob * counts).sum() / total)
+            losses.append((distance * counts).sum() / total)
             mode, C = actor.head.mode(params.detach()), actor.head.n_continuous
             if C:
                 miss = (actor.head.to_env(mode) - actor.head.to_env(rows["raw"]))[..., :C].abs()

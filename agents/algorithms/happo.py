@@ -23,7 +23,7 @@ class SequentialUpdate:
 
     with the policies before it as their turns have left them. The critic is trained in the first turn. Several groups
     take their turns side by side; one with fewer agents is done earlier. A gradient step must not span two turns
-    (trainer.accumulate=1), and DistributedDataParallel must be told to look for unused parameters.
+    (trainer.accumulate=1), and DistributedDataParallel is told to look for unused parameters (`trains_in_turns`).
 
     Args:
         loss: the loss module; each turn selects what it trains.

@@ -19,6 +19,7 @@ from agents.algorithms.ppo_losses import ValueLoss, clipped_surrogate, counted, 
 from agents.models.actor import Actor
 from agents.models.critic import Critic
 from agents.models.forward import flat, policy_params, values
+from agents.models.policy_heads.exploring import EXPLORING
 from marl.core.errors import UserError
 
 
@@ -27,7 +28,7 @@ class PPO(OnPolicyAlgorithm):
     """Settings of IPPO and MAPPO; `conf/algo/ppo.yaml` explains each.
 
     Raises:
-        UserError: as `OnPolicyAlgorithm`, or a shared network for update=sequential.
+        UserError: as `OnPolicyAlgorithm`, a policy without a density, or a shared network for update=sequential.
     """
 
     common: ClassVar[tuple[str, ...]] = (*OnPolicyAlgorithm.common, "update", "target_kl")
@@ -49,6 +50,8 @@ class PPO(OnPolicyAlgorithm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.policy in EXPLORING:
+            raise UserError(f"algo.policy={self.policy}: has no density; use auto, which fits the actions")
         if self.update == "sequential" and (self.share_actor == "shared" or self.std == "independent"):
             raise UserError("algo.update=sequential: needs algo.share_actor=separate and algo.std=state.")
 
@@ -99,6 +102,11 @@ class PPOLoss(nn.Module):
         self.clip, self.entropy_coef = scheduled(config)
         by_group = {group: nn.ModuleList(scheduled(each)) for group, each in self.configs.items() if each is not config}
         self.own = nn.ModuleDict(by_group)  # {group: clip and entropy_coef}; nothing of it is saved
+
+    @property
+    def trains_in_turns(self) -> bool:
+        """Whether some minibatches give some agents no gradient."""
+        return self.config.update == "sequential"
 
     def parts(self) -> dict[str, nn.Module]:
         """Named parts of the model, for learning rates, freezing and gradient norms."""

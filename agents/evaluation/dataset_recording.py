@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.evaluation.episode_loop import Moment, Players, episode_steps, require_time_limit
+from agents.models.policy_heads.exploring import Deterministic
 from agents.models.policy_heads.hybrid import Hybrid
 from envs.base import Env
 from envs.spec import ActionSpec, EnvSpec
@@ -90,7 +91,8 @@ def to_raw(head: nn.Module, action: Tensor) -> Tensor:
     """The raw action of a policy head that gives `action` [..., A, D] (the environment's units).
 
     The inverse of `head.to_env`. A squashed Gaussian's is finite only inside of its bounds, so actions are moved
-    1e-6 of the range inwards; clipped Gaussians and categoricals take the action as it is.
+    1e-6 of the range inwards; a deterministic one is in units of half the range; clipped Gaussians and categoricals
+    take the action as it is.
     """
     if isinstance(head, Hybrid):
         first, second = action.split((head.n_continuous, head.discrete.raw_size), -1)
@@ -98,7 +100,8 @@ def to_raw(head: nn.Module, action: Tensor) -> Tensor:
     if not hasattr(head, "half_range"):
         return action.to(head.raw_dtype)
     half = torch.where(head.half_range > 0, head.half_range, 1.0)
-    return ((action - head.centre) / half).clamp(-1 + 1e-6, 1 - 1e-6).atanh()
+    unit = (action - head.centre) / half
+    return unit.clamp(-1.0, 1.0) if isinstance(head, Deterministic) else unit.clamp(-1 + 1e-6, 1 - 1e-6).atanh()
 
 
 def metadata(name: str, spec: EnvSpec, env: Mapping[str, Any], algorithm: str, description: str) -> dict[str, Any]:

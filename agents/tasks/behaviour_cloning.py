@@ -247,6 +247,10 @@ class Clone(EpisodeEvaluation, Epochs):
         played = self.played()
         return {**played, **{f"validation_{name}": value for name, value in held_out.items()}}
 
+    def figure_names(self) -> None:
+        """As `Task.figure_names`; those of the held-out episodes are the loss's."""
+        return None
+
     def summary(self, metrics: dict[str, float]) -> dict:
         """As for the agents' tasks, with the figures of the held-out episodes."""
         return nested(metrics) if metrics else {}

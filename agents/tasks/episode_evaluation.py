@@ -78,6 +78,16 @@ class EpisodeEvaluation(Task):
         figures = flat(report(episodes))
         return figures | {name: math.nan for name in sorted(self.told | self.told_in_training()) if name not in figures}
 
+    def figure_names(self) -> set[str] | None:
+        """As `Task.figure_names`; which infos there are an environment says while it is played."""
+        statistics = {f"episode_return/{key}" for key in ("iqm", "std", "ci95_low", "ci95_high")}
+        names = {"episode_return", "episode_length", "episodes", *statistics}
+        for name, group in self.spec.groups.items():
+            several = len(self.spec.groups) > 1
+            names |= {f"{name}/info/", f"{name}/episode_return"} if several else {"info/"}
+            names |= {f"{name}/{agent}/episode_return" for agent in group.agents if group.n_agents > 1}
+        return names
+
     def told_in_training(self) -> set[str]:
         """Names of the infos' figures that training had so far."""
         return set()

@@ -1,6 +1,7 @@
 """Callbacks of the engine: what may look at every iteration and stop the run."""
 
 import math
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from marl.core.errors import UserError, closest
@@ -47,6 +48,13 @@ def better(value: float, best: float | None, mode: str, min_delta: float = 0.0) 
     if best is None or not math.isfinite(value):
         return math.isfinite(value)
     return value > best + min_delta if mode == "max" else value < best - min_delta
+
+
+def expect(names: Collection[str] | None, monitor: str, key: str) -> None:
+    """Raise a UserError that names `key` where evaluations will not have `monitor`; see `Task.figure_names`."""
+    if names is not None and not any(monitor == name or name[-1] == "/" and monitor.startswith(name) for name in names):
+        there = ", ".join(f"{name}…" if name[-1] == "/" else name for name in sorted(names))
+        raise UserError(f"{key}={monitor!r}: evaluation has {there}{closest(monitor, names)}")
 
 
 def monitored(evaluation: dict[str, float], monitor: str, key: str) -> float:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from marl.callbacks.base import Callback, better, monitored
+from marl.callbacks.base import Callback, better, expect, monitored
 
 if TYPE_CHECKING:  # a run holds callbacks: at run time they do not import it
     from marl.engine.run_view import RunView
@@ -23,6 +23,10 @@ class EarlyStopping(Callback):
     target: float | None = None
     best: float | None = field(default=None, init=False)
     waited: int = field(default=0, init=False)
+
+    def on_start(self, trainer: "RunView") -> None:
+        if self.monitor:
+            expect(trainer.task.figure_names(), self.monitor, "callbacks.early_stopping.monitor")
 
     def on_evaluation(self, trainer: "RunView", evaluation: dict[str, float]) -> None:
         monitor, mode = self.monitor or trainer.monitor, self.mode or trainer.mode

@@ -92,8 +92,13 @@ def stream(purpose: str) -> str:
 
 
 def wrap(loss: nn.Module) -> nn.Module:
-    """`loss` with gradients averaged over the processes."""
-    return nn.parallel.DistributedDataParallel(loss) if world() > 1 else loss
+    """`loss` with gradients averaged over the processes.
+
+    One that trains some of its parameters by some minibatches only says so: `trains_in_turns = True`.
+    """
+    if world() == 1:
+        return loss
+    return nn.parallel.DistributedDataParallel(loss, find_unused_parameters=getattr(loss, "trains_in_turns", False))
 
 
 def mean(values: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from marl.callbacks.base import better
+from marl.callbacks.base import better, expect
 from marl.task import Task
 
 STAGES = ("collect", "update")  # of an iteration, whose seconds are logged
@@ -49,8 +49,14 @@ class RunState:
 
     @classmethod
     def of(cls, task: Task, iterations: int, monitor: str | None, mode: str | None) -> "RunState":
-        """The state of a run that begins; `monitor` and `mode` are the task's own where they are None."""
+        """The state of a run that begins; `monitor` and `mode` are the task's own where they are None.
+
+        Raises:
+            UserError: the task's evaluations have no such figure.
+        """
         figure, better_by = task.monitor
+        if monitor:
+            expect(task.figure_names(), monitor, "trainer.monitor")
         seconds = defaultdict(float, compile=task.compile_seconds)
         budget = iterations, task.unit, task.units_per_iteration
         return cls(*budget, monitor or figure, mode or better_by, seconds=seconds)

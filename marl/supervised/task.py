@@ -250,6 +250,10 @@ class Supervised(Epochs):
                 figures |= {prefix + name: measure(outputs, rows["y"]) for name, measure in self.measures.items()}
         return figures
 
+    def figure_names(self) -> set[str]:
+        """As `Task.figure_names`; an evaluation of the untrained model has them all."""
+        return set(self.evaluate())
+
     def outputs_of(self, x: Tensor) -> Tensor:
         """Logits or values of raw inputs x [N, *in_shape] in evaluation mode, a part of the rows at a time."""
         with self.evaluating():

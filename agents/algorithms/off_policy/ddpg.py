@@ -85,6 +85,11 @@ class DDPGLoss(ReplayLoss):
         """Whether the next minibatch trains the actors too (TD3's delayed policy updates)."""
         return (self.updates + 1) % self.config.policy_every == 0
 
+    @property
+    def trains_in_turns(self) -> bool:
+        """Whether some minibatches give the actors no gradient."""
+        return self.config.policy_every > 1
+
     def capture_key(self) -> tuple:
         """What decides `forward` beside tensors and their shapes (`marl.capture.captured_loss`)."""
         return self.training, self.improves_actors

@@ -78,6 +78,10 @@ class Head(nn.Module, ABC):
     def log_prob(self, params: Tensor, raw: Tensor) -> Tensor:
         """Log-density of the raw action: params [..., A, n_features], raw [..., A, D] -> float32 [..., A]."""
 
+    def imitation_error(self, params: Tensor, raw: Tensor) -> Tensor:
+        """How far the policy is from a teacher's raw action: params, raw as in `log_prob` -> float32 [..., A]."""
+        return -self.log_prob(params, raw)
+
     @abstractmethod
     def log_jacobian(self, raw: Tensor) -> Tensor:
         """log |d to_env(raw) / d raw|, float32 [..., A]: to be subtracted from log_prob (see the module)."""

@@ -67,6 +67,10 @@ class EpsilonGreedy(Exploring):
     def choice_preference(self, params: Tensor, raw: Tensor) -> Tensor:
         return params.float().gather(-1, raw).squeeze(-1)
 
+    def imitation_error(self, params: Tensor, raw: Tensor) -> Tensor:
+        """Cross-entropy, with the values as logits: afterwards the teacher's choice has the highest one."""
+        return -params.float().log_softmax(-1).gather(-1, raw).squeeze(-1)
+
     def to_env(self, raw: Tensor) -> Tensor:
         return raw
 
@@ -99,6 +103,10 @@ class Deterministic(Exploring):
 
     def to_env(self, raw: Tensor) -> Tensor:
         return torch.addcmul(self.centre, self.half_range, raw)
+
+    def imitation_error(self, params: Tensor, raw: Tensor) -> Tensor:
+        """Squared error, summed over the dimensions, in units of half the range."""
+        return self._sum((params.float().tanh() - raw).square())
 
 
 EXPLORING = ("epsilon_greedy", "deterministic")

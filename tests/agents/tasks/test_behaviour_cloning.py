@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from agents.algorithms.cloning_loss import discounted
+from agents.algorithms.off_policy.ddpg import DDPG
+from agents.algorithms.off_policy.q_learning import QLearning
 from agents.algorithms.ppo import PPO
 from agents.evaluation.dataset_recording import record, to_raw
 from agents.evaluation.episode_loop import Players
@@ -128,6 +130,27 @@ def test_hybrid_actions_are_cloned_number_by_number_and_choice_by_choice(tmp_pat
     after = fit(task, tmp_path / "run")["final"]
     assert after["validation_loss"] < before["validation_loss"] - 0.1
     assert after["validation_accuracy"] > before["validation_accuracy"] + 0.05
+
+
+@pytest.mark.parametrize("algo", [DDPG(), QLearning()])
+def test_actors_without_a_likelihood_are_cloned_by_squared_error_and_by_value(tmp_path, algo):
+    discrete = isinstance(algo, QLearning)
+    seed_global(2)
+    data = Episodes(str(dataset(tmp_path / "data", discrete)), validation=0.2)
+    env = partial(ENV, continuous_actions=not discrete)
+    task = Clone(data, env, algo, NETWORK, epochs=20, batch_size=32, eval_episodes=5, seed=3)
+    actor, batch = task.loss.actors["agents"], next(task.batches(0))
+    rows = batch["agents"]
+    params, taken = actor(rows["observation"]), rows["raw"]
+    if discrete:
+        expected = torch.nn.functional.cross_entropy(params.flatten(0, 1), taken.flatten())
+    else:
+        unit = actor.head.to_env(taken) / actor.head.half_range - actor.head.centre
+        expected = (params.tanh() - unit).square().sum(-1).mean()
+    torch.testing.assert_close(task.loss(batch)["loss"], expected)
+    fit(task, tmp_path / "clone")
+    after = task.loss(batch)["loss"].item()
+    assert after < 0.8 * expected.item(), (after, expected)  # what is left is the teacher's own noise
 
 
 def test_mappo_goes_on_from_a_clone_with_a_critic_that_knows_its_worth(tmp_path):

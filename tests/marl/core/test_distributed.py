@@ -116,6 +116,22 @@ def wait_for(condition, agent: subprocess.Popen, seconds: float = 150) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize(
+    "algo",
+    [
+        ["algo=matd3", "algo.updates=5", "algo.buffer_frames=640"],  # every second minibatch trains no actor
+        ["algo=mappo", "algo.update=sequential", "algo.share_actor=separate"],
+    ],
+)
+def test_losses_that_leave_parameters_out_are_trained_by_two_processes(algo: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    small = [key for key in SMALL if not key.startswith("frames")]
+    command += [str(ROOT / "scripts" / "train.py"), *algo, "trainer=ddp", *small, "frames=320", "hydra.run.dir=run"]
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert iterations(tmp_path / "run") == [1, 2]
+
+
 def test_a_killed_process_a_restart_and_another_number_of_processes(tmp_path: Path) -> None:
     """One long story, since every start of two processes takes seconds."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=1"]

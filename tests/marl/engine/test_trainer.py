@@ -86,8 +86,10 @@ def test_early_stopping(tmp_path):
     stopping = EarlyStopping(patience=2, min_delta=1e9)
     summary, _ = run(tmp_path, epochs=100, callbacks=[stopping], evaluate_every=1)
     assert summary["epochs"] == 3  # the first counts as the best, then two without progress
+    (tmp_path / "typo").mkdir()
     with pytest.raises(UserError, match="callbacks.early_stopping.monitor"):
-        run(tmp_path, callbacks=[EarlyStopping(monitor="nothing", mode="max")])
+        run(tmp_path / "typo", callbacks=[EarlyStopping(monitor="nothing", mode="max")])
+    assert not (tmp_path / "typo" / "checkpoints").exists()  # before the first iteration
 
 
 def test_gradient_clipping_reports_the_norm(tmp_path):
@@ -97,8 +99,9 @@ def test_gradient_clipping_reports_the_norm(tmp_path):
 
 
 def test_bad_settings(tmp_path):
-    with pytest.raises(UserError, match="trainer.monitor"):
-        run(tmp_path, monitor="nothing")
+    with pytest.raises(UserError, match="trainer.monitor='los': evaluation has .*did you mean 'loss'"):
+        run(tmp_path, monitor="los")
+    assert not list(tmp_path.iterdir())  # before anything is trained
     with pytest.raises(UserError, match="fp16"):
         run(tmp_path, precision="fp16")
 
