@@ -99,6 +99,14 @@ class Env(ABC):
         """
         return {}
 
+    def final_masks(self) -> dict[str, Tensor]:
+        """{group: bool [E, A, sum(nvec)]}: choices allowed at the `next_observation` of the last step.
+
+        They differ from `masks` where the step ended an episode. Before the first step they are of any values, for the
+        same groups. {} where the environment cannot tell: then all choices count as allowed there.
+        """
+        return {}
+
     def figures(self) -> dict[str, float]:
         """What the environment tells of itself, by name, for the log ("env/…"); numbers that lie on the host."""
         return {}

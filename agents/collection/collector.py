@@ -98,6 +98,8 @@ class Collector:
             with span("simulation"):
                 self.env.step_into(t, actions)
             self._read_masks(t + 1)
+            if rollout.next_masks:
+                rollout.write_final_masks(t, self.env.final_masks())
             if memories.now:
                 over = rollout.terminated[t] | rollout.truncated[t]
                 memories.forget(over | rollout.idle(t) if rollout.lives else over, rollout.forgetful(t))

@@ -78,6 +78,7 @@ class ReplayBuffer:
 
     def _next(self, rollout: RolloutBuffer) -> dict[str, Tensor]:
         final = {f"{name}/observation": rollout.next[name] for name in rollout.action}
+        final |= {f"{name}/mask": rollout.next_masks[name] for name in rollout.action if name in rollout.next_masks}
         return final if rollout.states is None else {**final, "state": rollout.next_states}
 
     @property
@@ -209,6 +210,9 @@ class ReplayBuffer:
             for key, value in rollout.items():
                 kind, _, name = key.partition("/")
                 parts[kind][name] = value.to(self.memory.device)
+            for name, kept in self.final.items():
+                if name not in parts["final"]:  # of a run that did not keep what was allowed: all counted as such
+                    parts["final"][name] = kept.new_ones(len(parts["truncated"][""]), *kept.shape[1:])
             observed = {name: parts["rows"][name] for name in self.observed}
             steps = {name: parts["rows"][name] for name in self.sources}
             self._write(observed, steps, parts["truncated"][""], parts["final"])
@@ -279,7 +283,7 @@ class ReplayBuffer:
         """What followed the rows `last`, in the rows `after`, or kept apart where an episode was cut off."""
         value = self._at(name, after)
         kept = self.final.get(name)
-        if kept is None:  # a mask, known of what the policy sees only: who was cut off lives there, and may do anything
+        if kept is None:  # a mask, known of what the policy sees only: who was cut off lives, and may do anything there
             group, _, kind = name.rpartition("/")
             own = f"{group}/truncated"
             cut = self._at(own if own in self.sources else "truncated", last)

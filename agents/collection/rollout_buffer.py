@@ -3,7 +3,7 @@
 Shapes: T time, E environments, A agents in a group, F features, D action dimensions, S global state features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from tensordict import TensorDict
@@ -29,6 +29,8 @@ class RolloutBuffer:
         observed: {group: [T + 1, E, A, F]}: what the policy saw, with what it will see next at the end.
         masks: {group: {"action": bool [T + 1, E, A, sum(nvec)], "alive", "turn": bool [T + 1, E, A]}} of `observed`,
             where the environment has them (`Env.masks`); under "action_mask", "alive" and "turn" in `data`.
+        next_masks: {group: bool [T, E, A, sum(nvec)]}: the choices at the true next observation, of groups of which the
+            environment tells that (`Env.final_masks`).
         states: global state [T + 1, E, S] likewise, or None.
         memories_at_marks: {"actor" | "critic": {group: float32 [K, E, *memory_shape]}}: what networks remembered before
             the steps of `marks`.
@@ -48,6 +50,7 @@ class RolloutBuffer:
         critics: by group, where they may have a memory.
         marks: {t: numbers k below K}: the memory of before step t is kept as the k-th.
         info: which of the environment's own figures are kept; by default none is.
+        final_masks: groups of which `Env.final_masks` tells.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class RolloutBuffer:
         critics: Mapping[str, Critic] | None = None,
         marks: Mapping[int, list[int]] | None = None,
         info: InfoRules | None = None,
+        final_masks: Collection[str] = (),
     ):
         self.spec, self.steps, self.marks = spec, steps, marks or {}
         E = n_envs
@@ -81,6 +85,7 @@ class RolloutBuffer:
                 self.params[name] = zeros(steps, E, A, head.n_features)
                 self.action[name] = zeros(steps, E, A, head.raw_size, dtype=head.raw_dtype)
                 self.log_prob[name] = zeros(steps, E, A)
+        self.next_masks = {name: torch.ones_like(self.masks[name]["action"][1:]) for name in final_masks}
         lives = [kinds.get("alive") for kinds in self.masks.values()]
         self.lives = [] if any(alive is None for alive in lives) else lives  # of all groups, where all of them may die
         S = spec.state_size
@@ -133,6 +138,13 @@ class RolloutBuffer:
             for kind, buffer in kinds.items():
                 if kind in masks.get(name, {}):
                     buffer[t].copy_(masks[name][kind])
+
+    def write_final_masks(self, t: int, masks: Mapping[str, Tensor]) -> None:
+        """Store `Env.final_masks` of the step t; where no choice is allowed all are taken to be."""
+        for name, buffer in self.next_masks.items():
+            nvec = self.spec.groups[name].action.nvec
+            for mask, kept in zip(masks[name].split(nvec, -1), buffer[t].split(nvec, -1), strict=True):
+                torch.logical_or(mask, ~mask.any(-1, keepdim=True), out=kept)
 
     def write_memory(self, t: int, kind: str, name: str, memory: Tensor) -> None:
         """Store what the "actor" or "critic" of a group remembers before step t, if t is one of `marks`."""

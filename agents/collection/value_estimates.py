@@ -39,10 +39,13 @@ def values_of(
     if critic.memory_shape is None:
         masks = rollout.masks[name].get("action") if critic.reads_masks else None
         seen = [(observed[s], None if states is None else states[s]) for s in spans]
-        if masks is not None:  # of a true final observation it is not known what is allowed
+        at_ends = ()
+        if masks is not None:
             seen = [(*one, masks[s]) for one, s in zip(seen, spans, strict=True)]
+            if name in rollout.next_masks:  # else all counts as allowed at a true final observation
+                at_ends = (rollout.next_masks[name].flatten(0, 1)[truncated],)
         value = torch.cat([critic(*one) for one in seen])
-        return critic.denormalize(value), critic.denormalize(critic(final, final_state))
+        return critic.denormalize(value), critic.denormalize(critic(final, final_state, *at_ends))
     memory, values, memories_at_ends = memories.now[name], [], []
     starts = rollout.agent_starts[name] if critic.per_agent else rollout.starts
     bounds = truncated.new_tensor([s.start * E for s in spans] + [len(observed) * E])

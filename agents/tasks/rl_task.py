@@ -146,7 +146,8 @@ class RLTask(EpisodeEvaluation):
 
     def _arena(self, env: Env) -> Arena:
         actors, critics, rules = self.loss.actors, self.remembering_critics(), self.info_rules
-        rollout = RolloutBuffer(env.spec, env.num_envs, env.device, self._steps, actors, critics, self._marks, rules)
+        more = self._marks, rules, tuple(env.final_masks())
+        rollout = RolloutBuffer(env.spec, env.num_envs, env.device, self._steps, actors, critics, *more)
         others = None if self.lineup.all_learn else self.lineup.act
         collector = Collector(env, actors, rollout, critics, others)
         n_agents = {name: group.n_agents for name, group in env.spec.groups.items()}

@@ -103,6 +103,7 @@ class HostEnv(Env):
         self._episodes += 1
         self._played: list[list[np.ndarray]] = [[] for _ in range(self.num_envs)]
         self._now: Seen = joined(self.crew.each("reset", self._seeds()))
+        self._final_mask = self._now.mask
         return self._stacked(self._now.observation), None
 
     def _seeds(self, ahead: int = 0) -> np.ndarray:
@@ -124,6 +125,11 @@ class HostEnv(Env):
                 "turn": lambda group: turn[:, group.members]}
         return {name: {kind: make[kind](g) for kind in g.spec.masks} for name, g in self._groups.items()}
 
+    def final_masks(self) -> dict[str, Tensor]:
+        """See `Env.final_masks`; where an environment tells nothing of its last observation, all is allowed there."""
+        choices = torch.from_numpy(self._final_mask).split(self._choices, 1)
+        return {n: group.mask(choices) for n, group in self._groups.items() if "action" in group.spec.masks}
+
     def step(self, action: dict[str, Tensor]) -> Transition:
         """One step of all copies with {group: [E, A, D]}. Raises EnvError for other groups or shapes, and for nan."""
         rows = self._rows(action)
@@ -134,7 +140,7 @@ class HostEnv(Env):
         for e in np.flatnonzero(moved.terminated | moved.truncated):
             self._episodes[e] += 1
             self._played[e] = []
-        self._now, reward = moved.seen, list(torch.from_numpy(moved.reward).T)
+        self._now, self._final_mask, reward = moved.seen, moved.final_mask, list(torch.from_numpy(moved.reward).T)
         for name, group in self._groups.items():
             if "action" not in group.spec.masks and moved.seen.has_mask[:, group.members].any():
                 reason = f"{MASK} came to group {name!r} with a step; the first reset must bring it too."

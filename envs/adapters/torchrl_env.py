@@ -197,6 +197,7 @@ class FromTorchRL(ReplayedEnv):
         with self.stream:
             self.env.set_seed(seed)
             self._now = self.env.reset()
+        self._led = self._choices(self._now)
 
     def _seen(self) -> tuple[dict[str, Tensor], Tensor | None]:
         observed, state = self._read(self._now)
@@ -213,11 +214,19 @@ class FromTorchRL(ReplayedEnv):
 
     def masks(self) -> dict[str, dict[str, Tensor]]:
         """See `Env.masks`."""
-        shapes = {n: (self.num_envs, g.spec.n_agents, -1) for n, g in self._groups.items()}
-        masks = {n: g.mask and self._now.get(g.mask).reshape(shapes[n]) for n, g in self._groups.items()}
-        actions = {n: {} if mask is None else {"action": mask.bool().to(self.device)} for n, mask in masks.items()}
-        alive = {n: {"alive": alive.to(self.device)} for n, alive in self._ends.alive.items()}
-        return {n: kinds | alive.get(n, {}) for n, kinds in actions.items()}
+        kinds = {"action": self._choices(self._now), "alive": self._ends.alive}
+        return {n: {kind: masks[n].to(self.device) for kind, masks in kinds.items() if n in masks}
+                for n in self._groups}
+
+    def final_masks(self) -> dict[str, Tensor]:
+        """See `Env.final_masks`."""
+        return self._led
+
+    def _choices(self, tensors: TensorDictBase) -> dict[str, Tensor]:
+        """The masks of actions in what TorchRL gave, {group: bool [E, A, choices]}."""
+        masked = {n: g for n, g in self._groups.items() if g.mask is not None}
+        shapes = {n: (self.num_envs, g.spec.n_agents, -1) for n, g in masked.items()}
+        return {n: tensors.get(g.mask).reshape(shapes[n]).bool().to(self.device) for n, g in masked.items()}
 
     def _advance(self, action: dict[str, Tensor]) -> Transition:
         """See `ReplayedEnv`; what has ended is restarted by TorchRL's own partial reset."""
@@ -227,6 +236,7 @@ class FromTorchRL(ReplayedEnv):
         with self.stream:
             current = self.env.step(current)
             moved = current.get("next")
+            self._led = self._choices(moved)
             flags = {kind: self._flag(moved, kind) for kind in ("done", "terminated", "truncated")}
             self._steps += 1
             late = self._steps >= (self.spec.max_steps or 2**62)

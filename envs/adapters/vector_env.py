@@ -99,6 +99,7 @@ class VectorEnv(ReplayedEnv):
         observations, infos = self.env.reset(seed=seed)
         self._over = np.zeros(self.num_envs, dtype=bool)
         self._now, self._open = self._rows(observations), self._choices(observations, infos)
+        self._led = self._open
 
     def _advance(self, action: dict[str, Tensor]) -> Transition:
         """See `ReplayedEnv`."""
@@ -112,11 +113,13 @@ class VectorEnv(ReplayedEnv):
         self._now, self._open = self._rows(observations), self._choices(observations, infos)
         if self._open is not None and "action" not in self.spec.groups[GROUP].masks:
             raise EnvError(f"{self.name}: {MASK} came with a step; the first reset must bring it too.")
-        final = self._now.copy()
+        final, self._led = self._now.copy(), None if self._open is None else self._open.copy()
         if self.mode is AutoresetMode.NEXT_STEP:
             self._over = over
         elif self.mode is AutoresetMode.SAME_STEP and over.any():
             final[over] = self._final(infos, over)
+            if self._led is not None:
+                self._led[over] = self._final_choices(infos, over)
         elif over.any():
             restarted = self.env.reset(options={"reset_mask": over})
             self._now[over] = self._rows(restarted[0])[over]
@@ -157,6 +160,13 @@ class VectorEnv(ReplayedEnv):
             masks["action"] = torch.from_numpy(rows | self._over[:, None]).unsqueeze(1)
         return {GROUP: masks}
 
+    def final_masks(self) -> dict[str, Tensor]:
+        """See `Env.final_masks`."""
+        if "action" not in self.spec.groups[GROUP].masks:
+            return {}
+        everything = np.ones((self.num_envs, choices(self._does)), dtype=bool)
+        return {GROUP: torch.from_numpy(everything if self._led is None else self._led).unsqueeze(1)}
+
     def _rows(self, observations: Any) -> np.ndarray:
         """Observations of all as rows of numbers of their own, float32 [E, F]; masks among them are left out."""
         if isinstance(self._sees, spaces.Box):
@@ -186,6 +196,17 @@ class VectorEnv(ReplayedEnv):
         rows = [mask_row(one, self._does, f"{self.name}: {MASK}") if has else everything
                 for one, has in zip(each, has_mask, strict=True)]
         return np.stack(rows)
+
+    def _final_choices(self, infos: dict[str, Any], over: np.ndarray) -> np.ndarray:
+        """What was open at the last observations of what is over, bool [n, choices]; all where it was not told."""
+        told = next((infos[key] for key in FINAL if key in infos), None) if self._masked else infos.get(FINAL_INFO)
+        if isinstance(told, np.ndarray) and told.dtype == object:  # one by one
+            masks = [(one or {}).get(MASK) for one in told[over]]
+            where = f"{self.name}: {MASK}"
+            everything = np.ones(choices(self._does), dtype=bool)
+            return np.stack([everything if m is None else mask_row(m, self._does, where) for m in masks])
+        rows = None if told is None else self._choices(told, told)
+        return np.ones((int(over.sum()), choices(self._does)), dtype=bool) if rows is None else rows[over]
 
     def close(self) -> None:
         """Close the environment."""

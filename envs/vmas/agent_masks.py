@@ -32,7 +32,8 @@ class AgentMasks:
     What they say rides as float32 0 and 1 among the observations, "/alive/GROUP" [E, A] and "/mask/GROUP"
     [E, A, sum(nvec)], so that pools, kernels and auto-resets treat it like any other observation.
 
-    now: {group: {kind: bool}} as `Env.masks` returns it. ends: whether agents end each on its own.
+    now: {group: {kind: bool}} as `Env.masks` returns it. led: the same of where the last step led, before a reset.
+    ends: whether agents end each on its own.
     """
 
     def __init__(self, scenario: str, simulator: Any, groups: dict[str, Group]) -> None:
@@ -48,6 +49,7 @@ class AgentMasks:
         for group in groups.values() if self else ():
             group.spec = replace(group.spec, masks=self.kinds, ends=self.ends)
         self.now: dict[str, dict[str, Tensor]] = {}
+        self.led: dict[str, dict[str, Tensor]] = {}
         self.observe(simulator)  # a wrong shape is refused at once
 
     def __bool__(self) -> bool:
@@ -98,7 +100,8 @@ class AgentMasks:
 
         Returns whose own episode the step terminated and truncated, {group: bool [E, A]} each; {} without such ends.
         """
-        before, led = self.now, masks_in(moved, self.groups)
+        before = self.now
+        led = self.led = masks_in(moved, self.groups)
         self.take(after)
         veil(after, self.now)
         terminated, cut = {}, {}

@@ -142,6 +142,12 @@ class VmasEnv(Env):
         masks = self.world.masks()
         return {name: {kind: mask.clone() for kind, mask in kinds.items()} for name, kinds in masks.items()}
 
+    def final_masks(self) -> dict[str, Tensor]:
+        """See `Env.final_masks`."""
+        masks = self.world.agent_masks
+        kinds = {} if masks is None or not masks.chooses else (masks.led or masks.now)
+        return {name: mask["action"] for name, mask in kinds.items()}
+
     @torch.no_grad()
     def step(self, action: dict[str, Tensor]) -> Transition:
         """One step of all environments with {group: [E, A, D]}; those that end are restarted within it.

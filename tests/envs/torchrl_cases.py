@@ -50,6 +50,17 @@ class Masked(EnvBase):
         self.draws = torch.Generator().manual_seed(seed or 0)
 
 
+class Counted(Masked):
+    """The same where choice n % 4 alone is open at time n."""
+
+    def _seen(self) -> dict:
+        seen = super()._seen()
+        self.open = torch.zeros(2, 4, dtype=torch.bool)
+        self.open[:, self.time % 4] = True
+        seen["duo"]["action_mask"] = self.open.clone()
+        return seen
+
+
 class Pairs(Masked):
     """The same with two choices at once, one-hot, and no masks."""
 

@@ -84,6 +84,7 @@ class Moved(NamedTuple):
 
     agent_terminated, agent_truncated: bool [n, A], whose own episode it ended.
     info: what they told of themselves, before a reset (`envs.adapters.copies.host_infos.told_by`).
+    final_mask: bool [n, choices of all], what is open where the step led; all where nothing was told.
     """
 
     final: np.ndarray
@@ -94,6 +95,7 @@ class Moved(NamedTuple):
     agent_truncated: np.ndarray
     seen: Seen
     info: np.ndarray
+    final_mask: np.ndarray
 
 
 class Share:
@@ -140,10 +142,11 @@ class Share:
         for e in np.flatnonzero(terminated | truncated):
             left[e] = self.copies[e].reset(int(seeds[e]))
             self._films.pop(e, None)
-        final = self._final(self._seen([move[:2] for move in moves]), there)
+        led = self._seen([move[:2] for move in moves])
+        final = self._final(led, there)
         info = told_by([move[1] for move in moves], self.agents, self.rules)
         self._now = self._seen(left)
-        return Moved(final, reward, terminated, truncated, ended, cut, self._now, info)
+        return Moved(final, reward, terminated, truncated, ended, cut, self._now, info, led.mask)
 
     def _flags(self, flags: list[dict[str, bool]]) -> np.ndarray:
         """bool [n, A]."""

@@ -8,11 +8,14 @@ import torch
 
 from agents.algorithms.advantages import normalize_advantage
 from agents.algorithms.ppo import PPO
+from agents.algorithms.pqn import PQN, GreedyValue
+from agents.collection.rollout_buffer import RolloutBuffer
+from agents.collection.value_estimates import values_of
 from agents.evaluation.episodes import evaluate
 from agents.models.actor import Actor
 from agents.tasks.on_policy import OnPolicy
 from envs.adapters.gymnasium_env import PettingZooEnv
-from envs.spec import ActionSpec, GroupSpec
+from envs.spec import ActionSpec, EnvSpec, GroupSpec
 from marl.core.errors import UserError
 from marl.engine.trainer import Trainer
 from marl.networks import MLP
@@ -178,3 +181,23 @@ def test_pettingzoos_masks_reach_the_loss(tmp_path):
         batch["agents", key][~alive] += 3.0
     outputs = each.loss(batch)
     assert all(torch.equal(expected[key], outputs[key]) for key in ("policy_loss", "entropy", "approx_kl"))
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_greedy_values_of_true_final_observations_are_of_what_is_allowed_there(told):
+    """Else, where the environment cannot tell, of all choices."""
+    group = GroupSpec("team", ("a", "b"), 4, ActionSpec("discrete", nvec=(3,)), ("action",))
+    actor = Actor(group, NETWORK, PQN())
+    rollout = RolloutBuffer(EnvSpec({"team": group}, None, 5), 3, "cpu", 6, {"team": actor},
+                            final_masks=("team",) if told else ())  # fmt: skip
+    rollout.masks["team"]["action"].fill_(True)
+    rollout.next["team"].normal_(generator=torch.Generator().manual_seed(0))
+    if told:
+        for t in range(6):
+            rollout.write_final_masks(t, {"team": torch.arange(3).view(1, 1, 3).expand(3, 2, 3) != t % 3})
+    truncated = torch.tensor([1, 5, 16])
+    _, final = values_of(GreedyValue(actor, team=False), "team", rollout, truncated, None)
+    for row, frame in enumerate(truncated.tolist()):
+        values = actor(rollout.next["team"].flatten(0, 1)[frame])
+        choices = [k for k in range(3) if not told or k != frame // 3 % 3]
+        assert torch.equal(final[row], values[:, choices].amax(-1))

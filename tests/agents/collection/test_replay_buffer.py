@@ -26,8 +26,8 @@ def actor():
 class Plain:
     """Every step ever made, in a list: step n of environment e shows n + e / 10, and earns n + 1."""
 
-    def __init__(self, ends, rollouts, frames, masks=()):
-        self.rollout = RolloutBuffer(spec(masks), E, "cpu", T, {"team": actor()})
+    def __init__(self, ends, rollouts, frames, masks=(), final_masks=()):
+        self.rollout = RolloutBuffer(spec(masks), E, "cpu", T, {"team": actor()}, final_masks=final_masks)
         self.buffer = ReplayBuffer(self.rollout, frames)
         self.ends = ends  # {(n, e): "terminated" | "truncated"}
         for k in range(rollouts):
@@ -54,9 +54,14 @@ class Plain:
                     r.reward["team"][t, e] = n + 1
                     r.next["team"][t, e] = 1000 + self.seen(n, e)  # where the step really led
                     r.next_states[t, e] = -1000 - self.seen(n, e)
+                    for name in r.next_masks:
+                        r.next_masks[name][t, e] = self.allowed_after(n, e)
                     if (n, e) in self.ends:
                         getattr(r, self.ends[n, e])[t, e] = True
         r.finish()
+
+    def allowed_after(self, n, e):
+        return torch.tensor([(n + k * (1 + e)) % 3 != 0 for k in range(3)])
 
     def expected(self, n, e, n_step):
         """(reward, discount, terminated, what follows) by the definition."""
@@ -128,6 +133,21 @@ def test_where_an_episode_was_cut_off_all_is_allowed_and_live_who_lived():
     rows = plain.buffer.take(torch.arange(8), torch.ones(8, dtype=torch.int64))["team"]
     assert rows["next_mask"].all() and torch.equal(rows["next_alive"], rows["alive"])
     assert not rows["mask"].all() and not rows["alive"].all()
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_what_is_allowed_where_an_episode_was_cut_off_is_known_where_the_environment_tells(n_step):
+    ends = {(n, e): "truncated" for n in range(3, 32, 4) for e in range(E)} | {(5, 0): "terminated"}
+    plain = Plain(ends, 8, frames=3 * T * E, masks=("action",), final_masks=("team",))
+    for n in range(plain.buffer.added - plain.buffer.steps, plain.buffer.added):
+        for e in range(E):
+            mask = plain.buffer.take(torch.tensor([n]), torch.tensor([e]), n_step, GAMMA)["team"]["next_mask"][0]
+            last = min(n + n_step - 1, n | 3)
+            if last % 4 == 3:
+                assert torch.equal(mask, plain.allowed_after(last, e).expand(A, 3))
+            else:
+                drawn = torch.rand(A, 3, generator=torch.Generator().manual_seed((last + 1) * E + e)) < 0.5
+                assert torch.equal(mask, drawn)
 
 
 def test_agents_that_end_each_on_its_own_have_their_own_flags():

@@ -56,6 +56,20 @@ def test_a_buffer_put_back_is_the_same(rollouts: int, tmp_path: Path) -> None:
         assert all(same(plain.buffer, buffer, n) for n in (1, 3)), k
 
 
+def test_what_was_allowed_at_ends_is_kept_and_of_an_older_run_all_was(tmp_path: Path) -> None:
+    def played(rollouts: int, folder: Path) -> tuple[Plain, ReplaySegments]:
+        plain = Plain(ENDS, rollouts, 3 * T * E, masks=("action", "alive"), final_masks=("team",))
+        return plain, segments_of(plain.buffer, folder)
+
+    plain, segments = played(5, tmp_path)
+    state, (other, restored) = segments.state_dict(), played(2, tmp_path)
+    restored.load_state_dict(state)
+    assert same(plain.buffer, other.buffer, 1) and same(plain.buffer, other.buffer, 3)
+    older = Plain(ENDS, 5, 3 * T * E, masks=("action", "alive"))
+    restored.load_state_dict(segments_of(older.buffer, tmp_path).state_dict())
+    assert same(older.buffer, other.buffer, 1) and not same(plain.buffer, other.buffer, 1)
+
+
 def test_a_file_is_written_once(tmp_path: Path) -> None:
     plain = Plain(ENDS, 0, 3 * T * E)
     segments, seen = segments_of(plain.buffer, tmp_path), {}

@@ -53,7 +53,9 @@ def no_waiting():
 
 def begun(tmp_path, *overrides: str):
     """A trainer and its task after their first iteration, in which optimisers and buffers are made."""
-    config = compose.check(compose.compose([*SIZES, "trainer.progress=off", "logger=csv", *overrides]))
+    replayed = any(override.startswith("algo.updates") for override in overrides)
+    sizes = [size for size in SIZES if not replayed or not size.startswith("algo.epochs")]
+    config = compose.check(compose.compose([*sizes, "trainer.progress=off", "logger=csv", *overrides]))
     trainer, task = build.build_trainer(config), build.build_task(config)
     trainer.start(task, tmp_path, **build.build_setup(config))
     task.collect(0)
@@ -80,6 +82,17 @@ CASES += [[*SLOTS, *EVERYTHING], [*SLOTS, *MEMORY]]  # agents that end each on i
 def test_neither_rollout_nor_update_reads_values(tmp_path, more) -> None:
     trainer, task = begun(tmp_path, *more)
     assert task.env.path == "kernel"
+    one_iteration(trainer, task, {"rollout": no_waiting(), "update": no_waiting()})
+
+
+@pytest.mark.parametrize(
+    "more",
+    [["algo=matd3"], ["algo=masac", *SLOTS, "algo.n_step=2"], ["algo=iql", *SLOTS]],
+    ids=lambda more: more[0].removeprefix("algo="),
+)
+@pytest.mark.parametrize("priority", [0.0, 0.6])
+def test_nor_do_replayed_steps(tmp_path, more, priority) -> None:
+    trainer, task = begun(tmp_path, *more, "algo.updates=4", f"algo.priority={priority}")
     one_iteration(trainer, task, {"rollout": no_waiting(), "update": no_waiting()})
 
 

@@ -43,7 +43,7 @@ def test_a_step_is_what_the_scenario_says(name):
     group, scenario = env.spec.groups[GROUP], env.simulator.scenario
     ends = name != "Veil"
     assert group.ends == ends and group.masks == (("action", "alive") if name != "Arrive" else ("alive",))
-    seen = torch.zeros(5, dtype=torch.int64)
+    seen, differs = torch.zeros(5, dtype=torch.int64), 0
     generator = torch.Generator().manual_seed(0)
     for _ in range(150):
         alive = env.masks()[GROUP]["alive"]
@@ -64,6 +64,10 @@ def test_a_step_is_what_the_scenario_says(name):
         if name == "Visit":
             mask = torch.stack([scenario.action_mask(a) for a in env.simulator.agents], 1)
             assert torch.equal(env.masks()[GROUP]["action"], mask)
+            upper = moved.next_observation[GROUP][..., 1:2] > 0  # also where the episode was over and a reset followed
+            final = torch.cat([torch.ones_like(upper), upper.expand(-1, -1, 8)], -1)
+            assert torch.equal(env.final_masks()[GROUP][alive], final[alive])
+            differs += int((final != mask)[alive & moved.done.unsqueeze(-1)].sum())
         if not ends:
             assert not moved.agent_terminated and not moved.agent_truncated
             continue
@@ -75,6 +79,7 @@ def test_a_step_is_what_the_scenario_says(name):
         assert torch.equal(where_it_ended, raw[terminated & go.unsqueeze(-1)])
         seen += torch.stack([terminated.any(), truncated.any(), moved.terminated.any(), moved.truncated.any(),
                              (terminated.any(-1) & go).any()]).long()
+    assert (differs > 0) == (name == "Visit")
     assert not ends or (seen > 0)[[0, 1, 3, 4]].all() and (name == "Visit" or seen[2] > 0)
 
 
@@ -104,6 +109,7 @@ def test_a_kernel_equals_the_simulator(name):
         action = eager.random_action(generator)
         same(leaves(fast.step(action)), leaves(moved := eager.step(action)))
         same(fast.masks()[GROUP], eager.masks()[GROUP])
+        same(fast.final_masks(), eager.final_masks())
         ended += int(moved.done.sum())
     assert ended > 20 and fast.figures()["kernel_checks"] > 1
 
