@@ -81,6 +81,7 @@ class ReplayLoss(ExploringLoss):
     ) -> None:
         super().__init__(actors, spec, critic_network, config, configs)
         self.updates = 0
+        self._targets: list[TargetNetwork] | None = None  # found once they are all there
 
     def count_from(self, updates: int) -> None:
         """Go on as after so many minibatches: the count decides when targets follow and delayed actors are trained."""
@@ -89,9 +90,10 @@ class ReplayLoss(ExploringLoss):
     def follow(self) -> None:
         """A minibatch was trained on: the targets follow."""
         self.updates += 1
-        for module in self.modules():
-            if isinstance(module, TargetNetwork):
-                module.follow(self.updates)
+        if self._targets is None:
+            self._targets = [module for module in self.modules() if isinstance(module, TargetNetwork)]
+        for target in self._targets:
+            target.follow(self.updates)
 
     def target(self, network: nn.Module) -> TargetNetwork:
         """A target network by the run's settings."""
