@@ -49,12 +49,12 @@ class Gather:
 
     def by(self, lib: ctypes.CDLL, indices: Sequence[Tensor], number: Tensor) -> list[Tensor]:
         """As a call, with this library."""
-        indices, count = [index.contiguous() for index in indices], len(number)
+        indices, number, count = [index.contiguous() for index in indices], number.contiguous(), len(number)
         outs = [torch.empty((count, *shape), dtype=dtype) for shape, dtype in self.kinds]
         at = [index.data_ptr() for index in indices]
         lib.gather(
             count, len(outs), self.places, self.pointers(*[at[i] for i in self.which]), self.other_places,
-            number.contiguous().data_ptr(), self.bytes, self.pointers(*[out.data_ptr() for out in outs]),
+            number.data_ptr(), self.bytes, self.pointers(*[out.data_ptr() for out in outs]),
         )  # fmt: skip
         return outs
 
