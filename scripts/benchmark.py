@@ -1,6 +1,6 @@
 """Measures speed against peers and hardware: python scripts/benchmark.py [--only CASE …] [--quick] [--write PAGE]
 
-One run measures every case in turn (12 minutes at most on two cores): our side and a peer's alternate, so that both
+One run measures every case in turn (16 minutes at most on two cores): our side and a peer's alternate, so that both
 see the same machine; medians and the spread of the pairs are reported, beside what was aimed for. The peers live in
 virtual environments of their own (`make peers`); cases whose peer is missing are left out and named.
 Write down the machine's load: figures from a busy machine are worth little.
@@ -24,14 +24,14 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 Case = Callable[[argparse.Namespace, float], Iterator[dict]]
 SECONDS = {  # of alternations, by case, in a whole run; starting the sides comes on top
     "hardware": 20, "simulation": 70, "jax_step": 15, "first_start": 60, "collection": 190, "torchrl": 30,
-    "end_to_end": 110, "jax_ippo": 20, "scaling": 60, "learn": 120, "coverage": 200,
+    "end_to_end": 110, "off_policy": 170, "jax_ippo": 20, "scaling": 60, "learn": 120, "coverage": 200,
 }  # fmt: skip
 WHEN_ASKED = ("coverage",)  # takes minutes with an empty kernel cache
 
 
 def cases() -> dict[str, Case]:
     """The measurements by name, in their order; imported here, after the environment is set."""
-    from bench import hardware, learning, scaling, simulation
+    from bench import hardware, learning, off_policy, scaling, simulation
 
     return {
         "hardware": hardware.hardware,
@@ -41,6 +41,7 @@ def cases() -> dict[str, Case]:
         "collection": learning.collection,
         "torchrl": learning.torchrl,
         "end_to_end": learning.end_to_end,
+        "off_policy": off_policy.off_policy,
         "jax_ippo": learning.jax_ippo,
         "scaling": scaling.scaling,
         "learn": learning.learn,
@@ -59,7 +60,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--skip", nargs="+", default=[], choices=list(SECONDS), metavar="CASE", help="leave these out")
     add("--quick", action="store_true", help="tiny sizes, two rounds: to see that all runs; the figures mean nothing")
     add("--rounds", type=int, help="alternations of each comparison (default 5)")
-    add("--minutes", type=float, default=12, help="aim to end by then: slow cases make fewer rounds (default 12)")
+    add("--minutes", type=float, default=16, help="aim to end by then: slow cases make fewer rounds (default 16)")
     add("--learn-seconds", type=float, default=60, help="of BenchMARL's run in `learn`; 0 leaves it out (default 60)")
     add("--peers", type=Path, default=Path(".peers"), help="folder of the peers' environments (default .peers)")
     add("--threads", type=int, help="cores that all sides may use (default: all)")
@@ -67,7 +68,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--json", type=Path, default=Path("outputs/benchmark.json"), help="where the figures go")
     add("--keep", action="store_true", help="keep the cases of an existing --json that are not measured now")
     add("--report", action="store_true", help="measure nothing: report on --json")
-    add("--write", type=Path, metavar="PAGE", help="put the report between the markers of a Markdown file")
+    add("--write", type=Path, metavar="PAGE", help="put the report between the markers of a Markdown file; "
+        "what stands there of cases that are not measured stays")
     add("--plot", type=Path, help="picture of `scaling` (default: scaling.png beside --write, or beside --json)")
     options = parser.parse_args(argv)
     options.rounds = options.rounds or (2 if options.quick else 5)
@@ -142,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
             write_json(options.json, results)
     text = report.markdown(results, {name: (case.__doc__ or "").split("\n")[0] for name, case in by_name.items()})
     if options.write:
-        report.write(options.write, text)
+        report.write(options.write, report.merged(report.written(options.write), text, list(SECONDS)))
     print(text)
     return int(any(case["failed"] for case in results["cases"].values()))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from agents.collection.replay_memory import DeviceMemory, MappedMemory
 from agents.collection.rollout_buffer import RolloutBuffer
+from agents.fused_ops.gather import Gather
 
 
 class ReplayBuffer:
@@ -44,6 +45,8 @@ class ReplayBuffer:
             name: torch.zeros(0, *following.shape[2:], dtype=following.dtype, device=self.memory.device)
             for name, following in self._next(rollout).items()
         }
+        self.masks = [name for name in self.observed if name not in self.final]
+        self._selections: dict[bool, tuple] = {}  # by whether rewards are summed
         self.clear()
         if isinstance(self.memory, DeviceMemory):
             self.allocate()
@@ -57,6 +60,7 @@ class ReplayBuffer:
         shapes = {name: ((size, *source.shape[1:]), source.dtype) for name, source in sources.items()}
         self.rows = self.memory.zeros({**shapes, "": ((size, self.n_envs), torch.int32)})
         self.final_index = self.rows.pop("").fill_(-1)
+        self._flat_finals = self.final_index.view(-1)
 
     def _sources(self, rollout: RolloutBuffer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What a policy sees, [T + 1, E, ...], and what belongs to a step, [T, E, ...]."""
@@ -246,53 +250,66 @@ class ReplayBuffer:
             step, env = step.to(self.memory.device), env.to(self.memory.device)
         E, slot = self.n_envs, step % self.capacity
         at = slot * E + env
-        batch: dict = {}
-        for name in self.observed:
-            _put(batch, name, self._at(name, at))
-        for name in self.sources:
-            if name.endswith("/action"):
-                _put(batch, name, self._at(name, at))
-        rewards = {name: self._at(name, at) for name in self.sources if name.endswith("/reward")}
+        rewards: dict[str, Tensor] = {}
         last, discount = at, torch.full(step.shape, gamma, device=step.device)
+        if n_step > 1:
+            rewards, last, discount = self._sums(step, env, at, n_step, discount)
+        after = last + E  # row C follows row C - 1, and holds what row 0 begins with
+        finals = self._flat_finals.index_select(0, last)
+        batch: dict = {}
+        names, select = self._selection(n_step > 1)
+        for (prefix, name), value in zip(names, select([at, last, after], finals), strict=True):
+            _put(batch, name, value, prefix)
+        for name, value in rewards.items():
+            _put(batch, name, value)
+        for name in self.masks:
+            _put(batch, name, self._mask_after(name, after, last), "next_")
+        batch["discount"] = discount
+        return batch if step.device == self.device else _moved(batch, self.device)
+
+    def _sums(
+        self, step: Tensor, env: Tensor, at: Tensor, n_step: int, discount: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Discounted sums of rewards, by name; the row of the last step summed; gamma ** the steps summed."""
+        gamma, last = discount, at
+        rewards = {name: self._at(name, at) for name in self.sources if name.endswith("/reward")}
         going = ~self._at("done", at)
         for k in range(1, n_step):
             going = going & (step + k < self.added)
-            following = ((step + k) % self.capacity) * E + env
+            following = ((step + k) % self.capacity) * self.n_envs + env
             for name, total in rewards.items():
                 gain = self._at(name, following)
                 rewards[name] = total + torch.where(going.unsqueeze(-1), discount.unsqueeze(-1) * gain, 0.0)
             last = torch.where(going, following, last)
             discount = torch.where(going, discount * gamma, discount)
             going = going & ~self._at("done", last)
-        for name, value in rewards.items():
-            _put(batch, name, value)
-        after = last + E  # row C follows row C - 1, and holds what row 0 begins with
-        finals = self.final_index.view(-1).index_select(0, last)
-        for name in self.observed:
-            _put(batch, name, self._after(name, after, last, finals), "next_")
-        for name in self.sources:
-            if name.endswith("terminated"):
-                _put(batch, name, self._at(name, last))
-        batch["discount"] = discount
-        return batch if step.device == self.device else _moved(batch, self.device)
+        return rewards, last, discount
+
+    def _selection(self, sums: bool) -> tuple[list[tuple[str, str]], Gather]:
+        """What is read of a step as it is: (prefix in the minibatch, name) each, and what selects it."""
+        kept = tuple(self.final.values())
+        have = self._selections.get(sums)
+        if have is None or any(a is not b for a, b in zip(have[0], kept, strict=True)):  # these have grown
+            own = [n for n in self.sources if n.endswith("/action") or n.endswith("/reward") and not sums]
+            ends = [n for n in self.sources if n.endswith("terminated")]
+            names = [("", n) for n in (*self.observed, *own, *ends)] + [("next_", n) for n in self.final]
+            which = [0] * (len(self.observed) + len(own)) + [1] * len(ends) + [2] * len(self.final)
+            others = [self.final[n] if prefix else None for prefix, n in names]
+            have = kept, names, Gather([self.rows[n].flatten(0, 1) for _, n in names], which, others)
+            self._selections[sums] = have
+        return have[1:]
 
     def _at(self, name: str, at: Tensor) -> Tensor:
         return self.rows[name].flatten(0, 1).index_select(0, at)
 
-    def _after(self, name: str, after: Tensor, last: Tensor, finals: Tensor) -> Tensor:
-        """What followed the rows `last`, in the rows `after`, or kept apart where an episode was cut off."""
+    def _mask_after(self, name: str, after: Tensor, last: Tensor) -> Tensor:
+        """A mask, known of what the policy sees only: who was cut off lives there, and may do anything."""
         value = self._at(name, after)
-        kept = self.final.get(name)
-        if kept is None:  # a mask, known of what the policy sees only: who was cut off lives, and may do anything there
-            group, _, kind = name.rpartition("/")
-            own = f"{group}/truncated"
-            cut = self._at(own if own in self.sources else "truncated", last)
-            cut = cut.view(*cut.shape, *[1] * (value.dim() - cut.dim()))
-            return torch.where(cut, self._at(name, last) if kind == "alive" else True, value)
-        cut = (finals >= 0).view(-1, *[1] * (value.dim() - 1))
-        if not len(kept):
-            return value
-        return torch.where(cut, kept.index_select(0, finals.clamp(min=0)), value)
+        group, _, kind = name.rpartition("/")
+        own = f"{group}/truncated"
+        cut = self._at(own if own in self.sources else "truncated", last)
+        cut = cut.view(*cut.shape, *[1] * (value.dim() - cut.dim()))
+        return torch.where(cut, self._at(name, last) if kind == "alive" else True, value)
 
 
 def _moved(batch: dict, device: torch.device) -> dict:

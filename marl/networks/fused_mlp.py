@@ -76,6 +76,9 @@ def _check(lib: ctypes.CDLL) -> None:
     for name, (_, function) in ACTIVATIONS.items():
         out, saved = _forward(x, name, parameters, True, lib)
         ours = [out, *_backward(x, saved, name, parameters[::2], gradient, [True] * 7, lib)]
+        alone, *none = _backward(x, saved, name, parameters[::2], gradient, [True] + [False] * 6, lib)
+        if not torch.equal(alone, ours[1]) or any(g is not None for g in none):
+            raise RuntimeError("the input's gradient depends on whether those of the weights are asked for")
         leaves = [t.clone().requires_grad_() for t in (x, *parameters)]
         with torch.enable_grad():
             y = leaves[0]

@@ -1,5 +1,7 @@
 """What was measured, as Markdown: targets met and missed, then the figures of each case."""
 
+import re
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,7 @@ class Target:
 
 
 OTHERS = ("navigation", "simple_spread", "transport", "sampling", "football")
+REPLAYED = ("maddpg", "masac", "qmix")
 TARGETS = [
     *(Target("raw VMAS, simulation alone", f"simulation/balance/{n}", least, aim)
       for n, least, aim in ((60, 50, 200), (600, 30, 80), (6000, 15, 30))),
@@ -44,6 +47,12 @@ TARGETS = [
     *(Target("BenchMARL, collection", f"collection/{name}/600", 3, 8) for name in OTHERS),
     Target("BenchMARL, end to end", "end_to_end/45", 1.6, 2.2),
     Target("BenchMARL, end to end", "end_to_end/5", 3, 5),
+    *(Target("BenchMARL, gradient steps from a replay buffer", f"off_policy/{name}/all_cores/step", 3, 5)
+      for name in REPLAYED),
+    *(Target("BenchMARL, whole iterations with a replay buffer", f"off_policy/{name}/all_cores/iteration", 3, 5)
+      for name in REPLAYED),
+    *(Target("BenchMARL, gradient steps on one thread", f"off_policy/{name}/one_thread/step", 2, 3)
+      for name in REPLAYED),
     Target("BenchMARL fine-tuned, wall-clock", "learn/benchmarl", 20, 50),
     Target("JaxMARL's IPPO, end to end", "jax_ippo", 1.2, 2),
     Target("policy's products + activations at peak", "floor/rollout/600", 2.0, 1.3, most=True),
@@ -155,6 +164,42 @@ def markdown(results: dict, about_cases: dict[str, str]) -> str:
         parts += [f"Not complete: {case['error']}."] if case.get("error") else []
         parts.append(f"Took {case['seconds']:.0f} s, load before {case['load']}{date}.")
     return "\n\n".join(part for part in parts if part)
+
+
+def written(path: Path) -> str:
+    """The report between the markers of a Markdown file; empty where there are none."""
+    page = path.read_text()
+    return page.split(BEGIN)[1].split(END)[0].strip() if BEGIN in page and END in page else ""
+
+
+def merged(old: str, new: str, order: list[str]) -> str:
+    """`new`, with what `old` says of the cases that `new` does not hold, each with the date of its figures.
+
+    order: of the cases' names. Of targets that were not measured now the old line stays.
+    """
+    head, *parts = new.split("\n\n### ")
+    old_head, *old_parts = old.split("\n\n### ")
+    sections, kept = ({part.split("\n")[0]: part for part in some} for some in (parts, old_parts))
+    measured = re.search(r"Measured (.+?) on ", old_head)
+    for name in kept.keys() - sections.keys() - {"Targets"}:
+        dated = " at commit " in kept[name] or not measured
+        sections[name] = kept[name] if dated else f"{kept[name].rstrip('.')}, {measured[1]}."
+    if {"Targets"} <= sections.keys() & kept.keys():
+        sections["Targets"] = _merged_targets(kept["Targets"], sections["Targets"])
+    names = [name for name in ("Targets", *order) if name in sections]
+    return "\n\n### ".join([head, *[sections[name] for name in names]])
+
+
+def _merged_targets(old: str, new: str) -> str:
+    """The lines of `new`, but `old`'s where a target was not measured now: the n-th against the same."""
+    before, counts, lines = defaultdict(list), defaultdict(int), []
+    for line in old.splitlines():
+        before[line.split("|")[1] if line.startswith("|") else line].append(line)
+    for line in new.splitlines():
+        against = line.split("|")[1] if line.startswith("|") else line
+        at, counts[against] = counts[against], counts[against] + 1
+        lines.append(before[against][at] if "| not measured |" in line and at < len(before[against]) else line)
+    return "\n".join(lines)
 
 
 def write(path: Path, text: str) -> None:

@@ -124,9 +124,9 @@ def ours(*arguments: object, **settings) -> Side:
     return Side(sys.executable, "ours_side.py", *arguments, **settings)
 
 
-def benchmarl(peers: Path, *arguments: object) -> Side:
+def benchmarl(peers: Path, *arguments: object, environment: dict[str, str] | None = None) -> Side:
     """BenchMARL's side."""
-    quiet = {"RL_LOGGING_LEVEL": "ERROR", "PYTHONPATH": "", "PYTHONWARNINGS": "ignore"}
+    quiet = {"RL_LOGGING_LEVEL": "ERROR", "PYTHONPATH": "", "PYTHONWARNINGS": "ignore", **(environment or {})}
     return Side(interpreter(peers, "benchmarl"), "benchmarl_side.py", *arguments, environment=quiet)
 
 

@@ -1,5 +1,7 @@
 """BenchMARL's side of scripts/benchmark.py, in its own virtual environment; algorithm and networks are its defaults.
 
+Algorithms with a replay buffer make --updates gradient steps of --minibatch frames after every batch.
+
 collect  each command: one batch from its collector; seconds
 train    each command {"times": n}: n iterations of its loop; seconds of all
 learn    no commands: a line per iteration, until the mean return of a batch's episodes reaches --until
@@ -10,7 +12,7 @@ import tempfile
 import time
 
 import torch
-from benchmarl.algorithms import IppoConfig, MappoConfig
+from benchmarl.algorithms import algorithm_config_registry
 from benchmarl.environments import VmasTask
 from benchmarl.experiment import Callback, Experiment, ExperimentConfig
 from benchmarl.models.mlp import MlpConfig
@@ -104,11 +106,13 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["collect", "train", "learn"])
     parser.add_argument("--task", default="balance", help="VMAS task, as BenchMARL spells it in lower case")
-    parser.add_argument("--algorithm", default="mappo", choices=["mappo", "ippo"])
+    parser.add_argument("--algorithm", default="mappo", choices=["mappo", "ippo", "maddpg", "masac", "qmix"])
     parser.add_argument("--envs", type=int, default=60)
     parser.add_argument("--steps", type=int, default=100, help="per environment and batch")
     parser.add_argument("--epochs", type=int, default=45)
     parser.add_argument("--minibatch", type=int, default=400)
+    parser.add_argument("--updates", type=int, default=1000)
+    parser.add_argument("--discrete", action="store_true", help="discrete actions")
     parser.add_argument("--lr", type=float, default=5e-5)
     parser.add_argument("--gamma", type=float, default=0.9)
     parser.add_argument("--until", type=float, default=float("inf"))
@@ -128,10 +132,16 @@ def make(args: argparse.Namespace, folder: str, callbacks: list[Callback]) -> Ex
     config.on_policy_n_envs_per_worker = args.envs
     config.on_policy_n_minibatch_iters = args.epochs
     config.on_policy_minibatch_size = args.minibatch
+    config.off_policy_collected_frames_per_batch = args.envs * args.steps
+    config.off_policy_n_envs_per_worker = args.envs
+    config.off_policy_n_optimizer_steps = args.updates
+    config.off_policy_train_batch_size = args.minibatch
+    config.off_policy_init_random_frames = 0
+    config.prefer_continuous_actions = not args.discrete
     config.sampling_device = config.train_device = config.buffer_device = args.device
     return Experiment(
         task=getattr(VmasTask, args.task.upper()).get_from_yaml(),
-        algorithm_config={"mappo": MappoConfig, "ippo": IppoConfig}[args.algorithm].get_from_yaml(),
+        algorithm_config=algorithm_config_registry[args.algorithm].get_from_yaml(),
         model_config=MlpConfig.get_from_yaml(),
         critic_model_config=MlpConfig.get_from_yaml(),
         seed=args.seed,

@@ -85,6 +85,7 @@ class ReplayLoss(ExploringLoss):
     """
 
     updates = 0
+    _targets: list[TargetNetwork] | None = None  # found once they are all there
 
     def count_from(self, updates: int) -> None:
         """Go on as after so many minibatches: the count decides when targets follow and delayed actors are trained."""
@@ -93,9 +94,10 @@ class ReplayLoss(ExploringLoss):
     def follow(self) -> None:
         """A minibatch was trained on: the targets follow."""
         self.updates += 1
-        for module in self.modules():
-            if isinstance(module, TargetNetwork):
-                module.follow(self.updates)
+        if self._targets is None:
+            self._targets = [module for module in self.modules() if isinstance(module, TargetNetwork)]
+        for target in self._targets:
+            target.follow(self.updates)
 
     @staticmethod
     def unit(action: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 //
 // Layers are called 0 … depth-1; layer l maps size[l] numbers to size[l+1]; the activation follows all but the last.
 // Threads take blocks as they come (work_sharing.h); gradients of weights are summed up block after block, whichever
-// made
-// them: bitwise the same whatever the number of threads. Stands after work_sharing.h and fused_mlp_tiles.h, in one
-// source.
+// made them: bitwise the same whatever the number of threads. Every thread packs the weights for itself, which takes
+// less time than to read what another's cache holds. Stands after work_sharing.h and fused_mlp_tiles.h, in one source.
+#include <vector>
 
 // Numbers of gradients that blocks may keep side by side: they should stay in the cache.
 const int64_t TOGETHER = 1 << 20;
@@ -78,7 +78,7 @@ static void block_forward(const Net& net, int64_t b, const float* x, const float
 }
 
 // One block backward: its gradients of weights and biases are added to `sums`, or stand there alone (fresh), padding
-// left as it is; `end` is where the packed weights end.
+// left as it is; null = they are not asked for. `end` is where the packed weights end.
 static void block_backward(const Net& net, int64_t b, const float* x, const float* kept, const float* gradient,
                            const float* end, float* sums, bool fresh, float* dx, float* buffers) {
     const int64_t depth = net.depth, n = net.in_block(b), full = rounded(n);
@@ -88,23 +88,25 @@ static void block_backward(const Net& net, int64_t b, const float* x, const floa
     into_panels(x + b * R * size[0], size[0], n, size[0], buffer[2]);
     const float* y = kept + (b + 1) * net.hidden();
     const float* packed = end;
-    float* layer = sums + net.sums();
+    float* layer = sums ? sums + net.sums() : nullptr;
     for (int64_t l = depth - 1; l >= 0; l--) {
         const int64_t outs = size[l + 1], ins = size[l], stride = padded(ins);
         const float* g = buffer[(l + 1) % 2];
         y = l ? y - padded(ins) * R : buffer[2];
-        layer -= padded(outs) * (stride + 1);
-        for (int64_t p = 0; p < panels(ins); p++)
-            TILED(ins - p * P, for (int64_t o = 0; o < outs; o += M) weight_tile<V>(
-                g + o / P * R * P + o % P, y + p * R * P, full, layer + o * stride + p * P, stride, fresh))
-        float* sum_bias = layer + padded(outs) * stride;
-        for (int64_t p = 0; p < panels(outs); p++)
-            for (int v = 0; v < N; v++) {
-                float* sum = sum_bias + p * P + v * W;
-                vf total = (vf){};
-                for (int64_t r = 0; r < full; r++) total += load(g + (p * R + r) * P + v * W);
-                store(sum, fresh ? total : load(sum) + total);
-            }
+        if (sums) {
+            layer -= padded(outs) * (stride + 1);
+            for (int64_t p = 0; p < panels(ins); p++)
+                TILED(ins - p * P, for (int64_t o = 0; o < outs; o += M) weight_tile<V>(
+                    g + o / P * R * P + o % P, y + p * R * P, full, layer + o * stride + p * P, stride, fresh))
+            float* sum_bias = layer + padded(outs) * stride;
+            for (int64_t p = 0; p < panels(outs); p++)
+                for (int v = 0; v < N; v++) {
+                    float* sum = sum_bias + p * P + v * W;
+                    vf total = (vf){};
+                    for (int64_t r = 0; r < full; r++) total += load(g + (p * R + r) * P + v * W);
+                    store(sum, fresh ? total : load(sum) + total);
+                }
+        }
         if (l == 0 && !dx) break;
         packed -= padded(ins) * outs;
         float* result = buffer[l % 2];
@@ -137,21 +139,45 @@ static void hand_out(const Net& net, const float* from, float* const* dweight, f
     }
 }
 
-// Pack the weights of the layers from `first` on, panel by panel.
-template <typename Pack>
-static void pack(helpers::Shift& shift, const Net& net, int64_t first, float* to, bool outputs, const Pack& one) {
-    int64_t count = 0;
-    for (int64_t l = first; l < net.depth; l++) count += panels(net.size[outputs ? l + 1 : l]);
-    shift.share(count, [&](int64_t unit, int64_t) {
-        float* at = to;
+// The weights as the passes read them, packed by each member when it begins with its first block.
+class Packed {
+    const Net& net;
+    float* const room;  // packed() numbers for each member
+    const bool outputs;
+    const int64_t first;
+    std::vector<char> ready;
+
+public:
+    // outputs: for a forward pass, all layers, with the biases; else for a backward pass, the layers from `first` on.
+    Packed(const Net& net, float* room, bool outputs, int64_t first = 0)
+        : net(net), room(room), outputs(outputs), first(first), ready(net.members) {}
+
+    const float* begin(int64_t member) {
+        float* const own = room + member * net.packed();
+        if (!ready[member]) fill(own);
+        ready[member] = 1;
+        return own;
+    }
+    const float* end(int64_t member) {
+        const float* at = begin(member);
+        for (int64_t l = first; l < net.depth; l++) at += padded(net.size[l]) * net.size[l + 1];
+        return at;
+    }
+
+private:
+    void fill(float* at) const {
         for (int64_t l = first; l < net.depth; l++) {
-            const int64_t outs = net.size[l + 1], ins = net.size[l], have = panels(outputs ? outs : ins);
-            if (unit < have) return one(l, unit, at);
-            unit -= have;
-            at += outputs ? padded(outs) * (ins + 1) : padded(ins) * outs;
+            const int64_t outs = net.size[l + 1], ins = net.size[l];
+            for (int64_t p = 0; p < panels(outputs ? outs : ins); p++)
+                outputs ? pack_outputs(net.weight[l], outs, ins, p, at) : pack_inputs(net.weight[l], outs, ins, p, at);
+            at += outputs ? padded(outs) * ins : padded(ins) * outs;
+            if (!outputs) continue;
+            memcpy(at, net.bias[l], outs * 4);
+            memset(at + outs, 0, (padded(outs) - outs) * 4);
+            at += padded(outs);
         }
-    });
-}
+    }
+};
 
 extern "C" {
 int64_t width() { return W; }
@@ -162,7 +188,7 @@ int64_t backoffs() { return helpers::ours()->backoffs.load(); }
 // Numbers of scratch memory, and of what the forward pass keeps for the backward pass.
 int64_t scratch_size(int64_t depth, int64_t rows, int64_t members, const int64_t* size) {
     Net net{depth, rows, members, 0, size, nullptr, nullptr};
-    return net.packed() + (1 + (members > 1 ? net.round() : 0)) * net.sums() + members * 3 * net.widest() + 64;
+    return members * (net.packed() + 3 * net.widest()) + (1 + (members > 1 ? net.round() : 0)) * net.sums() + 64;
 }
 int64_t kept_size(int64_t depth, int64_t rows, const int64_t* size) {
     Net net{depth, rows, 1, 0, size, nullptr, nullptr};
@@ -173,18 +199,11 @@ int64_t kept_size(int64_t depth, int64_t rows, const int64_t* size) {
 void forward(int64_t depth, int64_t rows, int64_t members, int64_t kind, const int64_t* size, const float* x,
              const float* const* weight, const float* const* bias, float* kept, float* out, float* scratch) {
     const Net net{depth, rows, members, (int)kind, size, weight, bias};
-    float* const buffers = scratch + net.packed();
+    float* const buffers = scratch + members * net.packed();
+    Packed packed(net, scratch, true);
     helpers::Shift shift(members);
-    pack(shift, net, 0, scratch, true, [&](int64_t l, int64_t p, float* at) {
-        const int64_t outs = size[l + 1], ins = size[l];
-        pack_outputs(weight[l], outs, ins, p, at);
-        if (p) return;
-        float* biases = at + padded(outs) * ins;
-        memcpy(biases, bias[l], outs * 4);
-        memset(biases + outs, 0, (padded(outs) - outs) * 4);
-    });
     shift.share(net.blocks(), [&](int64_t b, int64_t member) {
-        block_forward(net, b, x, scratch, kept, out, net.own(buffers, member));
+        block_forward(net, b, x, packed.begin(member), kept, out, net.own(buffers, member));
     });
 }
 
@@ -193,26 +212,26 @@ void backward(int64_t depth, int64_t rows, int64_t members, int64_t kind, const 
               const float* const* weight, const float* kept, const float* gradient, float* const* dweight,
               float* const* dbias, float* dx, float* scratch) {
     const Net net{depth, rows, members, (int)kind, size, weight, nullptr};
-    float* const sums = scratch + net.packed();
-    float* const buffers = sums + net.sums();
-    float* const slots = buffers + members * 3 * net.widest();
-    const int64_t first = dx ? 0 : 1, slot = net.sums(), round = net.round();
-    const float* end = scratch;
-    for (int64_t l = first; l < depth; l++) end += padded(size[l]) * size[l + 1];
+    float* const buffers = scratch + members * net.packed();
+    Packed packed(net, scratch, false, dx ? 0 : 1);
     helpers::Shift shift(members);
-    pack(shift, net, first, scratch, false, [&](int64_t l, int64_t p, float* at) {
-        pack_inputs(weight[l], size[l + 1], size[l], p, at);
-    });
+    bool asked = false;
+    for (int64_t l = 0; l < depth; l++) asked = asked || dweight[l] || dbias[l];
+    const auto block = [&](int64_t b, int64_t member, float* sums, bool fresh) {
+        block_backward(net, b, x, kept, gradient, packed.end(member), sums, fresh, dx, net.own(buffers, member));
+    };
+    if (!asked) return shift.share(net.blocks(), [&](int64_t b, int64_t member) { block(b, member, nullptr, true); });
+    float* const sums = buffers + members * 3 * net.widest();
+    float* const slots = sums + net.sums();
+    const int64_t slot = net.sums(), round = net.round();
     memset(sums, 0, slot * 4);
     for (int64_t b = 0; b < net.blocks();) {
         if (!shift.helped() || b + 1 == net.blocks()) {  // alone: straight into the sums
-            block_backward(net, b++, x, kept, gradient, end, sums, false, dx, net.own(buffers, 0));
+            block(b++, 0, sums, false);
             continue;
         }
         const int64_t used = net.blocks() - b < round ? net.blocks() - b : round;
-        shift.share(used, [&](int64_t i, int64_t member) {
-            block_backward(net, b + i, x, kept, gradient, end, slots + i * slot, true, dx, net.own(buffers, member));
-        });
+        shift.share(used, [&](int64_t i, int64_t member) { block(b + i, member, slots + i * slot, true); });
         const int64_t parts = 2 * members, part = (slot / W + parts - 1) / parts * W;
         shift.share(parts, [&](int64_t i, int64_t) {
             const int64_t from = i * part < slot ? i * part : slot;

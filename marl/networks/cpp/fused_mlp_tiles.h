@@ -118,13 +118,44 @@ static void from_panels(const float* from, int64_t rows, int64_t columns, float*
     }
 }
 
+// to[i][j] = from[j][i] of W x W numbers in rows `stride` and P apart.
+INLINE void transpose(const float* from, int64_t stride, float* to) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+    __m512 a[16], b[16];
+    UNROLL for (int j = 0; j < 16; j++) a[j] = load(from + j * stride);
+    UNROLL for (int j = 0; j < 16; j += 2) {
+        b[j] = _mm512_unpacklo_ps(a[j], a[j + 1]);
+        b[j + 1] = _mm512_unpackhi_ps(a[j], a[j + 1]);
+    }
+    UNROLL for (int j = 0; j < 16; j += 4) UNROLL for (int h = 0; h < 2; h++) {
+        const __m512d low = _mm512_castps_pd(b[j + h]), high = _mm512_castps_pd(b[j + 2 + h]);
+        a[j + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+        a[j + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+    }
+    UNROLL for (int i = 0; i < 4; i++) {  // a[4 g + i] holds columns i, 4 + i, 8 + i, 12 + i of rows 4 g … 4 g + 3
+        const __m512 p = _mm512_shuffle_f32x4(a[i], a[4 + i], 0x88), q = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0x88);
+        const __m512 r = _mm512_shuffle_f32x4(a[i], a[4 + i], 0xdd), s = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0xdd);
+        store(to + i * P, _mm512_shuffle_f32x4(p, q, 0x88));
+        store(to + (8 + i) * P, _mm512_shuffle_f32x4(p, q, 0xdd));
+        store(to + (4 + i) * P, _mm512_shuffle_f32x4(r, s, 0x88));
+        store(to + (12 + i) * P, _mm512_shuffle_f32x4(r, s, 0xdd));
+    }
+#else
+    for (int i = 0; i < W; i++)
+        for (int j = 0; j < W; j++) to[i * P + j] = from[j * stride + i];
+#endif
+}
+
 // Panel p of a weight [outs, ins] transposed: [ins][P] of its outputs.
 static void pack_outputs(const float* weight, int64_t outs, int64_t ins, int64_t p, float* to) {
     const int64_t o = p * P, n = outs - o < P ? outs - o : P;
     to += p * ins * P;
-    for (int64_t k = 0; k < ins; k++, to += P) {
-        for (int64_t j = 0; j < n; j++) to[j] = weight[(o + j) * ins + k];
-        for (int64_t j = n; j < P; j++) to[j] = 0;
+    int64_t k = 0;
+    for (; n == P && k + W <= ins; k += W)
+        for (int64_t j = 0; j < P; j += W) transpose(weight + (o + j) * ins + k, ins, to + k * P + j);
+    for (; k < ins; k++) {
+        for (int64_t j = 0; j < n; j++) to[k * P + j] = weight[(o + j) * ins + k];
+        for (int64_t j = n; j < P; j++) to[k * P + j] = 0;
     }
 }
 
