@@ -51,8 +51,9 @@ KINDS = {
         "different_sizes": ["env=vmas/mpe/simple_speaker_listener"],
         "dictionary": ["env=vmas/balance", "env.scenario=tests.fixtures.scouts.Watchers"],
         "talking": ["env=vmas/mpe/simple_reference"],
-        "one_agent": ["env=vmas/balance", "env.scenario_kwargs.n_agents=1"],
+        "one_agent": ["env=vmas/mpe/simple"],
         "ends": ["env=vmas/balance", "env.scenario=tests.envs.vmas.ends_cases.Arrive"],  # each agent on its own
+        "masked": ["env=vmas/balance", "env.scenario=tests.envs.vmas.ends_cases.Veil"],  # choices, and who is there
     },
     "tools": {
         "plain": [],
@@ -90,6 +91,21 @@ VALUES = {  # algorithms that learn values of actions
         for name, how in KINDS["network"].items()
     },
     "scenario": KINDS["scenario"],
+}
+FOREIGN = {  # the same in environments that are no VMAS scenarios
+    "algorithm": VALUES["algorithm"],
+    "critic": {name: VALUES["critic"][name] for name in ("its_own", "local", "concat", "state_missing")},
+    "network": {name: [f"network={name}"] for name in ("mlp", "multi", "attention")},
+    "environment": {
+        "gymnasium_choices": ["env=gymnasium"],
+        "gymnasium_numbers": ["env=gymnasium", "env.id=Pendulum-v1"],
+        "gymnasium_vector": ["env=gymnasium_vector"],
+        "pettingzoo_masked": ["env=pettingzoo", "env.env=tests.envs.host_cases.Doors"],  # two groups, agents die
+        "pettingzoo_ends": ["env=pettingzoo", "env.env=tests.envs.host_cases.Parting"],
+        "pettingzoo_numbers": ["env=pettingzoo", "env.kwargs={continuous_actions: true}"],
+        "memory": ["env=memory", "env.max_delay=2", "env.min_delay=1"],
+        "pictures": ["env=picture_search"],
+    },
 }
 GAMES = {  # agents that act in turn
     "algorithm": KINDS["algorithm"] | {"pqn": ["algo=pqn"]},
@@ -163,7 +179,7 @@ def run_or_refuse(kinds: dict, names: tuple[str, ...], sizes: list[str], tmp_pat
     policy = Policy.load(tmp_path)
     observation, state = task.eval_env.reset(0)
     policy.values(observation, state, policy.critic_memory(2))
-    actions, _ = policy.act(observation, memory=policy.memory(2))
+    actions, _ = policy.act(observation, masks=task.eval_env.masks(), memory=policy.memory(2))
     task.eval_env.step(actions)
 
 
@@ -175,6 +191,11 @@ def test_it_runs_or_is_refused_in_a_sentence(names: tuple[str, ...], tmp_path: P
 @pytest.mark.parametrize("names", CHOOSE(everything(VALUES)), ids="-".join)
 def test_so_do_algorithms_that_learn_values(names: tuple[str, ...], tmp_path: Path) -> None:
     run_or_refuse(VALUES, names, [size for size in SIZES if size != "algo.epochs=2"], tmp_path)
+
+
+@pytest.mark.parametrize("names", CHOOSE(everything(FOREIGN)), ids="-".join)
+def test_so_do_they_in_other_environments(names: tuple[str, ...], tmp_path: Path) -> None:
+    run_or_refuse(FOREIGN, names, [size for size in SIZES if size not in ("algo.epochs=2", "env.fast=off")], tmp_path)
 
 
 @pytest.mark.parametrize("names", CHOOSE(everything(GAMES)), ids="-".join)

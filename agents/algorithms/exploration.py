@@ -28,7 +28,9 @@ class ExploringAlgorithm(Algorithm):
         error: of values: l2 = squared | huber = squared up to 1, linear beyond.
     """
 
-    common: ClassVar[tuple[str, ...]] = ("explore", "explore_final", "explore_until", "explore_schedule")
+    common: ClassVar[tuple[str, ...]] = (
+        *("explore", "explore_final", "explore_until", "explore_schedule", "error"),
+    )
 
     explore: Annotated[float, Field(ge=0)] = 0.0
     explore_final: Annotated[float, Field(ge=0)] = 0.0

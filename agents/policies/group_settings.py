@@ -74,6 +74,11 @@ def read(nodes: Mapping[str, Any] | None, spec: EnvSpec) -> dict[str, GroupSetti
             raise UserError(f"groups.{name}: no such group{hint} (there are {_list(spec.groups)})")
         if not isinstance(values, Mapping):
             raise UserError(f"groups.{name}={values}: must be settings, such as groups.{name}.policy=random")
+        if isinstance(values.get("algo"), str):
+            raise UserError(
+                f"groups.{name}.algo={values['algo']}: all groups learn by one algorithm, algo=NAME; "
+                f"groups.{name}.algo.KEY=VALUE changes its settings, such as critic=local (IPPO, IDDPG) or mixer=none"
+            )
         check_arguments(GroupSettings, values, f"groups.{name}")
     settings = {name: GroupSettings(**nodes.get(name, {})) for name in spec.groups}
     learning = [name for name, one in settings.items() if one.learns]

@@ -184,7 +184,7 @@ class Policy(nn.Module):
                     f"observation of {name}: shape {tuple(features.shape)}; it must end with the agents and "
                     f"features {(group.n_agents, group.observation_size)}"
                 )
-            kinds = {} if masks is None else masks[name]
+            kinds = (masks or {}).get(name, {})
             mask = kinds.get("action")
             if actor.memory_shape is None:
                 params = actor(features, mask)

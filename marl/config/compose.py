@@ -12,6 +12,7 @@ from marl.checkpoints import checkpoint_file
 from marl.config.conf_tree import CONF
 from marl.config.hydra_errors import translate_hydra_errors
 from marl.config.overrides import before, chosen, drop_keywords, named, tidy, value_of
+from marl.config.preset_settings import drop_settings
 from marl.config.saved_config import read_config
 from marl.core import device, run_directory
 from marl.core.errors import UserError
@@ -42,7 +43,14 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def settle(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Where `overrides` name another scenario, drop the keywords of the one before; to be called inside of Hydra."""
+    """Drop what means nothing to what `overrides` choose; to be called inside of Hydra.
+
+    Where they name another scenario: the keywords of the one before. Where they choose another algorithm than a preset:
+    the preset's settings that this one has not.
+    """
+    preset = value_of(overrides, "experiment")
+    if preset is not None and value_of(overrides, "algo") is not None:
+        drop_settings(cfg, hydra.compose("config", [f"experiment={preset}"]), overrides)
     if named(overrides):
         drop_keywords(cfg, hydra.compose("config", before(overrides)), overrides)
 

@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from marl.checkpoints import checkpoint_file
 from marl.config import compose, overrides
 from marl.config.options import split
+from marl.config.preset_settings import LeftOut
 from marl.core import run_directory
 from marl.core.errors import UserError
 from marl.launch import build
@@ -34,6 +35,15 @@ NAMES = [
     " space ",
     "~tilde",
 ]
+
+
+def test_a_preset_with_another_algorithm_leaves_out_what_that_one_has_not() -> None:
+    with pytest.warns(LeftOut, match="algo.entropy_coef, which PPO has and PQN has not: left out"):
+        config = compose.check(compose.compose(["experiment=tictactoe", "algo=pqn"]))
+    assert config["algo"]["gamma"] == 1.0 and "entropy_coef" not in config["algo"]  # what both have is the preset's
+    for given in ("algo.entropy_coef=0.1", "+algo.clipp=1"):  # what one sets oneself must fit
+        with pytest.raises(UserError, match="unknown key 'algo.(entropy_coef|clipp)'"):
+            compose.check(compose.compose(["experiment=tictactoe", "algo=pqn", given]))
 
 
 @pytest.mark.parametrize("name", NAMES)
