@@ -36,6 +36,7 @@ class DDPG(Replayed):
     policy_every: Annotated[int, Field(ge=1)] = 1
     smoothing: Annotated[float, Field(ge=0)] = 0.0
     smoothing_limit: Annotated[float, Field(gt=0)] = 0.5
+    output_penalty: Annotated[float, Field(ge=0)] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,9 +116,11 @@ class DDPGLoss(ReplayLoss):
         critic_loss = mean_over(self.error(q, target.expand_as(q)), alive) * len(q)
         out = {"loss": critic_loss, "critic_loss": critic_loss, "q": mean_over(q.detach(), alive)}
         if self.improves_actors:
-            action = actor(rows["observation"]).float().tanh()
+            output = actor(rows["observation"]).float()
             with without_gradient(critic):
-                value = critic(rows["observation"], action, state)[0]
+                value = critic(rows["observation"], output.tanh(), state)[0]
             out["actor_loss"] = -mean_over(value, alive)
+            if own.output_penalty:
+                out["actor_loss"] = out["actor_loss"] + own.output_penalty * mean_over(output.square().mean(-1), alive)
             out["loss"] = critic_loss + out["actor_loss"]
         return out
