@@ -45,6 +45,7 @@ class DDPG(Replayed):
     policy_every: Annotated[int, Field(ge=1)] = 1
     smoothing: Annotated[float, Field(ge=0)] = 0.0
     smoothing_limit: Annotated[float, Field(gt=0)] = 0.5
+    output_penalty: Annotated[float, Field(ge=0)] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,9 +125,11 @@ class DDPGLoss(ReplayLoss):
         out = {"loss": critic_loss, "critic_loss": critic_loss, "q": mean_over(q.detach(), alive)}
         out |= td_error(q, target, alive, batch)
         if self.improves_actors:
-            action = Unrolled(actor, rows, b).now(None).float().tanh()
+            output = Unrolled(actor, rows, b).now(None).float()
             with without_gradient(critic):
-                value = values.of(action)[0]
+                value = values.of(output.tanh())[0]
             out["actor_loss"] = -mean_over(value, alive)
+            if own.output_penalty:
+                out["actor_loss"] = out["actor_loss"] + own.output_penalty * mean_over(output.square().mean(-1), alive)
             out["loss"] = critic_loss + out["actor_loss"]
         return out
