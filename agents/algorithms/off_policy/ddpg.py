@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from agents.algorithms.exploration import mean_over
-from agents.algorithms.off_policy.replayed import Replayed, ReplayLoss, bootstrapped, ended, without_gradient
+from agents.algorithms.off_policy.replayed import Replayed, ReplayLoss, ended, without_gradient
 from agents.models.action_values.q_critic import QCritic
 from agents.models.actor import Actor
 from agents.models.heads import Policy
@@ -107,13 +107,11 @@ class DDPGLoss(ReplayLoss):
                 limit = own.smoothing_limit
                 noise = (own.smoothing * torch.randn_like(action)).clamp(-limit, limit)
                 action = (action + noise).clamp(-1.0, 1.0)
-            following = self.target_critics[name](rows["next_observation"], action, next_state).amin(0)
-            target = bootstrapped(
-                own.reward_scale * rows["reward"], following, ended(batch, name), batch["discount"]
-            )
+            following = self.target_critics[name](rows["next_observation"], action, next_state)
         q = critic(rows["observation"], rows["action"], state)
-        critic_loss = mean_over(self.error(q, target.expand_as(q)), alive) * len(q)
-        out = {"loss": critic_loss, "critic_loss": critic_loss, "q": mean_over(q.detach(), alive)}
+        of_step = rows["reward"], ended(batch, name), batch["discount"], alive
+        critic_loss, mean_q = self.errors(q, following, *of_step, own.reward_scale)
+        out = {"loss": critic_loss, "critic_loss": critic_loss, "q": mean_q}
         if self.improves_actors:
             action = actor(rows["observation"]).float().tanh()
             with without_gradient(critic):

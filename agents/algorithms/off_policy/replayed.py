@@ -14,7 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from agents.algorithms.exploration import ExploringAlgorithm, ExploringLoss
+from agents.algorithms.exploration import ExploringAlgorithm, ExploringLoss, mean_over
+from agents.fused_ops import replay_terms
 from agents.models.action_values.target_networks import TargetNetwork
 from agents.models.actor import Actor
 from envs.spec import EnvSpec
@@ -98,6 +99,36 @@ class ReplayLoss(ExploringLoss):
     def target(self, network: nn.Module) -> TargetNetwork:
         """A target network by the run's settings."""
         return TargetNetwork(network, self.config.tau, self.config.target_every)
+
+    def errors(
+        self,
+        q: Tensor,
+        values: Tensor,
+        reward: Tensor,
+        terminated: Tensor,
+        discount: Tensor,
+        alive: Tensor | None,
+        scale: float = 1.0,
+        penalty: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Mean errors against targets of one step, summed over N, and the mean of q over who is alive.
+
+        Args:
+            q: float32 [N, B, ...].
+            values: of what follows, float32 [M, B, ...], the smallest of which counts.
+            reward: float32 [B, ...], `scale` times of which counts.
+            terminated: bool [B] or [B, ...].
+            discount: float32 [B].
+            alive: bool [B, A] where agents' deaths are known.
+            penalty: what is taken from the values, float32 [B, ...].
+        """
+        if alive is None and self.config.error == "l2":
+            terms = replay_terms.td_error(q, values, penalty, reward, scale, terminated, discount)
+            if terms is not None:
+                return terms
+        following = values.amin(0) if penalty is None else values.amin(0) - penalty
+        target = bootstrapped(reward if scale == 1 else scale * reward, following, terminated, discount)
+        return mean_over(self.error(q, target.expand_as(q)), alive) * len(q), mean_over(q.detach(), alive)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agents.algorithms.exploration import mean_over
-from agents.algorithms.off_policy.replayed import Replayed, ReplayLoss, bootstrapped, ended, without_gradient
+from agents.algorithms.off_policy.replayed import Replayed, ReplayLoss, ended, without_gradient
+from agents.fused_ops import replay_terms
 from agents.models.action_values.q_critic import ChoiceCritic, QCritic
 from agents.models.actor import Actor
 from agents.models.heads import ABSENT, LOG_2, Categorical, TanhNormal
@@ -103,11 +104,10 @@ class SACLoss(ReplayLoss):
         alive = rows["alive"] if "alive" in actor.masks else None
         log_temperature = self.temperatures[name]
         terms = self._choices if isinstance(critic, ChoiceCritic) else self._continuous
-        q, soft_next, actor_value, entropy = terms(name, rows, states, log_temperature.detach().exp())
-        target = bootstrapped(own.reward_scale * rows["reward"], soft_next, ended(batch, name), batch["discount"])
-        critic_loss = mean_over(self.error(q, target.expand_as(q)), alive) * len(q)
-        out = {"critic_loss": critic_loss, "actor_loss": -mean_over(actor_value, alive)}
-        out["q"] = mean_over(q.detach(), alive)
+        q, following, penalty, actor_value, entropy = terms(name, rows, states, log_temperature.detach().exp())
+        of_step = rows["reward"], ended(batch, name), batch["discount"], alive
+        critic_loss, mean_q = self.errors(q, following, *of_step, own.reward_scale, penalty)
+        out = {"critic_loss": critic_loss, "actor_loss": -mean_over(actor_value, alive), "q": mean_q}
         out["loss"] = critic_loss + out["actor_loss"]
         out |= {"entropy": mean_over(entropy, alive), "temperature": log_temperature.exp()}
         if own.learn_temperature:
@@ -118,22 +118,25 @@ class SACLoss(ReplayLoss):
 
     def _continuous(
         self, name: str, rows: Mapping, states: tuple[Tensor | None, Tensor | None], temperature: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Values of the actions taken [N, B, A]; soft values of what follows, of the actors, their entropy [B, A]."""
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+        """Values of the actions taken and of what follows [N, B, A], what a soft value takes from these [B, A].
+
+        Then the actors' soft values and their entropy [B, A].
+        """
         actor, critic = self.actors[name], self.q_critics[name]
         with torch.no_grad():
             action, log_prob = _draw(actor, rows["next_observation"])
-            following = self.target_critics[name](rows["next_observation"], action, states[1]).amin(0)
-            soft_next = following - temperature * log_prob
+            following = self.target_critics[name](rows["next_observation"], action, states[1])
+            penalty = temperature * log_prob
         q = critic(rows["observation"], rows["action"].tanh(), states[0])
         action, log_prob = _draw(actor, rows["observation"])
         with without_gradient(critic):
             value = critic(rows["observation"], action, states[0]).amin(0)
-        return q, soft_next, value - temperature * log_prob, -log_prob
+        return q, following, penalty, value - temperature * log_prob, -log_prob
 
     def _choices(
         self, name: str, rows: Mapping, states: tuple[Tensor | None, Tensor | None], temperature: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
         """The same by sums over the choices, which need no sample."""
         actor, critic = self.actors[name], self.q_critics[name]
         masked = "action" in actor.masks
@@ -145,14 +148,18 @@ class SACLoss(ReplayLoss):
         q = values.gather(-1, rows["action"].expand(len(values), *rows["action"].shape)).squeeze(-1)
         p, log_p = _probabilities(actor, rows["observation"], rows["mask"] if masked else None)
         entropy = -(p * log_p).sum(-1)
-        return q, soft_next, (p * values.detach().amin(0)).sum(-1) + temperature * entropy, entropy
+        return q, soft_next.unsqueeze(0), None, (p * values.detach().amin(0)).sum(-1) + temperature * entropy, entropy
 
 
 def _draw(actor: Actor, observation: Tensor) -> tuple[Tensor, Tensor]:
     """A reparameterised action in [-1, 1], [B, A, D], and its log-density in that unit, [B, A]."""
-    head = actor.head
-    loc, std = head.loc_std(actor(observation))
-    noise = torch.randn_like(loc)
+    head, params = actor.head, actor(observation).float()
+    noise = torch.randn_like(params[..., : head.raw_size])
+    if head.log_std is None:
+        drawn = replay_terms.squashed(params, noise, head.std_bias, head.min_std, head.mask)
+        if drawn is not None:
+            return drawn
+    loc, std = head.loc_std(params)
     raw = loc + std * noise
     log_prob = -0.5 * noise.square() - std.log() - 0.5 * math.log(2 * math.pi)
     log_prob = log_prob - 2.0 * (LOG_2 - raw - F.softplus(-2.0 * raw))

@@ -73,7 +73,7 @@ class QCritic(nn.Module):
             state = torch.cat([state, action.flatten(-2)], -1)
         else:
             observation = torch.cat([observation, action], -1)
-        return torch.stack([critic(observation, state) for critic in self.critics])
+        return _stacked([critic(observation, state) for critic in self.critics])
 
 
 class ChoiceCritic(nn.Module):
@@ -100,4 +100,8 @@ class ChoiceCritic(nn.Module):
 
     def forward(self, observation: Tensor, state: Tensor | None = None) -> Tensor:
         """float32 [..., A, F] and, for the kinds that read it, [..., S] -> [N, ..., A, K]."""
-        return torch.stack([critic(observation, state) for critic in self.critics])
+        return _stacked([critic(observation, state) for critic in self.critics])
+
+
+def _stacked(values: list[Tensor]) -> Tensor:
+    return torch.stack(values) if len(values) > 1 else values[0].unsqueeze(0)
