@@ -8,6 +8,20 @@ static inline vf sigmoid(vf x) {
   return sel(lt(x, K(0.0f)), small, K(1.0f)) / (K(1.0f) + small);
 }
 
+static inline vf sign(vf x) { return sel(lt(x, K(0.0f)), K(-1.0f), sel(lt(K(0.0f), x), K(1.0f), x)); }
+static inline float sum(vf x) {
+  float all[W], total = 0;
+  store(all, x);
+  for (int l = 0; l < W; l++) total += all[l];
+  return total;
+}
+// The hidden units from m on of one row of a mixer, before their activation; 0 where there is none.
+static inline vf mixed_hidden(int64_t A, int64_t M, int64_t m, const float* values, const float* w1, const float* b1) {
+  vf hidden = load(b1 + m, M - m);
+  for (int64_t a = 0; a < A; a++) hidden = hidden + K(values[a]) * abs_(load(w1 + a * M + m, M - m));
+  return hidden;
+}
+
 extern "C" {
 int64_t width() { return W; }
 
@@ -79,5 +93,43 @@ void squashed_back(int64_t n, int64_t D, int64_t agents, const float* noise, con
       out[i * 2 * D + d] = by_u;
       out[i * 2 * D + D + d] = (by_u * noise[e] - by / std[e]) * std_by_x[e];
     }
+}
+
+// The team's value of QMIX: out = b2 + sum over m of |w2[m]| elu(b1[m] + sum over a of values[a] |w1[a][m]|), of n rows:
+// values [n][A], w1 [n][A][M], b1, w2 [n][M], b2 [n].
+void mixed(int64_t n, int64_t A, int64_t M, const float* values, const float* w1, const float* b1, const float* w2,
+           const float* b2, float* out) {
+  for (int64_t i = 0; i < n; i++, values += A, w1 += A * M, b1 += M, w2 += M) {
+    vf total = K(0.0f);
+    for (int64_t m = 0; m < M; m += W) {
+      const vf hidden = mixed_hidden(A, M, m, values, w1, b1);
+      total = total + sel(lt(K(0.0f), hidden), hidden, expm1_(hidden)) * abs_(load(w2 + m, M - m));
+    }
+    out[i] = b2[i] + sum(total);
+  }
+}
+
+// Gradients of all that `mixed` reads, given that of `out`; those of b2 are `by` itself.
+void mixed_back(int64_t n, int64_t A, int64_t M, const float* values, const float* w1, const float* b1,
+                const float* w2, const float* by, float* by_values, float* by_w1, float* by_b1, float* by_w2) {
+  for (int64_t i = 0; i < n; i++) {
+    const float* const v = values + i * A;
+    const vf g = K(by[i]);
+    for (int64_t a = 0; a < A; a++) by_values[i * A + a] = 0;
+    for (int64_t m = 0; m < M; m += W) {
+      const int64_t left = M - m, at = i * M + m;
+      const vf hidden = mixed_hidden(A, M, m, v, w1 + i * A * M, b1 + i * M), second = load(w2 + at, left);
+      const vf low = expm1_(hidden);
+      const vb up = lt(K(0.0f), hidden);
+      store(by_w2 + at, g * sel(up, hidden, low) * sign(second), left);
+      const vf slope = g * abs_(second) * sel(up, K(1.0f), low + K(1.0f));
+      store(by_b1 + at, slope, left);
+      for (int64_t a = 0; a < A; a++) {
+        const vf first = load(w1 + (i * A + a) * M + m, left);
+        store(by_w1 + (i * A + a) * M + m, slope * K(v[a]) * sign(first), left);
+        by_values[i * A + a] += sum(slope * abs_(first));
+      }
+    }
+  }
 }
 }

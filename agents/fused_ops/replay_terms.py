@@ -54,6 +54,16 @@ def squashed(
     return _Squashed.apply(params, noise, bias, min_std, mask)
 
 
+def mixed(values: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor | None:
+    """QMIX's mixer, b2 + |w2| . elu(b1 + values |w1|): values [B, A], w1 [B, A M], b1, w2 [B, M], b2 [B, 1] -> [B]."""
+    B, M = b1.shape if b1.dim() == 2 else (0, 0)
+    shapes = (B, values.shape[-1] * M), (B, M), (B, 1)
+    fits = values.dim() == 2 and (w1.shape, w2.shape, b2.shape) == shapes and len(values) == B
+    if not fits or not _usable(values, w1, b1, w2, b2):
+        return None
+    return _Mixed.apply(values, w1, b1, w2, b2)
+
+
 class _TDError(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, values, penalty, reward, scale, terminated, discount) -> tuple[Tensor, Tensor]:
@@ -91,6 +101,24 @@ class _Squashed(torch.autograd.Function):
         by = by_action.contiguous(), by_log_prob.contiguous()
         _run("squashed_back", ctx.numbers, *ctx.saved_tensors, *by, out)
         return out, None, None, None, None
+
+
+class _Mixed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values, w1, b1, w2, b2) -> Tensor:
+        out = values.new_empty(len(values))
+        ctx.numbers = (*values.shape, b1.shape[1])
+        _run("mixed", ctx.numbers, values, w1, b1, w2, b2, out)
+        ctx.save_for_backward(values, w1, b1, w2)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, ...]:
+        saved, by = ctx.saved_tensors, gradient.contiguous()
+        outs = [torch.empty_like(tensor) for tensor in saved]
+        _run("mixed_back", ctx.numbers, *saved, by, *outs)
+        return (*outs, by.unsqueeze(-1))
 
 
 def _sizes(noise: Tensor, mask: Tensor | None) -> tuple[int, int, int]:
@@ -140,8 +168,18 @@ def _check(lib: ctypes.CDLL) -> None:
         density = (density - 2 * (math.log(2) - u - F.softplus(-2 * u))).sum(-1)
         (slope,) = torch.autograd.grad(errors, r)
         (back,) = torch.autograd.grad([u.tanh(), density], p, by)
+    wide = [normal(9, 3), normal(9, 60), normal(9, 20), normal(9, 20), normal(9)]  # values, w1, b1, w2, b2
+    out, backs, by_out = torch.empty(9), [torch.empty_like(tensor) for tensor in wide[:4]], normal(9)
+    lib.mixed(9, 3, 20, *_where(*wide, out))
+    lib.mixed_back(9, 3, 20, *_where(*wide[:4], by_out, *backs))
+    with torch.enable_grad():
+        leaves = [tensor.clone().requires_grad_() for tensor in wide]
+        hidden = F.elu((leaves[0].unsqueeze(-1) * leaves[1].abs().view(9, 3, 20)).sum(1) + leaves[2])
+        mix = (hidden * leaves[3].abs()).sum(-1) + leaves[4]
+        expected = torch.autograd.grad(mix, leaves[:4], by_out)
     pairs = [(loss, errors), (mean, q.mean()), (slopes, slope), (outs[0], u.tanh()), (outs[1], density)]
-    if not all(torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5) for ours, theirs in [*pairs, (by_params, back)]):
+    pairs += [(by_params, back), (out, mix), *zip(backs, expected, strict=True)]
+    if not all(torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5) for ours, theirs in pairs):
         raise RuntimeError("it differs from torch")
 
 
@@ -152,6 +190,8 @@ functions = library.Library(
         "width": ([], NUMBER),
         "td_error": ([NUMBER] * 4 + [REAL, NUMBER] + [POINTER] * 9, None),
         "squashed": ([NUMBER] * 3 + [REAL] * 2 + [POINTER] * 7, None),
+        "mixed": ([NUMBER] * 3 + [POINTER] * 6, None),
+        "mixed_back": ([NUMBER] * 3 + [POINTER] * 9, None),
         "squashed_back": ([NUMBER] * 3 + [POINTER] * 8, None),
     },
     _check,

@@ -76,6 +76,30 @@ def test_extreme_draws_stay_finite():
     assert action.flatten().tolist() == [1.0, -1.0] and log_prob.isfinite().all() and params.grad.isfinite().all()
 
 
+def test_a_mixed_value_by_hand():
+    """Hidden units 1 + 2 * 3 - 1 * 1 = 6 and -2 + 0 - 1 * 1 = -3; the value 0.5 + 2 * 6 + 4 (e^-3 - 1)."""
+    w1 = torch.tensor([[3.0, 0.0, -1.0, 1.0]])  # of the first agent, of the second
+    out = replay_terms.mixed(
+        torch.tensor([[2.0, -1.0]]), w1, torch.tensor([[1.0, -2.0]]), torch.tensor([[-2.0, 4.0]]), torch.tensor([[0.5]])
+    )
+    torch.testing.assert_close(out, torch.tensor([12.5 + 4 * math.expm1(-3)]))
+
+
+@pytest.mark.parametrize(("agents", "units"), [(1, 5), (3, 16), (4, 35)])
+def test_mixed_values_are_torchs(agents, units):
+    B, sizes = 21, (agents, agents * units, units, units, 1)
+    inputs = [2 * normal(B, size, seed=i) for i, size in enumerate(sizes)]
+    ours, theirs = ([x.clone().requires_grad_() for x in inputs] for _ in range(2))
+    values, w1, b1, w2, b2 = theirs
+    hidden = F.elu(torch.einsum("ba,bam->bm", values, w1.abs().view(B, agents, units)) + b1)
+    expected = (hidden * w2.abs()).sum(-1) + b2.squeeze(-1)
+    out = replay_terms.mixed(*ours)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    by = normal(B, seed=9)
+    for a, b in zip(torch.autograd.grad(out, ours, by), torch.autograd.grad(expected, theirs, by), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_what_does_not_fit_is_left_to_torch(monkeypatch):
     step = None, torch.ones(4, 2), 1.0, torch.zeros(4, dtype=torch.bool), torch.ones(4)
     assert replay_terms.td_error(normal(1, 4, 2), normal(1, 4, 2), *step) is not None
