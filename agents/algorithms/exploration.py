@@ -129,7 +129,8 @@ class ExploringLoss(nn.Module):
         out: dict[str, Tensor] = {}
         for key in dict.fromkeys(key for part in parts.values() for key in part):
             have = [part[key] for part in parts.values() if key in part]
-            out[key] = sum(have) if key.endswith("loss") else sum(have) / len(have)
+            total = sum(have[1:], have[0])
+            out[key] = total if key.endswith("loss") or len(have) == 1 else total / len(have)
         if len(parts) > 1:
             out |= {f"{group}/{key}": value for group, part in parts.items() for key, value in part.items()}
         return {key: value if key == "loss" else value.detach() for key, value in out.items()}

@@ -18,7 +18,7 @@ from agents.collection.replay_buffer import ReplayBuffer
 from agents.collection.replay_memory import MappedMemory
 from agents.collection.replay_segments import ReplaySegments
 from agents.collection.replay_sequences import SequenceBuffer, Sequences, recall
-from agents.fused_ops import gather
+from agents.fused_ops import gather, replay_terms
 from agents.tasks.rl_task import RLTask
 from envs.base import Env
 from envs.infos import DEFAULT, Rules
@@ -65,7 +65,8 @@ class OffPolicy(RLTask):
         if curriculum and curriculum.get("env"):
             raise UserError("curriculum.env: needs algo=mappo, ippo or pqn, whose steps are all of the present stage")
         if torch.device(device).type == "cpu":
-            gather.functions.begin()  # while the environment's kernel is made
+            for library in (gather.functions, replay_terms.functions):  # while the environment's kernel is made
+                library.begin()
         steps, played = algo.rollout_steps, (eval_episodes, eval_deterministic, groups, info)
         super().__init__(env, algo, steps, frames, seed, device, *played)
         if self.lineup.partly:

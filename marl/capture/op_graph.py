@@ -21,6 +21,7 @@ from marl.native import library
 KNOWN = ("torch", "marl", "agents")  # packages whose modules compute by nothing but tensors
 EMPTY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
 CONSTANT = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
+IN_PLACE = {"clone": Tensor.copy_, "randn_like": Tensor.normal_}  # what does the same in place, with fewer calls
 PATIENCE = 3  # calls of one kind before it is recorded: a rest of an epoch or a short run is not worth it
 GRAPHS = 4  # kinds of calls that are kept
 LONGEST = 3000  # calls in a graph; where there are more, a call's price is not what the time goes into
@@ -74,6 +75,8 @@ class Recorder(TorchDispatchMode):
             raise CaptureError(f"{func} brings a number to the host")
         elif name in EMPTY or {_memory(t) for t in outputs} <= {_memory(t) for t in read}:
             self.kept_alive.append((read, outputs))  # a view lies where it lay
+        elif name in IN_PLACE:
+            self.note(partial(IN_PLACE[name], out, *args[: name == "clone"]), outputs)
         elif random:
             self.note(partial(_copied, func, args, kwargs, out), outputs)
         elif name in CONSTANT or not self.varying & {_memory(t) for t in read}:

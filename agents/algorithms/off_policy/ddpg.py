@@ -13,15 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from agents.algorithms.exploration import mean_over
-from agents.algorithms.off_policy.replayed import (
-    Replayed,
-    ReplayLoss,
-    bootstrapped,
-    ended,
-    td_error,
-    weighted,
-    without_gradient,
-)
+from agents.algorithms.off_policy.replayed import Replayed, ReplayLoss, ended, without_gradient
 from agents.models.action_values.q_critic import QCritic
 from agents.models.heads import Policy
 from agents.models.replayed_sequences import Unrolled, UnrolledCritic
@@ -115,15 +107,11 @@ class DDPGLoss(ReplayLoss):
                 limit = own.smoothing_limit
                 noise = (own.smoothing * torch.randn_like(action)).clamp(-limit, limit)
                 action = (action + noise).clamp(-1.0, 1.0)
-            following = UnrolledCritic(self.target_critics[name].network, *seen).after(action).amin(0)
-            target = bootstrapped(
-                own.reward_scale * rows["reward"], following, ended(batch, name), batch["discount"]
-            )
+            following = UnrolledCritic(self.target_critics[name].network, *seen).after(action)
         values = UnrolledCritic(critic, *seen)
-        q = values.now()
-        critic_loss = mean_over(weighted(self.error(q, target.expand_as(q)), batch), alive) * len(q)
-        out = {"loss": critic_loss, "critic_loss": critic_loss, "q": mean_over(q.detach(), alive)}
-        out |= td_error(q, target, alive, batch)
+        of_step = rows["reward"], ended(batch, name), batch, alive
+        errors = self.errors(values.now(), following, *of_step, own.reward_scale)
+        out = {"loss": errors["td_loss"], "critic_loss": errors.pop("td_loss"), **errors}
         if self.improves_actors:
             output = Unrolled(actor, rows, b).now(None).float()
             with without_gradient(critic):
@@ -131,5 +119,5 @@ class DDPGLoss(ReplayLoss):
             out["actor_loss"] = -mean_over(value, alive)
             if own.output_penalty:
                 out["actor_loss"] = out["actor_loss"] + own.output_penalty * mean_over(output.square().mean(-1), alive)
-            out["loss"] = critic_loss + out["actor_loss"]
+            out["loss"] = out["critic_loss"] + out["actor_loss"]
         return out

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from agents.algorithms.exploration import mean_over
-from agents.algorithms.off_policy.replayed import Replayed, ReplayLoss, bootstrapped, ended, td_error, weighted
+from agents.algorithms.off_policy.replayed import Replayed, ReplayLoss, ended
 from agents.models.action_values.mixer import MonotonicMixer, SumMixer
 from agents.models.heads import Policy
 from agents.models.replayed_sequences import Unrolled
@@ -122,9 +122,8 @@ class QLearningLoss(ReplayLoss):
                 following = self.target_mixers[name](following, next_state)
             reward, alive = reward.mean(-1), None
         over = batch["terminated"] if name in self.mixers else ended(batch, name)
-        target = bootstrapped(reward, following, over, batch["discount"])
-        loss = mean_over(weighted(self.error(q, target), batch), alive)
-        return {"loss": loss, "td_loss": loss, "q": mean_q, **td_error(q, target, alive, batch)}
+        out = self.errors(q.unsqueeze(0), following.unsqueeze(0), reward, over, batch, alive)
+        return {"loss": out["td_loss"], **out, "q": mean_q}
 
     def _states(self, own: QLearning, batch: Mapping, rows: Mapping) -> tuple[Tensor, Tensor]:
         if own.mixer_state == "state":

@@ -14,7 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from agents.algorithms.exploration import ExploringAlgorithm, ExploringLoss
+from agents.algorithms.exploration import ExploringAlgorithm, ExploringLoss, mean_over
+from agents.fused_ops import replay_terms
 from agents.models.action_values.target_networks import TargetNetwork
 from agents.models.replayed_sequences import Memory
 
@@ -108,6 +109,52 @@ class ReplayLoss(ExploringLoss):
         """A target network by the run's settings."""
         return TargetNetwork(network, self.config.tau, self.config.target_every)
 
+    def errors(
+        self,
+        q: Tensor,
+        values: Tensor,
+        reward: Tensor,
+        terminated: Tensor,
+        batch: Mapping,
+        alive: Tensor | None,
+        scale: float = 1.0,
+        penalty: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Mean errors against targets of one step (or n), by the weights of a prioritised draw where there are such.
+
+        Args:
+            q: float32 [N, B, ...].
+            values: of what follows, float32 [M, B, ...], the smallest of which counts.
+            reward: float32 [B, ...], `scale` times of which counts.
+            terminated: bool [B] or [B, ...].
+            batch: its "discount", float32 [B], and "weight", float32 [B].
+            alive: bool [B, A] where agents' deaths are known.
+            penalty: what is taken from the values, float32 [B, ...].
+
+        Returns:
+            td_loss: the errors' mean, summed over N. q: its mean over who is alive. td_error [B] of a prioritised draw:
+            the largest of the N absolute errors, in the mean of the agents that are alive.
+        """
+        discount, weight = batch["discount"], batch["weight"] if "weight" in batch.keys() else None  # noqa: SIM118
+        if alive is None and weight is None and self.config.error == "l2":
+            terms = replay_terms.td_error(q, values, penalty, reward, scale, terminated, discount)
+            if terms is not None:
+                return {"td_loss": terms[0], "q": terms[1]}
+        following = values.amin(0) if penalty is None else values.amin(0) - penalty
+        target = bootstrapped(reward if scale == 1 else scale * reward, following, terminated, discount)
+        error, out = self.error(q, target.expand_as(q)), {"q": mean_over(q.detach(), alive)}
+        if weight is not None:
+            error = error * weight.view(-1, *[1] * (reward.dim() - 1))
+            out["td_error"] = _of_agents((q.detach() - target).abs().amax(0), alive)
+        return {"td_loss": mean_over(error, alive) * len(q), **out}
+
+
+def _of_agents(error: Tensor, alive: Tensor | None) -> Tensor:
+    """Errors [B] or [B, A] as one per row, [B]."""
+    if error.dim() == 1:
+        return error
+    return error.mean(-1) if alive is None else (error * alive).sum(-1) / alive.sum(-1).clamp(min=1)
+
 
 @contextmanager
 def without_gradient(module: nn.Module) -> Iterator[None]:
@@ -126,30 +173,6 @@ def ended(batch: Mapping, group: str) -> Tensor:
     """Whose future is none: bool [B], or each agent's own [B, A] where a group's agents end each on its own."""
     own = batch[group]
     return own["terminated"] if "terminated" in own.keys() else batch["terminated"]
-
-
-def weighted(error: Tensor, batch: Mapping) -> Tensor:
-    """Errors [B] or [..., B, A] times the weights [B] of a prioritised draw, where there are such."""
-    if "weight" not in batch.keys():  # noqa: SIM118 - a TensorDict
-        return error
-    return error * (batch["weight"] if error.dim() == 1 else batch["weight"].unsqueeze(-1))
-
-
-def td_error(q: Tensor, target: Tensor, alive: Tensor | None, batch: Mapping) -> dict[str, Tensor]:
-    """{"td_error": float32 [B]} for a prioritised draw; nothing where the batch is uniform.
-
-    The absolute error of q [B] or [..., B, A]: of several critics the largest, of the agents that are alive the mean.
-    """
-    if "weight" not in batch.keys():  # noqa: SIM118 - a TensorDict
-        return {}
-    error = (q.detach() - target).abs()
-    if error.dim() == 3:
-        error = error.amax(0)
-    if error.dim() == 1:
-        return {"td_error": error}
-    if alive is None:
-        return {"td_error": error.mean(-1)}
-    return {"td_error": (error * alive).sum(-1) / alive.sum(-1).clamp(min=1)}
 
 
 def bootstrapped(reward: Tensor, value: Tensor, terminated: Tensor, discount: Tensor) -> Tensor:

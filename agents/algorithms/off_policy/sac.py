@@ -15,15 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agents.algorithms.exploration import mean_over
-from agents.algorithms.off_policy.replayed import (
-    Replayed,
-    ReplayLoss,
-    bootstrapped,
-    ended,
-    td_error,
-    weighted,
-    without_gradient,
-)
+from agents.algorithms.off_policy.replayed import Replayed, ReplayLoss, ended, without_gradient
+from agents.fused_ops import replay_terms
 from agents.models.action_values.q_critic import ChoiceCritic, QCritic
 from agents.models.actor import Actor
 from agents.models.heads import ABSENT, LOG_2, Categorical, TanhNormal
@@ -117,11 +110,11 @@ class SACLoss(ReplayLoss):
         alive = rows["alive"] if "alive" in actor.masks else None
         log_temperature = self.temperatures[name]
         terms = self._choices if isinstance(critic, ChoiceCritic) else self._continuous
-        q, soft_next, actor_value, entropy = terms(name, rows, states, log_temperature.detach().exp())
-        target = bootstrapped(own.reward_scale * rows["reward"], soft_next, ended(batch, name), batch["discount"])
-        critic_loss = mean_over(weighted(self.error(q, target.expand_as(q)), batch), alive) * len(q)
-        out = {"critic_loss": critic_loss, "actor_loss": -mean_over(actor_value, alive)}
-        out |= {"q": mean_over(q.detach(), alive), **td_error(q, target, alive, batch)}
+        q, following, penalty, actor_value, entropy = terms(name, rows, states, log_temperature.detach().exp())
+        of_step = rows["reward"], ended(batch, name), batch, alive
+        errors = self.errors(q, following.unsqueeze(0), *of_step, own.reward_scale, penalty)
+        critic_loss = errors.pop("td_loss")
+        out = {"critic_loss": critic_loss, "actor_loss": -mean_over(actor_value, alive), **errors}
         out["loss"] = critic_loss + out["actor_loss"]
         out |= {"entropy": mean_over(entropy, alive), "temperature": log_temperature.exp()}
         if own.learn_temperature:
@@ -146,8 +139,11 @@ class SACLoss(ReplayLoss):
 
     def _continuous(
         self, name: str, rows: Mapping, states: tuple[Tensor | None, Tensor | None], temperature: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Values of the actions taken [N, B, A]; soft values of what follows, of the actors, their entropy [B, A]."""
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+        """Values of the actions taken [N, B, A] and of what follows, what a soft value takes from these [B, A].
+
+        Then the actors' soft values and their entropy [B, A].
+        """
         own, actor, critic = self.configs[name], self.actors[name], self.q_critics[name]
         seen = rows, states, self.config.burn_in, self.unit
         policy = Unrolled(actor, rows, self.config.burn_in)
@@ -155,17 +151,17 @@ class SACLoss(ReplayLoss):
             action, log_prob = _draw(actor, policy.after(None))
             target = UnrolledCritic(self.target_critics[name].network, *seen)
             following = self.in_targets(target.after(action), own)
-            soft_next = following - temperature * log_prob
+            penalty = temperature * log_prob
         values = UnrolledCritic(critic, *seen)
         q = values.now()
         action, log_prob = _draw(actor, policy.now(None))
         with without_gradient(critic):
             value = self.for_actors(values.of(action), own)
-        return q, soft_next, value - temperature * log_prob, -log_prob
+        return q, following, penalty, value - temperature * log_prob, -log_prob
 
     def _choices(
         self, name: str, rows: Mapping, states: tuple[Tensor | None, Tensor | None], temperature: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
         """The same by sums over the choices, which need no sample."""
         own, actor, seen = self.configs[name], self.actors[name], (rows, states, self.config.burn_in)
         mask, next_mask = (rows["mask"], rows["next_mask"]) if "action" in actor.masks else (None, None)
@@ -179,14 +175,19 @@ class SACLoss(ReplayLoss):
         q = values.gather(-1, rows["action"].expand(len(values), *rows["action"].shape)).squeeze(-1)
         p, log_p = _probabilities(policy.now(mask))
         entropy = -(p * log_p).sum(-1)
-        return q, soft_next, (p * self.for_actors(values.detach(), own)).sum(-1) + temperature * entropy, entropy
+        value = (p * self.for_actors(values.detach(), own)).sum(-1) + temperature * entropy
+        return q, soft_next, None, value, entropy
 
 
 def _draw(actor: Actor, params: Tensor) -> tuple[Tensor, Tensor]:
     """A reparameterised action in [-1, 1], [B, A, D], and its log-density in that unit, [B, A]."""
-    head = actor.head
+    head, params = actor.head, params.float()
+    noise = torch.randn_like(params[..., : head.raw_size])
+    if head.log_std is None:
+        drawn = replay_terms.squashed(params, noise, head.std_bias, head.min_std, head.mask)
+        if drawn is not None:
+            return drawn
     loc, std = head.loc_std(params)
-    noise = torch.randn_like(loc)
     raw = loc + std * noise
     log_prob = -0.5 * noise.square() - std.log() - 0.5 * math.log(2 * math.pi)
     log_prob = log_prob - 2.0 * (LOG_2 - raw - F.softplus(-2.0 * raw))

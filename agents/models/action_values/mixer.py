@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from agents.fused_ops import replay_terms
+
 
 class SumMixer(nn.Module):
     """The sum of the agents' values (Sunehag et al. 2018, VDN)."""
@@ -37,6 +39,11 @@ class MonotonicMixer(nn.Module):
 
     def forward(self, values: Tensor, state: Tensor) -> Tensor:
         """float32 [..., A], [..., S] -> [...]."""
-        first = self.weights_1(state).abs().unflatten(-1, (self.n_agents, self.embed))
-        hidden = F.elu(torch.einsum("...a,...am->...m", values, first) + self.bias_1(state))
-        return (hidden * self.weights_2(state).abs()).sum(-1) + self.bias_2(state).squeeze(-1)
+        weights_1, bias_1 = self.weights_1(state), self.bias_1(state)
+        weights_2, bias_2 = self.weights_2(state), self.bias_2(state)
+        mixed = replay_terms.mixed(values, weights_1, bias_1, weights_2, bias_2)
+        if mixed is not None:
+            return mixed
+        first = weights_1.abs().unflatten(-1, (self.n_agents, self.embed))
+        hidden = F.elu(torch.einsum("...a,...am->...m", values, first) + bias_1)
+        return (hidden * weights_2.abs()).sum(-1) + bias_2.squeeze(-1)

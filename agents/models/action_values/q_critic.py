@@ -115,7 +115,7 @@ class QCritic(ActionCritics):
             float32 [N, ..., A].
         """
         seen = self._seen(observation, action, state)
-        return torch.stack([critic(*seen) for critic in self.critics])
+        return _stacked([critic(*seen) for critic in self.critics])
 
     def _seen(self, observation: Tensor, action: Tensor | None, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if self.uses_state:
@@ -137,4 +137,8 @@ class ChoiceCritic(ActionCritics):
 
     def forward(self, observation: Tensor, state: Tensor | None = None) -> Tensor:
         """float32 [..., A, F] and, for the kinds that read it, [..., S] -> [N, ..., A, K]."""
-        return torch.stack([critic(observation, state) for critic in self.critics])
+        return _stacked([critic(observation, state) for critic in self.critics])
+
+
+def _stacked(values: list[Tensor]) -> Tensor:
+    return torch.stack(values) if len(values) > 1 else values[0].unsqueeze(0)
