@@ -80,6 +80,10 @@ CASES = {
         *("algo.target_every=7", "algo.tau=1"),
     ],
     "navigation, MASAC": [*REPLAYED, "algo=masac", "env=vmas/navigation"],
+    "navigation, MASAC with a memory": [
+        *(*REPLAYED, "algo=masac", "env=vmas/navigation", "network=gru", "network.hidden=8"),
+        *("algo.chunk_length=5", "algo.burn_in=3"),
+    ],
     "digits": ["experiment=digits", "network.hidden=[16]", "network.dropout=0.1", "scheduler=cosine"],
     "cloning": ["experiment=clone", "network.hidden=[16]", "task.eval_episodes=4", "env.fast=off"],
 }

@@ -13,7 +13,7 @@ from tests.trials import kills
 
 # Kills of each case; python tests/trials/kills.py does 20 each.
 CASES = {"balance, kernel": 3, "balance, eager": 1, "navigation, lidar": 1, "balance, curriculum": 1, "digits": 3}
-CASES |= {"navigation, QMIX": 1, "navigation, MASAC": 1}
+CASES |= {"navigation, QMIX": 1, "navigation, MASAC": 1, "navigation, MASAC with a memory": 1}
 
 
 @pytest.fixture(scope="module")

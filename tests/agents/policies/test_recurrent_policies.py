@@ -30,6 +30,10 @@ RUNS = {
         "env.global_state=true",
         "env.continuous_actions=false",
     ],
+    "qmix": [  # from replayed sequences
+        *("algo=qmix", "algo.updates=3", "algo.buffer_frames=160", "env=vmas/balance", "env.continuous_actions=false"),
+        *("network=gru", "network.hidden=8"),
+    ],
 }
 STEPS = 7
 
@@ -174,6 +178,7 @@ def test_a_served_world_remembers_steps_and_not_drags(runs, name: str) -> None:
             values, judging = policy.values(session.observation, session.observation[STATE], judging)
             for group in policy.actors:
                 assert torch.equal(session.wanted[group], expected[group])
+            for group in policy.critics:
                 assert torch.equal(session.values[group], values[group])
             session.command({"do": "step"})
         session.command({"do": "reset", "seed": again})

@@ -33,6 +33,24 @@ def test_the_memory_task_is_learnt_with_a_memory_only(tmp_path):
     assert trained(tmp_path / "mlp", *size, *mlp) == pytest.approx(0.25, abs=0.05)
 
 
+RECALL = [
+    *("env=memory", "env.min_delay=3", "env.max_delay=6", "network=gru", "network.hidden=32", "optimizer.lr=2e-3"),
+    *("algo.rollout_steps=20", "algo.updates=30", "algo.minibatch_size=320", "algo.tau=0.05"),
+    *("trainer.evaluate_every=0", "task.eval_episodes=1000"),
+]
+
+
+def test_qmix_learns_the_memory_task_from_replayed_sequences(tmp_path):
+    """25,000 frames gave returns of 1.00 for seeds 0 to 2, the best there is; without a memory it is at most 0.25."""
+    assert trained(tmp_path, *RECALL, "algo=qmix", "frames=25000") >= 0.9
+
+
+def test_so_does_soft_actor_critic(tmp_path):
+    """25,000 frames gave 1.00, 0.93 and 1.00 for seeds 0 to 2."""
+    soft = ["algo=masac", "algo.temperature=0.05", "algo.learn_temperature=false"]
+    assert trained(tmp_path, *RECALL, *soft, "frames=25000") >= 0.7
+
+
 def test_what_only_a_picture_shows_is_learnt_by_a_network_that_reads_it(tmp_path):
     """25,000 frames gave 0.90, 0.90, 0.91 and 0.93 for seeds 0 to 3; without the picture 0.18 to 0.21, 0.2 at best."""
     size = [

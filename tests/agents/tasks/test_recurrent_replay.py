@@ -13,6 +13,7 @@ from envs.vmas.env import VmasEnv
 from marl.core.errors import UserError
 from marl.networks import GRU
 from tests.agents.recurrent_task import NETWORKS, RECALL
+from tests.agents.tasks.test_host_sync import no_waiting
 
 VISIT = partial(
     VmasEnv, "tests.envs.vmas.ends_cases.Visit", num_envs=6, max_steps=17, continuous_actions=False, fast="off"
@@ -222,6 +223,17 @@ def test_gradients_go_through_a_sequence_and_stop_at_its_burn_in(kind):
     for batch in task.batches(0):
         task.loss(batch)["loss"].backward()
         assert all(p.grad is not None for p in task.loss.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("case", ["ends", "zeros"])
+def test_nothing_is_read_back_from_the_device(case):
+    task = make(**CASES[case])
+    for k in range(2):
+        task.collect(k)
+    with no_waiting():
+        for batch in task.batches(1):
+            task.loss(batch)["loss"].backward()
+            task.observe({})
 
 
 def test_no_update_before_a_sequence_is_held():
