@@ -255,7 +255,7 @@ class ReplayBuffer:
         if n_step > 1:
             rewards, last, discount = self._sums(step, env, at, n_step, discount)
         after = last + E  # row C follows row C - 1, and holds what row 0 begins with
-        finals = self._flat_finals.index_select(0, last)
+        finals = self.final_index.view(-1).index_select(0, last)
         batch: dict = {}
         names, select = self._selection(n_step > 1)
         for (prefix, name), value in zip(names, select([at, last, after], finals), strict=True):

@@ -5,6 +5,7 @@ and takes the step itself wherever this does not apply.
 """
 
 import ctypes
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class FusedAdamStep:
         self.norms = torch.empty(count)
         self.state: Any = None
         self.at: tuple[int, ...] = ()
+        self.known: list[Tensor | None] = []  # gradients that were found to be ordinary: replays leave the same ones
 
     def __call__(self) -> Tensor | None:
         """Clip, step and give the norm of all gradients, on the device; None where torch has to do it."""
@@ -50,8 +52,12 @@ class FusedAdamStep:
     def by(self, lib: ctypes.CDLL | None) -> Tensor | None:
         """As a call, with this library."""
         gradients = [p.grad for p in self.parameters]
-        if lib is None or not self._simple() or not all(map(_ordinary, gradients)):
+        if lib is None or not self._simple():
             return None
+        if len(self.known) != len(gradients) or any(map(operator.is_not, gradients, self.known)):
+            if not all(map(_ordinary, gradients)):
+                return None
+            self.known = gradients
         if self.optimizer.state is not self.state and not self._find():
             return None
         at = (*[p.data_ptr() for p in self.parameters], *[g.data_ptr() for g in gradients])

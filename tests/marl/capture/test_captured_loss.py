@@ -16,7 +16,13 @@ from marl.optim.optimizer_config import OptimizerConfig
 SMALL = ["trainer.progress=off", "trainer.evaluate_every=0", "trainer.checkpoint_every=0", "logger=csv"]
 PPO = ["algo=mappo", "env.num_envs=6", "env.max_steps=20", "algo.rollout_steps=20", "algo.minibatch_size=30",
        "frames=360", "task.eval_episodes=2", "network.hidden=[16]", *SMALL]  # fmt: skip
+REPLAYED = ["env.num_envs=6", "env.max_steps=20", "algo.rollout_steps=20", "algo.updates=12", "algo.minibatch_size=16",
+            "algo.buffer_frames=960", "algo.prefill=0", "frames=360", "task.eval_episodes=2", "network.hidden=[16]",
+            *SMALL]  # fmt: skip
 CASES = {
+    "soft_actor_critic": ["algo=masac", *REPLAYED],
+    "deterministic_gradients": ["algo=maddpg", "algo.twin=true", "algo.policy_every=2", *REPLAYED],
+    "mixed_values": ["algo=qmix", "env.continuous_actions=false", *REPLAYED],
     "plain": PPO,
     "draws": [*PPO, "algo.entropy_coef=0.01", "algo.entropy_schedule=linear", "algo.clip_schedule=linear"],
     "discrete": [*PPO, "algo.critic=local", "env=vmas/mpe/simple_spread", "env.continuous_actions=false"],
