@@ -112,6 +112,7 @@ static inline vf add(vf a, vf b) { return a + b; }
 static inline vf sub(vf a, vf b) { return a - b; }
 static inline vf mul(vf a, vf b) { return a * b; }
 static inline vf div_(vf a, vf b) { return a / b; }
+static inline vf mul0(vf a, vf b) { return sel(eq(a, K(0.0f)), K(0.0f), a * b); }  // 0 times infinity is 0
 static inline vf min_(vf a, vf b) { return sel(or_(lt(a, b), ne(a, a)), a, b); }  // nan wins, as in torch
 static inline vf max_(vf a, vf b) { return sel(or_(lt(b, a), ne(a, a)), a, b); }
 static inline vf num(vb a) { return sel(a, K(1.0f), K(0.0f)); }
