@@ -21,7 +21,7 @@ from marl.core.errors import CannotCompile
 from marl.native import library_cache as cache
 from marl.native.compiler import PATIENCE, compile_library, digest, load
 
-LARGEST = 250_000  # operations of a gradient program; beyond, compilers take minutes
+LARGEST = 150_000  # operations of a gradient program; beyond, compilers take minutes
 
 
 @dataclass
