@@ -87,7 +87,7 @@ def compiled(world: VmasWorld, specialise: bool = True, drawn: dict[str, Any] | 
 
 def _compiled(world: VmasWorld, specialise: bool, drawn: dict[str, Any] | None) -> Compiled:
     state = ScenarioState(world)
-    key = _key(world, state, specialise, drawn)
+    key = key_of(world, state, specialise, drawn)
     cached = _kept(key)
     if cached is not None:
         return cached
@@ -187,7 +187,7 @@ def _by_size(a: Any, b: Any, num_envs: int, size: int) -> bool:
     return len(a) > 1 and not isinstance(a[1], str) and a[1] != b[1]  # a list's length, an array's shape
 
 
-def _key(world: VmasWorld, state: ScenarioState, specialise: bool, drawn: dict[str, Any] | None) -> str:
+def key_of(world: VmasWorld, state: ScenarioState, specialise: bool, drawn: dict[str, Any] | None) -> str:
     """Everything that decides a kernel: settings, the scenario as it is, our sources, versions, machine, compiler."""
     settings = json.dumps({**world.settings, "drawn": drawn}, sort_keys=True, default=repr)
     gxx = Path(toolchain.compiler()).resolve()

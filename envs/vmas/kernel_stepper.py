@@ -27,15 +27,15 @@ SPEED = 1e-4  # µs per operation and environment, on one thread; only to choose
 class KernelStepper:
     """Steps a world by its kernel. The simulator's own tensors are filled in when they are asked for (`store`).
 
-    `why` is set instead where there is no kernel. A kernel is compared with the simulator of this very environment
-    before its first use, and again on the 1st, 10th, 100th, 1,000th … rollout, from the run's own states.
+    `why` is set instead where there is no kernel; `drawn` is what the kernel is for, of what resets draw for the whole
+    batch, or None. A kernel is compared with the simulator of this very environment before its first use, and again on
+    the 1st, 10th, 100th, 1,000th … rollout, from the run's own states.
     """
 
     def __init__(self, world: VmasWorld) -> None:
         self.world = world
         self.why, self.kernel = "", None
-        self._varies = False  # whether there is one kernel per choice of what resets draw for the whole batch
-        self._drawn: dict[str, Any] = {}
+        self.drawn: dict[str, Any] | None = None
         self._seen: set[str] = set()
         self.recheck = Recheck(world)
         self._make(specialise=True)
@@ -44,9 +44,9 @@ class KernelStepper:
         self.specialised, self._ahead, self._loaded, self._bound = specialise, False, False, None
         compilation = compiled(self.world, specialise)
         if compilation.varies:
-            self._varies, self._drawn = True, drawn_values(self.world.pool)
-            self._seen.add(repr(self._drawn))
-            compilation = compiled(self.world, specialise, self._drawn)
+            self.drawn = drawn_values(self.world.pool)
+            self._seen.add(repr(self.drawn))
+            compilation = compiled(self.world, specialise, self.drawn)
             if len(self._seen) > CHOICES:
                 compilation = Compiled(why=f"resets draw more than {CHOICES} different values for the whole batch")
         self.why, self.compilation = compilation.why, compilation
@@ -60,15 +60,14 @@ class KernelStepper:
         work = SPEED * compilation.facts["operations"] * self.world.num_envs
         threads = max(1, min(torch.get_num_threads(), int(work / SPREAD)))
         self.kernel: KernelStep | None = compilation.step(self.world.num_envs, threads)
-        groups = self.world.spec.groups
         self._outputs = []  # (name to bind, kind, group, key, shape, dtype)
         for key, _ in self.kernel.places.outputs:
             shape = (self.world.num_envs, *self.kernel.places.inner[key])
             self._outputs.append((key, shape))
             if key in self.kernel.places.restarted:
                 self._outputs.append((("after", *key), shape))
-        self._shapes = {n: (self.world.num_envs, g.n_agents, g.action.size) for n, g in groups.items()}
-        self._dtypes = {n: g.action.dtype for n, g in groups.items()}
+        self._shapes = {n: (self.world.num_envs, g.n_agents, g.action.size) for n, g in self.world.spec.groups.items()}
+        self._dtypes = {n: g.action.dtype for n, g in self.world.spec.groups.items()}
 
     # ---- what may have changed
 
@@ -99,7 +98,7 @@ class KernelStepper:
     def _load(self) -> None:
         pool = self.world.pool
         pool.main.refresh()
-        if (self._varies and drawn_values(pool) != self._drawn) or self._watched() != self._values:
+        if (self.drawn is not None and drawn_values(pool) != self.drawn) or self._watched() != self._values:
             self._make(self.specialised)
             if self.kernel is None:
                 return
@@ -115,6 +114,12 @@ class KernelStepper:
             self.kernel.load_state(self._read)
             self._load_pool()
         self._loaded = True
+
+    def ready(self) -> KernelStep | None:
+        """The kernel, the present state loaded: another one where that has changed it, or none."""
+        if not self._loaded and self.kernel is not None:
+            self._load()
+        return self.kernel
 
     def _load_pool(self) -> None:
         pool = self.world.pool
@@ -142,11 +147,9 @@ class KernelStepper:
 
     def _eager(self, action: dict[str, Tensor]) -> bool:
         """Whether the simulator must make the next step: it draws something new for the whole batch, or has to."""
-        if not self._loaded and self.kernel is not None:
-            self._load()  # may bring another kernel, or none
-        if self.kernel is None:
+        if self.ready() is None:
             return True
-        if self._varies and self.world.pool_is_due:
+        if self.drawn is not None and self.world.pool_is_due:
             return True
         if self.world.pool_is_due:
             self._check_shapes(action)
@@ -163,9 +166,8 @@ class KernelStepper:
 
     def _by_simulator(self, action: dict[str, Tensor]) -> Transition:
         self.store()
-        transition = self.world.step(action)
         self.load()
-        return transition
+        return self.world.step(action)
 
     def _check_shapes(self, action: dict[str, Tensor]) -> None:
         for name, shape in self._shapes.items():

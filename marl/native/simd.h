@@ -112,6 +112,7 @@ static inline vf add(vf a, vf b) { return a + b; }
 static inline vf sub(vf a, vf b) { return a - b; }
 static inline vf mul(vf a, vf b) { return a * b; }
 static inline vf div_(vf a, vf b) { return a / b; }
+static inline vf mul0(vf a, vf b) { return sel(eq(a, K(0.0f)), K(0.0f), a * b); }  // 0 times infinity is 0
 static inline vf min_(vf a, vf b) { return sel(or_(lt(a, b), ne(a, a)), a, b); }  // nan wins, as in torch
 static inline vf max_(vf a, vf b) { return sel(or_(lt(b, a), ne(a, a)), a, b); }
 static inline vf num(vb a) { return sel(a, K(1.0f), K(0.0f)); }
@@ -200,6 +201,17 @@ __attribute__((always_inline)) static inline void transpose16(__m512 r[16]) {
   UNROLL for (int i = 0; i < 8; i++) {
     r[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
     r[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
+  }
+}
+
+static inline void take(float (*rows)[W], const float* source, long n, int lanes) {
+  for (long j = 0; j < n; j += 16) {
+    const int rest = n - j < 16 ? (int)(n - j) : 16;
+    const __mmask16 keep = (__mmask16)((1u << rest) - 1);
+    __m512 r[16];
+    UNROLL for (int l = 0; l < 16; l++) r[l] = _mm512_maskz_loadu_ps(l < lanes ? keep : (__mmask16)0, source + l * n + j);
+    transpose16(r);
+    for (int i = 0; i < rest; i++) _mm512_storeu_ps(rows[j + i], r[i]);
   }
 }
 #endif

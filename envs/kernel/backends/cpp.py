@@ -24,7 +24,7 @@ def emit(lowered: Lowered, places: Layout) -> str:
         "float (*__restrict t)[W]",
     ]
     params += [f"const float (*__restrict a{i})[W]" for i in range(len(actions))]
-    params += [f"{_cell(kind)}* __restrict T{i}" for i, (_, _, kind) in enumerate(places.tables)]
+    params += [f"{cell_of(kind)}* __restrict T{i}" for i, (_, _, kind) in enumerate(places.tables)]
     names = ", ".join(
         param.split("*")[-1].removeprefix("__restrict").strip().removesuffix(")[W]").split()[-1] for param in params
     )
@@ -46,7 +46,7 @@ def emit(lowered: Lowered, places: Layout) -> str:
             f"for (int k = 0; k < {count}; k++) if (any(ne(load(a{i}[k]), load(a{i}[k])))) *(int*)p[{index['nan',]}] = 1;",
         ]
     for i, (path, count, kind) in enumerate(places.tables):
-        source += [f"{_cell(kind)}* T{i} = ({_cell(kind)}*)p[{index['table', path]}] + e * {count}L;"]
+        source += [f"{cell_of(kind)}* T{i} = ({cell_of(kind)}*)p[{index['table', path]}] + e * {count}L;"]
     source += [f"part{i}({names});" for i in range(len(parts))]
     row = 0
     for key, count in places.outputs:
@@ -67,7 +67,7 @@ def emit(lowered: Lowered, places: Layout) -> str:
         f"  for (long k = 0; k < {len(places.fields)}L; k++) s[k * m + l] = f[k];",
     ]
     for i, (path, count, kind) in enumerate(places.tables):
-        cell = _cell(kind)
+        cell = cell_of(kind)
         pool = f"(const {cell}*)p[{index['pool_table', path]}] + fresh * {count}L"
         source += [f"  memcpy(T{i} + l * {count}L, {pool}, {count}L * sizeof({cell}));"]
     sizes = dict(places.outputs)
@@ -81,7 +81,7 @@ def emit(lowered: Lowered, places: Layout) -> str:
     return "\n".join(source)
 
 
-def _cell(kind: str) -> str:
+def cell_of(kind: str) -> str:
     return "uint8_t" if kind == "b" else "float"
 
 

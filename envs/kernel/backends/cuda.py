@@ -36,6 +36,7 @@ F vf add(vf a, vf b) { return a + b; }
 F vf sub(vf a, vf b) { return a - b; }
 F vf mul(vf a, vf b) { return a * b; }
 F vf div_(vf a, vf b) { return a / b; }
+F vf mul0(vf a, vf b) { return a == 0.0f ? 0.0f : a * b; }
 F vf neg_(vf a) { return -a; }
 F vf abs_(vf a) { return fabsf(a); }
 F vf min_(vf a, vf b) { return a < b || a != a ? a : b; }

@@ -34,6 +34,7 @@ OPERATIONS = {
     "lt": ("b", np.less), "le": ("b", np.less_equal), "eq": ("b", np.equal), "ne": ("b", np.not_equal),
     "and": ("b", _logical(np.logical_and)), "or": ("b", _logical(np.logical_or)),
     "same": ("s", lambda a: a),  # the same number under another kind
+    "mul0": ("f", lambda a, b: np.where(np.equal(a, 0), F32(0), np.multiply(a, b))),  # a gradient times a derivative
     "xor": ("b", _logical(np.logical_xor)), "not": ("b", _logical(np.logical_not)), "select": ("s", np.where),
 }
 COMMUTATIVE = {"add", "mul", "eq", "ne", "and", "or", "xor"}  # min and max aren't: +0 and -0

@@ -1,0 +1,1 @@
+"""Gradients through the steps of a VMAS environment; `DifferentiableSteps` is the way in."""
