@@ -83,29 +83,18 @@ class ShortHorizon(RLTask):
         self.minibatches = self.batch_frames // self.minibatch_size
         self.steps_per_iteration = 1 + algo.epochs * self.minibatches * algo.bootstrap
         self.objectives: dict[str, dict[str, Tensor]] = {}
-        self.rows: dict[str, dict[str, Tensor]] = {}
 
     def parts(self) -> dict[str, nn.Module]:
         """As the loss names them."""
         return self.loss.parts()
 
     def collect(self, iteration: int) -> None:
-        """A window under the current policy: the actors' returns with their graph, and the critics' targets."""
+        """A window under the current policy, and the actors' returns in it with their graph."""
         scheduled = self.loss.advance(min(iteration / max(self.iterations - 1, 1), 1.0))
         self.gather(iteration)
         self.figures |= scheduled
         window = self.collector.take_window()
         self.objectives = {name: self._objective(name, window) for name in self.lineup.algos}
-        self.rows, explained = {}, []
-        if not self.algo.bootstrap:
-            return
-        truncated = self.rollout.cut_frames()
-        for name in self.lineup.algos:
-            self.rows[name], variance = self._rows(name, truncated)
-            explained.append(variance)
-            if len(self.loss.groups) > 1:
-                self.figures[f"{name}/explained_variance"] = variance
-        self.figures["explained_variance"] = torch.stack(explained).mean()
 
     def _objective(self, name: str, window: Window) -> dict[str, Tensor]:
         """What the actors of a group maximise, {name: float32 [E, A]}, with its graph."""
@@ -122,6 +111,21 @@ class ShortHorizon(RLTask):
             params = torch.stack(window.params[name])
             objective["entropy"] = self.loss.actors[name].head.entropy(params, self.policy_generator).mean(0)
         return objective
+
+    def _critic_rows(self) -> dict:
+        """What the loss reads of a window's frames: {group: {name: [T * E, A, ...]}}, and "state" where it is used."""
+        rollout, rows, explained = self.rollout, {}, []
+        truncated = rollout.cut_frames()
+        for name in self.lineup.algos:
+            tensors, variance = self._rows(name, truncated)
+            rows[name] = {key: value.flatten(0, 1) for key, value in tensors.items()}
+            explained.append(variance)
+            if len(self.loss.groups) > 1:
+                self.figures[f"{name}/explained_variance"] = variance
+        self.figures["explained_variance"] = torch.stack(explained).mean()
+        if self.loss.uses_state:
+            rows["state"] = rollout.states[:-1].flatten(0, 1)
+        return rows
 
     def _rows(self, name: str, truncated: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """What the critic of a group reads, {name: [T, E, A, ...]}, and how much of the targets' variance it explains.
@@ -144,10 +148,8 @@ class ShortHorizon(RLTask):
         """The window for the actors, then shuffled minibatches of its frames for the critics, `epochs` times over."""
         objectives, self.objectives = self.objectives, {}
         yield TensorDict(objectives, batch_size=[self.env.num_envs])
-        if self.rows:
-            rows = {n: {k: v.flatten(0, 1) for k, v in tensors.items()} for n, tensors in self.rows.items()}
-            if self.loss.uses_state:
-                rows["state"] = self.rollout.states[:-1].flatten(0, 1)
+        if self.algo.bootstrap:
+            rows = self._critic_rows()  # not before: it may rescale the targets, which the actors' graph goes through
             self.loss.train()
             yield from self._epochs(rows)
             self.loss.eval()

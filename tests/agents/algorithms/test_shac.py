@@ -1,4 +1,4 @@
-"""SHAC's loss: returns of a window by hand, its gradient beside differences of the return, groups that go their own way."""
+"""SHAC's loss: returns of a window by hand, gradients beside differences of the return, groups apart."""
 
 from functools import partial
 
