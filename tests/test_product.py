@@ -84,6 +84,21 @@ VALUES = {  # algorithms that learn values of actions
     "network": KINDS["network"],
     "scenario": KINDS["scenario"],
 }
+SIMULATED = {  # algorithms that take gradients through the simulator
+    "algorithm": {name: [f"algo={name}", "algo.rollout_steps=4"] for name in ("shac", "apg")}
+    | {"separate": ["algo=shac", "algo.share_actor=separate", "algo.share_critic=separate"]},
+    "actions": {name: KINDS["actions"][name] for name in ("continuous", "discrete", "hybrid")},
+    "critic": KINDS["critic"],
+    "network": {name: KINDS["network"][name] for name in ("mlp", "linear", "deep_sets", "gru", "multi")},
+    "scenario": {name: KINDS["scenario"][name] for name in ("cooperative", "different_sizes", "one_agent", "ends")},
+    "tools": {
+        "plain": [],
+        "normalised": ["algo.value_norm=running", "algo.normalize_observation=true"],
+        "popart_ids": KINDS["tools"]["popart_ids"],
+        "deterministic": ["algo.policy=deterministic"],
+        "stages": KINDS["tools"]["stages"],
+    },
+}
 GAMES = {  # agents that act in turn
     "algorithm": KINDS["algorithm"] | {"pqn": ["algo=pqn"]},
     "critic": KINDS["critic"],
@@ -168,6 +183,11 @@ def test_it_runs_or_is_refused_in_a_sentence(names: tuple[str, ...], tmp_path: P
 @pytest.mark.parametrize("names", CHOOSE(everything(VALUES)), ids="-".join)
 def test_so_do_algorithms_that_learn_values(names: tuple[str, ...], tmp_path: Path) -> None:
     run_or_refuse(VALUES, names, [size for size in SIZES if size != "algo.epochs=2"], tmp_path)
+
+
+@pytest.mark.parametrize("names", CHOOSE(everything(SIMULATED)), ids="-".join)
+def test_so_do_algorithms_with_gradients_of_the_simulator(names: tuple[str, ...], tmp_path: Path) -> None:
+    run_or_refuse(SIMULATED, names, [size for size in SIZES if size != "env.fast=off"], tmp_path)
 
 
 @pytest.mark.parametrize("names", CHOOSE(everything(GAMES)), ids="-".join)
