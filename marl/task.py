@@ -26,6 +26,7 @@ class Task(ABC):
         monitor: (metric of `evaluate`, "max" or "min") that decides which checkpoint is best.
         compile_seconds: seconds that building took, compilation included.
         accumulates: False where an optimiser step may not be of several minibatches.
+        repeatable: False where the loss of a minibatch can be computed once only.
         callbacks: callbacks of the task's own, called between the run's and the progress bar.
         attachments: files of the task's own beside the checkpoints, to which its state refers; None: it has none.
     """
@@ -40,6 +41,7 @@ class Task(ABC):
     kind: str = ""
     compile_seconds: float = 0.0
     accumulates: bool = True
+    repeatable: bool = True
     callbacks: Sequence[Callback] = ()
     attachments: Attachments | None = None
 

@@ -21,8 +21,8 @@ PLAIN = sorted(p for g in GROUPS if g not in ("experiment", "debug") for p in (C
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_fits_its_signatures(option: str, monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)  # for trainer=gpu: nothing is built here
-    replayed = ["algo=masac"] if option == "task=off_policy" else []  # which the algorithm chooses itself
-    config = compose.check(compose.compose([option, *replayed]))
+    chosen_by = {"task=off_policy": ["algo=masac"], "task=short_horizon": ["algo=shac"]}  # the algorithm itself
+    config = compose.check(compose.compose([option, *chosen_by.get(option, [])]))
     if option.startswith("experiment="):
         assert config["experiment"] == option.partition("=")[2]
 

@@ -107,6 +107,21 @@ FOREIGN = {  # the same in environments that are no VMAS scenarios
         "pictures": ["env=picture_search"],
     },
 }
+SIMULATED = {  # algorithms that take gradients through the simulator
+    "algorithm": {name: [f"algo={name}", "algo.rollout_steps=4"] for name in ("shac", "apg")}
+    | {"separate": ["algo=shac", "algo.share_actor=separate", "algo.share_critic=separate"]},
+    "actions": {name: KINDS["actions"][name] for name in ("continuous", "discrete", "hybrid")},
+    "critic": KINDS["critic"],
+    "network": {name: KINDS["network"][name] for name in ("mlp", "linear", "deep_sets", "gru", "multi")},
+    "scenario": {name: KINDS["scenario"][name] for name in ("cooperative", "different_sizes", "one_agent", "ends")},
+    "tools": {
+        "plain": [],
+        "normalised": ["algo.value_norm=running", "algo.normalize_observation=true"],
+        "popart_ids": KINDS["tools"]["popart_ids"],
+        "deterministic": ["algo.policy=deterministic"],
+        "stages": KINDS["tools"]["stages"],
+    },
+}
 GAMES = {  # agents that act in turn
     "algorithm": KINDS["algorithm"] | {"pqn": ["algo=pqn"]},
     "critic": KINDS["critic"],
@@ -196,6 +211,11 @@ def test_so_do_algorithms_that_learn_values(names: tuple[str, ...], tmp_path: Pa
 @pytest.mark.parametrize("names", CHOOSE(everything(FOREIGN)), ids="-".join)
 def test_so_do_they_in_other_environments(names: tuple[str, ...], tmp_path: Path) -> None:
     run_or_refuse(FOREIGN, names, [size for size in SIZES if size not in ("algo.epochs=2", "env.fast=off")], tmp_path)
+
+
+@pytest.mark.parametrize("names", CHOOSE(everything(SIMULATED)), ids="-".join)
+def test_so_do_algorithms_with_gradients_of_the_simulator(names: tuple[str, ...], tmp_path: Path) -> None:
+    run_or_refuse(SIMULATED, names, [size for size in SIZES if size != "env.fast=off"], tmp_path)
 
 
 @pytest.mark.parametrize("names", CHOOSE(everything(GAMES)), ids="-".join)

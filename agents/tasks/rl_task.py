@@ -68,12 +68,14 @@ class RLTask(EpisodeEvaluation):
         statistics: of the episodes that end in training.
         policy_generator, minibatch_generator: random streams of the actions and of the minibatches.
         figures: metrics of the iteration.
+        collector_class: what collects, built as `Collector` is.
 
     Raises:
         UserError: no time limit, a budget smaller than one iteration, or groups that do not fit.
     """
 
     unit = "frames"
+    collector_class: type[Collector] = Collector
 
     def __init__(
         self,
@@ -149,7 +151,7 @@ class RLTask(EpisodeEvaluation):
         more = self._marks, rules, tuple(env.final_masks())
         rollout = RolloutBuffer(env.spec, env.num_envs, env.device, self._steps, actors, critics, *more)
         others = None if self.lineup.all_learn else self.lineup.act
-        collector = Collector(env, actors, rollout, critics, others)
+        collector = self.collector_class(env, actors, rollout, critics, others)
         n_agents = {name: group.n_agents for name, group in env.spec.groups.items()}
         statistics = EpisodeStatistics(env.num_envs, n_agents, self.lineup.algos, self.device, rules)
         return Arena(env, rollout, collector, statistics)

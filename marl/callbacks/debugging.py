@@ -150,6 +150,9 @@ class Overfit(Callback):
     first: float | None = field(default=None, init=False)
 
     def wrap_task(self, task: Task) -> OneMinibatch:
+        if not task.repeatable:
+            kind = type(task).__name__
+            raise UserError(f"debug=overfit: trains on one minibatch, whose loss {kind} can compute once only")
         self.minibatch = OneMinibatch(task, self.steps)
         return self.minibatch
 

@@ -12,7 +12,8 @@ class CapturedLoss:
     """Outputs of a loss, and its gradients where a backward pass leaves them, from recordings where these are possible.
 
     A loss that can be recorded has `capture_key()`: everything that decides what it computes beside tensors and their
-    shapes. Its own class must define it, since a subclass may depend on more.
+    shapes. Its own class must define it, since a subclass may depend on more. Minibatches that carry a graph are never
+    recorded.
     """
 
     def __init__(self, loss: nn.Module) -> None:
@@ -23,6 +24,10 @@ class CapturedLoss:
     def __call__(self, batch: Mapping) -> dict[str, Tensor]:
         names, values = [], []
         _flatten(batch, names, values)
+        if any(value.requires_grad for value in values):  # its graph goes on outside of the loss
+            outputs = self.loss(batch)
+            outputs["loss"].backward()
+            return outputs
         self.batch, self.key = batch, (*names, self.loss.capture_key())
         results = self.replayed(values, self.key)
         outputs, trained = self.output_names[self.key]

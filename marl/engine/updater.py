@@ -82,6 +82,8 @@ class Updater:
         searches = isinstance(self.optimizer, torch.optim.LBFGS)
         if searches and (config.precision == "fp16" or config.non_finite == "skip"):
             raise UserError("optimizer.name='LBFGS': cannot go with trainer.precision=fp16 or trainer.non_finite=skip")
+        if searches and not task.repeatable:
+            raise UserError("optimizer.name='LBFGS': computes a minibatch's loss again, which this algorithm cannot")
         steps = self.iterations * -(-task.steps_per_iteration // config.accumulate)
         self.schedule = schedule.build(self.optimizer, self.iterations, steps, mode or task.monitor[1])
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
@@ -284,5 +286,5 @@ def check(
             message = f"the run ends before, after {budget}; optimizer.freeze=[{part}] keeps it for good"
             raise UserError(f"optimizer.unfreeze={{{part}: {begin}}}: {message}")
     if config.accumulate > 1 and not task.accumulates:
-        message = f"trainer.accumulate={config.accumulate}: only 1 is allowed with algo.update=sequential"
-        raise UserError(f"{message} or a replay buffer, where a step must not span several minibatches")
+        message = f"trainer.accumulate={config.accumulate}: only 1 is allowed with algo.update=sequential,"
+        raise UserError(f"{message} algo=shac or a replay buffer, where a step must not span several minibatches")

@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 import agents.tasks.off_policy  # noqa: E402, F401
 import agents.tasks.on_policy  # noqa: E402, F401
+import agents.tasks.short_horizon  # noqa: E402, F401
 import envs.vmas.env  # noqa: E402, F401
 import marl.supervised.task  # noqa: E402, F401
 from marl.checkpoints import checkpoint_file  # noqa: E402
@@ -84,11 +85,15 @@ CASES = {
         *(*REPLAYED, "algo=masac", "env=vmas/navigation", "network=gru", "network.hidden=8"),
         *("algo.chunk_length=5", "algo.burn_in=3"),
     ],
+    "simple_spread, SHAC": [
+        *AGENTS, "algo=shac", "env=vmas/mpe/simple_spread",
+        "algo.value_norm=running", "trainer.accumulate=1",  # the actors' step is of one minibatch
+    ],
     "digits": ["experiment=digits", "network.hidden=[16]", "network.dropout=0.1", "scheduler=cosine"],
     "cloning": ["experiment=clone", "network.hidden=[16]", "task.eval_episodes=4", "env.fast=off"],
 }
 BY_EPOCHS = ("digits", "cloning")
-COMPILES = ("balance, kernel", "navigation, lidar", "balance, curriculum")
+COMPILES = ("balance, kernel", "navigation, lidar", "balance, curriculum", "simple_spread, SHAC")
 TIMES = ("seconds", "per_second")  # endings of metrics that no two runs share
 STAGES = ("half", "written", "before rename", "after rename")
 SAME = ("loss", "optimizer", "schedule", "scaler", "processes", "callbacks", "iteration", "iterations", "best",
