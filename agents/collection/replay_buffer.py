@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from agents.collection.replay_memory import DeviceMemory, MappedMemory
-from agents.collection.rollout_buffer import RolloutBuffer
+from agents.collection.rollout_buffer import RolloutBuffer, to_device
 
 
 class ReplayBuffer:
@@ -183,6 +183,7 @@ class ReplayBuffer:
 
     def following(self) -> dict[str, Tensor]:
         """What follows the newest step, {name: [E, ...]}, a copy."""
+        self.allocate()
         return {name: self.rows[name][self._end].clone() for name in self.observed}
 
     @property
@@ -198,6 +199,7 @@ class ReplayBuffer:
             rollouts: from the oldest on, each as `rollout` gives it.
             following: as `following` gives it.
         """
+        self.allocate()
         self.clear()
         self.added = first * self.rollout_steps
         for rollout in rollouts:
@@ -269,7 +271,7 @@ class ReplayBuffer:
             if name.endswith("terminated"):
                 _put(batch, name, self._at(name, last))
         batch["discount"] = discount
-        return batch if step.device == self.device else _moved(batch, self.device)
+        return batch if step.device == self.device else to_device(batch, self.device)
 
     def _at(self, name: str, at: Tensor) -> Tensor:
         return self.rows[name].flatten(0, 1).index_select(0, at)
@@ -288,10 +290,6 @@ class ReplayBuffer:
         if not len(kept):
             return value
         return torch.where(cut, kept.index_select(0, finals.clamp(min=0)), value)
-
-
-def _moved(batch: dict, device: torch.device) -> dict:
-    return {k: v.to(device) if isinstance(v, Tensor) else _moved(v, device) for k, v in batch.items()}
 
 
 def _put(batch: dict, name: str, value: Tensor, prefix: str = "") -> None:

@@ -80,6 +80,9 @@ CASES = {
         *("algo.target_every=7", "algo.tau=1"),
     ],
     "navigation, MASAC": [*REPLAYED, "algo=masac", "env=vmas/navigation"],
+    "navigation, MASAC by priority": [
+        *(*REPLAYED, "algo=masac", "env=vmas/navigation", "algo.priority=0.6", "algo.buffer_on=disk"),
+    ],
     "digits": ["experiment=digits", "network.hidden=[16]", "network.dropout=0.1", "scheduler=cosine"],
     "cloning": ["experiment=clone", "network.hidden=[16]", "task.eval_episodes=4", "env.fast=off"],
 }
