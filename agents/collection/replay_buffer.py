@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from agents.collection.replay_memory import DeviceMemory, MappedMemory
-from agents.collection.rollout_buffer import RolloutBuffer
+from agents.collection.rollout_buffer import RolloutBuffer, to_device
 from agents.fused_ops.gather import Gather
 
 
@@ -192,6 +192,7 @@ class ReplayBuffer:
 
     def following(self) -> dict[str, Tensor]:
         """What follows the newest step, {name: [E, ...]}, a copy."""
+        self.allocate()
         return {name: self.rows[name][self._end].clone() for name in self.observed}
 
     @property
@@ -207,6 +208,7 @@ class ReplayBuffer:
             rollouts: from the oldest on, each as `rollout` gives it.
             following: as `following` gives it.
         """
+        self.allocate()
         self.clear()
         self.added = first * self.rollout_steps
         for rollout in rollouts:
@@ -265,7 +267,7 @@ class ReplayBuffer:
         for name in self.masks:
             _put(batch, name, self._mask_after(name, after, last), "next_")
         batch["discount"] = discount
-        return batch if step.device == self.device else _moved(batch, self.device)
+        return batch if step.device == self.device else to_device(batch, self.device)
 
     def _sums(
         self, step: Tensor, env: Tensor, at: Tensor, n_step: int, discount: Tensor
@@ -310,10 +312,6 @@ class ReplayBuffer:
         cut = self._at(own if own in self.sources else "truncated", last)
         cut = cut.view(*cut.shape, *[1] * (value.dim() - cut.dim()))
         return torch.where(cut, self._at(name, last) if kind == "alive" else True, value)
-
-
-def _moved(batch: dict, device: torch.device) -> dict:
-    return {k: v.to(device) if isinstance(v, Tensor) else _moved(v, device) for k, v in batch.items()}
 
 
 def _put(batch: dict, name: str, value: Tensor, prefix: str = "") -> None:

@@ -89,6 +89,9 @@ CASES = {
         *AGENTS, "algo=shac", "env=vmas/mpe/simple_spread",
         "algo.value_norm=running", "trainer.accumulate=1",  # the actors' step is of one minibatch
     ],
+    "navigation, MASAC by priority": [
+        *(*REPLAYED, "algo=masac", "env=vmas/navigation", "algo.priority=0.6", "algo.buffer_on=disk"),
+    ],
     "digits": ["experiment=digits", "network.hidden=[16]", "network.dropout=0.1", "scheduler=cosine"],
     "cloning": ["experiment=clone", "network.hidden=[16]", "task.eval_episodes=4", "env.fast=off"],
 }

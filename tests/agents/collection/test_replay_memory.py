@@ -44,6 +44,12 @@ def test_a_buffer_on_disk_gives_the_same_minibatches(ends: dict, rollouts: int, 
     assert all(same(device, restored, n) for n in (1, 3))
 
 
+def test_an_empty_buffer_on_disk_is_saved_and_put_back(tmp_path: Path) -> None:
+    first, second = (two(tmp_path / name, {}, 0)[1] for name in "ab")
+    second.restore(0, [], first.following())
+    assert second.steps == 0 and all(not value.any() for value in second.following().values())
+
+
 def test_without_a_call_of_the_system_room_is_reserved_by_writing(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.delattr(os, "posix_fallocate")
     device, disk = two(tmp_path, MANY, 30)
