@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from marl.callbacks.early_stopping import EarlyStopping
 from marl.config import compose, conf_tree
@@ -101,3 +102,11 @@ def test_mistakes_of_composition_are_worded(override: str, sentence: str) -> Non
     with pytest.raises(UserError, match=sentence) as error:
         compose.check(compose.compose([override]))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("study", conf_tree.group_options("study"))
+def test_the_space_of_a_study_is_of_what_it_trains(study: str) -> None:
+    node = yaml.safe_load((CONF / "study" / f"{study}.yaml").read_text())
+    for end in (0, -1):
+        ends = {key: list(one.get("choices") or (one["low"], one["high"]))[end] for key, one in node["space"].items()}
+        compose.check(compose.compose([*node["base"], *(f"{key}={value}" for key, value in ends.items())]))
