@@ -1,0 +1,88 @@
+"""Makes the tables of docs/results.md that have an algorithm per row and a scenario per column.
+
+    python docs/scripts/learning_table.py SWEEP…
+    python docs/scripts/learning_table.py beside FOLDER    # see `beside`
+"""
+
+import csv
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from marl.report.statistics import interval, iqm
+
+SCENARIOS = ("balance", "navigation", "sampling", "mpe/simple_spread", "give_way", "dispersion")
+ALGORITHMS = ("iql", "vdn", "qmix", "pqn_vdn", "iddpg", "maddpg", "matd3", "isac", "masac", "ippo", "mappo")
+LAST = 5  # iterations at the end of a run whose training episodes are compared
+
+
+def shown(values: list[float]) -> str:
+    """IQM over the seeds and, of several, its 95 % interval (bootstrap over them)."""
+    scores = np.array(values)
+    if len(scores) == 1:
+        return f"{scores[0]:.3g}"
+    low, high = interval(iqm, [scores])
+    return f"**{iqm([scores]):.3g}** [{low:.3g}, {high:.3g}]"
+
+
+def table(sweeps: list[Path]) -> None:
+    """IQM of the mean returns of the last evaluations, and the median of seconds over all runs of a row."""
+    returns, seconds = defaultdict(dict), defaultdict(list)
+    for run in sorted(path.parent for sweep in sweeps for path in sweep.glob("*/summary.json")):
+        overrides = dict(each.split("=", 1) for each in json.loads((run / "job.json").read_text())["overrides"])
+        summary = json.loads((run / "summary.json").read_text())
+        name, scenario = overrides["algo"], overrides["env"].removeprefix("vmas/")
+        returns[name, scenario][summary["seed"]] = summary["final"]["episode_return"]["mean"]
+        seconds[name].append(summary["seconds"]["collect"] + summary["seconds"]["update"])
+    print("| `algo=` | " + " | ".join(SCENARIOS) + " | seconds |")
+    print("|---" * (len(SCENARIOS) + 2) + "|")
+    for name in (each for each in ALGORITHMS if each in seconds):
+        cells = [returns[name, scenario] for scenario in SCENARIOS]
+        shows = [shown([runs[seed] for seed in sorted(runs)]) if runs else "" for runs in cells]
+        print(f"| `{name}` | " + " | ".join(shows) + f" | {np.median(seconds[name]):.0f} |")
+    counts = sorted({len(runs) for runs in returns.values()})
+    print(f"\nseeds per cell: {counts}")
+
+
+def ours(path: Path) -> tuple[list[float], float]:
+    """Mean returns of the training episodes by iteration, and the seconds of collecting and learning."""
+    with open(path / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    times = sum(float(row["collect_seconds"]) + float(row["update_seconds"]) for row in rows)
+    return [float(row["episode_return"]) for row in rows if row["episode_return"]], times
+
+
+def theirs(path: Path) -> tuple[list[float], float]:
+    """The same of BenchMARL's runner."""
+    rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    return [row["mean_return"] for row in rows], sum(row["collect_s"] + row["update_s"] for row in rows)
+
+
+def beside(folder: Path) -> None:
+    """BenchMARL's runs and ours: `bm_ALGORITHM_TASK_SEED.jsonl` of its runner, `ours_ALGORITHM_TASK_SEED/metrics.csv`.
+
+    Mean returns of the training episodes (with their exploration) that end in the last iterations, seed by seed, and
+    mean seconds of a run.
+    """
+    print("| `algo=` | scenario | BenchMARL | ours | seconds, BenchMARL | ours |")
+    print("|---|---|---|---|---|---|")
+    pairs = defaultdict(list)
+    for path in sorted(folder.glob("bm_*_*_*.jsonl")):
+        other = folder / f"ours_{path.stem[3:]}"
+        if (other / "summary.json").is_file():
+            _, name, task, _ = path.stem.split("_")
+            pairs[name, task].append((theirs(path), ours(other)))
+    for (name, task), runs in sorted(pairs.items()):
+        sides = [", ".join(f"{np.nanmean(run[side][0][-LAST:]):.3g}" for run in runs) for side in (0, 1)]
+        times = [f"{np.mean([run[side][1] for run in runs]):.0f}" for side in (0, 1)]
+        print(f"| `{name}` | {task} | {' | '.join(sides)} | {' | '.join(times)} |")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "beside":
+        beside(Path(sys.argv[2]))
+    else:
+        table([Path(each) for each in sys.argv[1:]])
