@@ -21,7 +21,7 @@ from marl.core.errors import CannotCompile
 from marl.native import library_cache as cache
 from marl.native.compiler import PATIENCE, compile_library, digest, load
 
-LARGEST = 250_000  # operations of a gradient program; beyond, compilers take minutes
+LARGEST = 150_000  # operations of a gradient program; beyond, compilers take minutes
 
 
 @dataclass
@@ -92,7 +92,7 @@ def _make(world: VmasWorld, state: ScenarioState, compilation: Compiled, drawn: 
         library = compile_library(source)
         built = time.perf_counter()
         found = CompiledGradient(binary=library.name, places=layout)
-        report = verify_gradient(template, lowered, compilation.step(TRACED), found.kernel(TRACED))
+        report = verify_gradient(template, gradient, compilation.step(TRACED), found.kernel(TRACED))
     except ConstantChanged as changed:
         return CompiledGradient(why=str(changed))
     except CannotCompile as refusal:

@@ -203,6 +203,17 @@ __attribute__((always_inline)) static inline void transpose16(__m512 r[16]) {
     r[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
   }
 }
+
+static inline void take(float (*rows)[W], const float* source, long n, int lanes) {
+  for (long j = 0; j < n; j += 16) {
+    const int rest = n - j < 16 ? (int)(n - j) : 16;
+    const __mmask16 keep = (__mmask16)((1u << rest) - 1);
+    __m512 r[16];
+    UNROLL for (int l = 0; l < 16; l++) r[l] = _mm512_maskz_loadu_ps(l < lanes ? keep : (__mmask16)0, source + l * n + j);
+    transpose16(r);
+    for (int i = 0; i < rest; i++) _mm512_storeu_ps(rows[j + i], r[i]);
+  }
+}
 #endif
 
 // target[l * n + j] = rows[j][l], the inverse of take

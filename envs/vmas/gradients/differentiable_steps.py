@@ -2,59 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from envs.base import STATE, EnvError, Transition
+from envs.base import EnvError, Transition
 from envs.kernel.backends.cpu_runtime import KernelStep
 from envs.kernel.backends.gradient_runtime import GradientKernel
 from envs.kernel.compile_gradient import CompiledGradient, compiled_gradient
 from envs.vmas.env import VmasEnv
-
-OTHERWISE = "algorithms that need no gradients of the simulator, such as mappo, take it as it is"
-
-
-@dataclass
-class _Made:
-    """One step that was made: what its gradients need beside the state and the actions, and what it gave."""
-
-    kernel: GradientKernel
-    groups: list[str]
-    noise: Tensor | None
-    tables: dict[str, Tensor]  # of before the step
-    over: Tensor  # bool [E]
-    outputs: dict[tuple, Tensor]  # name of its gradient -> what the step gave
-    after: Tensor  # the state after it
-
-
-class _Step(torch.autograd.Function):
-    """(state, actions) -> (state, outputs): values are those of a step already made, gradients the kernel's."""
-
-    @staticmethod
-    def forward(ctx: Any, made: _Made, state: Tensor, *actions: Tensor) -> tuple[Tensor, ...]:
-        ctx.set_materialize_grads(False)
-        ctx.made = replace(made, outputs={}, after=torch.empty(0))  # what the step gave is not needed again
-        ctx.names = list(made.outputs)
-        ctx.save_for_backward(state, *actions)
-        return made.after, *made.outputs.values()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, after: Tensor | None, *outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        made: _Made = ctx.made
-        state, *actions = ctx.saved_tensors
-        gradient = torch.zeros_like(state) if after is None else after.float().contiguous().clone()
-        given = {("state",): state, ("gradient", "state"): gradient, ("noise",): made.noise, ("over",): made.over}
-        given |= {("action", g): a for g, a in zip(made.groups, actions, strict=True)}
-        given |= {n: None if g is None else g.contiguous() for n, g in zip(ctx.names, outputs, strict=True)}
-        given |= {("table", p): made.tables[p].clone() if p in made.tables else torch.zeros(made.kernel.num_envs, n)
-                  for p, n, _ in made.kernel.places.tables}
-        of_actions = made.kernel(given)
-        return None, gradient, *(of_actions[g].view_as(a) for g, a in zip(made.groups, actions, strict=True))
+from envs.vmas.gradients.step_gradient import (
+    OTHERWISE,
+    Made,
+    StepGradient,
+    check_differentiable,
+    outputs_of,
+    with_outputs,
+)
 
 
 class _Carry(torch.autograd.Function):
@@ -98,15 +64,7 @@ class DifferentiableSteps:
 
     def __init__(self, env: VmasEnv) -> None:
         self.env = env
-        name = env.scenario
-        if env.stepper is None or env.path == "eager":
-            raise EnvError(f"{name!r} has no gradients: it has no kernel, and {env.why_eager}; {OTHERWISE}.")
-        choices = [group for group, spec in env.spec.groups.items() if spec.action.kind != "continuous"]
-        if choices:
-            raise EnvError(f"{name!r} has no gradients: the actions of {choices[0]!r} are choices, which have none "
-                           f"(env.continuous_actions=true); {OTHERWISE}.")
-        if env.world.agent_masks is not None:
-            raise EnvError(f"{name!r} has no gradients: its agents die or their choices are masked; {OTHERWISE}.")
+        check_differentiable(env)
         self._kernels: dict[str, GradientKernel] = {}
         self._step: KernelStep | None = None
         self._state: Tensor | None = None
@@ -175,28 +133,6 @@ class DifferentiableSteps:
         transition = self.env.step({g: a.detach() for g, a in zip(groups, actions, strict=True) if a is not None})
         now = self.env.stepper.ready() or step  # another one where resets gave what the kernel did not know
         noise = now.random.clone() if step.noise else None
-        made = _Made(kernel, groups, noise, tables, transition.done, _outputs(transition), step.state.clone())
-        self._state, *values = _Step.apply(made, self._state, *actions)
-        return _with_outputs(transition, dict(zip(made.outputs, values, strict=True)))
-
-
-def _outputs(transition: Transition) -> dict[tuple, Tensor]:
-    """What a step gave, by the names that the gradient kernel knows its gradients by."""
-    outputs = {("gradient", "reward", g): v for g, v in transition.reward.items()}
-    outputs |= {("gradient", "observation", g): v for g, v in transition.next_observation.items()}
-    outputs |= {("gradient", "after", "observation", g): v for g, v in transition.observation.items()}
-    if transition.state is not None:
-        outputs["gradient", "observation", STATE] = transition.next_state
-        outputs["gradient", "after", "observation", STATE] = transition.state
-    return outputs
-
-
-def _with_outputs(transition: Transition, values: dict[tuple, Tensor]) -> Transition:
-    groups = transition.reward
-    return replace(
-        transition,
-        reward={g: values["gradient", "reward", g] for g in groups},
-        next_observation={g: values["gradient", "observation", g] for g in groups},
-        observation={g: values["gradient", "after", "observation", g] for g in groups},
-        next_state=values.get(("gradient", "observation", STATE)),
-        state=values.get(("gradient", "after", "observation", STATE)))
+        made = Made(kernel, groups, noise, tables, transition.done, outputs_of(transition), step.state.clone())
+        self._state, *values = StepGradient.apply(made, self._state, *actions)
+        return with_outputs(transition, dict(zip(made.outputs, values, strict=True)))

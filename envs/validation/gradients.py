@@ -1,0 +1,211 @@
+"""The second table of docs/kernels.md: which scenarios have gradients, how right they are, and what they cost.
+
+    python -m envs.validation.gradients [scenario …] [--envs 600] [--json gradients.json]
+"""
+
+import argparse
+import json
+import statistics
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.base import EnvError
+from envs.kernel.backends.gradient_runtime import GradientKernel
+from envs.kernel.compile_gradient import CompiledGradient
+from envs.kernel.ir.gradient import TABLE
+from envs.validation.kernel_coverage import settings_of
+from envs.vmas.env import VmasEnv
+from envs.vmas.gradients.differentiable_steps import DifferentiableSteps
+from envs.vmas.simulator import scenario_names
+
+WARM, PLAYED = 3, 10  # rounds before the clock counts, steps before gradients are looked at
+Slots = dict[str, Tensor]
+
+
+def measure(scenario: str, num_envs: int, rounds: int = 9) -> dict[str, Any]:
+    """One row: what was built, errors against differences and against VMAS's own autograd, seconds in turn."""
+    start = time.perf_counter()
+    row: dict[str, Any] = {"scenario": scenario, "why": ""}
+    try:
+        env = VmasEnv(**settings_of(scenario), num_envs=num_envs)
+        steps = DifferentiableSteps(env)
+    except EnvError as error:
+        return row | {"why": str(error)}
+    env.reset(seed=0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(PLAYED):
+        env.step(env.random_action(generator))
+    action = {g: a.contiguous() for g, a in env.random_action(generator).items()}
+    row |= {"total": time.perf_counter() - start, **steps.compilation.facts}
+    row["step_operations"] = env.stepper.compilation.facts["operations"]
+    return row | against_autograd(env, steps.compilation, action) | race(env, steps.compilation, action, rounds)
+
+
+def _incoming(kernel: GradientKernel, generator: torch.Generator) -> dict[tuple, Tensor]:
+    """Random gradients of what a step gives; of the state none."""
+    return {("gradient", *key): torch.randn(kernel.num_envs, n, generator=generator)
+            for key, n in kernel.places.outputs}
+
+
+def _given(env: VmasEnv, kernel: GradientKernel, step: Any, action: dict[str, Tensor]) -> dict[tuple, Tensor]:
+    """What a gradient kernel is given at the state that lies in a step's kernel."""
+    given = {("state",): step.state.clone(), ("noise",): step.random.clone(),
+             ("gradient", "state"): torch.zeros_like(step.state)}
+    given |= {("action", g): a for g, a in action.items()}
+    return given | {("table", p): torch.zeros(env.num_envs, n) if p.startswith(TABLE) else step.tables[p].clone()
+                    for p, n, _ in kernel.places.tables}
+
+
+def against_autograd(env: VmasEnv, compilation: CompiledGradient, action: dict[str, Tensor]) -> dict[str, Any]:
+    """Relative differences from the gradients of VMAS's own step (`grad_enabled`), at the environment's state.
+
+    "autograd": median, 95 % quantile and largest of one number per environment: how far its gradients of state and
+    actions are from torch's, by their norm (at least 1); or one sentence why there are none.
+    """
+    step, pool = env.stepper.compilation.step(env.num_envs), env.world.pool
+    simulator = env.simulator
+    simulator.grad_enabled = True
+    step.load_state(lambda path: pool.main.tensors[path].value)
+    if step.noise:
+        return {"autograd": "the step draws random numbers"}
+    kernel, generator = compilation.kernel(env.num_envs), torch.Generator().manual_seed(1)
+    incoming, given = _incoming(kernel, generator), _given(env, kernel, step, action)
+    actions = kernel(given | incoming)
+    with pool.preserved():
+        try:
+            theirs = _autograd(env, set(step.columns), action, incoming)
+        except Exception as error:  # a scenario may do anything that autograd refuses
+            return {"autograd": f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"}
+    off, size = torch.zeros(env.num_envs), torch.zeros(env.num_envs)
+    for name, expected in theirs.items():
+        ours = actions[name[1]] if name[0] == "action" else None
+        if ours is None:
+            rows, elements = step.columns[name[1]]
+            ours, expected = given["gradient", "state"][rows, : env.num_envs].T, expected[:, elements]
+        difference, expected = ours - expected.reshape(ours.shape), expected.reshape(ours.shape)
+        off, size = off + difference.square().sum(1), size + expected.square().sum(1)
+    error = (off / size.clamp(min=1)).sqrt()
+    nan = int(error.isnan().sum())
+    error = error[~error.isnan()]
+    if not len(error):
+        return {"autograd": "its own gradients are nan"}
+    return {"autograd": [error.median().item(), error.quantile(0.95).item(), error.max().item()], "autograd_nan": nan}
+
+
+def _autograd(env: VmasEnv, paths: set[str], action: dict[str, Tensor], incoming: dict[tuple, Tensor]
+              ) -> dict[tuple, Tensor]:
+    """{("action", group) or ("state", path): gradient [E, n]} by torch, through the simulator's own step."""
+    world, leaves = env.world, {}
+    for path in sorted(paths):
+        slot = world.pool.main.tensors[path]
+        if slot.value.is_floating_point() and world.pool.axes[path] == 0:
+            leaves["state", path] = leaf = slot.value.detach().clone().requires_grad_()
+            slot.write(leaf.clone())
+    handed = {g: a.clone().requires_grad_() for g, a in action.items()}
+    leaves |= {("action", g): a for g, a in handed.items()}
+    with world.pool.stream:
+        observations, rewards, *_ = world.simulator.step(world.split_actions({g: a * 1 for g, a in handed.items()}))
+    gives = {("gradient", "observation", g): v for g, v in world.observe(world.simulator, observations).items()}
+    gives |= {("gradient", "reward", name): group.reward(rewards) for name, group in world.groups.items()}
+    total = sum((gives[name].reshape(env.num_envs, -1) * weight).sum() for name, weight in incoming.items()
+                if gives[name].requires_grad)
+    found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    return {name: (torch.zeros_like(leaf) if g is None else g).reshape(env.num_envs, -1)
+            for (name, leaf), g in zip(leaves.items(), found, strict=True)}
+
+
+def race(env: VmasEnv, compilation: CompiledGradient, action: dict[str, Tensor], rounds: int) -> dict[str, Any]:
+    """Medians, in turn and on one thread: µs of the step's kernel, of the gradients', of VMAS's step and backward."""
+    step, kernel = env.stepper.compilation.step(env.num_envs), compilation.kernel(env.num_envs)
+    pool = env.world.pool
+    simulator = env.simulator
+    simulator.grad_enabled = True
+    step.load_state(lambda path: pool.main.tensors[path].value)
+    outputs = {key: torch.empty(env.num_envs, n) for key, n in step.places.outputs}
+    ended = {(name,): torch.empty(env.num_envs, dtype=torch.bool) for name in ("terminated", "truncated")}
+    step.bind(outputs | ended | {("action", g): a for g, a in action.items()})
+    given = _given(env, kernel, step, action) | _incoming(kernel, torch.Generator().manual_seed(1))
+    before, gradient, seconds = step.state.clone(), given["gradient", "state"].clone(), ([], [], [])
+    for number in range(WARM + rounds):
+        lap = ([], [], [])
+        for _ in range(20):
+            step.state.copy_(before)
+            given["gradient", "state"].copy_(gradient)
+            lap[0].append(_seconds(step.step))
+            lap[1].append(_seconds(lambda: kernel(given)))
+        lap[2].append(_vmas_seconds(env, action))
+        for mine, new in zip(seconds, lap, strict=True):
+            mine += new if number >= WARM else []
+    names = ("step_us", "gradient_us", "vmas_us")
+    return {name: statistics.median(times) * 1e6 if times and None not in times else None
+            for name, times in zip(names, seconds, strict=True)}
+
+
+def _seconds(function: Any) -> float:
+    begin = time.perf_counter()
+    function()
+    return time.perf_counter() - begin
+
+
+def _vmas_seconds(env: VmasEnv, action: dict[str, Tensor]) -> float | None:
+    """One step of the simulator with gradients, and one backward pass; None where that cannot be done."""
+    world = env.world
+    for slot in world.pool.main.tensors.values():
+        if slot.value.requires_grad:  # of the step before
+            slot.write(slot.value.detach())
+    handed = {g: a.clone().requires_grad_() for g, a in action.items()}
+    with world.pool.preserved(), world.pool.stream:
+        begin = time.perf_counter()
+        try:
+            observations, rewards, *_ = world.simulator.step(world.split_actions({g: a * 1 for g, a in handed.items()}))
+            total = sum(v.sum() for v in world.observe(world.simulator, observations).values())
+            (total + sum(r.sum() for r in rewards)).backward()
+        except RuntimeError:
+            return None
+        return time.perf_counter() - begin
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    lines = ["| scenario | operations: step, gradients | compile, s | error against differences: median, 95 %, worst | "
+             "against VMAS's autograd: median, 95 % | step, µs | gradients, µs | ratio | VMAS, step and backward, ms | "
+             "ratio to step and gradients |", "|---|---|---|---|---|---|---|---|---|---|"]
+    for r in rows:
+        if r["why"]:
+            lines.append(f"| {r['scenario']} | — | | {r['why']} | | | | | | |")
+            continue
+        own = r["autograd"]
+        own = own if isinstance(own, str) else f"{own[0]:.0e}, {own[1]:.0e}"
+        both, vmas = r["step_us"] + r["gradient_us"], r["vmas_us"]
+        lines.append(f"| {r['scenario']} | {r['step_operations']:,}, {r['operations']:,} | "
+                     f"{r['seconds']['compile']:.1f} | {r['median']:.0e}, {r['most']:.0e}, {r['worst']:.0e} | {own} | "
+                     f"{r['step_us']:.0f} | {r['gradient_us']:.0f} | {r['gradient_us'] / r['step_us']:.1f} | "
+                     + (f"{vmas / 1e3:.1f} | {vmas / both:.0f} |" if vmas else "— | |"))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measures the scenarios named on the command line, or all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("scenarios", nargs="*")
+    parser.add_argument("--envs", type=int, default=600)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    rows = []
+    for scenario in options.scenarios or scenario_names():
+        rows.append(measure(scenario, options.envs))
+        print(json.dumps(rows[-1]), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
