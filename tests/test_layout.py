@@ -63,6 +63,7 @@ def test_configurations_begin_with_their_purpose() -> None:
 
 def test_folders_are_small() -> None:
     public = {  # a file's name there is public: that of an option, or of a page that others link to
+        "conf/algo",
         "conf/data",
         "conf/env/vmas",
         "conf/experiment",

@@ -1,1 +1,1 @@
-"""Learning rules: what each algorithm optimises, and with which networks (PPO, HAPPO, behaviour cloning)."""
+"""Learning rules: what each algorithm optimises, and with which networks (PPO, HAPPO, SHAC, behaviour cloning)."""
