@@ -27,8 +27,8 @@ class Unrolled:
 
     Args:
         actor: of the group, or its target.
-        rows: of the group, as `agents.collection.replay_buffer.ReplayBuffer.take` gives them, with a memory
-            `agents.collection.replay_sequences.SequenceBuffer.take_sequences`.
+        rows: of the group, as `agents.collection.replay.buffer.ReplayBuffer.take` gives them, with a memory
+            `agents.collection.replay.sequences.SequenceBuffer.take_sequences`.
         burn_in: b.
     """
 

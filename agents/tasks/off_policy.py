@@ -13,11 +13,11 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from agents.algorithms.off_policy.replayed import Replayed
-from agents.collection.prioritised import PrioritisedReplay
-from agents.collection.replay_buffer import ReplayBuffer
-from agents.collection.replay_memory import MappedMemory
-from agents.collection.replay_segments import ReplaySegments
-from agents.collection.replay_sequences import SequenceBuffer, Sequences, recall
+from agents.collection.replay.buffer import ReplayBuffer
+from agents.collection.replay.memory import MappedMemory
+from agents.collection.replay.prioritised import PrioritisedReplay
+from agents.collection.replay.segments import ReplaySegments
+from agents.collection.replay.sequences import SequenceBuffer, Sequences, recall
 from agents.fused_ops import gather, replay_terms
 from agents.tasks.rl_task import RLTask
 from envs.base import Env
@@ -36,7 +36,7 @@ class OffPolicy(RLTask):
         network: factory of the actors' networks (and of the critics', unless `critic_network` is given).
         critic_network: factory of the critics' networks.
 
-    Where networks have a memory, minibatches are of whole sequences (`agents.collection.replay_sequences`),
+    Where networks have a memory, minibatches are of whole sequences (`agents.collection.replay.sequences`),
     `minibatch_size` rounded down.
 
     Raises:

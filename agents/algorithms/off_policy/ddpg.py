@@ -88,7 +88,7 @@ class DDPGLoss(ReplayLoss):
         return self.training, self.improves_actors
 
     def forward(self, batch: Mapping) -> dict[str, Tensor]:
-        """The loss of a minibatch, as `agents.collection.replay_buffer.ReplayBuffer.sample` gives it.
+        """The loss of a minibatch, as `agents.collection.replay.buffer.ReplayBuffer.sample` gives it.
 
         Returns:
             Scalars on the device, all but "loss" detached: loss, critic_loss, q and, where actors are improved,

@@ -87,7 +87,7 @@ class QLearningLoss(ReplayLoss):
         return (self.training,)
 
     def forward(self, batch: Mapping) -> dict[str, Tensor]:
-        """The loss of a minibatch, as `agents.collection.replay_buffer.ReplayBuffer.sample` gives it.
+        """The loss of a minibatch, as `agents.collection.replay.buffer.ReplayBuffer.sample` gives it.
 
         Returns:
             Scalars on the device, all but "loss" detached: loss, td_loss (the same), q (mean value of the actions). Of

@@ -31,12 +31,12 @@ class Replayed(ExploringAlgorithm):
         updates: gradient steps per iteration.
         minibatch_size: frames per gradient step.
         buffer_frames: capacity of the replay buffer.
-        buffer_on: where it lies: device = the run's | disk = files beside the run (`agents.collection.replay_memory`).
+        buffer_on: where it lies: device = the run's | disk = files beside the run (`agents.collection.replay.memory`).
         prefill: frames that are collected before the first update.
         n_step: rewards summed before a target bootstraps.
         priority, priority_beta, priority_beta_final, priority_floor: alpha, beta at the beginning and at the end, and
-            the floor of `agents.collection.prioritised.PrioritisedReplay`; priority=0 draws uniformly.
-        chunk_length, burn_in, memory: of networks with a memory, see `agents.collection.replay_sequences.Sequences`.
+            the floor of `agents.collection.replay.prioritised.PrioritisedReplay`; priority=0 draws uniformly.
+        chunk_length, burn_in, memory: of networks with a memory, see `agents.collection.replay.sequences.Sequences`.
         tau, target_every: see `agents.models.action_values.target_networks.TargetNetwork`.
     """
 

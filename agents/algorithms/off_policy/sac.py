@@ -95,7 +95,7 @@ class SACLoss(ReplayLoss):
         return (self.training,)
 
     def forward(self, batch: Mapping) -> dict[str, Tensor]:
-        """The loss of a minibatch, as `agents.collection.replay_buffer.ReplayBuffer.sample` gives it.
+        """The loss of a minibatch, as `agents.collection.replay.buffer.ReplayBuffer.sample` gives it.
 
         Returns:
             Scalars on the device, all but "loss" detached: loss, critic_loss, actor_loss, q, entropy, temperature, and

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agents.collection.replay_buffer import ReplayBuffer
-from agents.collection.replay_memory import DeviceMemory, MappedMemory
+from agents.collection.replay.buffer import ReplayBuffer
+from agents.collection.replay.memory import DeviceMemory, MappedMemory
 from agents.collection.rollout_buffer import RolloutBuffer
 from agents.models.hidden_state import Memories, forget
 from agents.models.replayed_sequences import Memory
@@ -237,18 +237,18 @@ class SequenceBuffer(ReplayBuffer):
         return start
 
     def _along(self, name: str, at: Tensor) -> Tensor:
-        return self._at(name, at.flatten()).unflatten(0, at.shape)
+        return self.at(name, at.flatten()).unflatten(0, at.shape)
 
     def _last(self, step: Tensor, env: Tensor, n_step: int) -> Tensor:
         """Where the sums of `take` end, as places in the steps that are gone through after the burn-in."""
         E, B = self.n_envs, len(env)
         place = torch.arange(len(step), device=self.device)
         env = env.repeat(len(step) // B)
-        going = ~self._at("done", step % self.capacity * E + env)
+        going = ~self.at("done", step % self.capacity * E + env)
         for k in range(1, n_step):
             going = going & (step + k < self.added)
             place = place + B * going
-            going = going & ~self._at("done", (step + k) % self.capacity * E + env)
+            going = going & ~self.at("done", (step + k) % self.capacity * E + env)
         return place
 
 

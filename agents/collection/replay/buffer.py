@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from agents.collection.replay_memory import DeviceMemory, MappedMemory
+from agents.collection.replay.growing_ring import enlarged, renumber
+from agents.collection.replay.memory import DeviceMemory, MappedMemory
+from agents.collection.replay.n_step import n_step_sums
 from agents.collection.rollout_buffer import RolloutBuffer, to_device
 from agents.fused_ops.gather import Gather
 
@@ -156,18 +158,11 @@ class ReplayBuffer:
 
     def _grow(self, live: int, size: int) -> None:
         """Make `final` as large as `size`; the newest `live` are kept."""
-        oldest, before = self.finals - live, len(next(iter(self.final.values())))
-        numbers = torch.arange(oldest, self.finals, device=self.memory.device)
-        larger = self.memory.zeros({k: ((size, *kept.shape[1:]), kept.dtype) for k, kept in self.final.items()})
+        before = len(next(iter(self.final.values())))
+        numbers = torch.arange(self.finals - live, self.finals, device=self.memory.device)
+        self.final = enlarged(self.final, numbers, size, self.memory)
         if live:
-            for name, kept in self.final.items():
-                larger[name][numbers % size] = kept[numbers % before]
-        self.final = larger
-        if live:
-            moved = torch.full((before,), -1, dtype=self.final_index.dtype, device=self.memory.device)
-            moved[numbers % before] = (numbers % size).to(moved.dtype)
-            at = (self.final_index >= 0).nonzero(as_tuple=True)
-            self.final_index[at] = moved[self.final_index[at].long()]
+            renumber(self.final_index, numbers, before, size)
 
     # ---- rollout by rollout, for checkpoints ---------------------------------------------------------------------
 
@@ -255,7 +250,7 @@ class ReplayBuffer:
         rewards: dict[str, Tensor] = {}
         last, discount = at, torch.full(step.shape, gamma, device=step.device)
         if n_step > 1:
-            rewards, last, discount = self._sums(step, env, at, n_step, discount)
+            rewards, last, discount = n_step_sums(self, step, env, at, n_step, discount)
         after = last + E  # row C follows row C - 1, and holds what row 0 begins with
         finals = self.final_index.view(-1).index_select(0, last)
         batch: dict = {}
@@ -268,24 +263,6 @@ class ReplayBuffer:
             _put(batch, name, self._mask_after(name, after, last), "next_")
         batch["discount"] = discount
         return batch if step.device == self.device else to_device(batch, self.device)
-
-    def _sums(
-        self, step: Tensor, env: Tensor, at: Tensor, n_step: int, discount: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Discounted sums of rewards, by name; the row of the last step summed; gamma ** the steps summed."""
-        gamma, last = discount, at
-        rewards = {name: self._at(name, at) for name in self.sources if name.endswith("/reward")}
-        going = ~self._at("done", at)
-        for k in range(1, n_step):
-            going = going & (step + k < self.added)
-            following = ((step + k) % self.capacity) * self.n_envs + env
-            for name, total in rewards.items():
-                gain = self._at(name, following)
-                rewards[name] = total + torch.where(going.unsqueeze(-1), discount.unsqueeze(-1) * gain, 0.0)
-            last = torch.where(going, following, last)
-            discount = torch.where(going, discount * gamma, discount)
-            going = going & ~self._at("done", last)
-        return rewards, last, discount
 
     def _selection(self, sums: bool) -> tuple[list[tuple[str, str]], Gather]:
         """What is read of a step as it is: (prefix in the minibatch, name) each, and what selects it."""
@@ -301,17 +278,18 @@ class ReplayBuffer:
             self._selections[sums] = have
         return have[1:]
 
-    def _at(self, name: str, at: Tensor) -> Tensor:
+    def at(self, name: str, at: Tensor) -> Tensor:
+        """Rows of `rows[NAME]`, [B, ...], by int64 [B], slot * E + environment."""
         return self.rows[name].flatten(0, 1).index_select(0, at)
 
     def _mask_after(self, name: str, after: Tensor, last: Tensor) -> Tensor:
         """A mask, known of what the policy sees only: who was cut off lives there, and may do anything."""
-        value = self._at(name, after)
+        value = self.at(name, after)
         group, _, kind = name.rpartition("/")
         own = f"{group}/truncated"
-        cut = self._at(own if own in self.sources else "truncated", last)
+        cut = self.at(own if own in self.sources else "truncated", last)
         cut = cut.view(*cut.shape, *[1] * (value.dim() - cut.dim()))
-        return torch.where(cut, self._at(name, last) if kind == "alive" else True, value)
+        return torch.where(cut, self.at(name, last) if kind == "alive" else True, value)
 
 
 def _put(batch: dict, name: str, value: Tensor, prefix: str = "") -> None:

@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from agents.collection.replay_buffer import ReplayBuffer
-from agents.collection.replay_memory import MappedMemory
+from agents.collection.replay.buffer import ReplayBuffer
+from agents.collection.replay.memory import MappedMemory
 from agents.collection.rollout_buffer import RolloutBuffer
 from envs.spec import ActionSpec, EnvSpec, GroupSpec
 from marl.core.errors import UserError
-from tests.agents.collection.test_replay_buffer import ENDS, E, Plain, T
-from tests.agents.collection.test_replay_segments import same
+from tests.agents.collection.replay.test_replay_buffer import ENDS, E, Plain, T
+from tests.agents.collection.replay.test_replay_segments import same
 
 ROOT = Path(__file__).resolve().parents[3]
 MANY = {(n, e): "truncated" for n in range(400) for e in range(E) if (n + e) % 3 == 0}  # more ends than at first
@@ -72,7 +72,7 @@ def test_a_disk_without_room_says_so_before_anything_is_written(tmp_path: Path) 
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "sh", "-c", mount]).returncode:
         pytest.skip("this machine lets no user mount a small file system")
     script = (
-        "import torch, pathlib; from agents.collection.replay_memory import MappedMemory\n"
+        "import torch, pathlib; from agents.collection.replay.memory import MappedMemory\n"
         f"memory = MappedMemory(lambda: pathlib.Path({str(disk)!r}))\n"
         "small = memory.zeros({'a': ((100_000,), torch.uint8)})['a'].fill_(1)\n"
         "try: memory.zeros({'b': ((1_000_000,), torch.uint8)})\n"

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents.collection.replay_buffer import ReplayBuffer
-from agents.collection.replay_segments import ReplaySegments
+from agents.collection.replay.buffer import ReplayBuffer
+from agents.collection.replay.segments import ReplaySegments
 from marl.checkpoints import checkpoint_file
 from marl.checkpoints.attachments import Attachments
 from marl.core.errors import UserError
-from tests.agents.collection.test_replay_buffer import ENDS, E, Plain, T
+from tests.agents.collection.replay.test_replay_buffer import ENDS, E, Plain, T
 
 
 def segments_of(buffer: ReplayBuffer, folder: Path) -> ReplaySegments:

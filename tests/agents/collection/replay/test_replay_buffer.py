@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from agents.collection.replay_buffer import ReplayBuffer
+from agents.collection.replay.buffer import ReplayBuffer
 from agents.collection.rollout_buffer import RolloutBuffer
 from envs.spec import ActionSpec, EnvSpec, GroupSpec
 

@@ -6,8 +6,8 @@ import torch
 from torchrl.data import LazyTensorStorage
 from torchrl.data.replay_buffers.samplers import prioritized as torchrls
 
-from agents.collection.prioritised import UNIT, PrioritisedReplay, SumTree
-from tests.agents.collection.test_replay_buffer import ENDS, GAMMA, E, Plain, T
+from agents.collection.replay.prioritised import UNIT, PrioritisedReplay, SumTree
+from tests.agents.collection.replay.test_replay_buffer import ENDS, GAMMA, E, Plain, T
 
 
 def expect_frequencies(drawn: torch.Tensor, probabilities: torch.Tensor) -> None:

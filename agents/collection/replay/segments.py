@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from agents.collection.replay_buffer import ReplayBuffer
+from agents.collection.replay.buffer import ReplayBuffer
 from marl.checkpoints.attachments import Attachments
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.collection.replay_buffer import ReplayBuffer
+from agents.collection.replay.buffer import ReplayBuffer
 
 UNIT = 2.0**-22  # of a weight: sums of whole numbers are exact, in any order and on any device
 
