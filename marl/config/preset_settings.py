@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Sequence
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, open_dict
 
 from marl.core.imports import resolve
@@ -25,7 +24,7 @@ def drop_settings(cfg: DictConfig, preset: DictConfig, overrides: Sequence[str])
     if not cfg.algo or not preset.algo or cfg.algo._target_ == preset.algo._target_:
         return
     takes, took = (signature(resolve(node._target_, "algo._target_")) for node in (cfg.algo, preset.algo))
-    given = {override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))}
+    given = {text.partition("=")[0].lstrip("+~") for text in overrides}
     names = [key for key in cfg.algo if key in preset.algo and key in took and key not in takes]
     names = [key for key in names if f"algo.{key}" not in given]
     if not names:
