@@ -12,7 +12,7 @@ from marl.checkpoints import checkpoint_file
 from marl.config.conf_tree import CONF
 from marl.config.hydra_errors import translate_hydra_errors
 from marl.config.overrides import before, chosen, drop_keywords, named, tidy, value_of
-from marl.config.preset_settings import drop_settings
+from marl.config.preset_settings import left_out
 from marl.config.saved_config import read_config
 from marl.core import device, run_directory
 from marl.core.errors import UserError
@@ -50,7 +50,10 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """
     preset = value_of(overrides, "experiment")
     if preset is not None and value_of(overrides, "algo") is not None:
-        drop_settings(cfg, hydra.compose("config", [f"experiment={preset}"]), overrides)
+        own = hydra.compose("config", [f"experiment={preset}"]).algo
+        with open_dict(cfg):
+            for name in left_out(cfg.algo, own, overrides):
+                del cfg.algo[name]
     if named(overrides):
         drop_keywords(cfg, hydra.compose("config", before(overrides)), overrides)
 

@@ -1,10 +1,8 @@
 """Presets (experiment=NAME) with another algorithm than their own: what the chosen one has not is left out."""
 
 import warnings
-from collections.abc import Sequence
-
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, open_dict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from marl.core.imports import resolve
 from marl.core.schema import signature
@@ -14,25 +12,22 @@ class LeftOut(UserWarning):
     """A preset's settings are of another algorithm than the one that was chosen."""
 
 
-def drop_settings(cfg: DictConfig, preset: DictConfig, overrides: Sequence[str]) -> None:
-    """Delete from `cfg.algo` what `preset` sets for its own algorithm and the chosen one does not take; say which.
+def left_out(chosen: Mapping[str, Any] | None, preset: Mapping[str, Any] | None, overrides: Sequence[str]) -> list[str]:
+    """Keys of `chosen`, the settings of an algorithm, that a preset gave them for its own and it does not take.
 
-    Only what the preset's own algorithm takes: a slip in a preset stays one, and so does a key that `overrides` set.
+    A warning says which. Only what the preset's own algorithm takes: a slip in a preset stays one, and so does a key
+    that `overrides` set.
 
     Raises:
         UserError: an algorithm's dotted path leads nowhere.
     """
-    if not cfg.algo or not preset.algo or cfg.algo._target_ == preset.algo._target_:
-        return
-    takes, took = (signature(resolve(node._target_, "algo._target_")) for node in (cfg.algo, preset.algo))
-    given = {override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))}
-    names = [key for key in cfg.algo if key in preset.algo and key in took and key not in takes]
-    names = [key for key in names if f"algo.{key}" not in given]
-    if not names:
-        return
-    with open_dict(cfg):
-        for name in names:
-            del cfg.algo[name]
-    kind, own = (node._target_.rpartition(".")[2] for node in (cfg.algo, preset.algo))
-    keys = ", ".join(f"algo.{name}" for name in names)
-    warnings.warn(f"the preset sets {keys}, which {own} has and {kind} has not: left out", LeftOut, stacklevel=2)
+    if not chosen or not preset or chosen["_target_"] == preset["_target_"]:
+        return []
+    takes, took = (signature(resolve(node["_target_"], "algo._target_")) for node in (chosen, preset))
+    given = {text.partition("=")[0].lstrip("+~") for text in overrides}
+    names = [key for key in chosen if key in preset and key in took and key not in takes and f"algo.{key}" not in given]
+    if names:
+        kind, own = (node["_target_"].rpartition(".")[2] for node in (chosen, preset))
+        keys = ", ".join(f"algo.{name}" for name in names)
+        warnings.warn(f"the preset sets {keys}, which {own} has and {kind} has not: left out", LeftOut, stacklevel=3)
+    return names
