@@ -97,7 +97,7 @@ CASES = {
 }
 BY_EPOCHS = ("digits", "cloning")
 COMPILES = ("balance, kernel", "navigation, lidar", "balance, curriculum", "simple_spread, SHAC")
-TIMES = ("seconds", "per_second")  # endings of metrics that no two runs share
+TIMES = ("seconds", "per_second", "kernel_checks")  # endings of metrics that no two processes share
 STAGES = ("half", "written", "before rename", "after rename")
 SAME = ("loss", "optimizer", "schedule", "scaler", "processes", "callbacks", "iteration", "iterations", "best",
         "evaluation", "restores", "stop_reason")  # fmt: skip

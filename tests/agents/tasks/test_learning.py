@@ -64,3 +64,9 @@ def test_what_only_a_picture_shows_is_learnt_by_a_network_that_reads_it(tmp_path
     ]
     assert trained(tmp_path / "multi", *size) >= 0.7
     assert trained(tmp_path / "blind", *size, "env.picture=false") <= 0.3
+
+
+def test_shac_learns_balance_in_few_frames(tmp_path):
+    """24,000 frames gave returns of 49.1, 50.5, 49.1 and 42.1 for seeds 0 to 3; MAPPO's are below 12 by then."""
+    size = ["env.num_envs=32", "trainer.evaluate_every=0", "frames=24000"]
+    assert trained(tmp_path, "algo=shac", *size) > 30
