@@ -12,10 +12,10 @@ import pytest
 from marl.checkpoints import checkpoint_file
 from marl.core import files
 from marl.core.errors import UserError
-from tests.agents.tasks.test_replay_resume import SMALL, differences, files_of, needed, run, stopped
+from tests.agents.tasks.off_policy.test_replay_resume import SMALL, differences, files_of, needed, run, stopped
 from tests.trials.kills import same
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 TRAIN = str(ROOT / "scripts" / "train.py")
 

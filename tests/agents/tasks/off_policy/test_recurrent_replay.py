@@ -63,9 +63,11 @@ class Played:
                 "done": rollout.done[t] | (own["terminated"] | own["truncated"]).any(-1),
                 "forgets": own["terminated"] | own["truncated"] | (~alive if ends else False),
             }
-            cut = own["truncated"]  # what is allowed there is not known
+            cut = own["truncated"]
+            there = rollout.next_masks[group][t] if group in rollout.next_masks else True  # where it was cut off
             allowed = masks["action"][t + 1] if "action" in masks else torch.ones(*alive.shape, 1, dtype=torch.bool)
-            step |= {"next_mask": allowed | cut.unsqueeze(-1), "next_alive": torch.where(cut, alive, lives[t + 1])}
+            allowed = torch.where(cut.unsqueeze(-1), there, allowed)
+            step |= {"next_mask": allowed, "next_alive": torch.where(cut, alive, lives[t + 1])}
             if rollout.states is not None:
                 step |= {"state": rollout.states[t], "next_state": rollout.next_states[t]}
             for name, value in step.items():

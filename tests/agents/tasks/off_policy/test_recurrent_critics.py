@@ -10,7 +10,7 @@ from agents.algorithms.off_policy.sac import SAC
 from agents.models.replayed_sequences import UnrolledCritic
 from marl.networks import GRU
 from tests.agents.recurrent_task import RECALL
-from tests.agents.tasks.test_recurrent_replay import GAMMA, VISIT, Played, make, moved
+from tests.agents.tasks.off_policy.test_recurrent_replay import GAMMA, VISIT, Played, make, moved
 from tests.agents.two_states import TwoStates
 
 STATES = partial(TwoStates, continuous=True, ends=5, num_envs=6)
