@@ -283,11 +283,12 @@ class ReplayBuffer:
         return self.rows[name].flatten(0, 1).index_select(0, at)
 
     def _mask_after(self, name: str, after: Tensor, last: Tensor) -> Tensor:
-        """A mask, known of what the policy sees only: who was cut off lives there, and may do anything."""
+        """A mask of what the policy sees: who was cut off lives there and may do anything, who was dead stays so."""
         value = self.at(name, after)
         group, _, kind = name.rpartition("/")
-        own = f"{group}/truncated"
-        cut = self.at(own if own in self.sources else "truncated", last)
+        own, cut = f"{group}/truncated", self.at("truncated", last).unsqueeze(-1)
+        if own in self.sources:
+            cut = cut | self.at(own, last)
         cut = cut.view(*cut.shape, *[1] * (value.dim() - cut.dim()))
         return torch.where(cut, self.at(name, last) if kind == "alive" else True, value)
 

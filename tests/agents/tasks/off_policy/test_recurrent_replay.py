@@ -67,7 +67,8 @@ class Played:
             there = rollout.next_masks[group][t] if group in rollout.next_masks else True  # where it was cut off
             allowed = masks["action"][t + 1] if "action" in masks else torch.ones(*alive.shape, 1, dtype=torch.bool)
             allowed = torch.where(cut.unsqueeze(-1), there, allowed)
-            step |= {"next_mask": allowed, "next_alive": torch.where(cut, alive, lives[t + 1])}
+            ended = cut | rollout.truncated[t].unsqueeze(-1)  # who was dead stays so
+            step |= {"next_mask": allowed, "next_alive": torch.where(ended, alive, lives[t + 1])}
             if rollout.states is not None:
                 step |= {"state": rollout.states[t], "next_state": rollout.next_states[t]}
             for name, value in step.items():
