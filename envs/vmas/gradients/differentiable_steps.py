@@ -12,6 +12,7 @@ from envs.base import EnvError, Transition
 from envs.kernel.backends.cpu_runtime import KernelStep
 from envs.kernel.backends.gradient_runtime import GradientKernel
 from envs.kernel.compile_gradient import CompiledGradient, compiled_gradient
+from envs.kernel.ir.gradient import TABLE
 from envs.vmas.env import VmasEnv
 from envs.vmas.gradients.step_gradient import (
     OTHERWISE,
@@ -68,6 +69,7 @@ class DifferentiableSteps:
         self._kernels: dict[str, GradientKernel] = {}
         self._step: KernelStep | None = None
         self._state: Tensor | None = None
+        self._tables: dict[str, Tensor] = {}
         self.compilation: CompiledGradient = self._prepare()
 
     # ---- kernels
@@ -97,6 +99,11 @@ class DifferentiableSteps:
         if step is not self._step:
             self.compilation = self._prepare()
         self._state = self._step.state.clone()
+        self._tables = {path: self._step.tables[path].clone() for path in self._moving()}
+
+    def _moving(self) -> list[str]:
+        """Tables whose numbers carry gradients."""
+        return [p.removeprefix(TABLE) for p, _, _ in self._kernel.places.tables if p.startswith(TABLE)]
 
     @property
     def state(self) -> Tensor:
@@ -133,6 +140,8 @@ class DifferentiableSteps:
         transition = self.env.step({g: a.detach() for g, a in zip(groups, actions, strict=True) if a is not None})
         now = self.env.stepper.ready() or step  # another one where resets gave what the kernel did not know
         noise = now.random.clone() if step.noise else None
-        made = Made(kernel, groups, noise, tables, transition.done, outputs_of(transition), step.state.clone())
-        self._state, *values = StepGradient.apply(made, self._state, *actions)
+        moved = {path: now.tables[path].clone() for path in self._tables}
+        made = Made(kernel, groups, noise, tables, transition.done, outputs_of(transition), step.state.clone(), moved)
+        self._state, *values = StepGradient.apply(made, self._state, *self._tables.values(), *actions)
+        self._tables, values = dict(zip(moved, values, strict=False)), values[len(moved):]
         return with_outputs(transition, dict(zip(made.outputs, values, strict=True)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from envs.base import STATE, EnvError, Transition
 from envs.kernel.backends.gradient_runtime import GradientKernel
+from envs.kernel.ir.gradient import TABLE
 from envs.vmas.env import VmasEnv
 
 OTHERWISE = "algorithms that need no gradients of the simulator, such as mappo, take it as it is"
@@ -40,32 +41,37 @@ class Made:
     over: Tensor  # bool [E]
     outputs: dict[tuple, Tensor]  # name of its gradient -> what the step gave
     after: Tensor  # the state after it
+    tables_after: dict[str, Tensor] = field(default_factory=dict)  # of floats, which carry gradients from step to step
 
 
 class StepGradient(torch.autograd.Function):
-    """(state, actions) -> (state, outputs): values are those of a step already made, gradients the kernel's."""
+    """(state, tables, actions) -> (state, tables, outputs): values of a step already made, gradients by its kernel."""
 
     @staticmethod
-    def forward(ctx: Any, made: Made, state: Tensor, *actions: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, made: Made, state: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.made = replace(made, outputs={}, after=torch.empty(0))  # what the step gave is not needed again
-        ctx.names = list(made.outputs)
-        ctx.save_for_backward(state, *actions)
-        return made.after, *made.outputs.values()
+        ctx.made = replace(made, outputs={}, after=torch.empty(0), tables_after={})  # none is needed again
+        ctx.names, ctx.moving = list(made.outputs), list(made.tables_after)
+        ctx.save_for_backward(state, *given[len(ctx.moving):])
+        return made.after, *made.tables_after.values(), *made.outputs.values()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, after: Tensor | None, *outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        made: Made = ctx.made
+    def backward(ctx: Any, after: Tensor | None, *coming: Tensor | None) -> tuple[Tensor | None, ...]:
+        made, moving = ctx.made, ctx.moving
         state, *actions = ctx.saved_tensors
         gradient = torch.zeros_like(state) if after is None else after.float().contiguous().clone()
         given = {("state",): state, ("gradient", "state"): gradient, ("noise",): made.noise, ("over",): made.over}
         given |= {("action", g): a for g, a in zip(made.groups, actions, strict=True)}
+        outputs = coming[len(moving):]
         given |= {n: None if g is None else g.contiguous() for n, g in zip(ctx.names, outputs, strict=True)}
-        given |= {("table", p): made.tables[p].clone() if p in made.tables else torch.zeros(made.kernel.num_envs, n)
-                  for p, n, _ in made.kernel.places.tables}
+        given |= {("table", path): table.clone() for path, table in made.tables.items()}
+        kept = ~made.over.unsqueeze(1)  # what a restarted environment holds is none of what it held
+        tables = [torch.zeros_like(made.tables[p]) if g is None else torch.where(kept, g, 0.0)
+                  for p, g in zip(moving, coming, strict=False)]
+        given |= {("table", TABLE + p): table for p, table in zip(moving, tables, strict=True)}
         of_actions = made.kernel(given)
-        return None, gradient, *(of_actions[g].view_as(a) for g, a in zip(made.groups, actions, strict=True))
+        return None, gradient, *tables, *(of_actions[g].view_as(a) for g, a in zip(made.groups, actions, strict=True))
 
 
 def outputs_of(transition: Transition) -> dict[tuple, Tensor]:

@@ -154,3 +154,36 @@ def test_a_program_that_is_refused_says_why(monkeypatch):
     monkeypatch.setattr(compile_gradient.cache, "keep", lambda *_: None)
     with pytest.raises(EnvError, match="its gradients have [0-9]+ operations per environment, more than 100"):
         make()
+
+
+def test_what_lies_in_a_table_carries_gradients_until_a_reset():
+    """An agent that stays in its cell finds in step 2 half of what it left in step 1: its squared height."""
+    env = VmasEnv("tests.envs.vmas.gradients.heat_cases.Heat", num_envs=8, max_steps=3)
+    steps = DifferentiableSteps(env)
+    env.reset(seed=0)
+    steps.begin()
+    assert [p for p, _, _ in steps.compilation.places.tables] == ["scenario.heat", "gradient of scenario.heat"]
+    (group,) = env.spec.groups
+    actions = [torch.zeros(8, 1, 2).requires_grad_() for _ in range(5)]
+    made, heights = [], []
+    for action in actions:
+        made.append(steps.step({group: action}))
+        heights.append(steps.state[_row(steps, "world._agents.0._state._pos", 1), :8])
+    height = heights[0].detach()  # at rest: the same in all steps
+    assert made[2].truncated.all()
+    torch.testing.assert_close(made[1].reward[group][:, 0], 0.5 * height.square())
+    torch.testing.assert_close(made[2].reward[group][:, 0], 0.5 * (0.5 + 1) * height.square())
+
+    def slope(value: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        (found,) = torch.autograd.grad(value.sum(), action, retain_graph=True, allow_unused=True)
+        return torch.zeros(8) if found is None else found[:, 0, 1]
+
+    of_height = slope(heights[0], actions[0])
+    torch.testing.assert_close(slope(made[1].reward[group], actions[0]), height * of_height)
+    assert not slope(made[0].reward[group], actions[0]).any()
+    assert slope(made[2].reward[group], actions[1]).any()
+    assert not slope(made[4].reward[group], actions[1]).any()
+
+
+def _row(steps: DifferentiableSteps, path: str, element: int) -> int:
+    return steps.env.stepper.kernel.places.fields.index((path, element))
