@@ -3,17 +3,27 @@
 Shapes: B steps, E environments, A agents in a group.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from agents.collection.replay.buffer import ReplayBuffer
+
+class Steps(Protocol):
+    """What is asked of a buffer; `agents.collection.replay.buffer.ReplayBuffer` explains each."""
+
+    sources: Iterable[str]
+    added: int
+    capacity: int
+    n_envs: int
+
+    def at(self, name: str, at: Tensor) -> Tensor:
+        """Rows [B, ...]."""
 
 
 def n_step_sums(
-    buffer: "ReplayBuffer", step: Tensor, env: Tensor, at: Tensor, n_step: int, gamma: Tensor
+    buffer: Steps, step: Tensor, env: Tensor, at: Tensor, n_step: int, gamma: Tensor
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """An episode's end, or the newest step, ends a sum earlier.
 
