@@ -90,8 +90,15 @@ class StepFunction:
         return state[self._rows(path), : self.env.num_envs].T
 
     def put(self, state: Tensor, path: str, value: Tensor) -> Tensor:
-        """A state with other numbers, [E, n] or [n] for all, of a tensor of the simulator's; with gradients of both."""
+        """A state with other numbers, [E, n] or [n] for all, of a tensor of the simulator's; with gradients of both.
+
+        Raises:
+            EnvError: an unknown path, or numbers of another shape.
+        """
         rows, num_envs = self._rows(path), self.env.num_envs
+        shape, fits = [*value.shape], (len(rows), num_envs)
+        if len(shape) > 2 or any(n not in (1, full) for n, full in zip(shape[::-1], fits, strict=False)):
+            raise EnvError(f"{path!r} takes numbers of shape [{num_envs}, {len(rows)}] or [{len(rows)}], not {shape}.")
         value = value.expand(num_envs, len(rows)).T.float()
         return state.index_copy(0, rows, F.pad(value, (0, state.shape[1] - num_envs)))
 

@@ -59,3 +59,12 @@ def test_a_state_without_a_path_says_so(env: VmasEnv):
     function = StepFunction(env)
     with pytest.raises(EnvError, match="holds no 'place': name it in `parameters`"):
         function.get(function.state(), "place")
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 2), (1, 6, 2)])
+def test_numbers_of_another_shape_are_refused(shape: tuple[int, ...]):
+    env = VmasEnv("debug/goal", num_envs=6, max_steps=None)
+    function, path = StepFunction(env, ["world._landmarks.0._state._pos"]), "world._landmarks.0._state._pos"
+    env.reset(seed=0)
+    with pytest.raises(EnvError, match=r"_pos' takes numbers of shape \[6, 2\] or \[2\], not"):
+        function.put(function.state(), path, torch.zeros(shape))
