@@ -15,7 +15,7 @@ import numpy as np
 from envs.kernel.ir.derivatives import BRANCHES, FLAT, RULES, Products, find_finite
 from envs.kernel.ir.lowered_step import Lowered
 from envs.kernel.ir.program import MEMORY, Program
-from envs.kernel.ir.schedule import COSTS, Literal
+from envs.kernel.ir.schedule import COSTS, Literal, schedule
 from envs.kernel.tracing.tape import Refusal
 
 SOURCES = ("observation", "reward")  # outputs that carry gradients; infos don't
@@ -75,6 +75,8 @@ class _Reverse:
             raise Refusal(f"the step computes {', '.join(sorted(unknown))}, which have no derivative here")
         self.active = self._find_active()
         self.guard = self._find_guards(stores)
+        read = schedule(self.p, [v for _, v in self.named] + stores).guard
+        self.depth = {v: len(literals) for v, literals in read.items()}  # of the arm that a condition is asked in
         self.products = Products(self.p, find_finite(self.p, self.live))
         self.shares: dict[int, dict[frozenset[Literal], int]] = {}  # value -> {under what: gradient}
         self.memory = {path: [-1, []] for path in self.lowered.tables}  # gradients: last store, loads since
@@ -163,17 +165,24 @@ class _Reverse:
         if v not in self.active:
             return
         shares, missing = self.shares.setdefault(v, {}), under - self.guard[v]
-        shares[missing] = self.p.op("add", shares[missing], g) if missing in shares else g
+        shares[missing] = self._plus(shares[missing], g) if missing in shares else g
+
+    def _plus(self, a: int, b: int) -> int:
+        """a + b; a difference where one of them is the negative of something."""
+        ops = self.p.ops
+        if ops[b][0] == "neg":
+            return self.p.op("sub", a, ops[b][1])
+        return self.p.op("sub", b, ops[a][1]) if ops[a][0] == "neg" else self.p.op("add", a, b)
 
     def _sum(self, v: int) -> int:
         """A value's whole gradient: shares that leave an arm are masked together, the innermost arm first."""
         shares, zero = self.shares[v], self.products.number(0.0)
         while len(shares) > 1 or frozenset() not in shares:
             literals = max(shares, key=len)
-            g, inner = shares.pop(literals), max(literals)
+            g, inner = shares.pop(literals), max(literals, key=lambda literal: (self.depth[literal[0]], literal))
             g = self.p.op("select", inner[0], *((g, zero) if inner[1] else (zero, g)))
             outer = literals - {inner}
-            shares[outer] = self.p.op("add", shares[outer], g) if outer in shares else g
+            shares[outer] = self._plus(shares[outer], g) if outer in shares else g
         return shares[frozenset()]
 
     def _load(self, op: tuple, g: int) -> None:
