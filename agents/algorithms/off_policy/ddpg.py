@@ -34,6 +34,7 @@ class DDPG(Replayed):
     policy: Policy = "deterministic"
     twin: bool = False
     policy_every: Annotated[int, Field(ge=1)] = 1
+    delay_actor: bool = True
     smoothing: Annotated[float, Field(ge=0)] = 0.0
     smoothing_limit: Annotated[float, Field(gt=0)] = 0.5
     output_penalty: Annotated[float, Field(ge=0)] = 0.0
@@ -42,6 +43,11 @@ class DDPG(Replayed):
         super().__post_init__()
         if self.policy != "deterministic":
             raise UserError(f"algo.policy={self.policy}: these gradients need a deterministic policy")
+
+    @classmethod
+    def keeps_on_resume(cls, key: str) -> bool:
+        """As `Replayed`; also which targets a checkpoint holds."""
+        return key == "delay_actor" or super().keeps_on_resume(key)
 
     @property
     def loss_class(self) -> type["DDPGLoss"]:
@@ -73,7 +79,8 @@ class DDPGLoss(ReplayLoss):
             }
         )
         self.uses_state = any(critic.uses_state for critic in self.q_critics.values())
-        self.target_actors = nn.ModuleDict({name: self.target(actor) for name, actor in self.actors.items()})
+        delayed = {name: self.target(self.actors[name]) for name, own in self.configs.items() if own.delay_actor}
+        self.target_actors = nn.ModuleDict(delayed)
         self.target_critics = nn.ModuleDict({name: self.target(critic) for name, critic in self.q_critics.items()})
 
     def parts(self) -> dict[str, nn.Module]:
@@ -103,7 +110,8 @@ class DDPGLoss(ReplayLoss):
         state, next_state = (batch["state"], batch["next_state"]) if critic.uses_state else (None, None)
         alive = rows["alive"] if "alive" in actor.masks else None
         with torch.no_grad():
-            action = self.target_actors[name](rows["next_observation"]).float().tanh()
+            policy = self.target_actors[name] if own.delay_actor else actor
+            action = policy(rows["next_observation"]).float().tanh()
             if own.smoothing:
                 limit = own.smoothing_limit
                 noise = (own.smoothing * torch.randn_like(action)).clamp(-limit, limit)
