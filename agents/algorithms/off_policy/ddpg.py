@@ -35,6 +35,7 @@ class DDPG(Replayed):
     policy: Policy = "deterministic"
     twin: bool = False
     policy_every: Annotated[int, Field(ge=1)] = 1
+    delay_actor: bool = True
     smoothing: Annotated[float, Field(ge=0)] = 0.0
     smoothing_limit: Annotated[float, Field(gt=0)] = 0.5
     output_penalty: Annotated[float, Field(ge=0)] = 0.0
@@ -43,6 +44,11 @@ class DDPG(Replayed):
         super().__post_init__()
         if self.policy != "deterministic":
             raise UserError(f"algo.policy={self.policy}: these gradients need a deterministic policy")
+
+    @classmethod
+    def keeps_on_resume(cls, key: str) -> bool:
+        """As `Replayed`; also which targets a checkpoint holds."""
+        return key == "delay_actor" or super().keeps_on_resume(key)
 
     @property
     def loss_class(self) -> type["DDPGLoss"]:
@@ -66,7 +72,8 @@ class DDPGLoss(ReplayLoss):
             }
         )
         self.uses_state = any(critic.uses_state for critic in self.q_critics.values())
-        self.target_actors = nn.ModuleDict({name: self.target(actor) for name, actor in self.actors.items()})
+        delayed = {name: self.target(self.actors[name]) for name, own in self.configs.items() if own.delay_actor}
+        self.target_actors = nn.ModuleDict(delayed)
         self.target_critics = nn.ModuleDict({name: self.target(critic) for name, critic in self.q_critics.items()})
 
     def parts(self) -> dict[str, nn.Module]:
@@ -102,7 +109,8 @@ class DDPGLoss(ReplayLoss):
         alive = rows["alive"] if "alive" in actor.masks else None
         seen, b = (rows, (state, next_state), self.config.burn_in, self.unit), self.config.burn_in
         with torch.no_grad():
-            action = Unrolled(self.target_actors[name].network, rows, b).after(None).float().tanh()
+            policy = self.target_actors[name].network if own.delay_actor else actor
+            action = Unrolled(policy, rows, b).after(None).float().tanh()
             if own.smoothing:
                 limit = own.smoothing_limit
                 noise = (own.smoothing * torch.randn_like(action)).clamp(-limit, limit)

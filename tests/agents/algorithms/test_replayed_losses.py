@@ -163,18 +163,19 @@ class Q(nn.Module):
         return self.inner(torch.cat([observation, action], -1), None).unsqueeze(-1)
 
 
-@pytest.mark.parametrize("kind", ["local", "concat"])
-def test_ddpg_is_torchrls(kind):
+@pytest.mark.parametrize(("kind", "delayed"), [("local", True), ("concat", True), ("concat", False)])
+def test_ddpg_is_torchrls(kind, delayed):
     torch.manual_seed(1)
-    loss = DDPG(critic=kind, gamma=GAMMA).make_loss(spec(BOX), NETWORK)
+    loss = DDPG(critic=kind, gamma=GAMMA, delay_actor=delayed).make_loss(spec(BOX), NETWORK)
     actor, critic = loss.actors["team"], loss.q_critics["team"]
     other = TorchRLDDPG(
         TensorDictModule(Mu(deepcopy(actor)), ["observation"], ["action"]),
         TensorDictModule(Q(deepcopy(critic)), ["observation", "action"], ["state_action_value"]),
-        delay_actor=True,
+        delay_actor=delayed,
     )
     other.make_value_estimator(ValueEstimators.TD0, gamma=GAMMA)
-    scramble(loss.target_actors["team"], other.target_actor_network_params)
+    if delayed:
+        scramble(loss.target_actors["team"], other.target_actor_network_params)
     flat = other.target_value_network_params.flatten_keys()
     for name, parameter in loss.target_critics["team"].network.critics[0].named_parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
