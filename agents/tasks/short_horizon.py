@@ -71,7 +71,7 @@ class ShortHorizon(RLTask):
         if self.lineup.partly:
             raise UserError(f"groups.{min(self.lineup.partly)}.past: needs algo=mappo or ippo")
         self.minibatch_size = algo.minibatch_size or self.batch_frames
-        if self.minibatch_size > self.batch_frames:
+        if algo.bootstrap and self.minibatch_size > self.batch_frames:  # without a critic there are no minibatches
             raise UserError(
                 f"algo.minibatch_size={algo.minibatch_size}: larger than the window of algo.rollout_steps * "
                 f"env.num_envs = {self.batch_frames} frames; at most {self.batch_frames} is allowed"

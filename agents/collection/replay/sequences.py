@@ -203,7 +203,7 @@ class SequenceBuffer(ReplayBuffer):
         learnt = steps[b : b + L].flatten()
         batch = self.take(learnt, env.repeat(L), n_step, gamma)
         steps = steps.clamp(max=self.added - 1)  # what is newer is summed in no target
-        at = steps % self.capacity * E + env
+        at = (steps % self.capacity * E + env).to(self.memory.device)
         last = self._last(learnt, env, n_step) if n_step > 1 else None
         for name, memory in self.memories.items():
             group, _, kind = name.rpartition("/")
@@ -237,19 +237,19 @@ class SequenceBuffer(ReplayBuffer):
         return start
 
     def _along(self, name: str, at: Tensor) -> Tensor:
-        return self.at(name, at.flatten()).unflatten(0, at.shape)
+        return self.at(name, at.flatten()).unflatten(0, at.shape).to(self.device)
 
     def _last(self, step: Tensor, env: Tensor, n_step: int) -> Tensor:
         """Where the sums of `take` end, as places in the steps that are gone through after the burn-in."""
-        E, B = self.n_envs, len(env)
-        place = torch.arange(len(step), device=self.device)
-        env = env.repeat(len(step) // B)
+        E, B, where = self.n_envs, len(env), self.memory.device
+        place = torch.arange(len(step), device=where)
+        step, env = step.to(where), env.repeat(len(step) // B).to(where)
         going = ~self.at("done", step % self.capacity * E + env)
         for k in range(1, n_step):
             going = going & (step + k < self.added)
             place = place + B * going
             going = going & ~self.at("done", (step + k) % self.capacity * E + env)
-        return place
+        return place.to(self.device)
 
 
 def _memories(rollout: RolloutBuffer) -> dict[str, Tensor]:

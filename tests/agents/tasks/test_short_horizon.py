@@ -172,6 +172,11 @@ def test_what_has_no_gradients_is_refused_in_a_sentence(overrides, message) -> N
     assert "\n" not in str(refused.value)
 
 
+def test_without_a_critic_its_minibatches_are_not_asked_for() -> None:
+    task = build.build_task(config_of("frames=160", "algo.bootstrap=false", "algo.minibatch_size=21"))
+    assert task.steps_per_iteration == 1  # the actors' own, of the window of 20 frames
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
