@@ -33,16 +33,17 @@ class Side:
     `ready` is what it said once it had started: at least `seconds`, which starting took.
     """
 
-    def __init__(self, python: str | Path, script: str, *arguments: object, environment: dict[str, str] | None = None):
+    def __init__(self, python: str | Path, script: str, *arguments: object, environment: dict[str, str | None] | None = None):
         self.name = script
         self.folder = tempfile.TemporaryDirectory(prefix="benchmark_")
         self.stderr = open(Path(self.folder.name) / "stderr", "w+")
         self.began = time.perf_counter()
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        kept = {key: value for key, value in (os.environ | (environment or {})).items() if value is not None}
         self.process = subprocess.Popen(
             [str(python), str(PEERS / script), *map(str, arguments)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, text=True, bufsize=1,
-            cwd=self.folder.name, env={**os.environ, "PYTHONPATH": path, **(environment or {})},
+            cwd=self.folder.name, env={**kept, "PYTHONPATH": path},
         )  # fmt: skip
         self.answers: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -124,7 +125,7 @@ def ours(*arguments: object, **settings) -> Side:
     return Side(sys.executable, "ours_side.py", *arguments, **settings)
 
 
-def benchmarl(peers: Path, *arguments: object, environment: dict[str, str] | None = None) -> Side:
+def benchmarl(peers: Path, *arguments: object, environment: dict[str, str | None] | None = None) -> Side:
     """BenchMARL's side."""
     quiet = {"RL_LOGGING_LEVEL": "ERROR", "PYTHONPATH": "", "PYTHONWARNINGS": "ignore", **(environment or {})}
     return Side(interpreter(peers, "benchmarl"), "benchmarl_side.py", *arguments, environment=quiet)
