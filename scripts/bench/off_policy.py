@@ -47,8 +47,8 @@ def off_policy(options: argparse.Namespace, seconds: float) -> Iterator[dict]:
     """Balance, 60 environments x 100 steps and minibatches of 128 frames, against BenchMARL's: steps and iterations.
 
     What is asked for in turn is an iteration of 200 gradient steps. An iteration of 1,000 is the rollout and five times
-    the update. BenchMARL's threads wait as OpenMP has them wait, which is faster for it here. `peak share`: FLOP of a step's matrix products, over its time, as a share of the peak of float32 `mm` on
-    as many threads.
+    the update. BenchMARL's threads wait by OpenMP's own rule, with which it is faster here. `peak share`: FLOP of a
+    step's matrix products, over its time, as a share of the peak of float32 `mm` on as many threads.
     """
     num_envs, steps, updates, minibatch = (8, 10, 5, 16) if options.quick else (60, 100, 200, 128)
     for threads, many in ((None, "all cores"), (1, "one thread")):

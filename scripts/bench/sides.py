@@ -29,21 +29,23 @@ class Missing(SideError):
 class Side:
     """A process that answers one JSON line to each (scripts/peers/line.py).
 
-    python: the interpreter of the side's virtual environment. script: a file of scripts/peers.
+    python: the interpreter of the side's virtual environment. script: a file of scripts/peers. environment: None takes a variable away.
     `ready` is what it said once it had started: at least `seconds`, which starting took.
     """
 
-    def __init__(self, python: str | Path, script: str, *arguments: object, environment: dict[str, str | None] | None = None):
+    def __init__(
+        self, python: str | Path, script: str, *arguments: object, environment: dict[str, str | None] | None = None
+    ):
         self.name = script
         self.folder = tempfile.TemporaryDirectory(prefix="benchmark_")
         self.stderr = open(Path(self.folder.name) / "stderr", "w+")
         self.began = time.perf_counter()
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-        kept = {key: value for key, value in (os.environ | (environment or {})).items() if value is not None}
+        told = os.environ | {"PYTHONPATH": path} | (environment or {})
         self.process = subprocess.Popen(
             [str(python), str(PEERS / script), *map(str, arguments)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, text=True, bufsize=1,
-            cwd=self.folder.name, env={**kept, "PYTHONPATH": path},
+            cwd=self.folder.name, env={key: value for key, value in told.items() if value is not None},
         )  # fmt: skip
         self.answers: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
