@@ -29,7 +29,7 @@ def shown(values: list[float]) -> str:
 
 
 def table(sweeps: list[Path]) -> None:
-    """IQM of the mean returns of the last evaluations, and the median of seconds over all runs of a row."""
+    """IQM of the mean returns of the last evaluations, and the lower quartile of seconds over the runs of a row."""
     returns, seconds = defaultdict(dict), defaultdict(list)
     for run in sorted(path.parent for sweep in sweeps for path in sweep.glob("*/summary.json")):
         overrides = dict(each.split("=", 1) for each in json.loads((run / "job.json").read_text())["overrides"])
@@ -42,42 +42,40 @@ def table(sweeps: list[Path]) -> None:
     for name in (each for each in ALGORITHMS if each in seconds):
         cells = [returns[name, scenario] for scenario in SCENARIOS]
         shows = [shown([runs[seed] for seed in sorted(runs)]) if runs else "" for runs in cells]
-        print(f"| `{name}` | " + " | ".join(shows) + f" | {np.median(seconds[name]):.0f} |")
+        print(f"| `{name}` | " + " | ".join(shows) + f" | {np.quantile(seconds[name], 0.25):.0f} |")
     counts = sorted({len(runs) for runs in returns.values()})
     print(f"\nseeds per cell: {counts}")
 
 
-def ours(path: Path) -> tuple[list[float], float]:
-    """Mean returns of the training episodes by iteration, and the seconds of collecting and learning."""
+def ours(path: Path) -> list[float]:
+    """Mean returns of the training episodes by iteration."""
     with open(path / "metrics.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    times = sum(float(row["collect_seconds"]) + float(row["update_seconds"]) for row in rows)
-    return [float(row["episode_return"]) for row in rows if row["episode_return"]], times
+        return [float(row["episode_return"]) for row in csv.DictReader(file) if row["episode_return"]]
 
 
-def theirs(path: Path) -> tuple[list[float], float]:
+def theirs(path: Path) -> list[float]:
     """The same of BenchMARL's runner."""
-    rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-    return [row["mean_return"] for row in rows], sum(row["collect_s"] + row["update_s"] for row in rows)
+    return [json.loads(line)["mean_return"] for line in path.read_text().splitlines() if line.endswith("}")]
 
 
 def beside(folder: Path) -> None:
     """BenchMARL's runs and ours: `bm_ALGORITHM_TASK_SEED.jsonl` of its runner, `ours_ALGORITHM_TASK_SEED/metrics.csv`.
 
-    Mean returns of the training episodes (with their exploration) that end in the last iterations, seed by seed, and
-    mean seconds of a run.
+    Mean returns of the training episodes (with their exploration) that end in the last iterations, seed by seed. Beside
+    each lies a file `….time`, written by `/usr/bin/time -f %U`: the processor seconds of the whole command.
     """
-    print("| `algo=` | scenario | BenchMARL | ours | seconds, BenchMARL | ours |")
+    print("| `algo=` | scenario | BenchMARL | ours | processor seconds, BenchMARL | ours |")
     print("|---|---|---|---|---|---|")
     pairs = defaultdict(list)
     for path in sorted(folder.glob("bm_*_*_*.jsonl")):
         other = folder / f"ours_{path.stem[3:]}"
         if (other / "summary.json").is_file():
             _, name, task, _ = path.stem.split("_")
-            pairs[name, task].append((theirs(path), ours(other)))
+            times = [float(each.with_suffix(".time").read_text()) for each in (path, other)]
+            pairs[name, task].append((theirs(path), ours(other), *times))
     for (name, task), runs in sorted(pairs.items()):
-        sides = [", ".join(f"{np.nanmean(run[side][0][-LAST:]):.3g}" for run in runs) for side in (0, 1)]
-        times = [f"{np.mean([run[side][1] for run in runs]):.0f}" for side in (0, 1)]
+        sides = [", ".join(f"{np.nanmean(run[side][-LAST:]):.3g}" for run in runs) for side in (0, 1)]
+        times = [f"{np.mean([run[side] for run in runs]):.0f}" for side in (2, 3)]
         print(f"| `{name}` | {task} | {' | '.join(sides)} | {' | '.join(times)} |")
 
 

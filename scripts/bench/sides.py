@@ -30,7 +30,8 @@ class Side:
     """A process that answers one JSON line to each (scripts/peers/line.py).
 
     python: the interpreter of the side's virtual environment. script: a file of scripts/peers.
-    environment: variables beside this process's; None takes one away. `ready` is what it said once it had started: at least `seconds`, which starting took.
+    environment: variables beside this process's; None takes one away.
+    `ready` is what it said once it had started: at least `seconds`, which starting took.
     """
 
     def __init__(
