@@ -85,7 +85,7 @@ def test_parts_are_built_as_configured() -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("algo=mapo", r"algo=mapo: no such option; did you mean 'mappo'.*there are iddpg, ippo, iql"),
+        ("algo=mapo", r"algo=mapo: no such option; did you mean 'mappo'.*there are apg, iddpg, ippo, iql"),
         ("env=vmas/balanc", r"env=vmas/balanc: no such option; did you mean 'vmas/balance'"),
         ("experiment=digit", r"experiment=digit: no such option; did you mean 'digits'"),
         ("algo.gama=1", r"unknown key 'algo.gama'; did you mean 'gamma'\? \(there are "),

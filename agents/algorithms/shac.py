@@ -20,7 +20,6 @@ from agents.models.action_values.target_networks import TargetNetwork
 from agents.models.actor import Actor
 from agents.models.actor_critic import build_networks
 from agents.models.critic import Critic
-from agents.models.parts import with_names
 from envs.spec import EnvSpec
 
 
@@ -72,12 +71,7 @@ class SHAC(Algorithm):
         **more: Any,
     ) -> nn.Module:
         """As `Algorithm.make_loss`; no critics without `bootstrap`."""
-        if self.bootstrap:
-            actors, critics = build_networks(self, spec, network, critic_network, configs)
-        else:
-            network, critics = with_names(network, spec), {}
-            named = configs or dict.fromkeys(spec.groups, self)
-            actors = {name: Actor(spec.groups[name], network, config) for name, config in named.items()}
+        actors, critics = build_networks(self, spec, network, critic_network, configs, self.bootstrap)
         return self.loss_class(actors, critics, self, configs, **more)
 
 

@@ -17,6 +17,7 @@ def build_networks(
     network: Callable[..., nn.Module],
     critic_network: Callable[..., nn.Module] | None = None,
     groups: Mapping[str, Architecture] | None = None,
+    with_critics: bool = True,
 ) -> tuple[dict[str, Actor], dict[str, Critic]]:
     """Actors and critics of an environment's groups, by group; the random numbers are drawn group by group.
 
@@ -26,6 +27,7 @@ def build_networks(
         network: factory `network(in_shape, out_features) -> nn.Module` of the actors.
         critic_network: the same of the critics; None = `network`.
         groups: {group: its own architecture} of those that get networks; None = all groups, with the common one.
+        with_critics: False = actors only.
 
     Raises:
         UserError: the policy does not fit the actions, or the critic needs a state the environment lacks.
@@ -35,5 +37,6 @@ def build_networks(
     actors, critics = {}, {}
     for name, group_architecture in (dict.fromkeys(spec.groups, architecture) if groups is None else groups).items():
         actors[name] = Actor(spec.groups[name], network, group_architecture)
-        critics[name] = Critic(spec.groups[name], critic_network, group_architecture, spec.state_size)
+        if with_critics:
+            critics[name] = Critic(spec.groups[name], critic_network, group_architecture, spec.state_size)
     return actors, critics

@@ -51,9 +51,9 @@ class Policy(nn.Module):
         settings = read(metadata.get("groups"), self.spec)
         architecture = Architecture.of(metadata["algo"])
         groups = algorithms(architecture, settings)
-        actors, critics = build_networks(architecture, self.spec, network, critic_network, groups)
-        self.actors = nn.ModuleDict(actors)
-        self.critics = nn.ModuleDict(critics if metadata.get("critics", True) else {})
+        valued = metadata.get("critics", True)
+        actors, critics = build_networks(architecture, self.spec, network, critic_network, groups, valued)
+        self.actors, self.critics = nn.ModuleDict(actors), nn.ModuleDict(critics)
         self.settings = settings
         acting = {n: group for n, group in self.spec.groups.items() if n in actors}
         self.spec = EnvSpec(acting, self.spec.state_size, self.spec.max_steps)

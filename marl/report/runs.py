@@ -32,6 +32,7 @@ ALGORITHMS = {
     "DDPG": ("critic", {"local": "iddpg", None: "maddpg"}),
     "SAC": ("critic", {"local": "isac", None: "masac"}),
     "PQN": ("mixer", {"none": "pqn", "sum": "pqn_vdn"}),
+    "SHAC": ("bootstrap", {False: "apg", None: "shac"}),
 }
 
 

@@ -212,7 +212,7 @@ def test_sweeps_have_a_folder_per_job(shell, tmp_path: Path) -> None:
 def test_help_shows_groups_keys_and_examples(shell, tmp_path: Path) -> None:
     done = shell(tmp_path, "train", "--help")
     assert done.returncode == 0
-    for text in ("resume=RUN_DIR", "algo: iddpg, ippo, iql", "num_envs", "-m seed=0,1,2"):
+    for text in ("resume=RUN_DIR", "algo: apg, iddpg, ippo, iql", "num_envs", "-m seed=0,1,2"):
         assert text in done.stdout
 
 
