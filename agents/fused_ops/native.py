@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from agents.fused_ops.calls import places, run, usable
 from marl.native import library
 from marl.native.compiler import FLAGS
 from marl.native.library import NUMBER, POINTER, REAL
@@ -20,7 +21,7 @@ CHOICES = 256  # at most: W samples' choices lie on the stack
 
 def normal(params: Tensor, raw: Tensor, bias: float, min_std: float, mask: Tensor | None) -> tuple[Tensor, ...] | None:
     """log_prob [...] and its derivatives by params [..., 2 D]."""
-    if not _usable(params, raw, mask) or raw.shape[:-1] != params.shape[:-1] or raw.shape[-1] > CHOICES:
+    if not usable(functions, params, raw, mask) or raw.shape[:-1] != params.shape[:-1] or raw.shape[-1] > CHOICES:
         return None
     D, agents = raw.shape[-1], 1 if mask is None or mask.dim() == 1 else mask.shape[0]
     if mask is not None and (mask.shape[-1] != D or mask.dim() > 1 and params.shape[-2] != agents):
@@ -28,9 +29,9 @@ def normal(params: Tensor, raw: Tensor, bias: float, min_std: float, mask: Tenso
     x = params[..., D:] + bias
     std = F.softplus(x).add_(min_std)
     n, half, slopes = raw.numel() // D, torch.empty_like(raw), torch.empty_like(params)
-    _run("normal", (n, D, agents), params, raw, std, x.sigmoid_(), mask, half, slopes)
+    run(functions(), "normal", (n, D, agents), params, raw, std, x.sigmoid_(), mask, half, slopes)
     log_prob = raw.new_empty(raw.shape[:-1])
-    _run("normal_sum", (n, D, agents), half, std.log_(), mask, log_prob)
+    run(functions(), "normal_sum", (n, D, agents), half, std.log_(), mask, log_prob)
     return log_prob, slopes
 
 
@@ -38,26 +39,26 @@ def categorical(logits: Tensor, choice: Tensor) -> tuple[Tensor, Tensor, Tensor,
     """log_prob and entropy [...], then p and log p [..., C] for `categorical_back`."""
     C = logits.shape[-1]
     fits = choice.shape == (*logits.shape[:-1], 1) and choice.dtype == torch.int64 and choice.is_contiguous()
-    if not fits or C > CHOICES or not _usable(logits):
+    if not fits or C > CHOICES or not usable(functions, logits):
         return None
     outs = [logits.new_empty(logits.shape[:-1]) for _ in range(2)] + [torch.empty_like(logits) for _ in range(2)]
-    _run("categorical", (outs[0].numel(), C), logits, choice, *outs)
+    run(functions(), "categorical", (outs[0].numel(), C), logits, choice, *outs)
     return tuple(outs)
 
 
 def categorical_back(choice: Tensor, entropy: Tensor, p: Tensor, log_p: Tensor, *by: Tensor) -> Tensor:
     """Gradient of the logits [..., C], given those of log_prob and entropy [...]; after `categorical`."""
     out, by = torch.empty_like(p), [g.contiguous() for g in by]
-    _run("categorical_back", (entropy.numel(), p.shape[-1]), choice, entropy, p, log_p, *by, out)
+    run(functions(), "categorical_back", (entropy.numel(), p.shape[-1]), choice, entropy, p, log_p, *by, out)
     return out
 
 
 def scale(factors: Tensor, numbers: Tensor) -> Tensor:
     """factors [...] times numbers [..., F]: torch multiplies short rows one by one."""
-    if not _usable(numbers) or not library.is_cpu_float32(factors) or factors.shape != numbers.shape[:-1]:
+    if not usable(functions, numbers) or not library.is_cpu_float32(factors) or factors.shape != numbers.shape[:-1]:
         return factors.unsqueeze(-1) * numbers
     out = torch.empty_like(numbers)
-    _run("scale", (factors.numel(), numbers.shape[-1]), factors.contiguous(), numbers, out)
+    run(functions(), "scale", (factors.numel(), numbers.shape[-1]), factors.contiguous(), numbers, out)
     return out
 
 
@@ -66,14 +67,14 @@ def surrogate(
 ) -> tuple[Tensor, ...] | None:
     """loss, approx_kl and clip_fraction; the loss's derivatives by log_ratio, of its shape."""
     scalar = clip if isinstance(clip, Tensor) else None
-    if not _usable(log_ratio, advantage, weight, scalar) or log_ratio.shape != advantage.shape:
+    if not usable(functions, log_ratio, advantage, weight, scalar) or log_ratio.shape != advantage.shape:
         return None
     if weight is not None and weight.shape != log_ratio.shape:
         return None
     outs = *[log_ratio.new_empty(()) for _ in range(3)], torch.empty_like(log_ratio)
     bounds = (0.0, 0.0, 0.0) if scalar is not None else (1 - clip, 1 + clip, clip)
     kernel_args = log_ratio.numel(), *bounds, dual or 0.0
-    _run("surrogate", kernel_args, log_ratio, log_ratio.expm1(), advantage, weight, scalar, *outs)
+    run(functions(), "surrogate", kernel_args, log_ratio, log_ratio.expm1(), advantage, weight, scalar, *outs)
     return outs
 
 
@@ -81,28 +82,12 @@ def value_loss(
     value: Tensor, target: Tensor, old: Tensor | None, clip: float, delta: float
 ) -> tuple[Tensor, Tensor] | None:
     """The loss per sample and its derivative by `value`; delta 0 = squared, else Huber's."""
-    if not _usable(value, target, old) or value.shape != target.shape or old is not None and old.shape != value.shape:
+    fits = value.shape == target.shape and (old is None or old.shape == value.shape)
+    if not fits or not usable(functions, value, target, old):
         return None
     loss, slopes = torch.empty_like(value), torch.empty_like(value)
-    _run("value_loss", (value.numel(), clip, delta), value, target, old, loss, slopes)
+    run(functions(), "value_loss", (value.numel(), clip, delta), value, target, old, loss, slopes)
     return loss, slopes
-
-
-def _usable(*tensors: Tensor | None) -> bool:
-    return (
-        library.dispatch_is_plain()
-        and library.is_cpu_float32(*tensors)
-        and all(t is None or t.is_contiguous() for t in tensors)
-        and functions() is not None
-    )
-
-
-def _run(name: str, numbers: tuple[float, ...], *tensors: Tensor | None) -> None:
-    library.run(getattr(functions(), name), (*numbers, *_where(*tensors)), tensors)
-
-
-def _where(*tensors: Tensor | None) -> tuple[int | None, ...]:
-    return tuple(None if t is None else t.data_ptr() for t in tensors)
 
 
 def _check(library: ctypes.CDLL) -> None:
@@ -112,20 +97,20 @@ def _check(library: ctypes.CDLL) -> None:
     x = params[:, 2:] + 0.5
     std, half = F.softplus(x) + 0.01, torch.empty(37, 2)
     slopes, log_prob = torch.empty(37, 4), torch.empty(37)
-    library.normal(37, 2, 1, *_where(params, raw, std, x.sigmoid_(), None, half, slopes))
-    library.normal_sum(37, 2, 1, *_where(half, std.log_(), None, log_prob))
+    library.normal(37, 2, 1, *places(params, raw, std, x.sigmoid_(), None, half, slopes))
+    library.normal_sum(37, 2, 1, *places(half, std.log_(), None, log_prob))
     choice, by = torch.randint(4, (37,), generator=generator), [torch.ones(37), torch.full((37,), 0.5)]
     outs, by_logit = [torch.empty(37), torch.empty(37), torch.empty(37, 4), torch.empty(37, 4)], torch.empty(37, 4)
-    library.categorical(37, 4, *_where(params, choice, *outs))
-    library.categorical_back(37, 4, *_where(choice, *outs[1:], *by, by_logit))
+    library.categorical(37, 4, *places(params, choice, *outs))
+    library.categorical_back(37, 4, *places(choice, *outs[1:], *by, by_logit))
     rows = torch.empty(37, 4)
-    library.scale(37, 4, *_where(outs[1], params, rows))
+    library.scale(37, 4, *places(outs[1], params, rows))
     means, by_ratio = [torch.empty(()) for _ in range(3)], torch.empty(37)
     x, a = 0.3 * params[:, 0].contiguous(), raw[:, 0].contiguous()
     less = x.expm1()
-    library.surrogate(37, 0.8, 1.2, 0.2, 0.0, *_where(x, less, a, None, None, *means, by_ratio))
+    library.surrogate(37, 0.8, 1.2, 0.2, 0.0, *places(x, less, a, None, None, *means, by_ratio))
     errors, by_value = torch.empty(37), torch.empty(37)
-    library.value_loss(37, 0.0, 0.0, *_where(x, a, None, errors, by_value))
+    library.value_loss(37, 0.0, 0.0, *places(x, a, None, errors, by_value))
     with torch.enable_grad():
         p, r = (value.clone().requires_grad_() for value in (params, x))
         gaussian = torch.distributions.Normal(p[:, :2], F.softplus(p[:, 2:] + 0.5) + 0.01, validate_args=False)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from agents.fused_ops.calls import places, run, usable
 from marl.native import library
 from marl.native.compiler import FLAGS
 from marl.native.library import NUMBER, POINTER, REAL
@@ -35,7 +36,7 @@ def td_error(
     fits = q.shape[1:] == values.shape[1:] == reward.shape and discount.shape == reward.shape[:1]
     ends = terminated.shape in (reward.shape, reward.shape[:1]) and terminated.is_contiguous()
     penalised = penalty is None or penalty.shape == reward.shape
-    if not (fits and ends and penalised and _usable(q, values, penalty, reward, discount)):
+    if not (fits and ends and penalised and usable(functions, q, values, penalty, reward, discount)):
         return None
     return _TDError.apply(q, values, penalty, reward, scale, terminated, discount)
 
@@ -49,7 +50,7 @@ def squashed(
     """
     D, agents = noise.shape[-1], 1 if mask is None or mask.dim() == 1 else mask.shape[0]
     fits = params.shape == (*noise.shape[:-1], 2 * D) and (agents == 1 or params.shape[-2] == agents)
-    if not fits or not _usable(params, noise, mask) or mask is not None and mask.shape[-1] != D:
+    if not fits or not usable(functions, params, noise, mask) or mask is not None and mask.shape[-1] != D:
         return None
     return _Squashed.apply(params, noise, bias, min_std, mask)
 
@@ -59,7 +60,7 @@ def mixed(values: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Ten
     B, M = b1.shape if b1.dim() == 2 else (0, 0)
     shapes = (B, values.shape[-1] * M), (B, M), (B, 1)
     fits = values.dim() == 2 and (w1.shape, w2.shape, b2.shape) == shapes and len(values) == B
-    if not fits or not _usable(values, w1, b1, w2, b2):
+    if not fits or not usable(functions, values, w1, b1, w2, b2):
         return None
     return _Mixed.apply(values, w1, b1, w2, b2)
 
@@ -70,7 +71,7 @@ class _TDError(torch.autograd.Function):
         rows, n = len(reward), reward.numel()
         loss, mean, slopes = q.new_empty(()), q.new_empty(()), torch.empty_like(q)
         numbers = (len(q), rows, n // max(rows, 1), len(values), scale, terminated.dim() > 1)
-        _run("td_error", numbers, q, values, penalty, reward, terminated, discount, loss, mean, slopes)
+        run(functions(), "td_error", numbers, q, values, penalty, reward, terminated, discount, loss, mean, slopes)
         ctx.save_for_backward(slopes)
         ctx.mark_non_differentiable(mean)
         return loss, mean
@@ -89,7 +90,7 @@ class _Squashed(torch.autograd.Function):
         action, log_prob = torch.empty_like(noise), noise.new_empty(noise.shape[:-1])
         std, slopes = torch.empty_like(noise), torch.empty_like(noise)
         ctx.numbers = _sizes(noise, mask)
-        _run("squashed", (*ctx.numbers, bias, min_std), params, noise, mask, action, log_prob, std, slopes)
+        run(functions(), "squashed", (*ctx.numbers, bias, min_std), params, noise, mask, action, log_prob, std, slopes)
         ctx.save_for_backward(noise, mask, action, std, slopes)
         return action, log_prob
 
@@ -99,7 +100,7 @@ class _Squashed(torch.autograd.Function):
         noise, D = ctx.saved_tensors[0], ctx.numbers[1]
         out = noise.new_empty((*noise.shape[:-1], 2 * D))
         by = by_action.contiguous(), by_log_prob.contiguous()
-        _run("squashed_back", ctx.numbers, *ctx.saved_tensors, *by, out)
+        run(functions(), "squashed_back", ctx.numbers, *ctx.saved_tensors, *by, out)
         return out, None, None, None, None
 
 
@@ -108,7 +109,7 @@ class _Mixed(torch.autograd.Function):
     def forward(ctx, values, w1, b1, w2, b2) -> Tensor:
         out = values.new_empty(len(values))
         ctx.numbers = (*values.shape, b1.shape[1])
-        _run("mixed", ctx.numbers, values, w1, b1, w2, b2, out)
+        run(functions(), "mixed", ctx.numbers, values, w1, b1, w2, b2, out)
         ctx.save_for_backward(values, w1, b1, w2)
         return out
 
@@ -117,30 +118,13 @@ class _Mixed(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, ...]:
         saved, by = ctx.saved_tensors, gradient.contiguous()
         outs = [torch.empty_like(tensor) for tensor in saved]
-        _run("mixed_back", ctx.numbers, *saved, by, *outs)
+        run(functions(), "mixed_back", ctx.numbers, *saved, by, *outs)
         return (*outs, by.unsqueeze(-1))
 
 
 def _sizes(noise: Tensor, mask: Tensor | None) -> tuple[int, int, int]:
     D = noise.shape[-1]
     return noise.numel() // D, D, 1 if mask is None or mask.dim() == 1 else mask.shape[0]
-
-
-def _usable(*tensors: Tensor | None) -> bool:
-    return (
-        library.dispatch_is_plain()
-        and library.is_cpu_float32(*tensors)
-        and all(t is None or t.is_contiguous() for t in tensors)
-        and functions() is not None
-    )
-
-
-def _run(name: str, numbers: tuple[float, ...], *tensors: Tensor | None) -> None:
-    library.run(getattr(functions(), name), (*numbers, *_where(*tensors)), tensors)
-
-
-def _where(*tensors: Tensor | None) -> tuple[int | None, ...]:
-    return tuple(None if t is None else t.data_ptr() for t in tensors)
 
 
 def _check(lib: ctypes.CDLL) -> None:
@@ -152,12 +136,12 @@ def _check(lib: ctypes.CDLL) -> None:
 
     q, values, reward, over = normal(2, 7, 3), normal(2, 7, 3), normal(7, 3), normal(7) > 0
     discount, loss, mean, slopes = normal(7), torch.empty(()), torch.empty(()), torch.empty(2, 7, 3)
-    lib.td_error(2, 7, 3, 2, 0.5, 0, *_where(q, values, reward, reward, over, discount, loss, mean, slopes))
+    lib.td_error(2, 7, 3, 2, 0.5, 0, *places(q, values, reward, reward, over, discount, loss, mean, slopes))
     params, noise, by = 3 * normal(37, 4), normal(37, 2), (normal(37, 2), normal(37))
     outs = [torch.empty(37, 2), torch.empty(37), torch.empty(37, 2), torch.empty(37, 2)]
-    lib.squashed(37, 2, 1, 0.5, 0.01, *_where(params, noise, None, *outs))
+    lib.squashed(37, 2, 1, 0.5, 0.01, *places(params, noise, None, *outs))
     by_params = torch.empty(37, 4)
-    lib.squashed_back(37, 2, 1, *_where(noise, None, outs[0], *outs[2:], *by, by_params))
+    lib.squashed_back(37, 2, 1, *places(noise, None, outs[0], *outs[2:], *by, by_params))
     with torch.enable_grad():
         p, r = params.clone().requires_grad_(), q.clone().requires_grad_()
         future = (values.amin(0) - reward).masked_fill(over.unsqueeze(-1), 0.0)
@@ -170,8 +154,8 @@ def _check(lib: ctypes.CDLL) -> None:
         (back,) = torch.autograd.grad([u.tanh(), density], p, by)
     wide = [normal(9, 3), normal(9, 60), normal(9, 20), normal(9, 20), normal(9)]  # values, w1, b1, w2, b2
     out, backs, by_out = torch.empty(9), [torch.empty_like(tensor) for tensor in wide[:4]], normal(9)
-    lib.mixed(9, 3, 20, *_where(*wide, out))
-    lib.mixed_back(9, 3, 20, *_where(*wide[:4], by_out, *backs))
+    lib.mixed(9, 3, 20, *places(*wide, out))
+    lib.mixed_back(9, 3, 20, *places(*wide[:4], by_out, *backs))
     with torch.enable_grad():
         leaves = [tensor.clone().requires_grad_() for tensor in wide]
         hidden = F.elu((leaves[0].unsqueeze(-1) * leaves[1].abs().view(9, 3, 20)).sum(1) + leaves[2])

@@ -3,12 +3,8 @@
     python -m envs.validation.gradients [scenario …] [--envs 600] [--json gradients.json]
 """
 
-import argparse
-import json
 import statistics
 import time
-import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +14,9 @@ from envs.base import EnvError
 from envs.kernel.backends.gradient_runtime import GradientKernel
 from envs.kernel.compile_gradient import CompiledGradient
 from envs.kernel.ir.gradient import TABLE
-from envs.validation.kernel_coverage import settings_of
+from envs.validation.kernel_coverage import command, settings_of
 from envs.vmas.env import VmasEnv
 from envs.vmas.gradients.differentiable_steps import DifferentiableSteps
-from envs.vmas.simulator import scenario_names
 
 WARM, PLAYED = 3, 10  # rounds before the clock counts, steps before gradients are looked at
 Slots = dict[str, Tensor]
@@ -189,23 +184,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measures the scenarios named on the command line, or all."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("scenarios", nargs="*")
-    parser.add_argument("--envs", type=int, default=600)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
-    rows = []
-    for scenario in options.scenarios or scenario_names():
-        rows.append(measure(scenario, options.envs))
-        print(json.dumps(rows[-1]), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
-    print(table(rows))
-
-
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    command(__doc__, measure, table)

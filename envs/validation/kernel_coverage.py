@@ -7,6 +7,7 @@ import argparse
 import json
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -81,9 +82,9 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measures the scenarios named on the command line, or all."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def command(about: str, measure: Callable[[str, int], dict], table: Callable[[list[dict]], str]) -> None:
+    """Measure the scenarios named on the command line, or all: a line of JSON each, and the table of the rows."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("scenarios", nargs="*")
     parser.add_argument("--envs", type=int, default=600)
     parser.add_argument("--json", type=Path)
@@ -99,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, measure, table)

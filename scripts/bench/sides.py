@@ -42,11 +42,11 @@ class Side:
         self.stderr = open(Path(self.folder.name) / "stderr", "w+")
         self.began = time.perf_counter()
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-        told = os.environ | {"PYTHONPATH": path} | (environment or {})
+        variables = os.environ | {"PYTHONPATH": path} | (environment or {})
         self.process = subprocess.Popen(
             [str(python), str(PEERS / script), *map(str, arguments)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, text=True, bufsize=1,
-            cwd=self.folder.name, env={key: value for key, value in told.items() if value is not None},
+            cwd=self.folder.name, env={key: value for key, value in variables.items() if value is not None},
         )  # fmt: skip
         self.answers: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()

@@ -71,8 +71,8 @@ class ActionCritics(nn.Module):
         observation, action, state: [L, ...], as `forward`'s. memory, start: as for `Critic.unroll`.
         """
         seen, parts = self._seen(observation, action, state), memory.chunk(len(self.critics), -1)
-        told = [critic.unroll(*seen, part, start) for critic, part in zip(self.critics, parts, strict=True)]
-        values, memories = zip(*told, strict=True)
+        outputs = [critic.unroll(*seen, part, start) for critic, part in zip(self.critics, parts, strict=True)]
+        values, memories = zip(*outputs, strict=True)
         return torch.stack(values), torch.cat(memories, -1)
 
     def _seen(self, observation: Tensor, action: Tensor | None, state: Tensor | None) -> tuple[Tensor, Tensor | None]:

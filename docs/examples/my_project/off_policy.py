@@ -16,7 +16,7 @@ class REDQ(SAC):
 
     Args:
         ensemble: N, critics of each group.
-        subset: M of them, drawn anew for each minibatch, give the targets: the smallest of their values.
+        subset: M of them, drawn again for each minibatch, give the targets: the smallest of their values.
     """
 
     ensemble: Annotated[int, Field(ge=1)] = 5
