@@ -19,7 +19,7 @@ Robustness: the policy as it was trained, in conditions that it was not trained 
 
 Any other key=value changes the run's configuration, for example env.max_steps=200 or device=cpu. Another number of
 agents, env.scenario_kwargs.n_agents=5, suits a policy that all agents share and whose observation stays as wide: an
-MLP of each agent's own observation, or a network that reads the team (docs/teams.md).
+MLP of each agent's own observation, or a network that reads the team (docs/guides/teams.md).
 """
 
 import json

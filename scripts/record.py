@@ -10,7 +10,7 @@
   seed=0               seed of the episodes
   shard=100            episodes per file, played at once
 
-The folder holds shards (safetensors) and manifest.json; docs/data.md has its format and how to read it.
+The folder holds shards (safetensors) and manifest.json; docs/guides/data.md has its format and how to read it.
   python scripts/train.py experiment=clone data.folder=FOLDER    trains an actor from it
 """
 

@@ -18,7 +18,7 @@ from tests.fixtures.runs import make_run
 from tests.scripts.conftest import script  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "scripts").glob("*.py"))]
+SOURCES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "scripts").glob("*.py"))]
 SOURCES += [ROOT / "conf" / "config.yaml", *sorted((ROOT / "conf").rglob("base.yaml"))]
 SCRIPT = re.compile(r"(?:python|torchrun [^`]*?) (?:\.\./\.\./)?scripts/(\w+)\.py((?:'[^']*'|[^`'#;&|\n)])*)")
 # What stands for something, and what other commands make.

@@ -176,9 +176,10 @@ class VmasEnv(Env):
 
     @torch.no_grad()
     def set_progress(self, progress: float) -> None:
-        """See `Env.set_progress`. A scenario reads it where its class says `reads_progress = True` (docs/extending.md).
+        """See `Env.set_progress`. A scenario reads it where its class says `reads_progress = True`.
 
-        There `self.progress` is float32 [E]. The pool is reset with the new value, unless there are `shared_draws`.
+        There `self.progress` is float32 [E] (docs/guides/extending.md). The pool is reset with the new value,
+        unless there are `shared_draws`.
         """
         if not self.world.reads_progress:
             return

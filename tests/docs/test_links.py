@@ -7,8 +7,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)")
+ANCHOR = re.compile(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)")
 NAMED = re.compile(r"\b((?:agents|conf|docs|envs|marl|scripts|tests)/[\w/]+\.(?:cpp|cu|h|js|md|png|py|yaml))\b")
 
 
@@ -18,6 +19,20 @@ def test_what_a_page_links_to_is_there(page: Path) -> None:
     broken = [link for link in LINK.findall(text) if not (page.parent / link).exists()]
     # extending.md speaks of the example's files by their paths in it.
     broken += [name for name in NAMED.findall(text) if not any((top / name).exists() for top in (ROOT, EXAMPLES))]
+    assert not broken
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them: small letters, no punctuation, hyphens for spaces."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
+    headings = re.findall(r"^#+ +(.+?) *$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_headings_that_a_page_links_to_are_there(page: Path) -> None:
+    links = [(page.parent / link if link else page, anchor) for link, anchor in ANCHOR.findall(page.read_text())]
+    broken = [f"{target.name}#{anchor}" for target, anchor in links if anchor not in anchors(target)]
     assert not broken
 
 

@@ -1,4 +1,4 @@
-"""The tables of docs/toolkit.md and docs/data.md: no item without a test, and every test that is named exists."""
+"""The tables of the guides `toolkit` and `data`: no item without a test, and every test that is named exists."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SOURCES = {path.stem: path.read_text() for path in (ROOT / "tests").rglob("*.py")}
-PAGES = "\n".join((ROOT / "docs" / name).read_text() for name in ("toolkit.md", "data.md"))
+PAGES = "\n".join((ROOT / "docs" / "guides" / name).read_text() for name in ("toolkit.md", "data.md"))
 TABLES = re.findall(r"^\| item \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGES, re.M)
 ROWS = [line for table in TABLES for line in table.splitlines()]
 

@@ -143,7 +143,7 @@ def test_plateau_follows_any_logged_figure_and_the_trainers_direction(tmp_path):
 
 
 def test_the_plateau_of_the_documentation_builds():
-    page = (conf_tree.CONF.parent / "docs" / "toolkit.md").read_text()
+    page = (conf_tree.CONF.parent / "docs" / "guides" / "toolkit.md").read_text()
     row = next(line for line in page.splitlines() if line.startswith("| ReduceLROnPlateau"))
     config = compose.check(compose.compose(["algo=mappo", *row.split("`")[1].split()]))
     optimizer = build.part(config["optimizer"]).build({"model": nn.Linear(1, 1)})

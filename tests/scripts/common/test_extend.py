@@ -128,7 +128,7 @@ def test_the_off_policy_example_learns(project: Path, script, tmp_path: Path) ->
 
 
 def test_the_page_shows_how_it_is_done_from_python(shell, project: Path) -> None:
-    page = (EXAMPLES.parent / "extending.md").read_text()
+    page = (EXAMPLES.parent / "guides" / "extending.md").read_text()
     code = page.partition("## From Python")[2].partition("```python\n")[2].partition("```")[0]
     done = shell(project, "train", *CASES["ends"][0], "--config-dir", "conf", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr

@@ -258,7 +258,7 @@ class ListOfObjects(ListOfNumbers):
 class SetOfEnvironments(_Aged):
     """The set of those environments that are older than five steps: nothing about it tells that it is per environment.
 
-    docs/extending.md says to keep such state in a tensor; both paths carry it on through resets.
+    docs/guides/extending.md says to keep such state in a tensor; both paths carry it on through resets.
     """
 
     EXPECT, UNSEEN = "either", True
