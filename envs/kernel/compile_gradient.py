@@ -21,7 +21,7 @@ from marl.core.errors import CannotCompile
 from marl.native import library_cache as cache
 from marl.native.compiler import FLAGS, PATIENCE, compile_library, digest, load
 
-LARGEST = 150_000  # operations of a gradient program; beyond, compilers take minutes
+LARGEST = 300_000  # operations of a gradient program; beyond, compilers take minutes
 # Long straight code: these passes take a quarter of the compiler's time there and make it no faster.
 OPTIONS = [*FLAGS, "-fno-schedule-insns2", "-fno-tree-ter"]
 
@@ -89,9 +89,9 @@ def _make(world: VmasWorld, state: ScenarioState, compilation: Compiled, drawn: 
         if gradient.operations > LARGEST:
             raise Refusal(f"its gradients have {gradient.operations} operations per environment, more than {LARGEST}")
         layout = gradient_layout(gradient, places)
-        source = emit_gradient(gradient, layout)
+        source, *more = emit_gradient(gradient, layout)
         written = time.perf_counter()
-        library = compile_library(source, OPTIONS)
+        library = compile_library(source, OPTIONS, more)
         built = time.perf_counter()
         found = CompiledGradient(binary=library.name, places=layout)
         report = verify_gradient(template, gradient, compilation.step(TRACED), found.kernel(TRACED))

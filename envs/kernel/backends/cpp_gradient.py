@@ -8,6 +8,9 @@ from envs.kernel.ir.gradient_layout import GradientLayout
 from envs.kernel.ir.schedule import Scope, schedule
 
 
+UNIT = 6  # functions that are compiled together: compilers of several units run side by side
+
+
 class GradientWriter(Writer):
     """Statements of a gradient program: s holds gradients of the state, x the state itself, y those of the outputs."""
 
@@ -103,8 +106,8 @@ class FunctionWriter(GradientWriter):
         return [*lines, f"const {kind} v{v} = {text};"]
 
 
-def emit_gradient(gradient: Gradient, places: GradientLayout) -> str:
-    """The C++ source of a gradient kernel: `step(char** pointers, E, m, threads)`."""
+def emit_gradient(gradient: Gradient, places: GradientLayout) -> list[str]:
+    """The C++ sources of a gradient kernel's library: `step(char** pointers, E, m, threads)`, long ones in several."""
     writer = FunctionWriter(gradient, places)
     parts, handed = writer.functions(), len(writer.handing.slots)
     index = {name: i for i, name in enumerate(places.pointers)}
@@ -117,9 +120,13 @@ def emit_gradient(gradient: Gradient, places: GradientLayout) -> str:
     params += [f"{cell_of(kind)}* __restrict T{i}" for i, (_, _, kind) in enumerate(places.tables)]
     names = ["s", "x", "m", "n", "over", "o", "z", "t", "y"]
     names += [f"a{i}" for i in range(len(places.actions))] + [f"T{i}" for i in range(len(places.tables))]
-    source = ['#include "simd.h"', KEPT, TABLES if places.tables else ""]
-    for i, part in enumerate(parts):
-        source += [f"static __attribute__((noinline)) void part{i}({', '.join(params)}) {{", *part, "}"]
+    prelude = ['#include "simd.h"', KEPT, TABLES if places.tables else ""]
+    heads = [f"__attribute__((noinline, visibility(\"hidden\"))) void part{i}({', '.join(params)})"
+             for i in range(len(parts))]
+    texts = ["\n".join([head, "{", *part, "}"]) for head, part in zip(heads, parts, strict=True)]
+    several = len(parts) > UNIT
+    units = ["\n".join([*prelude, *texts[i : i + UNIT]]) for i in range(0, len(parts), UNIT)] if several else []
+    source = [*prelude, *(f"{head};" for head in heads if several), *([] if several else texts)]
     source += [
         "static void block(char** p, const long e, const int n, const long m) {",
         f"float o[{max(rows, 1)}][W], t[{max(handed, 1)}][W], z[{max(places.noise, 1)}][W], y[{max(inputs, 1)}][W];",
@@ -159,7 +166,7 @@ def emit_gradient(gradient: Gradient, places: GradientLayout) -> str:
             target = index["gradient", "action", group]
             source.append(f"if (p[{target}]) put((float*)p[{target}] + e * {count}L, o + {row}, {count}L, n);")
             row += count
-    return "\n".join([*source, "}", CALL])
+    return ["\n".join([*source, "}", CALL]), *units]
 
 
 KEPT = """
