@@ -81,7 +81,7 @@ class FunctionWriter(GradientWriter):
             if step[0] == "define":
                 seen.add(step[1])
                 if step[1] in handing.slots and step[1] not in handing.late:
-                    lines.append(f"store(t[{handing.slots[step[1]]}], v{step[1]});")
+                    lines.append(f"keep(t[{handing.slots[step[1]]}], v{step[1]});")
             return lines
         block = step[1]
         outside, inside = handing.declared.get(block, []), set(seen)
@@ -91,7 +91,7 @@ class FunctionWriter(GradientWriter):
         for s in block.steps:
             lines += self._lines(s, block, inside, declared)
         seen |= inside & declared
-        return [*lines, "}", *(f"store(t[{handing.slots[v]}], v{v});" for v in outside if v in handing.late)]
+        return [*lines, "}", *(f"keep(t[{handing.slots[v]}], v{v});" for v in outside if v in handing.late)]
 
     def _bring(self, v: int, scope: Scope, seen: set[int]) -> list[str]:
         """The lines that make a value's name readable."""
@@ -170,7 +170,8 @@ def emit_gradient(gradient: Gradient, places: GradientLayout) -> list[str]:
 
 
 KEPT = """
-INLINE void store(float* p, vb x) { memcpy(p, &x, sizeof x); }
+INLINE void keep(float* p, vf x) { store(p, x); }
+INLINE void keep(float* p, vb x) { memcpy(p, &x, sizeof x); }
 INLINE vf kept_vf(const float* p) { return load(p); }
 INLINE vb kept_vb(const float* p) { vb x; memcpy(&x, p, sizeof x); return x; }"""
 CALL = """
