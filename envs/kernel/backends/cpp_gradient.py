@@ -7,7 +7,6 @@ from envs.kernel.ir.gradient import Gradient
 from envs.kernel.ir.gradient_layout import GradientLayout
 from envs.kernel.ir.schedule import Scope, schedule
 
-
 UNIT = 6  # functions that are compiled together: compilers of several units run side by side
 
 
