@@ -1,6 +1,6 @@
 """The second table of docs/kernels.md: which scenarios have gradients, how right they are, and what they cost.
 
-    python -m envs.validation.gradients [scenario …] [--envs 600] [--json gradients.json]
+    python -m envs.validation.gradients [scenario …] [--no-timing] [--page docs/kernels.md] [--json gradients.json]
 """
 
 import statistics
@@ -19,10 +19,11 @@ from envs.vmas.env import VmasEnv
 from envs.vmas.gradients.differentiable_steps import DifferentiableSteps
 
 WARM, PLAYED = 3, 10  # rounds before the clock counts, steps before gradients are looked at
+BUDGET = 20.0  # seconds of one scenario's race: where VMAS's step takes seconds, there are fewer rounds, two at least
 Slots = dict[str, Tensor]
 
 
-def measure(scenario: str, num_envs: int, rounds: int = 9) -> dict[str, Any]:
+def measure(scenario: str, num_envs: int, rounds: int = 9, timed: bool = True) -> dict[str, Any]:
     """One row: what was built, errors against differences and against VMAS's own autograd, seconds in turn."""
     start = time.perf_counter()
     row: dict[str, Any] = {"scenario": scenario, "why": ""}
@@ -38,7 +39,8 @@ def measure(scenario: str, num_envs: int, rounds: int = 9) -> dict[str, Any]:
     action = {g: a.contiguous() for g, a in env.random_action(generator).items()}
     row |= {"total": time.perf_counter() - start, **steps.compilation.facts}
     row["step_operations"] = env.stepper.compilation.facts["operations"]
-    return row | against_autograd(env, steps.compilation, action) | race(env, steps.compilation, action, rounds)
+    row |= against_autograd(env, steps.compilation, action)
+    return row | (race(env, steps.compilation, action, rounds) if timed else {})
 
 
 def _incoming(kernel: GradientKernel, generator: torch.Generator) -> dict[tuple, Tensor]:
@@ -125,8 +127,9 @@ def race(env: VmasEnv, compilation: CompiledGradient, action: dict[str, Tensor],
     ended = {(name,): torch.empty(env.num_envs, dtype=torch.bool) for name in ("terminated", "truncated")}
     step.bind(outputs | ended | {("action", g): a for g, a in action.items()})
     given = _given(env, kernel, step, action) | _incoming(kernel, torch.Generator().manual_seed(1))
-    before, gradient, seconds = step.state.clone(), given["gradient", "state"].clone(), ([], [], [])
-    for number in range(WARM + rounds):
+    before, gradient, laps = step.state.clone(), given["gradient", "state"].clone(), []
+    until = time.perf_counter() + BUDGET
+    while len(laps) < WARM + rounds and (len(laps) < 3 or time.perf_counter() < until):
         lap = ([], [], [])
         for _ in range(20):
             step.state.copy_(before)
@@ -134,11 +137,13 @@ def race(env: VmasEnv, compilation: CompiledGradient, action: dict[str, Tensor],
             lap[0].append(_seconds(step.step))
             lap[1].append(_seconds(lambda: kernel(given)))
         lap[2].append(_vmas_seconds(env, action))
-        for mine, new in zip(seconds, lap, strict=True):
-            mine += new if number >= WARM else []
-    names = ("step_us", "gradient_us", "vmas_us")
-    return {name: statistics.median(times) * 1e6 if times and None not in times else None
-            for name, times in zip(names, seconds, strict=True)}
+        laps.append(lap)
+    counted = laps[min(WARM, len(laps) - 2):]
+    found = {}
+    for i, name in enumerate(("step_us", "gradient_us", "vmas_us")):
+        times = [seconds for lap in counted for seconds in lap[i]]
+        found[name] = None if None in times else statistics.median(times) * 1e6
+    return found
 
 
 def _seconds(function: Any) -> float:
@@ -165,25 +170,40 @@ def _vmas_seconds(env: VmasEnv, action: dict[str, Tensor]) -> float | None:
         return time.perf_counter() - begin
 
 
+HEADINGS = ("scenario", "operations: step, gradients", "compile, s", "error against differences: median, 95 %, worst",
+            "against VMAS's autograd: median, 95 %", "step, µs", "gradients, µs", "ratio",
+            "VMAS, step and backward, ms", "ratio to gradients", "ratio to step and gradients")
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown."""
-    lines = ["| scenario | operations: step, gradients | compile, s | error against differences: median, 95 %, worst | "
-             "against VMAS's autograd: median, 95 % | step, µs | gradients, µs | ratio | VMAS, step and backward, ms | "
-             "ratio to step and gradients |", "|---|---|---|---|---|---|---|---|---|---|"]
-    for r in rows:
-        if r["why"]:
-            lines.append(f"| {r['scenario']} | — | | {r['why']} | | | | | | |")
-            continue
-        own = r["autograd"]
-        own = own if isinstance(own, str) else f"{own[0]:.0e}, {own[1]:.0e}"
-        both, vmas = r["step_us"] + r["gradient_us"], r["vmas_us"]
-        lines.append(f"| {r['scenario']} | {r['step_operations']:,}, {r['operations']:,} | "
-                     f"{r['seconds']['compile']:.1f} | {r['median']:.0e}, {r['most']:.0e}, {r['worst']:.0e} | {own} | "
-                     f"{r['step_us']:.0f} | {r['gradient_us']:.0f} | {r['gradient_us'] / r['step_us']:.1f} | "
-                     + (f"{vmas / 1e3:.1f} | {vmas / both:.0f} |" if vmas else "— | |"))
-    return "\n".join(lines)
+    """Markdown; a row without timing has empty cells."""
+    lines = [HEADINGS, ["---"] * len(HEADINGS), *map(_cells, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("| --- ", "|---").replace("|--- |", "|---|")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    if row["why"]:
+        return [row["scenario"], "—", "", row["why"], *[""] * 7]
+    own, found = row["autograd"], [row["scenario"], f"{row['step_operations']:,}, {row['operations']:,}"]
+    found += [f"{row['seconds']['compilers']:.1f}", f"{row['median']:.0e}, {row['most']:.0e}, {row['worst']:.0e}"]
+    found.append(own if isinstance(own, str) else f"{own[0]:.0e}, {own[1]:.0e}")
+    if "step_us" not in row:
+        return found + [""] * 6
+    step, gradient, vmas = row["step_us"], row["gradient_us"], row["vmas_us"]
+    found += [f"{step:.0f}", f"{gradient:.0f}", f"{gradient / step:.1f}"]
+    return found + ([f"{vmas / 1e3:.1f}", f"{vmas / gradient:.0f}", f"{vmas / (step + gradient):.0f}"] if vmas else
+                    ["—", "", ""])
+
+
+def merge(old: list[str], new: list[str]) -> list[str]:
+    """A row's new cells; of a program that is as long as before, what was not measured anew stays."""
+    if old[1] != new[1] or len(old) != len(new):
+        return new
+    compiled = old[2] if new[2] == "0.0" else new[2]  # its library was on disk
+    timed = new[5:] if new[5] else old[5:]
+    return [*new[:2], compiled, *new[3:5], *timed]
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    command(__doc__, measure, table)
+    command(__doc__, measure, table, merge)

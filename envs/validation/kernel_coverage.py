@@ -1,6 +1,6 @@
 """The table of docs/kernels.md: which scenarios run as kernels, how close to the simulator, how fast.
 
-    python -m envs.validation.kernel_coverage [scenario …] [--envs 600] [--json table.json]
+    python -m envs.validation.kernel_coverage [scenario …] [--envs 600] [--json table.json] [--page docs/kernels.md]
 """
 
 import argparse
@@ -14,6 +14,7 @@ import torch
 
 from envs.kernel.compile import Compiled, compiled
 from envs.kernel.tracing.trace import drawn_values
+from envs.validation.pages import replace_rows
 from envs.vmas.env import VmasEnv
 from envs.vmas.simulator import scenario_names
 
@@ -82,18 +83,31 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def command(about: str, measure: Callable[[str, int], dict], table: Callable[[list[dict]], str]) -> None:
-    """Measure the scenarios named on the command line, or all: a line of JSON each, and the table of the rows."""
+def command(about: str, measure: Callable[..., dict], table: Callable[[list[dict]], str],
+            merge: Callable[[list[str], list[str]], list[str]] | None = None) -> None:
+    """Measure the scenarios named on the command line, or all: a line of JSON each, and the table of the rows.
+
+    --page: a page that holds the table; its rows of those scenarios are replaced. merge: (cells of the row on the page,
+    new cells) -> cells, for tables that can be made without timing (--no-timing: measure(…, timed=False)).
+    """
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
-    parser.add_argument("scenarios", nargs="*")
-    parser.add_argument("--envs", type=int, default=600)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("scenarios", nargs="*", help="all of VMAS's where none is named")
+    parser.add_argument("--envs", type=int, default=600, help="environments that are timed")
+    parser.add_argument("--json", type=Path, help="a file for the rows, written anew")
+    parser.add_argument("--page", type=Path, help="a page whose table's rows of these scenarios are replaced")
+    if merge:
+        parser.add_argument("--no-timing", action="store_true", help="build and verify only, as on a busy machine")
     options = parser.parse_args()
+    unknown = sorted(set(options.scenarios) - set(scenario_names()))
+    if unknown:
+        parser.error(f"{unknown[0]!r} is no scenario of VMAS; there are {', '.join(scenario_names())}")
     warnings.filterwarnings("ignore")
     rows = []
     for scenario in options.scenarios or scenario_names():
-        rows.append(measure(scenario, options.envs))
+        rows.append(measure(scenario, options.envs, **({"timed": not options.no_timing} if merge else {})))
         print(json.dumps(rows[-1]), flush=True)
+        if options.page:  # row by row: what was measured stays if the rest is interrupted
+            options.page.write_text(replace_rows(options.page.read_text(), table(rows[-1:]), merge))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
     print(table(rows))

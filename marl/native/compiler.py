@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from marl.native import library_cache as cache
 FLAGS = ["-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w"]
 PATIENCE = 900.0  # seconds for one run of the compiler, and to wait for another process that builds the same
 VERSION = 1  # of what decides a library beside the sources; raise it to void caches
+POLL = 0.02  # seconds between two looks at compilers that run
 SIMD = Path(__file__).with_name("simd.h")  # what sources include: vectors and functions on them
 
 
@@ -64,10 +66,11 @@ def _variants() -> list[list[str]]:
     return [[*native, *openmp, *sleef], [*native, *openmp], openmp, []]
 
 
-def compile_library(source: str, options: Sequence[str] = FLAGS) -> Path:
+def compile_library(source: str, options: Sequence[str] = FLAGS, more: Sequence[str] = ()) -> Path:
     """The library of a source, from disk if it was built before.
 
-    The source may include "simd.h". It defines `width`, which must be positive.
+    The source may include "simd.h". It defines `width`, which must be positive. more: further sources of the same
+    library, compiled side by side on all processors.
 
     Raises:
         CannotCompile: there is no compiler, it fails (with its words), or the library can't be written.
@@ -75,44 +78,68 @@ def compile_library(source: str, options: Sequence[str] = FLAGS) -> Path:
     gxx = compiler()
     modified = Path(gxx).resolve().stat().st_mtime
     key = digest(
-        VERSION, source, SIMD.read_text(), gxx, modified, list(options), torch.__version__, machine()
+        VERSION, source, *more, SIMD.read_text(), gxx, modified, list(options), torch.__version__, machine()
     )
     try:
         target = cache.find(key, ".so")
         if target is None:
             with cache.building(key, ".so", PATIENCE):
-                target = cache.find(key, ".so") or _compile(source, key, gxx, options)
+                target = cache.find(key, ".so") or _compile([source, *more], key, gxx, options)
     except OSError as error:
         raise CannotCompile(f"no kernel could be written: {error.strerror or error}") from error
     return target
 
 
-def _compile(source: str, key: str, gxx: str, options: Sequence[str]) -> Path:
+def _compile(sources: Sequence[str], key: str, gxx: str, options: Sequence[str]) -> Path:
     message = ""
     with tempfile.TemporaryDirectory(dir=cache.cache_folder(), prefix=cache.BUILDING) as folder:
-        code, built = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
-        code.write_text(source)
+        codes, built = [Path(folder) / f"kernel{i}.cpp" for i in range(len(sources))], Path(folder) / "kernel.so"
+        for code, source in zip(codes, sources, strict=True):
+            code.write_text(source)
         for flags in _variants():
-            status, message = _run([gxx, *options, f"-I{SIMD.parent}", str(code), "-o", str(built), *flags])
+            command, parts = [gxx, *options, f"-I{SIMD.parent}"], codes
+            if len(codes) > 1:
+                parts = [code.with_suffix(".o") for code in codes]
+                status, message = _run(*([*command, "-c", str(code), "-o", str(part), *flags]
+                                         for code, part in zip(codes, parts, strict=True)))
+            if len(codes) == 1 or status == 0:
+                status, message = _run([*command, *map(str, parts), "-o", str(built), *flags])
             if status == 0 and _loads(built):
                 return cache.keep(built.read_bytes(), key, ".so")
             message = message or "the library does not load"
     raise CannotCompile(f"{gxx} failed: {message}")
 
 
-def _run(command: list[str]) -> tuple[int, str]:
-    """(exit status, first line of its messages) of a compiler. Raises CannotCompile where it does not end in time."""
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                          start_new_session=True) as process:
-        try:
-            message = process.communicate(timeout=PATIENCE)[1].decode(errors="replace").strip()
-        except subprocess.TimeoutExpired:
+def _run(*commands: list[str]) -> tuple[int, str]:
+    """(exit status, first line of its messages) of the first compiler to fail, else of the last to end.
+
+    As many run at a time as there are processors. Raises CannotCompile where one does not end in time.
+    """
+    left, running, status, message = list(commands), {}, 0, ""
+    try:
+        while (left and status == 0) or running:
+            while left and status == 0 and len(running) < (os.cpu_count() or 1):
+                words = tempfile.TemporaryFile()
+                process = subprocess.Popen(left.pop(0), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                           stderr=words, start_new_session=True)
+                running[process] = words, time.monotonic() + PATIENCE
+            time.sleep(POLL)
+            for process, (words, until) in list(running.items()):
+                if process.poll() is None:
+                    if time.monotonic() > until:
+                        raise CannotCompile(f"{process.args[0]} did not end within {PATIENCE:g} s")
+                    continue
+                del running[process]
+                words.seek(0)
+                text = words.read().decode(errors="replace").strip()
+                words.close()
+                if status == 0:
+                    status, message = process.returncode, text.splitlines()[0][:300] if text else ""
+    finally:  # whatever ends early: a Ctrl-C does not reach a session of its own
+        for process, (words, _) in running.items():
             _end(process)
-            raise CannotCompile(f"{command[0]} did not end within {PATIENCE:g} s") from None
-        except BaseException:  # a Ctrl-C does not reach a session of its own
-            _end(process)
-            raise
-    return process.returncode, message.splitlines()[0][:300] if message else ""
+            words.close()
+    return status, message
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -120,6 +147,7 @@ def _end(process: subprocess.Popen) -> None:
     with contextlib.suppress(ProcessLookupError, AttributeError):
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
+    process.wait()
 
 
 def _loads(path: Path) -> bool:

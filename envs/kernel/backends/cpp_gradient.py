@@ -1,10 +1,13 @@
 """Writes a gradient program as C++: as the step's kernel, in place on the gradients of the state field by field."""
 
-from envs.kernel.backends.c_writer import Writer, parts_of
+from envs.kernel.backends.c_writer import PART, Writer
 from envs.kernel.backends.cpp import TABLES, cell_of
+from envs.kernel.backends.handing import Handing, reads_of
 from envs.kernel.ir.gradient import Gradient
 from envs.kernel.ir.gradient_layout import GradientLayout
 from envs.kernel.ir.schedule import Scope, schedule
+
+UNIT = 6  # functions that are compiled together: compilers of several units run side by side
 
 
 class GradientWriter(Writer):
@@ -52,10 +55,60 @@ class GradientWriter(Writer):
         return super().input(source)
 
 
-def emit_gradient(gradient: Gradient, places: GradientLayout) -> str:
-    """The C++ source of a gradient kernel: `step(char** pointers, E, m, threads)`."""
-    writer = GradientWriter(gradient, places)
-    parts, handed = parts_of(writer, writer.schedule())
+class FunctionWriter(GradientWriter):
+    """The same as functions of bearable length, which hand values on through memory t."""
+
+    def __init__(self, gradient: Gradient, places: GradientLayout) -> None:
+        super().__init__(gradient, places)
+        stays = {v for v, op in enumerate(self.p.ops) if op[0] == "input" and op[1][:2] != ("gradient", "state")}
+        self.handing = Handing(self.p, self.schedule(), PART, stays)
+
+    def functions(self) -> list[list[str]]:
+        """The lines of each."""
+        root, found = self.handing.root, []
+        for part in self.handing.parts:
+            seen: set[int] = set()
+            found.append([line for step in part for line in self._lines(step, root, seen, set())])
+        return found
+
+    def _lines(self, step: tuple, scope: Scope, seen: set[int], declared: set[int]) -> list[str]:
+        """A statement, after what it reads; seen: values whose names can be read here."""
+        handing = self.handing
+        lines = [line for v in reads_of(self.p, step) for line in self._bring(v, scope, seen)]
+        if step[0] != "block":
+            lines += self.write(step, declared)
+            if step[0] == "define":
+                seen.add(step[1])
+                if step[1] in handing.slots and step[1] not in handing.late:
+                    lines.append(f"keep(t[{handing.slots[step[1]]}], v{step[1]});")
+            return lines
+        block = step[1]
+        outside, inside = handing.declared.get(block, []), set(seen)
+        declared = declared | set(outside)
+        lines += [f"{self.type(v)} v{v} = {self.nothing(v)};" for v in outside]
+        lines.append(f"if ({self.asks(*block.literal)}) {{")
+        for s in block.steps:
+            lines += self._lines(s, block, inside, declared)
+        seen |= inside & declared
+        return [*lines, "}", *(f"keep(t[{handing.slots[v]}], v{v});" for v in outside if v in handing.late)]
+
+    def _bring(self, v: int, scope: Scope, seen: set[int]) -> list[str]:
+        """The lines that make a value's name readable."""
+        if v in seen:
+            return []
+        seen.add(v)
+        lines, kind, text = [], self.type(v), self.expression(v)
+        if (v, scope) in self.handing.again:
+            lines = [line for a in reads_of(self.p, ("define", v)) for line in self._bring(a, scope, seen)]
+        elif v not in self.handing.stays:
+            text = f"kept_{kind}(t[{self.handing.slots[v]}])"
+        return [*lines, f"const {kind} v{v} = {text};"]
+
+
+def emit_gradient(gradient: Gradient, places: GradientLayout) -> list[str]:
+    """The C++ sources of a gradient kernel's library: `step(char** pointers, E, m, threads)`, long ones in several."""
+    writer = FunctionWriter(gradient, places)
+    parts, handed = writer.functions(), len(writer.handing.slots)
     index = {name: i for i, name in enumerate(places.pointers)}
     rows = sum(n for _, n, integers in places.actions if not integers)
     inputs = sum(n for _, n in places.outputs)
@@ -66,9 +119,13 @@ def emit_gradient(gradient: Gradient, places: GradientLayout) -> str:
     params += [f"{cell_of(kind)}* __restrict T{i}" for i, (_, _, kind) in enumerate(places.tables)]
     names = ["s", "x", "m", "n", "over", "o", "z", "t", "y"]
     names += [f"a{i}" for i in range(len(places.actions))] + [f"T{i}" for i in range(len(places.tables))]
-    source = ['#include "simd.h"', TABLES if places.tables else ""]
-    for i, part in enumerate(parts):
-        source += [f"static __attribute__((noinline)) void part{i}({', '.join(params)}) {{", *part, "}"]
+    prelude = ['#include "simd.h"', KEPT, TABLES if places.tables else ""]
+    heads = [f"__attribute__((noinline, visibility(\"hidden\"))) void part{i}({', '.join(params)})"
+             for i in range(len(parts))]
+    texts = ["\n".join([head, "{", *part, "}"]) for head, part in zip(heads, parts, strict=True)]
+    several = len(parts) > UNIT
+    units = ["\n".join([*prelude, *texts[i : i + UNIT]]) for i in range(0, len(parts), UNIT)] if several else []
+    source = [*prelude, *(f"{head};" for head in heads if several), *([] if several else texts)]
     source += [
         "static void block(char** p, const long e, const int n, const long m) {",
         f"float o[{max(rows, 1)}][W], t[{max(handed, 1)}][W], z[{max(places.noise, 1)}][W], y[{max(inputs, 1)}][W];",
@@ -108,9 +165,14 @@ def emit_gradient(gradient: Gradient, places: GradientLayout) -> str:
             target = index["gradient", "action", group]
             source.append(f"if (p[{target}]) put((float*)p[{target}] + e * {count}L, o + {row}, {count}L, n);")
             row += count
-    return "\n".join([*source, "}", CALL])
+    return ["\n".join([*source, "}", CALL]), *units]
 
 
+KEPT = """
+INLINE void keep(float* p, vf x) { store(p, x); }
+INLINE void keep(float* p, vb x) { memcpy(p, &x, sizeof x); }
+INLINE vf kept_vf(const float* p) { return load(p); }
+INLINE vb kept_vb(const float* p) { vb x; memcpy(&x, p, sizeof x); return x; }"""
 CALL = """
 extern "C" int width() { return W; }
 extern "C" void step(char** p, int64_t E, int64_t m, int threads) {

@@ -110,7 +110,7 @@ def _literal(number: F32) -> str:
     return f"({text})" if number < 0 else text
 
 
-def _line(line: str) -> str:
+def translate(line: str) -> str:
     """A statement of the common writer's in JavaScript's words."""
     line = re.sub(r"^const v[fb] ", "const ", line)
     line = re.sub(r"^v[fb] v", "let v", line)
@@ -133,7 +133,7 @@ def emit_js(lowered: Lowered, places: Layout) -> str:
     tables = "".join(f", T{i}" for i in range(len(places.tables)))
     source = ["(() => {", PRELUDE, f"const t = new Float32Array({max(handed, 1)});"]
     for i, part in enumerate(parts):
-        source += [f"function part{i}(s, a, z, o{tables}) {{", *map(_line, part), "}"]
+        source += [f"function part{i}(s, a, z, o{tables}) {{", *map(translate, part), "}"]
     rows, outputs = 0, []
     for key, count in places.outputs:
         outputs.append(["/".join(key), rows, count])

@@ -23,7 +23,8 @@ def checked(scenario: str):
     compilation, template = compiled(world), world.template(TRACED, pool_size=64)
     gradient = differentiate(lower(trace(template)))
     places = gradient_layout(gradient, compilation.places)
-    kernel = GradientKernel(load(compile_library(emit_gradient(gradient, places))), places, TRACED)
+    source, *more = emit_gradient(gradient, places)
+    kernel = GradientKernel(load(compile_library(source, more=more)), places, TRACED)
     return verify_gradient(template, gradient, compilation.step(TRACED), kernel)
 
 
