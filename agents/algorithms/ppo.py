@@ -16,6 +16,7 @@ from agents.algorithms.advantages import Normalization
 from agents.algorithms.coefficients import Scheduled, Shape
 from agents.algorithms.on_policy import OnPolicyAlgorithm, Update
 from agents.algorithms.ppo_losses import ValueLoss, clipped_surrogate, counted, mean_weights, value_loss
+from agents.models import saved_weights
 from agents.models.actor import Actor
 from agents.models.critic import Critic
 from agents.models.forward import flat, policy_params, values
@@ -111,6 +112,10 @@ class PPOLoss(nn.Module):
     def parts(self) -> dict[str, nn.Module]:
         """Named parts of the model, for learning rates, freezing and gradient norms."""
         return {"actor": self.actors, "critic": self.critics}
+
+    def complete(self, saved: dict[str, Tensor]) -> list[str]:
+        """Make another algorithm's saved weights fit (`agents.models.saved_weights.fit`)."""
+        return saved_weights.fit(self, saved)
 
     def forward(self, batch: Mapping) -> dict[str, Tensor]:
         """The loss of a minibatch.

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from agents.algorithms.base import Algorithm
 from agents.algorithms.coefficients import Scheduled, Shape
 from agents.algorithms.ppo_losses import value_loss
+from agents.models import saved_weights
 from agents.models.action_values.target_networks import TargetNetwork
 from agents.models.actor import Actor
 from agents.models.actor_critic import build_networks
@@ -113,13 +114,18 @@ class SHACLoss(nn.Module):
         """Named parts of the model, for learning rates, freezing and gradient norms."""
         return {"actor": self.actors, **({"critic": self.critics} if len(self.critics) else {})}
 
-    def complete(self, saved: dict[str, Tensor]) -> None:
-        """Where saved weights hold critics without targets, such as MAPPO's, the targets begin as these."""
+    def complete(self, saved: dict[str, Tensor]) -> list[str]:
+        """Make another algorithm's saved weights fit (`agents.models.saved_weights.fit`).
+
+        Where they hold critics without targets, such as MAPPO's, the targets begin as these.
+        """
+        told = saved_weights.fit(self, saved)
         for name in self.targets:
             prefix, network = f"critics.{name}.", f"targets.{name}.network."
             if not any(key.startswith(network) for key in saved):
                 found = {key: value for key, value in saved.items() if key.startswith(prefix)}
                 saved.update({network + key.removeprefix(prefix): value for key, value in found.items()})
+        return told
 
     def capture_key(self) -> tuple:
         """What decides `forward` beside tensors and their shapes (`marl.capture.captured_loss`)."""

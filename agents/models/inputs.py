@@ -30,6 +30,7 @@ class Inputs(nn.Module):
 
     Attributes:
         parts: of what the network reads, the ids being one of them.
+        unscaled: whether no part of the observation has a scale.
     """
 
     def __init__(
@@ -47,7 +48,8 @@ class Inputs(nn.Module):
         self.norm = None
         if normalize:
             self.norm = PartNorm(parts, limit) if shaped else ObservationNorm(features, limit)
-        scaled = not normalize and any(part.scale != 1 for part in parts)
+        self.unscaled = all(part.scale == 1 for part in parts)
+        scaled = not normalize and not self.unscaled
         units = torch.cat([torch.full((part.size,), part.scale) for part in parts]) if scaled else None
         self.register_buffer("units", units, persistent=False)
         self.register_buffer("ids", torch.eye(n_agents) if ids else None, persistent=False)

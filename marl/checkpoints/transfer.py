@@ -19,19 +19,20 @@ from marl.task import Task
 @dataclass
 class Loaded:
     """What became of each name: loaded {target: source}, skipped (in the file only), missing (in the task only),
-    mismatched {target: (saved shape, the task's shape)}."""
+    mismatched {target: (saved shape, the task's shape)}; and notes, sentences on what was changed to fit."""
 
     loaded: dict[str, str] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     mismatched: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """One line per kind that occurred."""
         shapes = [f"{name} {old} -> {new}" for name, (old, new) in self.mismatched.items()]
         kinds = {"loaded": list(self.loaded), "skipped (not in this task)": self.skipped}
         kinds |= {"missing (keeps its initial values)": self.missing, "mismatched (keeps its initial values)": shapes}
-        return [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
+        return self.notes + [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
 
 
 def begin_from(task: Task, source: str, strict: bool, init_map: Mapping[str, Any] | None = None) -> None:
@@ -40,8 +41,12 @@ def begin_from(task: Task, source: str, strict: bool, init_map: Mapping[str, Any
     init_map: groups under other names, features in other places (`marl.checkpoints.mapping.read`).
     """
     path = run_directory.find(source)
-    lines = load_mapped(task, path, init_map, strict) if init_map else load_weights(task, path, strict).lines()
-    if (init_map or not strict) and distributed.main():
+    if init_map:
+        lines = load_mapped(task, path, init_map, strict)
+    else:
+        loaded = load_weights(task, path, strict)
+        lines = loaded.notes if strict else loaded.lines()
+    if lines and distributed.main():
         print(f"init_from={path}:", *lines, sep="\n  ", flush=True)
 
 
@@ -57,6 +62,7 @@ def load_weights(task: Task, path: str | Path, strict: bool = True) -> Loaded:
     saved = checkpoint_file.load_weights(path, next(task.loss.parameters()).device)
     if not strict:
         return load_fitting(task.loss, saved, path)
+    notes = _complete(task.loss, saved)
     try:
         task.loss.load_state_dict(saved)
     except RuntimeError as error:
@@ -66,7 +72,12 @@ def load_weights(task: Task, path: str | Path, strict: bool = True) -> Loaded:
         raise UserError(
             f"{path} does not fit this task's networks: {short} (init_from with strict=false loads what fits)"
         ) from error
-    return Loaded({name: name for name in saved})
+    return Loaded({name: name for name in saved}, notes=notes)
+
+
+def _complete(module: nn.Module, saved: dict[str, Tensor]) -> list[str]:
+    """Let a loss that knows how (`complete`) change `saved` so that it fits; sentences on what it changed."""
+    return (module.complete(saved) if hasattr(module, "complete") else None) or []
 
 
 def load_mapped(task: Task, path: str | Path, init_map: Mapping[str, Any], strict: bool = True) -> list[str]:
@@ -124,9 +135,8 @@ def load_fitting(module: nn.Module, saved: Mapping[str, Tensor], path: str | Pat
     saved = dict(saved)
     if any(name.startswith("model.") for name in saved) and hasattr(module, "actors"):
         saved = unscaled(saved, path)
-    if hasattr(module, "complete"):  # older files say less
-        module.complete(saved)
-    result, used = Loaded(), set()
+    notes = _complete(module, saved)  # older files say less, and those of other algorithms something else
+    result, used = Loaded(notes=notes), set()
     weights = module.state_dict()
     for name, value in weights.items():
         source = next((s for s in _sources(name) if s in saved), None)

@@ -9,6 +9,7 @@ import torch
 
 from agents.algorithms.shac import SHAC
 from agents.collection.collector import Collector
+from agents.policies.policy import Policy
 from agents.tasks.short_horizon import ShortHorizon
 from envs.vmas.env import VmasEnv
 from marl.checkpoints import checkpoint_file, resume
@@ -36,6 +37,8 @@ SMALL = [
 ]
 SPREAD = partial(VmasEnv, "simple_spread", num_envs=4, max_steps=7, scenario_kwargs={"n_agents": 2})
 NET = partial(MLP, hidden=[8])
+SHAC_, APG = ["algo=shac"], ["algo=apg", "algo.rollout_steps=5"]
+MAPPO = ["algo=mappo", "algo.epochs=1", "env.fast=off"]
 
 
 def config_of(*overrides: str) -> dict:
@@ -141,14 +144,37 @@ def test_recorded_updates_of_the_critics_change_no_bit(tmp_path: Path) -> None:
 
 
 def test_a_run_begins_from_mappos_weights(tmp_path: Path) -> None:
-    teacher = run(tmp_path, "algo=mappo", "algo.normalize_observation=true", "algo.epochs=1", "env.fast=off")
+    teacher = run(tmp_path, *MAPPO, "algo.normalize_observation=true")
     for strict in ("true", "false"):
         task = build.build_task(config_of("frames=160", f"init_from={teacher}", f"strict={strict}"))
         weights, saved = task.loss.state_dict(), checkpoint(teacher)["loss"]
         follows = {n.replace("critics.agents.", "targets.agents.network."): v for n, v in saved.items()}
+        follows = {n: v for n, v in follows.items() if n.startswith("targets.")}
         assert weights.keys() == saved.keys() | follows.keys()
         for name, value in weights.items():
             assert torch.equal(value, (saved | follows)[name])
+
+
+@pytest.mark.parametrize(("first", "then"), [(SHAC_, MAPPO), (MAPPO, SHAC_), (SHAC_, APG), (MAPPO, APG)],
+                         ids=["shac to mappo", "mappo to shac", "shac to apg", "mappo to apg"])  # fmt: skip
+def test_a_run_of_one_algorithm_goes_on_as_another(first, then, tmp_path: Path, capsys) -> None:
+    """With the defaults of both, of which one normalises observations and the other does not."""
+    teacher = run(tmp_path / "first", *first, "env.fast=auto")
+    capsys.readouterr()
+    student = run(tmp_path / "then", *then, "env.fast=auto", f"init_from={teacher}", "optimizer.lr=1e-12")
+    normalised = first == SHAC_, then != MAPPO
+    told = {(True, False): "now part of the first layer", (False, True): "observations stay as they are"}
+    words = told.get(normalised, "")
+    assert words in capsys.readouterr().out
+    before, after = (Policy.load(folder) for folder in (teacher, student))
+    observation = VmasEnv("mpe/simple_spread", num_envs=50, max_steps=7, fast="off").reset(seed=1)[0]
+    tolerance = {"rtol": 1e-3, "atol": 1e-3}
+    if normalised == (True, True):  # its statistics went on
+        assert after.actors["agents"].inputs.norm.count > before.actors["agents"].inputs.norm.count > 0
+        return
+    torch.testing.assert_close(after.act(observation), before.act(observation), **tolerance)
+    if "algo=apg" not in then:
+        torch.testing.assert_close(after.values(observation), before.values(observation), **tolerance)
 
 
 @pytest.mark.parametrize(
