@@ -59,6 +59,7 @@ KINDS = {
         "plain": [],
         "normalised": ["algo.value_norm=running", "algo.normalize_observation=true", "algo.reward_norm=std"],
         "popart_ids": ["algo.value_norm=popart", "algo.agent_ids=true", "algo.entropy_coef=0.01"],
+        "limit_ends": ["algo.time_limit=end"],
         "stages": ["curriculum.env.max_steps={0: 5, 0.5: 4}"],
         "teams": ["curriculum.env.scenario_kwargs.n_agents={draw: [1, 2]}"],
     },
@@ -82,6 +83,7 @@ VALUES = {  # algorithms that learn values of actions
     | {
         "iql_on_disk": ["algo=iql", "algo.updates=3", "algo.buffer_frames=24", "algo.buffer_on=disk"],
         "masac_by_priority": ["algo=masac", "algo.updates=3", "algo.buffer_frames=24", "algo.priority=0.6"],
+        "qmix_limit_ends": ["algo=qmix", "algo.updates=3", "algo.buffer_frames=24", "algo.time_limit=end"],
     }
     | {name: [f"algo={name}", "algo.epochs=2"] for name in ("pqn", "pqn_vdn")},
     "actions": KINDS["actions"],
@@ -119,6 +121,7 @@ SIMULATED = {  # algorithms that take gradients through the simulator
         "normalised": ["algo.value_norm=running", "algo.normalize_observation=true"],
         "popart_ids": KINDS["tools"]["popart_ids"],
         "deterministic": ["algo.policy=deterministic"],
+        "limit_ends": ["algo.time_limit=end"],
         "stages": KINDS["tools"]["stages"],
     },
 }
@@ -126,7 +129,7 @@ GAMES = {  # agents that act in turn
     "algorithm": KINDS["algorithm"] | {"pqn": ["algo=pqn"]},
     "critic": KINDS["critic"],
     "network": KINDS["network"],
-    "tools": {name: KINDS["tools"][name] for name in ("plain", "normalised", "popart_ids")},
+    "tools": {name: KINDS["tools"][name] for name in ("plain", "normalised", "popart_ids", "limit_ends")},
 }
 GAME = ["env=pettingzoo_aec", "env.env=tests.envs.turn_cases.env", *(s for s in SIZES if s != "env.fast=off")]
 
