@@ -60,6 +60,7 @@ KINDS = {
         "normalised": ["algo.value_norm=running", "algo.normalize_observation=true", "algo.reward_norm=std"],
         "popart_ids": ["algo.value_norm=popart", "algo.agent_ids=true", "algo.entropy_coef=0.01"],
         "limit_ends": ["algo.time_limit=end"],
+        "remaining_time": ["env.observe_time=true"],
         "stages": ["curriculum.env.max_steps={0: 5, 0.5: 4}"],
         "teams": ["curriculum.env.scenario_kwargs.n_agents={draw: [1, 2]}"],
     },
@@ -101,6 +102,7 @@ FOREIGN = {  # the same in environments that are no VMAS scenarios
     "environment": {
         "gymnasium_choices": ["env=gymnasium"],
         "gymnasium_numbers": ["env=gymnasium", "env.id=Pendulum-v1"],
+        "gymnasium_time": ["env=gymnasium", "env.observe_time=true"],
         "gymnasium_vector": ["env=gymnasium_vector"],
         "pettingzoo_masked": ["env=pettingzoo", "env.env=tests.envs.host_cases.Doors"],  # two groups, agents die
         "pettingzoo_ends": ["env=pettingzoo", "env.env=tests.envs.host_cases.Parting"],
@@ -129,7 +131,7 @@ GAMES = {  # agents that act in turn
     "algorithm": KINDS["algorithm"] | {"pqn": ["algo=pqn"]},
     "critic": KINDS["critic"],
     "network": KINDS["network"],
-    "tools": {name: KINDS["tools"][name] for name in ("plain", "normalised", "popart_ids", "limit_ends")},
+    "tools": {name: KINDS["tools"][name] for name in ("plain", "normalised", "popart_ids", "limit_ends", "remaining_time")},
 }
 GAME = ["env=pettingzoo_aec", "env.env=tests.envs.turn_cases.env", *(s for s in SIZES if s != "env.fast=off")]
 
