@@ -135,7 +135,7 @@ class Group:
         """float32 [E, A, F] from all agents' observations, zero-padded to the widest."""
         parts = [flatten(observations[i]) for i in self.members]
         if not self.same_size:
-            parts = [pad(p, (0, self.spec.observation_size - p.shape[-1])) for p in parts]
+            parts = [pad(p, (0, max(self.sizes) - p.shape[-1])) for p in parts]
         return torch.stack(parts, dim=1)
 
     def mask(self, masks: list[Tensor]) -> Tensor:

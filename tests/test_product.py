@@ -59,6 +59,8 @@ KINDS = {
         "plain": [],
         "normalised": ["algo.value_norm=running", "algo.normalize_observation=true", "algo.reward_norm=std"],
         "popart_ids": ["algo.value_norm=popart", "algo.agent_ids=true", "algo.entropy_coef=0.01"],
+        "limit_ends": ["algo.time_limit=end"],
+        "remaining_time": ["env.observe_time=true"],
         "stages": ["curriculum.env.max_steps={0: 5, 0.5: 4}"],
         "teams": ["curriculum.env.scenario_kwargs.n_agents={draw: [1, 2]}"],
     },
@@ -82,6 +84,7 @@ VALUES = {  # algorithms that learn values of actions
     | {
         "iql_on_disk": ["algo=iql", "algo.updates=3", "algo.buffer_frames=24", "algo.buffer_on=disk"],
         "masac_by_priority": ["algo=masac", "algo.updates=3", "algo.buffer_frames=24", "algo.priority=0.6"],
+        "qmix_limit_ends": ["algo=qmix", "algo.updates=3", "algo.buffer_frames=24", "algo.time_limit=end"],
     }
     | {name: [f"algo={name}", "algo.epochs=2"] for name in ("pqn", "pqn_vdn")},
     "actions": KINDS["actions"],
@@ -99,6 +102,7 @@ FOREIGN = {  # the same in environments that are no VMAS scenarios
     "environment": {
         "gymnasium_choices": ["env=gymnasium"],
         "gymnasium_numbers": ["env=gymnasium", "env.id=Pendulum-v1"],
+        "gymnasium_time": ["env=gymnasium", "env.observe_time=true"],
         "gymnasium_vector": ["env=gymnasium_vector"],
         "pettingzoo_masked": ["env=pettingzoo", "env.env=tests.envs.host_cases.Doors"],  # two groups, agents die
         "pettingzoo_ends": ["env=pettingzoo", "env.env=tests.envs.host_cases.Parting"],
@@ -119,6 +123,7 @@ SIMULATED = {  # algorithms that take gradients through the simulator
         "normalised": ["algo.value_norm=running", "algo.normalize_observation=true"],
         "popart_ids": KINDS["tools"]["popart_ids"],
         "deterministic": ["algo.policy=deterministic"],
+        "limit_ends": ["algo.time_limit=end"],
         "stages": KINDS["tools"]["stages"],
     },
 }
@@ -126,7 +131,7 @@ GAMES = {  # agents that act in turn
     "algorithm": KINDS["algorithm"] | {"pqn": ["algo=pqn"]},
     "critic": KINDS["critic"],
     "network": KINDS["network"],
-    "tools": {name: KINDS["tools"][name] for name in ("plain", "normalised", "popart_ids")},
+    "tools": {name: KINDS["tools"][name] for name in ("plain", "normalised", "popart_ids", "limit_ends", "remaining_time")},
 }
 GAME = ["env=pettingzoo_aec", "env.env=tests.envs.turn_cases.env", *(s for s in SIZES if s != "env.fast=off")]
 

@@ -6,7 +6,7 @@ Code that serves every task asks the algorithm's class, and knows no algorithm's
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 from torch import nn
@@ -15,10 +15,13 @@ from agents.models.actor_critic import build_networks
 from agents.models.architecture import Architecture
 from envs.spec import EnvSpec
 
+# What a time limit means to the targets, see `agents.collection.ends.for_targets`.
+TimeLimit = Literal["bootstrap", "end"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Algorithm(Architecture, ABC):
-    """Settings that algorithms have in common: the networks' (`Architecture`), the discount and the rewards' scale.
+    """Settings that algorithms have in common: the networks' (`Architecture`), and those of rewards and targets.
 
     Class attributes, each a tuple of names of settings:
         per_iteration: they decide how many optimiser steps an iteration has.
@@ -31,10 +34,11 @@ class Algorithm(Architecture, ABC):
 
     per_iteration: ClassVar[tuple[str, ...]] = ()
     divided: ClassVar[tuple[str, ...]] = ()
-    common: ClassVar[tuple[str, ...]] = ()
+    common: ClassVar[tuple[str, ...]] = ("time_limit",)
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.99
     reward_scale: Annotated[float, Field(gt=0)] = 1.0
+    time_limit: TimeLimit = "bootstrap"
 
     @property
     @abstractmethod

@@ -29,7 +29,7 @@ class ExploringAlgorithm(Algorithm):
     """
 
     common: ClassVar[tuple[str, ...]] = (
-        *("explore", "explore_final", "explore_until", "explore_schedule", "error"),
+        *(*Algorithm.common, "explore", "explore_final", "explore_until", "explore_schedule", "error"),
     )
 
     explore: Annotated[float, Field(ge=0)] = 0.0

@@ -26,7 +26,7 @@ class OnPolicyAlgorithm(Algorithm):
 
     per_iteration: ClassVar[tuple[str, ...]] = ("epochs", "minibatch_size")
     divided: ClassVar[tuple[str, ...]] = ("minibatch_size",)
-    common: ClassVar[tuple[str, ...]] = ("rollout_steps", "epochs", "minibatch_size")
+    common: ClassVar[tuple[str, ...]] = (*Algorithm.common, "rollout_steps", "epochs", "minibatch_size")
 
     update: ClassVar[Update] = "joint"
     normalize_advantage: ClassVar[Normalization] = "none"

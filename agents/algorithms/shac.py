@@ -40,7 +40,7 @@ class SHAC(Algorithm):
     per_iteration: ClassVar[tuple[str, ...]] = ("epochs", "minibatch_size")
     divided: ClassVar[tuple[str, ...]] = ("minibatch_size",)
     common: ClassVar[tuple[str, ...]] = (
-        *("rollout_steps", "epochs", "minibatch_size", "bootstrap", "tau"),
+        *(*Algorithm.common, "rollout_steps", "epochs", "minibatch_size", "bootstrap", "tau"),
         *("entropy_coef", "entropy_schedule", "entropy_final"),
     )
 

@@ -27,7 +27,7 @@ class Window:
         reward: {group: T times float32 [E, A]}.
         params: {group: T times [E, A, n_features]}, the policies' parameters.
         final: {t: ({group: float32 [E, A, F]}, float32 [E, S] or None)}: the true next observations of the steps in
-            which some episode was cut off, and of the last one.
+            which some episode was cut off, if such go on in the targets, and of the last one.
     """
 
     reward: dict[str, list[Tensor]]
@@ -106,7 +106,7 @@ class DifferentiableCollector(Collector):
         for name, rewards in window.reward.items():
             rewards.append(transition.reward[name])
         self._store(t, transition)
-        if t == rollout.steps - 1 or bool(transition.truncated.any()):
+        if t == rollout.steps - 1 or (rollout.bootstraps and bool(transition.truncated.any())):
             window.final[t] = transition.next_observation, transition.next_state
         return transition
 

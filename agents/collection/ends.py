@@ -7,6 +7,20 @@ import torch
 from torch import Tensor
 
 
+def for_targets(terminated: Tensor, truncated: Tensor, bootstraps: bool) -> tuple[Tensor, Tensor]:
+    """Ends as targets take them (Pardo et al. 2018): the one place where it is decided what a time limit means.
+
+    Args:
+        terminated, truncated: as the environment tells them, bool of any one shape.
+        bootstraps: True: an episode that was cut off goes on in the targets, which stay as told (`algo.time_limit=
+            bootstrap`). False: it has ended there, and nothing follows (`algo.time_limit=end`).
+
+    Returns:
+        terminated, truncated: bool of the same shape.
+    """
+    return (terminated, truncated) if bootstraps else (terminated | truncated, torch.zeros_like(truncated))
+
+
 class Ends:
     """What sums over episodes look up, found once for all of them; no loop over time.
 

@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from agents.collection.ends import for_targets
 from agents.models.actor import Actor
 from agents.models.critic import Critic
 from envs.infos import InfoBuffers, InfoRules
@@ -51,6 +52,7 @@ class RolloutBuffer:
         marks: {t: numbers k below K}: the memory of before step t is kept as the k-th.
         info: which of the environment's own figures are kept; by default none is.
         final_masks: groups of which `Env.final_masks` tells.
+        bootstraps: whether episodes that are cut off go on in the targets; if not, `finish` makes them terminated ones.
     """
 
     def __init__(
@@ -64,8 +66,9 @@ class RolloutBuffer:
         marks: Mapping[int, list[int]] | None = None,
         info: InfoRules | None = None,
         final_masks: Collection[str] = (),
+        bootstraps: bool = True,
     ):
-        self.spec, self.steps, self.marks = spec, steps, marks or {}
+        self.spec, self.steps, self.marks, self.bootstraps = spec, steps, marks or {}, bootstraps
         E = n_envs
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -160,7 +163,12 @@ class RolloutBuffer:
             self.states[0].copy_(self.states[-1])
 
     def finish(self) -> None:
-        """What follows from the steps taken: `done` and `starts`, and the same of agents."""
+        """What follows from the steps taken: what ends mean to targets, `done` and `starts`, and the same of agents."""
+        if not self.bootstraps:
+            for ends in ({"terminated": self.terminated, "truncated": self.truncated}, *self.ends.values()):
+                terminated, truncated = for_targets(ends["terminated"], ends["truncated"], False)
+                ends["terminated"].copy_(terminated)
+                ends["truncated"].copy_(truncated)
         torch.logical_or(self.terminated, self.truncated, out=self.done)
         torch.logical_or(self.done, self.idle(slice(0, -1)), out=self.starts[1:])
         for name, ends in self.ends.items():

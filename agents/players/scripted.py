@@ -12,6 +12,7 @@ from torch import Tensor
 
 from agents.players.perturbation import idle
 from envs.base import Env
+from envs.remaining_time import without_time
 from envs.vmas.simulator import find_scenario
 from marl.core.errors import UserError
 from marl.core.kinds import function
@@ -51,11 +52,12 @@ class SimpleTag:
         groups = env.spec.groups
         if set(groups) != {"adversary", "agent"} or groups[group].action.kind != "continuous":
             raise UserError("opponents: SimpleTag plays mpe/simple_tag with continuous actions only")
-        self.action, self.hunts = groups[group].action, group == "adversary"
+        self.action, self.hunts, self.group = groups[group].action, group == "adversary", groups[group]
         self.hunters, self.prey = groups["adversary"].n_agents, groups["agent"].n_agents
 
     def __call__(self, observation: Tensor, generator: torch.Generator) -> Tensor:
         """Actions [E, A, 2]; see `mpe/simple_tag` for the observation: others' positions relative, velocities last."""
+        observation = without_time(self.group, observation)
         if self.hunts:
             others = observation[..., -4 * self.prey : -2 * self.prey]
         else:
@@ -81,7 +83,8 @@ class Heuristic:
     """
 
     def __init__(self, env: Env, group: str):
-        scenario, self.action = getattr(env, "scenario", None), env.spec.groups[group].action
+        self.group = env.spec.groups[group]
+        scenario, self.action = getattr(env, "scenario", None), self.group.action
         module = sys.modules[find_scenario(scenario).__module__] if scenario else None
         if not hasattr(module, "HeuristicPolicy"):
             raise UserError(f"heuristic: {scenario or type(env).__name__} has no policy of its own for {group}")
@@ -94,7 +97,7 @@ class Heuristic:
         seed = torch.randint(2**31, (), generator=generator, device=generator.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed))
-            reach, each = self.action.high, enumerate(observation.unbind(1))
+            reach, each = self.action.high, enumerate(without_time(self.group, observation).unbind(1))
             rows = [self.policy.compute_action(row, u_range=float(reach[i, 0])) for i, row in each]
         action = torch.stack(rows, 1).float()
         return torch.nn.functional.pad(action, (0, reach.shape[-1] - action.shape[-1])).clamp(self.action.low, reach)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from agents.algorithms.base import Algorithm
 from agents.algorithms.cloning_loss import CloneLoss, discounted
+from agents.collection.ends import for_targets
 from agents.evaluation.dataset_recording import record, to_raw
 from agents.evaluation.episode_loop import Players
 from agents.evaluation.episodes import nested
@@ -53,7 +54,7 @@ class Clone(EpisodeEvaluation, Epochs):
         eval_episodes, eval_deterministic, info: see `agents.tasks.episode_evaluation.EpisodeEvaluation`.
         critic_coef: weight of the critics' loss, so that PPO can go on from the clone with critics that know its worth.
             Their target is the discounted return (`algo.gamma`) of the episode from there on. Where an episode was cut
-            off, the value of where it ended stands for its rest. 0: only actors learn.
+            off, the value of where it ended stands for its rest (`algo.time_limit`). 0: only actors learn.
         dagger_every: epochs between rounds; None: no DAgger.
         dagger_teacher: run directory or checkpoint of the teacher; None: the one that the data name.
         dagger_labels: the teacher's "samples", as its recorded actions are, or its "mode".
@@ -167,7 +168,8 @@ class Clone(EpisodeEvaluation, Epochs):
             following = self.data.steps["next"]
             reward = self.algo.reward_scale * following[name, "reward"]
             ends = self._ends(name, following, length) if self.loss.actors[name].ends else None
-            returns = discounted(reward, following["terminated"], end, length, self.algo.gamma, ends)
+            terminated, _ = for_targets(following["terminated"], following["truncated"], self._bootstraps)
+            returns = discounted(reward, terminated, end, length, self.algo.gamma, ends)
             value, alive = self._values(name), rows[name, "alive"].to(self.device) if ends else None
             rows[name, "return"].copy_(critic.learn_scale(returns.to(self.device), value, alive)[0])
 
@@ -176,7 +178,8 @@ class Clone(EpisodeEvaluation, Epochs):
 
         following: ("next", …) of all steps. length: int64 [N], of the environments' episodes.
         """
-        terminated, truncated = following[name, "terminated"], following[name, "truncated"]
+        flags = following[name, "terminated"], following[name, "truncated"]
+        terminated, truncated = for_targets(*flags, self._bootstraps)
         rest, at = torch.zeros(terminated.shape), truncated.any(-1).nonzero().squeeze(-1)
         critic, state = self.loss.critics[name], None
         if critic.uses_state:  # the next step's, and where the environment's episode ended its own
@@ -186,6 +189,10 @@ class Clone(EpisodeEvaluation, Epochs):
         value = critic.denormalize(critic(following[name, "observation"][at].to(self.device), state)).cpu()
         rest[at] = torch.where(truncated[at], value, 0.0)
         return terminated | truncated, rest
+
+    @property
+    def _bootstraps(self) -> bool:
+        return self.algo.time_limit == "bootstrap"
 
     def _values(self, name: str) -> Tensor:
         """The critic's values of all recorded steps, in units of the return: [S, A]."""

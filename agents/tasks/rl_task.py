@@ -148,7 +148,7 @@ class RLTask(EpisodeEvaluation):
 
     def _arena(self, env: Env) -> Arena:
         actors, critics, rules = self.loss.actors, self.remembering_critics(), self.info_rules
-        more = self._marks, rules, tuple(env.final_masks())
+        more = self._marks, rules, tuple(env.final_masks()), self.algo.time_limit == "bootstrap"
         rollout = RolloutBuffer(env.spec, env.num_envs, env.device, self._steps, actors, critics, *more)
         others = None if self.lineup.all_learn else self.lineup.act
         collector = self.collector_class(env, actors, rollout, critics, others)

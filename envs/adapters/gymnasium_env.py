@@ -52,8 +52,10 @@ class GymnasiumEnv(HostEnv):
     id: a registered id ("CartPole-v1"; "my_project.envs:Mine-v0" imports the module first). kwargs: for
     `gymnasium.make`. max_steps: time limit, steps; None keeps the one that the environment was registered with.
     workers: processes (at most) that step their share of the copies each; 0: in turn, in this process.
+    observe_time: the share of the episode that remains as the last feature (`envs.remaining_time`).
 
-    Raises EnvError for unknown ids, wrong keyword arguments, unsuitable spaces, and devices other than the CPU.
+    Raises EnvError for unknown ids, wrong keyword arguments, unsuitable spaces, devices other than the CPU, and for
+    observe_time without a time limit.
     """
 
     def __init__(
@@ -63,12 +65,14 @@ class GymnasiumEnv(HostEnv):
         max_steps: Annotated[int, Field(ge=1)] | None = None,
         kwargs: dict[str, Any] | None = None,
         workers: Annotated[int, Field(ge=0)] = 0,
+        observe_time: bool = False,
         seed: int = 0,
         device: str | torch.device = "cpu",
     ) -> None:
         on_the_cpu(device, "gymnasium")
         make = partial(_Single, id, dict(kwargs or {}))
-        super().__init__(make, num_envs, f"env.id={id!r}", max_steps, "split", seed, workers)
+        super().__init__(make, num_envs, f"env.id={id!r}", max_steps, "split", seed, workers,
+                         observe_time=observe_time)
 
 
 class ParallelEnv(Protocol):
@@ -91,6 +95,7 @@ class PettingZooEnv(HostEnv):
     interface steps all agents at once; what has the AEC interface one turn at a time (`copies.turn_based`).
     groups: {group: agent names or name prefixes}; None: by prefix and space, as below.
     workers: processes (at most) that step their share of the copies each; 0: in turn, in this process.
+    observe_time: the share of the episode that remains as the last feature (`envs.remaining_time`).
     Agents of one name prefix and with the same spaces are a group; "pad" keeps those with other sizes in it.
     An agent's own episode ends where its `terminations` or `truncations` say so, or where `agents` no longer names it
     (truncated). It is dead from then on (masked "alive") until the environment restarts, whatever is still told of it;
@@ -110,12 +115,14 @@ class PettingZooEnv(HostEnv):
         kwargs: dict[str, Any] | None = None,
         workers: Annotated[int, Field(ge=0)] = 0,
         groups: dict[str, list[str]] | None = None,
+        observe_time: bool = False,
         seed: int = 0,
         device: str | torch.device = "cpu",
     ) -> None:
         on_the_cpu(device, "PettingZoo")
         make = partial(_pettingzoo, env, dict(kwargs or {}))
-        super().__init__(make, num_envs, f"env.env={env!r}", max_steps, heterogeneous, seed, workers, groups)
+        super().__init__(make, num_envs, f"env.env={env!r}", max_steps, heterogeneous, seed, workers, groups,
+                         observe_time)
 
 
 def _pettingzoo(path: str, kwargs: dict[str, Any]) -> Copy:

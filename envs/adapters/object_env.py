@@ -25,6 +25,7 @@ from envs.adapters.copies.observation_rows import ObservationRow
 from envs.base import ActionError, Env, EnvError, Transition, misshapen
 from envs.grouping import Group, assign
 from envs.infos import InfoRules
+from envs.remaining_time import RemainingTime
 from envs.spec import ActionSpec, EnvSpec
 from marl.core.seeding import spread
 
@@ -66,13 +67,14 @@ class HostEnv(Env):
     Every episode has a seed of its own, derived from the environment's, the copy and the count of its episodes.
     Which groups' actions are masked is known from the spaces, or else from the infos of the first reset.
     teams: which agents are a group, as for `envs.grouping.assign`.
+    observe_time: see `envs.remaining_time`; max_steps, or else the environment's own limit, is what remains of.
 
     Raises EnvError for spaces that cannot be a policy's input or output, and for a worker process that died.
     """
 
     def __init__(
         self, make: Callable[[], Copy], num_envs: int, name: str, max_steps: int | None, heterogeneous: str, seed: int,
-        workers: int = 0, teams: dict[str, list[str]] | None = None,
+        workers: int = 0, teams: dict[str, list[str]] | None = None, observe_time: bool = False,
     ) -> None:
         self.num_envs, self.device, self.name = num_envs, torch.device("cpu"), name
         self.crew = Crew(make, num_envs, name, workers)
@@ -85,6 +87,8 @@ class HostEnv(Env):
         members = assign(agents, sizes, actions, heterogeneous, teams, parts)
         infos = [{} for _ in agents]
         self._groups = {g: Group(g, who, agents, sizes, actions, infos, parts) for g, who in members.items()}
+        limit = max_steps or self.layout.max_steps
+        self._time = RemainingTime(observe_time, limit)
         self.reset(seed)
         has_mask = self._now.has_mask.any(0)
         ends, turns = self.layout.ends, self.layout.in_turns
@@ -92,8 +96,7 @@ class HostEnv(Env):
             # It is not known beforehand whether agents of a PettingZoo environment die before the others.
             kinds = {"action": has_mask[group.members].any(), "alive": ends, "turn": turns}
             masks = tuple(kind for kind, has in kinds.items() if has)
-            group.spec = replace(group.spec, masks=masks, ends=ends)
-        limit = max_steps or self.layout.max_steps
+            group.spec = replace(self._time.spec(group.spec), masks=masks, ends=ends)
         self.spec = EnvSpec({g: group.spec for g, group in self._groups.items()}, None, limit)
 
     def reset(self, seed: int | None = None) -> tuple[dict[str, Tensor], None]:
@@ -104,7 +107,11 @@ class HostEnv(Env):
         self._played: list[list[np.ndarray]] = [[] for _ in range(self.num_envs)]
         self._now: Seen = joined(self.crew.each("reset", self._seeds()))
         self._final_mask = self._now.mask
-        return self._stacked(self._now.observation), None
+        return self._stacked(self._now.observation, self._steps(), self._now.alive), None
+
+    def _steps(self) -> np.ndarray:
+        """Steps of the running episodes, int64 [E]."""
+        return np.array([len(played) for played in self._played], dtype=np.int64)
 
     def _seeds(self, ahead: int = 0) -> np.ndarray:
         """Seeds of the running episodes, or of those `ahead`."""
@@ -113,9 +120,14 @@ class HostEnv(Env):
     def _episode_seed(self, e: int, ahead: int = 0) -> int:
         return spread(spread(self._seed, e), int(self._episodes[e]) + ahead) % 2**31
 
-    def _stacked(self, rows: np.ndarray) -> dict[str, Tensor]:
+    def _stacked(self, rows: np.ndarray, steps: np.ndarray, there: np.ndarray) -> dict[str, Tensor]:
+        """{group: float32 [E, A, F]} of all agents' rows; steps: [E] of the episodes; there: bool [E, agents]."""
         each = torch.from_numpy(rows).split(self._sizes, 1)
-        return {name: group.observation(each) for name, group in self._groups.items()}
+        seen = {name: group.observation(each) for name, group in self._groups.items()}
+        if not self._time.observed:
+            return seen
+        t, there = torch.from_numpy(steps), torch.from_numpy(there)
+        return {name: self._time.append(seen[name], t, there[:, g.members]) for name, g in self._groups.items()}
 
     def masks(self) -> dict[str, dict[str, Tensor]]:
         """See `Env.masks`."""
@@ -135,9 +147,11 @@ class HostEnv(Env):
         rows = self._rows(action)
         for played, row in zip(self._played, rows, strict=True):
             played.append(row)
-        late = np.array([len(played) for played in self._played]) >= (self.spec.max_steps or 2**62)
+        steps, before = self._steps(), self._now.alive
+        late = steps >= (self.spec.max_steps or 2**62)
         moved: Moved = joined(self.crew.each("step", rows, late, self._seeds(1)))
-        for e in np.flatnonzero(moved.terminated | moved.truncated):
+        over = moved.terminated | moved.truncated
+        for e in np.flatnonzero(over):
             self._episodes[e] += 1
             self._played[e] = []
         self._now, self._final_mask, reward = moved.seen, moved.final_mask, list(torch.from_numpy(moved.reward).T)
@@ -146,7 +160,8 @@ class HostEnv(Env):
                 reason = f"{MASK} came to group {name!r} with a step; the first reset must bring it too."
                 raise EnvError(f"{self.name}: {reason}")
         return Transition(
-            observation=self._stacked(moved.seen.observation), next_observation=self._stacked(moved.final),
+            observation=self._stacked(moved.seen.observation, self._steps(), moved.seen.alive),
+            next_observation=self._stacked(moved.final, steps, before | moved.seen.alive & ~over[:, None]),
             reward={name: group.reward(reward) for name, group in self._groups.items()},
             terminated=torch.from_numpy(moved.terminated), truncated=torch.from_numpy(moved.truncated),
             agent_terminated=self._by_group(moved.agent_terminated),

@@ -31,6 +31,7 @@ from envs.adapters.object_env import action_spec
 from envs.adapters.replayed_env import ReplayedEnv
 from envs.base import EnvError, Transition
 from envs.infos import InfoRules
+from envs.remaining_time import RemainingTime
 from envs.spec import EnvSpec, GroupSpec
 
 GROUP = "agents"
@@ -46,7 +47,8 @@ class VectorEnv(ReplayedEnv):
 
     id: as in `GymnasiumEnv`. kwargs: for `gymnasium.make_vec`. max_steps: time limit, handed over as
     `max_episode_steps`; None keeps the one that the environment was registered with. restart_every: see
-    `ReplayedEnv`; a vectorised environment hides its state and its random stream.
+    `ReplayedEnv`; a vectorised environment hides its state and its random stream. observe_time: the share of the
+    episode that remains as the last feature (`envs.remaining_time`).
 
     Raises EnvError for ids without a vector entry point, wrong keyword arguments, unsuitable spaces, an unknown
     way to reset, and devices other than the CPU.
@@ -59,6 +61,7 @@ class VectorEnv(ReplayedEnv):
         max_steps: Annotated[int, Field(ge=1)] | None = None,
         restart_every: Annotated[int, Field(ge=1)] | None = 1000,
         kwargs: dict[str, Any] | None = None,
+        observe_time: bool = False,
         seed: int = 0,
         device: str | torch.device = "cpu",
     ) -> None:
@@ -76,8 +79,9 @@ class VectorEnv(ReplayedEnv):
             raise EnvError(f"{self.name}: its observations are {self.env.single_observation_space}, no numbers.")
         self._batch, self._row = batch_space(self._sees, num_envs), ObservationRow(self._sees)
         action = action_spec(self._does, self.name)
-        group = GroupSpec(GROUP, (AGENT,), self._row.size, action, parts=self._row.parts)
         limit = self.env.spec.kwargs.get("max_episode_steps")
+        self._time = RemainingTime(observe_time, limit)
+        group = self._time.spec(GroupSpec(GROUP, (AGENT,), self._row.size, action, parts=self._row.parts))
         self._keep(restart_every, limit)
         self._rules = EVERYTHING
         self.spec = EnvSpec({GROUP: group}, None, limit)
@@ -98,6 +102,7 @@ class VectorEnv(ReplayedEnv):
     def _restart(self, seed: int) -> None:
         observations, infos = self.env.reset(seed=seed)
         self._over = np.zeros(self.num_envs, dtype=bool)
+        self._steps = np.zeros(self.num_envs, dtype=np.int64)  # of the running episodes
         self._now, self._open = self._rows(observations), self._choices(observations, infos)
         self._led = self._open
 
@@ -109,6 +114,9 @@ class VectorEnv(ReplayedEnv):
         terminated = np.array(terminated, dtype=bool)
         truncated = np.array(truncated, dtype=bool) & ~terminated
         over = terminated | truncated
+        self._steps += ~self._over  # who waits for a reset plays no episode
+        steps = self._steps.copy()
+        self._steps[over] = 0
         told = {name: torch.from_numpy(rows).unsqueeze(1) for name, rows in self._infos(infos, over).items()}
         self._now, self._open = self._rows(observations), self._choices(observations, infos)
         if self._open is not None and "action" not in self.spec.groups[GROUP].masks:
@@ -127,7 +135,7 @@ class VectorEnv(ReplayedEnv):
                 self._open[over] = self._choices(*restarted)[over]
         gained = torch.from_numpy(np.array(reward, dtype=np.float32)).view(-1, 1)
         return Transition(
-            observation=self._seen()[0], next_observation={GROUP: torch.from_numpy(final).unsqueeze(1)},
+            observation=self._seen()[0], next_observation=self._timed(final, steps),
             reward={GROUP: gained}, terminated=torch.from_numpy(terminated), truncated=torch.from_numpy(truncated),
             info={GROUP: told})
 
@@ -145,8 +153,12 @@ class VectorEnv(ReplayedEnv):
         return joined_where(over, last, of_vector(infos, self._rules, ~over))
 
     def _seen(self) -> tuple[dict[str, Tensor], None]:
-        rows = torch.from_numpy(np.where(self._over[:, None], np.float32(0), self._now))
-        return {GROUP: rows.unsqueeze(1)}, None
+        return self._timed(np.where(self._over[:, None], np.float32(0), self._now), self._steps, ~self._over), None
+
+    def _timed(self, rows: np.ndarray, steps: np.ndarray, there: np.ndarray | None = None) -> dict[str, Tensor]:
+        """What is seen, of rows [E, F]; steps: [E] of the episodes; there: bool [E], who sees anything."""
+        seen, where = torch.from_numpy(rows).unsqueeze(1), None if there is None else torch.from_numpy(there[:, None])
+        return {GROUP: self._time.append(seen, torch.from_numpy(steps), where)}
 
     def _waiting(self) -> Tensor:
         return torch.from_numpy(self._over)

@@ -38,6 +38,8 @@ class VmasEnv(Env):
     heterogeneous: groups whose agents differ in sizes or ranges are split ("split") or zero-padded ("pad").
     groups: {group: agent names or prefixes} instead of one group per name prefix.
     global_state: also return position, velocity, rotation and angular velocity of every entity, [E, S].
+    observe_time: the share of the episode that remains as the last feature of every observation and of the global
+        state (`envs.remaining_time`).
     pool_every: steps between resets of the pool. pool_size: its states, default max(num_envs, 64) + 1; must differ
         from num_envs. Scenarios that draw a value for the whole batch at reset (listed in `shared_draws`, e.g. the
         goal of simple_speaker_listener) draw it with each new pool, every max_steps steps instead: then all
@@ -67,6 +69,7 @@ class VmasEnv(Env):
         heterogeneous: Literal["split", "pad"] = "split",
         groups: dict[str, list[str]] | None = None,
         global_state: bool = False,
+        observe_time: bool = False,
         scenario_kwargs: dict[str, Any] | None = None,
         pool_every: Annotated[int, Field(ge=1)] = 100,
         pool_size: Annotated[int, Field(ge=1, le=MOST)] | None = None,
@@ -77,7 +80,8 @@ class VmasEnv(Env):
         self.device = find_device(device)
         audit = StepAudit() if fast != "off" and self.device.type == "cpu" else None
         self.world = VmasWorld(scenario, num_envs, max_steps, continuous_actions, multi_discrete, heterogeneous, groups,
-                               global_state, scenario_kwargs, pool_every, pool_size, seed, self.device, audit, words)
+                               global_state, scenario_kwargs, pool_every, pool_size, seed, self.device, audit, words,
+                               observe_time)
         self.scenario, self.num_envs, self.spec = scenario, num_envs, self.world.spec
         self.settings, self.shared_draws = self.world.settings, self.world.shared_draws
         self.stepper: KernelStepper | None = None

@@ -13,6 +13,7 @@ from envs.base import STATE, ActionError, EnvError, Transition, misshapen
 from envs.grouping import Group, agent_actions, assign, flatten, flatten_info
 from envs.kernel.verification.audit import StepAudit
 from envs.observation_parts import of_tensors
+from envs.remaining_time import RemainingTime
 from envs.rng import Stream, pack_python, unpack_python
 from envs.spec import EnvSpec, sample_actions
 from envs.vmas.agent_masks import AgentMasks, veil
@@ -61,6 +62,7 @@ class VmasWorld:
         device: torch.device | str = "cpu",
         audit: StepAudit | None = None,
         words: str = "continuous",
+        observe_time: bool = False,
     ) -> None:
         kwargs = dict(scenario_kwargs or {})
         pool_size = max(num_envs, 64) + 1 if pool_size is None else pool_size
@@ -71,7 +73,9 @@ class VmasWorld:
         self.settings = {
             "scenario": scenario, "max_steps": max_steps, "continuous_actions": continuous_actions,
             "multi_discrete": multi_discrete, "heterogeneous": heterogeneous, "groups": groups,
-            "global_state": global_state, "scenario_kwargs": kwargs, "words": words}
+            "global_state": global_state, "scenario_kwargs": kwargs, "words": words,
+            "observe_time": observe_time}
+        self._time = RemainingTime(observe_time, max_steps)
         host = uses_host_random(find_scenario(scenario))
         stream, fresh_stream = (Stream(spread(seed, i), self.device, host) for i in (0, 1))
 
@@ -105,6 +109,8 @@ class VmasWorld:
         flat = [{k: v for k, v in flatten_info(i).items() if v.dim() and len(v) == self.num_envs} for i in infos]
         members = assign(sim.agents, sizes, actions, heterogeneous, teams, parts)
         groups = {name: Group(name, who, sim.agents, sizes, actions, flat, parts) for name, who in members.items()}
+        for group in groups.values():
+            group.spec = self._time.spec(group.spec)
         with stream, naming_errors(self.scenario, 0):
             self.agent_masks = AgentMasks(self.scenario, sim, groups) or None
         return groups
@@ -127,10 +133,12 @@ class VmasWorld:
         Who is alive and what is allowed lies among them as `AgentMasks` says; the dead are seen as they are.
         """
         observation = {name: group.observation(observations) for name, group in self.groups.items()}
-        if self.agent_masks is not None:
-            observation |= self.agent_masks.observe(simulator)
         if self._global_state:
             observation[STATE] = global_state(simulator)
+        if self._time.observed:
+            observation = {key: self._time.append(seen, simulator.steps) for key, seen in observation.items()}
+        if self.agent_masks is not None:
+            observation |= self.agent_masks.observe(simulator)
         return observation if self._more is None else {**observation, **self._more(simulator)}
 
     def observe_more(self, measure: Callable[[Simulator], dict[str, Tensor]]) -> None:

@@ -69,7 +69,7 @@ class Replayed(ExploringAlgorithm):
     @classmethod
     def keeps_on_resume(cls, key: str) -> bool:
         """As `Algorithm`; also what the buffer's and the targets' part of a checkpoint depends on."""
-        kept = ("rollout_steps", "buffer_frames", "priority", "twin", "mixer", "chunk_length", "memory")
+        kept = ("rollout_steps", "buffer_frames", "priority", "twin", "mixer", "chunk_length", "memory", "time_limit")
         return key in kept or super().keeps_on_resume(key)
 
     @property
