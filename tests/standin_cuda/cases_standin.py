@@ -1,5 +1,7 @@
 """The stand-in itself: what it computes, refuses, and runs again."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -109,7 +111,7 @@ def test_a_graph_runs_again_where_it_ran() -> None:
 
 def test_a_graph_keeps_the_numbers_of_the_host_but_not_memory_of_others() -> None:
     x, factor = torch.ones(3, device="cuda"), torch.tensor(2.0)
-    graph = captured(lambda: x.mul_(factor))
+    graph = captured(partial(x.mul_, factor))
     factor.fill_(100.0)
     graph.replay()
     assert x.tolist() == [2, 2, 2]

@@ -202,6 +202,11 @@ Tensor& set_source(Tensor& self, at::Storage source, c10::SymInt offset, c10::Sy
   return self;
 }
 
+Tensor& set_whole(Tensor& self, at::Storage source) {
+  auto count = static_cast<int64_t>(source.nbytes() / self.dtype().itemsize());
+  return set_source(self, std::move(source), 0, c10::SymInt(count), {});
+}
+
 int64_t math_attention(const Tensor&, const Tensor&, const Tensor&, const std::optional<Tensor>&, double, bool,
                        std::optional<double>, bool) {
   return static_cast<int64_t>(sdp::SDPBackend::math);
@@ -217,6 +222,7 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("as_strided", as_strided);
   library.impl("view", view);
   library.impl("_reshape_alias", reshape_alias);
+  library.impl("set_.source_Storage", set_whole);
   library.impl("set_.source_Storage_storage_offset", set_source);
   // torch has kernels of these for every device, which ask for a part of it that only CUDA's library has.
   library.impl("_thnn_fused_gru_cell", gru_cell);

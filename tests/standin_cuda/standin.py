@@ -150,6 +150,13 @@ class Properties:
     total_memory, L2_cache_size, warp_size = 2**34, 50 * 2**20, 32
 
 
+def new_storage(cls: type, *size: int, device: object = None, **settings: object) -> torch.UntypedStorage:
+    """`torch.UntypedStorage(bytes, device=…)`, which a torch without CUDA has for no GPU."""
+    if device is None or torch.device(device).type != "cuda":
+        return torch._C.StorageBase.__new__(cls, *size, **({} if device is None else {"device": device}), **settings)
+    return torch.empty(*size, dtype=torch.uint8, device="cuda").untyped_storage()
+
+
 def install(functions: ctypes.CDLL) -> None:
     """Let this process's torch have the stand-in for its GPU."""
     _LIBRARY[:] = [functions]
@@ -191,6 +198,7 @@ def install(functions: ctypes.CDLL) -> None:
     }
     for name, answer in answers.items():
         setattr(torch.cuda, name, answer)
+    torch.UntypedStorage.__new__ = staticmethod(new_storage)
     torch._C._cuda_getDevice = lambda: 0
     torch._C._host_emptyCache = lambda: None
     torch.cuda.graphs.CUDAGraph = Graph
