@@ -1,0 +1,106 @@
+"""Whole runs on the stand-in, in which no rollout and no update may wait for the device."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from agents.collection.collector import Collector
+from agents.tasks.off_policy import OffPolicy
+from agents.tasks.on_policy import OnPolicy
+from envs.vmas.world import VmasWorld
+from marl.config import compose
+from marl.engine.updater import Updater
+from marl.launch import build
+from tests.standin_cuda.standin import watched
+
+TINY = [
+    "device=cuda",
+    "env.num_envs=4",
+    "env.max_steps=5",
+    "env.fast=off",
+    "algo.rollout_steps=4",
+    "algo.minibatch_size=8",
+    "frames=48",
+    "task.eval_episodes=2",
+    "trainer.progress=off",
+    "trainer.evaluate_every=2",
+    "trainer.checkpoint_every=1",
+    "logger=csv",
+]
+REPLAYED = ["algo.updates=2", "algo.buffer_frames=48"]
+
+
+@pytest.fixture
+def strict(monkeypatch) -> None:
+    """Rollouts and updates are watched; within them VMAS's own simulator, which waits some 40 times per step, is not."""
+
+    def watch(owner: type, name: str, on: bool = True) -> None:
+        method = getattr(owner, name)
+
+        @wraps(method)
+        def inside(*args, **kwargs):
+            with watched(on):
+                return method(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, inside)
+
+    def watch_each(owner: type) -> None:
+        method = owner.batches
+
+        @wraps(method)
+        def inside(*args, **kwargs) -> Iterator:
+            batches = iter(method(*args, **kwargs))
+            while True:
+                with watched():
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                yield batch
+
+        monkeypatch.setattr(owner, "batches", inside)
+
+    watch(Collector, "collect")
+    watch(VmasWorld, "step", on=False)
+    for name in ("update", "flush"):
+        watch(Updater, name)
+    for owner in (OnPolicy, OffPolicy):
+        watch_each(owner)
+        watch(owner, "observe")
+
+
+def train(folder: Path, *overrides: str, sizes: list[str] = TINY) -> tuple:
+    """(trainer, task, summary) of a run in `folder`, with its configuration beside it."""
+    first = [o for o in overrides if o.split("=")[0] in ("env", "network", "algo", "experiment", "task")]
+    config = compose.check(compose.compose([*first, *sizes, *(o for o in overrides if o not in first)]))
+    trainer, task = build.build_trainer(config), build.build_task(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = trainer.fit(task, folder, **build.build_setup(config))
+    OmegaConf.save(config, folder / "config.yaml")
+    return trainer, task, summary
+
+
+def resume(folder: Path, *overrides: str) -> tuple:
+    """As `train`: the run goes on."""
+    config = compose.check(compose.compose([f"resume={folder}", *overrides]))
+    trainer, task = build.build_trainer(config), build.build_task(config)
+    return trainer, task, trainer.fit(task, folder, **build.build_setup(config))
+
+
+def same(a: object, b: object, where: str = "") -> Iterator[str]:
+    """Where two nested states differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in {*a, *b}:
+            yield from same(a.get(key), b.get(key), f"{where}/{key}")
+    elif isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        for number, pair in enumerate(zip(a, b, strict=True)):
+            yield from same(*pair, f"{where}/{number}")
+    elif isinstance(a, torch.Tensor):
+        if not (isinstance(b, torch.Tensor) and a.device == b.device and torch.equal(a.nan_to_num(), b.nan_to_num())):
+            yield where
+    elif a != b:
+        yield where
