@@ -13,26 +13,19 @@ network; mail it, or put it on any static site. Drag agents and obstacles, take 
 down.
 """
 
-import html
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from agents.deploy.web_weights import plain
+from agents.deploy.live_page import live_page
 from agents.evaluation.episode_replays import settings_of
 from agents.policies.policy import Policy
-from envs.rendering.html_page import page, web, write
-from envs.rendering.live_world import program, world
 from marl.config import options
 from marl.core import run_directory
 from marl.core.errors import UserError
 from marl.launch import cli
-
-UNITS = ("frames", "epochs", "batches")  # of a run's budget
-BEGIN = """unpack("data").then(({ world, policy }) =>
-  start(new LocalEngine(PROGRAM, world, makePolicy(policy)), world));"""
 
 
 @dataclass
@@ -51,10 +44,10 @@ class Options:
 def run(chosen: Options) -> Path | None:
     """Write the page, or serve until interrupted. Raises UserError."""
     policy = Policy.load(chosen.ckpt, chosen.which)
-    settings = settings_of(policy.metadata.get("env"))
-    if chosen.max_steps is not None:
-        settings["max_steps"] = chosen.max_steps
     if chosen.serve:
+        settings = settings_of(policy.metadata.get("env"))
+        if chosen.max_steps is not None:
+            settings["max_steps"] = chosen.max_steps
         try:
             from agents.deploy.live_server import serve
         except ImportError as error:
@@ -62,21 +55,9 @@ def run(chosen: Options) -> Path | None:
         serve(policy, settings, chosen.port)
         return None
     target = Path(chosen.out or run_directory.home_of(chosen.ckpt) / "live.html")
-    write(target, live_page(policy, settings, chosen.seeds))
+    live_page(policy, target, chosen.seeds, chosen.max_steps)
     print(f"{target} ({target.stat().st_size / 1000:.0f} kB)")
     return target
-
-
-def live_page(policy: Policy, settings: dict[str, Any], seeds: int) -> str:
-    """The page's text. Raises UserError where the scenario or the networks can't run in one."""
-    weights = plain(policy)
-    compiled = program(settings)
-    scripts = f"{web('policy.js')}\n{web('engine.js')}\nconst PROGRAM = {compiled.source};"
-    run = policy.metadata.get("run") or {}
-    about = str(run.get("name") or settings.get("scenario"))
-    about += "".join(f", trained for {run[unit]:,} {unit}" for unit in UNITS if run.get(unit))
-    data = {"world": world(compiled, settings, seeds), "policy": weights}
-    return page("live", data, ENGINE=scripts, BEGIN=BEGIN, ABOUT=html.escape(about))
 
 
 if __name__ == "__main__":

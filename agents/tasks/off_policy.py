@@ -23,6 +23,7 @@ from agents.tasks.rl_task import RLTask
 from envs.base import Env
 from envs.infos import DEFAULT, Rules
 from marl.checkpoints.attachments import Attachments
+from marl.config.described import remembers_arguments
 from marl.core import distributed
 from marl.core.errors import NonFinite, UserError
 
@@ -47,6 +48,7 @@ class OffPolicy(RLTask):
     name = "off_policy"
     accumulates = False  # targets follow step by step
 
+    @remembers_arguments
     def __init__(
         self,
         env: Callable[..., Env],

@@ -23,6 +23,7 @@ from agents.models.normalization import reward_norms
 from agents.tasks.rl_task import RLTask
 from envs.base import Env
 from envs.infos import DEFAULT, Rules
+from marl.config.described import remembers_arguments
 from marl.core import distributed
 from marl.core.errors import UserError
 
@@ -46,6 +47,7 @@ class OnPolicy(RLTask):
 
     name = "on_policy"
 
+    @remembers_arguments
     def __init__(
         self,
         env: Callable[..., Env],

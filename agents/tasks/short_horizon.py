@@ -22,6 +22,7 @@ from agents.tasks.rl_task import RLTask
 from envs.base import Env
 from envs.infos import DEFAULT, Rules
 from envs.vmas.env import VmasEnv
+from marl.config.described import remembers_arguments
 from marl.core import distributed
 from marl.core.errors import UserError
 
@@ -48,6 +49,7 @@ class ShortHorizon(RLTask):
     repeatable = False  # its graph is walked back once
     collector_class = DifferentiableCollector
 
+    @remembers_arguments
     def __init__(
         self,
         env: Callable[..., Env],

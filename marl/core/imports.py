@@ -7,7 +7,7 @@ import pkgutil
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,29 @@ def _refuse_run(spec: Any, key: str, target: Any) -> None:
             if is_run(folder):
                 message = "a run directory, from which nothing is imported; your own modules lie outside of runs"
                 raise UserError(f"{key}={target}: {place} lies in {folder}, {message}")
+
+
+def on_demand(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of a package whose names are imported when they are first asked for (PEP 562).
+
+    So `from package import Name` is short, and `import package` loads nothing.
+
+    Args:
+        package: its `__name__`.
+        homes: {name: module that defines it}.
+    """
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(homes[name]), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *homes})
+
+    return get, names
 
 
 def fault(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from marl.callbacks.base import Callback, monitored
 from marl.callbacks.progress import ProgressBar
+from marl.config.described import remembers_arguments
 from marl.core import distributed, seeding
 from marl.core.errors import UserError
 from marl.core.signals import Signals
@@ -41,8 +42,7 @@ class Trainer(RunView):
         clip_value: largest absolute value of each number of the gradient, before `grad_clip`; null: any.
         accumulate: minibatches whose gradients are averaged into one optimiser step.
         compile: run the loss module through `torch.compile`.
-        capture: on a CPU, record the loss and its gradients once and replay them (`marl.capture.captured_loss`),
-            bitwise identical.
+        capture: on a CPU, record the loss and its gradients once and replay them, bitwise identical (`marl.capture`).
         recompute: keep no activations inside of stacks of layers, compute them again in the backward pass.
         average: evaluate and save an average of the weights (`marl.optim.weight_averaging`): "none", "ema" or "swa".
         average_decay, average_from: an ema's weight of the past, per step; share of the run after which averages begin.
@@ -58,7 +58,7 @@ class Trainer(RunView):
         deterministic: use deterministic algorithms only: the same seed gives identical results on a GPU too, slowly.
         threads: CPU threads for torch; null: torch's default.
         helpers: threads that may take a share of an MLP's rows (`marl.native.threads`); null: as many as are useful.
-            These three are the process's, and set by what launches the run (`marl.launch.build.configure_process`).
+            These three are the process's, set by `marl.launch`.
         progress: "rich" bar, "plain" lines, "off", or "auto" (by whether the output is a terminal).
         show: names of logged figures, of evaluations or not, that stand in its line beside the usual ones.
 
@@ -72,6 +72,7 @@ class Trainer(RunView):
     metrics: RunMetrics
     checkpointer: Checkpointer
 
+    @remembers_arguments
     def __init__(
         self,
         max_iterations: Annotated[int, Field(ge=1)] | None = None,
@@ -108,9 +109,8 @@ class Trainer(RunView):
         self.max_iterations, self.evaluate_every = max_iterations, evaluate_every
         self.checkpoint_every, self.keep_last, self.keep_every = checkpoint_every, keep_last, keep_every
         self.restore_factor, self.max_restores = restore_factor, max_restores
-        self.chosen_monitor, self.chosen_mode = monitor, mode
+        self.chosen_monitor, self.chosen_mode, self.bar = monitor, mode, (progress, tuple(show))
         self.deterministic, self.threads, self.helpers = deterministic, threads, helpers
-        self.bar = progress, tuple(show)
 
     def build_updater(self, task: Task, optimizer: OptimizerConfig, schedule: ScheduleConfig) -> Updater:
         """The updates of a run, for `fit`. Raises UserError where settings contradict one another or the task."""
