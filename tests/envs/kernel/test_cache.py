@@ -146,6 +146,15 @@ def test_a_compiler_that_fails_is_reported_in_one_sentence(folder, tmp_path, mon
 
 
 @needs_compiler
+def test_a_library_of_several_sources_is_one(folder):
+    library = compile_library('int seven();\nextern "C" int width() { return seven(); }', more=["int seven() { return 7; }"])
+    assert load(library).width() == 7
+    with pytest.raises(CannotCompile, match="failed: .*kernel2.cpp"):
+        compile_library(SOURCE, more=["int six() { return 6; }", "int five() { return broken; }"])
+    assert not list(folder.glob("build-*"))
+
+
+@needs_compiler
 def test_several_builders_of_one_kernel_agree(folder):
     with ThreadPoolExecutor(4) as pool:
         libraries = list(pool.map(lambda _: compile_library(SOURCE), range(4)))
