@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from agents.algorithms.advantages import bootstrap, explained_variance, gae
 from agents.algorithms.shac import SHAC, returns_of_window
+from agents.collection.collector import Collector
 from agents.collection.differentiable_collector import DifferentiableCollector, Window
 from agents.collection.rollout_buffer import take
 from agents.collection.value_estimates import values_of
 from agents.curriculum.checks import cheaply
+from agents.models.policy_heads.exploring import fitting
 from agents.tasks.rl_task import RLTask
 from envs.base import Env
 from envs.infos import DEFAULT, Rules
@@ -35,6 +37,7 @@ class ShortHorizon(RLTask):
         network: factory of the actors' networks (and of the critics', unless `critic_network` is given).
         critic_network: factory of the critics' networks.
         curriculum: must be empty.
+        trains: False = the agents are judged and played with only, which needs no gradients.
 
     The environments run on from window to window, whose ends need not be those of episodes.
 
@@ -46,7 +49,6 @@ class ShortHorizon(RLTask):
     name = "short_horizon"
     accumulates = False  # the actors' step is of one minibatch, the window
     repeatable = False  # its graph is walked back once
-    collector_class = DifferentiableCollector
 
     def __init__(
         self,
@@ -62,10 +64,13 @@ class ShortHorizon(RLTask):
         groups: dict[str, Any] | None = None,
         info: Rules | None = DEFAULT,
         curriculum: dict[str, Any] | None = None,
+        trains: bool = True,
     ):
         if curriculum and curriculum.get("env"):
             raise UserError("curriculum.env: needs algo=mappo, ippo or pqn; algo=shac and apg stay in one environment")
-        require_gradients(env, seed, device)
+        if trains:
+            require_gradients(env, seed, device)
+        self.collector_class = DifferentiableCollector if trains else Collector
         steps, played = algo.rollout_steps, (eval_episodes, eval_deterministic, groups, info)
         super().__init__(env, algo, steps, frames, seed, device, *played)
         if self.lineup.partly:
@@ -182,6 +187,7 @@ def require_gradients(env: Callable[..., Env], seed: int, device: str | torch.de
         raise UserError("trainer.strategy: algo=shac and apg train in one process")
     for name, group in cheaply(env, seed, device).groups.items():
         if group.action.kind != "continuous":
-            raise UserError(f"group {name}: {needs} continuous actions have; its own are {group.action.kind}")
+            kind, others = group.action.kind, fitting(group.action)
+            raise UserError(f"group {name}: {needs} continuous actions have; its own are {kind}, and {others}")
         if group.masks:
             raise UserError(f"group {name}: {needs} groups have whose agents neither die nor act in turn")

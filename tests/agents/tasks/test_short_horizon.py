@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from agents.algorithms.shac import SHAC
-from agents.collection.collector import Collector
 from agents.policies.policy import Policy
 from agents.tasks.short_horizon import ShortHorizon
 from envs.vmas.env import VmasEnv
@@ -99,13 +98,11 @@ def test_the_critics_targets_are_td_lambda_of_the_target_critic() -> None:
 
 
 def test_a_window_holds_what_an_ordinary_rollout_holds() -> None:
-    class Plain(ShortHorizon):
-        collector_class = Collector
-
     rollouts = []
-    for kind in (ShortHorizon, Plain):
+    for trains in (True, False):
         torch.manual_seed(0)
-        task = kind(SPREAD, SHAC(rollout_steps=5, minibatch_size=4), NET, frames=1000, eval_episodes=2)
+        algo = SHAC(rollout_steps=5, minibatch_size=4)
+        task = ShortHorizon(SPREAD, algo, NET, frames=1000, eval_episodes=2, trains=trains)
         figures = []
         for iteration in range(2):
             task.gather(iteration)
@@ -180,7 +177,7 @@ def test_a_run_of_one_algorithm_goes_on_as_another(first, then, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["env.continuous_actions=false"], "group agents: .* continuous actions have; its own are discrete"),
+        (["env.continuous_actions=false"], "group agents: .* continuous .* are discrete, and .*algo=qmix, vdn, iql"),
         (["env=vmas/mpe/simple_reference", "env.words=discrete"], "group agents: .* its own are hybrid"),
         (["env.fast=off"], "env.fast=off: .* kernels have"),
         (["env=gymnasium"], "env: .* VMAS scenarios have .*, GymnasiumEnv has not"),
@@ -196,6 +193,15 @@ def test_what_has_no_gradients_is_refused_in_a_sentence(overrides, message) -> N
     with pytest.raises(UserError, match=message) as refused:
         build.build_task(config_of("frames=160", *overrides))
     assert "\n" not in str(refused.value)
+
+
+def test_who_only_plays_needs_no_gradients(tmp_path: Path) -> None:
+    teacher = run(tmp_path)
+    for changes in (["env.fast=off"], ["env.continuous_actions=true", "env.num_envs=2"]):
+        _, task = build.rebuild(teacher / "checkpoints" / "last.pt", changes)
+        assert task.evaluate()["episode_length"] == 7
+    with pytest.raises(UserError, match="env.fast=off: .* kernels have"):
+        build.build_task(config_of("frames=160", "env.fast=off"))
 
 
 def test_without_a_critic_its_minibatches_are_not_asked_for() -> None:
