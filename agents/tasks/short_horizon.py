@@ -12,7 +12,7 @@ from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents.algorithms.advantages import bootstrap, explained_variance, gae
+from agents.algorithms.advantages import bootstrap, explained_variance, gae, normalize_advantage
 from agents.algorithms.shac import SHAC, returns_of_window
 from agents.collection.collector import Collector
 from agents.collection.differentiable_collector import DifferentiableCollector, Window
@@ -39,7 +39,8 @@ class ShortHorizon(RLTask):
         curriculum: must be empty.
         trains: False = the agents are judged and played with only, which needs no gradients.
 
-    The environments run on from window to window, whose ends need not be those of episodes.
+    The environments run on from window to window, whose ends need not be those of episodes. With `algo.ppo_coef` the
+    critics' minibatches train the actors, too.
 
     Raises:
         UserError: as `RLTask`; an environment without gradients, networks with a memory, past versions, a curriculum,
@@ -133,7 +134,7 @@ class ShortHorizon(RLTask):
         return rows
 
     def _rows(self, name: str, truncated: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """What the critic of a group reads, {name: [T, E, A, ...]}, and how much of the targets' variance it explains.
+        """What the loss reads of a group, {name: [T, E, A, ...]}, and how much of the targets' variance is explained.
 
         truncated: int64 [N], t * E + e, frames in which episodes were cut off.
         """
@@ -143,11 +144,15 @@ class ShortHorizon(RLTask):
         value, final_value = values_of(target, name, rollout, truncated, self.collector.memories["critic"])
         next_value = bootstrap(value, final_value, truncated)
         ends = rollout.terminated, rollout.done
-        _, returns = gae(reward, value[:-1], next_value, *ends, algo.gamma, algo.lam)
+        advantage, returns = gae(reward, value[:-1], next_value, *ends, algo.gamma, algo.lam)
         explained = explained_variance(value[:-1], returns)
         goal, _ = critic.learn_scale(returns, value[:-1])
         target.learn_scale(returns, value[:-1])  # one scale for both, so that the target may follow the weights
-        return {"observation": rollout.observed[name][:-1], "return": goal}, explained
+        rows = {"observation": rollout.observed[name][:-1], "return": goal}
+        if algo.ppo_coef:
+            rows |= {"action": rollout.action[name], "log_prob": rollout.log_prob[name]}
+            rows["advantage"] = normalize_advantage(advantage, "batch")
+        return rows, explained
 
     def batches(self, iteration: int) -> Iterator[TensorDict]:
         """The window for the actors, then shuffled minibatches of its frames for the critics, `epochs` times over."""

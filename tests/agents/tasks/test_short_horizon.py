@@ -122,8 +122,9 @@ def test_a_window_holds_what_an_ordinary_rollout_holds() -> None:
         [],
         ["algo=apg", "algo.rollout_steps=5", "algo.policy=deterministic", "algo.entropy_coef=0"],
         ["algo.value_norm=popart", "algo.entropy_coef=0.01", "algo.critic=state", "env.global_state=true"],
+        ["algo.ppo_coef=0.5"],
     ],
-    ids=["shac", "apg", "popart"],
+    ids=["shac", "apg", "popart", "mixture"],
 )
 def test_a_resumed_run_ends_in_the_same_bits(kind: list[str], tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", *kind)
@@ -135,9 +136,30 @@ def test_a_resumed_run_ends_in_the_same_bits(kind: list[str], tmp_path: Path) ->
     assert parts == ({"actors"} if "algo=apg" in kind else {"actors", "critics", "targets"})
 
 
-def test_recorded_updates_of_the_critics_change_no_bit(tmp_path: Path) -> None:
-    recorded, plain = (run(tmp_path / name, f"trainer.capture={name}") for name in ("true", "false"))
+@pytest.mark.parametrize("coef", ["0", "0.5"])
+def test_recorded_minibatches_change_no_bit(coef: str, tmp_path: Path) -> None:
+    kind = [f"algo.ppo_coef={coef}"]
+    recorded, plain = (run(tmp_path / name, *kind, f"trainer.capture={name}") for name in ("true", "false"))
     assert differences(recorded, plain) == []
+    assert ("clip_fraction" in rows(plain)[0]) == (coef != "0")
+
+
+def test_ppos_rows_are_of_the_window_and_its_policy() -> None:
+    """Advantages are the critics' targets less the target critic's values, with mean 0 and deviation 1."""
+    torch.manual_seed(0)
+    algo = SHAC(rollout_steps=5, minibatch_size=None, epochs=1, ppo_coef=0.5, gamma=0.9, lam=0.7)
+    task = ShortHorizon(SPREAD, algo, NET, frames=1000, eval_episodes=2)
+    task.collect(0)
+    first, second = task.batches(0)
+    rows, rollout = second["agents"], task.rollout
+    assert set(first["agents"].keys()) == {"objective"}
+    with torch.no_grad():
+        advantage = rows["return"] - task.loss.targets["agents"](rows["observation"])
+        params = task.loss.actors["agents"](rows["observation"])  # nothing has moved it yet
+        torch.testing.assert_close(rows["log_prob"], task.loss.actors["agents"].head.log_prob(params, rows["action"]))
+    expected = (advantage - advantage.mean()) / advantage.std(correction=0)
+    torch.testing.assert_close(rows["advantage"], expected, rtol=1e-3, atol=1e-3)
+    assert torch.equal(rows["action"], rollout.action["agents"].flatten(0, 1))
 
 
 def test_a_run_begins_from_mappos_weights(tmp_path: Path) -> None:
@@ -185,6 +207,8 @@ def test_a_run_of_one_algorithm_goes_on_as_another(first, then, tmp_path: Path, 
         (["groups.agents.past=0.5"], "groups.agents.past: needs algo=mappo or ippo"),
         (["curriculum.env.max_steps={0: 5, 0.5: 7}"], "curriculum.env: needs algo=mappo"),
         (["algo.minibatch_size=21"], "algo.minibatch_size=21: larger than the window .* at most 20"),
+        (["algo.ppo_coef=1", "algo.bootstrap=false"], "algo.ppo_coef=1: its advantages need a critic"),
+        (["algo.ppo_coef=1", "algo.policy=deterministic"], "algo.ppo_coef=1: algo.policy=deterministic has no dens"),
         (["algo.policy=categorical"], "algo.policy=categorical does not fit continuous actions"),
         (["algo.policy=epsilon_greedy"], "algo.policy=epsilon_greedy: values choices"),
     ],
