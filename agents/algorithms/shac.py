@@ -15,13 +15,15 @@ from torch.autograd.function import once_differentiable
 
 from agents.algorithms.base import Algorithm
 from agents.algorithms.coefficients import Scheduled, Shape
-from agents.algorithms.ppo_losses import value_loss
+from agents.algorithms.ppo_losses import clipped_surrogate, value_loss
 from agents.models import saved_weights
 from agents.models.action_values.target_networks import TargetNetwork
 from agents.models.actor import Actor
 from agents.models.actor_critic import build_networks
 from agents.models.critic import Critic
+from agents.models.policy_heads.exploring import EXPLORING
 from envs.spec import EnvSpec
+from marl.core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +37,18 @@ class SHAC(Algorithm):
         bootstrap: whether a critic stands for what follows a window; without it nothing does (APG).
         tau: share of the critic that its target takes over after each window.
         entropy_coef, entropy_schedule, entropy_final: weight of the entropy bonus.
+        ppo_coef: weight of PPO's loss of the policy in the critics' minibatches; 0 = there is none.
+        clip: of its probability ratio.
+
+    Raises:
+        UserError: as `Algorithm`, or ppo_coef without a critic or for a policy without a density.
     """
 
     per_iteration: ClassVar[tuple[str, ...]] = ("epochs", "minibatch_size")
     divided: ClassVar[tuple[str, ...]] = ("minibatch_size",)
     common: ClassVar[tuple[str, ...]] = (
         *(*Algorithm.common, "rollout_steps", "epochs", "minibatch_size", "bootstrap", "tau"),
-        *("entropy_coef", "entropy_schedule", "entropy_final"),
+        *("entropy_coef", "entropy_schedule", "entropy_final", "ppo_coef", "clip"),
     )
 
     lam: Annotated[float, Field(ge=0, le=1)] = 0.95
@@ -53,6 +60,15 @@ class SHAC(Algorithm):
     entropy_coef: Annotated[float, Field(ge=0)] = 0.0
     entropy_schedule: Shape = "constant"
     entropy_final: Annotated[float, Field(ge=0)] = 0.0
+    ppo_coef: Annotated[float, Field(ge=0)] = 0.0
+    clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ppo_coef and not self.bootstrap:
+            raise UserError(f"algo.ppo_coef={self.ppo_coef}: its advantages need a critic, algo.bootstrap=true")
+        if self.ppo_coef and self.policy in EXPLORING:
+            raise UserError(f"algo.ppo_coef={self.ppo_coef}: algo.policy={self.policy} has no density; use auto")
 
     @classmethod
     def keeps_on_resume(cls, key: str) -> bool:
@@ -81,6 +97,12 @@ class SHACLoss(nn.Module):
 
         actor:   -mean over E, A of  sum_t gamma^(t - t0) r_t  +  gamma^(end - t0) V'(s_end)
         critic:  (V(s_t) - G_t)^2,   G_t = r_t + gamma ((1 - lambda) V'(s_{t+1}) + lambda G_{t+1})
+
+    With `ppo_coef` c the critics' minibatches train the actors, too, from the same window:
+
+        c * PPO's clipped surrogate of pi / pi_old and of A_t = G_t - V'(s_t), normalised over the window
+
+    pi_old is the policy that played the window, so that the step back through the simulator counts as a move from it.
 
     Source: Xu et al. 2022 (arXiv 2204.07137), equations 5 to 7. V' is the target critic, its weights being constants.
     t0 is the window's first step, or the first after an episode's end: each segment of the window has a sum of its own.
@@ -162,10 +184,12 @@ class SHACLoss(nn.Module):
         Args:
             batch: of the actors {group: {objective float32 [E, A], with its graph (`returns_of_window`), and entropy
                 [E, A] where it counts}}; of the critics {group: {observation float32 [B, A, F], return float32
-                [B, A]}}, and "state" float32 [B, S] where a critic uses it.
+                [B, A]}}, and "state" float32 [B, S] where a critic uses it; with `ppo_coef` also action [B, A, D] as
+                the head draws it, log_prob and advantage float32 [B, A].
 
         Returns:
-            Scalars on the device, all but "loss" detached: loss, and actor_loss and entropy, or value_loss.
+            Scalars on the device, all but "loss" detached: loss, and actor_loss and entropy, or value_loss and with
+            `ppo_coef` policy_loss, approx_kl and clip_fraction.
             With several groups the losses are sums and entropies means, and each group's own follow by name.
         """
         of_actors = "objective" in batch[self.groups[0]].keys()  # noqa: SIM118 - a TensorDict iterates over rows
@@ -201,7 +225,16 @@ class SHACLoss(nn.Module):
             value = critic(rows["observation"], batch["state"] if critic.uses_state else None)
             loss = value_loss(value, rows["return"]).mean()
             parts[name] = {"loss": loss, "value_loss": loss}
+            if self.config.ppo_coef:
+                policy = self._surrogate(self.actors[name], rows)
+                parts[name] |= policy | {"loss": loss + self.config.ppo_coef * policy["policy_loss"]}
         return parts
+
+    def _surrogate(self, actor: Actor, rows: Mapping) -> dict[str, Tensor]:
+        """PPO's loss of the policy, and how far the policy is from the one that played."""
+        log_prob = actor.head.log_prob(actor(rows["observation"]), rows["action"])
+        terms = clipped_surrogate(log_prob - rows["log_prob"], rows["advantage"], self.config.clip)
+        return dict(zip(("policy_loss", "approx_kl", "clip_fraction"), terms, strict=True))
 
 
 class _WithGradients(torch.autograd.Function):

@@ -12,12 +12,14 @@ from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents.algorithms.advantages import bootstrap, explained_variance, gae
+from agents.algorithms.advantages import bootstrap, explained_variance, gae, normalize_advantage
 from agents.algorithms.shac import SHAC, returns_of_window
+from agents.collection.collector import Collector
 from agents.collection.differentiable_collector import DifferentiableCollector, Window
 from agents.collection.rollout_buffer import take
 from agents.collection.value_estimates import values_of
 from agents.curriculum.checks import cheaply
+from agents.models.policy_heads.exploring import fitting
 from agents.tasks.rl_task import RLTask
 from envs.base import Env
 from envs.infos import DEFAULT, Rules
@@ -36,8 +38,10 @@ class ShortHorizon(RLTask):
         network: factory of the actors' networks (and of the critics', unless `critic_network` is given).
         critic_network: factory of the critics' networks.
         curriculum: must be empty.
+        trains: False = the agents are judged and played with only, which needs no gradients.
 
-    The environments run on from window to window, whose ends need not be those of episodes.
+    The environments run on from window to window, whose ends need not be those of episodes. With `algo.ppo_coef` the
+    critics' minibatches train the actors, too.
 
     Raises:
         UserError: as `RLTask`; an environment without gradients, networks with a memory, past versions, a curriculum,
@@ -47,7 +51,6 @@ class ShortHorizon(RLTask):
     name = "short_horizon"
     accumulates = False  # the actors' step is of one minibatch, the window
     repeatable = False  # its graph is walked back once
-    collector_class = DifferentiableCollector
 
     @remembers_arguments
     def __init__(
@@ -64,10 +67,13 @@ class ShortHorizon(RLTask):
         groups: dict[str, Any] | None = None,
         info: Rules | None = DEFAULT,
         curriculum: dict[str, Any] | None = None,
+        trains: bool = True,
     ):
         if curriculum and curriculum.get("env"):
             raise UserError("curriculum.env: needs algo=mappo, ippo or pqn; algo=shac and apg stay in one environment")
-        require_gradients(env, seed, device)
+        if trains:
+            require_gradients(env, seed, device)
+        self.collector_class = DifferentiableCollector if trains else Collector
         steps, played = algo.rollout_steps, (eval_episodes, eval_deterministic, groups, info)
         super().__init__(env, algo, steps, frames, seed, device, *played)
         if self.lineup.partly:
@@ -130,7 +136,7 @@ class ShortHorizon(RLTask):
         return rows
 
     def _rows(self, name: str, truncated: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """What the critic of a group reads, {name: [T, E, A, ...]}, and how much of the targets' variance it explains.
+        """What the loss reads of a group, {name: [T, E, A, ...]}, and how much of the targets' variance is explained.
 
         truncated: int64 [N], t * E + e, frames in which episodes were cut off.
         """
@@ -140,11 +146,15 @@ class ShortHorizon(RLTask):
         value, final_value = values_of(target, name, rollout, truncated, self.collector.memories["critic"])
         next_value = bootstrap(value, final_value, truncated)
         ends = rollout.terminated, rollout.done
-        _, returns = gae(reward, value[:-1], next_value, *ends, algo.gamma, algo.lam)
+        advantage, returns = gae(reward, value[:-1], next_value, *ends, algo.gamma, algo.lam)
         explained = explained_variance(value[:-1], returns)
         goal, _ = critic.learn_scale(returns, value[:-1])
         target.learn_scale(returns, value[:-1])  # one scale for both, so that the target may follow the weights
-        return {"observation": rollout.observed[name][:-1], "return": goal}, explained
+        rows = {"observation": rollout.observed[name][:-1], "return": goal}
+        if algo.ppo_coef:
+            rows |= {"action": rollout.action[name], "log_prob": rollout.log_prob[name]}
+            rows["advantage"] = normalize_advantage(advantage, "batch")
+        return rows, explained
 
     def batches(self, iteration: int) -> Iterator[TensorDict]:
         """The window for the actors, then shuffled minibatches of its frames for the critics, `epochs` times over."""
@@ -184,6 +194,7 @@ def require_gradients(env: Callable[..., Env], seed: int, device: str | torch.de
         raise UserError("trainer.strategy: algo=shac and apg train in one process")
     for name, group in cheaply(env, seed, device).groups.items():
         if group.action.kind != "continuous":
-            raise UserError(f"group {name}: {needs} continuous actions have; its own are {group.action.kind}")
+            kind, others = group.action.kind, fitting(group.action)
+            raise UserError(f"group {name}: {needs} continuous actions have; its own are {kind}, and {others}")
         if group.masks:
             raise UserError(f"group {name}: {needs} groups have whose agents neither die nor act in turn")

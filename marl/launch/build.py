@@ -35,10 +35,12 @@ def configure_process(threads: int | None = None, helpers: int | None = None, de
     seeding.use_deterministic_algorithms(deterministic)
 
 
-def build_task(config: Mapping[str, Any]) -> Task:
+def build_task(config: Mapping[str, Any], trains: bool = True) -> Task:
     """The task of a checked configuration (`check`), on its device, with the weights of `init_from` if given.
 
     Its constructor is called with those keys of the tree (`env`, `algo`, `network`, `seed`, …) that it names.
+
+    trains: False = to be judged and played only; told to constructors that ask for it, because training needs more.
 
     Raises:
         UserError: a part that the task needs is null, or whatever the constructors object to.
@@ -48,7 +50,10 @@ def build_task(config: Mapping[str, Any]) -> Task:
     constructor = resolve(node["_target_"], "task._target_")
     seeding.seed_global(config["seed"])
     arguments: dict[str, Any] = {}
-    for name, parameter in inspect.signature(constructor).parameters.items():
+    parameters = inspect.signature(constructor).parameters
+    if not trains and "trains" in parameters:
+        arguments["trains"] = False
+    for name, parameter in parameters.items():
         if name not in config or name in node:
             continue
         value = config[name]
@@ -81,7 +86,7 @@ def rebuild(run: str | Path, overrides: Sequence[str] = (), weights: bool = True
     cfg.resume, cfg.init_from = None, str(run) if weights else None
     config = check(cfg)
     build_trainer(config)
-    return config, build_task(config)
+    return config, build_task(config, trains=False)
 
 
 def build_trainer(config: Mapping[str, Any]) -> Trainer:

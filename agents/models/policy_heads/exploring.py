@@ -110,6 +110,9 @@ class Deterministic(Exploring):
 
 
 EXPLORING = ("epsilon_greedy", "deterministic")
+ANY = ("mappo", "ippo")  # take actions of all kinds
+REPLAYED = ("masac", "isac", "maddpg", "iddpg", "matd3")  # continuous ones of finite range
+CHOOSING = ("qmix", "vdn", "iql", "pqn", "pqn_vdn", "masac", "isac")  # one choice per agent
 
 
 def make_exploring(spec: ActionSpec, kind: str) -> Exploring:
@@ -118,10 +121,26 @@ def make_exploring(spec: ActionSpec, kind: str) -> Exploring:
         if spec.kind != "discrete":
             raise UserError(
                 f"algo.policy=epsilon_greedy: values choices, and these actions are {spec.kind}; VMAS has discrete "
-                "ones with env.continuous_actions=false env.multi_discrete=false, and algo=mappo and ippo take any"
+                f"ones with env.continuous_actions=false env.multi_discrete=false; {fitting(spec)}"
             )
         return EpsilonGreedy(spec)
-    used = slice(None) if spec.mask is None else spec.mask
-    if spec.kind != "continuous" or not bool((spec.high - spec.low)[used].isfinite().all()):
-        raise UserError(f"algo.policy=deterministic: needs continuous actions of finite range, not {spec.kind} ones")
+    if not bounded(spec):
+        needs = "needs continuous actions of finite range"
+        raise UserError(f"algo.policy=deterministic: {needs}, not {spec.kind} ones; {fitting(spec)}")
     return Deterministic(spec)
+
+
+def fitting(spec: ActionSpec) -> str:
+    """Which algorithms learn with a group's actions, in words: those with a replay buffer first."""
+    of_simulator = ""
+    if spec.kind == "continuous":
+        names, of_simulator = (*(REPLAYED if bounded(spec) else ()), *ANY), "; of VMAS's scenarios also shac and apg"
+    else:
+        names = (*(CHOOSING if spec.kind == "discrete" else ()), *ANY)
+    return f"{spec.kind} ones are for algo={', '.join(names)}{of_simulator}"
+
+
+def bounded(spec: ActionSpec) -> bool:
+    """Whether actions are continuous and all their ranges finite; a padded dimension is never used."""
+    used = slice(None) if spec.mask is None else spec.mask
+    return spec.kind == "continuous" and bool((spec.high - spec.low)[used].isfinite().all())

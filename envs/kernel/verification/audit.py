@@ -13,6 +13,7 @@ import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ FILES = {("_io", "open"), ("io", "open"), ("posix", "open")}
 READS = {"read", "readline", "readlines", "readinto"}
 NAMES = {name for _, name in (*OUTSIDE, *FILES)} | {"now", "utcnow", "today"} | READS
 UNSEEDED = {"Random.__init__", "Random.seed"}  # with no seed, it is the operating system's
+OURS = str(Path(__file__).resolve().parents[2])
 IMPORTING = ("<frozen importlib", "linecache.py", "tokenize.py", "importlib/")  # open files of Python's own accord
 
 
@@ -184,6 +186,9 @@ class Watch:
             file = frame.f_code.co_filename
             if any(part in file for part in IMPORTING):
                 return
+            if file.startswith(OURS):  # what called the step has no part in it
+                frame = None
+                break
             if is_followed(frame.f_globals.get("__name__") or "") and "/vmas/" not in file:
                 break
             frame = frame.f_back

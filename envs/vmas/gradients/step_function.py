@@ -32,10 +32,11 @@ class StepFunction:
         for action in plan:
             state, transition = function(state, action)
 
-    The environment itself stays where it is, and none is restarted: where `transition.done`, an episode is over and
-    what follows is meaningless. A state is float32 [S, padded E], the numbers that are carried from step to step field
-    by field; `get` and `put` read and replace those of a tensor of the simulator's by its path, such as the place or
-    the speed of a body. What a scenario keeps in tensors [E, …] can be such a parameter (docs/gradients.md).
+    The environment itself stays where it is. Episodes are never restarted: where one is over (`transition.done`), the
+    state runs on as if it were not, and what follows is meaningless. A state is float32 [S, padded E], the numbers that
+    are carried from step to step field by field; `get` and `put` read and replace those of a tensor of the simulator's
+    by its path, such as the place or the speed of a body. What a scenario keeps in tensors [E, …] can be such a
+    parameter (docs/gradients.md).
 
     env: on the CPU, continuous actions, stepped by a kernel. parameters: paths that must be in the state, also where
     every episode begins with the same number, which kernels take for a constant otherwise.

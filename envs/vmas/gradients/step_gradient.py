@@ -16,6 +16,9 @@ from envs.vmas.env import VmasEnv
 
 OTHERWISE = "algorithms that need no gradients of the simulator, such as mappo, take it as it is"
 
+AGAIN = ("the steps of this window have been walked back already: sum what you differentiate and call backward() once, "
+         "then begin() before the next steps (backward(retain_graph=True) keeps a window for another one).")
+
 
 def check_differentiable(env: VmasEnv) -> None:
     """Raises EnvError, in one sentence, for an environment whose steps can have no gradients."""
@@ -59,7 +62,10 @@ class StepGradient(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, after: Tensor | None, *coming: Tensor | None) -> tuple[Tensor | None, ...]:
         made, moving = ctx.made, ctx.moving
-        state, *actions = ctx.saved_tensors
+        try:
+            state, *actions = ctx.saved_tensors
+        except RuntimeError as error:
+            raise EnvError(AGAIN) from error
         gradient = torch.zeros_like(state) if after is None else after.float().contiguous().clone()
         given = {("state",): state, ("gradient", "state"): gradient, ("noise",): made.noise, ("over",): made.over}
         given |= {("action", g): a for g, a in zip(made.groups, actions, strict=True)}

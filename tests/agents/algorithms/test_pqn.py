@@ -91,7 +91,7 @@ def test_refusals_are_sentences():
         OnPolicy(TwoStates, PQN(**SETTINGS), partial(GRU, hidden=4), frames=200)
     with pytest.raises(UserError, match="these values need epsilon_greedy"):
         PQN(**SETTINGS, policy="categorical")
-    with pytest.raises(UserError, match="values choices, and these actions are continuous"):
+    with pytest.raises(UserError, match="these actions are continuous; .*algo=masac, .*maddpg, .*mappo, ippo"):
         OnPolicy(partial(TwoStates, continuous=True), PQN(**SETTINGS), partial(MLP, hidden=[4]), frames=200)
 
 

@@ -106,6 +106,49 @@ def test_each_group_follows_its_own_return_only():
         assert outputs[f"{name}/actor_loss"].item() == pytest.approx(-objectives[name].mean().item())
 
 
+@pytest.mark.parametrize("moved", [False, True], ids=["the policy that played", "one that has moved"])
+def test_the_gradient_of_ppos_term_by_hand(moved):
+    """d/dw = d(value loss)/dw - c mean over the frames that count of ratio A d(log pi)/dw.
+
+    A frame counts unless its ratio has left [1 - clip, 1 + clip] to the side that its advantage asks for.
+    """
+    run = task(SPREAD, ppo_coef=0.3, clip=0.1)
+    run.collect(0)
+    _, batch = run.batches(0)
+    rows, actor, critic = batch["agents"], run.loss.actors["agents"], run.loss.critics["agents"]
+    if moved:
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for p in actor.parameters():
+                p.add_(0.05 * torch.randn(p.shape, generator=generator))
+    outputs = run.loss(batch)
+    weights = [*actor.parameters(), *critic.parameters()]
+    found = torch.autograd.grad(outputs["loss"], weights)
+    log_prob = torch.distributions.Normal(*actor.head.loc_std(actor(rows["observation"]))).log_prob(rows["action"])
+    log_prob, advantage = log_prob.sum(-1), rows["advantage"]
+    ratio = (log_prob - rows["log_prob"]).exp().detach()
+    counts = torch.where(advantage > 0, ratio < 1.1, ratio > 0.9)
+    error = critic(rows["observation"]) - rows["return"]
+    weighted = torch.where(counts, ratio * advantage, 0.0) * log_prob
+    expected = torch.autograd.grad(error.square().mean() - 0.3 * weighted.mean(), weights)
+    for ours, by_hand in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, by_hand, rtol=1e-4, atol=1e-6)
+    share = ((ratio - 1).abs() > 0.1).float().mean()
+    assert outputs["clip_fraction"].item() == pytest.approx(share.item(), abs=0.01)
+    assert (not counts.all() and counts.any()) if moved else (counts.all() and share == 0)
+
+
+def test_without_its_coefficient_nothing_of_ppo_is_computed():
+    run = task(SPREAD)
+    run.collect(0)
+    _, batch = run.batches(0)
+    assert set(batch["agents"].keys()) == {"observation", "return"}
+    outputs = run.loss(batch)
+    assert set(outputs) == {"loss", "value_loss"}
+    found = torch.autograd.grad(outputs["loss"], list(run.loss.actors.parameters()), allow_unused=True)
+    assert all(gradient is None for gradient in found)
+
+
 def test_saved_weights_without_targets_give_both(tmp_path):
     run, other = task(SPREAD), task(SPREAD)
     with torch.no_grad():

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from agents.algorithms.shac import SHAC
-from agents.collection.collector import Collector
 from agents.policies.policy import Policy
 from agents.tasks.short_horizon import ShortHorizon
 from envs.vmas.env import VmasEnv
@@ -99,13 +98,11 @@ def test_the_critics_targets_are_td_lambda_of_the_target_critic() -> None:
 
 
 def test_a_window_holds_what_an_ordinary_rollout_holds() -> None:
-    class Plain(ShortHorizon):
-        collector_class = Collector
-
     rollouts = []
-    for kind in (ShortHorizon, Plain):
+    for trains in (True, False):
         torch.manual_seed(0)
-        task = kind(SPREAD, SHAC(rollout_steps=5, minibatch_size=4), NET, frames=1000, eval_episodes=2)
+        algo = SHAC(rollout_steps=5, minibatch_size=4)
+        task = ShortHorizon(SPREAD, algo, NET, frames=1000, eval_episodes=2, trains=trains)
         figures = []
         for iteration in range(2):
             task.gather(iteration)
@@ -125,8 +122,9 @@ def test_a_window_holds_what_an_ordinary_rollout_holds() -> None:
         [],
         ["algo=apg", "algo.rollout_steps=5", "algo.policy=deterministic", "algo.entropy_coef=0"],
         ["algo.value_norm=popart", "algo.entropy_coef=0.01", "algo.critic=state", "env.global_state=true"],
+        ["algo.ppo_coef=0.5"],
     ],
-    ids=["shac", "apg", "popart"],
+    ids=["shac", "apg", "popart", "mixture"],
 )
 def test_a_resumed_run_ends_in_the_same_bits(kind: list[str], tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", *kind)
@@ -138,9 +136,30 @@ def test_a_resumed_run_ends_in_the_same_bits(kind: list[str], tmp_path: Path) ->
     assert parts == ({"actors"} if "algo=apg" in kind else {"actors", "critics", "targets"})
 
 
-def test_recorded_updates_of_the_critics_change_no_bit(tmp_path: Path) -> None:
-    recorded, plain = (run(tmp_path / name, f"trainer.capture={name}") for name in ("true", "false"))
+@pytest.mark.parametrize("coef", ["0", "0.5"])
+def test_recorded_minibatches_change_no_bit(coef: str, tmp_path: Path) -> None:
+    kind = [f"algo.ppo_coef={coef}"]
+    recorded, plain = (run(tmp_path / name, *kind, f"trainer.capture={name}") for name in ("true", "false"))
     assert differences(recorded, plain) == []
+    assert ("clip_fraction" in rows(plain)[0]) == (coef != "0")
+
+
+def test_ppos_rows_are_of_the_window_and_its_policy() -> None:
+    """Advantages are the critics' targets less the target critic's values, with mean 0 and deviation 1."""
+    torch.manual_seed(0)
+    algo = SHAC(rollout_steps=5, minibatch_size=None, epochs=1, ppo_coef=0.5, gamma=0.9, lam=0.7)
+    task = ShortHorizon(SPREAD, algo, NET, frames=1000, eval_episodes=2)
+    task.collect(0)
+    first, second = task.batches(0)
+    rows, rollout = second["agents"], task.rollout
+    assert set(first["agents"].keys()) == {"objective"}
+    with torch.no_grad():
+        advantage = rows["return"] - task.loss.targets["agents"](rows["observation"])
+        params = task.loss.actors["agents"](rows["observation"])  # nothing has moved it yet
+        torch.testing.assert_close(rows["log_prob"], task.loss.actors["agents"].head.log_prob(params, rows["action"]))
+    expected = (advantage - advantage.mean()) / advantage.std(correction=0)
+    torch.testing.assert_close(rows["advantage"], expected, rtol=1e-3, atol=1e-3)
+    assert torch.equal(rows["action"], rollout.action["agents"].flatten(0, 1))
 
 
 def test_a_run_begins_from_mappos_weights(tmp_path: Path) -> None:
@@ -180,7 +199,7 @@ def test_a_run_of_one_algorithm_goes_on_as_another(first, then, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["env.continuous_actions=false"], "group agents: .* continuous actions have; its own are discrete"),
+        (["env.continuous_actions=false"], "group agents: .* continuous .* are discrete, and .*algo=qmix, vdn, iql"),
         (["env=vmas/mpe/simple_reference", "env.words=discrete"], "group agents: .* its own are hybrid"),
         (["env.fast=off"], "env.fast=off: .* kernels have"),
         (["env=gymnasium"], "env: .* VMAS scenarios have .*, GymnasiumEnv has not"),
@@ -188,6 +207,8 @@ def test_a_run_of_one_algorithm_goes_on_as_another(first, then, tmp_path: Path, 
         (["groups.agents.past=0.5"], "groups.agents.past: needs algo=mappo or ippo"),
         (["curriculum.env.max_steps={0: 5, 0.5: 7}"], "curriculum.env: needs algo=mappo"),
         (["algo.minibatch_size=21"], "algo.minibatch_size=21: larger than the window .* at most 20"),
+        (["algo.ppo_coef=1", "algo.bootstrap=false"], "algo.ppo_coef=1: its advantages need a critic"),
+        (["algo.ppo_coef=1", "algo.policy=deterministic"], "algo.ppo_coef=1: algo.policy=deterministic has no dens"),
         (["algo.policy=categorical"], "algo.policy=categorical does not fit continuous actions"),
         (["algo.policy=epsilon_greedy"], "algo.policy=epsilon_greedy: values choices"),
     ],
@@ -196,6 +217,15 @@ def test_what_has_no_gradients_is_refused_in_a_sentence(overrides, message) -> N
     with pytest.raises(UserError, match=message) as refused:
         build.build_task(config_of("frames=160", *overrides))
     assert "\n" not in str(refused.value)
+
+
+def test_who_only_plays_needs_no_gradients(tmp_path: Path) -> None:
+    teacher = run(tmp_path)
+    for changes in (["env.fast=off"], ["env.continuous_actions=true", "env.num_envs=2"]):
+        _, task = build.rebuild(teacher / "checkpoints" / "last.pt", changes)
+        assert task.evaluate()["episode_length"] == 7
+    with pytest.raises(UserError, match="env.fast=off: .* kernels have"):
+        build.build_task(config_of("frames=160", "env.fast=off"))
 
 
 def test_without_a_critic_its_minibatches_are_not_asked_for() -> None:

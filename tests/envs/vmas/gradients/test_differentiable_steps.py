@@ -103,6 +103,22 @@ def test_a_new_window_reaches_no_further_back():
     assert first.grad is None and second.grad.any()
 
 
+def test_a_window_is_walked_back_once_unless_it_is_kept():
+    env, steps = make(max_steps=None)
+    env.reset(seed=0)
+    steps.begin()
+    actions = actions_of(env, 2)
+    first, second = (steps.step({"agents": action}).reward["agents"].sum() for action in actions)
+    first.backward(retain_graph=True)
+    once = actions[0].grad.clone()
+    first.backward()
+    torch.testing.assert_close(actions[0].grad, 2 * once)
+    for again in (first, second):  # the second step's goes through the first
+        with pytest.raises(EnvError, match=r"walked back already: .*once, then begin\(\) before the next") as error:
+            again.backward()
+        assert len(str(error.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize("scenario", ["balance", SPREAD, "transport"])
 def test_they_agree_with_the_simulators_own_autograd(scenario: str):
     env, steps = make(scenario, num_envs=40, max_steps=100)
@@ -187,3 +203,9 @@ def test_what_lies_in_a_table_carries_gradients_until_a_reset():
 
 def _row(steps: DifferentiableSteps, path: str, element: int) -> int:
     return steps.env.stepper.kernel.places.fields.index((path, element))
+
+
+def test_a_scenario_without_gradients_names_its_own_line():
+    """road_traffic reads the clock in its step; who built the environment has no part in it."""
+    with pytest.raises(EnvError, match=r"'road_traffic' has no gradients: .*reads the clock at road_traffic\.py:\d+;"):
+        make("road_traffic", 2, scenario_kwargs={"n_agents": 3})

@@ -45,6 +45,20 @@ def test_a_goals_place_and_a_bodys_have_gradients(env: VmasEnv):
     torch.testing.assert_close(slope, (2 * (goal - place)).sum(0).detach())
 
 
+def test_an_episode_that_is_over_runs_on():
+    places = []
+    for max_steps in (2, None):
+        env = VmasEnv("debug/goal", num_envs=3, max_steps=max_steps)
+        function = StepFunction(env)
+        env.reset(seed=0)
+        state = function.state()
+        for _ in range(5):
+            state, transition = function(state, {"agents": torch.full((3, 1, 2), 0.5)})
+        assert transition.done.all() == (max_steps == 2)
+        places.append(function.get(state, PLACE))
+    assert torch.equal(*places)
+
+
 @pytest.mark.parametrize(("path", "words"), [
     ("world._agents.0._mass", "'world._agents.0._mass' is a plain number.*keep it in a tensor"),
     ("world._agents.0._state._poss", "is no parameter of 'debug/goal': did you mean world._agents.0._state._pos"),
