@@ -131,7 +131,7 @@ GAMES = {  # agents that act in turn
     "algorithm": KINDS["algorithm"] | {"pqn": ["algo=pqn"]},
     "critic": KINDS["critic"],
     "network": KINDS["network"],
-    "tools": {name: KINDS["tools"][name] for name in ("plain", "normalised", "popart_ids", "limit_ends", "remaining_time")},
+    "tools": {name: how for name, how in KINDS["tools"].items() if name not in ("stages", "teams")},
 }
 GAME = ["env=pettingzoo_aec", "env.env=tests.envs.turn_cases.env", *(s for s in SIZES if s != "env.fast=off")]
 

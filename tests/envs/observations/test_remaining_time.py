@@ -215,5 +215,5 @@ def test_specs_recordings_runs_and_live_worlds_know_it(tmp_path: Path):
     session.step()
     assert session.observation["agents"][0, 0, -1].item() == shares(1, 5)
     assert session.hello()["groups"]["agents"]["names"][-1] == NAME
-    filmed = film(settings, lambda seen: policy.act({k: v for k, v in seen.items() if k == "agents"})[0])
+    filmed = film(settings, lambda seen: (policy.act({"agents": seen["agents"]}), {}))
     assert filmed.settings["observe_time"] and filmed.lengths == [5]
