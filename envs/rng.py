@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marl.core.seeding import restore
+
 
 def pack_python(state: tuple) -> Tensor:
     """`random.getstate()` as float64 [628]: version, 625 words below 2^32 (exact in float64), next Gaussian."""
@@ -91,5 +93,7 @@ class Stream:
         self._numpy = ("MT19937", np.array(key, dtype=np.uint32), int(position), int(has_gauss), gauss)
         self._python = unpack_python(state["python"])
         self._torch = state["torch"].cpu().clone()
-        if self._cuda is not None and "cuda" in state:
-            self._cuda = state["cuda"].cpu().clone()
+        if self._cuda is not None:  # a state from before the run came to a GPU has none of its own
+            generator = torch.Generator(self.device)
+            restore(generator, state.get("cuda", state["torch"]))
+            self._cuda = generator.get_state()

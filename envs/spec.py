@@ -28,6 +28,9 @@ class ActionSpec:
     nvec: tuple[int, ...] = ()
     mask: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        _ = self.bounded  # read from the device once, before any rollout
+
     @property
     def n_continuous(self) -> int:
         """C, the continuous numbers of one agent's action, which come first."""

@@ -38,11 +38,7 @@ class SequentialUpdate:
 
         generator: source of the order.
         """
-        actors = self.loss.actors
-        orders = {
-            name: torch.randperm(actor.n_agents, generator=generator, device=generator.device).tolist()
-            for name, actor in actors.items()
-        }
+        actors, orders = self.loss.actors, self.draw_orders(generator)
         for m in range(self.count):
             selected = {name: order[m] for name, order in orders.items() if m < len(order)}
             self.loss.select(selected, self.count if m == 0 else 0)
@@ -51,6 +47,13 @@ class SequentialUpdate:
                 factor = correction(actors[name], agent, rows[name])
                 rows[name] = rows[name] | {"advantage": rows[name]["advantage"] * factor}
         self.loss.select({}, 1)
+
+    def draw_orders(self, generator: torch.Generator) -> dict[str, list[int]]:
+        """{group: its agents in the order of their turns}: one wait for the device per iteration."""
+        return {
+            name: torch.randperm(actor.n_agents, generator=generator, device=generator.device).tolist()
+            for name, actor in self.loss.actors.items()
+        }
 
 
 @torch.no_grad()

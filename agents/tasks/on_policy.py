@@ -200,11 +200,12 @@ class OnPolicy(RLTask):
                 for index in order[: self.minibatches * B].split(B):
                     yield TensorDict(take(rows, index), batch_size=[len(index)])
             self.figures["epochs"] = float(epoch + 1)
-            if self.algo.target_kl is not None and self._mean_kl() > self.algo.target_kl:
+            if self.algo.target_kl is not None and self._is_far():
                 break
 
-    def _mean_kl(self) -> Tensor:
-        return distributed.mean(torch.stack(self.kl).mean())
+    def _is_far(self) -> bool:
+        """Whether the epoch's mean KL divergence is above `target_kl`: one wait for the device per epoch."""
+        return bool(distributed.mean(torch.stack(self.kl).mean()) > self.algo.target_kl)
 
     def observe(self, outputs: dict[str, Tensor]) -> None:
         """Keep the epoch's KL divergences where a KL stop is asked for."""

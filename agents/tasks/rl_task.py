@@ -32,7 +32,7 @@ from envs.spec import describe
 from marl.core import distributed
 from marl.core.distributed import stream
 from marl.core.errors import NonFinite, UserError
-from marl.core.seeding import derive, generator
+from marl.core.seeding import derive, generator, restore
 from marl.engine.spans import span
 from marl.networks import fused_mlp
 from marl.optim import fused_adam
@@ -266,10 +266,10 @@ class RLTask(EpisodeEvaluation):
             self._go_on()
         self.collector.load_state_dict(state["rollout"])
         self.statistics.load_state_dict(state)
-        self.policy_generator.set_state(state["policy"].cpu())
-        self.minibatch_generator.set_state(state["minibatches"].cpu())
+        restore(self.policy_generator, state["policy"])
+        restore(self.minibatch_generator, state["minibatches"])
         if "players" in state:
-            self.lineup.generator.set_state(state["players"].cpu())
+            restore(self.lineup.generator, state["players"])
         self.started = True
 
     def rejoin(self, iteration: int, saved: dict) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from envs.base import Env, EnvError, Transition
 from envs.spec import ActionSpec, EnvSpec, GroupSpec
+from marl.core.seeding import restore
 
 COUNT = Annotated[int, Field(ge=1)]
 
@@ -125,4 +126,4 @@ class MemoryEnv(Env):
             if value is None or value.shape != getattr(self, name).shape:
                 raise EnvError("this snapshot is of another environment: its cues, delays or sizes differ.")
             setattr(self, name, value.to(self.device, copy=True))
-        self.generator.set_state(snapshot["generator"].cpu())
+        restore(self.generator, snapshot["generator"])

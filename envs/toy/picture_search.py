@@ -13,6 +13,7 @@ from torch import Tensor
 
 from envs.base import Env, EnvError, Transition
 from envs.spec import ActionSpec, EnvSpec, GroupSpec, ObservationPart
+from marl.core.seeding import restore
 
 COUNT = Annotated[int, Field(ge=1)]
 MOVES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # stay, up, down, left, right: rows and columns
@@ -132,4 +133,4 @@ class PictureSearchEnv(Env):
             if value is None or value.shape != getattr(self, name).shape:
                 raise EnvError("this snapshot is of another environment: its positions, targets or sizes differ.")
             setattr(self, name, value.to(self.device, copy=True))
-        self.generator.set_state(snapshot["generator"].cpu())
+        restore(self.generator, snapshot["generator"])

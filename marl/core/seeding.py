@@ -26,6 +26,19 @@ def generator(seed: int, purpose: str, device: str | torch.device = "cpu") -> to
     return torch.Generator(device).manual_seed(derive(seed, purpose))
 
 
+def restore(generator: torch.Generator, state: torch.Tensor) -> None:
+    """Let a generator go on from a state, uint8 [N] on any device, that another one had.
+
+    A GPU's state says nothing to a CPU's generator, nor the reverse: there it is seeded with a digest of the state.
+    """
+    state = state.cpu()
+    if state.shape == generator.get_state().shape:
+        generator.set_state(state)
+    else:
+        digest = hashlib.blake2b(state.numpy().tobytes(), digest_size=8).digest()
+        generator.manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
 def seed_global(seed: int) -> None:
     """Seed the process-wide generators of Python, NumPy and torch; they serve initialisation and dropout only."""
     seed = derive(seed, "global")
@@ -55,7 +68,7 @@ def restore_global_state(state: dict) -> None:
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, np.asarray(keys, dtype=np.uint32), *rest))
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"][: torch.cuda.device_count()]])
 
 
 def use_deterministic_algorithms(enabled: bool) -> None:

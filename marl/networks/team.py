@@ -189,6 +189,8 @@ class Graph(Team):
             )
         if radius is not None and not self.positions:
             raise UserError(f"network.radius={radius}: needs network.positions, the features that are a position")
+        # As a tensor: a list would be brought to the GPU at every call, which waits for it.
+        self.register_buffer("columns", torch.tensor(self.positions, dtype=torch.int64), persistent=False)
         edge = len(self.positions) + 1 if self.positions else 0
         self.embed = nn.Linear(self.features, width)
         self.mine = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
@@ -205,7 +207,7 @@ class Graph(Team):
         near = 1.0 - torch.eye(A, dtype=x.dtype, device=x.device)
         if not self.positions:
             return None, near / max(A - 1, 1)
-        p = x[..., self.positions]
+        p = x[..., self.columns]
         away = p.unsqueeze(-3) - p.unsqueeze(-2)  # [..., i, j, P]: from i to j
         distance = (away.square().sum(-1) + 1e-12).sqrt()  # smooth where two agents, or i and i, coincide
         if self.radius is not None:

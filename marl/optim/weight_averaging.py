@@ -25,15 +25,27 @@ class Averaging:
 
     def __init__(self, module: nn.Module, kind: Literal["ema", "swa"], decay: float, begin: float) -> None:
         self.kind, self.begin = kind, begin
-        rule = get_ema_multi_avg_fn(decay) if kind == "ema" else get_swa_multi_avg_fn()
-        self.model = AveragedModel(module, multi_avg_fn=rule)
+        self.rule = get_ema_multi_avg_fn(decay) if kind == "ema" else get_swa_multi_avg_fn()
+        self.model = AveragedModel(module, multi_avg_fn=self.rule)
         norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.norms = norms if kind == "swa" else []
 
     def update(self, kind: str, module: nn.Module, progress: float) -> None:
         """Take the weights in, if this average counts after a `kind` ("ema": a step, "swa": an iteration)."""
-        if kind == self.kind and progress >= self.begin:
+        if kind != self.kind or progress < self.begin:
+            return
+        if kind == "ema" and self.model.n_averaged > 0:
+            self._move(module)
+        else:
             self.model.update_parameters(module)
+
+    @torch.no_grad()
+    def _move(self, module: nn.Module) -> None:
+        """As `AveragedModel.update_parameters`, which brings its count to the GPU and waits; an ema does without."""
+        self.rule(list(self.model.parameters()), list(module.parameters()), self.model.n_averaged)
+        for averaged, current in zip(self.model.module.buffers(), module.buffers(), strict=True):
+            averaged.copy_(current)
+        self.model.n_averaged += 1
 
     @contextmanager
     def swapped(self, module: nn.Module, batches: Callable[[], Iterator[TensorDict]]) -> Iterator[None]:

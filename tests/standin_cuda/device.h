@@ -106,8 +106,17 @@ struct DeviceGenerator final : c10::GeneratorImpl {
   uint64_t get_offset() const override { TORCH_CHECK(false, "the stand-in's generators have no offset"); }
   uint64_t current_seed() const override { return cpu.current_seed(); }
   uint64_t seed() override { return cpu.seed(); }
-  void set_state(const c10::TensorImpl& state) override { cpu.unsafeGetGeneratorImpl()->set_state(state); }
-  c10::intrusive_ptr<c10::TensorImpl> get_state() const override { return cpu.unsafeGetGeneratorImpl()->get_state(); }
+  // A GPU's state has another size than a CPU's: here one byte more.
+  void set_state(const c10::TensorImpl& state) override {
+    Tensor whole(c10::intrusive_ptr<c10::TensorImpl>::unsafe_reclaim_from_nonowning(const_cast<c10::TensorImpl*>(&state)));
+    TORCH_CHECK(whole.numel() == cpu.get_state().numel() + 1, "RNG state is wrong size");
+    cpu.set_state(whole.slice(0, 0, whole.numel() - 1).clone());
+  }
+  c10::intrusive_ptr<c10::TensorImpl> get_state() const override {
+    Tensor inner = cpu.get_state(), whole = at::detail::empty_cpu({inner.numel() + 1}, at::kByte);
+    whole.zero_().slice(0, 0, inner.numel()).copy_(inner);
+    return whole.getIntrusivePtr();
+  }
   DeviceGenerator* clone_impl() const override { return new DeviceGenerator(cpu.clone()); }
 };
 

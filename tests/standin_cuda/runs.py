@@ -1,7 +1,6 @@
 """Whole runs on the stand-in, in which no rollout and no update may wait for the device."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from agents.algorithms.happo import SequentialUpdate
 from agents.collection.collector import Collector
 from agents.tasks.off_policy import OffPolicy
 from agents.tasks.on_policy import OnPolicy
@@ -37,7 +37,7 @@ REPLAYED = ["algo.updates=2", "algo.buffer_frames=48"]
 
 @pytest.fixture
 def strict(monkeypatch) -> None:
-    """Rollouts and updates are watched; within them VMAS's own simulator, which waits some 40 times per step, is not."""
+    """Rollouts and updates are watched; within them VMAS's own simulator, which waits 40 times per step, is not."""
 
     def watch(owner: type, name: str, on: bool = True) -> None:
         method = getattr(owner, name)
@@ -66,6 +66,8 @@ def strict(monkeypatch) -> None:
 
     watch(Collector, "collect")
     watch(VmasWorld, "step", on=False)
+    for owner, name in ((SequentialUpdate, "draw_orders"), (OnPolicy, "_is_far")):
+        watch(owner, name, on=False)  # once per iteration, and once per epoch
     for name in ("update", "flush"):
         watch(Updater, name)
     for owner in (OnPolicy, OffPolicy):
