@@ -47,6 +47,8 @@ FUNCTIONS = {
 class Writer:
     """Turns scheduled steps into statements. Subclasses speak another dialect of C."""
 
+    lanes = ", n"  # what loads and stores of tables are told beside: how many environments a block holds
+
     def __init__(self, lowered: Lowered, places: Layout) -> None:
         self.lowered, self.places, self.p = lowered, places, lowered.program
         self.field = {key: i for i, key in enumerate(places.fields)}
@@ -103,7 +105,7 @@ class Writer:
             text = self.input(op[1])
             return f"truth({text})" if kind == "vb" else text
         if op[0] == "load":
-            text = f"load(T{self.table[op[1]]}, {self.size(op[1])}L, {self.ref(op[3])}, n)"
+            text = f"load(T{self.table[op[1]]}, {self.size(op[1])}L, {self.ref(op[3])}{self.lanes})"
             return f"truth({text})" if kind == "vb" else text
         name = NAMES.get(op[0], f"{op[0]}_" if op[0] in FUNCTIONS else op[0])
         return f"{name}({', '.join(self.ref(a) for a in op[1:])})"
@@ -130,7 +132,7 @@ class Writer:
         if step[0] == "table":
             op = self.p.ops[step[1]]
             name, size = f"T{self.table[op[1]]}", self.size(op[1])
-            return [f"store({name}, {size}L, {self.ref(op[3])}, {self.as_float(op[4])}, n);"]
+            return [f"store({name}, {size}L, {self.ref(op[3])}, {self.as_float(op[4])}{self.lanes});"]
         block = step[1]
         condition, answer = block.literal
         lines = [f"{self.type(v)} v{v} = {self.nothing(v)};" for v in block.hoisted]
@@ -162,13 +164,13 @@ def _touched(writer: Writer, step: tuple) -> tuple[list[int], list[int]]:
     return defines, reads
 
 
-def parts_of(writer: Writer, root: Scope) -> tuple[list[list[str]], int]:
-    """Functions of about PART statements, and how many values are handed on between them."""
+def parts_of(writer: Writer, root: Scope, most: int = PART) -> tuple[list[list[str]], int]:
+    """Functions of about `most` statements, and how many values are handed on between them."""
     where: dict[int, int] = {}
     touched, part_of, part, length = [], [], 0, 0
     for step in root.steps:
         defines, reads = _touched(writer, step)
-        if length and length + len(defines) > PART:
+        if length and length + len(defines) > most:
             part, length = part + 1, 0
         length += max(1, len(defines))
         where.update((v, part) for v in defines)
