@@ -24,7 +24,12 @@ from vmas.simulator.scenario import BaseScenario
 
 from envs.base import EnvError
 from envs.rng import Stream
-from envs.vmas.patches import decide_collisions_per_environment, decide_scenarios_per_environment, keep_words_apart
+from envs.vmas.patches import (
+    batch_resets,
+    decide_collisions_per_environment,
+    decide_scenarios_per_environment,
+    keep_words_apart,
+)
 from marl.core import imports
 
 SMALL = 10_000  # environments of a pool up to which several threads wake for less than they do
@@ -180,6 +185,7 @@ def build_simulator(name: str, num_envs: int, stream: Stream, *, continuous_acti
     keep_words_apart(simulator, words == "discrete")
     decide_collisions_per_environment(simulator.world)
     decide_scenarios_per_environment(simulator.scenario)
+    batch_resets(simulator.scenario)
     return simulator
 
 
@@ -207,8 +213,8 @@ def global_state(simulator: Simulator) -> torch.Tensor:
 def light_resets(num_envs: int) -> Iterator[None]:
     """For resets after the first: small tensors on one thread, and distributions that do not check every number.
 
-    VMAS's sampling makes 40,000 operations on a few numbers per environment, which took 1.7 s by two threads, 1.0 s by
-    one, and 0.9 s without checks.
+    Scenarios make many operations on a few numbers per environment. VMAS's own reset of sampling, 40,000 of them
+    (`batch_resets` makes fewer), took 1.7 s by two threads, 1.0 s by one, and 0.9 s without checks.
     """
     threads, checks = torch.get_num_threads(), Distribution._validate_args
     torch.set_num_threads(1 if num_envs <= SMALL else threads)

@@ -164,13 +164,13 @@ def _touched(writer: Writer, step: tuple) -> tuple[list[int], list[int]]:
     return defines, reads
 
 
-def parts_of(writer: Writer, root: Scope) -> tuple[list[list[str]], int]:
-    """Functions of about PART statements, and how many values are handed on between them."""
+def parts_of(writer: Writer, root: Scope, most: int = PART) -> tuple[list[list[str]], int]:
+    """Functions of about `most` statements, and how many values are handed on between them."""
     where: dict[int, int] = {}
     touched, part_of, part, length = [], [], 0, 0
     for step in root.steps:
         defines, reads = _touched(writer, step)
-        if length and length + len(defines) > PART:
+        if length and length + len(defines) > most:
             part, length = part + 1, 0
         length += max(1, len(defines))
         where.update((v, part) for v in defines)

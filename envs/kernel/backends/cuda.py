@@ -1,23 +1,42 @@
 """Writes a lowered step as one CUDA kernel: a thread per environment, outputs stored as soon as they are known.
 
 The same statements as on the CPU, in scalars: state lies field by field, so that neighbouring threads read
-neighbouring numbers. Compile with -fmad=false, so that products and sums round as the simulator's do.
+neighbouring numbers. Compile with --fmad=false, so that products and sums round as the simulator's do. Where everything
+lies comes by value with the launch: nothing is uploaded, and a captured graph keeps it. Long programs are functions
+that are not inlined and hand values on in local memory, since ptxas takes more than linear time.
 """
 
-from envs.kernel.backends.c_writer import Writer
+import re
+
+from envs.kernel.backends.c_writer import Writer, parts_of
+from envs.kernel.backends.cpp import cell_of
 from envs.kernel.ir.layout import Layout
 from envs.kernel.ir.lowered_step import Lowered
 
+PART = 1500  # statements of a function: longer ones take ptxas longer, shorter ones hand more on in memory
+ROOTS = 6000  # statements from which quotients and square roots are called too: a few instructions each, but many
+BLOCK = 128  # threads of a block
+
 PRELUDE = """
+#ifndef INFINITY  // NVRTC has no headers
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+#ifndef NAN
+#define NAN __int_as_float(0x7fc00000)
+#endif
 typedef float vf;
 typedef bool vb;
+typedef unsigned char uint8_t;
 typedef long long i64;
 struct Two { float* a; float* b; };  // an output before and after the auto-reset; either may be absent
-#define F __device__ __forceinline__
+#define F static __device__ __forceinline__
+#define CALLED static __device__ __noinline__
 F vf K(float x) { return x; }
 F vb B(bool x) { return x; }
 F vf load(const float* p) { return *p; }
+F vf load(float handed) { return handed; }
 F void store(float* p, vf x) { *p = x; }
+F void store(float& handed, vf x) { handed = x; }
 F Two at(float* a, float* b, int j) { return Two{a ? a + j : nullptr, b ? b + j : nullptr}; }
 F void store(Two p, vf x) { if (p.a) *p.a = x; if (p.b) *p.b = x; }
 F vb lt(vf a, vf b) { return a < b; }
@@ -35,33 +54,33 @@ F vb truth(vf a) { return a != 0.0f; }
 F vf add(vf a, vf b) { return a + b; }
 F vf sub(vf a, vf b) { return a - b; }
 F vf mul(vf a, vf b) { return a * b; }
-F vf div_(vf a, vf b) { return a / b; }
+ROOTS vf div_(vf a, vf b) { return a / b; }
 F vf mul0(vf a, vf b) { return a == 0.0f ? 0.0f : a * b; }
 F vf neg_(vf a) { return -a; }
 F vf abs_(vf a) { return fabsf(a); }
 F vf min_(vf a, vf b) { return a < b || a != a ? a : b; }
 F vf max_(vf a, vf b) { return b < a || a != a ? a : b; }
-F vf sqrt_(vf a) { return sqrtf(a); }
+ROOTS vf sqrt_(vf a) { return sqrtf(a); }
 F vf floor_(vf a) { return floorf(a); }
 F vf ceil_(vf a) { return ceilf(a); }
 F vf trunc_(vf a) { return truncf(a); }
 F vf round_(vf a) { return rintf(a); }
-F vf fmod_(vf a, vf b) { return fmodf(a, b); }
-F vf sin_(vf a) { return sinf(a); }
-F vf cos_(vf a) { return cosf(a); }
-F vf tan_(vf a) { return tanf(a); }
-F vf exp_(vf a) { return expf(a); }
-F vf log_(vf a) { return logf(a); }
-F vf log1p_(vf a) { return log1pf(a); }
-F vf expm1_(vf a) { return expm1f(a); }
-F vf tanh_(vf a) { return tanhf(a); }
-F vf asin_(vf a) { return asinf(a); }
-F vf acos_(vf a) { return acosf(a); }
-F vf atan_(vf a) { return atanf(a); }
-F vf sinh_(vf a) { return sinhf(a); }
-F vf cosh_(vf a) { return coshf(a); }
-F vf atan2_(vf a, vf b) { return atan2f(a, b); }
-F vf pow_(vf a, vf b) { return powf(a, b); }
+MATHS vf fmod_(vf a, vf b) { return fmodf(a, b); }
+MATHS vf sin_(vf a) { return sinf(a); }
+MATHS vf cos_(vf a) { return cosf(a); }
+MATHS vf tan_(vf a) { return tanf(a); }
+MATHS vf exp_(vf a) { return expf(a); }
+MATHS vf log_(vf a) { return logf(a); }
+MATHS vf log1p_(vf a) { return log1pf(a); }
+MATHS vf expm1_(vf a) { return expm1f(a); }
+MATHS vf tanh_(vf a) { return tanhf(a); }
+MATHS vf asin_(vf a) { return asinf(a); }
+MATHS vf acos_(vf a) { return acosf(a); }
+MATHS vf atan_(vf a) { return atanf(a); }
+MATHS vf sinh_(vf a) { return sinhf(a); }
+MATHS vf cosh_(vf a) { return coshf(a); }
+MATHS vf atan2_(vf a, vf b) { return atan2f(a, b); }
+MATHS vf pow_(vf a, vf b) { return powf(a, b); }
 template <typename T> F vf load(const T* table, i64 size, vf i) {
   i64 k = (i64)i;
   return k >= 0 && k < size ? table[k] : 0;
@@ -75,6 +94,8 @@ template <typename T> F void store(T* table, i64 size, vf i, vf x) {
 
 class CudaWriter(Writer):
     """One thread is one environment: rows of outputs are stores to memory, tables need no lane count."""
+
+    lanes = ""
 
     def target(self, what: str, i: int) -> str:
         if what == "field":
@@ -95,60 +116,80 @@ class CudaWriter(Writer):
     def asks(self, condition: int, answer: bool) -> str:
         return self.ref(condition) if answer else f"!{self.ref(condition)}"
 
-    def write(self, step: tuple, declared: set[int]) -> list[str]:
-        return [line.replace(", n);", ");") for line in super().write(step, declared)]
 
+def emit_cuda(lowered: Lowered, places: Layout, part: int = PART) -> str:
+    """The CUDA source: `environment_step(Where, shifts, now, E, m, P, shift)` over a grid of threads; `WHERE` says what comes in.
 
-def emit_cuda(lowered: Lowered, places: Layout) -> str:
-    """The CUDA source: `step(char** bases, strides, t, E, m, P, shift)` as on the CPU, over a grid of threads."""
+    part: statements of a function.
+    """
     writer = CudaWriter(lowered, places)
     index = {name: i for i, name in enumerate(places.pointers)}
 
     def pointer(name: tuple, kind: str, count: int) -> str:
         i = index[name]
-        return f"bases[{i}] ? ({kind}*)(bases[{i}] + t * strides[{i}]) + e * {count}LL : nullptr"
+        return f"w.base[{i}] ? ({kind}*)(w.base[{i}] + now * w.stride[{i}]) + e * {count}LL : nullptr"
 
-    source = [
-        PRELUDE,
-        'extern "C" __global__ void step(char** bases, const i64* strides, i64 t, i64 E, i64 m, i64 P, i64 shift) {',
-        "const i64 e = blockIdx.x * (i64)blockDim.x + threadIdx.x;",
-        "if (e >= E) return;",
-        f"float* s = (float*)bases[{index['state',]}] + e;",
-        "float done[2];",
-    ]
+    declared = {"s": f"float* s = (float*)w.base[{index['state',]}] + e;"}
     if places.noise:
-        source.append(f"const float* z = {pointer(('noise',), 'const float', places.noise)};")
+        declared["z"] = f"const float* z = {pointer(('noise',), 'const float', places.noise)};"
     for i, (group, count, integers) in enumerate(places.actions):
         kind = "const i64" if integers else "const float"
-        source.append(f"{kind}* a{i} = {pointer(('action', group), kind, count)};")
-        if not integers:
-            check = f"if (a{i}[k] != a{i}[k]) *(int*)bases[{index['nan',]}] = 1;"
-            source.append(f"for (int k = 0; k < {count}; k++) {check}")
+        declared[f"a{i}"] = f"{kind}* a{i} = {pointer(('action', group), kind, count)};"
     for i, (path, count, kind) in enumerate(places.tables):
-        cell = "unsigned char" if kind == "b" else "float"
-        source.append(f"{cell}* T{i} = {pointer(('table', path), cell, count)};")
+        declared[f"T{i}"] = f"{cell_of(kind)}* T{i} = {pointer(('table', path), cell_of(kind), count)};"
     for k, (key, count) in enumerate(places.outputs):
         after = pointer(("after", *key), "float", count) if key in places.restarted else "nullptr"
-        source += [f"float* q{k} = {pointer(key, 'float', count)};", f"float* r{k} = {after};"]
-    for step in writer.schedule().steps:
-        source += writer.write(step, set())
+        declared[f"q{k}"] = f"float* q{k} = {pointer(key, 'float', count)};"
+        declared[f"r{k}"] = f"float* r{k} = {after};"
+
+    def body(lines: list[str]) -> list[str]:
+        """Lines, after what they name."""
+        named = set(re.findall(r"\b[sz]\b|\b[aTqr]\d+\b", "\n".join(lines)))
+        return [text for name, text in declared.items() if name in named] + lines
+
+    parts, handed = parts_of(writer, writer.schedule(), part)
+    length = sum(len(lines) for lines in parts)
+    source = [f"#define MATHS {'CALLED' if len(parts) > 1 else 'F'}", f"#define ROOTS {'CALLED' if length > ROOTS else 'F'}"]
+    source += [PRELUDE, WHERE.replace("POINTERS", str(len(places.pointers)))]
+    inlined = "__noinline__" if len(parts) > 1 else "__forceinline__"
+    for i, lines in enumerate(parts):
+        source += [f"static __device__ {inlined} void part{i}({PARAMETERS}) {{", *body(lines), "}"]
     source += [
-        *(
-            f"if (bases[{index[name,]}]) ((unsigned char*)(bases[{index[name,]}] + t * strides[{index[name,]}]))[e] = "
-            f"done[{i}] != 0;"
-            for i, name in enumerate(("terminated", "truncated"))
-        ),
-        "if (P == 0 || (done[0] == 0 && done[1] == 0)) return;",
-        "const i64 fresh = (e + shift) % P;",
-        f"const float* f = (const float*)bases[{index['pool',]}] + fresh * {len(places.fields)}LL;",
-        f"for (int k = 0; k < {len(places.fields)}; k++) s[k * m] = f[k];",
+        f'extern "C" __global__ void __launch_bounds__({BLOCK}) environment_step(const __grid_constant__ Where w, '
+        "const i64* shifts, i64 now, i64 E, i64 m, i64 P, i64 shift) {",
+        "const i64 e = blockIdx.x * (i64)blockDim.x + threadIdx.x;",
+        "if (e >= E) return;",
+        f"float done[2], t[{max(handed, 1)}];",
     ]
+    for i, (_, count, integers) in enumerate(places.actions):
+        if not integers:
+            check = f"if (a{i}[k] != a{i}[k]) *(int*)w.base[{index['nan',]}] = 1;"
+            source += body([f"for (int k = 0; k < {count}; k++) {check}"])
+    source += [f"part{i}(w, now, e, m, t, done);" for i in range(len(parts))]
+    source += [
+        f"if (w.base[{index[name,]}]) ((unsigned char*)(w.base[{index[name,]}] + now * w.stride[{index[name,]}]))[e] = "
+        f"done[{i}] != 0;"
+        for i, name in enumerate(("terminated", "truncated"))
+    ]
+    source += [
+        "if (P == 0 || (done[0] == 0 && done[1] == 0)) return;",
+        "const i64 fresh = (e + (shifts ? shifts[now] : shift)) % P;",
+        f"const float* f = (const float*)w.base[{index['pool',]}] + fresh * {len(places.fields)}LL;",
+    ]
+    copies = [f"for (int k = 0; k < {len(places.fields)}; k++) s[k * m] = f[k];"]
     for i, (path, count, kind) in enumerate(places.tables):
-        cell = "unsigned char" if kind == "b" else "float"
-        pool = f"((const {cell}*)bases[{index['pool_table', path]}] + fresh * {count}LL)"
-        source.append(f"for (int k = 0; k < {count}; k++) T{i}[k] = {pool}[k];")
+        pool = f"((const {cell_of(kind)}*)w.base[{index['pool_table', path]}] + fresh * {count}LL)"
+        copies.append(f"for (int k = 0; k < {count}; k++) T{i}[k] = {pool}[k];")
     for k, (key, count) in enumerate(places.outputs):
         if key in places.restarted:
-            pool = f"((const float*)bases[{index['fresh', *key]}] + fresh * {count}LL)"
-            source.append(f"if (r{k}) for (int j = 0; j < {count}; j++) r{k}[j] = {pool}[j];")
-    return "\n".join([*source, "}"])
+            pool = f"((const float*)w.base[{index['fresh', *key]}] + fresh * {count}LL)"
+            copies.append(f"if (r{k}) for (int j = 0; j < {count}; j++) r{k}[j] = {pool}[j];")
+    return "\n".join([*source, *body(copies), "}"])
+
+
+# Where everything lies: bases by `Layout.pointers` and bytes from one step of a rollout to the next, null where
+# something is absent. shifts: [T], the row of the pool that environment 0 restarts from, in memory so that a graph can
+# be replayed with other rows; null: `shift` says it.
+WHERE = """
+struct Where { char* base[POINTERS]; i64 stride[POINTERS]; };"""
+PARAMETERS = "const Where& w, const i64 now, const i64 e, const i64 m, float* t, float* done"

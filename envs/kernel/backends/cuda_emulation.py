@@ -1,0 +1,67 @@
+"""CUDA sources as C++ on the CPU: the same text, its grid of threads as a loop, for machines without a GPU.
+
+What a kernel computes is compared with the simulator in this way. What a GPU adds (its own functions, warps, memory
+that threads race for) is not. The library answers two calls: `launch_NAME`, with a kernel's arguments as the driver
+takes them, and for a step also `step`, by which `KernelStep` steps on the CPU.
+"""
+
+import re
+from pathlib import Path
+
+from envs.kernel.backends.cuda import BLOCK
+from marl.native.compiler import compile_library
+
+BEFORE = """
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+struct Dim { unsigned x, y, z; };
+static thread_local Dim threadIdx, blockIdx, blockDim, gridDim;
+#define __global__
+#define __device__
+#define __grid_constant__
+#define __launch_bounds__(threads)
+#define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__ __attribute__((noinline))
+"""
+LAUNCH = """
+extern "C" void launch_NAME(unsigned blocks, unsigned threads, void** arguments) {
+  gridDim = Dim{blocks, 1, 1}; blockDim = Dim{threads, 1, 1};
+  for (unsigned b = 0; b < blocks; b++) for (unsigned k = 0; k < threads; k++) {
+    blockIdx.x = b; threadIdx.x = k;
+    NAME(ARGUMENTS);
+  }
+}"""
+WIDTH = """
+extern "C" int width() { return 1; }"""
+STEP = """
+extern "C" void step(char** bases, const int64_t* strides, i64 t, i64 E, i64 m, i64 P, i64 shift, int) {
+  Where w;
+  memcpy(w.base, bases, sizeof w.base);
+  memcpy(w.stride, strides, sizeof w.stride);
+  const i64* shifts = nullptr;
+  void* arguments[] = {&w, &shifts, &t, &E, &m, &P, &shift};
+  launch_environment_step((unsigned)((E + THREADS - 1) / THREADS), THREADS, arguments);
+}""".replace("THREADS", str(BLOCK))
+KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\)')
+
+
+def emulated(source: str) -> str:
+    """A CUDA source with one or more kernels as C++ that runs them on the CPU.
+
+    Raises ValueError for a source without a kernel.
+    """
+    kernels = dict(KERNEL.findall(source))
+    if not kernels:
+        raise ValueError("the source has no kernel: nothing in it is written 'extern \"C\" __global__ void name(…)'")
+    lines = [BEFORE, source]
+    for name, parameters in kernels.items():
+        kinds = [parameter.replace("__grid_constant__", "").rpartition(" ")[0] for parameter in parameters.split(",")]
+        arguments = ", ".join(f"*({kind.strip()}*)arguments[{i}]" for i, kind in enumerate(kinds))
+        lines.append(LAUNCH.replace("NAME", name).replace("ARGUMENTS", arguments))
+    return "\n".join([*lines, WIDTH, STEP if "environment_step" in kernels else ""])
+
+
+def compile_emulation(source: str) -> Path:
+    """The library of a CUDA source for this CPU, from disk if it was built before. Raises CannotCompile."""
+    return compile_library(emulated(source))
