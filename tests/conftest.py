@@ -10,6 +10,7 @@ pytest.register_assert_rewrite("tests.envs.chain_cases", "tests.envs.host_cases"
 
 from tests.fixtures.browser import browser, running_browser  # noqa: E402, F401 (fixtures, found by their names)
 from tests.fixtures.javascript import javascript  # noqa: E402, F401
+from tests.fixtures.parsed_header import parsed_header  # noqa: E402, F401
 
 # The files that take longest, in their order: they begin first, so that both cores end at the same time.
 LONGEST = ["tests/envs/kernel/test_zoo.py", "tests/envs/validation/test_chains.py",
