@@ -6,9 +6,8 @@ checked against torch, and kept on disk; where it can't be, the layers run one b
 """
 
 import ctypes
-from collections.abc import Sequence
-from functools import lru_cache
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from marl.native import library, threads
 from marl.native.library import NUMBER, POINTER
 
 ACTIVATIONS = {"tanh": (0, torch.tanh), "relu": (1, torch.relu)}  # number in fused_mlp.cpp, and what it stands for
-SHARED = 1_000_000  # multiplications of a forward pass below which sharing them takes longer than it saves
+FORWARD = 11  # arguments of a forward pass; a backward one has more
 TOLERANCE = 1e-5  # of the check, relative to the largest number of a result
 
 
@@ -103,6 +102,7 @@ kernel = library.Library(
         "kept_size": ([NUMBER] * 2 + [POINTER], NUMBER),
         "forward": ([NUMBER] * 4 + [POINTER] * 7, None),
         "backward": ([NUMBER] * 4 + [POINTER] * 9, None),
+        "passes": ([NUMBER, POINTER], None),
     },
     _check,
     "MLPs run layer by layer, not by their kernel",
@@ -121,8 +121,6 @@ def _shape(lib: ctypes.CDLL, activation: str, rows: int, members: int, *widths: 
 
     They are how much scratch both passes need, and what the forward pass keeps.
     """
-    macs = sum(ins * outs for ins, outs in pairwise(widths))
-    members = members if rows * macs >= SHARED else 1
     depth, sizes = len(widths) - 1, _numbers(*widths)
     kernel_args = depth, rows, members, ACTIVATIONS[activation][0], sizes
     return kernel_args, lib.scratch_size(depth, rows, members, sizes), lib.kept_size(depth, rows, sizes)
@@ -150,7 +148,7 @@ def _forward(
         _numbers(*[p.data_ptr() for p in weights]), _numbers(*[p.data_ptr() for p in biases]),
         None if saved is None else saved.data_ptr(), out.data_ptr(), scratch.data_ptr(),
     )  # fmt: skip
-    library.run(lib.forward, arguments, x, parameters, saved, out, scratch)
+    library.run_joinable(lib.forward, arguments, (x, parameters), (saved, out, scratch), _side_by_side)
     return out, saved
 
 
@@ -174,8 +172,43 @@ def _backward(
         *kernel_args, x.data_ptr(), _numbers(*[w.data_ptr() for w in weights]), saved.data_ptr(), gradient.data_ptr(),
         _numbers(*pointers[1::2]), _numbers(*pointers[2::2]), pointers[0], scratch.data_ptr(),
     )  # fmt: skip
-    library.run(lib.backward, arguments, x, weights, saved, gradient, gradients, scratch)
+    reads, writes = (x, weights, saved, gradient), (gradients, scratch)
+    library.run_joinable(lib.backward, arguments, reads, writes, _side_by_side)
     return gradients
+
+
+class _Pass(ctypes.Structure):
+    """Net of fused_mlp.cpp; addresses as numbers."""
+
+    _fields_ = [
+        (name, NUMBER)
+        for name in ("depth", "rows", "members", "kind", "size", "x", "weight", "bias", "kept", "out", "gradient")
+        + ("dweight", "dbias", "dx", "scratch")
+    ]
+
+
+def _side_by_side(calls: Sequence[library.KernelCall]) -> Callable[[], object]:
+    """One call of several passes that do not depend on one another: threads share the blocks of all of them.
+
+    Those with the same weights stand next to one another, since they pack them once.
+    """
+    lib, passes = kernel(), []
+    for call in calls:
+        numbers = [ctypes.addressof(a) if isinstance(a, ctypes.Array) else a or 0 for a in call.arguments]
+        if len(numbers) == FORWARD:
+            *given, scratch = numbers
+            passes.append(_Pass(*given, 0, 0, 0, 0, scratch))
+        else:
+            *given, kept, gradient, dweight, dbias, dx, scratch = numbers
+            passes.append(_Pass(*given, 0, kept, 0, gradient, dweight, dbias, dx, scratch))
+    passes.sort(key=lambda one: (one.gradient != 0, ctypes.c_int64.from_address(one.weight).value))
+    places = (POINTER * len(passes))(*map(ctypes.addressof, passes))
+    kept_alive = passes, [call.arguments for call in calls]
+    return partial(_run, lib.passes, len(passes), places, kept_alive)
+
+
+def _run(function: Callable[..., object], count: int, places: ctypes.Array, kept_alive: object) -> None:
+    function(count, places)
 
 
 class _MLP(torch.autograd.Function):
