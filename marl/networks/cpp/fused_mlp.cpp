@@ -2,9 +2,12 @@
 //
 // Layers are called 0 … depth-1; layer l maps size[l] numbers to size[l+1]; the activation follows all but the last.
 // Threads take blocks as they come (work_sharing.h), those of passes with the same weights one after the other: every
-// thread packs the weights for itself, which takes less time than to read what another's cache holds. Gradients of
-// weights are made of what the blocks left behind, panel by panel of outputs, and added up block after block: bitwise
-// the same whatever the number of threads. Stands after work_sharing.h and fused_mlp_tiles.h, in one source.
+// thread packs the weights for itself, which takes less time than to read what another's cache holds, into memory that
+// stays in its cache. Gradients of weights are made of what the blocks left behind, panel by panel of outputs,
+// and added up block after block: bitwise the same whatever the number of threads. Stands after work_sharing.h and
+// fused_mlp_tiles.h, in one source.
+#include <cstdlib>
+#include <new>
 #include <vector>
 
 // Multiplications of a forward pass below which sharing them takes longer than it saves.
@@ -15,7 +18,7 @@ const int64_t TOGETHER = 1 << 20, ALONE = 1 << 18;
 
 // A pass, as its caller describes it.
 struct Net {
-    int64_t depth, rows, members, kind;  // members: threads that scratch has room for
+    int64_t depth, rows, kind;
     const int64_t* size;          // depth + 1 widths
     const float* x;               // [rows, size[0]]
     const float* const* weight;   // [size[l+1], size[l]]
@@ -26,7 +29,6 @@ struct Net {
     float* const* dweight;        // null where they are not asked for
     float* const* dbias;
     float* dx;
-    float* scratch;
 
     int64_t blocks() const { return (rows + R - 1) / R; }
     int64_t in_block(int64_t b) const { return rows - b * R < R ? rows - b * R : R; }
@@ -44,10 +46,8 @@ struct Net {
     }
     int64_t packed() const {
         int64_t n = 0;
-        for (int64_t l = 0; l < depth; l++) {
-            const int64_t a = padded(size[l + 1]) * size[l] + padded(size[l + 1]), b = padded(size[l]) * size[l + 1];
-            n += a > b ? a : b;
-        }
+        for (int64_t l = 0; l < depth; l++)
+            n += gradient ? padded(size[l]) * size[l + 1] : padded(size[l + 1]) * (size[l] + 1);
         return n;
     }
     int64_t work() const {
@@ -60,8 +60,8 @@ struct Net {
             if (dweight[l] || dbias[l]) return true;
         return false;
     }
-    int64_t round(int64_t most) const {  // blocks that leave behind up to so many numbers
-        const int64_t fit = most / left(), n = fit > 2 * members ? fit : 2 * members;
+    int64_t round(int64_t most, int64_t least) const {  // blocks that leave behind up to so many numbers
+        const int64_t fit = most / left(), n = fit > least ? fit : least;
         return n < blocks() ? n : blocks();
     }
     bool same_weights(const Net& other) const {
@@ -70,8 +70,22 @@ struct Net {
             if (weight[l] != other.weight[l] || (!gradient && bias[l] != other.bias[l])) return false;
         return true;
     }
-    float* own(int64_t member) const { return scratch + members * packed() + member * 3 * widest(); }
-    float* rooms() const { return own(members); }
+};
+
+// Memory of a thread, kept from call to call.
+struct Memory {
+    float* at = nullptr;
+    int64_t size = 0;
+    ~Memory() { free(at); }
+    float* of(int64_t numbers) {
+        if (numbers > size) {
+            free(at);
+            size = numbers;
+            at = (float*)aligned_alloc(64, (numbers * 4 + 63) / 64 * 64);
+            if (!at) throw std::bad_alloc();
+        }
+        return at;
+    }
 };
 
 #define TILED(columns, call)                           \
@@ -128,12 +142,13 @@ static void block_backward(const Net& net, int64_t b, const float* end, float* r
 }
 
 // Gradients of layer l's weights and biases of panel q of its outputs, over the blocks from `first` on, which left what
-// they did in rooms(): added to what is there, or alone (fresh).
-static void panel_gradients(const Net& net, int64_t l, int64_t q, int64_t first, int64_t blocks, bool fresh) {
+// they did in `rooms`: added to what is there, or alone (fresh).
+static void panel_gradients(const Net& net, int64_t l, int64_t q, int64_t first, int64_t blocks, bool fresh,
+                            const float* rooms) {
     const int64_t ins = net.size[l], o = q * P, outs = net.size[l + 1] - o < P ? net.size[l + 1] - o : P;
     const int64_t step = l ? net.hidden() : net.left();
-    const float* const g = net.rooms() + net.sum(0, l + 1) * R + q * R * P;
-    const float* const y = l ? net.kept + first * net.hidden() + net.sum(1, l) * R : net.rooms();
+    const float* const g = rooms + net.sum(0, l + 1) * R + q * R * P;
+    const float* const y = l ? net.kept + first * net.hidden() + net.sum(1, l) * R : rooms;
     alignas(64) float sums[P * P];
     for (int64_t p = 0; p < panels(ins) && net.dweight[l]; p++) {
         const int64_t columns = ins - p * P < P ? ins - p * P : P;
@@ -161,32 +176,26 @@ static void panel_gradients(const Net& net, int64_t l, int64_t q, int64_t first,
 // them: for a forward pass all layers, with the biases; for a backward one the layers from `first` on.
 class Packed {
     const Net* const* const nets;
-    const int64_t members;
-    std::vector<int64_t> owner, first;  // of each pass whose packed weights it reads, and what lies there
-    std::vector<char> ready;
+    std::vector<int64_t> owner, first;  // of each pass the first that has its weights, and what is packed of these
+    std::vector<int64_t> ready;         // of each member whose weights it has packed, + 1
 
 public:
     Packed(const Net* const* nets, int64_t count, int64_t members)
-        : nets(nets), members(members), owner(count), first(count), ready(count * members) {
+        : nets(nets), owner(count), first(count), ready(members) {
         for (int64_t i = 0; i < count; i++) {
             while (!nets[owner[i]]->same_weights(*nets[i])) owner[i]++;
             first[i] = nets[i]->gradient && !nets[i]->dx;
             if (first[i] < first[owner[i]]) first[owner[i]] = first[i];
         }
     }
-    const float* begin(int64_t i, int64_t member) {
-        const Net& net = *nets[owner[i]];
-        float* const place = net.scratch + member * net.packed();
-        char& done = ready[owner[i] * members + member];
-        if (!done) fill(net, first[owner[i]], place);
-        done = 1;
-        return place;
-    }
-    const float* end(int64_t i, int64_t member) {
-        const float* at = begin(i, member);
+    // Those of pass i in the member's memory; where a forward pass's begin, where a backward pass's end.
+    const float* of(int64_t i, int64_t member, float* place) {
         const Net& net = *nets[i];
-        for (int64_t l = first[owner[i]]; l < net.depth; l++) at += padded(net.size[l]) * net.size[l + 1];
-        return at;
+        if (ready[member] != owner[i] + 1) fill(net, first[owner[i]], place);
+        ready[member] = owner[i] + 1;
+        for (int64_t l = first[owner[i]]; net.gradient && l < net.depth; l++)
+            place += padded(net.size[l]) * net.size[l + 1];
+        return place;
     }
 
 private:
@@ -206,30 +215,41 @@ private:
 
 struct Unit { int64_t pass, at, panel; };  // a block, or a layer and a panel of its outputs
 
-// Passes that do not depend on one another. All have room for the same number of members.
-static void run(const Net* const* nets, int64_t count) {
-    const int64_t members = nets[0]->members;
-    int64_t work = 0;
-    for (int64_t i = 0; i < count; i++) work += nets[i]->work();
+// Passes that do not depend on one another, by up to `members` threads.
+static void run(const Net* const* nets, int64_t count, int64_t members) {
+    static thread_local Memory own, behind;  // packed weights and buffers; what blocks leave behind
+    int64_t work = 0, packed_size = 0;
+    for (int64_t i = 0; i < count; i++) {
+        work += nets[i]->work();
+        packed_size = nets[i]->packed() > packed_size ? nets[i]->packed() : packed_size;
+    }
     helpers::Shift shift(work < SHARED ? 1 : members);
     Packed packed(nets, count, members);
-    std::vector<int64_t> done(count), now(count);
+    std::vector<int64_t> done(count), now(count), room(count);
     std::vector<Unit> units;
     for (;;) {
         units.clear();
-        const int64_t most = shift.helped() ? TOGETHER : ALONE;
+        const bool helped = shift.helped();
+        const int64_t most = helped ? TOGETHER : ALONE, least = helped ? 2 * members : 1;
+        int64_t rooms = 0;
         for (int64_t i = 0; i < count; i++) {
-            const int64_t open = nets[i]->blocks() - done[i], round = nets[i]->asked() ? nets[i]->round(most) : open;
+            const Net& net = *nets[i];
+            const int64_t open = net.blocks() - done[i], round = net.asked() ? net.round(most, least) : open;
             now[i] = open < round ? open : round;
+            room[i] = rooms;
+            rooms += net.asked() ? now[i] * net.left() : 0;
             for (int64_t b = 0; b < now[i]; b++) units.push_back({i, b});
         }
         if (units.empty()) return;
+        float* const left = behind.of(rooms);
         shift.share(units.size(), [&](int64_t unit, int64_t member) {
             const int64_t i = units[unit].pass, b = units[unit].at;
             const Net& net = *nets[i];
-            if (!net.gradient) return block_forward(net, done[i] + b, packed.begin(i, member), net.own(member));
-            float* const room = net.asked() ? net.rooms() + b * net.left() : nullptr;
-            block_backward(net, done[i] + b, packed.end(i, member), room, net.own(member));
+            float* const place = own.of(packed_size + 3 * net.widest());
+            const float* const weights = packed.of(i, member, place);
+            float* const buffers = place + packed_size;
+            if (!net.gradient) return block_forward(net, done[i] + b, weights, buffers);
+            block_backward(net, done[i] + b, weights, net.asked() ? left + room[i] + b * net.left() : nullptr, buffers);
         });
         units.clear();
         for (int64_t i = 0; i < count; i++)
@@ -237,7 +257,7 @@ static void run(const Net* const* nets, int64_t count) {
                 for (int64_t q = 0; q < panels(nets[i]->size[l + 1]); q++) units.push_back({i, l, q});
         shift.share(units.size(), [&](int64_t unit, int64_t) {
             const auto [i, l, q] = units[unit];
-            panel_gradients(*nets[i], l, q, done[i], now[i], !done[i]);
+            panel_gradients(*nets[i], l, q, done[i], now[i], !done[i], left + room[i]);
         });
         for (int64_t i = 0; i < count; i++) done[i] += now[i];
     }
@@ -249,35 +269,29 @@ int64_t width() { return W; }
 int64_t helped() { return helpers::ours()->helped.load(); }
 int64_t backoffs() { return helpers::ours()->backoffs.load(); }
 
-// Numbers of scratch memory, and of what the forward pass keeps for the backward pass.
-int64_t scratch_size(int64_t depth, int64_t rows, int64_t members, const int64_t* size) {
-    const Net net{depth, rows, members, 0, size};
-    return members * (net.packed() + 3 * net.widest()) + net.round(TOGETHER) * net.left() + 64;
-}
+// Numbers of what the forward pass keeps for the backward pass.
 int64_t kept_size(int64_t depth, int64_t rows, const int64_t* size) {
-    const Net net{depth, rows, 1, 0, size};
+    const Net net{depth, rows, 0, size};
     return net.blocks() * net.hidden();
 }
 
 // out [rows, size[depth]] from x [rows, size[0]]; kept: kept_size numbers, or null. Up to `members` threads.
-void forward(int64_t depth, int64_t rows, int64_t members, int64_t kind, const int64_t* size, const float* x,
-             const float* const* weight, const float* const* bias, float* kept, float* out, float* scratch) {
-    const Net net{depth, rows, members, kind,    size,    x,       weight, bias,
-                  kept,  out,  nullptr, nullptr, nullptr, nullptr, scratch};
+void forward(int64_t members, int64_t depth, int64_t rows, int64_t kind, const int64_t* size, const float* x,
+             const float* const* weight, const float* const* bias, float* kept, float* out) {
+    const Net net{depth, rows, kind, size, x, weight, bias, kept, out};
     const Net* const only = &net;
-    run(&only, 1);
+    run(&only, 1, members);
 }
 
 // Gradients of weights, biases and (where dx is not null) of x, given those of out and what forward kept.
-void backward(int64_t depth, int64_t rows, int64_t members, int64_t kind, const int64_t* size, const float* x,
+void backward(int64_t members, int64_t depth, int64_t rows, int64_t kind, const int64_t* size, const float* x,
               const float* const* weight, float* kept, const float* gradient, float* const* dweight,
-              float* const* dbias, float* dx, float* scratch) {
-    const Net net{depth, rows,    members,  kind,    size,  x,  weight, nullptr,
-                  kept,  nullptr, gradient, dweight, dbias, dx, scratch};
+              float* const* dbias, float* dx) {
+    const Net net{depth, rows, kind, size, x, weight, nullptr, kept, nullptr, gradient, dweight, dbias, dx};
     const Net* const only = &net;
-    run(&only, 1);
+    run(&only, 1, members);
 }
 
-// Passes side by side that do not depend on one another, each with scratch of its own.
-void passes(int64_t count, const Net* const* nets) { run(nets, count); }
+// Passes side by side that do not depend on one another.
+void passes(int64_t members, int64_t count, const Net* const* nets) { run(nets, count, members); }
 }

@@ -75,4 +75,4 @@ def test_joined_passes_change_no_bit():
     (graph,) = capture.replayed.graphs.values()
     assert not capture.replayed.why and graph.runs == 6
     joined = [call for call in graph.calls if getattr(getattr(call, "func", None), "__name__", "") == "_run"]
-    assert [call.args[1] for call in joined] == [3, 2]  # then the third beside a backward pass
+    assert [call.args[1][1] for call in joined] == [3, 2]  # then the third beside a backward pass
