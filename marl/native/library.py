@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from marl.native import threads
 from marl.native.compiler import compile_library
 
 NUMBER, REAL, POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
@@ -96,6 +97,8 @@ class Library:
             for name, (arguments, result) in self.functions.items():
                 function = getattr(library, name)
                 function.argtypes, function.restype = arguments, result
+            if "use_pool" in self.functions:
+                library.use_pool(ctypes.addressof(threads.pool))
             self.check(library)
         except (RuntimeError, OSError) as error:
             warnings.warn(f"{self.instead}: {error}", stacklevel=4)

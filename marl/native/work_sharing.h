@@ -136,13 +136,15 @@ struct WorkerPool {
     }
 };
 
+static std::atomic<WorkerPool*> alone{nullptr};
+static std::atomic<WorkerPool*>* current = &alone;  // where the pool of all libraries stands, once that was said
+
 // The process's pool; another after a fork, which takes no threads along. Never freed: its threads wait in it.
 static WorkerPool* ours() {
-    static std::atomic<WorkerPool*> current{nullptr};
-    WorkerPool* here = current.load();
+    WorkerPool* here = current->load();
     if (here && here->process == getpid()) return here;
     WorkerPool* fresh = new WorkerPool;
-    if (current.compare_exchange_strong(here, fresh)) return fresh;
+    if (current->compare_exchange_strong(here, fresh)) return fresh;
     delete fresh;
     return here;
 }
@@ -205,3 +207,6 @@ private:
     }
 };
 }  // namespace helpers
+
+// The libraries of a process have one pool: its place, a pointer, null at first.
+extern "C" void use_pool(void* place) { helpers::current = (std::atomic<helpers::WorkerPool*>*)place; }

@@ -95,6 +95,7 @@ kernel = library.Library(
     ],
     ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w"),
     {
+        "use_pool": ([POINTER], None),
         "helped": ([], NUMBER),
         "backoffs": ([], NUMBER),
         "kept_size": ([NUMBER] * 2 + [POINTER], NUMBER),
