@@ -15,6 +15,12 @@ static inline float sum(vf x) {
   for (int l = 0; l < W; l++) total += all[l];
   return total;
 }
+// The smallest of `count` numbers, `step` apart; nan wins, as in torch.
+static inline float smallest(const float* x, int64_t count, int64_t step) {
+  float least = x[0];
+  for (int64_t m = 1; m < count; m++) least = x[m * step] < least || x[m * step] != x[m * step] ? x[m * step] : least;
+  return least;
+}
 // The hidden units from m on of one row of a mixer, before their activation; 0 where there is none.
 static inline vf mixed_hidden(int64_t A, int64_t M, int64_t m, const float* values, const float* w1, const float* b1) {
   vf hidden = load(b1 + m, M - m);
@@ -35,11 +41,7 @@ void td_error(int64_t critics, int64_t rows, int64_t agents, int64_t targets, fl
   double squares = 0, total = 0;
   for (int64_t i = 0; i < n; i++) {
     const int64_t row = i / agents;
-    float value = values[i];
-    for (int64_t m = 1; m < targets; m++) {
-      const float other = values[m * n + i];
-      value = other < value || other != other ? other : value;  // nan wins, as in torch
-    }
+    float value = smallest(values + i, targets, n);
     if (penalty) value -= penalty[i];
     if (terminated[apart ? i : row]) value = 0;
     const float y = scale * reward[i] + discount[row] * value;
@@ -52,6 +54,50 @@ void td_error(int64_t critics, int64_t rows, int64_t agents, int64_t targets, fl
   }
   *loss = squares / n;
   *mean = total / (critics * n);
+}
+
+// The loss of soft actor-critic, as `agents.algorithms.off_policy.sac` has it, and its derivatives, of n = rows * agents.
+// q, values [critics][n]: of the actions that were taken and of those that were drawn, whose smallest counts for the
+// actors. next_values [targets][n], log_prob, next_log_prob [n]. The rest as for `td_error`.
+// -> loss; figures: the critics' part of it, the actors', the temperature's (0 where it does not learn), mean of q, entropy,
+// temperature. slopes of loss: [critics][n] by q, [critics][n] by values (ties share), [n] by log_prob, 1 by the
+// temperature's logarithm.
+void soft(int64_t critics, int64_t rows, int64_t agents, int64_t targets, float scale, int64_t apart, int64_t learns,
+          float target_entropy, const float* q, const float* next_values, const float* next_log_prob,
+          const float* values, const float* log_prob, const float* log_temperature, const float* reward,
+          const uint8_t* terminated, const float* discount, float* loss, float* figures, float* slopes) {
+  const int64_t n = rows * agents;
+  const float temperature = std::exp(*log_temperature);
+  float* const by_values = slopes + critics * n;
+  float* const by_log_prob = by_values + critics * n;
+  double squares = 0, total = 0, wanted = 0, entropy = 0;
+  for (int64_t i = 0; i < n; i++) {
+    const int64_t row = i / agents;
+    float following = smallest(next_values + i, targets, n) - temperature * next_log_prob[i];
+    if (terminated[apart ? i : row]) following = 0;
+    const float y = scale * reward[i] + discount[row] * following, least = smallest(values + i, critics, n);
+    int64_t ties = 0;
+    for (int64_t k = 0; k < critics; k++) {
+      const float error = q[k * n + i] - y;
+      squares += (double)error * error;
+      total += q[k * n + i];
+      slopes[k * n + i] = error * (2.0f / n);
+      ties += values[k * n + i] == least;
+    }
+    for (int64_t k = 0; k < critics; k++) by_values[k * n + i] = values[k * n + i] == least ? -1.0f / n / ties : 0.0f;
+    by_log_prob[i] = temperature / n;
+    wanted += least - temperature * log_prob[i];
+    entropy -= log_prob[i];
+  }
+  const float excess = entropy / n - target_entropy;
+  by_log_prob[n] = learns ? excess : 0.0f;
+  figures[0] = squares / n;
+  figures[1] = -wanted / n;
+  figures[2] = learns ? *log_temperature * excess : 0.0f;
+  figures[3] = total / (critics * n);
+  figures[4] = entropy / n;
+  figures[5] = temperature;
+  *loss = figures[0] + figures[1] + figures[2];
 }
 
 // Actions tanh(u), u = loc + std noise with std = softplus(x + bias) + min_std: params [n][2 D] (loc, then x), noise

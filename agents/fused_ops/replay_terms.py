@@ -41,6 +41,36 @@ def td_error(
     return _TDError.apply(q, values, penalty, reward, scale, terminated, discount)
 
 
+def soft(
+    q: Tensor,
+    next_values: Tensor,
+    next_log_prob: Tensor,
+    values: Tensor,
+    log_prob: Tensor,
+    log_temperature: Tensor,
+    reward: Tensor,
+    scale: float,
+    terminated: Tensor,
+    discount: Tensor,
+    target_entropy: float,
+    learns: bool,
+) -> tuple[Tensor, Tensor] | None:
+    """The loss of soft actor-critic, a scalar, and six figures of it, float32 [6], without gradient.
+
+    q, values [N, B, A]: of the actions taken and of those drawn. next_values [M, B, A]. Their smallest counts. Both
+    log_prob [B, A]; learns: whether the temperature does; the rest as for `td_error`. Figures: the critics', the
+    actors' and the temperature's part of the loss, mean of q, entropy, temperature.
+    """
+    fits = q.shape == values.shape and q.shape[1:] == next_values.shape[1:] == reward.shape
+    densities = log_prob.shape == next_log_prob.shape == reward.shape and log_temperature.dim() == 0
+    ends = terminated.shape in (reward.shape, reward.shape[:1]) and terminated.is_contiguous()
+    rest = next_values, next_log_prob, values, log_prob, log_temperature.detach(), reward, discount
+    if not (fits and densities and ends and discount.shape == reward.shape[:1] and usable(functions, q, *rest)):
+        return None
+    fixed = next_values, next_log_prob, reward, terminated, discount
+    return _Soft.apply(q, values, log_prob, log_temperature, fixed, scale, target_entropy, learns)
+
+
 def squashed(
     params: Tensor, noise: Tensor, bias: float, min_std: float, mask: Tensor | None
 ) -> tuple[Tensor, Tensor] | None:
@@ -80,6 +110,28 @@ class _TDError(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         return gradient * ctx.saved_tensors[0], None, None, None, None, None, None
+
+
+class _Soft(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, values, log_prob, log_temperature, fixed, scale, wanted, learns) -> tuple[Tensor, Tensor]:
+        next_values, next_log_prob, reward, terminated, discount = fixed
+        loss, figures = q.new_empty(()), q.new_empty(6)
+        slopes = q.new_empty(2 * q.numel() + log_prob.numel() + 1)
+        rows, n = len(reward), reward.numel()
+        numbers = len(q), rows, n // max(rows, 1), len(next_values), scale, terminated.dim() > 1, learns, wanted
+        given = q, next_values, next_log_prob, values, log_prob, log_temperature, reward, terminated, discount
+        run(functions(), "soft", numbers, *given, loss, figures, slopes)
+        ctx.save_for_backward(slopes)
+        ctx.shapes = q.shape, values.shape, log_prob.shape, log_temperature.shape
+        ctx.mark_non_differentiable(figures)
+        return loss, figures
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        by = (gradient * ctx.saved_tensors[0]).split([shape.numel() for shape in ctx.shapes])
+        return (*[one.view(shape) for one, shape in zip(by, ctx.shapes, strict=True)], None, None, None, None)
 
 
 class _Squashed(torch.autograd.Function):
@@ -137,6 +189,10 @@ def _check(lib: ctypes.CDLL) -> None:
     q, values, reward, over = normal(2, 7, 3), normal(2, 7, 3), normal(7, 3), normal(7) > 0
     discount, loss, mean, slopes = normal(7), torch.empty(()), torch.empty(()), torch.empty(2, 7, 3)
     lib.td_error(2, 7, 3, 2, 0.5, 0, *places(q, values, reward, reward, over, discount, loss, mean, slopes))
+    ahead, drawn, log_prob, warmth = normal(2, 7, 3), normal(2, 7, 3), normal(7, 3), normal(1).squeeze()
+    soft_loss, figures, soft_slopes = torch.empty(()), torch.empty(6), torch.empty(2 * 42 + 21 + 1)
+    given = places(q, ahead, reward, drawn, log_prob, warmth, reward, over, discount, soft_loss, figures, soft_slopes)
+    lib.soft(2, 7, 3, 2, 0.5, 0, 1, -1.5, *given)
     params, noise, by = 3 * normal(37, 4), normal(37, 2), (normal(37, 2), normal(37))
     outs = [torch.empty(37, 2), torch.empty(37), torch.empty(37, 2), torch.empty(37, 2)]
     lib.squashed(37, 2, 1, 0.5, 0.01, *places(params, noise, None, *outs))
@@ -151,6 +207,12 @@ def _check(lib: ctypes.CDLL) -> None:
         density = -0.5 * noise.square() - std.log() - 0.5 * math.log(2 * math.pi)
         density = (density - 2 * (math.log(2) - u - F.softplus(-2 * u))).sum(-1)
         (slope,) = torch.autograd.grad(errors, r)
+        leaves = [tensor.clone().requires_grad_() for tensor in (q, drawn, log_prob, warmth)]
+        soft_future = (ahead.amin(0) - warmth.exp() * reward).masked_fill(over.unsqueeze(-1), 0.0)
+        parts = [2 * (leaves[0] - (0.5 * reward + discount.unsqueeze(-1) * soft_future)).square().mean()]
+        parts += [-(leaves[1].amin(0) - warmth.exp() * leaves[2]).mean(), leaves[3] * (1.5 - log_prob.mean())]
+        expected_figures = torch.stack([*parts, q.mean(), -log_prob.mean(), warmth.exp()]).detach()
+        expected_slopes = torch.cat([g.flatten() for g in torch.autograd.grad(sum(parts), leaves)])
         (back,) = torch.autograd.grad([u.tanh(), density], p, by)
     wide = [normal(9, 3), normal(9, 60), normal(9, 20), normal(9, 20), normal(9)]  # values, w1, b1, w2, b2
     out, backs, by_out = torch.empty(9), [torch.empty_like(tensor) for tensor in wide[:4]], normal(9)
@@ -162,6 +224,7 @@ def _check(lib: ctypes.CDLL) -> None:
         mix = (hidden * leaves[3].abs()).sum(-1) + leaves[4]
         expected = torch.autograd.grad(mix, leaves[:4], by_out)
     pairs = [(loss, errors), (mean, q.mean()), (slopes, slope), (outs[0], u.tanh()), (outs[1], density)]
+    pairs += [(soft_loss, sum(parts)), (figures, expected_figures), (soft_slopes, expected_slopes)]
     pairs += [(by_params, back), (out, mix), *zip(backs, expected, strict=True)]
     if not all(torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5) for ours, theirs in pairs):
         raise RuntimeError("it differs from torch")
@@ -173,6 +236,7 @@ functions = library.Library(
     {
         "width": ([], NUMBER),
         "td_error": ([NUMBER] * 4 + [REAL, NUMBER] + [POINTER] * 9, None),
+        "soft": ([NUMBER] * 4 + [REAL] + [NUMBER] * 2 + [REAL] + [POINTER] * 12, None),
         "squashed": ([NUMBER] * 3 + [REAL] * 2 + [POINTER] * 7, None),
         "mixed": ([NUMBER] * 3 + [POINTER] * 6, None),
         "mixed_back": ([NUMBER] * 3 + [POINTER] * 9, None),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from marl.capture.stages import Recorded, staged
 from marl.native import library
 
 KNOWN = ("torch", "marl", "agents")  # packages whose modules compute by nothing but tensors
@@ -23,6 +24,7 @@ EMPTY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided
 CONSTANT = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
 IN_PLACE = {"clone": Tensor.copy_, "randn_like": Tensor.normal_}  # what does the same in place, with fewer calls
 PATIENCE = 3  # calls of one kind before it is recorded: a rest of an epoch or a short run is not worth it
+GENERATOR = -1  # stands for the state of torch's generator among the places in memory
 GRAPHS = 4  # kinds of calls that are kept
 LONGEST = 3000  # calls in a graph; where there are more, a call's price is not what the time goes into
 
@@ -44,7 +46,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.fixed = fixed
         self.varying = fixed | {_memory(value) for value in inputs}
-        self.calls: list[Callable[[], object]] = []
+        self.calls: list[Recorded] = []
         self.kept_alive: list[Any] = []  # so that no memory is given to another tensor
         self.written: set[int] = set()
 
@@ -69,39 +71,47 @@ class Recorder(TorchDispatchMode):
         read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         name = func.overloadpacket.__name__
+        sources, places = {_memory(t) for t in read}, {_memory(t) for t in outputs} | written
+        if random:  # draws keep their order
+            sources, places = sources | {GENERATOR}, places | {GENERATOR}
         if func._schema.is_mutable:
-            self.note(partial(getattr(Tensor, name, func) if name.endswith("_") else func, *args, **kwargs), outputs)
+            in_place = partial(getattr(Tensor, name, func) if name.endswith("_") else func, *args, **kwargs)
+            self.note(in_place, sources, places, outputs)
         elif not outputs:
             raise CaptureError(f"{func} brings a number to the host")
-        elif name in EMPTY or {_memory(t) for t in outputs} <= {_memory(t) for t in read}:
+        elif name in EMPTY or {_memory(t) for t in outputs} <= sources:
             self.kept_alive.append((read, outputs))  # a view lies where it lay
         elif name in IN_PLACE:
-            self.note(partial(IN_PLACE[name], out, *args[: name == "clone"]), outputs)
+            self.note(partial(IN_PLACE[name], out, *args[: name == "clone"]), sources, places, outputs)
         elif random:
-            self.note(partial(_copied, func, args, kwargs, out), outputs)
-        elif name in CONSTANT or not self.varying & {_memory(t) for t in read}:
+            self.note(partial(_copied, func, args, kwargs, out), sources, places, outputs)
+        elif name in CONSTANT or not self.varying & sources:
             for target in outputs:
-                self.note(_Refill(target))
+                self.note(_Refill(target), set(), {_memory(target)})
             return out
         else:
-            self.note(_into(func, args, kwargs, out), outputs)
-        if random or self.varying & {_memory(t) for t in read}:
-            self.varying |= {_memory(t) for t in outputs} | written
+            self.note(_into(func, args, kwargs, out), sources, places, outputs)
+        if random or self.varying & sources:
+            self.varying |= places - {GENERATOR}
         return out
 
-    def note(self, call: Callable[[], object], keep: Any = ()) -> None:
+    def note(self, call: Callable[[], object], reads: set[int], writes: set[int], keep: Any = ()) -> None:
         """Repeat this call in a replay; `keep` is what it reads or writes beside its arguments."""
-        self.calls.append(call)
+        self.calls.append(Recorded(call, reads, writes))
         self.kept_alive.append(keep)
 
-    def note_kernel(self, call: Callable[[], object], touched: Any) -> None:
-        """Repeat a call that torch does not see: what it touched is constant no more."""
-        self.note(call, touched)
-        self.varying |= {_memory(t) for t in tree_leaves(touched) if isinstance(t, Tensor)}
+    def note_kernel(self, call: library.KernelCall) -> None:
+        """Repeat a call that torch does not see: what it writes is constant no more."""
+        touched = call.reads, call.writes
+        reads, writes = ({_memory(t) for t in tree_leaves(of) if isinstance(t, Tensor)} for of in touched)
+        self.note(call, reads, writes, touched)
+        self.varying |= writes
 
     def repeated(self) -> list[Callable[[], object]]:
-        """The calls, without those that write what no call changes."""
-        return [c for c in self.calls if not isinstance(c, _Refill) or _memory(c.target) in self.written]
+        """The calls in stages, without those that write what no call changes."""
+        return staged(
+            [c for c in self.calls if not isinstance(c.call, _Refill) or _memory(c.call.target) in self.written]
+        )
 
 
 class _Refill:

@@ -7,20 +7,44 @@ import ctypes
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from marl.native import threads
 from marl.native.compiler import compile_library
 
 NUMBER, REAL, POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 
 enabled = True  # False: torch's own operations do everything, which is what compiled functions are compared with
 
-# Takes a call and what it reads and writes, while `marl.capture.op_graph` records: torch does not see these calls.
-_recorder: Callable[[Callable[[], object], object], None] | None = None
+
+@dataclass(eq=False, repr=False)
+class KernelCall:
+    """A call of a compiled function, as recordings know it.
+
+    Attributes:
+        function, arguments: the call.
+        reads, writes: the tensors behind the arguments.
+        join: makes one call of several that do not depend on one another; None: each is made by itself.
+    """
+
+    function: Callable[..., object]
+    arguments: tuple
+    reads: object
+    writes: object
+    join: "Join | None" = None
+
+    def __call__(self) -> object:
+        return self.function(*self.arguments)
+
+
+Join = Callable[[Sequence[KernelCall]], Callable[[], object]]
+
+# Takes these calls, while `marl.capture.op_graph` records: torch does not see them.
+_recorder: Callable[[KernelCall], None] | None = None
 
 _builders = ThreadPoolExecutor(thread_name_prefix="build")
 
@@ -73,6 +97,8 @@ class Library:
             for name, (arguments, result) in self.functions.items():
                 function = getattr(library, name)
                 function.argtypes, function.restype = arguments, result
+            if "use_pool" in self.functions:
+                library.use_pool(ctypes.addressof(threads.pool))
             self.check(library)
         except (RuntimeError, OSError) as error:
             warnings.warn(f"{self.instead}: {error}", stacklevel=4)
@@ -100,10 +126,19 @@ def run(function: Callable[..., object], arguments: tuple, *touched: object) -> 
     """Call a function of a library; `touched` are the tensors behind the arguments."""
     function(*arguments)
     if _recorder is not None:
-        _recorder(partial(function, *arguments), touched)
+        _recorder(KernelCall(function, arguments, touched, touched))
 
 
-def record_calls(recorder: Callable[[Callable[[], object], object], None] | None) -> None:
-    """Hand every further call of `run` to `recorder`, with what it reads and writes; None: to nothing."""
+def run_joinable(
+    function: Callable[..., object], arguments: tuple, reads: object, writes: object, join: Join
+) -> None:
+    """As `run`, of which is known what it only reads, and how it is made together with others (`KernelCall`)."""
+    function(*arguments)
+    if _recorder is not None:
+        _recorder(KernelCall(function, arguments, reads, writes, join))
+
+
+def record_calls(recorder: Callable[[KernelCall], None] | None) -> None:
+    """Hand every further call of `run` and `run_joinable` to `recorder`; None: to nothing."""
     global _recorder
     _recorder = recorder

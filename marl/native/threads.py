@@ -1,10 +1,14 @@
 """How many threads of our own may share an MLP's rows (work_sharing.h): idle cores help, results stay the same."""
 
+import ctypes
 import os
 
 import torch
 
 BY_ITSELF = 4  # threads that are used without being asked for: more bring little at the sizes of on-policy learning
+
+pool = ctypes.c_void_p()  # of all libraries in which threads of ours help (use_pool in work_sharing.h)
+
 
 def cores() -> int:
     """Cores that this process may use: those it is bound to, its share of them beside others of torchrun's, and no more

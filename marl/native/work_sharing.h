@@ -21,6 +21,7 @@ const int64_t FIRST_FACTOR = 1, MOST_FACTOR = 128;    // a rest is so many times
 const int64_t RECENT_NS = 5'000'000;         // ns after a rest within which a loss says that the core is still wanted
 const int64_t LONGEST_NS = 2'000'000'000;  // ns of rest at most
 enum { PAUSES_PER_YIELD = 32 };              // pauses between two looks at the clock
+enum { MOST_MEMBERS = 0xff, MOST_UNITS = 0xfffff };  // of a job
 
 static inline int64_t now() {
     timespec t;
@@ -36,11 +37,12 @@ static inline void pause() {
 }
 
 struct WorkerPool {
-    std::atomic<uint64_t> ticket{0};  // number of the job << 48 | members that it has room for << 32 | units not taken
+    // Number of the job << 48 | members that it has room for << 40 | first unit not taken << 20 | end of those not taken.
+    std::atomic<uint64_t> ticket{0};
     std::atomic<int64_t> open{0};     // its units that are not done
     void (*work)(void*, int64_t, int64_t) = nullptr;
     void* context = nullptr;
-    int64_t count = 0;
+    int64_t base = 0;                 // number of the job's first unit
     std::atomic<int64_t> rest{0};     // the time until which no thread helps
     std::atomic<int64_t> factor{FIRST_FACTOR};  // of the last rest
     std::atomic<int64_t> backoffs{0}, helped{0};  // how many times helpers backed off; how many units were not the caller's
@@ -65,14 +67,17 @@ struct WorkerPool {
     // that is done there can't be another job.
     bool one(int64_t member) {
         uint64_t snapshot = ticket.load();
-        while (uint32_t(snapshot) && member < int64_t(snapshot >> 32 & 0xffff))
-            if (ticket.compare_exchange_weak(snapshot, snapshot - 1)) {
-                work(context, count - int64_t(uint32_t(snapshot)), member);
+        for (;;) {
+            const int64_t first = snapshot >> 20 & MOST_UNITS, end = snapshot & MOST_UNITS;
+            if (first == end || member >= int64_t(snapshot >> 40 & MOST_MEMBERS)) return false;
+            const bool last = member % 2;  // from the end: neighbours share what a member prepares for them
+            if (ticket.compare_exchange_weak(snapshot, last ? snapshot - 1 : snapshot + (1 << 20))) {
+                work(context, base + (last ? end - 1 : first), member);
                 if (member) helped.fetch_add(1);
                 open.fetch_sub(1);
                 return true;
             }
-        return false;
+        }
     }
 
     void help(int64_t member) {
@@ -131,13 +136,15 @@ struct WorkerPool {
     }
 };
 
+static std::atomic<WorkerPool*> alone{nullptr};
+static std::atomic<WorkerPool*>* current = &alone;  // where the pool of all libraries stands, once that was said
+
 // The process's pool; another after a fork, which takes no threads along. Never freed: its threads wait in it.
 static WorkerPool* ours() {
-    static std::atomic<WorkerPool*> current{nullptr};
-    WorkerPool* here = current.load();
+    WorkerPool* here = current->load();
     if (here && here->process == getpid()) return here;
     WorkerPool* fresh = new WorkerPool;
-    if (current.compare_exchange_strong(here, fresh)) return fresh;
+    if (current->compare_exchange_strong(here, fresh)) return fresh;
     delete fresh;
     return here;
 }
@@ -148,7 +155,7 @@ class Shift {
     uint64_t members;
 
 public:
-    explicit Shift(int64_t most) : members(most < 0xffff ? most : 0xffff) {
+    explicit Shift(int64_t most) : members(most < MOST_MEMBERS ? most : MOST_MEMBERS) {
         if (members < 2) return;
         WorkerPool* here = ours();
         if (here->taken.exchange(true)) return;  // another of the process's threads is at it
@@ -176,11 +183,17 @@ public:
             return;
         }
         const auto call = [](void* of, int64_t unit, int64_t member) { (*(const Work*)of)(unit, member); };
-        pool->work = call;
-        pool->context = (void*)&work;
-        pool->count = count;
+        for (int64_t base = 0; base < count; base += MOST_UNITS)
+            job(call, (void*)&work, base, count - base < MOST_UNITS ? count - base : MOST_UNITS);
+    }
+
+private:
+    void job(void (*work)(void*, int64_t, int64_t), void* context, int64_t base, int64_t count) {
+        pool->work = work;
+        pool->context = context;
+        pool->base = base;
         pool->open.store(count);
-        pool->ticket.store((((pool->ticket.load() >> 48) + 1) << 48) | members << 32 | uint64_t(count));
+        pool->ticket.store((((pool->ticket.load() >> 48) + 1) << 48) | members << 40 | uint64_t(count));
         const int64_t began = now();
         int64_t mine = 0;
         while (pool->one(0)) mine++;
@@ -194,3 +207,6 @@ public:
     }
 };
 }  // namespace helpers
+
+// The libraries of a process have one pool: its place, a pointer, null at first.
+extern "C" void use_pool(void* place) { helpers::current = (std::atomic<helpers::WorkerPool*>*)place; }

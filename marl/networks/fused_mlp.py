@@ -6,9 +6,8 @@ checked against torch, and kept on disk; where it can't be, the layers run one b
 """
 
 import ctypes
-from collections.abc import Sequence
-from functools import lru_cache
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -19,7 +18,6 @@ from marl.native import library, threads
 from marl.native.library import NUMBER, POINTER
 
 ACTIVATIONS = {"tanh": (0, torch.tanh), "relu": (1, torch.relu)}  # number in fused_mlp.cpp, and what it stands for
-SHARED = 1_000_000  # multiplications of a forward pass below which sharing them takes longer than it saves
 TOLERANCE = 1e-5  # of the check, relative to the largest number of a result
 
 
@@ -97,12 +95,13 @@ kernel = library.Library(
     ],
     ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w"),
     {
+        "use_pool": ([POINTER], None),
         "helped": ([], NUMBER),
         "backoffs": ([], NUMBER),
-        "scratch_size": ([NUMBER] * 3 + [POINTER], NUMBER),
         "kept_size": ([NUMBER] * 2 + [POINTER], NUMBER),
-        "forward": ([NUMBER] * 4 + [POINTER] * 7, None),
-        "backward": ([NUMBER] * 4 + [POINTER] * 9, None),
+        "forward": ([NUMBER] * 4 + [POINTER] * 6, None),
+        "backward": ([NUMBER] * 4 + [POINTER] * 8, None),
+        "passes": ([NUMBER] * 2 + [POINTER], None),
     },
     _check,
     "MLPs run layer by layer, not by their kernel",
@@ -116,19 +115,13 @@ def _numbers(*values: int) -> ctypes.Array:
 
 
 @lru_cache(maxsize=256)
-def _shape(lib: ctypes.CDLL, activation: str, rows: int, members: int, *widths: int) -> tuple[tuple, int, int]:
-    """What both passes are given (depth, rows, threads at most, activation, widths), and two counts of numbers.
-
-    They are how much scratch both passes need, and what the forward pass keeps.
-    """
-    macs = sum(ins * outs for ins, outs in pairwise(widths))
-    members = members if rows * macs >= SHARED else 1
+def _shape(lib: ctypes.CDLL, activation: str, rows: int, members: int, *widths: int) -> tuple[tuple, int]:
+    """What both passes are given (threads at most, depth, rows, activation, widths), and how much the first keeps."""
     depth, sizes = len(widths) - 1, _numbers(*widths)
-    kernel_args = depth, rows, members, ACTIVATIONS[activation][0], sizes
-    return kernel_args, lib.scratch_size(depth, rows, members, sizes), lib.kept_size(depth, rows, sizes)
+    return (members, depth, rows, ACTIVATIONS[activation][0], sizes), lib.kept_size(depth, rows, sizes)
 
 
-def _of(x: Tensor, weights: Sequence[Tensor], activation: str, lib: ctypes.CDLL) -> tuple[tuple, int, int]:
+def _of(x: Tensor, weights: Sequence[Tensor], activation: str, lib: ctypes.CDLL) -> tuple[tuple, int]:
     """`_shape` of x [..., F] contiguous."""
     features = x.shape[-1]
     outs = [weight.size(0) for weight in weights]
@@ -141,16 +134,15 @@ def _forward(
     """Result, and with `keep` what the backward pass needs of the hidden layers."""
     lib = lib or kernel()
     weights, biases = parameters[::2], parameters[1::2]
-    kernel_args, scratch, saved = _of(x, weights, activation, lib)
+    kernel_args, saved = _of(x, weights, activation, lib)
     out = x.new_empty((*x.shape[:-1], weights[-1].size(0)))
-    scratch = x.new_empty(scratch)
     saved = x.new_empty(saved) if keep else None
     arguments = (
         *kernel_args, x.data_ptr(),
         _numbers(*[p.data_ptr() for p in weights]), _numbers(*[p.data_ptr() for p in biases]),
-        None if saved is None else saved.data_ptr(), out.data_ptr(), scratch.data_ptr(),
+        None if saved is None else saved.data_ptr(), out.data_ptr(),
     )  # fmt: skip
-    library.run(lib.forward, arguments, x, parameters, saved, out, scratch)
+    library.run_joinable(lib.forward, arguments, (x, parameters), (saved, out), _side_by_side)
     return out, saved
 
 
@@ -165,17 +157,47 @@ def _backward(
 ) -> list[Tensor | None]:
     """Gradients of x, then of weight and bias of each layer; None where they are not `needed`."""
     lib = lib or kernel()
-    kernel_args, scratch, _ = _of(x, weights, activation, lib)
-    scratch = x.new_empty(scratch)
+    kernel_args, _ = _of(x, weights, activation, lib)
     shapes = [x.shape, *[shape for weight in weights for shape in (weight.shape, weight.shape[:1])]]
     gradients = [x.new_empty(shape) if is_needed else None for shape, is_needed in zip(shapes, needed, strict=True)]
     pointers = [0 if g is None else g.data_ptr() for g in gradients]
     arguments = (
         *kernel_args, x.data_ptr(), _numbers(*[w.data_ptr() for w in weights]), saved.data_ptr(), gradient.data_ptr(),
-        _numbers(*pointers[1::2]), _numbers(*pointers[2::2]), pointers[0], scratch.data_ptr(),
+        _numbers(*pointers[1::2]), _numbers(*pointers[2::2]), pointers[0],
     )  # fmt: skip
-    library.run(lib.backward, arguments, x, weights, saved, gradient, gradients, scratch)
+    library.run_joinable(lib.backward, arguments, (x, weights, saved, gradient), gradients, _side_by_side)
     return gradients
+
+
+class _Pass(ctypes.Structure):
+    """Net of fused_mlp.cpp; addresses as numbers."""
+
+    _fields_ = [
+        (name, NUMBER)
+        for name in ("depth", "rows", "kind", "size", "x", "weight", "bias", "kept", "out", "gradient", "dweight")
+        + ("dbias", "dx")
+    ]
+
+
+def _side_by_side(calls: Sequence[library.KernelCall]) -> Callable[[], object]:
+    """One call of several passes that do not depend on one another: threads share the blocks of all of them.
+
+    Those with the same weights stand next to one another, since they pack them once.
+    """
+    passes = []
+    for call in calls:
+        members, *given = [ctypes.addressof(a) if isinstance(a, ctypes.Array) else a or 0 for a in call.arguments]
+        if call.function.__name__ == "backward":
+            given[6:] = 0, given[6], 0, *given[7:]  # no bias, no out
+        passes.append(_Pass(*given))
+    passes.sort(key=lambda one: (one.gradient != 0, NUMBER.from_address(one.weight).value))
+    places = (POINTER * len(passes))(*map(ctypes.addressof, passes))
+    return partial(_run, kernel().passes, (members, len(passes), places), (passes, calls))
+
+
+def _run(function: Callable[..., object], arguments: tuple, kept_alive: object) -> None:
+    """A call on memory that lives as long as it does."""
+    function(*arguments)
 
 
 class _MLP(torch.autograd.Function):

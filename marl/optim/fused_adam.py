@@ -1,7 +1,7 @@
 """Clipping and a step of Adam or AdamW as one compiled call (`fused_adam.cpp`).
 
-Over small networks torch's own take half as long as the passes before. The optimiser stays torch's, with its states,
-and takes the step itself wherever this does not apply.
+Over small networks torch's own take half as long as the passes before. Idle cores take a share, as they do of passes.
+The optimiser stays torch's, with its states, and takes the step itself wherever this does not apply.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, optimizer
 
-from marl.native import library
+from marl.native import library, threads
 from marl.native.compiler import FLAGS
 from marl.native.library import NUMBER, POINTER, REAL
 
@@ -66,7 +66,7 @@ class FusedAdamStep:
             self.at, self.where = at, (pointers(*at[: len(gradients)]), pointers(*at[len(gradients) :]))
         total = self.norms.new_empty(())
         results = self.norms.data_ptr(), total.data_ptr()
-        lib.step(*self.kernel_args, self.rates, self.most, *self.where, *self.moments, *results)
+        lib.step(threads.members(), *self.kernel_args, self.rates, self.most, *self.where, *self.moments, *results)
         return total
 
     def _simple(self) -> bool:
@@ -141,9 +141,13 @@ def _check(lib: ctypes.CDLL) -> None:
 
 
 functions = library.Library(
-    [Path(__file__).with_name("fused_adam.cpp")],
+    [Path(__file__).parent / name for name in ("../native/work_sharing.h", "fused_adam.cpp")],
     FLAGS,
-    {"width": ([], NUMBER), "step": ([NUMBER] + [POINTER] * 4 + [REAL] + [POINTER] * 7, None)},
+    {
+        "width": ([], NUMBER),
+        "use_pool": ([POINTER], None),
+        "step": ([NUMBER] * 2 + [POINTER] * 4 + [REAL] + [POINTER] * 7, None),
+    },
     _check,
     "torch's optimiser clips and steps, not a compiled function",
 )

@@ -109,8 +109,20 @@ class SACLoss(ReplayLoss):
         states = (batch["state"], batch["next_state"]) if critic.uses_state else (None, None)
         alive = rows["alive"] if "alive" in actor.masks else None
         log_temperature = self.temperatures[name]
-        terms = self._choices if isinstance(critic, ChoiceCritic) else self._continuous
-        q, following, penalty, actor_value, entropy = terms(name, rows, states, log_temperature.detach().exp())
+        temperature = log_temperature.detach().exp
+        if isinstance(critic, ChoiceCritic):
+            q, following, penalty, actor_value, entropy = self._choices(name, rows, states, temperature())
+        else:
+            q, future, next_log_prob, values, log_prob = self._continuous(name, rows, states)
+            if self._plain(batch, alive):
+                of_step = rows["reward"], own.reward_scale, ended(batch, name), batch["discount"]
+                wanted = self.target_entropy[name], own.learn_temperature
+                seen = q, future, next_log_prob, values, log_prob
+                terms = replay_terms.soft(*seen, log_temperature, *of_step, *wanted)
+                if terms is not None:
+                    return _named(*terms, own.learn_temperature)
+            following, penalty = self.in_targets(future, own), temperature() * next_log_prob
+            actor_value, entropy = self.for_actors(values, own) - temperature() * log_prob, -log_prob
         of_step = rows["reward"], ended(batch, name), batch, alive
         errors = self.errors(q, following.unsqueeze(0), *of_step, own.reward_scale, penalty)
         critic_loss = errors.pop("td_loss")
@@ -137,32 +149,38 @@ class SACLoss(ReplayLoss):
         """
         return values.amin(0)
 
-    def _continuous(
-        self, name: str, rows: Mapping, states: tuple[Tensor | None, Tensor | None], temperature: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
-        """Values of the actions taken [N, B, A] and of what follows, what a soft value takes from these [B, A].
+    def _plain(self, batch: Mapping, alive: Tensor | None) -> bool:
+        """Whether the loss is that of the papers: no other choice of a subclass, errors or weights."""
+        choices = "in_targets", "for_actors", "errors", "error"
+        ours = all(getattr(type(self), name) is getattr(SACLoss, name) for name in choices)
+        return ours and alive is None and self.config.error == "l2" and "weight" not in batch.keys()  # noqa: SIM118
 
-        Then the actors' soft values and their entropy [B, A].
+    def _continuous(
+        self, name: str, rows: Mapping, states: tuple[Tensor | None, Tensor | None]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Values of the actions taken [N, B, A]; target values of those that follow, and their log-density [B, A].
+
+        Then values of the actors' actions [N, B, A], and their log-density.
         """
-        own, actor, critic = self.configs[name], self.actors[name], self.q_critics[name]
+        actor, critic = self.actors[name], self.q_critics[name]
         seen = rows, states, self.config.burn_in, self.unit
         policy = Unrolled(actor, rows, self.config.burn_in)
         with torch.no_grad():
-            action, log_prob = _draw(actor, policy.after(None))
-            target = UnrolledCritic(self.target_critics[name].network, *seen)
-            following = self.in_targets(target.after(action), own)
-            penalty = temperature * log_prob
+            action, next_log_prob = _draw(actor, policy.after(None))
+            future = UnrolledCritic(self.target_critics[name].network, *seen).after(action)
         values = UnrolledCritic(critic, *seen)
         q = values.now()
         action, log_prob = _draw(actor, policy.now(None))
         with without_gradient(critic):
-            value = self.for_actors(values.of(action), own)
-        return q, following, penalty, value - temperature * log_prob, -log_prob
+            return q, future, next_log_prob, values.of(action), log_prob
 
     def _choices(
         self, name: str, rows: Mapping, states: tuple[Tensor | None, Tensor | None], temperature: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
-        """The same by sums over the choices, which need no sample."""
+        """Values of the choices made [N, B, A], soft values of what follows [B, A], what these lack: nothing.
+
+        Then the actors' soft values and their entropy [B, A]. All are sums over the choices, which need no sample.
+        """
         own, actor, seen = self.configs[name], self.actors[name], (rows, states, self.config.burn_in)
         mask, next_mask = (rows["mask"], rows["next_mask"]) if "action" in actor.masks else (None, None)
         policy = Unrolled(actor, rows, self.config.burn_in)
@@ -177,6 +195,13 @@ class SACLoss(ReplayLoss):
         entropy = -(p * log_p).sum(-1)
         value = (p * self.for_actors(values.detach(), own)).sum(-1) + temperature * entropy
         return q, soft_next, None, value, entropy
+
+
+def _named(loss: Tensor, figures: Tensor, learns: bool) -> dict[str, Tensor]:
+    """What `replay_terms.soft` gives, by name."""
+    names = "critic_loss", "actor_loss", "temperature_loss", "q", "entropy", "temperature"
+    out = {"loss": loss, **dict(zip(names, figures.unbind(), strict=True))}
+    return out if learns else {name: value for name, value in out.items() if name != "temperature_loss"}
 
 
 def _draw(actor: Actor, params: Tensor) -> tuple[Tensor, Tensor]:

@@ -99,6 +99,13 @@ static void weight_tile(const float* gradient, const float* input, int64_t rows,
     }
 }
 
+// Rows of up to P columns from one place to another.
+static void copy_rows(const float* from, int64_t stride, int64_t rows, int64_t columns, float* to, int64_t to_stride) {
+    for (int64_t r = 0; r < rows; r++, from += stride, to += to_stride)
+        if (columns == P) UNROLL for (int v = 0; v < N; v++) store(to + v * W, load(from + v * W));
+        else memcpy(to, from, columns * 4);
+}
+
 // Rows [rows, columns] into panels; what is missing to whole tiles and panels is 0.
 static void into_panels(const float* from, int64_t stride, int64_t rows, int64_t columns, float* to) {
     for (int64_t c = 0; c < columns; c += P, to += R * P) {

@@ -50,6 +50,56 @@ def test_what_is_no_number_stays_one():
         assert replay_terms.td_error(torch.zeros(1, 1, 1), values, *step)[0].isnan()
 
 
+def test_a_soft_loss_by_hand():
+    """Temperature 1. y = 2 * 1 + 0.5 * (min(4, 3) - 1) = 3 and, terminated, 4: errors 1, -1; of the second 0, 2.
+
+    Actors: 2 - 3 and 6 - 1, in the mean 2. Entropy -(3 + 1) / 2 = -2, above -5 by 3. Ties of the smallest share.
+    """
+    q = torch.tensor([[[4.0], [3.0]], [[3.0], [6.0]]], requires_grad=True)
+    values = torch.tensor([[[2.0], [6.0]], [[5.0], [6.0]]], requires_grad=True)
+    log_prob, warmth = torch.tensor([[3.0], [1.0]], requires_grad=True), torch.zeros((), requires_grad=True)
+    following = torch.tensor([[[4.0], [9.0]], [[3.0], [9.0]]]), torch.ones(2, 1)
+    of_step = torch.tensor([[1.0], [2.0]]), 2.0, torch.tensor([False, True]), torch.tensor([0.5, 0.5])
+    loss, figures = replay_terms.soft(q, *following, values, log_prob, warmth, *of_step, -5.0, True)
+    assert figures.tolist() == [3.0, -2.0, 0.0, 4.0, -2.0, 1.0] and loss.item() == 1
+    (2 * loss).backward()
+    assert q.grad.flatten().tolist() == [2.0, -2.0, 0.0, 4.0] and warmth.grad.item() == 6
+    assert values.grad.flatten().tolist() == [-1.0, -0.5, 0.0, -0.5] and log_prob.grad.flatten().tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize(("critics", "targets"), [(1, 1), (2, 2), (1, 3)])
+def test_soft_losses_are_torchs(critics, targets, apart, learns):
+    B, A = 37, 3
+    future, next_log_prob, reward = normal(targets, B, A), normal(B, A, seed=1), normal(B, A, seed=2)
+    over, discount = normal(*((B, A) if apart else (B,)), seed=3) > 0, normal(B, seed=4)
+    given = normal(critics, B, A, seed=5), normal(critics, B, A, seed=6), normal(B, A, seed=7), torch.tensor(0.3)
+    ours, theirs = ([tensor.clone().requires_grad_() for tensor in given] for _ in range(2))
+    at = reward, 0.5, over, discount, -1.5, learns
+    loss, figures = replay_terms.soft(ours[0], future, next_log_prob, *ours[1:], *at)
+    q, values, log_prob, warmth = theirs
+    temperature = warmth.detach().exp()
+    following = (future.amin(0) - temperature * next_log_prob).masked_fill(over if apart else over.unsqueeze(-1), 0.0)
+    critic = (q - (0.5 * reward + discount.unsqueeze(-1) * following)).square().mean() * critics
+    actor = -(values.amin(0) - temperature * log_prob).mean()
+    third = warmth * (1.5 - log_prob.detach().mean()) if learns else 0 * warmth
+    torch.testing.assert_close(loss, critic + actor + third)
+    expected = [critic, actor, third, q.mean(), -log_prob.mean(), temperature]
+    torch.testing.assert_close(figures, torch.stack(expected).detach(), rtol=1e-5, atol=1e-5)
+    (3 * loss).backward()
+    (3 * (critic + actor + third)).backward()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_a_soft_loss_is_left_to_torch_where_it_does_not_fit():
+    q, rows = normal(2, 5, 3), normal(5, 3)
+    step = rows, 1.0, torch.zeros(5, dtype=torch.bool), torch.ones(5), -1.0, True
+    assert replay_terms.soft(q, q, rows, q[:1], rows, torch.zeros(()), *step) is None
+    assert replay_terms.soft(q.double(), q, rows, q, rows, torch.zeros(()), *step) is None
+
+
 @pytest.mark.parametrize("mask", [None, torch.tensor([1.0, 0.0]), torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])])
 def test_squashed_draws_are_torchs(mask):
     B, A, D, bias, least = 33, 3, 2, 0.3, 0.01

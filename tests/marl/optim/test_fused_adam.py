@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW
 
-from marl.native import library
+from marl.native import library, threads
 from marl.optim import fused_adam
 from marl.optim.optimizer_config import clip_gradients
 
@@ -17,10 +17,10 @@ SHAPES = [[(64, 14), (64,), (64, 64), (64,), (9, 64), (9,)], [(3,), (17,), (100,
 @pytest.fixture(autouse=True)
 def one_thread():
     """Torch's fused kernel cuts tensors into pieces for several threads, whose ends are rounded differently."""
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(before)
 
 
 class Pair:
@@ -147,6 +147,24 @@ def test_what_it_does_not_know_torch_does(change):
     pair.draw()
     change(pair)
     assert pair.fused() is None
+
+
+@pytest.mark.parametrize("helpers", [1, 3])
+def test_steps_do_not_depend_on_who_helped(helpers):
+    shapes, norms = [(257, 300), (40_001,), (5,)], []
+    pairs = [Pair(AdamW, shapes, decay=0.1) for _ in range(2)]
+    try:
+        for i in range(12):  # the first is torch's
+            for pair, count in zip(pairs, (0, helpers), strict=True):
+                pair.draw()
+                threads.allow(count)
+                norms.append(pair.fused())
+                if not i:
+                    pair.slow(0)
+    finally:
+        threads.allow(None)
+    assert norms[:2] == [None, None] and all(map(torch.equal, norms[2::2], norms[3::2]))
+    assert all(map(torch.equal, pairs[0].sets[0], pairs[1].sets[0]))
 
 
 def test_without_a_compiler_torch_steps(monkeypatch):
