@@ -85,6 +85,7 @@ CASES = {
         *(*REPLAYED, "algo=masac", "env=vmas/navigation", "network=gru", "network.hidden=8"),
         *("algo.chunk_length=5", "algo.burn_in=3"),
     ],
+    "balance, SHAC": [*AGENTS, "algo=shac", "env=vmas/balance", "trainer.accumulate=1"],
     "simple_spread, SHAC": [
         *AGENTS, "algo=shac", "env=vmas/mpe/simple_spread",
         "algo.value_norm=running", "trainer.accumulate=1",  # the actors' step is of one minibatch
@@ -96,7 +97,7 @@ CASES = {
     "cloning": ["experiment=clone", "network.hidden=[16]", "task.eval_episodes=4", "env.fast=off"],
 }
 BY_EPOCHS = ("digits", "cloning")
-COMPILES = ("balance, kernel", "navigation, lidar", "balance, curriculum", "simple_spread, SHAC")
+COMPILES = ("balance, kernel", "navigation, lidar", "balance, curriculum", "balance, SHAC", "simple_spread, SHAC")
 TIMES = ("seconds", "per_second", "kernel_checks")  # endings of metrics that no two processes share
 STAGES = ("half", "written", "before rename", "after rename")
 SAME = ("loss", "optimizer", "schedule", "scaler", "processes", "callbacks", "iteration", "iterations", "best",
