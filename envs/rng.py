@@ -24,6 +24,18 @@ def unpack_python(packed: Tensor) -> tuple:
     return int(version), tuple(int(w) for w in words), gauss if has_gauss else None
 
 
+def random_state(device: torch.device) -> list[Tensor]:
+    """The states of torch's global generators that draws on a device may come from."""
+    return [torch.get_rng_state()] + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
+
+
+def set_random_state(device: torch.device, states: list[Tensor]) -> None:
+    """Puts back what `random_state` gave."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+
+
 class Stream:
     """A context manager inside which the global generators are this stream's, and afterwards the caller's again.
 
@@ -77,6 +89,18 @@ class Stream:
     def generator_states(self) -> list:
         """The states of torch's, numpy's and python's generators, as VMAS's decorator `local_seed` keeps them."""
         return [self._torch.clone(), self._numpy, self._python]
+
+    @property
+    def on_device(self) -> Tensor:
+        """The state of the generator whose numbers are drawn on `device`."""
+        return self._torch if self._cuda is None else self._cuda
+
+    @on_device.setter
+    def on_device(self, state: Tensor) -> None:
+        if self._cuda is None:
+            self._torch = state
+        else:
+            self._cuda = state
 
     def state_dict(self) -> dict[str, Tensor]:
         """The stream as tensors, loadable with `torch.load(weights_only=True)`."""

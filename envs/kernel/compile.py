@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 import envs
-from envs.kernel.backends.cpp import emit
 from envs.kernel.backends.cpu_runtime import KernelStep
 from envs.kernel.ir.layout import Layout, layout
 from envs.kernel.ir.lowered_step import Lowered, lower
+from envs.kernel.targets import Target, target_of
 from envs.kernel.tracing.tape import ConstantChanged, Refusal
 from envs.kernel.tracing.trace import TRACED, Trace, drawn_values, set_drawn, trace
 from envs.kernel.verification.audit import describe, python_state
@@ -33,7 +33,7 @@ from envs.vmas.world import VmasWorld
 from marl.core.errors import CannotCompile
 from marl.native import compiler as toolchain
 from marl.native import library_cache as cache
-from marl.native.compiler import PATIENCE, compile_library, digest, load
+from marl.native.compiler import PATIENCE, digest
 
 RESETS = 40  # tried to see every value that is drawn for the whole batch change
 CONTINUOUS = 8  # resets in a row that draw as many different numbers: no choice among a few
@@ -60,11 +60,12 @@ class Compiled:
     dtypes: dict[tuple, torch.dtype] = field(default_factory=dict)  # of the outputs, in the simulator
     unrolled: bool = False  # whether it draws where the simulator draws another number of times
     facts: dict[str, Any] = field(default_factory=dict)  # operations, seconds, errors: for reports
+    device: str = "cpu"  # whose environments it steps
 
     def step(self, num_envs: int, threads: int = 1) -> KernelStep:
-        """The kernel for a number of environments."""
-        library = load(cache.cache_folder() / self.binary)
-        return KernelStep(library, self.places, self.constants, self.shapes, self.noise, num_envs, threads)
+        """The kernel for a number of environments, on its device."""
+        target = target_of(torch.device(self.device))
+        return target.step(self.binary, self.places, self.constants, self.shapes, self.noise, num_envs, threads)
 
 
 def compiled(world: VmasWorld, specialise: bool = True, drawn: dict[str, Any] | None = None) -> Compiled:
@@ -75,7 +76,9 @@ def compiled(world: VmasWorld, specialise: bool = True, drawn: dict[str, Any] | 
     """
     try:
         compilation = _compiled(world, specialise, drawn)
-        return _compiled(world, False, drawn) if compilation.seldom else compilation
+        compilation = _compiled(world, False, drawn) if compilation.seldom else compilation
+        compilation.device = str(world.device)
+        return compilation
     except CannotCompile as refusal:
         return Compiled(why=str(refusal))
     except Exception as error:  # a scenario may raise anything when it is built, reset or stepped another way
@@ -139,7 +142,7 @@ class ScenarioState:
                  if _by_size(self.state.tokens.get(p), other.tokens.get(p), pool.num_envs, pool.size)}
         clocks = {p for p, slot in pool.main.host.items() if is_clock(slot.value)}
         self.left_out = _all_below(self.state.tokens.keys() | other.tokens.keys(), sizes | clocks | pool.drawn)
-        self.shared = {path: slot.value for path, slot in pool.main.tensors.items()
+        self.shared = {path: slot.value.cpu() for path, slot in pool.main.tensors.items()
                        if pool.axes.get(path) is None and path not in pool.evolving | pool.passing | pool.drawn
                        and slot.value.shape == getattr(pool.fresh.tensors.get(path), "value", slot.value).shape}
 
@@ -190,7 +193,6 @@ def _by_size(a: Any, b: Any, num_envs: int, size: int) -> bool:
 def key_of(world: VmasWorld, state: ScenarioState, specialise: bool, drawn: dict[str, Any] | None) -> str:
     """Everything that decides a kernel: settings, the scenario as it is, our sources, versions, machine, compiler."""
     settings = json.dumps({**world.settings, "drawn": drawn}, sort_keys=True, default=repr)
-    gxx = Path(toolchain.compiler()).resolve()
     return digest(
         settings,
         specialise,
@@ -200,9 +202,7 @@ def key_of(world: VmasWorld, state: ScenarioState, specialise: bool, drawn: dict
         np.__version__,
         platform.python_version(),
         importlib.metadata.version("vmas"),
-        toolchain.machine(),
-        gxx,
-        gxx.stat().st_mtime,
+        target_of(world.device).versions(),
     )
 
 
@@ -221,16 +221,18 @@ def _make(world: VmasWorld, state: ScenarioState, specialise: bool, drawn: dict[
     if drawn is not None:
         set_drawn(template.pool, drawn)
     traced = trace(template)
-    source, lowered, places = _written(traced, template, specialise)
+    target = target_of(world.device)
+    source, lowered, places = _written(traced, template, specialise, target)
     lowered.unrolled &= is_own(template)
     check_branches(template, traced)
-    if drawn is None and _depends_on_draws(template, specialise, traced, source):
+    if drawn is None and _depends_on_draws(template, specialise, traced, source, target):
         return Compiled(varies=True)
     traced_at = time.perf_counter()
-    library = compile_library(source)
+    library = target.build(source)
     compiled_at = time.perf_counter()
     compilation = Compiled(binary=library.name, places=places, constants=lowered.constants, shapes=lowered.shapes,
                     noise=lowered.noise, dtypes=lowered.dtypes, unrolled=lowered.unrolled)
+    compilation.device = str(world.device)
     report = verify(template, compilation.step(TRACED), unrolled=lowered.unrolled)
     check_late_branches(template, traced, compilation.step(TRACED))
     compilation.facts = {
@@ -251,13 +253,13 @@ def _make(world: VmasWorld, state: ScenarioState, specialise: bool, drawn: dict[
     return compilation
 
 
-def _written(traced: Trace, template: VmasWorld, specialise: bool) -> tuple[str, Lowered, Layout]:
+def _written(traced: Trace, template: VmasWorld, specialise: bool, target: Target) -> tuple[str, Lowered, Layout]:
     """The source of a trace's kernel, its program, and where it keeps what."""
     lowered = lower(traced, specialise)
     if lowered.operations > LARGEST:
         raise Refusal(f"the step has {lowered.operations} operations per environment, more than {LARGEST}")
     places = layout(lowered, template.spec)
-    return emit(lowered, places), lowered, places
+    return target.emit(lowered, places), lowered, places
 
 
 def _is_continuous(template: VmasWorld, path: str) -> bool:
@@ -269,7 +271,7 @@ def _is_continuous(template: VmasWorld, path: str) -> bool:
     return len(seen) == CONTINUOUS and any("." in text for text in seen)
 
 
-def _depends_on_draws(template: VmasWorld, specialise: bool, traced: Trace, source: str) -> bool:
+def _depends_on_draws(template: VmasWorld, specialise: bool, traced: Trace, source: str, target: Target) -> bool:
     """Whether the program changes with what resets draw for the whole batch: tried until each value has changed."""
     first = drawn_values(template.pool)
     if not first:
@@ -288,7 +290,7 @@ def _depends_on_draws(template: VmasWorld, specialise: bool, traced: Trace, sour
         unseen -= changed
         again = trace(template, audited=False)
         fingerprint = again.fingerprint()
-        if fingerprint not in known and _written(again, template, specialise)[0] != source:
+        if fingerprint not in known and _written(again, template, specialise, target)[0] != source:
             numbers = [path for path in sorted(changed) if _is_continuous(template, path)]
             if numbers:
                 raise Refusal(f"resets draw {numbers[0]} for the whole batch from a continuous range")

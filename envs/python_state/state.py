@@ -212,7 +212,8 @@ class PythonState:
             self._visit(f"{path}.__class__", kind)
         elif not hasattr(value, "__dict__"):
             if type(value).__repr__ is not object.__repr__ and " at 0x" not in (text := repr(value)):
-                self.tokens[path] = (self.tokens[path], text[:2000])  # dtypes, devices, dates, ranges, patterns
+                text = "any" if isinstance(value, torch.device) else text  # kernels are made apart for each
+                self.tokens[path] = (self.tokens[path], text[:2000])  # dtypes, dates, ranges, patterns
             elif isinstance(value, types.BuiltinFunctionType):
                 self.tokens[path] = (self.tokens[path], value.__qualname__)
             return

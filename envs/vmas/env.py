@@ -78,7 +78,7 @@ class VmasEnv(Env):
         device: str | torch.device = "cpu",
     ) -> None:
         self.device = find_device(device)
-        audit = StepAudit() if fast != "off" and self.device.type == "cpu" else None
+        audit = StepAudit() if fast != "off" and self.device.type in ("cpu", "cuda") else None
         self.world = VmasWorld(scenario, num_envs, max_steps, continuous_actions, multi_discrete, heterogeneous, groups,
                                global_state, scenario_kwargs, pool_every, pool_size, seed, self.device, audit, words,
                                observe_time)
@@ -92,7 +92,7 @@ class VmasEnv(Env):
     def _choose(self, fast: str, audit: StepAudit | None) -> None:
         """Takes the kernel path if there is a kernel."""
         if audit is None:
-            self._why = "kernels run on the CPU so far"
+            self._why = f"there are kernels for CPUs and NVIDIA's GPUs, not for {self.device.type}"
         elif audit.reason or self.world.pool.carried:
             rows = ", ".join(self.world.pool.carried.names)
             self._why = audit.reason or f"the scenario keeps environments' state in {rows}"
@@ -162,7 +162,10 @@ class VmasEnv(Env):
 
     def figures(self) -> dict[str, float]:
         """"kernel_checks": how often the kernel was compared with the simulator in this process."""
-        return {} if self.stepper is None else {"kernel_checks": float(self.stepper.recheck.checks)}
+        if self.stepper is None:
+            return {}
+        self.stepper.check_actions(ask=True)
+        return {"kernel_checks": float(self.stepper.recheck.checks)}
 
     def bind_rollout(self, *buffers: Any, **named: Any) -> None:
         """See `Env.bind_rollout`; a kernel writes to the buffers itself."""

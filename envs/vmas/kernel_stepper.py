@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 
 from envs.base import STATE, ActionError, EnvError, Transition, misshapen
-from envs.infos import InfoBuffers
 from envs.kernel.backends.cpu_runtime import KernelStep
+from envs.kernel.bound_rollout import BoundRollout
 from envs.kernel.compile import Compiled, ScenarioState, compiled
 from envs.kernel.tracing.tape import ConstantChanged
 from envs.kernel.tracing.trace import drawn_values
-from envs.kernel.verification.audit import python_state
-from envs.kernel.verification.recheck import Recheck
-from envs.python_state.state import SIZE
+from envs.kernel.verification.recheck import Recheck, watched
 from envs.vmas.agent_masks import is_said
 from envs.vmas.world import VmasWorld
 
@@ -79,12 +77,7 @@ class KernelStepper:
         pool.main.refresh()
         if self._left_out is None:
             self._left_out = ScenarioState(self.world).left_out | pool.drawn | pool.evolving
-        tokens = {path: token for path, token in python_state(self.world.simulator, pool.main).tokens.items()
-                 if path not in self._left_out and not path.endswith(SIZE)}
-        for path, slot in pool.main.tensors.items():
-            if pool.axes.get(path) is None and path not in pool.drawn | pool.evolving | pool.passing:
-                tokens[path] = (tuple(slot.value.shape), slot.value.tolist())
-        return tokens
+        return watched(self.world, self._left_out)
 
     # ---- state in and out
 
@@ -176,23 +169,56 @@ class KernelStepper:
                 raise misshapen(name, shape, value)
 
     def _before(self, action: dict[str, Tensor]) -> int:
-        world, kernel = self.world, self.kernel
+        self._point(action)
+        if self.kernel.noise:
+            self.kernel.draw_from(self.world.pool.stream)
+        self._ahead = True
+        return self.world.count_step()
+
+    def _point(self, action: dict[str, Tensor]) -> None:
         self._check_shapes(action)
         for name in self._shapes:
             value = action[name]
             if value.dtype != self._dtypes[name] or not value.is_contiguous():
                 value = value.to(self._dtypes[name]).contiguous()
-            kernel.point("action", name, tensor=value)
-        if kernel.noise:
-            with world.pool.stream:
-                kernel.draw()
-        self._ahead = True
-        return world.count_step()
+            self.kernel.point("action", name, tensor=value)
 
-    def _after(self) -> None:
-        if self.kernel.saw_nan.value:
-            self.kernel.saw_nan.value = 0
+    def check_actions(self, ask: bool = False) -> None:
+        """Raises ActionError if a step refused its action; see `KernelStep.refused`."""
+        if self.kernel is not None and self.kernel.refused(ask):
             raise ActionError("the simulator refused the action: not a number, or outside of the allowed choices.")
+
+    # ---- steps that a captured graph repeats
+
+    def repeatable(self, t: int, steps: int) -> int:
+        """How many of `steps` steps from entry t of a rollout on need no Python: no new pool, no comparison."""
+        recheck = self.recheck
+        if self.ready() is None or recheck.due or (t == 0 and recheck.due_next):
+            return 0
+        return min(steps, -(self.world.ticks + 1) % self.world.pool_every)
+
+    def announce(self, t: int, steps: int, shifts: Tensor) -> None:
+        """Counts steps that a graph will repeat; shifts: int64 [T], their rows of the pool go to entries t … of it.
+
+        The graph's kernels read them there (`CudaStep.bind_shifts`). No more than `repeatable` may be announced.
+        """
+        if t == 0:
+            self.recheck.count(rollout=True)
+        rows = torch.tensor([self.world.count_step() for _ in range(steps)])
+        shifts[t : t + steps].copy_(rows, non_blocking=True)
+        self._ahead = True
+        self.check_actions(ask=True)
+
+    def record(self, t: int, action: dict[str, Tensor]) -> None:
+        """The device's part of `step_into`, for a graph to capture after a step was made into the bound buffers."""
+        self._point(action)
+        if self.kernel.noise:
+            self.kernel.draw_captured()
+        self.kernel.step(t)
+        if self.world.agent_masks is not None:
+            self._settle(t)
+
+    # ---- steps
 
     def step(self, action: dict[str, Tensor]) -> Transition:
         """As VmasEnv.step: new tensors each time."""
@@ -201,15 +227,15 @@ class KernelStepper:
             return self._by_simulator(action)
         shift, num_envs = self._before(action), self.world.num_envs
         kernel = self.kernel
-        out = {key: torch.empty(shape) for key, shape in self._outputs}
-        ended, over = torch.empty(num_envs, dtype=torch.bool), torch.empty(num_envs, dtype=torch.bool)
+        out = {key: torch.empty(shape, device=kernel.device) for key, shape in self._outputs}
+        ended, over = (torch.empty(num_envs, dtype=torch.bool, device=kernel.device) for _ in range(2))
         for key, value in out.items():
             kernel.point(*key, tensor=value)
         self._bound = None
         kernel.point("terminated", tensor=ended)
         kernel.point("truncated", tensor=over)
         kernel.step(0, shift)
-        self._after()
+        self.check_actions()
         next_observation = {key[1]: value for key, value in out.items() if key[0] == "observation"}
         after = {key[2]: value for key, value in out.items() if key[0] == "after"}
         reward = {k[1]: v for k, v in out.items() if k[0] == "reward"}
@@ -225,76 +251,36 @@ class KernelStepper:
             state=after.pop(STATE, None), next_state=next_observation.pop(STATE, None), info=info,
             agent_terminated=ends[0], agent_truncated=ends[1])
 
-    def bind_rollout(self, observation: dict[str, Tensor], next_observation: dict[str, Tensor],
-                     reward: dict[str, Tensor], terminated: Tensor, truncated: Tensor, state: Tensor | None = None,
-                     next_state: Tensor | None = None, info: InfoBuffers | None = None,
-                     ends: dict[str, tuple[Tensor, Tensor]] | None = None) -> None:
-        """Names the rollout buffers that `step_into(t, …)` writes to.
-
-        observation: {group: [T, E, A, F]}, entry t the observation after step t (pass `buffer[1:]`);
-        next_observation, reward, terminated and truncated likewise. Contiguous, float32 and bool. info, ends: as for
-        `Env.bind_rollout`.
-        """
-        self._info, self._ends = info, ends or {}
-        self._rollout = {("after", "observation", g): v for g, v in observation.items()}
-        self._rollout |= {("observation", g): v for g, v in next_observation.items()}
-        self._rollout |= {("reward", g): v for g, v in reward.items()}
-        self._rollout |= {("terminated",): terminated, ("truncated",): truncated}
-        if state is not None:
-            self._rollout |= {("after", "observation", STATE): state, ("observation", STATE): next_state}
-        self._bound = None
+    def bind_rollout(self, *buffers: Any, **named: Any) -> None:
+        """Names the rollout buffers that `step_into(t, …)` writes to: arguments as for `BoundRollout`."""
+        self._rollout, self._bound = BoundRollout(*buffers, **named), None
 
     def step_into(self, t: int, action: dict[str, Tensor]) -> None:
         """One step whose results go to entry t of the buffers of `bind_rollout`."""
         if t == 0:
             self.recheck.count(rollout=True)
         if self._eager(action):
-            self._write(t, self._by_simulator(action))
+            self._rollout.write(t, self._by_simulator(action))
             return
         shift = self._before(action)
         if self._bound is not self.kernel:
-            rollout = self._rollout | self._info_buffers()
+            rollout = self._rollout.buffers | self._rollout.info_buffers(self.kernel.places)
             self.kernel.bind({key: None for key, _ in self._outputs if key not in rollout})
             self.kernel.bind(rollout, steps=True)
             self._bound = self.kernel
             if self.world.agent_masks is not None:
-                self._said = {key: torch.empty(shape) for key, shape in self._outputs if is_said(key)}
+                where = self.kernel.device
+                self._said = {k: torch.empty(shape, device=where) for k, shape in self._outputs if is_said(k)}
                 self.kernel.bind(self._said)
         self.kernel.step(t, shift)
-        self._after()
+        self.check_actions()
         if self.world.agent_masks is not None:
             self._settle(t)
 
     def _settle(self, t: int) -> None:
         """Ends of agents and zeros for the dead, in entry t of the rollout's buffers."""
-        rows = {key: buffer[t] for key, buffer in self._rollout.items()} | self._said
+        rows = {key: buffer[t] for key, buffer in self._rollout.buffers.items()} | self._said
         moved = {key[1]: row for key, row in rows.items() if key[0] == "observation"}
         after = {key[2]: row for key, row in rows.items() if key[0] == "after"}
         reward = {key[1]: row for key, row in rows.items() if key[0] == "reward"}
-        self._write_ends(t, *self.world.agent_masks.settle(reward, moved, after, rows["truncated",]))
-
-    def _write_ends(self, t: int, terminated: dict[str, Tensor], truncated: dict[str, Tensor]) -> None:
-        for name, (agent_terminated, agent_truncated) in self._ends.items():
-            agent_terminated[t].copy_(terminated[name])
-            agent_truncated[t].copy_(truncated[name])
-
-    def _info_buffers(self) -> dict[tuple, Tensor]:
-        """Where the kernel writes infos: {name to bind: float32 [T, E, A, …]}."""
-        if self._info is None:
-            return {}
-        inner = self.kernel.places.inner
-        buffers = {key: self._info.buffer(*key[1:], inner[key][1:]) for key, _ in self._outputs if key[0] == "info"}
-        return {key: buffer for key, buffer in buffers.items() if buffer is not None}
-
-    def _write(self, t: int, step: Transition) -> None:
-        """Copies a transition of the simulator's to entry t of the rollout's buffers."""
-        values = {("after", "observation", g): v for g, v in step.observation.items()}
-        values |= {("observation", g): v for g, v in step.next_observation.items()}
-        values |= {("reward", g): v for g, v in step.reward.items()}
-        values |= {("terminated",): step.terminated, ("truncated",): step.truncated}
-        values |= {("after", "observation", STATE): step.state, ("observation", STATE): step.next_state}
-        for key, buffer in self._rollout.items():
-            buffer[t].copy_(values[key])
-        self._write_ends(t, step.agent_terminated, step.agent_truncated)
-        if self._info is not None:
-            self._info.write(t, step.info)
+        self._rollout.write_ends(t, *self.world.agent_masks.settle(reward, moved, after, rows["truncated",]))

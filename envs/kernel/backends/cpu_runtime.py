@@ -1,4 +1,7 @@
-"""A compiled step at work: owns the state of the environments field by field, calls the kernel on given tensors."""
+"""A compiled step at work: owns the state of the environments field by field, calls the kernel on given tensors.
+
+`KernelStep` is the CPU's; `envs.kernel.backends.cuda_runtime.CudaStep` keeps the same on a GPU and launches there.
+"""
 
 import ctypes
 from collections.abc import Callable
@@ -10,6 +13,7 @@ from torch import Tensor
 from envs.kernel.ir.layout import Layout
 from envs.kernel.tracing.tape import ConstantChanged
 from envs.kernel.tracing.trace import TRACED
+from envs.rng import Stream
 
 Reader = Callable[[str], Tensor]  # path -> the simulator's tensor, environments on the axis that `shapes` names
 
@@ -17,6 +21,8 @@ Reader = Callable[[str], Tensor]  # path -> the simulator's tensor, environments
 class KernelStep:
     """One compiled step of E environments on the CPU.
 
+    device: where state, tables, random numbers and whatever is bound lie. What is read from the simulator, and written
+    back to it, may lie elsewhere.
     state: float32 [fields, E padded], what is carried from step to step; bools are 0 and 1.
     bind() names the tensors that a step writes to; unbound outputs cost nothing. Not safe for two threads at once.
     """
@@ -30,32 +36,28 @@ class KernelStep:
         noise: list[tuple],
         num_envs: int,
         threads: int = 1,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.places, self.constants, self.shapes, self.noise = places, constants, shapes, noise
-        self.num_envs, self.threads = num_envs, threads
-        self._library = library  # keeps it loaded
-        self._step = library.step
-        self._step.restype = None
-        self._step.argtypes = [ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 5 + [ctypes.c_int]
-        width = library.width()
-        self._stride = -(-num_envs // width) * width  # m: padded environments, so that whole vectors may be loaded
-        self.state = torch.zeros(max(len(places.fields), 1), self._stride)
-        self.tables = {
-            p: torch.zeros(num_envs, n, dtype=torch.uint8 if kind == "b" else torch.float32)
-            for p, n, kind in places.tables
-        }
-        self.random = torch.zeros(num_envs, max(places.noise, 1))
-        self.pool_size = 0
+        self.num_envs, self.threads, self.device = num_envs, threads, torch.device(device)
         self._index = {name: i for i, name in enumerate(places.pointers)}
         self._bases = (ctypes.c_void_p * len(self._index))()
         self._strides = (ctypes.c_int64 * len(self._index))()
-        self._where = ctypes.addressof(self._bases), ctypes.addressof(self._strides)
+        width = self._open(library)
+        self._stride = -(-num_envs // width) * width  # m: padded environments, so that whole vectors may be loaded
+        self.state = torch.zeros(max(len(places.fields), 1), self._stride, device=self.device)
+        self.tables = {
+            p: torch.zeros(num_envs, n, dtype=torch.uint8 if kind == "b" else torch.float32, device=self.device)
+            for p, n, kind in places.tables
+        }
+        self.random = torch.zeros(num_envs, max(places.noise, 1), device=self.device)
+        self.pool_size = 0
         self._kept: dict[tuple, Tensor] = {}
-        self.columns = _columns(places.fields)
-        values = torch.tensor(list(constants.values()))
-        self._pinned = {path: (theirs, values[ours]) for path, (ours, theirs) in _columns(list(constants)).items()}
-        self.saw_nan = ctypes.c_int(0)  # set by a step whose actions hold a nan
-        self._bases[self._index["nan",]] = ctypes.addressof(self.saw_nan)
+        self.columns = _columns(places.fields, self.device)
+        values = torch.tensor(list(constants.values()), device=self.device)
+        self._pinned = {path: (theirs, values[ours])
+                        for path, (ours, theirs) in _columns(list(constants), self.device).items()}
+        self._watch_actions()
         self.bind(
             {
                 ("state",): self.state,
@@ -63,6 +65,28 @@ class KernelStep:
                 **{("table", p): table for p, table in self.tables.items()},
             }
         )
+
+    def _open(self, library: ctypes.CDLL) -> int:
+        """Takes the library's calls; how many environments it computes side by side."""
+        self._library = library  # keeps it loaded
+        self._step = library.step
+        self._step.restype = None
+        self._step.argtypes = [ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 5 + [ctypes.c_int]
+        self._where = ctypes.addressof(self._bases), ctypes.addressof(self._strides)
+        return library.width()
+
+    def _watch_actions(self) -> None:
+        """Names the number that a step whose actions hold a nan sets."""
+        self._saw_nan = ctypes.c_int(0)
+        self._bases[self._index["nan",]] = ctypes.addressof(self._saw_nan)
+
+    def refused(self, ask: bool = False) -> bool:
+        """Whether a step since the last call had a nan among its actions.
+
+        On a GPU as far as is known by now, which is asked for every hundred steps, or now.
+        """
+        saw, self._saw_nan.value = self._saw_nan.value != 0, 0
+        return saw
 
     def bind(self, tensors: dict[tuple, Tensor | None], steps: bool = False) -> None:
         """Sets where inputs lie and outputs go, by the names in `places.pointers`; None unbinds.
@@ -106,37 +130,47 @@ class KernelStep:
         """One step on what is bound; environments that end continue from row (e + shift) % P of the pool."""
         self._step(*self._where, t, self.num_envs, self._stride, self.pool_size, shift, self.threads)
 
-    def draw(self) -> None:
-        """Draws the step's random numbers from torch's global generator, in the simulator's order."""
+    def draw(self, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> None:
+        """Draws the step's random numbers on a device, in the simulator's order.
+
+        They come from torch's global generator there, or from one that is given.
+        """
         start = 0
         for name, args, kwargs, shape, dtype in self.noise:
-            drawn = _draw(name, args, kwargs, shape, dtype, self.num_envs)
+            drawn = _draw(name, args, kwargs, shape, dtype, self.num_envs, device, generator)
             count = drawn.numel() // self.num_envs
             self.random[:, start : start + count] = drawn.reshape(self.num_envs, -1)
             start += count
+
+    def draw_from(self, stream: Stream) -> None:
+        """Draws the step's random numbers from an environment's stream."""
+        with stream:
+            self.draw()
 
     def load_state(self, read: Reader) -> None:
         """Copies the simulator's state in. Raises ConstantChanged."""
         self._check_constants(read)
         for path, (ours, theirs) in self.columns.items():
-            self.state[ours, : self.num_envs] = _rows(read(path), self.shapes[path])[:, theirs].T.to(torch.float32)
+            rows = rows_of(read(path), self.shapes[path]).to(self.device)[:, theirs]
+            self.state[ours, : self.num_envs] = rows.T.to(torch.float32)
         for path, table in self.tables.items():
-            table.copy_(_rows(read(path), self.shapes[path]))
+            table.copy_(rows_of(read(path), self.shapes[path]))
 
     def load_pool(self, read: Reader, size: int, observed: dict[tuple, Tensor]) -> None:
         """Copies the pool's P states and observations in; outputs ("after", …) come from there. ConstantChanged."""
         self._check_constants(read)
         if self.pool_size != size:
-            self.pool = torch.zeros(size, max(len(self.places.fields), 1))
-            tables = {("pool_table", p): torch.zeros(size, *t.shape[1:], dtype=t.dtype) for p, t in self.tables.items()}
-            fresh = {("fresh", *key): observed[key].clone().contiguous() for key in self.places.restarted}
+            self.pool = torch.zeros(size, max(len(self.places.fields), 1), device=self.device)
+            tables = {("pool_table", p): t.new_zeros(size, *t.shape[1:]) for p, t in self.tables.items()}
+            fresh = {("fresh", *key): observed[key].to(self.device, copy=True).contiguous()
+                     for key in self.places.restarted}
             self.pool_size = size
             self.bind({("pool",): self.pool, **tables, **fresh})
         for path, (ours, theirs) in self.columns.items():
-            rows = _rows(read(path), self.shapes[path])
+            rows = rows_of(read(path), self.shapes[path]).to(self.device)
             self.pool.index_copy_(1, ours, rows.index_select(1, theirs).to(torch.float32))
         for path in self.tables:
-            self._kept["pool_table", path].copy_(_rows(read(path), self.shapes[path]))
+            self._kept["pool_table", path].copy_(rows_of(read(path), self.shapes[path]))
         for key in self.places.restarted:
             self._kept["fresh", *key].copy_(observed[key])
 
@@ -146,11 +180,12 @@ class KernelStep:
         for path, (ours, theirs) in self.columns.items():
             shape, dtype, axis = self.shapes[path]
             old = read(path)
-            rows = _rows(old, self.shapes[path]).clone()
-            rows[:, theirs] = self.state[ours, : self.num_envs].T.to(dtype)
+            rows = rows_of(old, self.shapes[path]).clone()
+            rows[:, theirs.to(rows.device)] = self.state[ours, : self.num_envs].T.to(rows.device, dtype)
             out[path] = _back(rows, old, axis)
         for path, table in self.tables.items():
-            out[path] = _back(table.to(self.shapes[path][1]), read(path), self.shapes[path][2])
+            old = read(path)
+            out[path] = _back(table.to(old.device, self.shapes[path][1]), old, self.shapes[path][2])
         return out
 
     def fill(self, state: Any) -> None:
@@ -168,24 +203,25 @@ class KernelStep:
 
     def _check_constants(self, read: Reader) -> None:
         for path, (theirs, expected) in self._pinned.items():
-            rows = _rows(read(path), self.shapes[path]).index_select(1, theirs).to(torch.float32)
+            rows = rows_of(read(path), self.shapes[path]).to(self.device).index_select(1, theirs).to(torch.float32)
             if not torch.equal(rows, expected.expand_as(rows)):
                 raise ConstantChanged(
                     f"{path} was the same in every environment when the kernel was built, and isn't now"
                 )
 
 
-def _columns(keys: list[tuple[str, int]]) -> dict[str, tuple[Tensor, Tensor]]:
+def _columns(keys: list[tuple[str, int]], device: torch.device) -> dict[str, tuple[Tensor, Tensor]]:
     """{path: (positions in the list, elements of the path)}, as indices."""
     columns: dict[str, tuple[list[int], list[int]]] = {}
     for i, (path, element) in enumerate(keys):
         ours, theirs = columns.setdefault(path, ([], []))
         ours.append(i)
         theirs.append(element)
-    return {path: (torch.tensor(ours), torch.tensor(theirs)) for path, (ours, theirs) in columns.items()}
+    return {path: (torch.tensor(ours, device=device), torch.tensor(theirs, device=device))
+            for path, (ours, theirs) in columns.items()}
 
 
-def _rows(value: Tensor, shape: tuple) -> Tensor:
+def rows_of(value: Tensor, shape: tuple) -> Tensor:
     """[E, elements]."""
     axis = shape[2]
     return value.movedim(axis, 0).reshape(value.shape[axis], -1)
@@ -196,16 +232,20 @@ def _back(rows: Tensor, old: Tensor, axis: int) -> Tensor:
     return rows.reshape(moved.shape).movedim(0, axis).contiguous()
 
 
-def _draw(name: str, args: list, kwargs: dict, shape: tuple, dtype: torch.dtype, num_envs: int) -> Tensor:
+def _draw(name: str, args: list, kwargs: dict, shape: tuple, dtype: torch.dtype, num_envs: int,
+          device: torch.device | str, generator: torch.Generator | None) -> Tensor:
     """Repeats a recorded random draw for another number of environments."""
     shape = tuple(n // TRACED * num_envs if n and n % TRACED == 0 else n for n in shape)
     packet, _, overload = name.removeprefix("aten.").partition(".")
+    where = {"dtype": dtype, "device": device}
+    given = {} if generator is None else {"generator": generator}
     if packet.endswith("_"):
-        return getattr(torch.empty(shape, dtype=dtype), packet)(*args[1:], **kwargs)
-    if packet.endswith("_like"):
-        return getattr(torch, packet)(torch.empty(shape, dtype=dtype), *args[1:])
+        return getattr(torch.empty(shape, **where), packet)(*args[1:], **kwargs, **given)
+    if packet.endswith("_like") and not given:
+        return getattr(torch, packet)(torch.empty(shape, **where), *args[1:])
+    packet = packet.removesuffix("_like")
     if packet == "randint":
-        return torch.randint(*[a for a in args if not isinstance(a, (list, tuple))], shape, dtype=dtype)
+        return torch.randint(*[a for a in args if isinstance(a, (int, float))], shape, **where, **given)
     if packet == "normal":
-        return torch.normal(args[0], args[1], shape)
-    return getattr(torch, packet)(shape, dtype=dtype)
+        return torch.normal(args[0], args[1], shape, device=device, **given)
+    return getattr(torch, packet)(shape, **where, **given)

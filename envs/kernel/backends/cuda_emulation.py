@@ -5,11 +5,17 @@ that threads race for) is not. The library answers two calls: `launch_NAME`, wit
 takes them, and for a step also `step`, by which `KernelStep` steps on the CPU.
 """
 
+import ctypes
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from envs.kernel.backends.cuda import BLOCK
-from marl.native.compiler import compile_library
+from marl.native.compiler import compile_library, load
 
 BEFORE = """
 #include <cmath>
@@ -65,3 +71,42 @@ def emulated(source: str) -> str:
 def compile_emulation(source: str) -> Path:
     """The library of a CUDA source for this CPU, from disk if it was built before. Raises CannotCompile."""
     return compile_library(emulated(source))
+
+
+class EmulatedDriver:
+    """Answers a GPU's calls by the CPU (`cuda_driver.CudaDriver`): tensors must hold the CPU's memory.
+
+    launches: how many there were.
+    """
+
+    def __init__(self) -> None:
+        self.launches = 0
+
+    def versions(self, device: torch.device) -> str:
+        """The emulation has no chip."""
+        return "emulated"
+
+    def compile(self, source: str, device: torch.device) -> Path:
+        """As C++."""
+        return compile_emulation(source)
+
+    def load(self, binary: Path, kernel: str, device: torch.device) -> Any:
+        """The function that loops over a grid."""
+        function = getattr(load(binary), f"launch_{kernel}")
+        function.restype, function.argtypes = None, [ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p]
+        return function
+
+    def launch(self, kernel: Any, blocks: int, threads: int, arguments: int, device: torch.device) -> None:
+        """At once."""
+        self.launches += 1
+        kernel(blocks, threads, arguments)
+
+    def fetch(self, flags: Tensor) -> Callable[[], Tensor | None]:
+        """A copy as it is now, by address: a stand-in for a GPU's tensor need not be readable."""
+        here = torch.empty(flags.shape, dtype=flags.dtype)
+        ctypes.memmove(here.data_ptr(), flags.data_ptr(), here.numel() * here.element_size())
+        return lambda: here
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        """The CPU's: it draws on a stand-in that holds the CPU's memory."""
+        return torch.Generator()

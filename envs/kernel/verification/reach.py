@@ -33,12 +33,12 @@ def late_states(
         for k in range(steps):
             action = {name: torch.where(wavers.view(-1, 1, 1), value, steady[name]).contiguous()
                       for name, value in template.random_action(generator).items()}
-            kernel.bind({("action", name): value for name, value in action.items()})
+            kernel.bind({("action", name): value.to(kernel.device) for name, value in action.items()})
             with pool.stream:
-                kernel.draw()
+                kernel.draw(template.device)
             kernel.step()
-            age = torch.where(over[0] | over[1], -1, age)
-            going = age > k
+            age = torch.where((over[0] | over[1]).cpu(), -1, age)
+            going = (age > k).to(kernel.device)
             late_state[:, : template.num_envs][:, going] = kernel.state[:, : template.num_envs][:, going]
             for path, table in kernel.tables.items():
                 tables[path][going] = table[going]

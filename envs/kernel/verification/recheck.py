@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from torch import Tensor
 
@@ -10,7 +11,9 @@ from envs.base import EnvError
 from envs.kernel.compile import Compiled
 from envs.kernel.tracing.tape import ConstantChanged, Refusal
 from envs.kernel.tracing.trace import refusing
+from envs.kernel.verification.audit import python_state
 from envs.kernel.verification.verify import Comparison, Report
+from envs.python_state.state import SIZE
 from envs.vmas.scenario_errors import naming_errors
 from envs.vmas.world import VmasWorld
 
@@ -57,6 +60,11 @@ class Recheck:
             self._steps += 1
             self.due |= self._steps % 100 == 0 and _is_power_of_ten(self._steps // 100)
 
+    @property
+    def due_next(self) -> bool:
+        """Whether the next rollout begins with a comparison."""
+        return _is_power_of_ten(self._rollouts + 1)
+
     def affordable(self) -> bool:
         """Whether comparisons stay below a hundredth of the time since the start; the first is always made."""
         return self.spent <= SHARE * (time.perf_counter() - self._born)
@@ -87,3 +95,14 @@ def _is_power_of_ten(number: int) -> bool:
     while number > 1 and number % 10 == 0:
         number //= 10
     return number == 1
+
+
+def watched(world: VmasWorld, left_out: set[str]) -> dict[str, Any]:
+    """{path: token} of what may be changed while a kernel steps `world`, apart from the paths left out."""
+    pool = world.pool
+    tokens = {path: token for path, token in python_state(world.simulator, pool.main).tokens.items()
+              if path not in left_out and not path.endswith(SIZE)}
+    for path, slot in pool.main.tensors.items():
+        if pool.axes.get(path) is None and path not in pool.drawn | pool.evolving | pool.passing:
+            tokens[path] = (tuple(slot.value.shape), slot.value.tolist())
+    return tokens

@@ -15,6 +15,7 @@ from envs.kernel.tracing.tape import Recorder, Refusal, Tape
 from envs.kernel.tracing.trace import refusing, reset_as_drawn
 from envs.kernel.verification.audit import StepAudit
 from envs.kernel.verification.reach import late_states
+from envs.rng import random_state, set_random_state
 from envs.vmas.simulator_state import copies
 from envs.vmas.world import VmasWorld
 
@@ -39,7 +40,7 @@ class Comparison:
     """Compares a kernel with the simulator of `world`, step by step, each from the simulator's own state.
 
     The simulator steps on; the kernel takes its state over before every step. Where a step amplifies rounding, the
-    simulator is its own measure: it steps again from a state with other last bits.
+    simulator is its own measure: it steps again from a state with other last bits. They need not be on one device.
     unrolled: compare with the simulator under the same rewriting of rejection loops and masked draws as the kernel's
     (their numbers of draws differ).
     """
@@ -52,9 +53,10 @@ class Comparison:
 
     def __post_init__(self) -> None:
         num_envs = self.world.num_envs
-        self._outputs = {key: torch.empty(num_envs, n) for key, n in self.kernel.places.outputs}
+        where = self.kernel.device
+        self._outputs = {key: torch.empty(num_envs, n, device=where) for key, n in self.kernel.places.outputs}
         for name in ("terminated", "truncated"):
-            self._outputs[name,] = torch.empty(num_envs, dtype=torch.bool)
+            self._outputs[name,] = torch.empty(num_envs, dtype=torch.bool, device=where)
         self.kernel.bind(self._outputs)
 
     def step(self, action: dict[str, Tensor]) -> None:
@@ -63,27 +65,27 @@ class Comparison:
         pool.main.refresh()
         kernel.load_state(_reader(pool.main))
         action = {name: a.contiguous() for name, a in action.items()}
-        kernel.bind({("action", name): a for name, a in action.items()})
+        kernel.bind({("action", name): a.to(kernel.device) for name, a in action.items()})
         saved = _clones(pool)
         with pool.stream:
-            before = torch.get_rng_state()
-            kernel.draw()
-            torch.set_rng_state(before)
+            before = random_state(world.device)
+            kernel.draw(world.device)
+            set_random_state(world.device, before)
             kernel.step()
             expected = self._simulator(action)
-        ours = dict(self._outputs)
+        ours = {key: value.cpu() for key, value in self._outputs.items()}
         for path, value in kernel.store_state(_reader(pool.main)).items():
-            ours["state", path] = value.movedim(kernel.shapes[path][2], 0).reshape(world.num_envs, -1)
+            ours["state", path] = value.cpu().movedim(kernel.shapes[path][2], 0).reshape(world.num_envs, -1)
         error, flipped = _apart(ours, expected, report), _flipped(ours, expected)
         wrong = flipped | ~(error <= TOLERANCE)
         if wrong.any():
             after = _clones(pool)
             _shake(kernel, pool.main, saved, self.generator)
             with pool.stream:
-                ended = torch.get_rng_state()
-                torch.set_rng_state(before)
+                ended = random_state(world.device)
+                set_random_state(world.device, before)
                 shaken = self._simulator(action)
-                torch.set_rng_state(ended)
+                set_random_state(world.device, ended)
             wrong &= ~_flipped(shaken, expected) & (flipped | (error > AMPLIFIED * _apart(shaken, expected)))
             for path, value in after.items():
                 pool.main.tensors[path].write(value)
@@ -93,7 +95,7 @@ class Comparison:
 
     @property
     def over(self) -> list[Tensor]:
-        """What the kernel's steps write on ends of episodes, two of [E]."""
+        """What the kernel's steps write on ends of episodes, two of [E], on its device."""
         return [self._outputs["terminated",], self._outputs["truncated",]]
 
     def _simulator(self, action: dict[str, Tensor]) -> dict[tuple, Tensor]:
@@ -102,7 +104,7 @@ class Comparison:
         for path in {p for p, _ in kernel.places.fields} | set(kernel.tables):
             rows = main.tensors[path].value.movedim(kernel.shapes[path][2], 0)
             expected["state", path] = rows.detach().reshape(self.world.num_envs, -1).clone()
-        return expected
+        return {key: value.cpu() for key, value in expected.items()}
 
     def difference(self) -> str:
         """One sentence where the kernel is astray in more than one of a thousand environments, else ""."""
@@ -203,9 +205,9 @@ def _shake(kernel: KernelStep, state, saved: dict[str, Tensor], generator: torch
         if value.dtype == torch.float32 and path in kernel.columns and path != "steps":
             axis = kernel.shapes[path][2]
             rows = value.movedim(axis, 0)
-            flat, elements = rows.reshape(len(rows), -1).clone(), kernel.columns[path][1]
+            flat, elements = rows.reshape(len(rows), -1).clone(), kernel.columns[path][1].to(value.device)
             noise = torch.rand(len(rows), len(elements), generator=generator) - 0.5
-            flat[:, elements] *= 1 + 2.4e-7 * noise
+            flat[:, elements] *= 1 + 2.4e-7 * noise.to(value.device)
             clone = flat.reshape(rows.shape).movedim(0, axis)
         shaken[id(value)] = clone
         state.tensors[path].write(clone)

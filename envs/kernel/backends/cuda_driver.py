@@ -1,0 +1,133 @@
+"""The few calls by which kernels reach a GPU: compile, load, launch, and fetching a flag without waiting for it.
+
+Everything above them is the same on a GPU and on a machine without one, where `cuda_emulation.EmulatedDriver` answers
+them by the CPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from envs.kernel.backends import cuda_compiler
+from marl.core.errors import CannotCompile
+
+Arrived = Callable[[], "Tensor | None"]  # the fetched numbers on the CPU, None while they are on their way
+
+
+class CudaDriver(Protocol):
+    """What kernels ask of a GPU. All of it may raise CannotCompile, `launch` RuntimeError."""
+
+    def versions(self, device: torch.device) -> str:
+        """What decides binaries for a device, beside their source."""
+
+    def compile(self, source: str, device: torch.device) -> Path:
+        """The binary of a source, in the kernel cache."""
+
+    def load(self, binary: Path, kernel: str, device: torch.device) -> Any:
+        """A kernel of a binary, to be launched on that device."""
+
+    def launch(self, kernel: Any, blocks: int, threads: int, arguments: int, device: torch.device) -> None:
+        """Runs a kernel in torch's current stream; arguments: the address of an array of pointers to them."""
+
+    def fetch(self, flags: Tensor) -> Arrived:
+        """Starts to copy a tensor to the host behind what is launched by now."""
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        """A new generator of random numbers on a device."""
+
+
+class NvidiaDriver:
+    """NVRTC and the CUDA driver, by `cuda.bindings`."""
+
+    def __init__(self) -> None:
+        self._modules: dict[tuple[str, torch.device], Any] = {}  # loaded binaries, kept as long as the process
+
+    def _architecture(self, device: torch.device) -> str:
+        major, minor = torch.cuda.get_device_capability(device)
+        chip = f"sm_{major}{minor}"
+        if chip not in (known := cuda_compiler.architectures()):
+            raise CannotCompile(f"NVRTC compiles for {', '.join(known)}, and this GPU is {chip}")
+        return chip
+
+    def versions(self, device: torch.device) -> str:
+        """NVRTC's version and options, and the chip."""
+        return f"{cuda_compiler.versions()} {self._architecture(device)}"
+
+    def compile(self, source: str, device: torch.device) -> Path:
+        """See `cuda_compiler.compile_cuda`."""
+        return cuda_compiler.compile_cuda(source, self._architecture(device))
+
+    def load(self, binary: Path, kernel: str, device: torch.device) -> Any:
+        """Loads a binary into torch's context on that device, once."""
+        from cuda.bindings import driver
+
+        with torch.cuda.device(device):
+            torch.empty(1, device=device)  # makes the context that torch works in the current one
+            module = self._modules.get((binary.name, device))
+            if module is None:
+                try:
+                    module = _checked(driver.cuModuleLoadData(binary.read_bytes()))
+                except (RuntimeError, OSError) as error:
+                    raise CannotCompile(f"{binary.name} cannot be loaded: {error}") from error
+                self._modules[binary.name, device] = module
+            return _checked(driver.cuModuleGetFunction(module, kernel.encode()))
+
+    def launch(self, kernel: Any, blocks: int, threads: int, arguments: int, device: torch.device) -> None:
+        """One launch, in the order of torch's own work."""
+        from cuda.bindings import driver
+
+        stream = torch.cuda.current_stream(device).cuda_stream
+        _checked(driver.cuLaunchKernel(kernel, blocks, 1, 1, threads, 1, 1, 0, stream, arguments, 0))
+
+    def fetch(self, flags: Tensor) -> Arrived:
+        """By page-locked memory and an event."""
+        here = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
+        here.copy_(flags, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record(torch.cuda.current_stream(flags.device))
+        return lambda: here if done.query() else None
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        """torch's."""
+        return torch.Generator(device)
+
+
+def _checked(result: tuple) -> Any:
+    """What a driver's call gave beside its status. Raises RuntimeError with the driver's name of a failure."""
+    from cuda.bindings import driver
+
+    status, *values = result
+    if status != driver.CUresult.CUDA_SUCCESS:
+        raise RuntimeError(f"the CUDA driver said {getattr(status, 'name', status)}")
+    return values[0] if values else None
+
+
+_driver: CudaDriver = NvidiaDriver()
+
+
+def cuda_driver() -> CudaDriver:
+    """The driver in use."""
+    return _driver
+
+
+@contextmanager
+def using(driver: CudaDriver) -> Iterator[None]:
+    """Within it, another driver answers: on machines without a GPU, the emulated one."""
+    global _driver
+    before, _driver = _driver, driver
+    try:
+        yield
+    finally:
+        _driver = before
+
+
+def addresses(arguments: list[Any]) -> ctypes.Array:
+    """The array of pointers that `launch` takes, to ctypes values that the caller keeps."""
+    return (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))

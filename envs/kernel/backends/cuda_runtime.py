@@ -1,0 +1,134 @@
+"""A compiled step at work on a GPU: state, pool, tables and outputs are torch's tensors there, a step is one launch."""
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.kernel.backends.cpu_runtime import KernelStep, Reader, rows_of
+from envs.kernel.backends.cuda_driver import Arrived, CudaDriver, addresses, cuda_driver
+from envs.kernel.tracing.tape import ConstantChanged
+from envs.rng import Stream
+
+WARP = 32  # neighbouring environments, whose numbers lie in one line of memory
+BLOCKS = ((16_384, 32), (65_536, 64))  # (environments up to which, threads of a block): few fill all processors so
+LARGE = 128  # threads of a block of more
+ATTENTION = 100  # steps from one look at the flags to the next
+
+
+class CudaStep(KernelStep):
+    """One compiled step of E environments on a GPU: as `KernelStep`, with nothing allocated and nothing waited for.
+
+    What goes with a launch by value (where everything lies, the step's number) a captured graph keeps; which row of the
+    pool environments restart from lies in `shifts`, if that is bound, and may change from replay to replay. A nan among
+    the actions sets a flag in the GPU's memory, of which `refused` tells some hundred steps later.
+    """
+
+    def __init__(self, kernel: Any, *args: Any, device: torch.device | str, **named: Any) -> None:
+        self._driver: CudaDriver = cuda_driver()
+        super().__init__(kernel, *args, device=device, **named)
+        self._threads = next((threads for most, threads in BLOCKS if self.num_envs <= most), LARGE)
+        self._blocks = -(-self.num_envs // self._threads)
+        self._envs, self._padded = ctypes.c_longlong(self.num_envs), ctypes.c_longlong(self._stride)
+
+    def _open(self, library: Any) -> int:
+        self._kernel = library
+
+        class Where(ctypes.Structure):
+            """As in the source, by value."""
+
+            _fields_ = [("base", ctypes.c_void_p * len(self._index)), ("stride", ctypes.c_longlong * len(self._index))]
+
+        self._where = Where()
+        self._bases, self._strides = self._where.base, self._where.stride  # views: what is bound is in the structure
+        self._shifts, self._now, self._pool, self._shift = (
+            ctypes.c_void_p(), ctypes.c_longlong(), ctypes.c_longlong(), ctypes.c_longlong())
+        self._envs, self._padded = ctypes.c_longlong(), ctypes.c_longlong()
+        return WARP
+
+    def _watch_actions(self) -> None:
+        self._flag = torch.zeros(1, dtype=torch.int32, device=self.device)
+        self._bases[self._index["nan",]] = self._flag.data_ptr()
+        self._arrived: Arrived | None = None
+        self._steps = 0
+        self._generator: torch.Generator | None = None
+        self._arguments: ctypes.Array | None = None
+
+    def bind_shifts(self, shifts: Tensor | None) -> None:
+        """int64 [T] on the device: step(t) restarts environments from row (e + shifts[t]) % P. None: from `shift`."""
+        self._kept_shifts = shifts
+        self._shifts.value = None if shifts is None else shifts.data_ptr()
+
+    def point(self, *name: str, tensor: Tensor) -> None:
+        """See `KernelStep.point`. Raises ValueError for a tensor of another device, which a GPU could not read."""
+        if tensor.device != self.device:
+            raise ValueError(f"{name} lies on {tensor.device}, and the environment on {self.device}")
+        super().point(*name, tensor=tensor)
+
+    def _check(self, name: tuple, tensor: Tensor) -> None:
+        super()._check(name, tensor)
+        if tensor.device != self.device:
+            raise ValueError(f"{name} lies on {tensor.device}, and the environment on {self.device}")
+
+    def step(self, t: int = 0, shift: int = 0) -> None:
+        """See `KernelStep.step`; the step is made some time later, in the order of torch's own work."""
+        if self._arguments is None:
+            self._arguments = addresses(
+                [self._where, self._shifts, self._now, self._envs, self._padded, self._pool, self._shift])
+        self._now.value, self._pool.value, self._shift.value = t, self.pool_size, shift
+        self._driver.launch(self._kernel, self._blocks, self._threads, ctypes.addressof(self._arguments), self.device)
+
+    def draw_from(self, stream: Stream) -> None:
+        """See `KernelStep.draw_from`; no global generator is touched, and no state leaves the host."""
+        with self.drawing(stream):
+            self.draw_captured()
+
+    @contextmanager
+    def drawing(self, stream: Stream) -> Iterator[torch.Generator]:
+        """Within it the step's generator goes on where the stream is, and the stream afterwards where that is.
+
+        A graph that captured draws is replayed within it, the generator registered with the graph.
+        """
+        if self._generator is None:
+            self._generator = self._driver.generator(self.device)
+        self._generator.set_state(stream.on_device)
+        try:
+            yield self._generator
+        finally:
+            stream.on_device = self._generator.get_state()
+
+    def draw_captured(self) -> None:
+        """The draws alone, within `drawing`."""
+        self.draw(self.device, self._generator)
+
+    def refused(self, ask: bool = False) -> bool:
+        """Whether a step had a nan among its actions, as far as that has reached the host; costs no wait."""
+        self._steps += 1
+        if self._arrived is not None:
+            flags = self._arrived()
+            if flags is None:
+                return False
+            self._arrived = None
+            if bool(flags[0]):
+                self._flag.zero_()
+                return True
+        if ask or self._steps >= ATTENTION:
+            self._steps = 0
+            self._arrived = self._driver.fetch(self._flag)
+        return False
+
+    def _check_constants(self, read: Reader) -> None:
+        """All at once: one wait, not one for each constant."""
+        if not self._pinned:
+            return
+        found = []
+        for path, (theirs, expected) in self._pinned.items():
+            rows = rows_of(read(path), self.shapes[path]).to(self.device).index_select(1, theirs).to(torch.float32)
+            found.append((rows != expected).any())
+        for path, changed in zip(self._pinned, torch.stack(found).tolist(), strict=True):
+            if changed:
+                raise ConstantChanged(
+                    f"{path} was the same in every environment when the kernel was built, and isn't now")

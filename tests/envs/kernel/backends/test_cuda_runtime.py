@@ -1,0 +1,151 @@
+"""The GPU's runtime on a machine without one: its launches run on the CPU, everything above them is what a GPU gets."""
+
+import pytest
+import torch
+
+import envs.kernel.compile as making
+from envs.base import ActionError
+from envs.kernel.backends.cuda_driver import cuda_driver, using
+from envs.kernel.backends.cuda_emulation import EmulatedDriver
+from envs.kernel.backends.cuda_runtime import ATTENTION, CudaStep
+from envs.kernel.targets import CpuTarget, CudaTarget, target_of
+from envs.vmas.env import VmasEnv
+from tests.envs.kernel.backends.rollouts import bound, played
+
+E = 30
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    """Kernels are made for a GPU, and their launches run on the CPU."""
+    monkeypatch.setattr(making, "target_of", lambda device: CudaTarget(device))
+    driver = EmulatedDriver()
+    with using(driver):
+        yield driver
+
+
+def test_a_gpu_gets_cuda_and_everything_else_the_cpu_s():
+    assert isinstance(target_of(torch.device("cpu")), CpuTarget)
+    target = target_of(torch.device("cuda", 1))
+    assert isinstance(target, CudaTarget) and target.device.index == 1
+
+
+@pytest.mark.parametrize(("scenario", "kwargs"), [
+    ("balance", {}),
+    ("debug/line_trajectory", {}),  # draws in its step
+    ("tests.envs.kernel.backends.grid.Grid", {}),  # a table
+    ("mpe/simple", {"continuous_actions": False}),
+])
+def test_the_whole_environment_steps_as_on_the_cpu(emulated, monkeypatch, scenario, kwargs):
+    """Same resets, same draws, same pool: the two runtimes differ by the rounding of a function here and there."""
+    settings = {"num_envs": E, "max_steps": 7, "pool_every": 5, "fast": "kernel", "seed": 3, **kwargs}
+    gpu = VmasEnv(scenario, **settings)
+    assert isinstance(gpu.stepper.kernel, CudaStep) and emulated.launches > 0
+    monkeypatch.setattr(making, "target_of", target_of)
+    cpu = VmasEnv(scenario, **settings)
+    assert not isinstance(cpu.stepper.kernel, CudaStep)
+    for theirs, ours in zip(played(cpu, 12), played(gpu, 12), strict=True):
+        assert theirs.keys() == ours.keys()
+        for key, value in theirs.items():
+            torch.testing.assert_close(ours[key], value, rtol=1e-4, atol=1e-4)
+
+
+def test_buffers_of_a_rollout_hold_what_steps_return(emulated):
+    env, other = (VmasEnv("debug/goal", num_envs=E, max_steps=4, fast="kernel", seed=1) for _ in range(2))
+    env.reset(seed=5), other.reset(seed=5)
+    buffers, actions = bound(env, 8), [other.random_action(torch.Generator().manual_seed(t)) for t in range(8)]
+    for t, action in enumerate(actions):
+        env.step_into(t, action)
+        step = other.step(action)
+        assert torch.equal(buffers["observation"][t], step.observation["agents"])
+        assert torch.equal(buffers["reward"][t], step.reward["agents"])
+        assert torch.equal(buffers["truncated"][t], step.truncated)
+    assert buffers["truncated"].sum() == 2 * E
+
+
+def test_steps_that_a_graph_repeats_are_the_plain_ones(emulated):
+    """`announce` counts, `record` is the device's part: rows of the pool come from memory, and draws go on."""
+    plain, graph = (VmasEnv("debug/line_trajectory", num_envs=E, max_steps=4, pool_every=100, fast="kernel", seed=2)
+                    for _ in range(2))
+    stepper, kernel = graph.stepper, graph.stepper.kernel
+    plain.reset(seed=4), graph.reset(seed=4)
+    wanted, got = bound(plain, 8), bound(graph, 8)
+    shifts, actions = torch.zeros(8, dtype=torch.int64), [plain.random_action() for _ in range(8)]
+    for round in range(2):
+        for t, action in enumerate(actions):
+            plain.step_into(t, action)
+        first = 0 if round else 1
+        if not round:
+            assert stepper.repeatable(0, 8) == 0  # the first rollout begins with a comparison
+            graph.step_into(0, actions[0])
+        assert stepper.repeatable(first, 8 - first) == 8 - first
+        stepper.announce(first, 8 - first, shifts)
+        kernel.bind_shifts(shifts)
+        with kernel.drawing(graph.world.pool.stream):
+            for t in range(first, 8):
+                stepper.record(t, actions[t])
+        kernel.bind_shifts(None)
+        for key, value in wanted.items():
+            assert torch.equal(got[key], value), key
+    assert graph.world.ticks == plain.world.ticks == 16
+    theirs = plain.snapshot()
+    assert all(torch.equal(value, theirs[key]) for key, value in graph.snapshot().items())
+
+
+def test_a_pool_that_is_due_ends_what_can_be_repeated(emulated):
+    env = VmasEnv("debug/goal", num_envs=E, pool_every=5, fast="kernel")
+    env.reset(seed=0)
+    env.stepper.recheck.count(rollout=True), env.stepper.recheck.count(rollout=True)
+    env.stepper.recheck.due = False
+    assert env.stepper.repeatable(0, 3) == 3
+    assert env.stepper.repeatable(0, 10) == 4  # the fifth step begins with a new pool
+    env.step(env.random_action())
+    assert env.stepper.repeatable(1, 10) == 3
+
+
+def test_a_snapshot_repeats_the_steps_to_the_last_bit(emulated):
+    env = VmasEnv("debug/line_trajectory", num_envs=E, max_steps=6, pool_every=4, fast="kernel", seed=9)
+    played(env, 3)
+    saved = env.snapshot()
+    actions = [env.random_action() for _ in range(9)]
+    first = [env.step(action).observation["agents"].clone() for action in actions]
+    env.restore(saved)
+    assert all(torch.equal(env.step(action).observation["agents"], value)
+               for action, value in zip(actions, first, strict=True))
+
+
+def test_a_nan_is_told_without_waiting_for_it(emulated):
+    env = VmasEnv("debug/goal", num_envs=E, fast="kernel")
+    good = env.random_action()
+    bad = {name: torch.full_like(value, torch.nan) for name, value in good.items()}
+    env.step(bad)  # nobody looks yet
+    with pytest.raises(ActionError, match="not a number"):
+        for _ in range(2 * ATTENTION):
+            env.step(good)
+    env.reset(seed=0)
+    for _ in range(2 * ATTENTION):
+        env.step(good)
+
+
+def test_an_iteration_s_end_asks_for_it(emulated):
+    env = VmasEnv("debug/goal", num_envs=E, fast="kernel")
+    env.step({name: torch.full_like(value, torch.nan) for name, value in env.random_action().items()})
+    env.figures()  # asks
+    with pytest.raises(ActionError, match="not a number"):
+        env.figures()
+
+
+def test_tensors_of_another_device_are_refused(emulated):
+    kernel = VmasEnv("debug/goal", num_envs=E, fast="kernel").stepper.kernel
+    away = torch.empty(E, 1, 2, device="meta")
+    with pytest.raises(ValueError, match="lies on meta, and the environment on cpu"):
+        kernel.point("action", "agents", tensor=away)
+    with pytest.raises(ValueError, match="lies on meta"):
+        kernel.bind({("terminated",): torch.empty(E, dtype=torch.bool, device="meta")})
+
+
+def test_the_driver_in_use_is_put_back():
+    before = cuda_driver()
+    with using(EmulatedDriver()) as _:
+        assert cuda_driver() is not before
+    assert cuda_driver() is before
