@@ -26,6 +26,7 @@ from marl.checkpoints.attachments import Attachments
 from marl.config.described import remembers_arguments
 from marl.core import distributed
 from marl.core.errors import NonFinite, UserError
+from marl.optim import fused_lerp
 
 
 class OffPolicy(RLTask):
@@ -67,8 +68,8 @@ class OffPolicy(RLTask):
         if curriculum and curriculum.get("env"):
             raise UserError("curriculum.env: needs algo=mappo, ippo or pqn, whose steps are all of the present stage")
         if torch.device(device).type == "cpu":
-            for library in (gather.functions, replay_terms.functions):  # while the environment's kernel is made
-                library.begin()
+            for module in (gather, replay_terms, fused_lerp):  # while the environment's kernel is made
+                module.functions.begin()
         steps, played = algo.rollout_steps, (eval_episodes, eval_deterministic, groups, info)
         super().__init__(env, algo, steps, frames, seed, device, *played)
         if self.lineup.partly:

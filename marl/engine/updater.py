@@ -165,7 +165,10 @@ class Updater:
             if self.fused_step is not None and not self.scaler.is_enabled():
                 norm = self.fused_step()
             self.metrics.add_step(self._torch_step() if norm is None else norm)
-            self.optimizer.zero_grad(set_to_none=True)
+            if norm is None:
+                self.optimizer.zero_grad(set_to_none=True)
+            else:  # these are all its parameters: a loop takes a tenth of torch's time
+                self.fused_step.drop_gradients()
             self.schedule.step("step")
             if self.averaging is not None:
                 self.averaging.update("ema", self.module, self.progress)

@@ -49,6 +49,11 @@ class FusedAdamStep:
         """Clip, step and give the norm of all gradients, on the device; None where torch has to do it."""
         return self.by(functions())
 
+    def drop_gradients(self) -> None:
+        """Set the gradients to None, which makes room for the next."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
     def by(self, lib: ctypes.CDLL | None) -> Tensor | None:
         """As a call, with this library."""
         gradients = [p.grad for p in self.parameters]

@@ -238,31 +238,32 @@ class ReplayBuffer:
         """
         E, oldest = self.n_envs, self.added - self.steps
         draw = torch.randint(self.steps * E, (size,), generator=generator, device=self.device)
-        step, env = oldest + draw // E, draw % E  # absolute numbers of steps
-        return self.take(step, env, n_step, gamma)
+        if n_step == 1:
+            at = draw.add_(oldest * E).remainder_(self.capacity * E).to(self.memory.device)
+            return self._frames(at, torch.full(at.shape, gamma, device=at.device))
+        return self.take(oldest + draw // E, draw % E, n_step, gamma)  # absolute numbers of steps
 
     def take(self, step: Tensor, env: Tensor, n_step: int = 1, gamma: float = 1.0) -> dict:
         """The minibatch of these steps, int64 [B] counted from the first ever added, of environments int64 [B]."""
-        if self.memory.device != self.device:
-            step, env = step.to(self.memory.device), env.to(self.memory.device)
-        E, slot = self.n_envs, step % self.capacity
-        at = slot * E + env
-        rewards: dict[str, Tensor] = {}
-        last, discount = at, torch.full(step.shape, gamma, device=step.device)
-        if n_step > 1:
-            rewards, last, discount = n_step_sums(self, step, env, at, n_step, discount)
-        after = last + E  # row C follows row C - 1, and holds what row 0 begins with
-        finals = self.final_index.view(-1).index_select(0, last)
-        batch: dict = {}
-        names, select = self._selection(n_step > 1)
-        for (prefix, name), value in zip(names, select([at, last, after], finals), strict=True):
+        step, env = step.to(self.memory.device), env.to(self.memory.device)
+        at = step % self.capacity * self.n_envs + env
+        gammas = torch.full(step.shape, gamma, device=step.device)
+        return self._frames(at, gammas, n_step_sums(self, step, env, at, n_step, gammas) if n_step > 1 else None)
+
+    def _frames(self, at: Tensor, gamma: Tensor, sums: tuple[dict[str, Tensor], Tensor, Tensor] | None = None) -> dict:
+        """The minibatch of frames that lie `at`, int64 [B], slot * E + environment; sums: as of `n_step_sums`."""
+        rewards, last, discount = sums or ({}, at, gamma)
+        after = last + self.n_envs  # row C follows row C - 1, and holds what row 0 begins with
+        batch: dict = {"discount": discount}
+        names, select = self._selection(sums is not None)
+        selected = select([at, last, after], self._flat_finals.index_select(0, last))
+        for (prefix, name), value in zip(names, selected, strict=True):
             _put(batch, name, value, prefix)
         for name, value in rewards.items():
             _put(batch, name, value)
         for name in self.masks:
             _put(batch, name, self._mask_after(name, after, last), "next_")
-        batch["discount"] = discount
-        return batch if step.device == self.device else to_device(batch, self.device)
+        return batch if at.device == self.device else to_device(batch, self.device)
 
     def _selection(self, sums: bool) -> tuple[list[tuple[str, str]], Gather]:
         """What is read of a step as it is: (prefix in the minibatch, name) each, and what selects it."""

@@ -5,6 +5,8 @@ from copy import deepcopy
 import torch
 from torch import nn
 
+from marl.optim.fused_lerp import Lerp
+
 
 class TargetNetwork(nn.Module):
     """A copy of a network whose weights follow it and get no gradient.
@@ -21,6 +23,7 @@ class TargetNetwork(nn.Module):
         self.tau, self.every = tau, every
         self._pairs = [source]  # a list, so that the source's weights are not this module's too
         self._following: tuple[list[torch.Tensor], ...] | None = None  # found once: a walk takes longer than the sum
+        self._lerp: Lerp | None = None
 
     def forward(self, *inputs, **named):
         return self.network(*inputs, **named)
@@ -36,10 +39,11 @@ class TargetNetwork(nn.Module):
         if self._following is None:
             both = self.network, self._pairs[0]
             self._following = *[list(m.parameters()) for m in both], *[list(m.buffers()) for m in both]
+            self._lerp = Lerp(*self._following[:2])
         targets, sources, buffers, source_buffers = self._following
         if targets and self.tau == 1.0:
             torch._foreach_copy_(targets, sources)
         elif targets:
-            torch._foreach_lerp_(targets, sources, self.tau)
+            self._lerp(self.tau)
         if targets and buffers:
             torch._foreach_copy_(buffers, source_buffers)
