@@ -72,7 +72,7 @@ def path_of(kind: Any, key: str) -> str:
     return path
 
 
-def config_of_run(task: Any, trainer: Any, optimizer: Any, schedule: Any, **more: Any) -> dict[str, Any]:
+def config_of_run(task: object, trainer: object, optimizer: object, schedule: object, **more: Any) -> dict[str, Any]:
     """The whole configuration of a run, as `marl.config.compose.check` returns one; `more` are further keys of it.
 
     Raises:
