@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from marl.checkpoints import checkpoint_file
 from marl.config.conf_tree import CONF
 from marl.config.hydra_errors import translate_hydra_errors
-from marl.config.overrides import before, chosen, drop_keywords, named, tidy, value_of
+from marl.config.overrides import before, chosen, drop_keywords, named, same_task, take_task, tidy, value_of
 from marl.config.preset_settings import left_out
 from marl.config.saved_config import read_config
 from marl.core import device, run_directory
@@ -46,9 +46,14 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Drop what means nothing to what `overrides` choose; to be called inside of Hydra.
 
     Where they name another scenario: the keywords of the one before. Where they choose another algorithm than a preset:
-    the preset's settings that this one has not.
+    the preset's settings that this one has not. Where they choose another environment than a preset: the preset's
+    keyword arguments and time limit, which are of its own.
     """
-    preset = value_of(overrides, "experiment")
+    preset, env = value_of(overrides, "experiment"), value_of(overrides, "env")
+    if preset is not None and env is not None and cfg.env is not None:
+        own = hydra.compose("config", [f"env={env}"]).env
+        if not same_task(own, hydra.compose("config", [f"experiment={preset}"]).env):
+            take_task(cfg.env, own, overrides)
     if preset is not None and value_of(overrides, "algo") is not None:
         own = hydra.compose("config", [f"experiment={preset}"]).algo
         with open_dict(cfg):

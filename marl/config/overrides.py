@@ -136,16 +136,43 @@ def drop_keywords(cfg: DictConfig, earlier: DictConfig, overrides: Sequence[str]
         keywords = OmegaConf.select(cfg, node)
         if not keywords or OmegaConf.select(cfg, key) == OmegaConf.select(earlier, key):
             continue
-        new_keywords: set[str] = set()
-        for override in OverridesParser.create().parse_overrides(list(overrides)):
-            name = override.key_or_group
-            if name == node and not override.is_delete():
-                new_keywords |= set(override.value() or {})
-            elif name.startswith(f"{node}."):
-                new_keywords.add(name.removeprefix(f"{node}.").partition(".")[0])
+        new_keywords = _given(node, overrides)
         with open_dict(cfg):
             for name in [name for name in keywords if name not in new_keywords]:
                 del keywords[name]
+
+
+def _given(node: str, overrides: Sequence[str]) -> set[str]:
+    """The keys below a node of the configuration that overrides give."""
+    keys: set[str] = set()
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        name = override.key_or_group
+        if name == node and not override.is_delete():
+            keys |= set(override.value() or {})
+        elif name.startswith(f"{node}."):
+            keys.add(name.removeprefix(f"{node}.").partition(".")[0])
+    return keys
+
+
+def same_task(one: DictConfig | None, other: DictConfig | None) -> bool:
+    """Whether two nodes `env` are of one scenario or environment."""
+    keys = ("_target_", *(key.removeprefix("env.") for key in KEYWORDS))
+    return all(OmegaConf.select(one, key) == OmegaConf.select(other, key) for key in keys) if one and other else False
+
+
+def take_task(env: DictConfig, own: DictConfig, overrides: Sequence[str]) -> None:
+    """Make the task's settings in `env` those of `own`, its option: what a preset sets is of the preset's own task.
+
+    They are the keyword arguments and the time limit; what `overrides` give stays.
+    """
+    given = _given("env", overrides)
+    with open_dict(env):
+        for node in {node for node in KEYWORDS.values() if node in env and node in own}:
+            kept = _given(f"env.{node}", overrides)
+            mine = {name: value for name, value in env[node].items() if name in kept}
+            env[node] = {**own[node], **mine}
+        if "max_steps" in own and "max_steps" not in given:
+            env.max_steps = own.max_steps
 
 
 def nearest(group: str, option: str) -> str:
