@@ -57,6 +57,18 @@ class Transition:
         return self.terminated | self.truncated
 
 
+@dataclass(frozen=True, eq=False)
+class DeviceState:
+    """What steps on a GPU go on from, where `step_into` is work of the GPU and nothing else.
+
+    tensors: all memory that a step writes and a later one reads. It stays where it is, in `reset` and `restore` too.
+    generators: random streams that steps draw from, beside torch's default one.
+    """
+
+    tensors: list[Tensor]
+    generators: list[torch.Generator] = field(default_factory=list)
+
+
 class Env(ABC):
     """E environments stepped at once, each reset on its own when it ends, deciding by nothing but their own state."""
 
@@ -159,6 +171,13 @@ class Env(ABC):
             agent_truncated[t].copy_(transition.agent_truncated[name])
         if self._info is not None:
             self._info.write(t, transition.info)
+
+    def prepare(self, steps: int) -> None:  # noqa: B027 - most environments have nothing to do
+        """Before every rollout: the host's part of its steps (numbers drawn there, counters), brought to the device."""
+
+    def device_state(self) -> DeviceState | None:
+        """What a rollout needs to be captured as one CUDA graph; None: its steps are made one by one."""
+        return None
 
     def keep_infos(self, rules: InfoRules) -> None:  # noqa: B027 - most environments have theirs at no cost
         """From now on `Transition.info` need hold no figures but those that the rules keep; at first it holds all."""

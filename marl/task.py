@@ -62,6 +62,10 @@ class Task(ABC):
     def batches(self, iteration: int) -> Iterator[TensorDict]:
         """Minibatches of this iteration, shuffled by the task's own stream."""
 
+    def use_graphs(self, enabled: bool) -> None:
+        """Whether work of the task's own on a GPU may be captured as CUDA graphs (`trainer.capture`)."""
+        return
+
     def observe(self, outputs: dict[str, Tensor]) -> None:
         """See the loss module's outputs of the batch just trained on (for example for a KL stop)."""
         return

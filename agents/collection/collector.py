@@ -15,7 +15,8 @@ from agents.models.actor import Actor
 from agents.models.critic import Critic
 from agents.models.hidden_state import Memories
 from envs.base import Env
-from marl.capture.op_graph import GraphedFunction, replayable
+from marl.capture.cuda_graph import GraphedWork
+from marl.capture.op_graph import GraphedFunction, made_of_tensors, replayable
 from marl.engine.spans import span
 
 # Puts what is not the actors' doing into their actions {group: [E, A, D]}, given observations and masks of actions.
@@ -26,6 +27,7 @@ class Collector:
     """Plays T steps per rollout, always on from where the last one ended.
 
     Attributes:
+        graph: a rollout on a GPU as one CUDA graph (`use_graph`); None: step by step.
         memories: {"actor" | "critic": `agents.models.hidden_state.Memories`}: what networks remember before the next
             rollout's first step (the critics' are moved on by `agents.collection.value_estimates.values_of`).
 
@@ -48,6 +50,7 @@ class Collector:
         self.env, self.actors, self.rollout, self.others = env, actors, rollout, others
         modules = {"actor": actors, "critic": critics or {}}
         self.memories = {kind: Memories(networks, env.num_envs, env.device) for kind, networks in modules.items()}
+        self.graph: GraphedWork | None = None
         self.masked = any(rollout.masks.values())
         self.recurrent = any(memories.now for memories in self.memories.values())
         self._graphed = {
@@ -82,12 +85,35 @@ class Collector:
     @torch.no_grad()
     def collect(self, generator: torch.Generator | None = None) -> TensorDict:
         """Play T steps; returns the buffer's `data`, overwritten."""
-        rollout, memories = self.rollout, self.memories["actor"]
-        rollout.carry_over()
-        noise = {}
+        rollout, noise = self.rollout, []
+        self.env.prepare(rollout.steps)
         for name, actor in self.actors.items():
             shape = (rollout.steps, self.env.num_envs, self.env.spec.groups[name].n_agents)
-            noise[name] = actor.head.noise(shape, self.env.device, generator).unbind()
+            noise.append(actor.head.noise(shape, self.env.device, generator))
+        if self.graph is None:
+            self._play(*noise)
+        else:
+            state = [*rollout.tensors(), *self.env.device_state().tensors]
+            self.graph(noise, state, tuple(actor.training for actor in self.actors.values()))
+        return rollout.data
+
+    def use_graph(self, enabled: bool) -> None:
+        """Whether rollouts on a GPU are captured as one CUDA graph each, where nothing in them is the host's."""
+        self.graph, state = None, self.env.device_state() if self.env.device.type == "cuda" else None
+        alone = self.others is None and not self.recurrent and all(map(made_of_tensors, self.actors.values()))
+        if enabled and state is not None and alone:
+            self.graph = GraphedWork(self._play, f"a rollout of {type(self.env).__name__}", state.generators)
+
+    def settle(self) -> None:
+        """See `GraphedWork.settle`; between rollouts, since it may wait for the device."""
+        if self.graph is not None:
+            self.graph.settle()
+
+    def _play(self, *drawn: Tensor) -> tuple[()]:
+        """Play T steps with noise [T, E, A, N] of each actor."""
+        rollout, memories = self.rollout, self.memories["actor"]
+        rollout.carry_over()
+        noise = {name: each.unbind() for name, each in zip(self.actors, drawn, strict=True)}
         for t in range(rollout.steps):
             for name, memory in memories.now.items():
                 rollout.write_memory(t, "actor", name, memory)
@@ -106,7 +132,7 @@ class Collector:
         for name, actor in self.actors.items():  # once for the whole rollout, outside of the loop
             rollout.log_prob[name].copy_(actor.head.log_prob(rollout.params[name], rollout.action[name]))
         rollout.finish()
-        return rollout.data
+        return ()
 
     def _act(self, t: int, name: str, noise: Tensor) -> Tensor:
         """A group's actions [E, A, D] at step t, for the environment; parameters and raw actions are stored."""

@@ -111,6 +111,17 @@ class RolloutBuffer:
         self.info = InfoBuffers(info, steps, E, n_agents, device) if info else None
         self.data = self._views()
 
+    def tensors(self) -> list[Tensor]:
+        """All memory of a rollout, each piece once."""
+        kinds = (self.observed, self.next, self.reward, self.params, self.action, self.log_prob, self.next_masks)
+        kept = [value for kind in kinds for value in kind.values()]
+        kept += [value for named in (self.masks, self.ends, self.memories_at_marks) for v in named.values()
+                 for value in v.values()]  # fmt: skip
+        kept += [self.terminated, self.truncated, self.done, self.starts, *self.agent_starts.values()]
+        kept += [value for value in (self.states, self.next_states) if value is not None]
+        infos = self.info.tensors.values() if self.info else ()
+        return kept + [value for group in infos for value in group.values()]
+
     def _views(self) -> TensorDict:
         T, E = self.done.shape
         groups, after = {}, {}

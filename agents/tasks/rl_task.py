@@ -76,6 +76,7 @@ class RLTask(EpisodeEvaluation):
 
     unit = "frames"
     collector_class: type[Collector] = Collector
+    _graphs = False  # rollouts are captured
 
     def __init__(
         self,
@@ -160,9 +161,15 @@ class RLTask(EpisodeEvaluation):
         """By group, those that may remember something from step to step."""
         return self.loss.critics
 
+    def use_graphs(self, enabled: bool) -> None:
+        """Rollouts, where steps of the environment are work of the GPU alone."""
+        self._graphs = enabled
+        self.collector.use_graph(enabled)
+
     def _play_in(self, arena: Arena) -> None:
         self.env, self.rollout = arena.env, arena.rollout
         self.collector, self.statistics = arena.collector, arena.statistics
+        self.collector.use_graph(self._graphs)
 
     def _follow(self, iteration: int) -> None:
         """Tell the environment how far the run is, and go where the curriculum plays this iteration."""
@@ -200,6 +207,7 @@ class RLTask(EpisodeEvaluation):
         if not self.started:
             self.start_episodes(stream("environment"))
         self.lineup.draw_versions(iteration)
+        self.collector.settle()  # the last rollout has long been waited for
         try:
             with span("rollout"):
                 self.collector.collect(self.policy_generator)

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from envs.base import Env, EnvError, Transition
+from envs.base import DeviceState, Env, EnvError, Transition
 from envs.spec import ActionSpec, EnvSpec, GroupSpec
 from marl.core.seeding import restore
 
@@ -66,6 +66,9 @@ class MemoryEnv(Env):
         self.spec = EnvSpec({"agents": group}, state_size, max_steps or max_delay + 2)
         self.one_hot = torch.eye(n_cues, device=self.device)  # torch's own one_hot waits for the device to check it
         self.generator = torch.Generator(self.device)
+        where = {"dtype": torch.int64, "device": self.device}
+        self.cue = torch.zeros(num_envs, n_agents, **where)  # these stay where they are
+        self.delay, self.time = torch.zeros(num_envs, **where), torch.zeros(num_envs, **where)
         self.reset(seed)
 
     def _draw(self) -> tuple[Tensor, Tensor]:
@@ -87,22 +90,24 @@ class MemoryEnv(Env):
         """Restart all environments; a seed restarts their random stream as well."""
         if seed is not None:
             self.generator.manual_seed(seed)
-        self.cue, self.delay = self._draw()
-        self.time = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        cue, delay = self._draw()
+        self.cue.copy_(cue)
+        self.delay.copy_(delay)
+        self.time.zero_()
         return self._see()
 
     def step(self, action: dict[str, Tensor]) -> Transition:
         """One step with {"agents": int64 [E, A, 1]}."""
         terminated = self.time == self.delay + 1
         reward = (action["agents"].squeeze(-1) == self.cue) & terminated.unsqueeze(-1)
-        self.time = self.time + 1
+        self.time += 1
         truncated = (self.time >= self.spec.max_steps) & ~terminated
         next_observation, next_state = self._see()
         done = terminated | truncated
         cue, delay = self._draw()  # for all, needed or not: nothing is read back
-        self.cue = torch.where(done.unsqueeze(-1), cue, self.cue)
-        self.delay = torch.where(done, delay, self.delay)
-        self.time = torch.where(done, 0, self.time)
+        self.cue.copy_(torch.where(done.unsqueeze(-1), cue, self.cue))
+        self.delay.copy_(torch.where(done, delay, self.delay))
+        self.time.masked_fill_(done, 0)
         observation, state = self._see()
         return Transition(
             observation,
@@ -113,6 +118,10 @@ class MemoryEnv(Env):
             state,
             next_state,
         )
+
+    def device_state(self) -> DeviceState:
+        """Cues, delays, time; the random stream."""
+        return DeviceState([self.cue, self.delay, self.time], [self.generator])
 
     def snapshot(self) -> dict[str, Tensor]:
         """Cues, delays, time and the random stream."""
@@ -125,5 +134,5 @@ class MemoryEnv(Env):
             value = snapshot.get(name)
             if value is None or value.shape != getattr(self, name).shape:
                 raise EnvError("this snapshot is of another environment: its cues, delays or sizes differ.")
-            setattr(self, name, value.to(self.device, copy=True))
+            getattr(self, name).copy_(value)
         restore(self.generator, snapshot["generator"])

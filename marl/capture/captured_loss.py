@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from marl.capture.op_graph import GraphedFunction, replayable
+from marl.capture.op_graph import GraphedFunction, made_of_tensors, replayable
 
 
 class CapturedLoss:
@@ -23,7 +23,7 @@ class CapturedLoss:
 
     def __call__(self, batch: Mapping) -> dict[str, Tensor]:
         names, values = [], []
-        _flatten(batch, names, values)
+        flatten(batch, names, values)
         if any(value.requires_grad for value in values):  # its graph goes on outside of the loss
             outputs = self.loss(batch)
             outputs["loss"].backward()
@@ -38,7 +38,7 @@ class CapturedLoss:
 
     def _passes(self, *values: Tensor) -> list[Tensor]:
         """Outputs, then the gradients of those parameters that have one."""
-        outputs = self.loss(_rebuilt(self.batch, iter(values)))
+        outputs = self.loss(rebuilt(self.batch, iter(values)))
         gradients = torch.autograd.grad(outputs["loss"], self.parameters, allow_unused=True)
         trained = [(p, g) for p, g in zip(self.parameters, gradients, strict=True) if g is not None]
         self.output_names[self.key] = tuple(outputs), [p for p, _ in trained]
@@ -50,12 +50,18 @@ def can_be_captured(loss: nn.Module) -> bool:
     return "capture_key" in vars(type(loss)) and replayable(loss)
 
 
-def _flatten(batch: Mapping, names: list[str], values: list[Tensor]) -> None:
+def can_be_graphed(loss: nn.Module) -> bool:
+    """The same on a GPU (`marl.engine.device_update`)."""
+    return "capture_key" in vars(type(loss)) and made_of_tensors(loss)
+
+
+def flatten(batch: Mapping, names: list[str], values: list[Tensor]) -> None:
+    """Add a nested batch's keys, those of nestings too, to `names`, and its tensors to `values`."""
     for name, value in batch.items():
         names.append(name)
-        values.append(value) if isinstance(value, Tensor) else _flatten(value, names, values)
+        values.append(value) if isinstance(value, Tensor) else flatten(value, names, values)
 
 
-def _rebuilt(batch: Mapping, values: Iterator[Tensor]) -> dict:
+def rebuilt(batch: Mapping, values: Iterator[Tensor]) -> dict:
     """The batch's nesting with other tensors at the leaves."""
-    return {k: next(values) if isinstance(v, Tensor) else _rebuilt(v, values) for k, v in batch.items()}
+    return {k: next(values) if isinstance(v, Tensor) else rebuilt(v, values) for k, v in batch.items()}

@@ -260,10 +260,14 @@ class GraphedFunction:
 
 def replayable(module: nn.Module) -> bool:
     """Whether a module is on the CPU and made of parts that compute by nothing but tensors."""
-    here = all(p.device.type == "cpu" for p in module.parameters())
+    return all(p.device.type == "cpu" for p in module.parameters()) and made_of_tensors(module)
+
+
+def made_of_tensors(module: nn.Module) -> bool:
+    """Whether a module is made of parts that compute by nothing but tensors, and write none of their own."""
     known = all(type(m).__module__.partition(".")[0] in KNOWN for m in module.modules())
     norms = any(isinstance(m, nn.modules.batchnorm._NormBase) for m in module.modules())  # write without saying so
-    return here and known and not norms
+    return known and not norms
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -23,7 +23,8 @@ from marl.engine.run_metrics import RunMetrics
 from marl.engine.run_state import RunState
 from marl.engine.run_view import RunView
 from marl.engine.spans import span
-from marl.engine.updater import UpdateConfig, Updater
+from marl.engine.update_config import UpdateConfig
+from marl.engine.updater import Updater
 from marl.loggers import summary
 from marl.loggers.loggers import Logger
 from marl.optim.lr_schedule import ScheduleConfig

@@ -3,45 +3,28 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from marl.capture.captured_loss import CapturedLoss, can_be_captured
+from marl.capture.captured_loss import CapturedLoss, can_be_captured, can_be_graphed
 from marl.core import distributed
 from marl.core.errors import UserError
 from marl.engine import activation_checkpointing, non_finite
+from marl.engine.device_update import DeviceUpdate, device_rates
 from marl.engine.run_metrics import RunMetrics
 from marl.engine.spans import span
+from marl.engine.update_config import UpdateConfig, check
 from marl.optim.fused_adam import build_fused_step
 from marl.optim.lr_schedule import ScheduleConfig
 from marl.optim.optimizer_config import OptimizerConfig, clip_gradients, unfreeze_due
-from marl.optim.weight_averaging import BEGIN, DECAY, Averaging, Kind
+from marl.optim.weight_averaging import Averaging
 from marl.task import Task
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class UpdateConfig:
-    """Settings of the updates; `marl.engine.trainer.Trainer` explains each."""
-
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    grad_clip: float | None = None
-    clip_value: float | None = None
-    accumulate: int = 1
-    compile: bool = False
-    capture: bool = True
-    recompute: bool = False
-    average: Kind = "none"
-    average_decay: float = DECAY
-    average_from: float = BEGIN
-    non_finite: Literal["stop", "skip", "restore"] = "stop"
-    strategy: Literal["single", "ddp"] = "single"
 
 
 class Updater:
@@ -97,6 +80,7 @@ class Updater:
         self.fused_step = None
         if config.clip_value is None and config.non_finite != "skip":
             self.fused_step = build_fused_step(self.optimizer, self.clipped, config.grad_clip)
+        self.rates = device_rates(self.optimizer, self.device)
         self.averaging: Averaging | None = None
         if config.average != "none":
             self.averaging = Averaging(self.module, config.average, config.average_decay, config.average_from)
@@ -104,6 +88,7 @@ class Updater:
             activation_checkpointing.recompute(self.module)
         self.metrics = RunMetrics(mask_non_finite=config.non_finite == "skip")
         self.pending, self.progress = 0, 0.0
+        task.use_graphs(config.capture)
         self._wrap()
 
     def _wrap(self) -> None:
@@ -112,9 +97,14 @@ class Updater:
         self.loss = None
         self.loss = distributed.wrap(torch.compile(self.module) if self.config.compile else self.module)
         config = self.config
-        plain = config.precision == "fp32" and config.accumulate == 1 and self.line_search_batches is None
-        capture = config.capture and plain and not config.compile and not config.recompute and distributed.world() == 1
-        self.captured = CapturedLoss(self.module) if capture and can_be_captured(self.module) else None
+        capture = config.capture and config.accumulate == 1 and not config.compile and not config.recompute
+        capture = capture and self.line_search_batches is None and distributed.world() == 1
+        here = capture and config.precision == "fp32" and can_be_captured(self.module)
+        self.captured = CapturedLoss(self.module) if here else None
+        there = capture and self.rates and not self.scaler.is_enabled() and config.non_finite != "skip"
+        self.device_update = None
+        if there and can_be_graphed(self.module):
+            self.device_update = DeviceUpdate(self.module, self.rates, self._clip, self.autocast)
 
     # ---- an iteration ------------------------------------------------------------------------------------------
 
@@ -126,6 +116,11 @@ class Updater:
 
     def update(self, batch: TensorDict) -> dict[str, Tensor]:
         """Forward and backward on one batch, and an optimiser step when enough gradients are gathered."""
+        if self.device_update is not None:
+            outputs, norm = self.device_update(batch)
+            self.metrics.add_batch(outputs)
+            self._stepped(norm)
+            return outputs
         if self.captured is not None:
             outputs = self.captured(batch)
         else:
@@ -153,6 +148,8 @@ class Updater:
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
             self.schedule.step("iteration")
         self.schedule.follow(figures)
+        if self.device_update is not None:
+            self.device_update.settle()  # the figures have been waited for
         if self.averaging is not None:
             self.averaging.update("swa", self.module, iteration / self.iterations)
 
@@ -164,15 +161,20 @@ class Updater:
             norm = None
             if self.fused_step is not None and not self.scaler.is_enabled():
                 norm = self.fused_step()
-            self.metrics.add_step(self._torch_step() if norm is None else norm)
             if norm is None:
+                norm = self._torch_step()
                 self.optimizer.zero_grad(set_to_none=True)
             else:  # these are all its parameters: a loop takes a tenth of torch's time
                 self.fused_step.drop_gradients()
-            self.schedule.step("step")
-            if self.averaging is not None:
-                self.averaging.update("ema", self.module, self.progress)
-            self.pending = 0
+            self._stepped(norm)
+
+    def _stepped(self, norm: Tensor) -> None:
+        """What follows a step with gradients of this norm."""
+        self.metrics.add_step(norm)
+        self.schedule.step("step")
+        if self.averaging is not None:
+            self.averaging.update("ema", self.module, self.progress)
+        self.pending = 0
 
     def _torch_step(self) -> Tensor:
         """Clip and step by torch; the norm of the gradients, 0 where a step was left out."""
@@ -188,6 +190,11 @@ class Updater:
             self.line_search_batches.clear()
         elif skip and not self.scaler.is_enabled():
             non_finite.step_if_finite(self.optimizer, finite)
+        elif self.rates is not None:
+            self.rates.write()
+            with self.rates.in_place():
+                self.scaler.step(self.optimizer)
+            self.scaler.update()
         else:
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -262,32 +269,3 @@ class Updater:
                 group.update(settings)
             self.lower_rates(rate_factor)
         self.scaler.load_state_dict(state["scaler"])
-
-
-def check(
-    task: Task, optimizer: OptimizerConfig, config: UpdateConfig, iterations: int, device: torch.device
-) -> None:
-    """Raise UserError where settings contradict one another, the task or the device."""
-    if distributed.world() > 1 and config.strategy == "single":
-        raise UserError("trainer.strategy='single': torchrun started several processes; trainer=ddp uses them")
-    if config.precision == "fp16" and device.type == "cpu":
-        raise UserError("trainer.precision='fp16': needs a GPU; on a CPU fp32 and bf16 are allowed")
-    for key, value, default in (
-        ("average_decay", config.average_decay, DECAY),
-        ("average_from", config.average_from, BEGIN),
-    ):
-        if config.average == "none" and value != default:
-            raise UserError(f"trainer.{key}={value}: nothing is averaged; trainer.average=ema or swa does that")
-    if config.average == "swa" and config.average_decay != DECAY:
-        message = "swa is a plain mean; trainer.average=ema has a decay"
-        raise UserError(f"trainer.average_decay={config.average_decay}: {message}")
-    if config.recompute:
-        activation_checkpointing.stacks(task.loss)
-    budget = max(iterations, task.iterations)  # one that max_iterations breaks off may be resumed
-    for part, begin in optimizer.unfreeze.items():
-        if begin >= budget:
-            message = f"the run ends before, after {budget}; optimizer.freeze=[{part}] keeps it for good"
-            raise UserError(f"optimizer.unfreeze={{{part}: {begin}}}: {message}")
-    if config.accumulate > 1 and not task.accumulates:
-        message = f"trainer.accumulate={config.accumulate}: only 1 is allowed with algo.update=sequential,"
-        raise UserError(f"{message} algo=shac or a replay buffer, where a step must not span several minibatches")

@@ -9,7 +9,7 @@ import torch
 from agents.policies.policy import Policy
 from marl.checkpoints import checkpoint_file
 from marl.core.errors import UserError
-from tests.standin_cuda.runs import REPLAYED, resume, same, strict, train
+from tests.standin_cuda.runs import REPLAYED, cut_back, resume, same, strict, train
 
 __all__ = ["strict"]
 CHOICES = ["env.continuous_actions=false"]
@@ -35,14 +35,9 @@ def test_an_algorithm_trains_saves_resumes_and_plays(tmp_path, strict, name) -> 
     _, task, summary = train(whole, f"algo={name}", *ALGORITHMS[name], "trainer.keep_every=2")
     assert summary["frames"] == 48 and all(p.device.type == "cuda" for p in task.loss.parameters())
     assert math.isfinite(task.evaluate()["episode_return"])
-    shutil.copytree(whole, half)
-    for path in (half / "checkpoints").iterdir():
-        if path.is_file() and path.stem != "iteration_2":
-            path.unlink()
-    (half / "checkpoints" / "iteration_2.pt").rename(half / "checkpoints" / "last.pt")
-    resume(half)
+    resume(cut_back(shutil.copytree(whole, half), 2))
     one, other = (checkpoint_file.load(folder / "checkpoints" / "last.pt", "cuda") for folder in (whole, half))
-    apart = [key for part in ("loss", "updater", "processes") for key in same(one.get(part), other.get(part), part)]
+    apart = [key for part in ("loss", "optimizer", "schedule", "processes") for key in same(one.get(part), other.get(part), part)]
     assert one["iteration"] == other["iteration"] == 3 and not [key for key in apart if "seconds" not in key]
     on_gpu, on_cpu = Policy.load(whole, device="cuda"), Policy.load(whole)
     observation, _ = task.eval_env.reset(0)

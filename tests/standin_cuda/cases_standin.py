@@ -84,6 +84,15 @@ def test_memories_are_those_of_the_cpu(kind) -> None:
         torch.testing.assert_close(parameter.grad.cpu(), gradient)
 
 
+def test_the_seed_of_the_process_is_the_devices_too() -> None:
+    torch.manual_seed(5)
+    states, drawn = torch.cuda.get_rng_state_all(), torch.rand(2, device="cuda")
+    torch.manual_seed(5)
+    assert len(states) == 1 and torch.equal(torch.rand(2, device="cuda"), drawn)
+    torch.cuda.set_rng_state_all(states)
+    assert torch.equal(torch.rand(2, device="cuda"), drawn)
+
+
 def captured(function) -> Graph:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

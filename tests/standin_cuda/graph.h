@@ -37,13 +37,12 @@ struct Graph {
       run_on_cpu(*call.op, &stack);
       std::vector<Tensor> results;
       for (const c10::IValue& value : stack) {
-        if (value.isTensor()) results.push_back(value.toTensor());
-        if (value.isTensorList())
-          for (const Tensor& tensor : value.toTensorVector()) results.push_back(tensor);
+        each_tensor(value, [&](const Tensor& tensor) {
+          if (tensor.defined()) results.push_back(tensor);
+        });
       }
       TORCH_CHECK(results.size() == call.results.size(), "a replayed operator has other results than in its capture");
       for (size_t at = 0; at < results.size(); ++at) {
-        if (!results[at].defined()) continue;
         Tensor target = to_cpu(call.results[at]);
         if (target.storage().data() == results[at].storage().data()) continue;
         TORCH_CHECK(target.sizes() == results[at].sizes(), "a replayed operator's result has another shape");
@@ -148,16 +147,13 @@ class Step {
 
   void finish(const c10::Stack& stack, size_t first) {
     if (!active_) return;
-    for (size_t at = first; at < stack.size(); ++at) {
-      if (stack[at].isTensor()) add(stack[at].toTensor());
-      if (stack[at].isTensorList())
-        for (const Tensor& tensor : stack[at].toTensorVector()) add(tensor);
-    }
+    for (size_t at = first; at < stack.size(); ++at) each_tensor(stack[at], [this](const Tensor& tensor) { add(tensor); });
     current->calls.push_back(std::move(recorded_));
   }
 
  private:
   void add(const Tensor& tensor) {
+    if (!tensor.defined()) return;
     TORCH_CHECK(on_gpu(tensor), recorded_.op->operator_name().name, " brings a value to the host while a graph is captured");
     recorded_.results.push_back(place(tensor));
   }

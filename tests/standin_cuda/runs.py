@@ -13,6 +13,8 @@ from agents.collection.collector import Collector
 from agents.tasks.off_policy import OffPolicy
 from agents.tasks.on_policy import OnPolicy
 from envs.vmas.world import VmasWorld
+from marl.capture.cuda_graph import DeviceGraph
+from marl.checkpoints.resume import resumed
 from marl.config import compose
 from marl.engine.updater import Updater
 from marl.launch import build
@@ -66,6 +68,7 @@ def strict(monkeypatch) -> None:
 
     watch(Collector, "collect")
     watch(VmasWorld, "step", on=False)
+    watch(DeviceGraph, "__init__", on=False)  # captures wait
     for owner, name in ((SequentialUpdate, "draw_orders"), (OnPolicy, "_is_far")):
         watch(owner, name, on=False)  # once per iteration, and once per epoch
     for name in ("update", "flush"):
@@ -86,11 +89,21 @@ def train(folder: Path, *overrides: str, sizes: list[str] = TINY) -> tuple:
     return trainer, task, summary
 
 
+def cut_back(folder: Path, iteration: int) -> Path:
+    """Let a run be as it was after an iteration whose checkpoint was kept (`trainer.keep_every`)."""
+    for path in (folder / "checkpoints").iterdir():
+        if path.is_file() and path.stem != f"iteration_{iteration}":
+            path.unlink()
+    (folder / "checkpoints" / f"iteration_{iteration}.pt").rename(folder / "checkpoints" / "last.pt")
+    return folder
+
+
 def resume(folder: Path, *overrides: str) -> tuple:
     """As `train`: the run goes on."""
     config = compose.check(compose.compose([f"resume={folder}", *overrides]))
-    trainer, task = build.build_trainer(config), build.build_task(config)
-    return trainer, task, trainer.fit(task, folder, **build.build_setup(config))
+    trainer, content = build.build_trainer(config), resumed(config, folder)
+    task = build.build_task(config)
+    return trainer, task, trainer.fit(task, folder, resume=content, **build.build_setup(config))
 
 
 def same(a: object, b: object, where: str = "") -> Iterator[str]:

@@ -196,11 +196,14 @@ def install(functions: ctypes.CDLL) -> None:
         "empty_cache": lambda: None,
         "default_generators": (generator,),
     }
+    parts = torch.cuda.random, torch.cuda.memory, torch.cuda.graphs, torch.cuda.streams
     for name, answer in answers.items():
         setattr(torch.cuda, name, answer)
+        for part in parts:  # which have imported some by name
+            if hasattr(part, name):
+                setattr(part, name, answer)
     torch.UntypedStorage.__new__ = staticmethod(new_storage)
     torch._C._cuda_getDevice = lambda: 0
     torch._C._host_emptyCache = lambda: None
-    torch.cuda.graphs.CUDAGraph = Graph
     torch.backends.cudnn.is_acceptable = lambda tensor: False
     warnings.filterwarnings("ignore", "PyTorch was compiled without cuDNN")

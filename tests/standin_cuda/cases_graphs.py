@@ -1,0 +1,104 @@
+"""Updates and rollouts as CUDA graphs: bitwise what is computed without, and given up where that is not so."""
+
+import shutil
+import warnings
+
+import pytest
+import torch
+
+from marl.capture.cuda_graph import GraphedWork, NotCaptured
+from marl.checkpoints import checkpoint_file
+from tests.standin_cuda.runs import REPLAYED, TINY, cut_back, resume, same, strict, train
+from tests.standin_cuda.standin import watched
+
+__all__ = ["strict"]
+CHOICES = ["env.continuous_actions=false"]
+FOREIGN = [size for size in TINY if size not in ("env.fast=off", "env.max_steps=5")]
+MEMORY = ["env=memory", "env.max_delay=2", "env.min_delay=1", "frames=128", "algo.epochs=2"]
+UPDATES = {
+    "mappo": ["algo=mappo", "algo.clip_schedule=linear", "algo.entropy_coef=0.01"],
+    "ippo, bf16": ["algo=ippo", "trainer.precision=bf16", "trainer.average=ema"],
+    "pqn": ["algo=pqn", *CHOICES],
+    "qmix": ["algo=qmix", *CHOICES, *REPLAYED, "algo.updates=6"],
+    "matd3": ["algo=matd3", *REPLAYED, "algo.updates=6"],
+    "masac": ["algo=masac", *REPLAYED, "algo.updates=6", "algo.priority=0.6"],
+}
+
+
+def content(folder) -> dict:
+    state = checkpoint_file.load(folder / "checkpoints" / "last.pt", "cuda")
+    return {key: state[key] for key in ("loss", "optimizer", "schedule", "processes")}
+
+
+def difference(one, other) -> list[str]:
+    return [where for where in same(content(one), content(other)) if "seconds" not in where]
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_captured_updates_are_the_plain_ones(tmp_path, strict, name) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NotCaptured)
+        trainer, _, _ = train(tmp_path / "graph", *UPDATES[name])
+    graphs = trainer.updater.device_update.graphed.graphs.values()
+    assert graphs and max(graph.runs for graph in graphs) >= 3
+    plain, _, _ = train(tmp_path / "plain", *UPDATES[name], "trainer.capture=false")
+    assert plain.updater.device_update is None
+    assert not difference(tmp_path / "graph", tmp_path / "plain")
+
+
+def test_captured_rollouts_are_the_plain_ones(tmp_path, strict) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NotCaptured)
+        _, task, _ = train(tmp_path / "graph", *MEMORY, sizes=FOREIGN)
+    assert [graph.runs for graph in task.collector.graph.graphs.values()] == [5]  # of 8 rollouts the first three are not
+    _, plain, _ = train(tmp_path / "plain", *MEMORY, "trainer.capture=false", sizes=FOREIGN)
+    assert plain.collector.graph is None
+    assert not difference(tmp_path / "graph", tmp_path / "plain")
+
+
+def test_a_resumed_run_captures_again(tmp_path, strict) -> None:
+    train(tmp_path / "whole", *MEMORY, "trainer.keep_every=4", sizes=FOREIGN)
+    trainer, task, _ = resume(cut_back(shutil.copytree(tmp_path / "whole", tmp_path / "half"), 4))
+    assert trainer.updater.device_update.graphed.graphs
+    assert not difference(tmp_path / "whole", tmp_path / "half")
+
+
+def test_what_cannot_be_captured_says_so_once(tmp_path) -> None:
+    total = torch.zeros(2, device="cuda")
+
+    def work(x: torch.Tensor) -> list[torch.Tensor]:
+        total.add_(x)
+        return [x * 2] if total.sum().item() > 1e9 else [x]
+
+    graphed, x = GraphedWork(work, "this work"), torch.ones(2, device="cuda")
+    with pytest.warns(NotCaptured, match="^this work: no CUDA graph, aten::_local_scalar_dense waits") as said:
+        for _ in range(6):
+            assert graphed([x], [total])[0].tolist() == [1, 1]
+    assert len(said) == 1 and total.tolist() == [6, 6]
+
+
+def test_a_graph_that_differs_is_given_up(tmp_path) -> None:
+    """A number of the host is baked into a capture: the work's own results stay, and no host waits for the verdict."""
+    total, box = torch.zeros(2, device="cuda"), [1.0]
+    graphed, x = GraphedWork(lambda x: [total.add_(x, alpha=box[0]).clone()], "this work"), torch.ones(2, device="cuda")
+    for number in range(1, 5):
+        assert graphed([x], [total])[0].tolist() == [number] * 2
+    (graph,) = graphed.graphs.values()
+    assert graph.runs == 1
+    box[0] = 10.0
+    with watched():
+        result = graphed([x], [total])[0]
+    assert result.tolist() == total.tolist() == [14, 14]
+    with pytest.warns(NotCaptured, match="^this work: no CUDA graph any more, a replay differs"):
+        graphed.settle()
+    assert graphed([x], [total])[0].tolist() == [24, 24] and not graphed.graphs
+
+
+def test_memory_that_has_moved_is_captured_again() -> None:
+    memory = [torch.zeros(2, device="cuda")]
+    graphed, x = GraphedWork(lambda x: [memory[0].add_(x).clone()], "this work"), torch.ones(2, device="cuda")
+    for _ in range(5):
+        graphed([x], memory)
+    memory[0] = torch.full((2,), 100.0, device="cuda")
+    assert [graphed([x], memory)[0][0].item() for _ in range(5)] == [101, 102, 103, 104, 105]
+    assert [graph.runs for graph in graphed.graphs.values()] == [2]
