@@ -70,14 +70,14 @@ class NvidiaDriver:
 
         with torch.cuda.device(device):
             torch.empty(1, device=device)  # makes the context that torch works in the current one
-            module = self._modules.get((binary.name, device))
-            if module is None:
-                try:
+            try:
+                module = self._modules.get((binary.name, device))
+                if module is None:
                     module = _checked(driver.cuModuleLoadData(binary.read_bytes()))
-                except (RuntimeError, OSError) as error:
-                    raise CannotCompile(f"{binary.name} cannot be loaded: {error}") from error
-                self._modules[binary.name, device] = module
-            return _checked(driver.cuModuleGetFunction(module, kernel.encode()))
+                    self._modules[binary.name, device] = module
+                return _checked(driver.cuModuleGetFunction(module, kernel.encode()))
+            except (RuntimeError, OSError) as error:
+                raise CannotCompile(f"{kernel} of {binary.name} cannot be loaded: {error}") from error
 
     def launch(self, kernel: Any, blocks: int, threads: int, arguments: int, device: torch.device) -> None:
         """One launch, in the order of torch's own work."""
