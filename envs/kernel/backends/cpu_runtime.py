@@ -39,7 +39,8 @@ class KernelStep:
         device: torch.device | str = "cpu",
     ) -> None:
         self.places, self.constants, self.shapes, self.noise = places, constants, shapes, noise
-        self.num_envs, self.threads, self.device = num_envs, threads, torch.device(device)
+        self.num_envs, self.threads = num_envs, threads
+        self.device = torch.empty(0, device=device).device  # "cuda" is "cuda:0"
         self._index = {name: i for i, name in enumerate(places.pointers)}
         self._bases = (ctypes.c_void_p * len(self._index))()
         self._strides = (ctypes.c_int64 * len(self._index))()
