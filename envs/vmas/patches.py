@@ -200,15 +200,15 @@ def spawning_at_once(device: torch.device) -> Iterator[None]:
         ScenarioUtils.find_random_pos_for_entity = theirs
 
 
-def _find_at_once(occupied_positions: Tensor, env_index: int | None, world: Any, min_dist_between_entities: float,
-                  x_bounds: tuple[float, float], y_bounds: tuple[float, float], disable_warn: bool = False) -> Tensor:
-    """As ScenarioUtils.find_random_pos_for_entity: a place [E, 1, 2], apart from those occupied, [E, N, 2]."""
+def _find_at_once(occupied: Tensor, env_index: int | None, world: Any, distance: float, x_bounds: tuple[float, float],
+                  y_bounds: tuple[float, float], disable_warn: bool = False) -> Tensor:
+    """As ScenarioUtils.find_random_pos_for_entity: [E, 1, 2], in each environment apart from `occupied`, [E, N, 2]."""
     batch = world.batch_dim if env_index is None else 1
-    tries = TRIES if occupied_positions.shape[1] else 1
+    tries = TRIES if occupied.shape[1] else 1
     places = torch.cat([torch.empty(batch, tries, 1, device=world.device).uniform_(*bounds)
                         for bounds in (x_bounds, y_bounds)], 2)
-    if not occupied_positions.shape[1]:
+    if not occupied.shape[1]:
         return places
-    near = (torch.cdist(places, occupied_positions) < min_dist_between_entities).any(2)
+    near = (torch.cdist(places, occupied) < distance).any(2)
     first = torch.where(near, tries - 1, torch.arange(tries, device=world.device)).amin(1)
     return places.gather(1, first[:, None, None].expand(-1, 1, 2))
