@@ -16,27 +16,18 @@ And where a reset loops over small tensors in Python (`batch_resets`: the same d
 
 - sampling looks for the largest density of its Gaussians in a loop over 1,600 cells: 40,000 operations on a few numbers
   per environment, which were most of the time of a rollout.
-
-And where resets ask a GPU for an answer again and again (`spawning_at_once`: other draws, of the same distribution):
-
-- entities are placed by drawing until no environment of the batch has an overlap. On a GPU each environment takes the
-  first of 64 draws that has none, or the last.
 """
 
 from __future__ import annotations
 
 import math
 import types
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from vmas.simulator.core import World
-from vmas.simulator.utils import LINE_MIN_DIST, ScenarioUtils
-
-TRIES = 64  # places drawn for an entity on a GPU
+from vmas.simulator.utils import LINE_MIN_DIST
 
 
 def decide_collisions_per_environment(world: World) -> None:
@@ -186,29 +177,3 @@ def _largest_density(self: Any, env_index: int | None = None) -> None:
         densities = [(-0.5 * (constant + (x[row] + y)) - half).exp()
                      for x, y, half in zip(*terms, halves, strict=True)]
         self.max_pdf = torch.maximum(self.max_pdf, torch.stack(densities, -1).sum(-1).amax(0))
-
-
-@contextmanager
-def spawning_at_once(device: torch.device) -> Iterator[None]:
-    """Within it, resets on a GPU place entities without a loop in which the host waits; elsewhere nothing changes."""
-    theirs = ScenarioUtils.__dict__["find_random_pos_for_entity"]
-    if device.type == "cuda":
-        ScenarioUtils.find_random_pos_for_entity = staticmethod(_find_at_once)
-    try:
-        yield
-    finally:
-        ScenarioUtils.find_random_pos_for_entity = theirs
-
-
-def _find_at_once(occupied: Tensor, env_index: int | None, world: Any, distance: float, x_bounds: tuple[float, float],
-                  y_bounds: tuple[float, float], disable_warn: bool = False) -> Tensor:
-    """As ScenarioUtils.find_random_pos_for_entity: [E, 1, 2], in each environment apart from `occupied`, [E, N, 2]."""
-    batch = world.batch_dim if env_index is None else 1
-    tries = TRIES if occupied.shape[1] else 1
-    places = torch.cat([torch.empty(batch, tries, 1, device=world.device).uniform_(*bounds)
-                        for bounds in (x_bounds, y_bounds)], 2)
-    if not occupied.shape[1]:
-        return places
-    near = (torch.cdist(places, occupied) < distance).any(2)
-    first = torch.where(near, tries - 1, torch.arange(tries, device=world.device)).amin(1)
-    return places.gather(1, first[:, None, None].expand(-1, 1, 2))

@@ -14,7 +14,6 @@ from envs.rng import Stream
 from envs.vmas.carried import CarriedRows, pack, unpack
 from envs.vmas.object_contents import attributes
 from envs.vmas.one_scenario import OneScenario
-from envs.vmas.patches import spawning_at_once
 from envs.vmas.simulator import Simulator, light_resets
 from envs.vmas.simulator_state import (
     Slot,
@@ -125,7 +124,7 @@ class ResetPool:
     def refresh(self) -> None:
         """Reset the pool: new states to restart from, and new values of what is drawn for the whole batch."""
         self.scenario.hand_over(self._counters)
-        with self.fresh_stream, light_resets(self.size), spawning_at_once(self.simulator.device):
+        with self.fresh_stream, light_resets(self.size):
             observations = self.fresh_simulator.reset()
         self._walked = self._bound = False
         self.observed = self.observe(self.fresh_simulator, observations)

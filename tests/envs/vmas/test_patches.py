@@ -1,14 +1,10 @@
 """What is patched in VMAS: resets that are computed at once give what VMAS's own loops give, to the last bit."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from vmas.scenarios.sampling import Scenario
-from vmas.simulator.utils import ScenarioUtils
 
 from envs.rng import Stream
-from envs.vmas.patches import spawning_at_once
 from envs.vmas.simulator import build_simulator
 
 SETTINGS = {"continuous_actions": True, "multi_discrete": False, "max_steps": 10}
@@ -39,27 +35,3 @@ def test_resets_of_one_environment_are_vmas_s_own():
         simulator.reset_at(1)
     after = simulator.scenario.max_pdf
     assert torch.equal(after[::2], before[::2]) and after[1] != before[1]
-
-
-def test_on_a_gpu_places_are_found_without_a_loop():
-    world = SimpleNamespace(batch_dim=500, device=torch.device("cpu"), dim_p=2)
-    theirs = ScenarioUtils.find_random_pos_for_entity
-    occupied = torch.rand(500, 3, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    with spawning_at_once(torch.device("cuda")):
-        assert ScenarioUtils.find_random_pos_for_entity is not theirs
-        torch.manual_seed(0)
-        ours = ScenarioUtils.find_random_pos_for_entity(occupied, None, world, 0.5, (-1, 1), (-1, 1))
-        alone = ScenarioUtils.find_random_pos_for_entity(torch.zeros(500, 0, 2), None, world, 0.5, (-1, 1), (2, 3))
-        full = ScenarioUtils.find_random_pos_for_entity(torch.zeros(500, 1, 2), None, world, 9.0, (-1, 1), (-1, 1))
-    assert ScenarioUtils.find_random_pos_for_entity is theirs
-    assert ours.shape == (500, 1, 2) and torch.cdist(ours, occupied).min() >= 0.5 and ours.abs().max() <= 1
-    expected = theirs(occupied, None, world, 0.5, (-1, 1), (-1, 1))  # the same distribution: moments of 500 draws
-    assert (ours.mean(0) - expected.mean(0)).abs().max() < 0.12 and (ours.std(0) - expected.std(0)).abs().max() < 0.1
-    assert 2 <= alone[..., 1].min() and alone[..., 1].max() <= 3 and alone.shape == (500, 1, 2)
-    assert full.shape == (500, 1, 2)  # nowhere is far enough: the last of the draws
-
-
-def test_elsewhere_vmas_places_them():
-    theirs = ScenarioUtils.find_random_pos_for_entity
-    with spawning_at_once(torch.device("cpu")):
-        assert ScenarioUtils.find_random_pos_for_entity is theirs
