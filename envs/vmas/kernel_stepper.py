@@ -114,16 +114,16 @@ class KernelStepper:
             self._load()
         return self.kernel
 
-    def _load_pool(self, wait: bool = True) -> None:
+    def _load_pool(self) -> None:
         pool = self.world.pool
         observed = {("observation", name): value for name, value in pool.observed.items()}
-        self.kernel.load_pool(pool.read_fresh, pool.size, observed, wait)
+        self.kernel.load_pool(pool.read_fresh, pool.size, observed)
 
     def _refresh_pool(self) -> None:
         """New resets; those that break a constant of the kernel's get one that assumes nothing."""
         self.world.pool.refresh()
         try:
-            self._load_pool(wait=False)
+            self._load_pool()
         except ConstantChanged:
             self.store()
             self.load()
@@ -185,12 +185,7 @@ class KernelStepper:
 
     def check_actions(self, ask: bool = False) -> None:
         """Raises ActionError if a step refused its action; see `KernelStep.refused`."""
-        try:
-            refused = self.kernel is not None and self.kernel.refused(ask)
-        except ConstantChanged as changed:
-            raise EnvError(f"a reset of {self.world.scenario!r} gave what none gave when its kernel was built: "
-                           f"{changed}. resume=RUN_DIR env.fast=off continues the run.") from None
-        if refused:
+        if self.kernel is not None and self.kernel.refused(ask):
             raise ActionError("the simulator refused the action: not a number, or outside of the allowed choices.")
 
     # ---- steps that a captured graph repeats

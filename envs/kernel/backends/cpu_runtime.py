@@ -15,7 +15,6 @@ from envs.kernel.tracing.tape import ConstantChanged
 from envs.kernel.tracing.trace import TRACED
 from envs.rng import Stream
 
-CHANGED = "{} was the same in every environment when the kernel was built, and isn't now"
 Reader = Callable[[str], Tensor]  # path -> the simulator's tensor, environments on the axis that `shapes` names
 
 
@@ -158,12 +157,9 @@ class KernelStep:
         for path, table in self.tables.items():
             table.copy_(rows_of(read(path), self.shapes[path]))
 
-    def load_pool(self, read: Reader, size: int, observed: dict[tuple, Tensor], wait: bool = True) -> None:
-        """Copies the pool's P states and observations in; outputs ("after", …) come from there.
-
-        Raises ConstantChanged; on a GPU, wait=False leaves that to a later `refused`.
-        """
-        self._check_constants(read, wait)
+    def load_pool(self, read: Reader, size: int, observed: dict[tuple, Tensor]) -> None:
+        """Copies the pool's P states and observations in; outputs ("after", …) come from there. ConstantChanged."""
+        self._check_constants(read)
         if self.pool_size != size:
             self.pool = torch.zeros(size, max(len(self.places.fields), 1), device=self.device)
             tables = {("pool_table", p): t.new_zeros(size, *t.shape[1:]) for p, t in self.tables.items()}
@@ -206,11 +202,13 @@ class KernelStep:
             for slot in same[id(old)]:
                 slot.write(value)
 
-    def _check_constants(self, read: Reader, wait: bool = True) -> None:
+    def _check_constants(self, read: Reader) -> None:
         for path, (theirs, expected) in self._pinned.items():
             rows = rows_of(read(path), self.shapes[path]).to(self.device).index_select(1, theirs).to(torch.float32)
             if not torch.equal(rows, expected.expand_as(rows)):
-                raise ConstantChanged(CHANGED.format(path))
+                raise ConstantChanged(
+                    f"{path} was the same in every environment when the kernel was built, and isn't now"
+                )
 
 
 def _columns(keys: list[tuple[str, int]], device: torch.device) -> dict[str, tuple[Tensor, Tensor]]:

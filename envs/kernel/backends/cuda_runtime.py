@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.kernel.backends.cpu_runtime import CHANGED, KernelStep, Reader, rows_of
+from envs.kernel.backends.cpu_runtime import KernelStep, Reader, rows_of
 from envs.kernel.backends.cuda_driver import Arrived, CudaDriver, addresses, cuda_driver
 from envs.kernel.tracing.tape import ConstantChanged
 from envs.rng import Stream
@@ -50,8 +50,8 @@ class CudaStep(KernelStep):
         return WARP
 
     def _watch_actions(self) -> None:
-        self._flags = torch.zeros(1 + len(self._pinned), dtype=torch.int32, device=self.device)
-        self._bases[self._index["nan",]] = self._flags.data_ptr()
+        self._flag = torch.zeros(1, dtype=torch.int32, device=self.device)
+        self._bases[self._index["nan",]] = self._flag.data_ptr()
         self._arrived: Arrived | None = None
         self._steps = 0
         self._generator: torch.Generator | None = None
@@ -93,7 +93,7 @@ class CudaStep(KernelStep):
         A graph that captured draws is replayed within it, the generator registered with the graph.
         """
         if self._generator is None:
-            self._generator = torch.Generator(self.device)
+            self._generator = self._driver.generator(self.device)
         self._generator.set_state(stream.on_device)
         try:
             yield self._generator
@@ -105,38 +105,30 @@ class CudaStep(KernelStep):
         self.draw(self.device, self._generator)
 
     def refused(self, ask: bool = False) -> bool:
-        """Whether a step had a nan among its actions, as far as that has reached the host; costs no wait.
-
-        Raises ConstantChanged if a pool loaded without waiting broke a constant.
-        """
+        """Whether a step had a nan among its actions, as far as that has reached the host; costs no wait."""
         self._steps += 1
         if self._arrived is not None:
             flags = self._arrived()
             if flags is None:
                 return False
             self._arrived = None
-            if bool(flags.any()):
-                self._flags.zero_()
-                for path, changed in zip(self._pinned, flags[1:].tolist(), strict=True):
-                    if changed:
-                        raise ConstantChanged(CHANGED.format(path))
+            if bool(flags[0]):
+                self._flag.zero_()
                 return True
         if ask or self._steps >= ATTENTION:
             self._steps = 0
-            self._arrived = self._driver.fetch(self._flags)
+            self._arrived = self._driver.fetch(self._flag)
         return False
 
-    def _check_constants(self, read: Reader, wait: bool = True) -> None:
-        """All at once: one wait, not one for each constant, or none: then flags are set."""
+    def _check_constants(self, read: Reader) -> None:
+        """All at once: one wait, not one for each constant."""
         if not self._pinned:
             return
         found = []
         for path, (theirs, expected) in self._pinned.items():
             rows = rows_of(read(path), self.shapes[path]).to(self.device).index_select(1, theirs).to(torch.float32)
             found.append((rows != expected).any())
-        if not wait:
-            self._flags[1:] |= torch.stack(found)
-            return
         for path, changed in zip(self._pinned, torch.stack(found).tolist(), strict=True):
             if changed:
-                raise ConstantChanged(CHANGED.format(path))
+                raise ConstantChanged(
+                    f"{path} was the same in every environment when the kernel was built, and isn't now")
