@@ -39,9 +39,6 @@ class CudaDriver(Protocol):
     def fetch(self, flags: Tensor) -> Arrived:
         """Starts to copy a tensor to the host behind what is launched by now."""
 
-    def generator(self, device: torch.device) -> torch.Generator:
-        """A new generator of random numbers on a device."""
-
 
 class NvidiaDriver:
     """NVRTC and the CUDA driver, by `cuda.bindings`."""
@@ -93,10 +90,6 @@ class NvidiaDriver:
         done = torch.cuda.Event()
         done.record(torch.cuda.current_stream(flags.device))
         return lambda: here if done.query() else None
-
-    def generator(self, device: torch.device) -> torch.Generator:
-        """torch's."""
-        return torch.Generator(device)
 
 
 def _checked(result: tuple) -> Any:

@@ -125,7 +125,3 @@ class EmulatedDriver:
         here = torch.empty(flags.shape, dtype=flags.dtype)
         ctypes.memmove(here.data_ptr(), flags.data_ptr(), here.numel() * here.element_size())
         return lambda: here
-
-    def generator(self, device: torch.device) -> torch.Generator:
-        """The CPU's: it draws on a stand-in that holds the CPU's memory."""
-        return torch.Generator()
