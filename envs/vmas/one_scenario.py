@@ -41,8 +41,10 @@ class OneScenario:
         """The reset pool's tensors and arrays without an environment axis become the simulator's, of those paths."""
         for path in paths & self.main.tensors.keys() & self.fresh.tensors.keys():
             mine, theirs = self.main.tensors[path].value, self.fresh.tensors[path]
-            if mine.shape == theirs.value.shape and not self.is_row(path) and not equal(mine, theirs.value):
-                theirs.write(like(theirs.value, mine))
+            if mine.shape == theirs.value.shape and not self.is_row(path):
+                mine = mine.to(theirs.value.device)
+                if not equal(mine, theirs.value):
+                    theirs.write(like(theirs.value, mine))
         for path in paths & self.main.arrays.keys() & self.fresh.arrays.keys():
             mine, theirs = self.main.arrays[path].value, self.fresh.arrays[path]
             if mine.shape == theirs.value.shape and mine.dtype.kind in "biufc":

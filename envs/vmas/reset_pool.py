@@ -23,6 +23,7 @@ from envs.vmas.simulator_state import (
     counts_environments,
     from_bytes,
     like,
+    over,
     to_bytes,
 )
 from envs.vmas.warm_up import equal, is_clock, shared_values, warm_up
@@ -41,6 +42,9 @@ class ResetPool:
     other is the environment axis. So a constant that happens to have E entries is never taken for state. Tensors
     without such an axis and plain numbers are shared by all environments. Those of them that a reset draws (a goal
     agent, a mass) are adopted from the pool whenever that is reset, since the whole batch can have one value only.
+
+    Beside a simulator on a GPU the second one stays on the CPU: VMAS's resets ask again and again for an answer, and
+    copy single numbers, and a GPU would stand still for each. What it gives is sent over without a wait (`over`).
     """
 
     def __init__(self, simulator: Simulator, fresh_simulator: Simulator, stream: Stream, fresh_stream: Stream,
@@ -127,7 +131,8 @@ class ResetPool:
         with self.fresh_stream, light_resets(self.size):
             observations = self.fresh_simulator.reset()
         self._walked = self._bound = False
-        self.observed = self.observe(self.fresh_simulator, observations)
+        observed = self.observe(self.fresh_simulator, observations)
+        self.observed = {key: over(value, self.simulator.device) for key, value in observed.items()}
         if self.drawn:
             self._adopt()
 
@@ -136,7 +141,7 @@ class ResetPool:
         self.main.write_host({path: host[path] for path in self.drawn if path in host})
         for path in self.drawn & self.main.tensors.keys() & self.fresh.tensors.keys():
             slot = self.main.tensors[path]
-            slot.write(like(slot.value, self.fresh.tensors[path].value))
+            slot.write(like(slot.value, over(self.fresh.tensors[path].value, slot.value.device)))
 
     def _bind(self) -> None:
         """Pair every per-environment slot with the pool's rows, extended so that any window of E rows is a view.
@@ -151,7 +156,7 @@ class ResetPool:
             axis, other = self.axes.get(path), self.fresh.tensors.get(path)
             if axis is None or other is None:
                 continue
-            rows = self._extend(other.value, axis)
+            rows = self._extend(over(other.value, slot.value.device), axis)
             if path in self._moving or isinstance(slot.container, tuple):
                 self._slow.append((slot, rows, axis))
             else:
@@ -250,7 +255,8 @@ class ResetPool:
 
     def restore(self, saved: dict[str, Tensor]) -> None:
         """Go back to a snapshot of an environment with the same settings; EnvError names what doesn't fit."""
-        for name, state in (("state", self.main), ("pool", self.fresh)):
+        for name, state, device in (("state", self.main, self.simulator.device),
+                                    ("pool", self.fresh, self.fresh_simulator.device)):
             if f"{name}_plain" not in saved:
                 raise EnvError(f"this snapshot has no {name}_plain: it is not one of a VMAS environment.")
             state.refresh()
@@ -264,7 +270,7 @@ class ResetPool:
                     raise EnvError(f"this snapshot is of another environment: {path} has shape "
                                    f"{tuple(value.shape)} there, and {here} here.")
                 if first not in tensors:
-                    value = value.to(self.simulator.device)
+                    value = value.to(device)
                     tensors[first] = like(slot.value if isinstance(slot.value, Tensor) else value, value)
                 slot.write(tensors[first])
             state.write_host(plain["host"])

@@ -50,6 +50,13 @@ def like(old: Tensor, value: Tensor) -> Tensor:
     return copy.requires_grad_(old.requires_grad and old.is_leaf)
 
 
+def over(value: Tensor, device: torch.device) -> Tensor:
+    """A tensor on another device: from the CPU to a GPU by page-locked memory, without a wait."""
+    if value.device.type == device.type:
+        return value
+    return value.contiguous().pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
+
+
 def copies(slots: dict[str, Slot]) -> dict[str, Tensor]:
     """{path: copy} of the tensors in `slots`. Slots that hold one tensor get one copy."""
     copied: dict[int, Tensor] = {}

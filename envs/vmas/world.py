@@ -77,7 +77,8 @@ class VmasWorld:
             "observe_time": observe_time}
         self._time = RemainingTime(observe_time, max_steps)
         host = uses_host_random(find_scenario(scenario))
-        stream, fresh_stream = (Stream(spread(seed, i), self.device, host) for i in (0, 1))
+        resets = torch.device("cpu") if self.device.type == "cuda" else self.device  # see `ResetPool`
+        stream, fresh_stream = Stream(spread(seed, 0), self.device, host), Stream(spread(seed, 1), resets, host)
 
         def build(copies: int, stream: Stream) -> Simulator:
             return build_simulator(scenario, copies, stream, continuous_actions=continuous_actions,

@@ -39,7 +39,8 @@ class KernelStep:
         device: torch.device | str = "cpu",
     ) -> None:
         self.places, self.constants, self.shapes, self.noise = places, constants, shapes, noise
-        self.num_envs, self.threads, self.device = num_envs, threads, torch.device(device)
+        self.num_envs, self.threads = num_envs, threads
+        self.device = torch.empty(0, device=device).device  # "cuda" is "cuda:0"
         self._index = {name: i for i, name in enumerate(places.pointers)}
         self._bases = (ctypes.c_void_p * len(self._index))()
         self._strides = (ctypes.c_int64 * len(self._index))()
@@ -167,10 +168,10 @@ class KernelStep:
             self.pool_size = size
             self.bind({("pool",): self.pool, **tables, **fresh})
         for path, (ours, theirs) in self.columns.items():
-            rows = rows_of(read(path), self.shapes[path]).to(self.device)
+            rows = self._take(rows_of(read(path), self.shapes[path]))
             self.pool.index_copy_(1, ours, rows.index_select(1, theirs).to(torch.float32))
         for path in self.tables:
-            self._kept["pool_table", path].copy_(rows_of(read(path), self.shapes[path]))
+            self._kept["pool_table", path].copy_(self._take(rows_of(read(path), self.shapes[path])))
         for key in self.places.restarted:
             self._kept["fresh", *key].copy_(observed[key])
 
@@ -200,6 +201,10 @@ class KernelStep:
             kept_alive.append(old)
             for slot in same[id(old)]:
                 slot.write(value)
+
+    def _take(self, value: Tensor) -> Tensor:
+        """A tensor on this device."""
+        return value.to(self.device)
 
     def _check_constants(self, read: Reader) -> None:
         for path, (theirs, expected) in self._pinned.items():

@@ -39,9 +39,6 @@ class CudaDriver(Protocol):
     def fetch(self, flags: Tensor) -> Arrived:
         """Starts to copy a tensor to the host behind what is launched by now."""
 
-    def generator(self, device: torch.device) -> torch.Generator:
-        """A new generator of random numbers on a device."""
-
 
 class NvidiaDriver:
     """NVRTC and the CUDA driver, by `cuda.bindings`."""
@@ -70,14 +67,14 @@ class NvidiaDriver:
 
         with torch.cuda.device(device):
             torch.empty(1, device=device)  # makes the context that torch works in the current one
-            module = self._modules.get((binary.name, device))
-            if module is None:
-                try:
+            try:
+                module = self._modules.get((binary.name, device))
+                if module is None:
                     module = _checked(driver.cuModuleLoadData(binary.read_bytes()))
-                except (RuntimeError, OSError) as error:
-                    raise CannotCompile(f"{binary.name} cannot be loaded: {error}") from error
-                self._modules[binary.name, device] = module
-            return _checked(driver.cuModuleGetFunction(module, kernel.encode()))
+                    self._modules[binary.name, device] = module
+                return _checked(driver.cuModuleGetFunction(module, kernel.encode()))
+            except (RuntimeError, OSError) as error:
+                raise CannotCompile(f"{kernel} of {binary.name} cannot be loaded: {error}") from error
 
     def launch(self, kernel: Any, blocks: int, threads: int, arguments: int, device: torch.device) -> None:
         """One launch, in the order of torch's own work."""
@@ -93,10 +90,6 @@ class NvidiaDriver:
         done = torch.cuda.Event()
         done.record(torch.cuda.current_stream(flags.device))
         return lambda: here if done.query() else None
-
-    def generator(self, device: torch.device) -> torch.Generator:
-        """torch's."""
-        return torch.Generator(device)
 
 
 def _checked(result: tuple) -> Any:

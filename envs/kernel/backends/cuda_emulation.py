@@ -8,6 +8,7 @@ takes them, and for a step also `step`, by which `KernelStep` steps on the CPU.
 import ctypes
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ extern "C" void launch_NAME(unsigned blocks, unsigned threads, void** arguments)
     blockIdx.x = b; threadIdx.x = k;
     NAME(ARGUMENTS);
   }
+}
+struct Kept_NAME { FIELDS void* arguments[COUNT]; };
+extern "C" void* keep_NAME(void** arguments) {  // a copy that lasts, as a graph makes one
+  Kept_NAME* kept = new Kept_NAME;
+  COPIES
+  return kept->arguments;
 }"""
 WIDTH = """
 extern "C" int width() { return 1; }"""
@@ -63,8 +70,13 @@ def emulated(source: str) -> str:
     lines = [BEFORE, source]
     for name, parameters in kernels.items():
         kinds = [parameter.replace("__grid_constant__", "").rpartition(" ")[0] for parameter in parameters.split(",")]
-        arguments = ", ".join(f"*({kind.strip()}*)arguments[{i}]" for i, kind in enumerate(kinds))
-        lines.append(LAUNCH.replace("NAME", name).replace("ARGUMENTS", arguments))
+        kinds = [kind if "*" in kind else kind.replace("const ", "").strip() for kind in kinds]
+        arguments = ", ".join(f"*({kind}*)arguments[{i}]" for i, kind in enumerate(kinds))
+        fields = " ".join(f"{kind} a{i};" for i, kind in enumerate(kinds))
+        copies = " ".join(f"kept->a{i} = *({kind}*)arguments[{i}]; kept->arguments[{i}] = (void*)&kept->a{i};"
+                          for i, kind in enumerate(kinds))
+        lines.append(LAUNCH.replace("NAME", name).replace("ARGUMENTS", arguments).replace("FIELDS", fields)
+                     .replace("COUNT", str(len(kinds))).replace("COPIES", copies))
     return "\n".join([*lines, WIDTH, STEP if "environment_step" in kernels else ""])
 
 
@@ -76,11 +88,12 @@ def compile_emulation(source: str) -> Path:
 class EmulatedDriver:
     """Answers a GPU's calls by the CPU (`cuda_driver.CudaDriver`): tensors must hold the CPU's memory.
 
+    run: takes every launch as a function that may be called once, later or again; None: launches run at once.
     launches: how many there were.
     """
 
-    def __init__(self) -> None:
-        self.launches = 0
+    def __init__(self, run: Callable[[Callable[[], None]], None] | None = None) -> None:
+        self.run, self.launches = run, 0
 
     def versions(self, device: torch.device) -> str:
         """The emulation has no chip."""
@@ -91,22 +104,24 @@ class EmulatedDriver:
         return compile_emulation(source)
 
     def load(self, binary: Path, kernel: str, device: torch.device) -> Any:
-        """The function that loops over a grid."""
-        function = getattr(load(binary), f"launch_{kernel}")
+        """The function that loops over a grid, and the one that copies its arguments."""
+        library = load(binary)
+        function, keep = getattr(library, f"launch_{kernel}"), getattr(library, f"keep_{kernel}")
         function.restype, function.argtypes = None, [ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p]
-        return function
+        keep.restype, keep.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+        return function, keep
 
     def launch(self, kernel: Any, blocks: int, threads: int, arguments: int, device: torch.device) -> None:
-        """At once."""
+        """At once, or by `run`, with the arguments as they are now."""
         self.launches += 1
-        kernel(blocks, threads, arguments)
+        function, keep = kernel
+        if self.run is None:
+            function(blocks, threads, arguments)
+        else:
+            self.run(partial(function, blocks, threads, keep(arguments)))
 
     def fetch(self, flags: Tensor) -> Callable[[], Tensor | None]:
         """A copy as it is now, by address: a stand-in for a GPU's tensor need not be readable."""
         here = torch.empty(flags.shape, dtype=flags.dtype)
         ctypes.memmove(here.data_ptr(), flags.data_ptr(), here.numel() * here.element_size())
         return lambda: here
-
-    def generator(self, device: torch.device) -> torch.Generator:
-        """The CPU's: it draws on a stand-in that holds the CPU's memory."""
-        return torch.Generator()

@@ -12,6 +12,7 @@ from envs.kernel.backends.cpu_runtime import KernelStep, Reader, rows_of
 from envs.kernel.backends.cuda_driver import Arrived, CudaDriver, addresses, cuda_driver
 from envs.kernel.tracing.tape import ConstantChanged
 from envs.rng import Stream
+from envs.vmas.simulator_state import over
 
 WARP = 32  # neighbouring environments, whose numbers lie in one line of memory
 BLOCKS = ((16_384, 32), (65_536, 64))  # (environments up to which, threads of a block): few fill all processors so
@@ -54,6 +55,7 @@ class CudaStep(KernelStep):
         self._bases[self._index["nan",]] = self._flag.data_ptr()
         self._arrived: Arrived | None = None
         self._steps = 0
+        self._pinned_beside = {path: (theirs.cpu(), values.cpu()) for path, (theirs, values) in self._pinned.items()}
         self._generator: torch.Generator | None = None
         self._arguments: ctypes.Array | None = None
 
@@ -93,7 +95,7 @@ class CudaStep(KernelStep):
         A graph that captured draws is replayed within it, the generator registered with the graph.
         """
         if self._generator is None:
-            self._generator = self._driver.generator(self.device)
+            self._generator = torch.Generator(self.device)
         self._generator.set_state(stream.on_device)
         try:
             yield self._generator
@@ -120,15 +122,20 @@ class CudaStep(KernelStep):
             self._arrived = self._driver.fetch(self._flag)
         return False
 
+    def _take(self, value: Tensor) -> Tensor:
+        """Without a wait: a copy from page-locked memory."""
+        return over(value, self.device)
+
     def _check_constants(self, read: Reader) -> None:
-        """All at once: one wait, not one for each constant."""
-        if not self._pinned:
-            return
+        """On the device where they are read, the CPU for a reset pool; on a GPU by one wait, not one for each."""
         found = []
         for path, (theirs, expected) in self._pinned.items():
-            rows = rows_of(read(path), self.shapes[path]).to(self.device).index_select(1, theirs).to(torch.float32)
-            found.append((rows != expected).any())
-        for path, changed in zip(self._pinned, torch.stack(found).tolist(), strict=True):
+            rows = rows_of(read(path), self.shapes[path])
+            if rows.device != expected.device:
+                theirs, expected = self._pinned_beside[path]
+            found.append((rows.index_select(1, theirs).to(torch.float32) != expected).any())
+        changes = torch.stack(found).tolist() if found else []
+        for path, changed in zip(self._pinned, changes, strict=True):
             if changed:
                 raise ConstantChanged(
                     f"{path} was the same in every environment when the kernel was built, and isn't now")
