@@ -9,6 +9,7 @@ import itertools
 import math
 import os
 import random
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -146,11 +147,13 @@ def covering(combinations: list[tuple], strength: int = 2) -> list[tuple]:
     """Few combinations in which every `strength` choices of different kinds meet; greedy, always the same."""
     order = random.Random(0)
     places = list(itertools.combinations(range(len(combinations[0])), strength))
-    missing = {(at, tuple(c[i] for i in at)) for c in combinations for at in places}
-    chosen = []
+    holding = defaultdict(list)  # {some choices: the combinations that hold them}
+    for c in combinations:
+        for at in places:
+            holding[at, tuple(c[i] for i in at)].append(c)
+    missing, chosen = set(holding), []
     while missing:
-        at, values = min(missing)  # one that is still missing, the rest of the combination at random: the best of some
-        fitting = [c for c in combinations if all(c[i] == v for i, v in zip(at, values, strict=True))]
+        fitting = holding[min(missing)]  # one that is still missing, the rest at random: the best of some
         tried = order.sample(fitting, min(20, len(fitting)))
         best = max(tried, key=lambda c: sum((p, tuple(c[i] for i in p)) in missing for p in places))
         missing -= {(p, tuple(best[i] for i in p)) for p in places}
