@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 namespace helpers {
-const int64_t AWAKE_NS = 600'000;          // ns that a helper waits awake for the next work
+const int64_t AWAKE_NS = 1'000'000;        // ns that a helper waits awake for the next work
 const int64_t LATE_NS = 50'000;            // ns of a yield, or of waiting beyond the pace of units, that count as lost
 const int64_t FIRST_FACTOR = 1, MOST_FACTOR = 128;    // a rest is so many times as long as what was lost
 const int64_t RECENT_NS = 5'000'000;         // ns after a rest within which a loss says that the core is still wanted
