@@ -149,12 +149,12 @@ class OffPolicy(RLTask):
         algo = self.algo
         if self.buffer.frames < algo.prefill or not self.buffer.can_be_drawn:
             return
-        shape = [] if self.sequences else [algo.minibatch_size]  # sequences lie time first
+        shape = torch.Size([] if self.sequences else [algo.minibatch_size])  # sequences lie time first
         self.loss.train()
         source = self.prioritised or self.buffer
         for _ in range(algo.updates):
             rows = source.sample(algo.minibatch_size, self.minibatch_generator, algo.n_step, algo.gamma)
-            yield TensorDict(rows, batch_size=shape)
+            yield TensorDict._new_unsafe(rows, batch_size=shape)  # unchecked: checks take longer than the draw
         self.loss.eval()
 
     def observe(self, outputs: dict[str, Tensor]) -> None:

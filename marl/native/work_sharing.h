@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 namespace helpers {
-const int64_t AWAKE_NS = 600'000;          // ns that a helper waits awake for the next work
+const int64_t AWAKE_NS = 1'000'000;        // ns that a helper waits awake for the next work
 const int64_t LATE_NS = 50'000;            // ns of a yield, or of waiting beyond the pace of units, that count as lost
 const int64_t FIRST_FACTOR = 1, MOST_FACTOR = 128;    // a rest is so many times as long as what was lost
 const int64_t RECENT_NS = 5'000'000;         // ns after a rest within which a loss says that the core is still wanted
@@ -194,16 +194,17 @@ private:
         pool->base = base;
         pool->open.store(count);
         pool->ticket.store((((pool->ticket.load() >> 48) + 1) << 48) | members << 40 | uint64_t(count));
-        const int64_t began = now();
-        int64_t mine = 0;
-        while (pool->one(0)) mine++;
-        const int64_t done = now(), pace = mine ? (done - began) / mine : 0;
+        int64_t done = now(), pace = 0;  // of the longest unit: they differ
+        for (int64_t began = done; pool->one(0); began = done) {
+            done = now();
+            if (done - began > pace) pace = done - began;
+        }
         for (int64_t turn = 1; pool->open.load(); turn++) {
             pause();
             if (turn % PAUSES_PER_YIELD == 0 && now() - done > LATE_NS) sched_yield();
         }
         const int64_t waited = now() - done;
-        if (mine && waited > 2 * pace + LATE_NS) pool->lost(waited, done + waited);
+        if (pace && waited > 2 * pace + LATE_NS) pool->lost(waited, done + waited);
     }
 };
 }  // namespace helpers

@@ -18,6 +18,7 @@ from marl.native import library, threads
 from marl.native.library import NUMBER, POINTER
 
 ACTIVATIONS = {"tanh": (0, torch.tanh), "relu": (1, torch.relu)}  # number in fused_mlp.cpp, and what it stands for
+SOURCES = "cpp/fused_mlp_tiles.h", "cpp/fused_mlp_blocks.h", "cpp/fused_mlp.cpp"
 TOLERANCE = 1e-5  # of the check, relative to the largest number of a result
 
 
@@ -89,10 +90,7 @@ def _check(lib: ctypes.CDLL) -> None:
 
 
 kernel = library.Library(
-    [
-        Path(__file__).parent / name
-        for name in ("../native/work_sharing.h", "cpp/fused_mlp_tiles.h", "cpp/fused_mlp.cpp")
-    ],
+    [Path(__file__).parent / name for name in ("../native/work_sharing.h", *SOURCES)],
     ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w"),
     {
         "use_pool": ([POINTER], None),

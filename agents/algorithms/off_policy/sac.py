@@ -57,6 +57,8 @@ class SACLoss(ReplayLoss):
     (discrete actions).
     """
 
+    _own_choices = False  # in_targets, for_actors and errors are those of this class
+
     def build(self, spec: EnvSpec, critic_network: Callable[..., nn.Module]) -> None:
         self.q_critics, self.temperatures, self.target_entropy = nn.ModuleDict(), nn.ParameterDict(), {}
         for name, own in self.configs.items():
@@ -73,6 +75,8 @@ class SACLoss(ReplayLoss):
             self.temperatures[name] = nn.Parameter(initial, requires_grad=own.learn_temperature)
             default = own.discrete_target * math.log(group.action.nvec[0]) if discrete else -float(group.action.size)
             self.target_entropy[name] = default if own.target_entropy is None else own.target_entropy
+        choices = "in_targets", "for_actors", "errors", "error"
+        self._own_choices = all(getattr(type(self), choice) is getattr(SACLoss, choice) for choice in choices)
         self.uses_state = any(critic.uses_state for critic in self.q_critics.values())
         self.target_critics = nn.ModuleDict({name: self.target(critic) for name, critic in self.q_critics.items()})
 
@@ -151,9 +155,8 @@ class SACLoss(ReplayLoss):
 
     def _plain(self, batch: Mapping, alive: Tensor | None) -> bool:
         """Whether the loss is that of the papers: no other choice of a subclass, errors or weights."""
-        choices = "in_targets", "for_actors", "errors", "error"
-        ours = all(getattr(type(self), name) is getattr(SACLoss, name) for name in choices)
-        return ours and alive is None and self.config.error == "l2" and "weight" not in batch.keys()  # noqa: SIM118
+        weighted = "weight" in batch.keys()  # noqa: SIM118
+        return self._own_choices and alive is None and not weighted and self.config.error == "l2"
 
     def _continuous(
         self, name: str, rows: Mapping, states: tuple[Tensor | None, Tensor | None]
