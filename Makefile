@@ -3,15 +3,24 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Versions that were tested together; `make CONSTRAINTS= …` takes the newest that pyproject.toml allows.
+CONSTRAINTS ?= constraints.txt
+PIP := -m pip install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate test lint clean
+.PHONY: help train play doctor evaluate test lint docs constraints clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 train: $(VENV)/installed ## train MAPPO on balance; ARGS="experiment=digits seed=1" runs something else
 	$(BIN)/python scripts/train.py $(or $(ARGS),algo=mappo)
+
+play: $(VENV)/installed ## open the page in which the latest run's team plays; ARGS="ckpt=RUN_DIR" for another
+	$(BIN)/python scripts/play.py open=true $(ARGS)
+
+doctor: $(VENV)/installed ## what of this machine is used, and what is missing
+	$(BIN)/python scripts/doctor.py
 
 evaluate: $(VENV)/installed ## judge a trained run: make evaluate ARGS="ckpt=outputs/balance/…"
 	$(BIN)/python scripts/evaluate.py $(ARGS)
@@ -24,25 +33,39 @@ test: $(VENV)/installed-dev ## lint and run all tests; ARGS="-k engine" runs som
 lint: $(VENV)/installed-dev ## check style
 	$(BIN)/ruff check .
 
+docs: $(VENV)/installed-docs ## build the docs site into site/; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "site/index.html"
+
+constraints: ## write constraints.txt anew: the newest versions that pyproject.toml allows; `make clean test` tries them
+	$(PYTHON) -m venv --clear build/versions
+	build/versions/bin/python -m pip install --quiet '.[dev]'
+	(sed '/^[^#]/,$$d' constraints.txt; build/versions/bin/python -m pip freeze --exclude marl-engine | sed 's/+[^+]*$$//') > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
 .PHONY: peers
 peers: .peers/benchmarl/installed .peers/jax/installed ## make the environments of the peers (2.2 GB) that scripts/benchmark.py measures
 
 clean: ## remove the environment and caches; runs in outputs/ stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
-	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 12) else \
-		"Python 3.11 or 3.12 is needed, this is %d.%d: make PYTHON=python3.12 …" % v)'
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
+		"Python 3.11, 3.12 or 3.13 is needed, this is %d.%d: make PYTHON=python3.12 …" % v)'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e .
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	$(BIN)/python $(PIP) -e .
 	@touch $@
 
-$(VENV)/installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
-	@touch $(VENV)/installed $@
+$(VENV)/installed-dev: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	$(BIN)/python $(PIP) -e '.[dev]'
+	@touch $(VENV)/installed $(VENV)/installed-docs $@
+
+$(VENV)/installed-docs: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	$(BIN)/python $(PIP) -e '.[docs]'
+	@touch $@
 
 # Versions that were measured together; none of these packages is a dependency of the project.
 .peers/benchmarl/installed:
