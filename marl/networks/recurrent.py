@@ -144,10 +144,20 @@ READS = "reads sequences (length, features) or images (channels, height, width)"
 
 
 class LSTM(_Recurrent):
-    __doc__ = (_Recurrent.__doc__ or "") + "The cell is the LSTM (Hochreiter and Schmidhuber 1997)."
+    """An encoder, recurrent layers of LSTM cells (Hochreiter and Schmidhuber 1997), a linear head.
+
+    in_shape (L, F): a whole sequence; forward: float [..., L, F] → float [..., out_features], from the last step.
+    in_shape F: a stream; forward: float [L, ..., F], memory [..., M], start bool → outputs and memory of each step.
+    """
+
     body_class, cell_class = nn.LSTM, nn.LSTMCell
 
 
 class GRU(_Recurrent):
-    __doc__ = (_Recurrent.__doc__ or "") + "The cell is the GRU (Cho et al. 2014)."
+    """An encoder, recurrent layers of GRU cells (Cho et al. 2014), a linear head.
+
+    in_shape (L, F): a whole sequence; forward: float [..., L, F] → float [..., out_features], from the last step.
+    in_shape F: a stream; forward: float [L, ..., F], memory [..., M], start bool → outputs and memory of each step.
+    """
+
     body_class, cell_class = nn.GRU, nn.GRUCell

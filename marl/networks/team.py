@@ -200,7 +200,7 @@ class Graph(Team):
         initialise(linear, self.head, activation, init, last_gain)
 
     def edges_of(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
-        """[p_j − p_i, distance] [..., A, A, P + 1] (None without positions), and weights [..., A, A] of the mean."""
+        """Each p_j − p_i and distance, [..., A, A, P + 1] (None without positions); weights [..., A, A] of the mean."""
         A = x.shape[-2]
         near = 1.0 - torch.eye(A, dtype=x.dtype, device=x.device)
         if not self.positions:
