@@ -20,6 +20,7 @@ from envs.kernel.tracing.tape import Refusal
 
 SOURCES = ("observation", "reward")  # outputs that carry gradients; infos don't
 WORTH = 40  # cost of an arm from which its gradients are computed lazily
+NESTED = 3  # arms within arms that are; deeper, masking on every way out costs more than it saves
 TABLE = "gradient of "  # prefix of the table of gradients that lies beside a table of numbers
 
 
@@ -74,9 +75,9 @@ class _Reverse:
         if unknown:
             raise Refusal(f"the step computes {', '.join(sorted(unknown))}, which have no derivative here")
         self.active = self._find_active()
-        self.guard = self._find_guards(stores)
         read = schedule(self.p, [v for _, v in self.named] + stores).guard
         self.depth = {v: len(literals) for v, literals in read.items()}  # of the arm that a condition is asked in
+        self.guard = self._find_guards(stores)
         self.products = Products(self.p, find_finite(self.p, self.live))
         self.shares: dict[int, dict[frozenset[Literal], int]] = {}  # value -> {under what: gradient}
         self.memory = {path: [-1, []] for path in self.lowered.tables}  # gradients: last store, loads since
@@ -131,7 +132,17 @@ class _Reverse:
             for literal in literals:
                 worth[literal] = worth.get(literal, 0) + COSTS.get(self.p.ops[v][0], 1)
         worthwhile = frozenset(literal for literal, cost in worth.items() if cost >= WORTH)
-        return {v: literals & worthwhile for v, literals in guard.items()}
+        return {v: self._outermost(literals & worthwhile) for v, literals in guard.items()}
+
+    def _outermost(self, literals: frozenset[Literal]) -> frozenset[Literal]:
+        """Of answers that are asked for one within the other, those that are lazily computed under."""
+        if len(literals) <= NESTED:
+            return literals
+        return frozenset(sorted(literals, key=self._place)[:NESTED])
+
+    def _place(self, literal: Literal) -> tuple:
+        """Sorts answers from the outermost to the innermost."""
+        return self.depth[literal[0]], literal
 
     # ---- the walk
 
@@ -179,7 +190,7 @@ class _Reverse:
         shares, zero = self.shares[v], self.products.number(0.0)
         while len(shares) > 1 or frozenset() not in shares:
             literals = max(shares, key=len)
-            g, inner = shares.pop(literals), max(literals, key=lambda literal: (self.depth[literal[0]], literal))
+            g, inner = shares.pop(literals), max(literals, key=self._place)
             g = self.p.op("select", inner[0], *((g, zero) if inner[1] else (zero, g)))
             outer = literals - {inner}
             shares[outer] = self._plus(shares[outer], g) if outer in shares else g

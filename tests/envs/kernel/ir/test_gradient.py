@@ -55,6 +55,31 @@ def test_an_arm_that_is_not_taken_hands_nothing_on_whatever_it_holds():
     np.testing.assert_allclose([found["x"][2], found["y"][2]], expected)
 
 
+def test_arms_within_arms_give_the_same_however_many_are_lazy(monkeypatch):
+    """Five arms, each read in the next alone and nan where it is not taken: masked on every way out, or on the way in."""
+    points, sizes = [-1.0, 0.5, 1.5, 2.5, 3.5, 4.5, 6.0], []
+    for nested in (0, 1, 3, 10):
+        monkeypatch.setattr("envs.kernel.ir.gradient.NESTED", nested)
+        p = Program()
+        x, v = p.input(("state", "x", 0), "f"), p.input(("state", "y", 0), "f")
+        for k in (1.0, 2.0, 3.0, 4.0, 5.0):
+            limit = p.const(k, "f")
+            arm = p.op("mul", v, p.op("sqrt", p.op("sub", limit, x)))
+            v = p.op("select", p.op("lt", x, limit), p.op("sin", p.op("exp", arm)), x)
+        gradient = differentiate(step(p, {"x": v, "y": x}))
+        found = gradients(gradient, {"x": points, "y": [0.3] * 7}, {"x": 1.0})
+        inputs = [torch.tensor(a, dtype=torch.double, requires_grad=True) for a in (points, [0.3] * 7)]
+        value = inputs[1]
+        for k in (1.0, 2.0, 3.0, 4.0, 5.0):
+            inside = inputs[0] < k
+            arm = torch.sin(torch.exp(value * torch.where(inside, k - inputs[0], 1.0).sqrt()))
+            value = torch.where(inside, arm, inputs[0])
+        for name, expected in zip("xy", torch.autograd.grad(value.sum(), inputs), strict=True):
+            np.testing.assert_allclose(found[name], expected, rtol=1e-12)
+        sizes.append(sum(p.ops[v][0] == "select" for v in p.live(gradient.results)))
+    assert sizes[1] < sizes[2] < sizes[3]
+
+
 def test_whole_numbers_and_truth_values_carry_none():
     p = Program()
     x, n, b = p.input(("state", "x", 0), "f"), p.input(("state", "n", 0), "i"), p.input(("state", "b", 0), "b")
