@@ -58,7 +58,7 @@ class Trainer(RunView):
         deterministic: use deterministic algorithms only: the same seed gives identical results on a GPU too, slowly.
         threads: CPU threads for torch; null: torch's default.
         helpers: threads that may take a share of an MLP's rows (`marl.native.threads`); null: as many as are useful.
-            These three and tf32 are the process's, and set by what launches the run (`marl.launch.build.configure_process`).
+            These three and tf32 are the process's, set by what launches the run (`marl.launch.build`).
         progress: "rich" bar, "plain" lines, "off", or "auto" (by whether the output is a terminal).
         show: names of logged figures, of evaluations or not, that stand in its line beside the usual ones.
 
