@@ -38,12 +38,12 @@ class Trainer(RunView):
 
     Args:
         max_iterations: stop after this many iterations; null: the task's own budget.
-        precision: "fp32", "bf16" or "fp16" autocast (fp16 scales the loss and needs a GPU).
+        precision: "fp32", "bf16" or "fp16" autocast, or "tf32" matrix products; fp16 and tf32 need a GPU.
         grad_clip: largest L2 norm of the gradient of each part (actor, critic, model); null: no clipping.
         clip_value: largest absolute value of each number of the gradient, before `grad_clip`; null: any.
         accumulate: minibatches whose gradients are averaged into one optimiser step.
         compile: run the loss module through `torch.compile`.
-        capture: on a CPU, record the loss and its gradients once and replay them, bitwise identical (`marl.capture`).
+        capture: record losses and gradients, on a GPU steps and rollouts, once and replay them (`marl.capture`).
         recompute: keep no activations inside of stacks of layers, compute them again in the backward pass.
         average: evaluate and save an average of the weights (`marl.optim.weight_averaging`): "none", "ema" or "swa".
         average_decay, average_from: an ema's weight of the past, per step; share of the run after which averages begin.
@@ -59,7 +59,7 @@ class Trainer(RunView):
         deterministic: use deterministic algorithms only: the same seed gives identical results on a GPU too, slowly.
         threads: CPU threads for torch; null: torch's default.
         helpers: threads that may take a share of an MLP's rows (`marl.native.threads`); null: as many as are useful.
-            These three are the process's, set by `marl.launch`.
+            These three and tf32 are the process's, set by what launches the run (`marl.launch.build`).
         progress: "rich" bar, "plain" lines, "off", or "auto" (by whether the output is a terminal).
         show: names of logged figures, of evaluations or not, that stand in its line beside the usual ones.
 
@@ -77,7 +77,7 @@ class Trainer(RunView):
     def __init__(
         self,
         max_iterations: Annotated[int, Field(ge=1)] | None = None,
-        precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+        precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32",
         grad_clip: Annotated[float, Field(gt=0)] | None = None,
         clip_value: Annotated[float, Field(gt=0)] | None = None,
         accumulate: Annotated[int, Field(ge=1)] = 1,

@@ -17,7 +17,7 @@ from marl.task import Task
 class UpdateConfig:
     """Settings of the updates; `marl.engine.trainer.Trainer` explains each."""
 
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     grad_clip: float | None = None
     clip_value: float | None = None
     accumulate: int = 1
@@ -37,8 +37,8 @@ def check(
     """Raise UserError where settings contradict one another, the task or the device."""
     if distributed.world() > 1 and config.strategy == "single":
         raise UserError("trainer.strategy='single': torchrun started several processes; trainer=ddp uses them")
-    if config.precision == "fp16" and device.type == "cpu":
-        raise UserError("trainer.precision='fp16': needs a GPU; on a CPU fp32 and bf16 are allowed")
+    if config.precision in ("fp16", "tf32") and device.type == "cpu":
+        raise UserError(f"trainer.precision={config.precision!r}: needs a GPU; on a CPU fp32 and bf16 are allowed")
     for key, value, default in (
         ("average_decay", config.average_decay, DECAY),
         ("average_from", config.average_from, BEGIN),

@@ -72,7 +72,7 @@ class Updater:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         # Entering autocast costs as much as a small layer, so fp32 does without.
         autocast = partial(torch.autocast, self.device.type, AUTOCAST.get(config.precision))
-        self.autocast = nullcontext if config.precision == "fp32" else autocast
+        self.autocast = autocast if config.precision in AUTOCAST else nullcontext
         self.line_search_batches: list[TensorDict] | None = [] if searches else None
         trained = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         clipped = [[p for p in module.parameters() if id(p) in trained] for module in parts.values()]

@@ -21,18 +21,22 @@ from marl.native import threads as helper_threads
 from marl.task import Task
 
 
-def configure_process(threads: int | None = None, helpers: int | None = None, deterministic: bool = False) -> None:
+def configure_process(
+    threads: int | None = None, helpers: int | None = None, deterministic: bool = False, tf32: bool = False
+) -> None:
     """Set what is the whole process's; results depend on it, so it comes before anything is computed.
 
     Args:
         threads: CPU threads for torch; None: as they are.
         helpers: threads of our own that may take a share of an MLP's rows; None: as many as are useful.
         deterministic: refuse algorithms whose result depends on timing.
+        tf32: let a GPU multiply matrices with mantissas of 10 bits.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     helper_threads.allow(helpers)
     seeding.use_deterministic_algorithms(deterministic)
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
 
 def build_task(config: Mapping[str, Any], trains: bool = True) -> Task:
@@ -92,7 +96,8 @@ def rebuild(run: str | Path, overrides: Sequence[str] = (), weights: bool = True
 def build_trainer(config: Mapping[str, Any]) -> Trainer:
     """The engine with the settings of `config["trainer"]`; sets the process up as these say."""
     trainer = part(config["trainer"])
-    configure_process(trainer.threads, trainer.helpers, trainer.deterministic)
+    tf32 = trainer.update_config.precision == "tf32"
+    configure_process(trainer.threads, trainer.helpers, trainer.deterministic, tf32)
     return trainer
 
 

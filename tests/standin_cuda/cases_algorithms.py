@@ -37,7 +37,8 @@ def test_an_algorithm_trains_saves_resumes_and_plays(tmp_path, strict, name) -> 
     assert math.isfinite(task.evaluate()["episode_return"])
     resume(cut_back(shutil.copytree(whole, half), 2))
     one, other = (checkpoint_file.load(folder / "checkpoints" / "last.pt", "cuda") for folder in (whole, half))
-    apart = [key for part in ("loss", "optimizer", "schedule", "processes") for key in same(one.get(part), other.get(part), part)]
+    parts = ("loss", "optimizer", "schedule", "processes")
+    apart = [key for part in parts for key in same(one[part], other[part], part)]
     assert one["iteration"] == other["iteration"] == 3 and not [key for key in apart if "seconds" not in key]
     on_gpu, on_cpu = Policy.load(whole, device="cuda"), Policy.load(whole)
     observation, _ = task.eval_env.reset(0)

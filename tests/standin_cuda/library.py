@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-SOURCES = sorted(p for p in Path(__file__).parent.iterdir() if p.suffix in (".h", ".cpp"))
+SOURCES = sorted(p for p in (Path(__file__).parent / "cpp").iterdir() if p.suffix in (".h", ".cpp"))
 FLAGS = ["-std=c++20", "-O1", "-w", "-shared", "-fPIC"]
 
 

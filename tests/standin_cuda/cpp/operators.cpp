@@ -229,7 +229,7 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("_thnn_fused_gru_cell_backward", gru_cell_backward);
   library.impl("_thnn_fused_lstm_cell", lstm_cell);
   library.impl("_thnn_fused_lstm_cell_backward_impl", lstm_cell_backward);
-  for (const char* name : {"copy_", "index_put_"})
+  for (const char* name : {"copy_", "index_put_", "mse_loss", "smooth_l1_loss"})
     library.impl(name, torch::CppFunction::makeFromBoxedFunction<&compute>());
 }
 
