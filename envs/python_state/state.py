@@ -212,8 +212,7 @@ class PythonState:
             self._visit(f"{path}.__class__", kind)
         elif not hasattr(value, "__dict__"):
             if type(value).__repr__ is not object.__repr__ and " at 0x" not in (text := repr(value)):
-                text = "any" if isinstance(value, torch.device) else text  # kernels are made apart for each
-                self.tokens[path] = (self.tokens[path], text[:2000])  # dtypes, dates, ranges, patterns
+                self.tokens[path] = (self.tokens[path], "device" if isinstance(value, torch.device) else text[:2000])
             elif isinstance(value, types.BuiltinFunctionType):
                 self.tokens[path] = (self.tokens[path], value.__qualname__)
             return

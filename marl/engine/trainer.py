@@ -57,9 +57,8 @@ class Trainer(RunView):
         restore_factor, max_restores: what "restore" multiplies the learning rates by, and how often at most.
         strategy: "ddp" splits the work over the processes of torchrun; "single" refuses several processes.
         deterministic: use deterministic algorithms only: the same seed gives identical results on a GPU too, slowly.
-        threads: CPU threads for torch; null: torch's default.
+        threads: CPU threads for torch; null: its default. `marl.launch.build` sets this, the two beside it and tf32.
         helpers: threads that may take a share of an MLP's rows (`marl.native.threads`); null: as many as are useful.
-            These three and tf32 are the process's, set by what launches the run (`marl.launch.build`).
         progress: "rich" bar, "plain" lines, "off", or "auto" (by whether the output is a terminal).
         show: names of logged figures, of evaluations or not, that stand in its line beside the usual ones.
 
