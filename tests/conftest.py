@@ -12,6 +12,7 @@ from tests.fixtures.browser import browser, running_browser  # noqa: E402, F401 
 from tests.fixtures.javascript import javascript  # noqa: E402, F401
 from tests.fixtures.parsed_configs import parsed_configs  # noqa: E402, F401
 from tests.fixtures.parsed_header import parsed_header  # noqa: E402, F401
+from tests.fixtures.shell import shell  # noqa: E402, F401
 
 # The files that take longest, in their order: they begin first, so that both cores end at the same time.
 LONGEST = ["tests/envs/kernel/test_zoo.py", "tests/test_product.py", "tests/envs/validation/test_chains.py",

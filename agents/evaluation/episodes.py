@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from agents.collection.episode_infos import FirstEpisodes, figure
@@ -139,7 +139,7 @@ def statistics(values: np.ndarray) -> dict:
     """
     n = len(values)
     mean, std = float(np.mean(values)), float(np.std(values, ddof=1)) if n > 1 else math.nan
-    half = float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n) if n > 1 else math.nan
+    half = float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n) if n > 1 else math.nan
     return {"mean": mean, "iqm": float(iqm([values])), "std": std, "ci95": [mean - half, mean + half], "episodes": n}
 
 

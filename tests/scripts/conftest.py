@@ -1,16 +1,12 @@
-"""Ways to run the scripts: in this process (fast), or as a user does."""
+"""The scripts as modules of this process; the fixture `shell` runs them as a user does."""
 
 import importlib.util
-import os
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-from tests.fixtures.warm_shell import WarmShell
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -27,33 +23,3 @@ def script() -> Callable[[str], ModuleType]:
         return module
 
     return load
-
-
-@pytest.fixture(scope="session")
-def shell() -> Iterator[Callable[..., subprocess.CompletedProcess]]:
-    """`shell(directory, "train", "seed=1")` runs scripts/train.py there, as a user does.
-
-    The first command of each script starts a new Python; later ones are forked from a process that has imported all.
-    `shell.at_once(directory, "train", ["seed=1"], ["seed=2"])` runs several of them in as many processes at once.
-    """
-    warm, seen = WarmShell(), set()
-
-    def environment() -> dict[str, str]:
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        variables = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "COLUMNS": "120"}
-        variables.pop("HYDRA_FULL_ERROR", None)
-        return variables
-
-    def run(directory: Path, name: str, *arguments: str) -> subprocess.CompletedProcess:
-        if name in seen:
-            return warm.run(directory, name, *arguments, environment=environment())
-        seen.add(name)
-        command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments]
-        return subprocess.run(command, cwd=directory, env=environment(), capture_output=True, text=True, timeout=240)
-
-    def run_at_once(directory: Path, name: str, *several: list[str]) -> list[subprocess.CompletedProcess]:
-        return warm.run_at_once(directory, name, *several, environment=environment())
-
-    run.at_once = run_at_once
-    yield run
-    warm.close()

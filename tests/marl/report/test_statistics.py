@@ -51,6 +51,12 @@ def test_probability_of_improvement_is_that_of_pairs_and_of_mann_whitney() -> No
     assert statistics.probability_of_improvement(list(y), list(x)) == pytest.approx(1 - probability)
 
 
+def test_the_iqm_of_nothing_or_with_a_missing_score_is_missing() -> None:
+    scores = np.array([[4.0, 1.0, 3.0, 2.0], [1.0, np.nan, 3.0, 4.0]])
+    np.testing.assert_array_equal(statistics.iqm([scores]), [2.5, np.nan])
+    assert np.isnan(statistics.iqm([np.empty(0)]))
+
+
 @pytest.mark.parametrize("name", ["iqm", "mean", "median", "optimality_gap"])
 def test_intervals_agree_with_scipys_bootstrap_of_independent_samples(name: str) -> None:
     rng = np.random.default_rng(1)

@@ -85,21 +85,19 @@ def test_a_disk_without_room_for_the_buffer_is_one_sentence(tmp_path: Path) -> N
     assert not (tmp_path / "out" / "checkpoints").exists()
 
 
-def test_a_real_disk_that_fills_up_leaves_good_checkpoints(tmp_path: Path) -> None:
+def test_a_real_disk_that_fills_up_leaves_good_checkpoints(tmp_path: Path, shell) -> None:
     out = tmp_path / "out"
     message = train_on_a_disk(tmp_path, "900k", "trainer.keep_every=1")
     assert "cannot write" in message and "No space left on device" in message and "untouched" in message
     assert files_of(out) == needed(out)
     reached = checkpoint_file.newest(out)[1]["iteration"]
-    resume = [f"resume={out}", f"trainer.max_iterations={reached + 1}"]
-    again = subprocess.run([sys.executable, TRAIN, *resume], env=ENVIRONMENT, capture_output=True, text=True)
+    again = shell(tmp_path, "train", f"resume={out}", f"trainer.max_iterations={reached + 1}")
     assert again.returncode == 0 and f"resuming after iteration {reached}\n" in again.stdout, again.stderr
 
 
 @pytest.mark.parametrize("fault", ["missing", "damaged"])
-def test_a_file_that_is_no_good_ends_the_command_with_one_sentence(fault: str, tmp_path: Path) -> None:
-    settings = [*SMALL, "frames=80", f"hydra.run.dir={tmp_path}"]
-    done = subprocess.run([sys.executable, TRAIN, *settings], env=ENVIRONMENT, capture_output=True, text=True)
+def test_a_file_that_is_no_good_ends_the_command_with_one_sentence(fault: str, tmp_path: Path, shell) -> None:
+    done = shell(tmp_path, "train", *SMALL, "frames=80", f"hydra.run.dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     path = tmp_path / min(files_of(tmp_path))
     before = {each: each.read_bytes() for each in (tmp_path / "checkpoints").iterdir()}
@@ -109,8 +107,7 @@ def test_a_file_that_is_no_good_ends_the_command_with_one_sentence(fault: str, t
         content = bytearray(path.read_bytes())
         content[-5] ^= 1
         path.write_bytes(content)
-    command = [sys.executable, TRAIN, f"resume={tmp_path}", "trainer.max_iterations=3"]
-    again = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    again = shell(tmp_path, "train", f"resume={tmp_path}", "trainer.max_iterations=3")
     assert again.returncode == 2
     what = {"missing": "does not exist", "damaged": "is damaged, or another run's (its digest does not match)"}[fault]
     assert again.stderr.startswith(f"error: {path}: {what}; the checkpoint needs it; resume=FILE goes on")
