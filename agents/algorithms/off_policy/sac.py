@@ -113,9 +113,9 @@ class SACLoss(ReplayLoss):
         states = (batch["state"], batch["next_state"]) if critic.uses_state else (None, None)
         alive = rows["alive"] if "alive" in actor.masks else None
         log_temperature = self.temperatures[name]
-        temperature = log_temperature.detach().exp
         if isinstance(critic, ChoiceCritic):
-            q, following, penalty, actor_value, entropy = self._choices(name, rows, states, temperature())
+            temperature = log_temperature.detach().exp()
+            q, following, penalty, actor_value, entropy = self._choices(name, rows, states, temperature)
         else:
             q, future, next_log_prob, values, log_prob = self._continuous(name, rows, states)
             if self._plain(batch, alive):
@@ -125,8 +125,9 @@ class SACLoss(ReplayLoss):
                 terms = replay_terms.soft(*seen, log_temperature, *of_step, *wanted)
                 if terms is not None:
                     return _named(*terms, own.learn_temperature)
-            following, penalty = self.in_targets(future, own), temperature() * next_log_prob
-            actor_value, entropy = self.for_actors(values, own) - temperature() * log_prob, -log_prob
+            temperature = log_temperature.detach().exp()
+            following, penalty = self.in_targets(future, own), temperature * next_log_prob
+            actor_value, entropy = self.for_actors(values, own) - temperature * log_prob, -log_prob
         of_step = rows["reward"], ended(batch, name), batch, alive
         errors = self.errors(q, following.unsqueeze(0), *of_step, own.reward_scale, penalty)
         critic_loss = errors.pop("td_loss")
