@@ -1,11 +1,12 @@
 """A page in which the trained team plays and you join in: python scripts/play.py ckpt=RUN_DIR [option=value …]
 
-  ckpt=RUN_DIR|FILE    a run directory, one of its checkpoints, or a policy.safetensors (required)
+  ckpt=RUN_DIR|FILE    a run directory, one of its checkpoints, or a policy.safetensors; null: outputs/' latest run
   which=last           last | best: which checkpoint of a run directory
   seeds=32             starting states in the page; seed s is VMAS's own reset(seed=s) of one environment
   max_steps=null       time limit of the page's episodes, steps; null: that of the run
   out=null             the file to write; null: live.html in the run directory
   serve=false          true: stream from Python instead, for scenarios and networks that can't run in a page
+  open=false           true: open the page in the browser
   port=8000            of serve=true, on 127.0.0.1 only; 0: any that is free
 
 The page holds the scenario itself (its step as JavaScript), the policy's weights and the drawing: no server and no
@@ -13,6 +14,7 @@ network; mail it, or put it on any static site. Drag agents and obstacles, take 
 down.
 """
 
+import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,18 +34,20 @@ from marl.launch import cli
 class Options:
     """The options above."""
 
-    ckpt: str
+    ckpt: str | None = None
     which: Literal["last", "best"] = "last"
     seeds: Annotated[int, Field(ge=1, le=1000)] = 32
     max_steps: Annotated[int, Field(ge=1)] | None = None
     out: str | None = None
     serve: bool = False
+    open: bool = False
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
 
 
 def run(chosen: Options) -> Path | None:
     """Write the page, or serve until interrupted. Raises UserError."""
-    policy = Policy.load(chosen.ckpt, chosen.which)
+    run = Path(chosen.ckpt) if chosen.ckpt else run_directory.latest()
+    policy = Policy.load(run, chosen.which)
     if chosen.serve:
         settings = settings_of(policy.metadata.get("env"))
         if chosen.max_steps is not None:
@@ -54,9 +58,11 @@ def run(chosen: Options) -> Path | None:
             raise UserError(f"serve=true: {error.name} is not installed; run pip install -e '.[serve]'") from error
         serve(policy, settings, chosen.port)
         return None
-    target = Path(chosen.out or run_directory.home_of(chosen.ckpt) / "live.html")
+    target = Path(chosen.out or run_directory.home_of(run) / "live.html")
     live_page(policy, target, chosen.seeds, chosen.max_steps)
     print(f"{target} ({target.stat().st_size / 1000:.0f} kB)")
+    if chosen.open and not webbrowser.open(target.resolve().as_uri()):
+        print("no browser opens here; open that file in one")
     return target
 
 

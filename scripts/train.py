@@ -1,6 +1,8 @@
 """Trains what the configuration describes; `python scripts/train.py --help` shows what can be said."""
 
+import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +19,9 @@ from marl.inspection import model_summary
 from marl.launch import build, run
 from marl.task import Task
 
+# Environments of which there are pictures; in a page runs the first kind.
+DRAWN = ("envs.vmas.env.VmasEnv", "envs.adapters.gymnasium_env.GymnasiumEnv",
+         "envs.adapters.gymnasium_env.PettingZooEnv")  # fmt: skip
 LAYERS = 24  # of one network in the table at the start
 
 
@@ -52,6 +57,8 @@ def train(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback] = ()) ->
         summary = trainer.fit(task, run_dir, updater=updater, resume=content, **setup)
         if distributed.main():
             report(summary, run_dir)
+            if not (run_dir / "job.json").exists():  # a sweep has many, and one report
+                show_next(config, run_dir)
         return trainer.best and trainer.best["value"]
 
 
@@ -100,6 +107,21 @@ def report(summary: dict, run_dir: Path) -> None:
         else:
             print(f"{key}: {value:.4g}")
     print(f"took {summary['seconds']['total']:.1f} s; results in {run_dir}")
+
+
+def show_next(config: dict, run_dir: Path) -> None:
+    """Print what to type next, as it can be typed here."""
+    target = (config["env"] or {}).get("_target_")
+    names = ["evaluate", *["replay"] * (target in DRAWN), *["play"] * (target == DRAWN[0])]
+    print("next:")
+    for name in names if target else ["evaluate", "explain"]:
+        print(f"  python {here(Path(__file__).with_name(f'{name}.py'))} ckpt={here(run_dir)}")
+
+
+def here(path: Path) -> str:
+    """A path as a shell takes it, from the working directory where it lies below or beside that."""
+    relative = os.path.relpath(path)
+    return shlex.quote(relative if len(relative) < len(str(path)) else str(path))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,14 @@ def find(run: str | Path, which: str = "last") -> Path:
     return path
 
 
+def latest(folder: str | Path = "outputs") -> Path:
+    """The run in `folder` (NAME/DATE_TIME in it) that wrote a checkpoint last. Raises UserError where there is none."""
+    written = {path.parent.parent: path.stat().st_mtime for path in Path(folder).glob("*/*/checkpoints/last.pt")}
+    if not written:
+        raise UserError(f"no run in {folder}/ yet: python scripts/train.py makes one")
+    return max(written, key=written.__getitem__)
+
+
 def candidates(run_dir: str | Path) -> list[Path]:
     """What a run can be resumed from: last.pt, the ones before it, then those kept every n, the newest first."""
     folder = Path(run_dir) / "checkpoints"

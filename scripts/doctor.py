@@ -1,0 +1,126 @@
+"""What of this machine is used, and what is missing: python scripts/doctor.py
+
+A table with a line for each: Python and torch, compiler and vectors, cores, GPU, the folder of compiled kernels, the
+optional extras of pyproject.toml, and packages of other versions than those that were tested together. Nothing is
+changed. The last column says what to do where something is missing.
+"""
+
+import importlib.metadata
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import torch
+
+from marl.core import terminal
+from marl.core.errors import CannotCompile
+from marl.launch import cli
+from marl.native import compiler, threads
+from marl.native.library_cache import cache_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+# Of what `-march=native` turns on, by the macro that says so: (name, bits); the widest first.
+VECTORS = {"__AVX512F__": ("AVX-512", 512), "__AVX2__": ("AVX2", 256), "__AVX__": ("AVX", 256),
+           "__ARM_NEON": ("NEON", 128), "__SSE2__": ("SSE2", 128)}  # fmt: skip
+Row = tuple[str, str, str]  # what, what is here, what to do
+
+
+def doctor() -> list[Row]:
+    """Print the table; its rows."""
+    rows = [*python(), *toolchain(), *processors(), *folders(), *extras(), *versions()]
+    terminal.show_table(("what", "here", "to do"), rows)
+    missing = sum(bool(todo) for _, _, todo in rows)
+    print(f"{missing} of {len(rows)} lines say what to do" if missing else "nothing is missing")
+    return rows
+
+
+def python() -> list[Row]:
+    """The interpreter and torch."""
+    build = torch.version.cuda and f"CUDA {torch.version.cuda}" or "CPU only"
+    return [
+        ("Python", f"{platform.python_version()} in {sys.prefix}", ""),
+        ("torch", f"{torch.__version__} ({build})", ""),
+    ]
+
+
+def toolchain() -> list[Row]:
+    """The compiler, and the vectors that it writes code for."""
+    slow = "kernels cannot be built, scenarios step tens of times slower: install g++ (Debian: apt-get install g++)"
+    try:
+        path = compiler.compiler()
+    except CannotCompile as error:
+        return [("C++ compiler", f"none: {error}", slow)]
+    shown = subprocess.run([path, "--version"], capture_output=True, text=True).stdout.partition("\n")[0]
+    rows = [("C++ compiler", f"{path}: {shown}" if shown else path, "" if shown else slow)]
+    command = [path, "-march=native", "-dM", "-E", "-x", "c++", "-"]
+    macros = subprocess.run(command, input="", capture_output=True, text=True).stdout
+    found = next((VECTORS[name] for name in VECTORS if re.search(rf"^#define {name}\b", macros, re.M)), None)
+    text = f"{found[0]}, {found[1]} bits: {found[1] // 32} environments at once" if found else "none known"
+    return [*rows, ("vectors", text, "")]
+
+
+def processors() -> list[Row]:
+    """Cores of the CPU that this process may use, and GPUs that torch can."""
+    rows = [("CPU cores", f"{threads.cores()} ({platform.machine()})", "")]
+    for i in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(i)
+        rows.append((f"GPU {i}", f"{about.name}, {about.total_memory / 2**30:.0f} GiB: device=cuda:{i}", ""))
+    if torch.cuda.device_count():
+        return rows
+    todo = "torch sees no GPU: its driver is another's, or torch is a CPU build" if shutil.which("nvidia-smi") else ""
+    return [*rows, ("GPU", "none that torch can use: device=cpu", todo)]
+
+
+def folders() -> list[Row]:
+    """Where compiled kernels are kept."""
+    folder = cache_folder()
+    files = [path for path in folder.iterdir() if path.is_file()]
+    size = sum(path.stat().st_size for path in files) / 1e6
+    return [("kernel cache", f"{folder}: {len(files)} files, {size:.0f} MB (MARL_KERNEL_CACHE names another)", "")]
+
+
+def extras() -> list[Row]:
+    """Optional packages, by the extra of pyproject.toml that brings them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    rows = []
+    for extra, requirements in project["optional-dependencies"].items():
+        names = [name_of(each) for each in requirements if name_of(each) != project["name"]]
+        missing = [name for name in names if installed(name) is None]
+        here = "installed" if not missing else f"not installed: {', '.join(missing)}"
+        rows.append((f"extra {extra}", here, f"pip install -e '.[{extra}]' -c constraints.txt" if missing else ""))
+    return rows
+
+
+def versions(constraints: Path = ROOT / "constraints.txt") -> list[Row]:
+    """Packages whose version is not the tested one."""
+    pinned = dict(line.split("==") for line in constraints.read_text().split() if "==" in line)
+    here = {name: installed(name) for name in pinned}
+    others = [f"{name} {here[name]} (tested: {pinned[name]})" for name in pinned
+              if here[name] and here[name].partition("+")[0] != pinned[name]]  # fmt: skip
+    known = sum(version is not None for version in here.values())
+    return [("versions", ", ".join(others) or f"{known} packages, all as they were tested together", "")]
+
+
+def name_of(requirement: str) -> str:
+    """The package of a requirement such as `torch>=2.11,<2.14`."""
+    return re.match(r"[\w.-]+", requirement)[0]
+
+
+def installed(name: str) -> str | None:
+    """The version of a package here; None where it is not."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv):
+        print(terminal.fit(__doc__))
+    else:
+        with cli.guard(""):
+            doctor()
