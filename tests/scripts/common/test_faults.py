@@ -81,7 +81,7 @@ def test_a_directory_that_cannot_be_made(shell, tmp_path: Path) -> None:
     assert done.returncode == 2 and "cannot write" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_sigterm_then_resume(tmp_path: Path) -> None:
+def test_sigterm_then_resume(shell, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "train.py")]
     settings = ["experiment=threshold", "epochs=1000000", "trainer.checkpoint_every=1", "hydra.run.dir=run"]
     options = dict(cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -93,8 +93,7 @@ def test_sigterm_then_resume(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 143 and "SIGTERM: stopped after iteration" in errors and "Traceback" not in errors
     done = checkpoint_file.load(last)["iteration"]
-    resume = [*command, "resume=run", f"trainer.max_iterations={done + 2}"]
-    again = subprocess.run(resume, timeout=120, check=False, **{k: v for k, v in options.items()})
+    again = shell(tmp_path, "train", "resume=run", f"trainer.max_iterations={done + 2}")
     assert again.returncode == 0, again.stderr
     assert f"resuming after iteration {done}\n  trainer.max_iterations: null -> {done + 2}" in again.stdout
     assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == done + 3
