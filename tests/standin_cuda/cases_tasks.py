@@ -52,7 +52,8 @@ def test_a_policy_is_filmed_judged_recorded_cloned_and_exported(tmp_path, strict
     assert math.isfinite(figures["episode_return"]["mean"])
     record.run(record.Options(str(run), episodes=10, out=str(episodes)))
     clone = ["experiment=clone", f"data.folder={episodes}"]
-    _, task, _ = train(tmp_path / "clone", *clone, "task.eval_episodes=2", "task.batch_size=16", sizes=[*SMALL, "env.max_steps=5"])
+    sizes = [*SMALL, "env.max_steps=5", "task.eval_episodes=2", "task.batch_size=16"]
+    _, task, _ = train(tmp_path / "clone", *clone, sizes=sizes)
     assert next(task.loss.parameters()).is_cuda
     export.run(export.Options(str(run), "safetensors", out=str(tmp_path / "export")))
     policy, observation = Policy.load(run), torch.zeros(2, 4, 16, device="cuda")

@@ -1,4 +1,4 @@
-"""`torch.cuda` of a machine whose GPU is the stand-in: what torch asks its CUDA library, answered by `cpp/operators.cpp`.
+"""`torch.cuda` of a machine whose GPU is the stand-in: what torch asks its CUDA library (`cpp/operators.cpp`).
 
 One device, one stream that is always done. `watched()` is a rollout or an update: inside, whatever makes the host wait
 raises. A graph holds operators and runs them again where they ran.
