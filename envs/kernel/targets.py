@@ -9,9 +9,9 @@ import torch
 
 from envs.kernel.backends.cpp import emit
 from envs.kernel.backends.cpu_runtime import KernelStep
-from envs.kernel.backends.cuda import emit_cuda
-from envs.kernel.backends.cuda_driver import cuda_driver
-from envs.kernel.backends.cuda_runtime import CudaStep
+from envs.kernel.backends.cuda.driver import cuda_driver
+from envs.kernel.backends.cuda.runtime import CudaStep
+from envs.kernel.backends.cuda.source import emit_cuda
 from envs.kernel.ir.layout import Layout
 from envs.kernel.ir.lowered_step import Lowered
 from marl.native import compiler as toolchain

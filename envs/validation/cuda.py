@@ -14,10 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from envs.kernel.backends import cuda_compiler
 from envs.kernel.backends.cpu_runtime import KernelStep
-from envs.kernel.backends.cuda import emit_cuda
-from envs.kernel.backends.cuda_emulation import compile_emulation
+from envs.kernel.backends.cuda import compiler as cuda_compiler
+from envs.kernel.backends.cuda.emulation import compile_emulation
+from envs.kernel.backends.cuda.source import emit_cuda
 from envs.kernel.ir.layout import Layout, layout
 from envs.kernel.ir.lowered_step import Lowered, lower
 from envs.kernel.tracing.trace import TRACED, trace

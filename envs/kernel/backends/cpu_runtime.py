@@ -1,6 +1,6 @@
 """A compiled step at work: owns the state of the environments field by field, calls the kernel on given tensors.
 
-`KernelStep` is the CPU's; `envs.kernel.backends.cuda_runtime.CudaStep` keeps the same on a GPU and launches there.
+`KernelStep` is the CPU's; `envs.kernel.backends.cuda.runtime.CudaStep` keeps the same on a GPU and launches there.
 """
 
 import ctypes

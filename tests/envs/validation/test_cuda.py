@@ -2,7 +2,7 @@
 
 import pytest
 
-from envs.kernel.backends.cuda_compiler import build, resources, why_not
+from envs.kernel.backends.cuda.compiler import build, resources, why_not
 from envs.kernel.tracing.trace import TRACED
 from envs.validation.cuda import CHIPS, lowered_step, measure, table
 from envs.vmas.world import VmasWorld

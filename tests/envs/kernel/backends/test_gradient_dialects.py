@@ -6,7 +6,7 @@ import torch
 
 from envs.kernel.backends import cpp_gradient
 from envs.kernel.backends.cpp_gradient import emit_gradient
-from envs.kernel.backends.cuda_gradient import emit_cuda_gradient
+from envs.kernel.backends.cuda.gradient import emit_cuda_gradient
 from envs.kernel.backends.gradient_runtime import GradientKernel
 from envs.kernel.backends.javascript_gradient import emit_js_gradient
 from envs.kernel.ir.gradient import TABLE, differentiate

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from envs.kernel.backends.cuda import PART, emit_cuda
+from envs.kernel.backends.cuda.source import PART, emit_cuda
 from envs.kernel.ir.layout import layout
 from envs.kernel.ir.lowered_step import lower
 from envs.kernel.tracing.trace import TRACED, trace

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from envs.kernel.backends import cuda_compiler
+from envs.kernel.backends.cuda import compiler as cuda_compiler
 from marl.core.errors import CannotCompile
 
 Arrived = Callable[[], "Tensor | None"]  # the fetched numbers on the CPU, None while they are on their way

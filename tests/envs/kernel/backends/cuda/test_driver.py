@@ -13,8 +13,8 @@ PROGRAM = '''
 import contextlib, ctypes, os, types
 from pathlib import Path
 import torch
-from envs.kernel.backends.cuda_driver import NvidiaDriver, addresses
-from envs.kernel.backends.cuda_emulation import compile_emulation
+from envs.kernel.backends.cuda.driver import NvidiaDriver, addresses
+from envs.kernel.backends.cuda.emulation import compile_emulation
 from marl.core.errors import CannotCompile
 
 torch.cuda.device = lambda device: contextlib.nullcontext()

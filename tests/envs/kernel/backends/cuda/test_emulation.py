@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from envs.kernel.backends.cpu_runtime import KernelStep
-from envs.kernel.backends.cuda import PART, emit_cuda
-from envs.kernel.backends.cuda_emulation import compile_emulation, emulated
+from envs.kernel.backends.cuda.emulation import compile_emulation, emulated
+from envs.kernel.backends.cuda.source import PART, emit_cuda
 from envs.kernel.ir.layout import layout
 from envs.kernel.ir.lowered_step import lower
 from envs.kernel.tracing.trace import TRACED, trace

@@ -4,8 +4,8 @@ import builtins
 
 import pytest
 
-from envs.kernel.backends import cuda_compiler
-from envs.kernel.backends.cuda_compiler import Resources, build, compile_cuda, resources, why_not
+from envs.kernel.backends.cuda import compiler as cuda_compiler
+from envs.kernel.backends.cuda.compiler import Resources, build, compile_cuda, resources, why_not
 from marl.core.errors import CannotCompile
 
 needs_nvrtc = pytest.mark.skipif(bool(why_not()), reason="no NVRTC here: pip install -e '.[cuda]'")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.kernel.backends.cuda import BLOCK
+from envs.kernel.backends.cuda.source import BLOCK
 from marl.native.compiler import compile_library, load
 
 BEFORE = """

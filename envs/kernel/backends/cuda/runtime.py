@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from envs.kernel.backends.cpu_runtime import KernelStep, Reader, rows_of
-from envs.kernel.backends.cuda_driver import Arrived, CudaDriver, addresses, cuda_driver
+from envs.kernel.backends.cuda.driver import Arrived, CudaDriver, addresses, cuda_driver
 from envs.kernel.tracing.tape import ConstantChanged
 from envs.rng import Stream
 from envs.vmas.simulator_state import over

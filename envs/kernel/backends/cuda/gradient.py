@@ -6,7 +6,7 @@ values on in the thread's own memory.
 
 from envs.kernel.backends.cpp import cell_of
 from envs.kernel.backends.cpp_gradient import FunctionWriter
-from envs.kernel.backends.cuda import PRELUDE, CudaWriter
+from envs.kernel.backends.cuda.source import PRELUDE, CudaWriter
 from envs.kernel.ir.gradient import Gradient
 from envs.kernel.ir.gradient_layout import GradientLayout
 

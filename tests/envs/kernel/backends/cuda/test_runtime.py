@@ -5,9 +5,9 @@ import torch
 
 import envs.kernel.compile as making
 from envs.base import ActionError
-from envs.kernel.backends.cuda_driver import cuda_driver, using
-from envs.kernel.backends.cuda_emulation import EmulatedDriver
-from envs.kernel.backends.cuda_runtime import ATTENTION, CudaStep
+from envs.kernel.backends.cuda.driver import cuda_driver, using
+from envs.kernel.backends.cuda.emulation import EmulatedDriver
+from envs.kernel.backends.cuda.runtime import ATTENTION, CudaStep
 from envs.kernel.targets import CpuTarget, CudaTarget, target_of
 from envs.vmas.env import VmasEnv
 from tests.envs.kernel.backends.rollouts import bound, played
