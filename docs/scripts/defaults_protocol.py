@@ -179,9 +179,10 @@ class Protocol:
         return list(scores)
 
     def seconds(self, stage: str, name: str) -> float:
-        """The mean seconds of a candidate's runs in a stage."""
-        values = [number(r["seconds"]) for key, r in self.results.items() if key[:2] == (stage, name)]
-        return float(np.nanmean(values))
+        """The mean seconds of a candidate's runs in a stage; nan where all failed."""
+        values = [r["seconds"] for key, r in self.results.items() if key[:2] == (stage, name)]
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else float("nan")
 
     def choose(self) -> str:
         """The rounds; the name of the choice, which is written down. Raises UserError where another one was."""

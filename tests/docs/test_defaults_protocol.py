@@ -38,7 +38,7 @@ def protocol():
 
 def written(folder: Path, **changes) -> Path:
     path = folder / "plan.yaml"
-    path.write_text(yaml.safe_dump(SMALL | changes))
+    path.write_text(yaml.safe_dump(SMALL | changes, sort_keys=False))
     return path
 
 
