@@ -5,6 +5,7 @@ of algorithm, actions, critic, network and scenario, each with one choice of too
 PRODUCT=five python -m pytest tests/test_product.py -n auto
 """
 
+import csv
 import itertools
 import math
 import os
@@ -18,6 +19,7 @@ from omegaconf import OmegaConf
 
 from agents.policies.policy import Policy
 from marl.checkpoints import checkpoint_file
+from marl.checkpoints.resume import resumed
 from marl.config import compose, conf_tree
 from marl.core.errors import UserError
 from marl.launch import build
@@ -174,8 +176,9 @@ CHOOSE = {"all": list, "five": in_turn, "pairs": covering}[os.environ.get("PRODU
 
 def train(overrides: list[str], folder: Path):
     config = compose.check(compose.compose(overrides))
-    trainer, task = build.build_trainer(config), build.build_task(config)
-    summary = trainer.fit(task, folder, **build.build_setup(config))
+    trainer, content = build.build_trainer(config), resumed(config, folder)
+    task = build.build_task(config)
+    summary = trainer.fit(task, folder, resume=content, **build.build_setup(config))
     return config, task, summary
 
 
@@ -196,6 +199,8 @@ def run_or_refuse(kinds: dict, names: tuple[str, ...], sizes: list[str], tmp_pat
     torch.manual_seed(len(names[0]))  # nothing may depend on the caller's generator
     _, task, summary = train([f"resume={tmp_path}", "trainer.max_iterations=3"], tmp_path)
     assert summary["frames"] == 36
+    with open(tmp_path / "metrics.csv", newline="") as file:  # a run that began again would have logged more
+        assert [int(row["iteration"]) for row in csv.DictReader(file)] == [1, 2, 3]
     figures = task.evaluate()
     assert all(math.isfinite(figures[key]) for key in ("episode_return", "episode_length"))
     assert summary["final"]["episode_return"]["mean"] == figures["episode_return"]
