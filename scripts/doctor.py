@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from marl.core import terminal
-from marl.core.errors import CannotCompile
+from marl.core.errors import CannotCompile, UserError
 from marl.launch import cli
 from marl.native import compiler, threads
 from marl.native.library_cache import cache_folder
@@ -123,4 +123,6 @@ if __name__ == "__main__":
         print(terminal.fit(__doc__))
     else:
         with cli.guard(""):
+            if sys.argv[1:]:
+                raise UserError(f"{sys.argv[1]}: scripts/doctor.py takes no arguments")
             doctor()

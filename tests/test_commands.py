@@ -66,6 +66,8 @@ def test_it_is_one_that_works(name: str, arguments: list[str], run: Path, script
             fits(overrides)
     elif name == "show":
         compose.check(compose.compose([a for a in replaced[1:] if not a.startswith("out=")]))
+    elif name == "doctor":
+        assert not replaced
     else:
         values, rest = split(script(name).Options, replaced)
         overrides = [a for a in rest if "=" in a and not Path(a).exists()]
@@ -95,7 +97,8 @@ def jobs(arguments: list[str]) -> list[list[str]]:
 def fits(overrides: list[str]) -> None:
     """Compose and check; build the environment, too, where the command says more of it than its name."""
     source = [o for o in overrides if o.startswith(("resume=", "init_from="))]
-    config = compose.check(compose.compose([o for o in overrides if not o.startswith("init_from=")]))
+    elsewhere = "init_from=", "device=cuda"  # what this machine may not have
+    config = compose.check(compose.compose([o for o in overrides if not o.startswith(elsewhere)]))
     if source:
         assert source[0].endswith(".safetensors") or Path(source[0].partition("=")[2]).exists()
     chosen = [o for o in overrides if re.match(r"\+*env\.(scenario|env|id|kwargs)", o)]

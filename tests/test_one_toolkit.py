@@ -21,10 +21,10 @@ class Watched(Updater):
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        self.rates = []
+        self.learning_rates = []
 
     def step(self):
-        self.rates.append(self.optimizer.param_groups[0]["lr"])
+        self.learning_rates.append(self.optimizer.param_groups[0]["lr"])
         super().step()
 
 
@@ -48,7 +48,7 @@ def trained(tmp_path_factory):
         weights = {part: [p.detach().clone() for p in module.parameters()] for part, module in task.parts().items()}
         before = task.evaluate() if isinstance(task, Supervised) else {}
         trainer.fit(task, tmp_path_factory.mktemp(name), updater=updater, **{**setup, "loggers": []})
-        by_name[name] = task, before, trainer, weights, updater.rates
+        by_name[name] = task, before, trainer, weights, updater.learning_rates
     return by_name
 
 

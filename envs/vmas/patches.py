@@ -16,12 +16,18 @@ And where a reset loops over small tensors in Python (`batch_resets`: the same d
 
 - sampling looks for the largest density of its Gaussians in a loop over 1,600 cells: 40,000 operations on a few numbers
   per environment, which were most of the time of a rollout.
+
+And where it takes one device for another (`keep_devices_apart`):
+
+- football's scripted agents keep matrices of splines by place and derivative, on whichever device asked first; here
+  each device has its own. The pool beside a GPU is reset on the CPU.
 """
 
 from __future__ import annotations
 
 import math
 import types
+from functools import partial
 from typing import Any
 
 import torch
@@ -165,15 +171,33 @@ def _largest_density(self: Any, env_index: int | None = None) -> None:
     if env_index is not None:
         return type(self).nomrlize_pdf(self, env_index)
     device, world = self.world.device, self.world
-    terms, halves = [], []  # of each Gaussian: {x, y} -> [cells, E]; [E]
+    scales = [gaussian._unbroadcasted_scale_tril for gaussian in self.gaussians]  # `scale_tril` would leave a tensor
+    terms = []  # {x, y} -> of each Gaussian [cells, E]
     for axis, (reach, limit) in enumerate(((self.xdim, world.x_semidim), (self.ydim, world.y_semidim))):
         places = torch.arange(-reach, reach, self.grid_spacing, device=device).clamp(-limit, limit)
-        terms.append([((places[:, None] - gaussian.loc[:, axis]) / gaussian.scale_tril[:, axis, axis]).pow(2)
-                      for gaussian in self.gaussians])
-    for gaussian in self.gaussians:
-        halves.append(gaussian.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1))
+        terms.append([((places[:, None] - gaussian.loc[:, axis]) / scale[:, axis, axis]).pow(2)
+                      for gaussian, scale in zip(self.gaussians, scales, strict=True)])
+    halves = [scale.diagonal(dim1=-2, dim2=-1).log().sum(-1) for scale in scales]
     constant = 2 * math.log(2 * math.pi)
     for row in range(len(terms[0][0])):  # a row of cells at a time stays in a processor's cache
         densities = [(-0.5 * (constant + (x[row] + y)) - half).exp()
                      for x, y, half in zip(*terms, halves, strict=True)]
         self.max_pdf = torch.maximum(self.max_pdf, torch.stack(densities, -1).sum(-1).amax(0))
+
+
+def keep_devices_apart(scenario: Any) -> None:
+    """Has the splines of football, which are one class for all its simulators, keep matrices of each device."""
+    if type(scenario).__module__ != "vmas.scenarios.football" or scenario.world.device == torch.device("cpu"):
+        return
+    from vmas.scenarios import football
+
+    plain = football.Splines
+    if plain.__name__ == "Splines":
+        football.Splines = type("DeviceSplines", (), {"hermite": staticmethod(partial(_hermite, plain, {}))})
+
+
+def _hermite(plain: type, kinds: dict[torch.device, type], start: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """As football's Splines.hermite, with the matrices of where `start` lies."""
+    if start.device not in kinds:
+        kinds[start.device] = type("Splines", (plain,), {"U_matmul_A": {}})
+    return kinds[start.device].hermite(start, *args, **kwargs)

@@ -28,6 +28,7 @@ from envs.vmas.patches import (
     batch_resets,
     decide_collisions_per_environment,
     decide_scenarios_per_environment,
+    keep_devices_apart,
     keep_words_apart,
 )
 from marl.core import imports
@@ -186,6 +187,7 @@ def build_simulator(name: str, num_envs: int, stream: Stream, *, continuous_acti
     decide_collisions_per_environment(simulator.world)
     decide_scenarios_per_environment(simulator.scenario)
     batch_resets(simulator.scenario)
+    keep_devices_apart(simulator.scenario)
     return simulator
 
 

@@ -78,4 +78,4 @@ def test_a_task_of_another_kind_trains_is_judged_and_resumes_bitwise_identically
 def test_what_a_resumed_run_keeps_is_what_shapes_the_networks_and_the_algorithms_own():
     assert Reinforce.keeps_on_resume("prune_state") and not Reinforce.keeps_on_resume("gamma")
     assert not Reinforce.keeps_on_resume("rollout_steps") and PPO.keeps_on_resume("rollout_steps")
-    assert Reinforce.divided == Reinforce.common == () and "minibatch_size" in PPO.divided
+    assert Reinforce.divided == () and Reinforce.common == ("time_limit",) and "minibatch_size" in PPO.divided

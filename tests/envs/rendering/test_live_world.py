@@ -31,7 +31,7 @@ def compare(javascript, live: LiveProgram, steps: int = STEPS) -> float:
         actions.append(torch.cat([action[name].flatten(1) for name in template.spec.groups], 1).float())
         with template.pool.stream:
             before = torch.get_rng_state()
-            drawn = [_draw(*draw, TRACED).reshape(TRACED, -1).float() for draw in noise]
+            drawn = [_draw(*draw, TRACED, "cpu", None).reshape(TRACED, -1).float() for draw in noise]
             torch.set_rng_state(before)
             eager = eager_step(template, action, live.lowered.unrolled)
         noises.append(torch.cat(drawn, 1) if drawn else torch.zeros(TRACED, 1))

@@ -41,6 +41,7 @@ GOOD = [
     ("report", ["../w/sweep", "metric=loss", "reps=100"]),
     ("crossplay", ["../w/tag", "episodes=2"]),
     ("elo", ["../w/tag", "episodes=2", "reps=100", "versions=2"]),
+    ("doctor", []),
     ("show", ["model", *EAGER]),
     ("show", ["schedule", *EAGER, "scheduler=cosine"]),
     ("show", ["graph", "experiment=digits"]),

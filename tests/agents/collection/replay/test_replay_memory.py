@@ -18,7 +18,7 @@ from marl.core.errors import UserError
 from tests.agents.collection.replay.test_replay_buffer import ENDS, E, Plain, T
 from tests.agents.collection.replay.test_replay_segments import same
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 MANY = {(n, e): "truncated" for n in range(400) for e in range(E) if (n + e) % 3 == 0}  # more ends than at first
 
 
@@ -98,24 +98,37 @@ def anonymous() -> int:
     return int(line.split()[1]) * 1024
 
 
-@pytest.mark.parametrize("on", ["device", "disk"])
-def test_a_million_frames_take_little_more_than_what_they_hold(on: str, tmp_path: Path) -> None:
-    """Navigation's shapes: three agents that see 18 numbers and choose two; an episode of 100 steps is cut off."""
+def memory(on: str, folder: str) -> tuple[int, int, int]:
+    """Bytes by which the process grew, that the buffer's tensors have, and that a million frames hold.
+
+    Navigation's shapes: three agents that see 18 numbers and choose two; an episode of 100 steps is cut off.
+    """
     steps, envs, frames = 100, 1000, 1_000_000
     action = ActionSpec("continuous", -torch.ones(3, 2), torch.ones(3, 2))
     spec = EnvSpec({"agents": GroupSpec("agents", ("a", "b", "c"), 18, action)}, None, 100)
     actor = SimpleNamespace(head=SimpleNamespace(n_features=4, raw_size=2, raw_dtype=torch.float32), memory_shape=None)
     rollout = RolloutBuffer(spec, envs, "cpu", steps, {"agents": actor})
     before = anonymous()
-    buffer = ReplayBuffer(rollout, frames, MappedMemory(lambda: tmp_path) if on == "disk" else None)
+    buffer = ReplayBuffer(rollout, frames, MappedMemory(lambda: Path(folder)) if on == "disk" else None)
     for _ in range(15):
         buffer.add(rollout, torch.arange(envs) * 97)
     grown = anonymous() - before
+    assert buffer.capacity * envs == frames
     frame = 4 * 3 * (18 + 2 + 1) + 3  # bytes: observation, action, reward; terminated, truncated, done
     held = frames * frame + 10 * envs * 4 * 3 * 18  # and the last observation of 10,000 episodes
     tensors = [*buffer.rows.values(), *buffer.final.values(), buffer.final_index]
-    taken = sum(t.numel() * t.element_size() for t in tensors)
-    assert buffer.capacity * envs == frames and held < taken < 1.05 * held
+    return grown, sum(t.numel() * t.element_size() for t in tensors), held
+
+
+@pytest.mark.parametrize("on", ["device", "disk"])
+def test_a_million_frames_take_little_more_than_what_they_hold(on: str, tmp_path: Path) -> None:
+    """In a process of its own: another test's garbage would be counted."""
+    code = f"import sys; from {__name__} import memory; print(*memory(*sys.argv[1:]))"
+    command = [sys.executable, "-c", code, on, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    grown, taken, held = map(int, done.stdout.split())
+    assert held < taken < 1.05 * held
     if on == "device":
         assert taken * 0.95 < grown < 1.2 * held
     else:
