@@ -56,7 +56,7 @@ class RemainingTime:
         Args:
             seen: float32 [E, A, F], or a global state [E, S].
             steps: of the running episodes, any dtype, [E].
-            there: bool [E, A]: whoever is not there sees zeros; None: all are.
+            there: bool [E, A]: an agent that is not there sees zeros; None: all are.
 
         Returns:
             float32 [E, A, F + 1] or [E, S + 1].

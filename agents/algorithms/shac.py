@@ -141,13 +141,13 @@ class SHACLoss(nn.Module):
 
         Where they hold critics without targets, such as MAPPO's, the targets begin as these.
         """
-        told = saved_weights.fit(self, saved)
+        notes = saved_weights.fit(self, saved)
         for name in self.targets:
             prefix, network = f"critics.{name}.", f"targets.{name}.network."
             if not any(key.startswith(network) for key in saved):
                 found = {key: value for key, value in saved.items() if key.startswith(prefix)}
                 saved.update({network + key.removeprefix(prefix): value for key, value in found.items()})
-        return told
+        return notes
 
     def capture_key(self) -> tuple:
         """What decides `forward` beside tensors and their shapes (`marl.capture.captured_loss`)."""

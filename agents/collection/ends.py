@@ -12,7 +12,7 @@ def for_targets(terminated: Tensor, truncated: Tensor, bootstraps: bool) -> tupl
 
     Args:
         terminated, truncated: as the environment tells them, bool of any one shape.
-        bootstraps: True: an episode that was cut off goes on in the targets, which stay as told (`algo.time_limit=
+        bootstraps: True: an episode that was cut off goes on in the targets, which stay as given (`algo.time_limit=
             bootstrap`). False: it has ended there, and nothing follows (`algo.time_limit=end`).
 
     Returns:

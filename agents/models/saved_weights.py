@@ -41,14 +41,14 @@ def fit(loss: nn.Module, saved: dict[str, Tensor]) -> list[str]:
         if any(name.startswith(prefix) for name in saved):
             folded += [whose] * _fold(module, prefix, saved)
             standing += [whose] * _stand(module, prefix, saved)
-    told = []
+    notes = []
     if folded:
         names = ", ".join(filter(None, folded))
-        told.append(f"the observations' statistics are now part of the first layer: {names}")
+        notes.append(f"the observations' statistics are now part of the first layer: {names}")
     if standing:
         names = ", ".join(filter(None, standing))
-        told.append(f"observations stay as they are, as the run that is begun from had them: {names}")
-    return told
+        notes.append(f"observations stay as they are, as the run that is begun from had them: {names}")
+    return notes
 
 
 def _networks(loss: nn.Module) -> list[tuple[str, str, Actor | Critic]]:

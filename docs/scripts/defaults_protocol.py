@@ -215,7 +215,7 @@ class Protocol:
             theirs = self.scores(stage, plan.judge)[choice]
             low, high = statistics.improvement_interval(theirs, default)
             chance = float(statistics.probability_of_improvement(theirs, default))
-            verdict = "better" if low > 0.5 else "worse" if high < 0.5 else "not told apart"
+            verdict = "better" if low > 0.5 else "worse" if high < 0.5 else "no difference shown"
             iqms = [float(statistics.iqm(strata)) for strata in (theirs, default)]
             print(f"\nat equal {equal}: {choice} {iqms[0]:.3f}, {self.default} {iqms[1]:.3f}; "
                   f"P(better) {chance:.2f} [{low:.2f}, {high:.2f}]: {verdict}", flush=True)  # fmt: skip

@@ -196,7 +196,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def merge(old: list[str], new: list[str]) -> list[str]:
-    """A row's new cells; of a program that is as long as before, what was not measured anew stays."""
+    """A row's new cells; of a program that is as long as before, what was not measured again stays."""
     if old[1] != new[1] or len(old) != len(new):
         return new
     compiled = old[2] if new[2] == "0.0" else new[2]  # its library was on disk

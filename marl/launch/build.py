@@ -44,7 +44,7 @@ def build_task(config: Mapping[str, Any], trains: bool = True) -> Task:
 
     Its constructor is called with those keys of the tree (`env`, `algo`, `network`, `seed`, …) that it names.
 
-    trains: False = to be judged and played only; told to constructors that ask for it, because training needs more.
+    trains: False = to be judged and played only; passed to constructors that take it, because training needs more.
 
     Raises:
         UserError: a part that the task needs is null, or whatever the constructors object to.

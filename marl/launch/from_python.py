@@ -52,7 +52,7 @@ def train(
     config = _described(task, trainer, optimizer, schedule, loggers)
     configure_process(trainer.threads, trainer.helpers, trainer.deterministic)
     with run_directory.exclusive(run_dir, new=True) as lease:
-        updater = trainer.build_updater(task, optimizer, schedule)  # mistakes are told before files are written
+        updater = trainer.build_updater(task, optimizer, schedule)  # mistakes are reported before files are written
         if config:
             text = yaml.safe_dump({**config, "paths": {"run_dir": str(run_dir)}}, sort_keys=False, allow_unicode=True)
             files.write(run_dir / run_directory.CONFIG, text.encode())

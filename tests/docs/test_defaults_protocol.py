@@ -96,7 +96,7 @@ def test_scores_the_choice_and_the_judgement_by_hand(protocol, tmp_path: Path, c
 
 
 def test_a_small_one_trains_what_is_missing(protocol, tmp_path: Path, capsys) -> None:
-    plan, out = written(tmp_path, judging={"frames": 40, "seeds": [100]}), tmp_path / "out"
+    plan, out = written(tmp_path, judging={"frames": 400, "seeds": [100]}), tmp_path / "out"
     interrupted = out / "round_1" / "default" / "balance_0"
     interrupted.mkdir(parents=True)
     (interrupted / "metrics.csv").write_text("half a run")

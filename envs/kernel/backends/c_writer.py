@@ -47,7 +47,7 @@ FUNCTIONS = {
 class Writer:
     """Turns scheduled steps into statements. Subclasses speak another dialect of C."""
 
-    lanes = ", n"  # what loads and stores of tables are told beside: how many environments a block holds
+    lanes = ", n"  # what loads and stores of tables take beside: how many environments a block holds
 
     def __init__(self, lowered: Lowered, places: Layout) -> None:
         self.lowered, self.places, self.p = lowered, places, lowered.program
