@@ -8,7 +8,7 @@ CONSTRAINTS ?= constraints.txt
 PIP := -m pip install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help train play doctor evaluate test lint docs constraints clean
+.PHONY: help train play doctor evaluate test lint format docs constraints clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,10 +28,16 @@ evaluate: $(VENV)/installed ## judge a trained run: make evaluate ARGS="ckpt=out
 # One thread per process: the tests' tensors are small, and pytest fills the cores with processes.
 test: $(VENV)/installed-dev ## lint and run all tests; ARGS="-k engine" runs some
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
-lint: $(VENV)/installed-dev ## check style
+lint: $(VENV)/installed-dev ## check style; `make format` puts right what a machine can
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/installed-dev ## lay the code out, and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 docs: $(VENV)/installed-docs ## build the docs site into site/; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

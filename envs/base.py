@@ -137,10 +137,18 @@ class Env(ABC):
     def restore(self, snapshot: dict[str, Tensor]) -> None:
         """Go back to a snapshot: from there on `step` repeats itself, bitwise. EnvError if it is another env's."""
 
-    def bind_rollout(self, observation: dict[str, Tensor], next_observation: dict[str, Tensor],
-                     reward: dict[str, Tensor], terminated: Tensor, truncated: Tensor, state: Tensor | None = None,
-                     next_state: Tensor | None = None, info: InfoBuffers | None = None,
-                     ends: dict[str, tuple[Tensor, Tensor]] | None = None) -> None:
+    def bind_rollout(
+        self,
+        observation: dict[str, Tensor],
+        next_observation: dict[str, Tensor],
+        reward: dict[str, Tensor],
+        terminated: Tensor,
+        truncated: Tensor,
+        state: Tensor | None = None,
+        next_state: Tensor | None = None,
+        info: InfoBuffers | None = None,
+        ends: dict[str, tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
         """Name the buffers that `step_into(t, …)` writes entry t of, as `Transition` would hold it.
 
         observation, next_observation: {group: float32 [T, E, A, F]}; reward: {group: float32 [T, E, A]}; terminated,
@@ -157,8 +165,11 @@ class Env(ABC):
         """One step as `step` makes it, its results written to entry t of the bound buffers."""
         observation, next_observation, reward, terminated, truncated, state, next_state = self._buffers
         transition = self.step(action)
-        for buffers, values in ((observation, transition.observation), (next_observation, transition.next_observation),
-                                (reward, transition.reward)):
+        for buffers, values in (
+            (observation, transition.observation),
+            (next_observation, transition.next_observation),
+            (reward, transition.reward),
+        ):
             for name, buffer in buffers.items():
                 buffer[t].copy_(values[name])
         terminated[t].copy_(transition.terminated)

@@ -62,8 +62,14 @@ def _space(observation_size: int, parts: Parts, action: ActionSpec) -> tuple:
     return observation_size, parts, action.kind, action.nvec, bounds
 
 
-def assign(agents: list[Any], sizes: list[int], actions: list[ActionSpec], heterogeneous: str,
-           teams: dict[str, list[str]] | None = None, parts: Sequence[Parts] | None = None) -> dict[str, list[int]]:
+def assign(
+    agents: list[Any],
+    sizes: list[int],
+    actions: list[ActionSpec],
+    heterogeneous: str,
+    teams: dict[str, list[str]] | None = None,
+    parts: Sequence[Parts] | None = None,
+) -> dict[str, list[int]]:
     """{group name: indices of its agents}, ordered by first agent; a single group is called "agents".
 
     teams: {group: agent names or name prefixes}; None for one group per prefix ("agent_blue_0" is of "agent_blue").
@@ -75,11 +81,16 @@ def assign(agents: list[Any], sizes: list[int], actions: list[ActionSpec], heter
     names = [agent.name for agent in agents]
     whole: dict[str, list[int]] = {}
     for i, name in enumerate(names):
-        mine = [g for g, members in (teams or {prefix_of(name): [name]}).items()
-                if name in members or prefix_of(name) in members]
+        mine = [
+            g
+            for g, members in (teams or {prefix_of(name): [name]}).items()
+            if name in members or prefix_of(name) in members
+        ]
         if len(mine) != 1:
-            raise EnvError(f"env.groups={teams} must put every agent into exactly one group, but {name!r} is in "
-                           f"{mine or 'none'}; the agents are {', '.join(names)}.")
+            raise EnvError(
+                f"env.groups={teams} must put every agent into exactly one group, but {name!r} is in "
+                f"{mine or 'none'}; the agents are {', '.join(names)}."
+            )
         whole.setdefault(mine[0], []).append(i)
     for group in teams or {}:
         if group not in whole:
@@ -89,8 +100,10 @@ def assign(agents: list[Any], sizes: list[int], actions: list[ActionSpec], heter
         kinds = {actions[i].kind: names[i] for i in members}
         if heterogeneous == "pad" and len(kinds) > 1:
             mixed = " and ".join(f"{kind} of {name}" for kind, name in kinds.items())
-            raise EnvError(f"env.heterogeneous=pad: the actions of group {group!r} are of unlike kinds ({mixed}), and "
-                           "padding makes sizes equal only; 'split' gives each kind a group of its own.")
+            raise EnvError(
+                f"env.heterogeneous=pad: the actions of group {group!r} are of unlike kinds ({mixed}), and "
+                "padding makes sizes equal only; 'split' gives each kind a group of its own."
+            )
         same_space: dict[tuple, list[int]] = {}
         for i in members:
             mine = _space(sizes[i], parts[i] if parts else (), actions[i])
@@ -103,17 +116,28 @@ def assign(agents: list[Any], sizes: list[int], actions: list[ActionSpec], heter
 class Group:
     """One group: its spec, which of the simulator's agents it holds, and the stacking of what they see and get."""
 
-    def __init__(self, name: str, members: list[int], agents: list[Any], sizes: list[int],
-                 actions: list[ActionSpec], infos: list[dict[str, Tensor]],
-                 parts: Sequence[Parts] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        members: list[int],
+        agents: list[Any],
+        sizes: list[int],
+        actions: list[ActionSpec],
+        infos: list[dict[str, Tensor]],
+        parts: Sequence[Parts] | None = None,
+    ) -> None:
         self.members = members
         self.sizes = [sizes[i] for i in members]
         self.nvecs = [actions[i].nvec for i in members]
         self.reals = [actions[i].n_continuous for i in members]  # continuous numbers, which come first
         C, K, size = max(self.reals), max(len(nvec) for nvec in self.nvecs), max(self.sizes)
         self.same_size = len(set(self.sizes)) == 1
-        mask = torch.tensor([[d < c for d in range(C)] + [d < len(n) for d in range(K)]
-                             for c, n in zip(self.reals, self.nvecs, strict=True)])
+        mask = torch.tensor(
+            [
+                [d < c for d in range(C)] + [d < len(n) for d in range(K)]
+                for c, n in zip(self.reals, self.nvecs, strict=True)
+            ]
+        )
         low = high = None
         first = actions[members[0]]
         if first.low is not None:  # padded dimensions get an ordinary range: a policy divides by it
@@ -122,13 +146,16 @@ class Group:
             mask = mask.to(low.device)
         nvec = tuple(max(n[d] for n in self.nvecs if d < len(n)) for d in range(K))
         self._choices: dict[int, Tensor] = {}
-        self.wrap = any(n != nvec[:len(n)] for n in self.nvecs)
+        self.wrap = any(n != nvec[: len(n)] for n in self.nvecs)
         action = ActionSpec(first.kind, low, high, nvec, None if bool(mask.all()) else mask)
         theirs = {parts[i] for i in members} if parts else set()
         parts = theirs.pop() if len(theirs) == 1 else ()  # of agents that see unlike things, features have no names
         self.spec = GroupSpec(name, tuple(agents[i].name for i in members), size, action, parts=parts)
-        common = [key for key in infos[members[0]] if all(_same_shape(infos[members[0]][key], infos[i].get(key))
-                                                          for i in members)]
+        common = [
+            key
+            for key in infos[members[0]]
+            if all(_same_shape(infos[members[0]][key], infos[i].get(key)) for i in members)
+        ]
         self.info_names = common
 
     def observation(self, observations: list[Any]) -> Tensor:
@@ -148,7 +175,7 @@ class Group:
             parts = []
             for part, n in zip(masks[agent].split(agent_nvec, -1), nvec, strict=False):
                 parts += [part, part.new_zeros(len(part), n - part.shape[-1])]
-            more = sum(nvec[len(agent_nvec):])  # of dimensions that the agent lacks
+            more = sum(nvec[len(agent_nvec) :])  # of dimensions that the agent lacks
             rows.append(torch.cat([*parts, part.new_ones(len(part), more)], -1))
         return torch.stack(rows, dim=1)
 

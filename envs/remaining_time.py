@@ -33,8 +33,10 @@ class RemainingTime:
 
     def __init__(self, observed: bool, max_steps: int | None) -> None:
         if observed and max_steps is None:
-            raise EnvError("env.observe_time=true: without a time limit no share of the episode remains; set "
-                           "env.max_steps, or env.observe_time=false.")
+            raise EnvError(
+                "env.observe_time=true: without a time limit no share of the episode remains; set "
+                "env.max_steps, or env.observe_time=false."
+            )
         self.max_steps = max_steps if observed else None
 
     @property

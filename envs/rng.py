@@ -73,8 +73,9 @@ class Stream:
         self._outside = outside
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         outside, self._outside = self._outside, []
         self._torch = torch.default_generator.get_state()
         torch.default_generator.set_state(outside[0])

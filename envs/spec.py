@@ -115,8 +115,13 @@ class EnvSpec:
     max_steps: int | None = None
 
 
-def sample_actions(spec: EnvSpec, num_envs: int, device: torch.device, generator: torch.Generator | None,
-                   masks: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def sample_actions(
+    spec: EnvSpec,
+    num_envs: int,
+    device: torch.device,
+    generator: torch.Generator | None,
+    masks: Mapping[str, Mapping[str, Tensor]],
+) -> dict[str, Tensor]:
     """Uniform actions {group: [E, A, D]} on `device`; where actions are masked, uniform over the allowed ones.
 
     Without bounds they are standard normal, with one bound as far from it as an exponential number, as those of
@@ -142,8 +147,13 @@ def sample_actions(spec: EnvSpec, num_envs: int, device: torch.device, generator
     return actions
 
 
-def _continuous(act: ActionSpec, shape: tuple[int, int], device: torch.device, generator: torch.Generator | None,
-                where: torch.device) -> Tensor:
+def _continuous(
+    act: ActionSpec,
+    shape: tuple[int, int],
+    device: torch.device,
+    generator: torch.Generator | None,
+    where: torch.device,
+) -> Tensor:
     """The continuous numbers of `sample_actions`, float32 [E, A, C]."""
     size, low, high = (*shape, act.n_continuous), act.low, act.high
     unit = torch.rand(size, generator=generator, device=where).to(device)

@@ -68,8 +68,13 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--json", type=Path, default=Path("outputs/benchmark.json"), help="where the figures go")
     add("--keep", action="store_true", help="keep the cases of an existing --json that are not measured now")
     add("--report", action="store_true", help="measure nothing: report on --json")
-    add("--write", type=Path, metavar="PAGE", help="put the report between the markers of a Markdown file; "
-        "what stands there of cases that are not measured stays")
+    add(
+        "--write",
+        type=Path,
+        metavar="PAGE",
+        help="put the report between the markers of a Markdown file; "
+        "what stands there of cases that are not measured stays",
+    )
     add("--plot", type=Path, help="picture of `scaling` (default: scaling.png beside --write, or beside --json)")
     options = parser.parse_args(argv)
     options.rounds = options.rounds or (2 if options.quick else 5)

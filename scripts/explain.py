@@ -1,19 +1,19 @@
 """Explains a trained run: python scripts/explain.py ckpt=RUN_DIR [option=value …]
 
-  ckpt=RUN_DIR|FILE    a run directory, or one of its checkpoints (required)
-  what=attribution     attribution: which inputs a label or an action depends on (integrated gradients; needs the extra
-                       `attribution`): red and blue over digits, or a table of actions by parts of the observation
-                       features: what named layers give, as a safetensors file
-  which=last           last | best: which checkpoint of a run directory
-  rows=null            inputs that are looked at; null: 10 pictures, or 200 observations
-  out=null             the file to write; null: explained/ in the run directory
-  steps=64             points of the integral; more of them make shares add up better
-  group=null           of agents: the group; null: the first
-  agent=0              of agents: which one of the group
-  names=null           of agents: names of the observation's features, such as names=[x,y,vx,vy]; null: those that the
-                       environment gives its parts, or else their indices
-  layers=["*"]         of what=features: names of layers, * as in file names, such as layers=["model.body.*"]
-  seed=0               of agents: the episodes that are played
+ckpt=RUN_DIR|FILE    a run directory, or one of its checkpoints (required)
+what=attribution     attribution: which inputs a label or an action depends on (integrated gradients; needs the extra
+                     `attribution`): red and blue over digits, or a table of actions by parts of the observation
+                     features: what named layers give, as a safetensors file
+which=last           last | best: which checkpoint of a run directory
+rows=null            inputs that are looked at; null: 10 pictures, or 200 observations
+out=null             the file to write; null: explained/ in the run directory
+steps=64             points of the integral; more of them make shares add up better
+group=null           of agents: the group; null: the first
+agent=0              of agents: which one of the group
+names=null           of agents: names of the observation's features, such as names=[x,y,vx,vy]; null: those that the
+                     environment gives its parts, or else their indices
+layers=["*"]         of what=features: names of layers, * as in file names, such as layers=["model.body.*"]
+seed=0               of agents: the episodes that are played
 """
 
 from dataclasses import dataclass

@@ -5,8 +5,9 @@ import signal
 import pytest
 
 # Files of shared cases assert too: without this, pytest shows no values when they fail.
-pytest.register_assert_rewrite("tests.envs.chain_cases", "tests.envs.host_cases", "tests.envs.torchrl_cases",
-                               "tests.envs.vector_cases")
+pytest.register_assert_rewrite(
+    "tests.envs.chain_cases", "tests.envs.host_cases", "tests.envs.torchrl_cases", "tests.envs.vector_cases"
+)
 
 from tests.fixtures.browser import browser, running_browser  # noqa: E402, F401 (fixtures, found by their names)
 from tests.fixtures.javascript import javascript  # noqa: E402, F401
@@ -15,13 +16,24 @@ from tests.fixtures.parsed_header import parsed_header  # noqa: E402, F401
 from tests.fixtures.shell import shell  # noqa: E402, F401
 
 # The files that take longest, in their order: they begin first, so that both cores end at the same time.
-LONGEST = ["tests/envs/kernel/test_zoo.py", "tests/test_product.py", "tests/envs/validation/test_chains.py",
-           "tests/envs/validation/test_chains_of_the_others.py", "tests/scripts/test_sweep.py",
-           "tests/envs/vmas/test_scenarios.py", "tests/agents/tasks/test_learning.py",
-           "tests/envs/kernel/test_kernels.py", "tests/agents/tasks/test_on_policy.py",
-           "tests/envs/rendering/test_recording.py", "tests/envs/kernel/test_changes.py", "tests/test_conf.py",
-           "tests/test_commands.py", "tests/scripts/test_train.py", "tests/envs/vmas/test_snapshot.py",
-           "tests/marl/capture/test_captured_loss.py"]
+LONGEST = [
+    "tests/envs/kernel/test_zoo.py",
+    "tests/test_product.py",
+    "tests/envs/validation/test_chains.py",
+    "tests/envs/validation/test_chains_of_the_others.py",
+    "tests/scripts/test_sweep.py",
+    "tests/envs/vmas/test_scenarios.py",
+    "tests/agents/tasks/test_learning.py",
+    "tests/envs/kernel/test_kernels.py",
+    "tests/agents/tasks/test_on_policy.py",
+    "tests/envs/rendering/test_recording.py",
+    "tests/envs/kernel/test_changes.py",
+    "tests/test_conf.py",
+    "tests/test_commands.py",
+    "tests/scripts/test_train.py",
+    "tests/envs/vmas/test_snapshot.py",
+    "tests/marl/capture/test_captured_loss.py",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

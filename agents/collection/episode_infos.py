@@ -74,9 +74,7 @@ class EpisodeInfos:
                 reduced |= {(group, key): value for key, value in self._group(values, ends, carry, alive).items()}
         return reduced
 
-    def _group(
-        self, values: dict[str, Tensor], ends: Ends, carry: dict, alive: Tensor | None
-    ) -> dict[str, Tensor]:
+    def _group(self, values: dict[str, Tensor], ends: Ends, carry: dict, alive: Tensor | None) -> dict[str, Tensor]:
         kinds = {name: self.rules.kinds(name) for name in values}
         found = {}
         for name, value in values.items():

@@ -111,5 +111,3 @@ def require_any_size(loss: nn.Module, algos: Mapping[str, Any], all_learn: bool)
         if critic.joint:
             takes = "algo.critic=local, or algo.critic=concat with network=deep_sets, attention or graph"
             raise UserError(f"{reason} a critic of any number of agents: {takes}")
-
-

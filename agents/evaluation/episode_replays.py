@@ -59,8 +59,10 @@ def act_with(
 def settings_of(env: Mapping[str, Any] | None) -> dict[str, Any]:
     """Keyword arguments of `VmasEnv` from a configuration's node `env`. Raises UserError for another environment."""
     if not env or env.get("_target_") != "envs.vmas.env.VmasEnv":
-        raise UserError(f"env._target_={(env or {}).get('_target_')}: only envs.vmas.env.VmasEnv can be drawn so; "
-                        "scripts/replay.py draws others")
+        raise UserError(
+            f"env._target_={(env or {}).get('_target_')}: only envs.vmas.env.VmasEnv can be drawn so; "
+            "scripts/replay.py draws others"
+        )
     return {k: v for k, v in env.items() if not k.startswith("_")}
 
 

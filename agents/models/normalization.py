@@ -184,9 +184,7 @@ class RewardNorm(nn.Module):
         self.carry.zero_()
 
     @torch.no_grad()
-    def forward(
-        self, reward: Tensor, done: Tensor, alive: Tensor | None = None, turn: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, reward: Tensor, done: Tensor, alive: Tensor | None = None, turn: Tensor | None = None) -> Tensor:
         """Scaled rewards of a rollout, which itself counts: reward float32 [T, E, A], done bool [T, E] -> [T, E, A].
 
         done: or each agent's own, [T, E, A]. alive: bool [T, E, A], whose returns are looked at; None = all.

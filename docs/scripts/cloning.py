@@ -1,5 +1,7 @@
 """Draws docs/pictures/cloning.png, MAPPO from a clone.
 
+Usage:
+
     python docs/scripts/cloning.py OUT.png TEACHER CLONE NAME=RUN,RUN,RUN …
 """
 

@@ -125,8 +125,14 @@ class Protocol:
         self.default = next(iter(plan.candidates))
         self.results: dict[tuple, dict[str, Any]] = {}  # (stage, candidate, scenario, seed) -> result
 
-    def train(self, stage: str, who: Iterable[str], where: Mapping[str, Sequence[str]], seeds: Sequence[int],
-              frames: Mapping[str, int]) -> None:
+    def train(
+        self,
+        stage: str,
+        who: Iterable[str],
+        where: Mapping[str, Sequence[str]],
+        seeds: Sequence[int],
+        frames: Mapping[str, int],
+    ) -> None:
         """All trainings of a stage, `jobs` at a time; frames: of each candidate."""
         trainings = {}
         for name in who:

@@ -1,5 +1,7 @@
 """Draws the README's picture: learning curves, and what the agents do.
 
+Usage:
+
     python docs/scripts/figures.py OUT.png RUN_DIR…
 """
 

@@ -1,5 +1,7 @@
 """Makes the tables of docs/results.md that have an algorithm per row and a scenario per column.
 
+Usage:
+
     python docs/scripts/learning_table.py SWEEP…
     python docs/scripts/learning_table.py beside FOLDER    # see `beside`
 """

@@ -1,5 +1,7 @@
 """Makes the tables of docs/results.md.
 
+Usage:
+
     python docs/scripts/results_table.py SWEEP…
     python docs/scripts/results_table.py beside FOLDER    # see `beside`
 """

@@ -1,5 +1,7 @@
 """Draws the packages and their rooms, as they are, one layer above what it imports.
 
+Usage:
+
     python docs/scripts/stack.py OUT.png
 """
 

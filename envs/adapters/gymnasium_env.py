@@ -71,8 +71,7 @@ class GymnasiumEnv(HostEnv):
     ) -> None:
         on_the_cpu(device, "gymnasium")
         make = partial(_Single, id, dict(kwargs or {}))
-        super().__init__(make, num_envs, f"env.id={id!r}", max_steps, "split", seed, workers,
-                         observe_time=observe_time)
+        super().__init__(make, num_envs, f"env.id={id!r}", max_steps, "split", seed, workers, observe_time=observe_time)
 
 
 class ParallelEnv(Protocol):
@@ -121,8 +120,9 @@ class PettingZooEnv(HostEnv):
     ) -> None:
         on_the_cpu(device, "PettingZoo")
         make = partial(_pettingzoo, env, dict(kwargs or {}))
-        super().__init__(make, num_envs, f"env.env={env!r}", max_steps, heterogeneous, seed, workers, groups,
-                         observe_time)
+        super().__init__(
+            make, num_envs, f"env.env={env!r}", max_steps, heterogeneous, seed, workers, groups, observe_time
+        )
 
 
 def _pettingzoo(path: str, kwargs: dict[str, Any]) -> Copy:
@@ -133,8 +133,10 @@ def _pettingzoo(path: str, kwargs: dict[str, Any]) -> Copy:
     except TypeError as error:
         raise EnvError(f"env.kwargs={kwargs}: {path} refuses them: {error}") from error
     if not hasattr(env, "possible_agents"):
-        raise EnvError(f"env.env={path!r} makes {env!r}; what has PettingZoo's parallel or AEC interface is allowed, "
-                       f"often {path.rpartition('.')[0]}.parallel_env or .env.")
+        raise EnvError(
+            f"env.env={path!r} makes {env!r}; what has PettingZoo's parallel or AEC interface is allowed, "
+            f"often {path.rpartition('.')[0]}.parallel_env or .env."
+        )
     return Turns(env) if hasattr(env, "agent_iter") else _Parallel(env)
 
 

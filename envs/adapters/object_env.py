@@ -73,8 +73,16 @@ class HostEnv(Env):
     """
 
     def __init__(
-        self, make: Callable[[], Copy], num_envs: int, name: str, max_steps: int | None, heterogeneous: str, seed: int,
-        workers: int = 0, teams: dict[str, list[str]] | None = None, observe_time: bool = False,
+        self,
+        make: Callable[[], Copy],
+        num_envs: int,
+        name: str,
+        max_steps: int | None,
+        heterogeneous: str,
+        seed: int,
+        workers: int = 0,
+        teams: dict[str, list[str]] | None = None,
+        observe_time: bool = False,
     ) -> None:
         self.num_envs, self.device, self.name = num_envs, torch.device("cpu"), name
         self.crew = Crew(make, num_envs, name, workers)
@@ -133,8 +141,11 @@ class HostEnv(Env):
         """See `Env.masks`."""
         choices = torch.from_numpy(self._now.mask).split(self._choices, 1)
         alive, turn = torch.from_numpy(self._now.alive), torch.from_numpy(self._now.turn)
-        make = {"action": lambda group: group.mask(choices), "alive": lambda group: alive[:, group.members],
-                "turn": lambda group: turn[:, group.members]}
+        make = {
+            "action": lambda group: group.mask(choices),
+            "alive": lambda group: alive[:, group.members],
+            "turn": lambda group: turn[:, group.members],
+        }
         return {name: {kind: make[kind](g) for kind in g.spec.masks} for name, g in self._groups.items()}
 
     def final_masks(self) -> dict[str, Tensor]:
@@ -163,10 +174,12 @@ class HostEnv(Env):
             observation=self._stacked(moved.seen.observation, self._steps(), moved.seen.alive),
             next_observation=self._stacked(moved.final, steps, before | moved.seen.alive & ~over[:, None]),
             reward={name: group.reward(reward) for name, group in self._groups.items()},
-            terminated=torch.from_numpy(moved.terminated), truncated=torch.from_numpy(moved.truncated),
+            terminated=torch.from_numpy(moved.terminated),
+            truncated=torch.from_numpy(moved.truncated),
             agent_terminated=self._by_group(moved.agent_terminated),
             agent_truncated=self._by_group(moved.agent_truncated),
-            info=stacked(moved.info, {name: group.spec.agents for name, group in self._groups.items()}))
+            info=stacked(moved.info, {name: group.spec.agents for name, group in self._groups.items()}),
+        )
 
     def _by_group(self, flags: np.ndarray) -> dict[str, Tensor]:
         """{group: bool [E, A]} of all agents' flags, where agents end each on its own."""
@@ -207,8 +220,12 @@ class HostEnv(Env):
         for e, played in enumerate(self._played):
             if played:
                 actions[e, : len(played)] = torch.from_numpy(np.stack(played))
-        return {"seed": torch.tensor(self._seed), "episodes": torch.tensor(self._episodes), "actions": actions,
-                "lengths": torch.tensor([len(played) for played in self._played])}
+        return {
+            "seed": torch.tensor(self._seed),
+            "episodes": torch.tensor(self._episodes),
+            "actions": actions,
+            "lengths": torch.tensor([len(played) for played in self._played]),
+        }
 
     def restore(self, snapshot: dict[str, Tensor]) -> None:
         """Play the running episodes of the snapshot again; exact for environments that are functions of their seed."""

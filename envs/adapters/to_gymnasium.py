@@ -63,8 +63,11 @@ def joined(action: Any) -> np.ndarray:
 def masks_of(env: Env) -> dict[str, np.ndarray]:
     """{"alive/GROUP": bool [E, A], "action_mask/GROUP": bool [E, A, sum(nvec)]} of the observations handed out last."""
     names = {"alive": "alive", "action": "action_mask"}
-    return {f"{names[kind]}/{name}": mask.cpu().numpy().copy()
-            for name, kinds in env.masks().items() for kind, mask in kinds.items()}
+    return {
+        f"{names[kind]}/{name}": mask.cpu().numpy().copy()
+        for name, kinds in env.masks().items()
+        for kind, mask in kinds.items()
+    }
 
 
 def ends_of(moved: Transition) -> dict[str, np.ndarray]:
@@ -109,8 +112,13 @@ class GymnasiumVector(VectorEnv):
         done = moved.done.cpu().numpy()
         if done.any():
             infos |= {"final_obs": seen(moved.next_observation), "_final_obs": done}
-        return (seen(moved.observation), team_reward(self.env, moved), moved.terminated.cpu().numpy(),
-                moved.truncated.cpu().numpy(), infos)
+        return (
+            seen(moved.observation),
+            team_reward(self.env, moved),
+            moved.terminated.cpu().numpy(),
+            moved.truncated.cpu().numpy(),
+            infos,
+        )
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the environment."""
@@ -165,8 +173,13 @@ class GymnasiumSingle(gymnasium.Env):
         moved = self.alone.step(to_tensors(self.alone.env, rows))
         infos = {f"reward/{name}": value[0].cpu().numpy() for name, value in moved.reward.items()}
         infos |= {key: value[0] for key, value in {**masks_of(self.alone.env), **ends_of(moved)}.items()}
-        return ({name: value[0] for name, value in seen(moved.next_observation).items()},
-                float(team_reward(self.alone.env, moved)[0]), bool(moved.terminated), bool(moved.truncated), infos)
+        return (
+            {name: value[0] for name, value in seen(moved.next_observation).items()},
+            float(team_reward(self.alone.env, moved)[0]),
+            bool(moved.terminated),
+            bool(moved.truncated),
+            infos,
+        )
 
     def close(self) -> None:
         """Close the environment."""
@@ -215,18 +228,26 @@ def pettingzoo_parallel(env: Env) -> Any:
             return {agent: observed[agent] for agent in self.agents}, self._infos()
 
         def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
-            rows = {name: [np.atleast_1d(joined(actions[a]) if a in actions else idle(g)) for a in g.agents]
-                    for name, g in env.spec.groups.items()}
+            rows = {
+                name: [np.atleast_1d(joined(actions[a]) if a in actions else idle(g)) for a in g.agents]
+                for name, g in env.spec.groups.items()
+            }
             moved = self.alone.step(to_tensors(env, {name: np.stack(row)[None] for name, row in rows.items()}))
-            ended, cut = self._flags(moved.terminated, moved.agent_terminated), self._flags(moved.truncated,
-                                                                                          moved.agent_truncated)
+            ended, cut = (
+                self._flags(moved.terminated, moved.agent_terminated),
+                self._flags(moved.truncated, moved.agent_truncated),
+            )
             before, self.agents = self.agents, [] if bool(moved.done) else self._there()
             told = list(dict.fromkeys([*before, *self.agents]))  # who has just come back tells what it sees, too
             observed, gained = self._each(moved.next_observation), self._each(moved.reward)
             infos = self._infos()
-            return ({agent: observed[agent] for agent in told}, {agent: float(gained[agent]) for agent in told},
-                    {agent: ended[agent] for agent in told}, {agent: cut[agent] for agent in told},
-                    {agent: infos.get(agent, {}) for agent in told})
+            return (
+                {agent: observed[agent] for agent in told},
+                {agent: float(gained[agent]) for agent in told},
+                {agent: ended[agent] for agent in told},
+                {agent: cut[agent] for agent in told},
+                {agent: infos.get(agent, {}) for agent in told},
+            )
 
         def _there(self) -> list[str]:
             """Who is alive, of groups whose agents end each on its own; of others all."""
@@ -235,14 +256,17 @@ def pettingzoo_parallel(env: Env) -> Any:
             return [a for a, (name, row) in self.where.items() if name not in lives or lives[name][row]]
 
         def _flags(self, whole: Tensor, agents: dict[str, Tensor]) -> dict[str, bool]:
-            return {a: bool(agents[name][0, row] if name in agents else whole)
-                    for a, (name, row) in self.where.items()}
+            return {a: bool(agents[name][0, row] if name in agents else whole) for a, (name, row) in self.where.items()}
 
         def _infos(self) -> dict[str, dict[str, np.ndarray]]:
             masks = env.masks()
-            return {a: {"action_mask": masks[name]["action"][0, row].cpu().numpy().astype(np.int8)}
-                    if "action" in env.spec.groups[name].masks else {}
-                    for a, (name, row) in self.where.items() if a in self.agents}
+            return {
+                a: {"action_mask": masks[name]["action"][0, row].cpu().numpy().astype(np.int8)}
+                if "action" in env.spec.groups[name].masks
+                else {}
+                for a, (name, row) in self.where.items()
+                if a in self.agents
+            }
 
         def render(self) -> None:
             return None

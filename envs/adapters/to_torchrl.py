@@ -35,25 +35,42 @@ class TorchRLEnv(EnvBase):
         self.env = env
         self._last: Transition | None = None
         spec, batch = env.spec, env.num_envs
-        observation = {name: Composite({"observation": _unbounded(batch, g.n_agents, g.observation_size, env.device),
-                                        **_masks(batch, g, env.device)}, shape=(batch, g.n_agents), device=env.device)
-                       for name, g in spec.groups.items()}
+        observation = {
+            name: Composite(
+                {
+                    "observation": _unbounded(batch, g.n_agents, g.observation_size, env.device),
+                    **_masks(batch, g, env.device),
+                },
+                shape=(batch, g.n_agents),
+                device=env.device,
+            )
+            for name, g in spec.groups.items()
+        }
         if spec.state_size is not None:
             observation["state"] = _unbounded(batch, spec.state_size, None, env.device)
         self.observation_spec = Composite(observation, shape=(batch,), device=env.device)
         self.action_spec = _per_group(env, lambda g: {"action": action_spec(g.action, batch, g.n_agents, env.device)})
         self.reward_spec = _per_group(env, lambda g: {"reward": _unbounded(batch, g.n_agents, 1, env.device)})
         device = env.device
-        ends = {name: Composite(_flags(batch, g.n_agents, device=device), shape=(batch, g.n_agents), device=device)
-                for name, g in spec.groups.items() if g.ends}
+        ends = {
+            name: Composite(_flags(batch, g.n_agents, device=device), shape=(batch, g.n_agents), device=device)
+            for name, g in spec.groups.items()
+            if g.ends
+        }
         self.done_spec = Composite({**_flags(batch, device=device), **ends}, shape=(batch,), device=device)
 
-    def _observed(self, observation: dict[str, Tensor], state: Tensor | None,
-                  masks: dict[str, dict[str, Tensor]]) -> dict[str, Tensor | TensorDict]:
+    def _observed(
+        self, observation: dict[str, Tensor], state: Tensor | None, masks: dict[str, dict[str, Tensor]]
+    ) -> dict[str, Tensor | TensorDict]:
         names = {"alive": "alive", "action": "action_mask"}
-        observed = {name: TensorDict({"observation": value, **{names[kind]: mask for kind, mask in
-                                                               masks.get(name, {}).items()}}, value.shape[:2],
-                                     device=self.device) for name, value in observation.items()}
+        observed = {
+            name: TensorDict(
+                {"observation": value, **{names[kind]: mask for kind, mask in masks.get(name, {}).items()}},
+                value.shape[:2],
+                device=self.device,
+            )
+            for name, value in observation.items()
+        }
         return observed if state is None else {**observed, "state": state}
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: object) -> TensorDict:
@@ -89,8 +106,16 @@ class TorchRLEnv(EnvBase):
             truncated = moved.agent_truncated[name]
             for key, flag in zip(FLAGS, (terminated | truncated, terminated, truncated), strict=True):
                 out[name][key] = flag.unsqueeze(-1)
-        return TensorDict({**out, "done": moved.done.unsqueeze(-1), "terminated": moved.terminated.unsqueeze(-1),
-                           "truncated": moved.truncated.unsqueeze(-1)}, self.batch_size, device=self.device)
+        return TensorDict(
+            {
+                **out,
+                "done": moved.done.unsqueeze(-1),
+                "terminated": moved.terminated.unsqueeze(-1),
+                "truncated": moved.truncated.unsqueeze(-1),
+            },
+            self.batch_size,
+            device=self.device,
+        )
 
     def _set_seed(self, seed: int | None) -> None:
         self.env.reset(seed)
@@ -106,8 +131,10 @@ def _flags(*shape: int, device: torch.device) -> dict[str, TensorSpec]:
 
 def _masks(batch: int, group: GroupSpec, device: torch.device) -> dict[str, TensorSpec]:
     sizes = {"alive": ("alive", ()), "action": ("action_mask", (sum(group.action.nvec),))}
-    return {sizes[kind][0]: Binary(shape=(batch, group.n_agents, *sizes[kind][1]), dtype=torch.bool, device=device)
-            for kind in group.masks}
+    return {
+        sizes[kind][0]: Binary(shape=(batch, group.n_agents, *sizes[kind][1]), dtype=torch.bool, device=device)
+        for kind in group.masks
+    }
 
 
 def _unbounded(batch: int, rows: int, columns: int | None, device: torch.device) -> Unbounded:
@@ -115,8 +142,14 @@ def _unbounded(batch: int, rows: int, columns: int | None, device: torch.device)
 
 
 def _per_group(env: Env, make: Callable[[GroupSpec], dict[str, TensorSpec]]) -> Composite:
-    return Composite({name: Composite(make(g), shape=(env.num_envs, g.n_agents), device=env.device)
-                      for name, g in env.spec.groups.items()}, shape=(env.num_envs,), device=env.device)
+    return Composite(
+        {
+            name: Composite(make(g), shape=(env.num_envs, g.n_agents), device=env.device)
+            for name, g in env.spec.groups.items()
+        },
+        shape=(env.num_envs,),
+        device=env.device,
+    )
 
 
 def action_spec(action: ActionSpec, num_envs: int, agents: int, device: torch.device) -> TensorSpec:
@@ -127,8 +160,10 @@ def action_spec(action: ActionSpec, num_envs: int, agents: int, device: torch.de
     if action.kind == "hybrid":
         reals = replace(action, kind="continuous", nvec=(), mask=None)
         choices = replace(action, kind="multi_discrete", low=None, high=None, mask=None)
-        parts = {"continuous": action_spec(reals, num_envs, agents, device),
-                 "discrete": action_spec(choices, num_envs, agents, device)}
+        parts = {
+            "continuous": action_spec(reals, num_envs, agents, device),
+            "discrete": action_spec(choices, num_envs, agents, device),
+        }
         return Composite(parts, shape=(num_envs, agents), device=device)
     if action.kind == "continuous":
         shape = (num_envs, agents, action.size)

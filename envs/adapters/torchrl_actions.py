@@ -24,8 +24,10 @@ def action_of(leaf: TensorSpec, dims: int, agents: int, where: str) -> ActionSpe
     if isinstance(leaf, (OneHot, Categorical)) and int(leaf.space.n) > 0:
         return ActionSpec("discrete", nvec=(int(leaf.space.n),))
     if isinstance(leaf, Bounded) and leaf.dtype.is_floating_point:
-        low, high = (bound.reshape(-1, *leaf.shape[dims:])[0].reshape(agents, -1).float()
-                     for bound in (leaf.space.low, leaf.space.high))
+        low, high = (
+            bound.reshape(-1, *leaf.shape[dims:])[0].reshape(agents, -1).float()
+            for bound in (leaf.space.low, leaf.space.high)
+        )
         return ActionSpec("continuous", low.cpu().clone(), high.cpu().clone())
     if isinstance(leaf, Unbounded) and leaf.dtype.is_floating_point:
         shape = (agents, leaf.shape[dims:].numel() // agents)

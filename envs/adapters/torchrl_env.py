@@ -105,8 +105,9 @@ class FromTorchRL(ReplayedEnv):
                 raise EnvError(f"{self.name}: env.vectorised={vectorised} makes {batch} at once, not {self.num_envs}.")
             return first
         if batch:
-            raise EnvError(f"{self.name} is vectorised already, {batch}: name the argument that sets how many with "
-                           "env.vectorised.")
+            raise EnvError(
+                f"{self.name} is vectorised already, {batch}: name the argument that sets how many with env.vectorised."
+            )
         first.close()
         one = partial(make, **kwargs)
         processes = max((n for n in range(1, workers + 1) if self.num_envs % n == 0), default=0)
@@ -151,8 +152,11 @@ class FromTorchRL(ReplayedEnv):
     def _observations(self, prefix: Key, name: str, count: int) -> tuple[list[Key], int]:
         """Keys of what a group sees, and how many numbers that is for each agent."""
         specs = {whole(k): v for k, v in self.env.full_observation_spec.items(True, True)}
-        beside = {k: v for k, v in specs.items() if k[:-1] == prefix and k[-1] != "action_mask"
-                  and isinstance(v.dtype, torch.dtype)}
+        beside = {
+            k: v
+            for k, v in specs.items()
+            if k[:-1] == prefix and k[-1] != "action_mask" and isinstance(v.dtype, torch.dtype)
+        }
         observation_key = (*prefix, "observation")
         chosen = [observation_key] if observation_key in beside else sorted(beside)
         if not chosen:
@@ -164,10 +168,11 @@ class FromTorchRL(ReplayedEnv):
 
     def _infos(self, prefix: Key) -> dict[str, Key]:
         """Where numbers lie below the "info" of a group, or, where it has none, of the root: {name: key}."""
-        keys = [whole(k) for k, v in self.env.full_observation_spec.items(True, True)
-                if isinstance(v.dtype, torch.dtype)]
+        keys = [
+            whole(k) for k, v in self.env.full_observation_spec.items(True, True) if isinstance(v.dtype, torch.dtype)
+        ]
         for above in ((*prefix, "info"), ("info",)):
-            if found := {".".join(k[len(above):]): k for k in keys if k[: len(above)] == above and k != above}:
+            if found := {".".join(k[len(above) :]): k for k in keys if k[: len(above)] == above and k != above}:
                 return found
         return {}
 
@@ -177,8 +182,12 @@ class FromTorchRL(ReplayedEnv):
         shapes = [leaf.shape[self.dims + rows :] for leaf in leaves]
         if len(keys) == 1 and len(shapes[0]) < 2:
             return (), None
-        return joined([part_of(key[-1], shape, leaf.dtype == torch.uint8)
-                       for key, shape, leaf in zip(keys, shapes, leaves, strict=True)])
+        return joined(
+            [
+                part_of(key[-1], shape, leaf.dtype == torch.uint8)
+                for key, shape, leaf in zip(keys, shapes, leaves, strict=True)
+            ]
+        )
 
     def _reward(self, prefix: Key, name: str) -> Key:
         keys = [whole(key) for key in self.env.reward_keys]
@@ -215,8 +224,9 @@ class FromTorchRL(ReplayedEnv):
     def masks(self) -> dict[str, dict[str, Tensor]]:
         """See `Env.masks`."""
         kinds = {"action": self._choices(self._now), "alive": self._ends.alive}
-        return {n: {kind: masks[n].to(self.device) for kind, masks in kinds.items() if n in masks}
-                for n in self._groups}
+        return {
+            n: {kind: masks[n].to(self.device) for kind, masks in kinds.items() if n in masks} for n in self._groups
+        }
 
     def final_masks(self) -> dict[str, Tensor]:
         """See `Env.final_masks`."""

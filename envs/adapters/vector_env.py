@@ -71,8 +71,10 @@ class VectorEnv(ReplayedEnv):
         self.env = self._make(id, keywords)
         self.mode = self.env.metadata.get("autoreset_mode")
         if not isinstance(self.mode, AutoresetMode):
-            raise EnvError(f"{self.name}: its metadata['autoreset_mode'] is {self.mode!r}; {MODES} are allowed "
-                           "(gymnasium.vector.AutoresetMode).")
+            raise EnvError(
+                f"{self.name}: its metadata['autoreset_mode'] is {self.mode!r}; {MODES} are allowed "
+                "(gymnasium.vector.AutoresetMode)."
+            )
         self._does = self.env.single_action_space
         self._sees, self._masked = parted(self.env.single_observation_space, self._does)
         if not self._sees.is_np_flattenable or spaces.flatdim(self._sees) == 0:
@@ -135,9 +137,13 @@ class VectorEnv(ReplayedEnv):
                 self._open[over] = self._choices(*restarted)[over]
         gained = torch.from_numpy(np.array(reward, dtype=np.float32)).view(-1, 1)
         return Transition(
-            observation=self._seen()[0], next_observation=self._timed(final, steps),
-            reward={GROUP: gained}, terminated=torch.from_numpy(terminated), truncated=torch.from_numpy(truncated),
-            info={GROUP: told})
+            observation=self._seen()[0],
+            next_observation=self._timed(final, steps),
+            reward={GROUP: gained},
+            terminated=torch.from_numpy(terminated),
+            truncated=torch.from_numpy(truncated),
+            info={GROUP: told},
+        )
 
     def keep_infos(self, rules: InfoRules) -> None:
         """See `Env.keep_infos`."""
@@ -205,8 +211,10 @@ class VectorEnv(ReplayedEnv):
         has_mask = in_all if self._masked else infos.get(f"_{MASK}", in_all)
         everything = np.ones(choices(self._does), dtype=bool)
         each = zip(*masks, strict=True) if isinstance(masks, tuple) else masks  # a tuple: one batch per dimension
-        rows = [mask_row(one, self._does, f"{self.name}: {MASK}") if has else everything
-                for one, has in zip(each, has_mask, strict=True)]
+        rows = [
+            mask_row(one, self._does, f"{self.name}: {MASK}") if has else everything
+            for one, has in zip(each, has_mask, strict=True)
+        ]
         return np.stack(rows)
 
     def _final_choices(self, infos: dict[str, Any], over: np.ndarray) -> np.ndarray:

@@ -17,9 +17,18 @@ class BoundRollout:
     `Env.bind_rollout`. buffers: all but those two, by the names in `Layout.pointers`.
     """
 
-    def __init__(self, observation: dict[str, Tensor], next_observation: dict[str, Tensor], reward: dict[str, Tensor],
-                 terminated: Tensor, truncated: Tensor, state: Tensor | None = None, next_state: Tensor | None = None,
-                 info: InfoBuffers | None = None, ends: dict[str, tuple[Tensor, Tensor]] | None = None) -> None:
+    def __init__(
+        self,
+        observation: dict[str, Tensor],
+        next_observation: dict[str, Tensor],
+        reward: dict[str, Tensor],
+        terminated: Tensor,
+        truncated: Tensor,
+        state: Tensor | None = None,
+        next_state: Tensor | None = None,
+        info: InfoBuffers | None = None,
+        ends: dict[str, tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
         self.info, self.ends = info, ends or {}
         self.buffers: dict[tuple, Tensor] = {("after", "observation", g): v for g, v in observation.items()}
         self.buffers |= {("observation", g): v for g, v in next_observation.items()}
@@ -32,8 +41,9 @@ class BoundRollout:
         """Where a kernel writes infos: {name to bind: float32 [T, E, A, …]}."""
         if self.info is None:
             return {}
-        buffers = {key: self.info.buffer(*key[1:], places.inner[key][1:]) for key, _ in places.outputs
-                   if key[0] == "info"}
+        buffers = {
+            key: self.info.buffer(*key[1:], places.inner[key][1:]) for key, _ in places.outputs if key[0] == "info"
+        }
         return {key: buffer for key, buffer in buffers.items() if buffer is not None}
 
     def write(self, t: int, step: Transition) -> None:

@@ -138,13 +138,20 @@ class ScenarioState:
             other = python_state(pool.fresh_simulator, pool.fresh)
         except TooMuchState as error:
             raise Refusal(f"the scenario cannot be watched: {error}") from error
-        sizes = {p.removesuffix(SIZE) for p in self.state.changes(other)
-                 if _by_size(self.state.tokens.get(p), other.tokens.get(p), pool.num_envs, pool.size)}
+        sizes = {
+            p.removesuffix(SIZE)
+            for p in self.state.changes(other)
+            if _by_size(self.state.tokens.get(p), other.tokens.get(p), pool.num_envs, pool.size)
+        }
         clocks = {p for p, slot in pool.main.host.items() if is_clock(slot.value)}
         self.left_out = _all_below(self.state.tokens.keys() | other.tokens.keys(), sizes | clocks | pool.drawn)
-        self.shared = {path: slot.value.cpu() for path, slot in pool.main.tensors.items()
-                       if pool.axes.get(path) is None and path not in pool.evolving | pool.passing | pool.drawn
-                       and slot.value.shape == getattr(pool.fresh.tensors.get(path), "value", slot.value).shape}
+        self.shared = {
+            path: slot.value.cpu()
+            for path, slot in pool.main.tensors.items()
+            if pool.axes.get(path) is None
+            and path not in pool.evolving | pool.passing | pool.drawn
+            and slot.value.shape == getattr(pool.fresh.tensors.get(path), "value", slot.value).shape
+        }
 
     def digest(self) -> str:
         """One name for all of it."""
@@ -230,8 +237,15 @@ def _make(world: VmasWorld, state: ScenarioState, specialise: bool, drawn: dict[
     traced_at = time.perf_counter()
     library = target.build(source)
     compiled_at = time.perf_counter()
-    compilation = Compiled(binary=library.name, places=places, constants=lowered.constants, shapes=lowered.shapes,
-                    noise=lowered.noise, dtypes=lowered.dtypes, unrolled=lowered.unrolled)
+    compilation = Compiled(
+        binary=library.name,
+        places=places,
+        constants=lowered.constants,
+        shapes=lowered.shapes,
+        noise=lowered.noise,
+        dtypes=lowered.dtypes,
+        unrolled=lowered.unrolled,
+    )
     compilation.device = str(world.device)
     report = verify(template, compilation.step(TRACED), unrolled=lowered.unrolled)
     check_late_branches(template, traced, compilation.step(TRACED))

@@ -74,8 +74,9 @@ def _kept(key: str) -> CompiledGradient | None:
     return found if found.why or cache.intact(cache.cache_folder() / found.binary) else None
 
 
-def _make(world: VmasWorld, state: ScenarioState, compilation: Compiled, drawn: dict[str, Any] | None
-          ) -> CompiledGradient:
+def _make(
+    world: VmasWorld, state: ScenarioState, compilation: Compiled, drawn: dict[str, Any] | None
+) -> CompiledGradient:
     start = time.perf_counter()
     try:
         template = world.template(TRACED, pool_size=64)
@@ -103,8 +104,12 @@ def _make(world: VmasWorld, state: ScenarioState, compilation: Compiled, drawn: 
         return CompiledGradient(why=str(refusal))
     found.facts = {
         "operations": gradient.operations,
-        "seconds": {"trace": written - start, "compile": built - written, "compilers": spent,
-                    "verify": time.perf_counter() - built},
+        "seconds": {
+            "trace": written - start,
+            "compile": built - written,
+            "compilers": spent,
+            "verify": time.perf_counter() - built,
+        },
         **report.facts(),
     }
     return found

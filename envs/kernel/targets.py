@@ -30,8 +30,9 @@ class Target(Protocol):
     def build(self, source: str) -> Path:
         """The library of a source, in the kernel cache."""
 
-    def step(self, binary: str, places: Layout, constants: dict, shapes: dict, noise: list, num_envs: int,
-             threads: int) -> KernelStep:
+    def step(
+        self, binary: str, places: Layout, constants: dict, shapes: dict, noise: list, num_envs: int, threads: int
+    ) -> KernelStep:
         """A library of the cache at work; arguments as for `KernelStep`."""
 
 
@@ -51,8 +52,9 @@ class CpuTarget:
         """By the C++ compiler."""
         return toolchain.compile_library(source)
 
-    def step(self, binary: str, places: Layout, constants: dict, shapes: dict, noise: list, num_envs: int,
-             threads: int) -> KernelStep:
+    def step(
+        self, binary: str, places: Layout, constants: dict, shapes: dict, noise: list, num_envs: int, threads: int
+    ) -> KernelStep:
         """On the CPU."""
         library = toolchain.load(cache.cache_folder() / binary)
         return KernelStep(library, places, constants, shapes, noise, num_envs, threads)
@@ -76,8 +78,9 @@ class CudaTarget:
         """By NVRTC."""
         return cuda_driver().compile(source, self.device)
 
-    def step(self, binary: str, places: Layout, constants: dict, shapes: dict, noise: list, num_envs: int,
-             threads: int) -> KernelStep:
+    def step(
+        self, binary: str, places: Layout, constants: dict, shapes: dict, noise: list, num_envs: int, threads: int
+    ) -> KernelStep:
         """On the GPU, which needs no number of threads."""
         kernel = cuda_driver().load(cache.cache_folder() / binary, "environment_step", self.device)
         return CudaStep(kernel, places, constants, shapes, noise, num_envs, device=self.device)

@@ -23,10 +23,21 @@ def nested_codes(code: types.CodeType) -> Iterator[types.CodeType]:
 @functools.lru_cache(maxsize=16_384)
 def code_digest(code: types.CodeType) -> str:
     """A name for what a code object does: its instructions, constants and names, without file and line numbers."""
-    consts = [code_digest(c) if isinstance(c, types.CodeType) else (type(c).__name__, _stable(c))
-              for c in code.co_consts]
-    parts = (code.co_code.hex(), consts, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars,
-             code.co_flags, code.co_argcount, code.co_kwonlyargcount, getattr(code, "co_exceptiontable", b"").hex())
+    consts = [
+        code_digest(c) if isinstance(c, types.CodeType) else (type(c).__name__, _stable(c)) for c in code.co_consts
+    ]
+    parts = (
+        code.co_code.hex(),
+        consts,
+        code.co_names,
+        code.co_varnames,
+        code.co_freevars,
+        code.co_cellvars,
+        code.co_flags,
+        code.co_argcount,
+        code.co_kwonlyargcount,
+        getattr(code, "co_exceptiontable", b"").hex(),
+    )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

@@ -77,8 +77,11 @@ class PythonState:
 
     def digest(self, leave_out: set[str] = frozenset()) -> str:
         """One name for all of it, the same in another process."""
-        parts = sorted((path, str(token)) for path, token in self.tokens.items()
-                       if path not in leave_out and not path.endswith(SIZE))
+        parts = sorted(
+            (path, str(token))
+            for path, token in self.tokens.items()
+            if path not in leave_out and not path.endswith(SIZE)
+        )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
     def changes(self, later: PythonState) -> list[str]:
@@ -138,8 +141,11 @@ class PythonState:
             except ValueError:
                 tokens[path] = "empty"
         elif isinstance(value, Tensor):
-            tokens[path] = self._array(value.detach().cpu().numpy() if value.dtype != torch.bfloat16 and not
-                                       value.is_sparse else np.array(repr(value)))
+            tokens[path] = self._array(
+                value.detach().cpu().numpy()
+                if value.dtype != torch.bfloat16 and not value.is_sparse
+                else np.array(repr(value))
+            )
         elif isinstance(value, (np.ndarray, np.generic)):
             array = np.asarray(value)
             tokens[path] = self._array(array)
@@ -198,8 +204,10 @@ class PythonState:
         else:
             self._object(path, value)
             if (content := memory(value)) is not None:
-                tokens[path] = (tokens[path][0] if isinstance(tokens[path], tuple) else tokens[path],
-                                self._array(content))
+                tokens[path] = (
+                    tokens[path][0] if isinstance(tokens[path], tuple) else tokens[path],
+                    self._array(content),
+                )
 
     def _object(self, path: str, value: Any) -> None:
         """An instance: its class and its attributes."""

@@ -13,12 +13,36 @@ import numpy as np
 import torch
 
 # What merely draws or reports, and VMAS's own copy of the generators, which is not used: no step reads it back.
-IGNORED_ATTRIBUTES = {"vmas_random_state", "viewer", "text_lines", "_render", "forces_dict", "torques_dict",
-                      "entity_index_map"}
-CLASS_BOOKKEEPING = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__abstractmethods__",
-                     "_abc_impl", "__qualname__", "__firstlineno__", "__static_attributes__", "__annotate__",
-                     "__annotations_cache__", "__annotate_func__", "__slots__", "__match_args__", "__parameters__",
-                     "__orig_bases__", "__dataclass_fields__", "__dataclass_params__"}
+IGNORED_ATTRIBUTES = {
+    "vmas_random_state",
+    "viewer",
+    "text_lines",
+    "_render",
+    "forces_dict",
+    "torques_dict",
+    "entity_index_map",
+}
+CLASS_BOOKKEEPING = {
+    "__dict__",
+    "__weakref__",
+    "__doc__",
+    "__module__",
+    "__annotations__",
+    "__abstractmethods__",
+    "_abc_impl",
+    "__qualname__",
+    "__firstlineno__",
+    "__static_attributes__",
+    "__annotate__",
+    "__annotations_cache__",
+    "__annotate_func__",
+    "__slots__",
+    "__match_args__",
+    "__parameters__",
+    "__orig_bases__",
+    "__dataclass_fields__",
+    "__dataclass_params__",
+}
 IGNORED_PACKAGES = {"pyglet", "matplotlib", "logging", "threading", "PIL", "IPython", "warnings", "_thread", "weakref"}
 PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), type(NotImplemented))
 

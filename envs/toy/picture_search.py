@@ -107,8 +107,10 @@ class PictureSearchEnv(Env):
         truncated = self.time >= self.spec.max_steps
         next_observation, next_state = self._see()
         position, target = self._draw()  # for all, needed or not: nothing is read back
-        self.position, self.target = (torch.where(truncated.view(-1, 1, 1), fresh, old)
-                                      for fresh, old in ((position, self.position), (target, self.target)))
+        self.position, self.target = (
+            torch.where(truncated.view(-1, 1, 1), fresh, old)
+            for fresh, old in ((position, self.position), (target, self.target))
+        )
         self.time = torch.where(truncated, 0, self.time)
         observation, state = self._see()
         return Transition(

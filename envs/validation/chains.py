@@ -128,8 +128,10 @@ def row(chain: Chain) -> str:
     drift = ", ".join(f"{n} at step {t}" for t, n in list(chain.drifted.items())[:3])
     more = " …" if len(chain.drifted) > 3 else ""
     drift = f"{chain.drifters} of {chain.num_envs}{': ' if drift else ''}{drift}{more}"
-    return (f"| {chain.scenario} | {chain.step:.0e} | {chain.step_flips} | {chain.chain:.0e} | {chain.flips} | "
-            f"{drift} | {chain.shaken} | {chain.ended} |")
+    return (
+        f"| {chain.scenario} | {chain.step:.0e} | {chain.step_flips} | {chain.chain:.0e} | {chain.flips} | "
+        f"{drift} | {chain.shaken} | {chain.ended} |"
+    )
 
 
 def main() -> None:
@@ -140,8 +142,10 @@ def main() -> None:
     parser.add_argument("scenarios", nargs="*", default=scenario_names(), help="default: all")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    print("| scenario | single step, error | its other dones | chain, error | other dones | drifted | "
-          "drifted from itself | ended |")
+    print(
+        "| scenario | single step, error | its other dones | chain, error | other dones | drifted | "
+        "drifted from itself | ended |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name in args.scenarios:
         began = time.perf_counter()

@@ -70,17 +70,22 @@ def measure(scenario: str, chips: tuple[str, ...] = CHIPS) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]], chips: tuple[str, ...]) -> str:
     """Markdown."""
     heads = "".join(f" {chip}: registers, stack, spilled, s |" for chip in chips)
-    lines = [f"| scenario | operations | compared | astray | largest relative error |{heads}",
-             "|---|---|---|---|---|" + "---|" * len(chips)]
+    lines = [
+        f"| scenario | operations | compared | astray | largest relative error |{heads}",
+        "|---|---|---|---|---|" + "---|" * len(chips),
+    ]
     for row in rows:
         if row["why"]:
             lines.append(f"| {row['scenario']} | — | | | {row['why']} |" + " |" * len(chips))
             continue
-        cells = [f"{row[c]['registers']}, {row[c]['stack']:,}, {row[c]['spilled']}, {row[c]['seconds']:.1f}"
-                 for c in chips]
+        cells = [
+            f"{row[c]['registers']}, {row[c]['stack']:,}, {row[c]['spilled']}, {row[c]['seconds']:.1f}" for c in chips
+        ]
         worst = max(row["worst"].values(), default=0.0)
-        lines.append(f"| {row['scenario']} | {row['operations']:,} | {row['compared']:,} | {row['astray']} | "
-                     f"{worst:.0e} | {' | '.join([*cells, ''])}".rstrip())
+        lines.append(
+            f"| {row['scenario']} | {row['operations']:,} | {row['compared']:,} | {row['astray']} | "
+            f"{worst:.0e} | {' | '.join([*cells, ''])}".rstrip()
+        )
     return "\n".join(lines)
 
 

@@ -1,5 +1,7 @@
 """The second table of docs/kernels.md: which scenarios have gradients, how right they are, and what they cost.
 
+Usage:
+
     python -m envs.validation.gradients [scenario …] [--no-timing] [--page docs/kernels.md] [--json gradients.json]
 """
 
@@ -45,17 +47,23 @@ def measure(scenario: str, num_envs: int, rounds: int = 9, timed: bool = True) -
 
 def _incoming(kernel: GradientKernel, generator: torch.Generator) -> dict[tuple, Tensor]:
     """Random gradients of what a step gives; of the state none."""
-    return {("gradient", *key): torch.randn(kernel.num_envs, n, generator=generator)
-            for key, n in kernel.places.outputs}
+    return {
+        ("gradient", *key): torch.randn(kernel.num_envs, n, generator=generator) for key, n in kernel.places.outputs
+    }
 
 
 def _given(env: VmasEnv, kernel: GradientKernel, step: Any, action: dict[str, Tensor]) -> dict[tuple, Tensor]:
     """What a gradient kernel is given at the state that lies in a step's kernel."""
-    given = {("state",): step.state.clone(), ("noise",): step.random.clone(),
-             ("gradient", "state"): torch.zeros_like(step.state)}
+    given = {
+        ("state",): step.state.clone(),
+        ("noise",): step.random.clone(),
+        ("gradient", "state"): torch.zeros_like(step.state),
+    }
     given |= {("action", g): a for g, a in action.items()}
-    return given | {("table", p): torch.zeros(env.num_envs, n) if p.startswith(TABLE) else step.tables[p].clone()
-                    for p, n, _ in kernel.places.tables}
+    return given | {
+        ("table", p): torch.zeros(env.num_envs, n) if p.startswith(TABLE) else step.tables[p].clone()
+        for p, n, _ in kernel.places.tables
+    }
 
 
 def against_autograd(env: VmasEnv, compilation: CompiledGradient, action: dict[str, Tensor]) -> dict[str, Any]:
@@ -94,8 +102,9 @@ def against_autograd(env: VmasEnv, compilation: CompiledGradient, action: dict[s
     return {"autograd": [error.median().item(), error.quantile(0.95).item(), error.max().item()], "autograd_nan": nan}
 
 
-def _autograd(env: VmasEnv, paths: set[str], action: dict[str, Tensor], incoming: dict[tuple, Tensor]
-              ) -> dict[tuple, Tensor]:
+def _autograd(
+    env: VmasEnv, paths: set[str], action: dict[str, Tensor], incoming: dict[tuple, Tensor]
+) -> dict[tuple, Tensor]:
     """{("action", group) or ("state", path): gradient [E, n]} by torch, through the simulator's own step."""
     world, leaves = env.world, {}
     for path in sorted(paths):
@@ -109,11 +118,16 @@ def _autograd(env: VmasEnv, paths: set[str], action: dict[str, Tensor], incoming
         observations, rewards, *_ = world.simulator.step(world.split_actions({g: a * 1 for g, a in handed.items()}))
     gives = {("gradient", "observation", g): v for g, v in world.observe(world.simulator, observations).items()}
     gives |= {("gradient", "reward", name): group.reward(rewards) for name, group in world.groups.items()}
-    total = sum((gives[name].reshape(env.num_envs, -1) * weight).sum() for name, weight in incoming.items()
-                if gives[name].requires_grad)
+    total = sum(
+        (gives[name].reshape(env.num_envs, -1) * weight).sum()
+        for name, weight in incoming.items()
+        if gives[name].requires_grad
+    )
     found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-    return {name: (torch.zeros_like(leaf) if g is None else g).reshape(env.num_envs, -1)
-            for (name, leaf), g in zip(leaves.items(), found, strict=True)}
+    return {
+        name: (torch.zeros_like(leaf) if g is None else g).reshape(env.num_envs, -1)
+        for (name, leaf), g in zip(leaves.items(), found, strict=True)
+    }
 
 
 def race(env: VmasEnv, compilation: CompiledGradient, action: dict[str, Tensor], rounds: int) -> dict[str, Any]:
@@ -138,7 +152,7 @@ def race(env: VmasEnv, compilation: CompiledGradient, action: dict[str, Tensor],
             lap[1].append(_seconds(lambda: kernel(given)))
         lap[2].append(_vmas_seconds(env, action))
         laps.append(lap)
-    counted = laps[min(WARM, len(laps) - 2):]
+    counted = laps[min(WARM, len(laps) - 2) :]
     found = {}
     for i, name in enumerate(("step_us", "gradient_us", "vmas_us")):
         times = [seconds for lap in counted for seconds in lap[i]]
@@ -170,9 +184,19 @@ def _vmas_seconds(env: VmasEnv, action: dict[str, Tensor]) -> float | None:
         return time.perf_counter() - begin
 
 
-HEADINGS = ("scenario", "operations: step, gradients", "compile, s", "error against differences: median, 95 %, worst",
-            "against VMAS's autograd: median, 95 %", "step, µs", "gradients, µs", "ratio",
-            "VMAS, step and backward, ms", "ratio to gradients", "ratio to step and gradients")
+HEADINGS = (
+    "scenario",
+    "operations: step, gradients",
+    "compile, s",
+    "error against differences: median, 95 %, worst",
+    "against VMAS's autograd: median, 95 %",
+    "step, µs",
+    "gradients, µs",
+    "ratio",
+    "VMAS, step and backward, ms",
+    "ratio to gradients",
+    "ratio to step and gradients",
+)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -191,8 +215,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
         return found + [""] * 6
     step, gradient, vmas = row["step_us"], row["gradient_us"], row["vmas_us"]
     found += [f"{step:.0f}", f"{gradient:.0f}", f"{gradient / step:.1f}"]
-    return found + ([f"{vmas / 1e3:.1f}", f"{vmas / gradient:.0f}", f"{vmas / (step + gradient):.0f}"] if vmas else
-                    ["—", "", ""])
+    return found + (
+        [f"{vmas / 1e3:.1f}", f"{vmas / gradient:.0f}", f"{vmas / (step + gradient):.0f}"] if vmas else ["—", "", ""]
+    )
 
 
 def merge(old: list[str], new: list[str]) -> list[str]:

@@ -1,5 +1,7 @@
 """The table of docs/kernels.md: which scenarios run as kernels, how close to the simulator, how fast.
 
+Usage:
+
     python -m envs.validation.kernel_coverage [scenario …] [--envs 600] [--json table.json] [--page docs/kernels.md]
 """
 
@@ -69,22 +71,31 @@ def _race(scenario: str, compilation: Compiled, num_envs: int, rounds: int) -> d
 
 def table(rows: list[dict]) -> str:
     """Markdown."""
-    lines = ["| scenario | operations | trace, s | compile, s | largest relative error | flipped dones | kernel, µs | "
-             "simulator, µs | ratio |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| scenario | operations | trace, s | compile, s | largest relative error | flipped dones | kernel, µs | "
+        "simulator, µs | ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for r in rows:
         if r["why"]:
             lines.append(f"| {r['scenario']} | — | | | {r['why']} | | | | |")
             continue
         s = r["seconds"] if isinstance(r["seconds"], dict) else {}
         worst = max(r["worst"].values(), default=0.0)
-        lines.append(f"| {r['scenario']} | {r['operations']:,} | {s.get('trace', 0):.1f} | {s.get('compile', 0):.1f} | "
-                     f"{worst:.0e} | {r['flips']} of {r['compared']:,} | {r['kernel_us']:.0f} | {r['eager_us']:,.0f} | "
-                     f"{r['eager_us'] / r['kernel_us']:.0f} |")
+        lines.append(
+            f"| {r['scenario']} | {r['operations']:,} | {s.get('trace', 0):.1f} | {s.get('compile', 0):.1f} | "
+            f"{worst:.0e} | {r['flips']} of {r['compared']:,} | {r['kernel_us']:.0f} | {r['eager_us']:,.0f} | "
+            f"{r['eager_us'] / r['kernel_us']:.0f} |"
+        )
     return "\n".join(lines)
 
 
-def command(about: str, measure: Callable[..., dict], table: Callable[[list[dict]], str],
-            merge: Callable[[list[str], list[str]], list[str]] | None = None) -> None:
+def command(
+    about: str,
+    measure: Callable[..., dict],
+    table: Callable[[list[dict]], str],
+    merge: Callable[[list[str], list[str]], list[str]] | None = None,
+) -> None:
     """Measure the scenarios named on the command line, or all: a line of JSON each, and the table of the rows.
 
     --page: a page that holds the table; its rows of those scenarios are replaced. merge: (cells of the row on the page,

@@ -61,8 +61,9 @@ class Difference:
         return max(self.observation, self.reward, self.info, float(self.done))
 
 
-def compare(scenario: str, num_envs: int = 7, steps: int = 50, repaired: bool = False,
-            seed: int = 0, **settings: Any) -> Difference:
+def compare(
+    scenario: str, num_envs: int = 7, steps: int = 50, repaired: bool = False, seed: int = 0, **settings: Any
+) -> Difference:
     """Step VmasEnv and vmas.Environment from one state with the same actions and random numbers.
 
     The two run on their own. Only where an episode ends in ours, which restarts it, VMAS's simulator is given our
@@ -77,14 +78,22 @@ def compare(scenario: str, num_envs: int = 7, steps: int = 50, repaired: bool = 
         shared[:] = saved
 
 
-def _compare(scenario: str, num_envs: int, steps: int, repaired: bool, seed: int,
-             settings: dict[str, Any]) -> Difference:
-    ours = VmasEnv(scenario, num_envs=num_envs, max_steps=EPISODE, pool_size=num_envs + 2, seed=seed,
-                   fast="off", **settings)
-    raw = Environment(find_scenario(scenario)(), num_envs=num_envs, seed=seed, terminated_truncated=True,
-                      continuous_actions=settings.get("continuous_actions", True), max_steps=EPISODE,
-                      multidiscrete_actions=settings.get("multi_discrete", False),
-                      **settings.get("scenario_kwargs", {}))
+def _compare(
+    scenario: str, num_envs: int, steps: int, repaired: bool, seed: int, settings: dict[str, Any]
+) -> Difference:
+    ours = VmasEnv(
+        scenario, num_envs=num_envs, max_steps=EPISODE, pool_size=num_envs + 2, seed=seed, fast="off", **settings
+    )
+    raw = Environment(
+        find_scenario(scenario)(),
+        num_envs=num_envs,
+        seed=seed,
+        terminated_truncated=True,
+        continuous_actions=settings.get("continuous_actions", True),
+        max_steps=EPISODE,
+        multidiscrete_actions=settings.get("multi_discrete", False),
+        **settings.get("scenario_kwargs", {}),
+    )
     if repaired:
         decide_collisions_per_environment(raw.world)
         decide_scenarios_per_environment(raw.scenario)
@@ -92,10 +101,15 @@ def _compare(scenario: str, num_envs: int, steps: int, repaired: bool, seed: int
     raw.step(raw.get_random_actions())  # makes the tensors that only a step makes
     pool = ours.world.pool
     result = Difference(
-        scenario, steps=steps, tensors=len(pool.main.tensors), shared_draws=len(pool.drawn),
+        scenario,
+        steps=steps,
+        tensors=len(pool.main.tensors),
+        shared_draws=len(pool.drawn),
         per_environment=sum(axis is not None for axis in pool.axes.values()),
-        groups=", ".join(f"{name} ({g.n_agents}×{g.observation_size}→{g.action.size})"
-                         for name, g in ours.spec.groups.items()))
+        groups=", ".join(
+            f"{name} ({g.n_agents}×{g.observation_size}→{g.action.size})" for name, g in ours.spec.groups.items()
+        ),
+    )
     generator = torch.Generator().manual_seed(seed)
     ours.reset(seed)
     if not pool.drawn:  # episodes end at different times, unless all are to start again together
@@ -230,8 +244,10 @@ together. `VmasEnv.shared_draws` lists what is drawn.
 def row(d: Difference) -> str:
     """One line of the table."""
     numbers = (f"{v:.1e}" if v else "0" for v in (d.observation, d.reward, d.info, d.restart))
-    return (f"| {d.scenario} | {d.groups} | {d.tensors}, {d.per_environment} | {d.ended} | {d.shared_draws or ''} | "
-            f"{' | '.join(numbers)} | {d.done} | {NOTES.get(d.scenario, '')} |")
+    return (
+        f"| {d.scenario} | {d.groups} | {d.tensors}, {d.per_environment} | {d.ended} | {d.shared_draws or ''} | "
+        f"{' | '.join(numbers)} | {d.done} | {NOTES.get(d.scenario, '')} |"
+    )
 
 
 def main() -> None:
@@ -243,8 +259,13 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     from importlib.metadata import version
-    print(PREAMBLE.format(version=version("vmas"), steps=args.steps, num_envs=args.num_envs,
-                          episode=EPISODE, torch=torch.__version__), end="")
+
+    print(
+        PREAMBLE.format(
+            version=version("vmas"), steps=args.steps, num_envs=args.num_envs, episode=EPISODE, torch=torch.__version__
+        ),
+        end="",
+    )
     exact, results = 0, []
     for name in args.scenarios:
         began = time.perf_counter()
@@ -254,8 +275,10 @@ def main() -> None:
         print(f"{name}: {result.worst:g} in {time.perf_counter() - began:.1f} s", file=sys.stderr)
         exact += result.worst == 0
     apart = [compare(name, args.num_envs, args.steps, repaired=True) for name in args.scenarios if name in REPAIRED]
-    print(f"\n{exact} of {len(results)} scenarios are bitwise identical. Greatest difference once environments are "
-          "kept apart in VMAS as well: " + ", ".join(f"{d.scenario} {d.worst:g}" for d in apart) + ".")
+    print(
+        f"\n{exact} of {len(results)} scenarios are bitwise identical. Greatest difference once environments are "
+        "kept apart in VMAS as well: " + ", ".join(f"{d.scenario} {d.worst:g}" for d in apart) + "."
+    )
     print(AFTERWORD, end="")
 
 

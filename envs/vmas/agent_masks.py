@@ -42,8 +42,10 @@ class AgentMasks:
         self.ends = done.dtype == torch.bool and tuple(done.shape) == (simulator.num_envs, simulator.n_agents)
         self.comes, self.chooses = (callable(getattr(simulator.scenario, n, None)) for n in ("alive", "action_mask"))
         if self.chooses and simulator.continuous_actions:
-            raise EnvError(f"scenario {scenario!r} has an action_mask, and masks are of discrete actions only; set "
-                           "env.continuous_actions=false.")
+            raise EnvError(
+                f"scenario {scenario!r} has an action_mask, and masks are of discrete actions only; set "
+                "env.continuous_actions=false."
+            )
         kinds = {"action": self.chooses, "alive": self.ends or self.comes}
         self.kinds = tuple(kind for kind, has in kinds.items() if has)
         for group in groups.values() if self else ():
@@ -75,8 +77,9 @@ class AgentMasks:
                 masks = {}
                 for i, nvec in zip(group.members, group.nvecs, strict=True):
                     agent = simulator.agents[i]
-                    mask = self._checked(scenario.action_mask(agent), (num_envs, sum(nvec)),
-                                         f"action_mask of {agent.name}")
+                    mask = self._checked(
+                        scenario.action_mask(agent), (num_envs, sum(nvec)), f"action_mask of {agent.name}"
+                    )
                     masks[i] = mask
                 said[MASK + name] = group.mask(masks).float()
         return said
@@ -91,8 +94,9 @@ class AgentMasks:
         """These observations are handed out: remember who is alive in them and what is allowed."""
         self.now = masks_in(observation, self.groups)
 
-    def settle(self, reward: dict[str, Tensor], moved: dict[str, Tensor], after: dict[str, Tensor],
-               truncated: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def settle(
+        self, reward: dict[str, Tensor], moved: dict[str, Tensor], after: dict[str, Tensor], truncated: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Make zeros of what the dead see and get, in place, and take what the scenario said out of the observations.
 
         reward: {group: [E, A]}. moved, after: observations before and after the auto-reset, as `VmasWorld.observe`
@@ -120,8 +124,11 @@ class AgentMasks:
 
     def snapshot(self) -> dict[str, Tensor]:
         """Who is alive and what is allowed now, as cloned tensors under flat names."""
-        return {f"agent_masks/{name}/{kind}": mask.clone() for name, kinds in self.now.items()
-                for kind, mask in kinds.items()}
+        return {
+            f"agent_masks/{name}/{kind}": mask.clone()
+            for name, kinds in self.now.items()
+            for kind, mask in kinds.items()
+        }
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
         """Go back to a snapshot. EnvError where it tells nothing of this."""
@@ -136,8 +143,10 @@ class AgentMasks:
 def masks_in(observation: Mapping[str, Tensor], groups: Any) -> dict[str, dict[str, Tensor]]:
     """{group: {kind: bool}} as `Env.masks` returns it, of observations with what the scenario said among them."""
     keys = {"action": MASK, "alive": ALIVE}
-    return {name: {kind: observation[key + name] > 0.5 for kind, key in keys.items() if key + name in observation}
-            for name in groups}
+    return {
+        name: {kind: observation[key + name] > 0.5 for kind, key in keys.items() if key + name in observation}
+        for name in groups
+    }
 
 
 def veil(observation: dict[str, Tensor], masks: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -39,8 +39,9 @@ class CarriedRows:
             try:
                 axis = batch_axis(slot.value.shape, other.value.shape, num_envs, pool_size)
             except ValueError as error:
-                raise EnvError(f"the scenario's array {path} cannot be reset per environment: {error}; "
-                               f"{ADVICE}.") from error
+                raise EnvError(
+                    f"the scenario's array {path} cannot be reset per environment: {error}; {ADVICE}."
+                ) from error
             if axis is not None and not _counts(other.value, axis):
                 self.arrays[path] = axis
         for path, value in main.containers().items():
@@ -50,8 +51,10 @@ class CarriedRows:
             if isinstance(value, dict) and set(value) != set(range(num_envs)):
                 continue
             if not all(_is_row(item) for item in (value.values() if isinstance(value, dict) else value)):
-                raise EnvError(f"the scenario's {type(value).__name__} {path} holds something per environment that "
-                               f"cannot be reset; {ADVICE}.")
+                raise EnvError(
+                    f"the scenario's {type(value).__name__} {path} holds something per environment that "
+                    f"cannot be reset; {ADVICE}."
+                )
             numbers = isinstance(other, list) and all(type(item) is int for item in other)
             if not numbers or other != list(range(pool_size)):  # those would be the environments' own numbers
                 self.lists.append(path)
@@ -112,7 +115,8 @@ def pack(slot: Slot) -> Any:
     if isinstance(value, itertools.count):
         return {"count": list(value.__reduce__()[1])}
     if isinstance(value, (Counter, OrderedDict, defaultdict)) and all(
-            _is_plain(part) for item in value.items() for part in item):
+        _is_plain(part) for item in value.items() for part in item
+    ):
         return {"mapping": [list(item) for item in value.items()]}
     if isinstance(value, tuple) and hasattr(type(value), "_fields") and all(_is_plain(item) for item in value):
         return {"named": list(value)}
@@ -126,8 +130,11 @@ def unpack(slot: Slot, packed: dict[str, Any]) -> None:
     if kind == "array":
         dtype, shape, text = content
         array = np.frombuffer(bytes.fromhex(text), dtype).reshape(shape)
-        if isinstance(value, np.ndarray) and (value.shape, str(value.dtype)) == (tuple(shape), dtype) and \
-                value.flags.writeable:
+        if (
+            isinstance(value, np.ndarray)
+            and (value.shape, str(value.dtype)) == (tuple(shape), dtype)
+            and value.flags.writeable
+        ):
             value[...] = array
         else:
             slot.write(array.copy())
@@ -157,8 +164,11 @@ def _tuples(item: Any) -> Any:
 
 
 def _is_plain(item: Any) -> bool:
-    return item is None or type(item) in (bool, int, float, str) or (
-        isinstance(item, tuple) and all(_is_plain(part) for part in item))
+    return (
+        item is None
+        or type(item) in (bool, int, float, str)
+        or (isinstance(item, tuple) and all(_is_plain(part) for part in item))
+    )
 
 
 def _plain(state: Any) -> Any:

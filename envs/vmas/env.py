@@ -79,9 +79,24 @@ class VmasEnv(Env):
     ) -> None:
         self.device = find_device(device)
         audit = StepAudit() if fast != "off" and self.device.type in ("cpu", "cuda") else None
-        self.world = VmasWorld(scenario, num_envs, max_steps, continuous_actions, multi_discrete, heterogeneous, groups,
-                               global_state, scenario_kwargs, pool_every, pool_size, seed, self.device, audit, words,
-                               observe_time)
+        self.world = VmasWorld(
+            scenario,
+            num_envs,
+            max_steps,
+            continuous_actions,
+            multi_discrete,
+            heterogeneous,
+            groups,
+            global_state,
+            scenario_kwargs,
+            pool_every,
+            pool_size,
+            seed,
+            self.device,
+            audit,
+            words,
+            observe_time,
+        )
         self.scenario, self.num_envs, self.spec = scenario, num_envs, self.world.spec
         self.settings, self.shared_draws = self.world.settings, self.world.shared_draws
         self.stepper: KernelStepper | None = None
@@ -103,8 +118,11 @@ class VmasEnv(Env):
                 self.stepper = stepper
                 return
         if fast == "auto" and audit is not None:
-            warnings.warn(f"{self.scenario} steps eagerly, tens of times slower than by a kernel: {self._why}",
-                          SlowPath, stacklevel=3)
+            warnings.warn(
+                f"{self.scenario} steps eagerly, tens of times slower than by a kernel: {self._why}",
+                SlowPath,
+                stacklevel=3,
+            )
         elif fast == "kernel":
             raise EnvError(f"env.fast=kernel is not possible for {self.scenario!r}: {self._why}.")
 
@@ -161,7 +179,7 @@ class VmasEnv(Env):
         return self.world.step(action) if self.stepper is None else self.stepper.step(action)
 
     def figures(self) -> dict[str, float]:
-        """"kernel_checks": how often the kernel was compared with the simulator in this process."""
+        """ "kernel_checks": how often the kernel was compared with the simulator in this process."""
         if self.stepper is None:
             return {}
         self.stepper.check_actions(ask=True)

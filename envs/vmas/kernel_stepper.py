@@ -247,9 +247,17 @@ class KernelStepper:
                 dtype = self.compilation.dtypes[key]
                 info[key[1]][key[2]] = value if dtype == torch.float32 else value.to(dtype)
         return Transition(
-            observation=after, next_observation=next_observation, reward=reward, terminated=ended, truncated=over,
-            state=after.pop(STATE, None), next_state=next_observation.pop(STATE, None), info=info,
-            agent_terminated=ends[0], agent_truncated=ends[1])
+            observation=after,
+            next_observation=next_observation,
+            reward=reward,
+            terminated=ended,
+            truncated=over,
+            state=after.pop(STATE, None),
+            next_state=next_observation.pop(STATE, None),
+            info=info,
+            agent_terminated=ends[0],
+            agent_truncated=ends[1],
+        )
 
     def bind_rollout(self, *buffers: Any, **named: Any) -> None:
         """Names the rollout buffers that `step_into(t, …)` writes to: arguments as for `BoundRollout`."""

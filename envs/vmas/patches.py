@@ -175,13 +175,16 @@ def _largest_density(self: Any, env_index: int | None = None) -> None:
     terms = []  # {x, y} -> of each Gaussian [cells, E]
     for axis, (reach, limit) in enumerate(((self.xdim, world.x_semidim), (self.ydim, world.y_semidim))):
         places = torch.arange(-reach, reach, self.grid_spacing, device=device).clamp(-limit, limit)
-        terms.append([((places[:, None] - gaussian.loc[:, axis]) / scale[:, axis, axis]).pow(2)
-                      for gaussian, scale in zip(self.gaussians, scales, strict=True)])
+        terms.append(
+            [
+                ((places[:, None] - gaussian.loc[:, axis]) / scale[:, axis, axis]).pow(2)
+                for gaussian, scale in zip(self.gaussians, scales, strict=True)
+            ]
+        )
     halves = [scale.diagonal(dim1=-2, dim2=-1).log().sum(-1) for scale in scales]
     constant = 2 * math.log(2 * math.pi)
     for row in range(len(terms[0][0])):  # a row of cells at a time stays in a processor's cache
-        densities = [(-0.5 * (constant + (x[row] + y)) - half).exp()
-                     for x, y, half in zip(*terms, halves, strict=True)]
+        densities = [(-0.5 * (constant + (x[row] + y)) - half).exp() for x, y, half in zip(*terms, halves, strict=True)]
         self.max_pdf = torch.maximum(self.max_pdf, torch.stack(densities, -1).sum(-1).amax(0))
 
 

@@ -47,8 +47,15 @@ class ResetPool:
     copy single numbers, and a GPU would stand still for each. What it gives is sent over without a wait (`over`).
     """
 
-    def __init__(self, simulator: Simulator, fresh_simulator: Simulator, stream: Stream, fresh_stream: Stream,
-                 observe: Callable[[Simulator, list], dict[str, Tensor]], audit: Any = None) -> None:
+    def __init__(
+        self,
+        simulator: Simulator,
+        fresh_simulator: Simulator,
+        stream: Stream,
+        fresh_stream: Stream,
+        observe: Callable[[Simulator, list], dict[str, Tensor]],
+        audit: Any = None,
+    ) -> None:
         self.simulator, self.fresh_simulator = simulator, fresh_simulator
         self.stream, self.fresh_stream = stream, fresh_stream
         self.observe = observe
@@ -72,8 +79,11 @@ class ResetPool:
         for path, axis in self.axes.items():
             if axis is not None and counts_environments(self.fresh.tensors[path].value, axis):
                 self.axes[path] = None  # the number of the environment itself (road_traffic keeps one)
-        self._counters = {p for p in self.evolving if self.axes.get(p) is None and p not in self.carried.arrays
-                          and not self.scenario.is_row(p)}
+        self._counters = {
+            p
+            for p in self.evolving
+            if self.axes.get(p) is None and p not in self.carried.arrays and not self.scenario.is_row(p)
+        }
         self.drawn = self._find_drawn()
         if audit:
             self.main.refresh()
@@ -255,8 +265,10 @@ class ResetPool:
 
     def restore(self, saved: dict[str, Tensor]) -> None:
         """Go back to a snapshot of an environment with the same settings; EnvError names what doesn't fit."""
-        for name, state, device in (("state", self.main, self.simulator.device),
-                                    ("pool", self.fresh, self.fresh_simulator.device)):
+        for name, state, device in (
+            ("state", self.main, self.simulator.device),
+            ("pool", self.fresh, self.fresh_simulator.device),
+        ):
             if f"{name}_plain" not in saved:
                 raise EnvError(f"this snapshot has no {name}_plain: it is not one of a VMAS environment.")
             state.refresh()
@@ -267,8 +279,10 @@ class ResetPool:
                 value = saved[f"{name}/{first}"]
                 if slot is None or (isinstance(slot.value, Tensor) and slot.value.shape != value.shape):
                     here = "nothing" if slot is None else f"{tuple(slot.value.shape)}"
-                    raise EnvError(f"this snapshot is of another environment: {path} has shape "
-                                   f"{tuple(value.shape)} there, and {here} here.")
+                    raise EnvError(
+                        f"this snapshot is of another environment: {path} has shape "
+                        f"{tuple(value.shape)} there, and {here} here."
+                    )
                 if first not in tensors:
                     value = value.to(device)
                     tensors[first] = like(slot.value if isinstance(slot.value, Tensor) else value, value)
@@ -279,8 +293,9 @@ class ResetPool:
                 if path in here:
                     unpack(here[path], packed)
             state.refresh()
-        self.observed = {key: saved[f"pool_observation/{key}"].to(self.simulator.device, copy=True)
-                          for key in self.observed}
+        self.observed = {
+            key: saved[f"pool_observation/{key}"].to(self.simulator.device, copy=True) for key in self.observed
+        }
         self.stream.load_state_dict(_below("random/", saved))
         self.fresh_stream.load_state_dict(_below("pool_random/", saved))
         self._bound = False

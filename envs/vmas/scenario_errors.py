@@ -34,8 +34,9 @@ def naming_errors(scenario: str, step: int) -> Iterator[None]:
             raise  # it is about the actions
         returned = _returned(frames)
         if returned:
-            raise EnvError(f"scenario {scenario!r}: {returned[0]} returned {returned[1]} {_when(step)}; "
-                           f"must be {returned[2]}") from error
+            raise EnvError(
+                f"scenario {scenario!r}: {returned[0]} returned {returned[1]} {_when(step)}; must be {returned[2]}"
+            ) from error
         frame = traceback.extract_tb(error.__traceback__)[-1]
         message = " ".join(str(error).split()) or "no message"
         raise EnvError(
@@ -44,9 +45,12 @@ def naming_errors(scenario: str, step: int) -> Iterator[None]:
         ) from error
 
 
-WANTED = {"reward": "a tensor [E], one number per environment",
-          "observation": "a float tensor [E, F], or a dict of such",
-          "done": "a bool tensor [E] or [E, A]", "info": "a dict of tensors [E, …]"}
+WANTED = {
+    "reward": "a tensor [E], one number per environment",
+    "observation": "a float tensor [E, F], or a dict of such",
+    "done": "a bool tensor [E] or [E, A]",
+    "info": "a dict of tensors [E, …]",
+}
 
 
 def _of_simulator(file: str) -> bool:
@@ -61,8 +65,9 @@ def _returned(frames: list[tuple[types.FrameType, int]]) -> tuple[str, str, str]
     if not _of_simulator(frames[-1][0].f_code.co_filename):
         return None
     for frame, line in reversed(frames):
-        called = re.search(r"scenario\.(\w+)\(", "".join(linecache.getline(frame.f_code.co_filename, n)
-                                                        for n in (line, line + 1)))
+        called = re.search(
+            r"scenario\.(\w+)\(", "".join(linecache.getline(frame.f_code.co_filename, n) for n in (line, line + 1))
+        )
         if called and called[1] in WANTED and "agent" in frame.f_locals:
             value = frames[-1][0].f_locals.get("value")
             what = "no tensor" if value is None or isinstance(value, dict) else f"{type(value).__name__} {value!r}"[:80]
@@ -71,8 +76,14 @@ def _returned(frames: list[tuple[types.FrameType, int]]) -> tuple[str, str, str]
 
 
 def check_outputs(
-    scenario: str, step: int, num_envs: int, agents: list[str], observations: list[Any], rewards: list[Tensor],
-    terminated: Tensor, widths: list[int] | None = None,
+    scenario: str,
+    step: int,
+    num_envs: int,
+    agents: list[str],
+    observations: list[Any],
+    rewards: list[Tensor],
+    terminated: Tensor,
+    widths: list[int] | None = None,
 ) -> None:
     """Refuse what a scenario returns in a wrong shape or dtype. Looks at no number, so nothing waits for the device.
 
@@ -81,6 +92,7 @@ def check_outputs(
         be uint8; rewards: per agent [E] or [E, 1]; terminated: bool [E].
     Raises EnvError naming the scenario, the method, the agent and the step.
     """
+
     def refuse(method: str, agent: str, got: Any, expected: str) -> None:
         kind = f"{got.dtype} {list(got.shape)}" if isinstance(got, Tensor) else type(got).__name__
         raise EnvError(f"scenario {scenario!r}: {method} of {agent} returned {kind} {_when(step)}; must be {expected}")
@@ -92,13 +104,19 @@ def check_outputs(
             if not shaped or not (part.is_floating_point() or (part.dtype == torch.uint8 and part.dim() == 4)):
                 refuse("observation", agent, part, f"a float tensor [{num_envs}, F], environments first")
         if widths is not None and (width := sum(part[0].numel() for part in _leaves(observation))) != widths[i]:
-            raise EnvError(f"scenario {scenario!r}: observation of {agent} returned {width} numbers {_when(step)}; "
-                           f"must be {widths[i]}, as when it was tried out")
+            raise EnvError(
+                f"scenario {scenario!r}: observation of {agent} returned {width} numbers {_when(step)}; "
+                f"must be {widths[i]}, as when it was tried out"
+            )
         if not isinstance(reward, Tensor) or reward.numel() != num_envs or reward.is_complex():
             refuse("reward", agent, reward, f"a tensor [{num_envs}], one number per environment")
     if terminated.dtype != torch.bool or terminated.shape != (num_envs,):
-        refuse("done", "the scenario", terminated, f"a bool tensor [{num_envs}], or [{num_envs}, {len(agents)}] where "
-               "agents end each on its own")
+        refuse(
+            "done",
+            "the scenario",
+            terminated,
+            f"a bool tensor [{num_envs}], or [{num_envs}, {len(agents)}] where agents end each on its own",
+        )
 
 
 def _leaves(observation: Any) -> list[Tensor]:

@@ -120,15 +120,20 @@ def find_scenario(name: str) -> type[BaseScenario]:
     if isinstance(target, types.ModuleType):
         target = getattr(target, "Scenario", None)
     if not (isinstance(target, type) and issubclass(target, BaseScenario)):
-        raise EnvError(f"env.scenario={name!r} must be a subclass of vmas.simulator.scenario.BaseScenario, "
-                       "or a module with such a class named Scenario.")
+        raise EnvError(
+            f"env.scenario={name!r} must be a subclass of vmas.simulator.scenario.BaseScenario, "
+            "or a module with such a class named Scenario."
+        )
     return target
 
 
 def keywords_of(scenario: type[BaseScenario]) -> list[str]:
     """Keyword names that a scenario's source takes: `kwargs.pop("n_agents", …)`, `kwargs.get`, or parameters."""
-    names = [p.name for p in inspect.signature(scenario.make_world).parameters.values()
-             if p.name not in ("self", "batch_dim", "device") and p.kind is not p.VAR_KEYWORD]
+    names = [
+        p.name
+        for p in inspect.signature(scenario.make_world).parameters.values()
+        if p.name not in ("self", "batch_dim", "device") and p.kind is not p.VAR_KEYWORD
+    ]
     for cls in scenario.__mro__:
         if issubclass(cls, BaseScenario) and cls is not BaseScenario:
             names += _taken_in_source(cls)
@@ -153,8 +158,17 @@ def uses_host_random(scenario: type[BaseScenario]) -> bool:
     return re.search(r"\bnp\.random|\bimport random\b|\bfrom (?:numpy|random)\b", source) is not None
 
 
-def build_simulator(name: str, num_envs: int, stream: Stream, *, continuous_actions: bool, multi_discrete: bool,
-                    max_steps: int | None, scenario_kwargs: dict[str, Any], words: str = "continuous") -> Simulator:
+def build_simulator(
+    name: str,
+    num_envs: int,
+    stream: Stream,
+    *,
+    continuous_actions: bool,
+    multi_discrete: bool,
+    max_steps: int | None,
+    scenario_kwargs: dict[str, Any],
+    words: str = "continuous",
+) -> Simulator:
     """A VMAS environment with `num_envs` copies, built inside `stream`. Raises EnvError for unknown names or values.
 
     words: "discrete" where agents that move by continuous actions choose what they say.
@@ -171,9 +185,15 @@ def build_simulator(name: str, num_envs: int, stream: Stream, *, continuous_acti
             if reads_progress(made):
                 made.progress = torch.ones(num_envs, device=stream.device)
             simulator = (WordChoice if words == "discrete" else Simulator)(
-                made, num_envs=num_envs, device=stream.device, max_steps=max_steps,
-                continuous_actions=continuous_actions, multidiscrete_actions=multi_discrete,
-                terminated_truncated=True, **scenario_kwargs)
+                made,
+                num_envs=num_envs,
+                device=stream.device,
+                max_steps=max_steps,
+                continuous_actions=continuous_actions,
+                multidiscrete_actions=multi_discrete,
+                terminated_truncated=True,
+                **scenario_kwargs,
+            )
         except UserWarning as warning:
             left = re.findall(r"'(\w+)':", str(warning).partition("passed but")[0])
             _refuse_unknown(name, [key for key in left if key in scenario_kwargs] or list(scenario_kwargs), known)
@@ -206,8 +226,11 @@ def reads_progress(scenario: BaseScenario) -> bool:
 
 def global_state(simulator: Simulator) -> torch.Tensor:
     """float32 [E, S]: position, velocity, rotation, angular velocity (6 numbers) of every entity, landmarks first."""
-    parts = [part for entity in simulator.world.entities
-             for part in (entity.state.pos, entity.state.vel, entity.state.rot, entity.state.ang_vel)]
+    parts = [
+        part
+        for entity in simulator.world.entities
+        for part in (entity.state.pos, entity.state.vel, entity.state.rot, entity.state.ang_vel)
+    ]
     return torch.cat(parts, dim=-1)
 
 

@@ -60,8 +60,10 @@ def over(value: Tensor, device: torch.device) -> Tensor:
 def copies(slots: dict[str, Slot]) -> dict[str, Tensor]:
     """{path: copy} of the tensors in `slots`. Slots that hold one tensor get one copy."""
     copied: dict[int, Tensor] = {}
-    return {path: copied.setdefault(id(value), like(value, value))
-            for path, value in ((path, slot.value) for path, slot in slots.items())}
+    return {
+        path: copied.setdefault(id(value), like(value, value))
+        for path, value in ((path, slot.value) for path, slot in slots.items())
+    }
 
 
 class StateMap:
@@ -133,8 +135,11 @@ class StateMap:
 
     def entities(self) -> dict[str, Any]:
         """{path: object} of the world's landmarks and agents."""
-        return {path: value for path, value in self._object_at.items()
-                if path.startswith(("world._landmarks.", "world._agents.")) and path.count(".") == 2}
+        return {
+            path: value
+            for path, value in self._object_at.items()
+            if path.startswith(("world._landmarks.", "world._agents.")) and path.count(".") == 2
+        }
 
     def _visit(self, path: str, value: Any) -> None:
         self._path_of[id(value)] = path

@@ -73,8 +73,12 @@ def warm_up(simulator: Simulator, state: StateMap, stream: Stream, audit: Any = 
 
 def equal_arrays(a: Any, b: Any) -> bool:
     """Whether two arrays are equal to the last bit, or one is missing as the other is."""
-    return a is not None and a.shape == b.shape and a.dtype == b.dtype and (
-        a.dtype == object or a.tobytes() == b.tobytes())
+    return (
+        a is not None
+        and a.shape == b.shape
+        and a.dtype == b.dtype
+        and (a.dtype == object or a.tobytes() == b.tobytes())
+    )
 
 
 def shared_values(state: StateMap, axes: dict[str, int | None]) -> dict[str, Any]:

@@ -71,19 +71,33 @@ class VmasWorld:
             raise EnvError("env.words=discrete needs env.continuous_actions=true: without, words are choices anyway.")
         self.scenario, self.num_envs, self.device = scenario, num_envs, torch.device(device)
         self.settings = {
-            "scenario": scenario, "max_steps": max_steps, "continuous_actions": continuous_actions,
-            "multi_discrete": multi_discrete, "heterogeneous": heterogeneous, "groups": groups,
-            "global_state": global_state, "scenario_kwargs": kwargs, "words": words,
-            "observe_time": observe_time}
+            "scenario": scenario,
+            "max_steps": max_steps,
+            "continuous_actions": continuous_actions,
+            "multi_discrete": multi_discrete,
+            "heterogeneous": heterogeneous,
+            "groups": groups,
+            "global_state": global_state,
+            "scenario_kwargs": kwargs,
+            "words": words,
+            "observe_time": observe_time,
+        }
         self._time = RemainingTime(observe_time, max_steps)
         host = uses_host_random(find_scenario(scenario))
         resets = torch.device("cpu") if self.device.type == "cuda" else self.device  # see `ResetPool`
         stream, fresh_stream = Stream(spread(seed, 0), self.device, host), Stream(spread(seed, 1), resets, host)
 
         def build(copies: int, stream: Stream) -> Simulator:
-            return build_simulator(scenario, copies, stream, continuous_actions=continuous_actions,
-                                   multi_discrete=multi_discrete, max_steps=max_steps, scenario_kwargs=kwargs,
-                                   words=words)
+            return build_simulator(
+                scenario,
+                copies,
+                stream,
+                continuous_actions=continuous_actions,
+                multi_discrete=multi_discrete,
+                max_steps=max_steps,
+                scenario_kwargs=kwargs,
+                words=words,
+            )
 
         self._more: Callable[[Simulator], dict[str, Tensor]] | None = None
         self._global_state = global_state
@@ -95,8 +109,11 @@ class VmasWorld:
         self.shared_draws = tuple(sorted(self.pool.drawn))
         self.pool_every = max_steps if self.shared_draws and max_steps else pool_every
         observation = self._restart(seed)
-        self.spec = EnvSpec({name: group.spec for name, group in self.groups.items()},
-                            observation[STATE].shape[-1] if global_state else None, max_steps)
+        self.spec = EnvSpec(
+            {name: group.spec for name, group in self.groups.items()},
+            observation[STATE].shape[-1] if global_state else None,
+            max_steps,
+        )
 
     def _make_groups(self, stream: Stream, heterogeneous: str, teams: dict[str, list[str]] | None) -> dict[str, Group]:
         sim = self.simulator
@@ -209,11 +226,13 @@ class VmasWorld:
                     observations, rewards, terminated, over, infos = sim.step(self.split_actions(action))
             except AssertionError as error:
                 reason = f": {error}" if str(error) else ""
-                raise ActionError("the simulator refused the action: not a number, or outside of the allowed choices"
-                                  f"{reason}.") from error
+                raise ActionError(
+                    f"the simulator refused the action: not a number, or outside of the allowed choices{reason}."
+                ) from error
         names = [agent.name for agent in sim.agents]
-        check_outputs(self.scenario, self.ticks + 1, self.num_envs, names, observations, rewards, terminated,
-                     self._widths)
+        check_outputs(
+            self.scenario, self.ticks + 1, self.num_envs, names, observations, rewards, terminated, self._widths
+        )
         with naming_errors(self.scenario, self.ticks + 1):
             observation = self.observe(sim, observations)
         truncated = over & ~terminated
@@ -223,16 +242,25 @@ class VmasWorld:
         offset = self.count_step()
         pool.merge(done, offset)
         here = done.view(-1, 1, 1)
-        after = {key: torch.where(here if value.dim() == 3 else here[..., 0], pool.fresh_rows(key, offset), value)
-                 for key, value in observation.items()}
+        after = {
+            key: torch.where(here if value.dim() == 3 else here[..., 0], pool.fresh_rows(key, offset), value)
+            for key, value in observation.items()
+        }
         state, next_state = after.pop(STATE, None), observation.pop(STATE, None)
         reward = {name: group.reward(rewards) for name, group in self.groups.items()}
         ends = ({}, {}) if self.agent_masks is None else self.agent_masks.settle(reward, observation, after, truncated)
         return Transition(
-            observation=after, next_observation=observation, reward=reward,
-            terminated=terminated, truncated=truncated, state=state, next_state=next_state,
+            observation=after,
+            next_observation=observation,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            state=state,
+            next_state=next_state,
             info={name: group.info(infos) for name, group in self.groups.items()},
-            agent_terminated=ends[0], agent_truncated=ends[1])
+            agent_terminated=ends[0],
+            agent_truncated=ends[1],
+        )
 
     @property
     def reads_progress(self) -> bool:

@@ -245,4 +245,3 @@ def histograms(loss: nn.Module, batch: TensorDict, layers: list[str] | None = No
         loss.train(training)
         for parameter in loss.parameters():
             parameter.grad = None
-

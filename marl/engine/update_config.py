@@ -31,9 +31,7 @@ class UpdateConfig:
     strategy: Literal["single", "ddp"] = "single"
 
 
-def check(
-    task: Task, optimizer: OptimizerConfig, config: UpdateConfig, iterations: int, device: torch.device
-) -> None:
+def check(task: Task, optimizer: OptimizerConfig, config: UpdateConfig, iterations: int, device: torch.device) -> None:
     """Raise UserError where settings contradict one another, the task or the device."""
     if distributed.world() > 1 and config.strategy == "single":
         raise UserError("trainer.strategy='single': torchrun started several processes; trainer=ddp uses them")

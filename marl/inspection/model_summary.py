@@ -106,8 +106,9 @@ def _note(name: str, shapes: dict[str, tuple[int, ...]]) -> Any:
     return hook
 
 
-def rates(task: Task, optimizer: OptimizerConfig, schedule: ScheduleConfig, iterations: int, accumulate: int
-          ) -> dict[str, list[float]]:
+def rates(
+    task: Task, optimizer: OptimizerConfig, schedule: ScheduleConfig, iterations: int, accumulate: int
+) -> dict[str, list[float]]:
     """The learning rate of every part at the start of every iteration, and after the last: {part: iterations + 1}.
 
     A plateau schedule, which waits for evaluations, shows as its first rate.

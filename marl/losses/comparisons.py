@@ -67,9 +67,7 @@ class TripletMargin(nn.Module):
     where it is smaller (Balntas et al. 2016), for triplets that are given.
     """
 
-    def __init__(
-        self, margin: Margin = 1.0, p: Annotated[float, Field(gt=0)] = 2.0, swap: bool = False
-    ) -> None:
+    def __init__(self, margin: Margin = 1.0, p: Annotated[float, Field(gt=0)] = 2.0, swap: bool = False) -> None:
         super().__init__()
         self.margin, self.p = margin, p
         self.loss = nn.TripletMarginLoss(margin, p, swap=swap)

@@ -77,9 +77,7 @@ def compile_library(source: str, options: Sequence[str] = FLAGS, more: Sequence[
     """
     gxx = compiler()
     modified = Path(gxx).resolve().stat().st_mtime
-    key = digest(
-        VERSION, source, *more, SIMD.read_text(), gxx, modified, list(options), torch.__version__, machine()
-    )
+    key = digest(VERSION, source, *more, SIMD.read_text(), gxx, modified, list(options), torch.__version__, machine())
     try:
         target = cache.find(key, ".so")
         if target is None:
@@ -100,8 +98,12 @@ def _compile(sources: Sequence[str], key: str, gxx: str, options: Sequence[str])
             command, parts = [gxx, *options, f"-I{SIMD.parent}"], codes
             if len(codes) > 1:
                 parts = [code.with_suffix(".o") for code in codes]
-                status, message = _run(*([*command, "-c", str(code), "-o", str(part), *flags]
-                                         for code, part in zip(codes, parts, strict=True)))
+                status, message = _run(
+                    *(
+                        [*command, "-c", str(code), "-o", str(part), *flags]
+                        for code, part in zip(codes, parts, strict=True)
+                    )
+                )
             if len(codes) == 1 or status == 0:
                 status, message = _run([*command, *map(str, parts), "-o", str(built), *flags])
             if status == 0 and _loads(built):
@@ -120,8 +122,13 @@ def _run(*commands: list[str]) -> tuple[int, str]:
         while (left and status == 0) or running:
             while left and status == 0 and len(running) < (os.cpu_count() or 1):
                 words = tempfile.TemporaryFile()
-                process = subprocess.Popen(left.pop(0), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                           stderr=words, start_new_session=True)
+                process = subprocess.Popen(
+                    left.pop(0),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=words,
+                    start_new_session=True,
+                )
                 running[process] = words, time.monotonic() + PATIENCE
             time.sleep(POLL)
             for process, (words, until) in list(running.items()):

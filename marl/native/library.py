@@ -129,9 +129,7 @@ def run(function: Callable[..., object], arguments: tuple, *touched: object) -> 
         _recorder(KernelCall(function, arguments, touched, touched))
 
 
-def run_joinable(
-    function: Callable[..., object], arguments: tuple, reads: object, writes: object, join: Join
-) -> None:
+def run_joinable(function: Callable[..., object], arguments: tuple, reads: object, writes: object, join: Join) -> None:
     """As `run`, of which is known what it only reads, and how it is made together with others (`KernelCall`)."""
     function(*arguments)
     if _recorder is not None:

@@ -47,8 +47,11 @@ def _usable(setting: str) -> Path:
         return folder
     temporary = Path(tempfile.mkdtemp(prefix="marl_kernels_"))
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-    warnings.warn(f"kernels are not kept in {folder}: {reason}; they are built again in {temporary} for this run. "
-                  "MARL_KERNEL_CACHE names another folder.", stacklevel=3)
+    warnings.warn(
+        f"kernels are not kept in {folder}: {reason}; they are built again in {temporary} for this run. "
+        "MARL_KERNEL_CACHE names another folder.",
+        stacklevel=3,
+    )
     return temporary
 
 

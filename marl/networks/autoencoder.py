@@ -130,9 +130,7 @@ class VAE(AutoEncoder):
                 f"network=vae: reconstructs its {math.prod(shape_tuple(in_shape))} inputs and cannot have "
                 f"{out_features} outputs; use network=autoencoder, or data that are their own target"
             )
-        super().__init__(
-            in_shape, out_features, hidden, latent, activation, False, dropout, init, last_gain, gain
-        )
+        super().__init__(in_shape, out_features, hidden, latent, activation, False, dropout, init, last_gain, gain)
 
     def encode(self, x: Tensor) -> Tensor:
         """The code's mean: float [..., *in_shape] → float [..., latent]."""

@@ -63,9 +63,7 @@ class ScheduleConfig:
     interval: Literal["step", "iteration"] = "iteration"
     monitor: str | None = None
 
-    def build(
-        self, optimizer: torch.optim.Optimizer, iterations: int, steps: int, mode: str = "min"
-    ) -> "Schedule":
+    def build(self, optimizer: torch.optim.Optimizer, iterations: int, steps: int, mode: str = "min") -> "Schedule":
         """The schedule for a run of `iterations` iterations and `steps` optimiser steps in all.
 
         `mode`: "max" or "min", what is better of the figure that a plateau watches where its stage says null.
@@ -105,9 +103,7 @@ class ScheduleConfig:
         return Schedule(chained, self.interval, self.monitor if plateau else None, bool(plateau))
 
 
-def _try(
-    stage: dict[str, Any], optimizer: torch.optim.Optimizer, length: int, key: str, ratios: list[float]
-) -> None:
+def _try(stage: dict[str, Any], optimizer: torch.optim.Optimizer, length: int, key: str, ratios: list[float]) -> None:
     """Walk a stage beside the optimiser: some mistakes show at a later step only, and are to be told before the run."""
     groups = [{"params": [torch.zeros(1)], "lr": group["lr"]} for group in optimizer.param_groups]
     beside = torch.optim.SGD(groups, lr=1.0)
@@ -120,9 +116,7 @@ def _try(
         raise UserError(f"{key}: {stage['name']} cannot make its steps with {stage}: {error}") from error
 
 
-def _scheduler(
-    stage: dict[str, Any], optimizer: torch.optim.Optimizer, length: int, key: str, ratios: list[float]
-):
+def _scheduler(stage: dict[str, Any], optimizer: torch.optim.Optimizer, length: int, key: str, ratios: list[float]):
     """What one stage describes, the schedulers inside of it first; `ratios`: of the groups' rates to optimizer.lr."""
     stage = {name: length if value == "total" else value for name, value in stage.items()}
     if "name" not in stage:

@@ -55,7 +55,7 @@ class SupervisedLoss(nn.Module):
         return (self.training,)
 
     def forward(self, batch: TensorDict) -> dict[str, Tensor]:
-        """"x" [B, *in_shape] and "y" → "loss" [] and, unless it is a regression, "accuracy" [], both on the device.
+        """ "x" [B, *in_shape] and "y" → "loss" [] and, unless it is a regression, "accuracy" [], both on the device.
 
         Mixed rows (`marl.data.augment.mixup`) have "y2" and "share" too.
         """

@@ -11,8 +11,11 @@ STIFF = {"ball_trajectory", "buzz_wire", "debug/asym_joint", "joint_passage_size
 STEPS = {"sampling": 10, "passage": 15, "ball_passage": 20, "multi_give_way": 20, "football": 20}
 MINUTES = {"debug/pollock", "joint_passage"}  # that building four of them takes
 # Fewer agents, walls or cells; docs/scenarios.md has them in full.
-SMALL = {"road_traffic": {"n_agents": 3}, "debug/pollock": {"n_agents": 4, "n_lines": 4, "n_boxes": 4},
-         "sampling": {"grid_spacing": 0.25}}
+SMALL = {
+    "road_traffic": {"n_agents": 3},
+    "debug/pollock": {"n_agents": 4, "n_lines": 4, "n_boxes": 4},
+    "sampling": {"grid_spacing": 0.25},
+}
 NAMES = sorted(set(scenario_names()) - EAGER - MINUTES)
 
 

@@ -34,11 +34,13 @@ class Joint(gymnasium.Env):
     """
 
     observation_space = spaces.Box(-INF, INF, (6,), np.float32)
-    action_space = spaces.Dict({
-        "say": spaces.Discrete(3, start=5),
-        "push": spaces.Box(-1, 1, (2,), np.float32),
-        "deep": spaces.Tuple([spaces.MultiDiscrete([2, 4]), spaces.Box(0, INF, (1,), np.float32)]),
-    })
+    action_space = spaces.Dict(
+        {
+            "say": spaces.Discrete(3, start=5),
+            "push": spaces.Box(-1, 1, (2,), np.float32),
+            "deep": spaces.Tuple([spaces.MultiDiscrete([2, 4]), spaces.Box(0, INF, (1,), np.float32)]),
+        }
+    )
 
     def __init__(self, masks=False, render_mode=None):
         self.masks = masks
@@ -70,8 +72,10 @@ class Pair:
     """PettingZoo's manner: one agent joins a number and a choice in a Tuple, the other only counts to four."""
 
     possible_agents = ["mixed_0", "plain_0"]
-    spaces_of = {"mixed_0": spaces.Tuple([spaces.Discrete(3), spaces.Box(-2, 2, (1,), np.float32)]),
-                 "plain_0": spaces.Discrete(4)}
+    spaces_of = {
+        "mixed_0": spaces.Tuple([spaces.Discrete(3), spaces.Box(-2, 2, (1,), np.float32)]),
+        "plain_0": spaces.Discrete(4),
+    }
 
     def observation_space(self, agent):
         return spaces.Box(-INF, INF, (1,), np.float32)

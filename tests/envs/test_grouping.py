@@ -24,19 +24,26 @@ def groups(**settings) -> dict[str, tuple[str, ...]]:
 def test_one_group_per_name_prefix():
     assert groups(scenario="balance") == {"agents": ("agent_0", "agent_1", "agent_2")}
     assert groups(scenario="simple_tag") == {
-        "adversary": ("adversary_0", "adversary_1", "adversary_2"), "agent": ("agent_0",)}
+        "adversary": ("adversary_0", "adversary_1", "adversary_2"),
+        "agent": ("agent_0",),
+    }
     short = {"n_blue_agents": 2, "n_red_agents": 2, "ai_red_agents": False}
     assert groups(scenario="football", scenario_kwargs=short) == {
-        "agent_blue": ("agent_blue_0", "agent_blue_1"), "agent_red": ("agent_red_0", "agent_red_1")}
+        "agent_blue": ("agent_blue_0", "agent_blue_1"),
+        "agent_red": ("agent_red_0", "agent_red_1"),
+    }
     assert groups(scenario="football", scenario_kwargs={"n_blue_agents": 2}) == {
-        "agents": ("agent_blue_0", "agent_blue_1")}
+        "agents": ("agent_blue_0", "agent_blue_1")
+    }
     assert [prefix_of(n) for n in ("agent 0", "agent_blue_12", "bob", "7")] == ["agent", "agent_blue", "bob", "agent"]
 
 
 def test_agents_of_different_sizes_are_split():
     split = VmasEnv(**SPEAKERS, groups=TOGETHER)
     assert {n: (g.agents, g.observation_size, g.action.size) for n, g in split.spec.groups.items()} == {
-        "team_0": (("speaker_0",), 3, 5), "team_1": (("listener_0",), 11, 2)}
+        "team_0": (("speaker_0",), 3, 5),
+        "team_1": (("listener_0",), 11, 2),
+    }
     by_prefix = VmasEnv(**SPEAKERS)
     assert set(by_prefix.spec.groups) == {"speaker", "listener"}
 
@@ -96,12 +103,15 @@ def test_dict_observations_are_joined_in_the_order_of_their_keys():
     assert torch.equal(flatten({"z": a, "b": {"y": b, "x": a}}), torch.cat([a, b.flatten(1), a], 1))
 
 
-@pytest.mark.parametrize("settings, words", [
-    ({"heterogeneous": "merge"}, "'split' or 'pad'"),
-    ({"groups": {"team": ["speaker"]}}, "'listener_0' is in none"),
-    ({"groups": {"a": ["speaker", "listener"], "b": ["listener_0"]}}, "exactly one group"),
-    ({"groups": {"a": ["speaker", "listener"], "b": ["nobody"]}}, "matches none"),
-])
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"heterogeneous": "merge"}, "'split' or 'pad'"),
+        ({"groups": {"team": ["speaker"]}}, "'listener_0' is in none"),
+        ({"groups": {"a": ["speaker", "listener"], "b": ["listener_0"]}}, "exactly one group"),
+        ({"groups": {"a": ["speaker", "listener"], "b": ["nobody"]}}, "matches none"),
+    ],
+)
 def test_wrong_groups_are_refused_in_one_sentence(settings, words):
     with pytest.raises(EnvError, match=words) as caught:
         VmasEnv(**{**SPEAKERS, **settings})

@@ -20,8 +20,6 @@ def library() -> ctypes.CDLL:
     return _LIBRARY[0]
 
 
-
-
 @contextmanager
 def watched(on: bool = True) -> Iterator[None]:
     """Inside, an operator that makes the host wait for the device raises RuntimeError, and so does `synchronize`."""

@@ -119,8 +119,11 @@ def state(tree: object) -> str:
             for each in value:
                 walk(each)
         elif isinstance(value, torch.Tensor):
-            sha.update(str(value.dtype).encode() + value.contiguous().view(torch.uint8).numpy().tobytes() if value.dim()
-                       else repr(value.item()).encode())
+            sha.update(
+                str(value.dtype).encode() + value.contiguous().view(torch.uint8).numpy().tobytes()
+                if value.dim()
+                else repr(value.item()).encode()
+            )
         else:
             sha.update(repr(value).encode())
 

@@ -100,8 +100,12 @@ class Fuzz:
                     file.write(json.dumps({"begins": index}) + "\n")
                     file.flush()
                     for outcome in self.trial(kind, index):
-                        row = {"index": index, "code": outcome.code, "seconds": outcome.seconds,
-                        "fault": outcome.fault()}
+                        row = {
+                            "index": index,
+                            "code": outcome.code,
+                            "seconds": outcome.seconds,
+                            "fault": outcome.fault(),
+                        }
                         row |= {"command": outcome.shown(), "where": outcome.where if kind == "files" else ""}
                         file.write(json.dumps(row) + "\n")
                         file.flush()

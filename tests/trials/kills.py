@@ -73,7 +73,10 @@ CASES = {
     "balance, eager": [*AGENTS, "env=vmas/balance", "env.fast=off"],
     "navigation, lidar": [*AGENTS, "env=vmas/navigation", "env.scenario_kwargs.n_agents=2"],
     "balance, curriculum": [
-        *AGENTS, "env=vmas/balance", "algo=ippo", "curriculum.env.scenario_kwargs.package_mass={0: 1, 0.3: 3, 0.6: 5}",
+        *AGENTS,
+        "env=vmas/balance",
+        "algo=ippo",
+        "curriculum.env.scenario_kwargs.package_mass={0: 1, 0.3: 3, 0.6: 5}",
         "curriculum.env.scenario_kwargs.n_agents={draw: [2, 3]}",
     ],
     "navigation, QMIX": [
@@ -87,8 +90,11 @@ CASES = {
     ],
     "balance, SHAC": [*AGENTS, "algo=shac", "env=vmas/balance", "trainer.accumulate=1"],
     "simple_spread, SHAC": [
-        *AGENTS, "algo=shac", "env=vmas/mpe/simple_spread",
-        "algo.value_norm=running", "trainer.accumulate=1",  # the actors' step is of one minibatch
+        *AGENTS,
+        "algo=shac",
+        "env=vmas/mpe/simple_spread",
+        "algo.value_norm=running",
+        "trainer.accumulate=1",  # the actors' step is of one minibatch
     ],
     "navigation, MASAC by priority": [
         *(*REPLAYED, "algo=masac", "env=vmas/navigation", "algo.priority=0.6", "algo.buffer_on=disk"),

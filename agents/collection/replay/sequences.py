@@ -181,9 +181,7 @@ class SequenceBuffer(ReplayBuffer):
             As `take_sequences`.
         """
         starts, E = self.starts(), self.n_envs
-        draw = torch.randint(
-            len(starts) * E, (size // self.sequences.length,), generator=generator, device=self.device
-        )
+        draw = torch.randint(len(starts) * E, (size // self.sequences.length,), generator=generator, device=self.device)
         return self.take_sequences(starts.start + draw // E, draw % E, n_step, gamma)
 
     def take_sequences(self, number: Tensor, env: Tensor, n_step: int = 1, gamma: float = 1.0) -> dict:

@@ -1,5 +1,7 @@
 """System identification: which mass has a package that was seen to be pushed? Fits it to a recorded trajectory.
 
+Usage:
+
     python docs/examples/gradients/identify.py
 """
 

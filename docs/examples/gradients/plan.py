@@ -1,5 +1,7 @@
 """Planning: a team's actions for the next steps, found by gradient ascent on what they earn.
 
+Usage:
+
     python docs/examples/gradients/plan.py
 """
 

@@ -44,8 +44,10 @@ class Worker:
             kind, value = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join(PATIENCE)
-            return EnvError(f"{self.name}: worker process {self.number} of env.workers died (exit code "
-                            f"{self.process.exitcode}); env.workers=0 steps its copies in this process.")
+            return EnvError(
+                f"{self.name}: worker process {self.number} of env.workers died (exit code "
+                f"{self.process.exitcode}); env.workers=0 steps its copies in this process."
+            )
         if kind == "made":
             return value
         where = f"{self.name}: worker process {self.number} of env.workers failed:\n{value}"
@@ -96,14 +98,17 @@ class Crew:
 
     def __init__(self, make: Callable[[], Copy], num_envs: int, name: str, workers: int) -> None:
         self.shares: list[Share | Worker]
-        self.parts = [slice(part[0], part[-1] + 1)
-                      for part in np.array_split(np.arange(num_envs), min(max(workers, 1), num_envs))]
+        self.parts = [
+            slice(part[0], part[-1] + 1) for part in np.array_split(np.arange(num_envs), min(max(workers, 1), num_envs))
+        ]
         if workers == 0:
             self.shares = [Share(make, num_envs, name)]
             self.layout = self.shares[0].layout()
             return
-        self.shares = [Worker(make, part.stop - part.start, name, f"{k + 1} (copies {part.start} to {part.stop - 1})")
-                       for k, part in enumerate(self.parts)]
+        self.shares = [
+            Worker(make, part.stop - part.start, name, f"{k + 1} (copies {part.start} to {part.stop - 1})")
+            for k, part in enumerate(self.parts)
+        ]
         try:
             self.layout = self._answers()[0]
         except Exception:

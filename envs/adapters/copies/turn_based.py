@@ -68,8 +68,10 @@ class Turns(Copy):
                 return
             self.env.step(None)
         if (agent := self.env.agent_selection) not in living:
-            raise EnvError(f"the environment {self.env} keeps {agent} on turn, whose episode has ended: stepped with "
-                           "None, such an agent must leave.")
+            raise EnvError(
+                f"the environment {self.env} keeps {agent} on turn, whose episode has ended: stepped with "
+                "None, such an agent must leave."
+            )
 
     def _shown(self) -> tuple[ByAgent, ByAgent]:
         """What those who are there see and are told, no choice masked for who is not on turn."""

@@ -112,16 +112,25 @@ def emit_gradient(gradient: Gradient, places: GradientLayout) -> list[str]:
     index = {name: i for i, name in enumerate(places.pointers)}
     rows = sum(n for _, n, integers in places.actions if not integers)
     inputs = sum(n for _, n in places.outputs)
-    params = ["float* __restrict s", "const float* __restrict x", "const long m", "const int n", "const vb over",
-              "float (*__restrict o)[W]", "const float (*__restrict z)[W]", "float (*__restrict t)[W]",
-              "const float (*__restrict y)[W]"]
+    params = [
+        "float* __restrict s",
+        "const float* __restrict x",
+        "const long m",
+        "const int n",
+        "const vb over",
+        "float (*__restrict o)[W]",
+        "const float (*__restrict z)[W]",
+        "float (*__restrict t)[W]",
+        "const float (*__restrict y)[W]",
+    ]
     params += [f"const float (*__restrict a{i})[W]" for i in range(len(places.actions))]
     params += [f"{cell_of(kind)}* __restrict T{i}" for i, (_, _, kind) in enumerate(places.tables)]
     names = ["s", "x", "m", "n", "over", "o", "z", "t", "y"]
     names += [f"a{i}" for i in range(len(places.actions))] + [f"T{i}" for i in range(len(places.tables))]
     prelude = ['#include "simd.h"', KEPT, TABLES if places.tables else ""]
-    heads = [f"__attribute__((noinline, visibility(\"hidden\"))) void part{i}({', '.join(params)})"
-             for i in range(len(parts))]
+    heads = [
+        f'__attribute__((noinline, visibility("hidden"))) void part{i}({", ".join(params)})' for i in range(len(parts))
+    ]
     texts = ["\n".join([head, "{", *part, "}"]) for head, part in zip(heads, parts, strict=True)]
     several = len(parts) > UNIT
     units = ["\n".join([*prelude, *texts[i : i + UNIT]]) for i in range(0, len(parts), UNIT)] if several else []
@@ -141,19 +150,25 @@ def emit_gradient(gradient: Gradient, places: GradientLayout) -> list[str]:
         source.append(f"take(z, (const float*)p[{index['noise',]}] + e * {places.noise}L, {places.noise}L, n);")
     for i, (group, count, integers) in enumerate(places.actions):
         kind = "int64_t" if integers else "float"
-        source += [f"float a{i}[{count}][W];",
-                   f"take(a{i}, (const {kind}*)p[{index['action', group]}] + e * {count}L, {count}L, n);"]
+        source += [
+            f"float a{i}[{count}][W];",
+            f"take(a{i}, (const {kind}*)p[{index['action', group]}] + e * {count}L, {count}L, n);",
+        ]
     for i, (path, count, kind) in enumerate(places.tables):
         source.append(f"{cell_of(kind)}* T{i} = ({cell_of(kind)}*)p[{index['table', path]}] + e * {count}L;")
     row = 0
     for key, count in places.outputs:
-        source += [f"if (p[{index['gradient', *key]}]) take(y + {row}, (const float*)p[{index['gradient', *key]}] + "
-                   f"e * {count}L, {count}L, n); else memset(y + {row}, 0, {count} * sizeof *y);"]
+        source += [
+            f"if (p[{index['gradient', *key]}]) take(y + {row}, (const float*)p[{index['gradient', *key]}] + "
+            f"e * {count}L, {count}L, n); else memset(y + {row}, 0, {count} * sizeof *y);"
+        ]
         if key in places.restarted:
             after = index["gradient", "after", *key]
-            source += [f"if (p[{after}]) for (int l = 0; l < n; l++) if (restarted[l] == 0)",
-                       f"  for (long j = 0; j < {count}; j++) "
-                       f"y[{row} + j][l] += ((const float*)p[{after}])[(e + l) * {count}L + j];"]
+            source += [
+                f"if (p[{after}]) for (int l = 0; l < n; l++) if (restarted[l] == 0)",
+                f"  for (long j = 0; j < {count}; j++) "
+                f"y[{row} + j][l] += ((const float*)p[{after}])[(e + l) * {count}L + j];",
+            ]
         row += count
     source += [f"part{i}({', '.join(names)});" for i in range(len(parts))]
     for key, value in zip(places.fields, gradient.state, strict=True):

@@ -56,8 +56,9 @@ class KernelStep:
         self._kept: dict[tuple, Tensor] = {}
         self.columns = _columns(places.fields, self.device)
         values = torch.tensor(list(constants.values()), device=self.device)
-        self._pinned = {path: (theirs, values[ours])
-                        for path, (ours, theirs) in _columns(list(constants), self.device).items()}
+        self._pinned = {
+            path: (theirs, values[ours]) for path, (ours, theirs) in _columns(list(constants), self.device).items()
+        }
         self._watch_actions()
         self.bind(
             {
@@ -163,8 +164,9 @@ class KernelStep:
         if self.pool_size != size:
             self.pool = torch.zeros(size, max(len(self.places.fields), 1), device=self.device)
             tables = {("pool_table", p): t.new_zeros(size, *t.shape[1:]) for p, t in self.tables.items()}
-            fresh = {("fresh", *key): observed[key].to(self.device, copy=True).contiguous()
-                     for key in self.places.restarted}
+            fresh = {
+                ("fresh", *key): observed[key].to(self.device, copy=True).contiguous() for key in self.places.restarted
+            }
             self.pool_size = size
             self.bind({("pool",): self.pool, **tables, **fresh})
         for path, (ours, theirs) in self.columns.items():
@@ -222,8 +224,10 @@ def _columns(keys: list[tuple[str, int]], device: torch.device) -> dict[str, tup
         ours, theirs = columns.setdefault(path, ([], []))
         ours.append(i)
         theirs.append(element)
-    return {path: (torch.tensor(ours, device=device), torch.tensor(theirs, device=device))
-            for path, (ours, theirs) in columns.items()}
+    return {
+        path: (torch.tensor(ours, device=device), torch.tensor(theirs, device=device))
+        for path, (ours, theirs) in columns.items()
+    }
 
 
 def rows_of(value: Tensor, shape: tuple) -> Tensor:
@@ -237,8 +241,16 @@ def _back(rows: Tensor, old: Tensor, axis: int) -> Tensor:
     return rows.reshape(moved.shape).movedim(0, axis).contiguous()
 
 
-def _draw(name: str, args: list, kwargs: dict, shape: tuple, dtype: torch.dtype, num_envs: int,
-          device: torch.device | str, generator: torch.Generator | None) -> Tensor:
+def _draw(
+    name: str,
+    args: list,
+    kwargs: dict,
+    shape: tuple,
+    dtype: torch.dtype,
+    num_envs: int,
+    device: torch.device | str,
+    generator: torch.Generator | None,
+) -> Tensor:
     """Repeats a recorded random draw for another number of environments."""
     shape = tuple(n // TRACED * num_envs if n and n % TRACED == 0 else n for n in shape)
     packet, _, overload = name.removeprefix("aten.").partition(".")

@@ -134,8 +134,13 @@ class Handing:
                 return None
             cone.add(a)
             for b in arguments(self.program.ops[a]):
-                at_hand = (self.program.ops[b][0] == "const" or b in self.stays or (b, scope) in self.again
-                           or self._seen(b, scope, part) or (b in self.slots and self._holds(b, scope)))
+                at_hand = (
+                    self.program.ops[b][0] == "const"
+                    or b in self.stays
+                    or (b, scope) in self.again
+                    or self._seen(b, scope, part)
+                    or (b in self.slots and self._holds(b, scope))
+                )
                 if not at_hand:
                     stack.append(b)
         return cone

@@ -138,8 +138,20 @@ def _circle(m: Products, x: int) -> int:
 
 
 RULES: dict[str, Rule] = {
-    "add": _add, "sub": _sub, "mul": _mul, "mul0": _mul0, "div": _div, "abs": _abs, "sqrt": _sqrt, "pow": _pow,
-    "atan2": _atan2, "fmod": _fmod, "min": _extreme, "max": _extreme, "sin": _sin, "cos": _cos,
+    "add": _add,
+    "sub": _sub,
+    "mul": _mul,
+    "mul0": _mul0,
+    "div": _div,
+    "abs": _abs,
+    "sqrt": _sqrt,
+    "pow": _pow,
+    "atan2": _atan2,
+    "fmod": _fmod,
+    "min": _extreme,
+    "max": _extreme,
+    "sin": _sin,
+    "cos": _cos,
     "neg": lambda m, g, v, args: [(args[0], m.p.op("neg", g))],
     "same": lambda m, g, v, args: [(args[0], g)],
     "exp": _by_value(lambda m, v, x: v),
@@ -184,8 +196,10 @@ def find_finite(program: Program, live: list[int]) -> dict[int, bool]:
             known = False
         finite[v] = known
         positive[v] = (
-            name in ("abs", "sqrt", "exp") or (name == "mul" and args[0] == args[1])
+            name in ("abs", "sqrt", "exp")
+            or (name == "mul" and args[0] == args[1])
             or (name in ("add", "min", "mul", "div") and all(positive[a] for a in args))
             or (name == "max" and any(positive[a] for a in args))
-            or (name == "select" and positive[args[1]] and positive[args[2]]))
+            or (name == "select" and positive[args[1]] and positive[args[2]])
+        )
     return finite

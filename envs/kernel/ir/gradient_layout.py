@@ -41,5 +41,11 @@ class GradientLayout:
 def gradient_layout(gradient: Gradient, places: Layout) -> GradientLayout:
     """The layout of the gradient of a step with that layout."""
     beside = [(TABLE + path, count, "f") for path, count, _ in places.tables if gradient.tables.get(path, -1) >= 0]
-    return GradientLayout(places.fields, places.tables + beside, places.actions, places.noise, gradient.outputs,
-                          [key for key, _ in gradient.outputs if key in places.restarted])
+    return GradientLayout(
+        places.fields,
+        places.tables + beside,
+        places.actions,
+        places.noise,
+        gradient.outputs,
+        [key for key, _ in gradient.outputs if key in places.restarted],
+    )

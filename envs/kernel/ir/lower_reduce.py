@@ -129,8 +129,9 @@ def _extreme(low: Lowering, node: Node, a, dim, keepdim=False):
 @lowers("argmin.default", "argmax.default")
 def _argextreme(low: Lowering, node: Node, a, dim=None, keepdim=False):
     kind = low.kind(low.tensor(a).dtype)
-    return _reduce(low, node, a, dim, keepdim, "i" if kind == "b" else kind,
-                   lambda row: _arg(low, row, node.name[8:11])[1])
+    return _reduce(
+        low, node, a, dim, keepdim, "i" if kind == "b" else kind, lambda row: _arg(low, row, node.name[8:11])[1]
+    )
 
 
 @lowers("linalg_vector_norm.default", "norm.ScalarOpt_dim", "norm.Scalar")
@@ -217,8 +218,9 @@ def _solve(low: Lowering, node: Node, a, b, upper, left=True, unitriangular=Fals
     x, y = np.broadcast_to(x, batch + x.shape[-2:]), np.broadcast_to(y, batch + y.shape[-2:]).copy()
     for i in reversed(range(n)) if upper else range(n):
         for j in range(i + 1, n) if upper else range(i):
-            y[..., i, :] = low.map(lambda r, c, s: p.op("sub", r, p.op("mul", c, s)), y[..., i, :], x[..., i, j, None],
-                                   y[..., j, :])
+            y[..., i, :] = low.map(
+                lambda r, c, s: p.op("sub", r, p.op("mul", c, s)), y[..., i, :], x[..., i, j, None], y[..., j, :]
+            )
         if not unitriangular:
             y[..., i, :] = low.map(lambda r, c: p.op("div", r, c), y[..., i, :], x[..., i, i, None])
     return y

@@ -168,10 +168,27 @@ def _roll(low: Lowering, node: Node, a, shifts, dims=()):
     return np.roll(low.array(a), shifts, tuple(dims))
 
 
-@lowers("zeros.default", "ones.default", "full.default", "zeros_like.default", "ones_like.default", "full_like.default",
-        "empty.memory_format", "empty_like.default", "scalar_tensor.default", "new_zeros.default", "new_ones.default",
-        "new_full.default", "new_empty.default", "eye.default", "linspace.default", "empty_strided.default",
-        "new_empty_strided.default", "tril_indices.default", "triu_indices.default")
+@lowers(
+    "zeros.default",
+    "ones.default",
+    "full.default",
+    "zeros_like.default",
+    "ones_like.default",
+    "full_like.default",
+    "empty.memory_format",
+    "empty_like.default",
+    "scalar_tensor.default",
+    "new_zeros.default",
+    "new_ones.default",
+    "new_full.default",
+    "new_empty.default",
+    "eye.default",
+    "linspace.default",
+    "empty_strided.default",
+    "new_empty_strided.default",
+    "tril_indices.default",
+    "triu_indices.default",
+)
 def _factory(low: Lowering, node: Node, *args, **_):
     """Constants, whatever made them: the traced value tells."""
     name, out = node.name.removeprefix("aten.").partition(".")[0], low.tensor(node.outs[0])

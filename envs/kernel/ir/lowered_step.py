@@ -76,8 +76,11 @@ def lower(traced: Trace, specialise: bool = True) -> Lowered:
             raise Refusal(f"the step depends on a tensor that all environments share and that changes: {path}")
     fields = sorted(needed)
     for path, k in fields:
-        if traced.shapes[path][1] == torch.float64 and path in after and \
-                p.ops[int(after[path].reshape(-1)[k])] != ("input", ("state", path, k)):
+        if (
+            traced.shapes[path][1] == torch.float64
+            and path in after
+            and p.ops[int(after[path].reshape(-1)[k])] != ("input", ("state", path, k))
+        ):
             raise Refusal(f"the step changes {path}, which is float64; kernels count in float32")
     tables = {
         path: (table[0], low.kind(traced.shapes[path][1]))

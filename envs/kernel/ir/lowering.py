@@ -11,8 +11,16 @@ import torch
 from envs.kernel.ir.program import Program
 from envs.kernel.tracing.tape import LEAVES, Node, Ref, Refusal, Tape
 
-KINDS = {torch.float32: "f", torch.bool: "b", torch.int64: "i", torch.int32: "i", torch.uint8: "i", torch.int16: "i",
-         torch.int8: "i", torch.float64: "d"}
+KINDS = {
+    torch.float32: "f",
+    torch.bool: "b",
+    torch.int64: "i",
+    torch.int32: "i",
+    torch.uint8: "i",
+    torch.int16: "i",
+    torch.int8: "i",
+    torch.float64: "d",
+}
 
 
 class Rules(dict):
@@ -82,8 +90,9 @@ class Lowering:
         flat = ids.reshape(-1)
         for field in range(flat.size):
             number = self.constants.get((*what, field)) if self.constants else None
-            flat[field] = (self.program.input((*what, field), kind) if number is None
-                           else self.program.const(number, kind))
+            flat[field] = (
+                self.program.input((*what, field), kind) if number is None else self.program.const(number, kind)
+            )
         return ids
 
     def _alias(self, number: int, base: int) -> np.ndarray:
@@ -135,8 +144,10 @@ class Lowering:
         try:
             numbers = self._first_rows(numbers, value.shape)
         except ValueError:
-            return self.full(self.shape(value.shape), self.program.poison(f"a constant that differs between "
-                             f"environments at {self.where}", kind))
+            return self.full(
+                self.shape(value.shape),
+                self.program.poison(f"a constant that differs between environments at {self.where}", kind),
+            )
         if kind == "i" and numbers.size and np.abs(numbers.astype(np.float64)).max() > 2**24:
             raise Refusal(f"the step holds an integer above 2^24 at {self.where}")
         return self.map(lambda n: self.program.const(n, kind), numbers)

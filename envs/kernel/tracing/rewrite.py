@@ -82,10 +82,26 @@ def in_while(filename: str, line: int) -> bool:
     return bool(around) and isinstance(max(around, key=lambda node: node.lineno), ast.While)
 
 
-NUMBERS = {Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.__int__, Tensor.__index__, Tensor.__complex__,
-           Tensor.__repr__}  # torch writes a tensor's text with all modes off
-MEMORY = {Tensor.numpy, Tensor.__array__, Tensor.data_ptr, Tensor.untyped_storage, Tensor.__dlpack__,
-          Tensor.storage, Tensor.share_memory_, Tensor.apply_, Tensor.map_}
+NUMBERS = {
+    Tensor.item,
+    Tensor.tolist,
+    Tensor.__float__,
+    Tensor.__int__,
+    Tensor.__index__,
+    Tensor.__complex__,
+    Tensor.__repr__,
+}  # torch writes a tensor's text with all modes off
+MEMORY = {
+    Tensor.numpy,
+    Tensor.__array__,
+    Tensor.data_ptr,
+    Tensor.untyped_storage,
+    Tensor.__dlpack__,
+    Tensor.storage,
+    Tensor.share_memory_,
+    Tensor.apply_,
+    Tensor.map_,
+}
 
 
 def id_of(tape: Tape, tensor: Tensor) -> int | None:

@@ -88,10 +88,21 @@ class Tape:
 
 
 RANDOM = {
-    "aten.randn.default", "aten.rand.default", "aten.randint.default", "aten.randint.low", "aten.uniform_.default",
-    "aten.normal_.default", "aten.randn_like.default", "aten.rand_like.default", "aten.randint_like.default",
-    "aten.randint_like.low_dtype", "aten.bernoulli_.float", "aten.exponential_.default", "aten.random_.default",
-    "aten.random_.from", "aten.normal.float_float",
+    "aten.randn.default",
+    "aten.rand.default",
+    "aten.randint.default",
+    "aten.randint.low",
+    "aten.uniform_.default",
+    "aten.normal_.default",
+    "aten.randn_like.default",
+    "aten.rand_like.default",
+    "aten.randint_like.default",
+    "aten.randint_like.low_dtype",
+    "aten.bernoulli_.float",
+    "aten.exponential_.default",
+    "aten.random_.default",
+    "aten.random_.from",
+    "aten.normal.float_float",
 }
 RANDOM_REFUSED = {"aten.randperm.default", "aten.multinomial.default", "aten.bernoulli.default"}
 LEAVES = {"aten._local_scalar_dense.default", "aten.item.default", "aten.is_nonzero.default", "aten.equal.default"}
@@ -116,7 +127,8 @@ def _mapped(function, value):
 def _selects(name: str, args: tuple) -> bool:
     """Whether the result's size follows the values: masks do, indices of numbers do not."""
     return name != "aten.index.Tensor" or any(
-        isinstance(item, Tensor) and item.dtype in (torch.bool, torch.uint8) for item in args[1])
+        isinstance(item, Tensor) and item.dtype in (torch.bool, torch.uint8) for item in args[1]
+    )
 
 
 class Recorder(TorchDispatchMode):

@@ -79,8 +79,11 @@ def trace(template: VmasWorld, audited: bool = True) -> Trace:
     outputs: dict[tuple, Tensor] = {}
     rewriter, audit = Rewriter(tape, TRACED), StepAudit()
     tensors = {path: slot.value for path, slot in pool.main.tensors.items()}
-    shared = {path: (value, value._version, value.detach().clone()) for path, value in tensors.items()
-              if pool.axes.get(path) is None and path not in pool.evolving}
+    shared = {
+        path: (value, value._version, value.detach().clone())
+        for path, value in tensors.items()
+        if pool.axes.get(path) is None and path not in pool.evolving
+    }
     state_before = audit.look(sim, pool.main) if audited else None
     with torch.no_grad(), pool.stream, culling(sim.world), audit.step() if audited else nullcontext():
         with Recorder(tape, location), rewriter, refusing(template.scenario):
@@ -100,8 +103,12 @@ def trace(template: VmasWorld, audited: bool = True) -> Trace:
         raise Refusal(audit.reason)
     for path, (tensor, version, value) in shared.items():
         slot = pool.main.tensors.get(path)
-        if slot is not None and (slot.value is not tensor or tensor._version != version) and \
-                not (slot.value.shape == value.shape and torch.equal(slot.value, value)) and path not in pool.passing:
+        if (
+            slot is not None
+            and (slot.value is not tensor or tensor._version != version)
+            and not (slot.value.shape == value.shape and torch.equal(slot.value, value))
+            and path not in pool.passing
+        ):
             raise Refusal(f"a step changes {describe(path, audit.codes)}, which all environments share")
     for name, group in template.spec.groups.items():
         shape = (TRACED, group.n_agents, group.observation_size)

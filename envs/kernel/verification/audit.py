@@ -23,17 +23,34 @@ from envs.python_state.state import SIZE, PythonState
 from envs.python_state.tokens import TooMuchState, is_followed
 from envs.vmas.simulator_state import StateMap
 
-CLOCKS = {"time", "time_ns", "perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time",
-          "process_time_ns", "thread_time", "thread_time_ns", "localtime", "gmtime", "ctime", "strftime"}
-OUTSIDE = {("posix", "urandom"): "draws random numbers from the operating system",
-           ("posix", "getrandom"): "draws random numbers from the operating system",
-           ("_posixsubprocess", "fork_exec"): "starts another program",
-           ("posix", "fork"): "starts another process",
-           ("posix", "stat"): "asks for a file's state",
-           ("posix", "listdir"): "lists a folder", ("posix", "scandir"): "lists a folder",
-           ("_thread", "start_new_thread"): "starts a thread",
-           ("builtins", "input"): "waits for input",
-           **{("time", name): "reads the clock" for name in CLOCKS}}
+CLOCKS = {
+    "time",
+    "time_ns",
+    "perf_counter",
+    "perf_counter_ns",
+    "monotonic",
+    "monotonic_ns",
+    "process_time",
+    "process_time_ns",
+    "thread_time",
+    "thread_time_ns",
+    "localtime",
+    "gmtime",
+    "ctime",
+    "strftime",
+}
+OUTSIDE = {
+    ("posix", "urandom"): "draws random numbers from the operating system",
+    ("posix", "getrandom"): "draws random numbers from the operating system",
+    ("_posixsubprocess", "fork_exec"): "starts another program",
+    ("posix", "fork"): "starts another process",
+    ("posix", "stat"): "asks for a file's state",
+    ("posix", "listdir"): "lists a folder",
+    ("posix", "scandir"): "lists a folder",
+    ("_thread", "start_new_thread"): "starts a thread",
+    ("builtins", "input"): "waits for input",
+    **{("time", name): "reads the clock" for name in CLOCKS},
+}
 FILES = {("_io", "open"), ("io", "open"), ("posix", "open")}
 READS = {"read", "readline", "readlines", "readinto"}
 NAMES = {name for _, name in (*OUTSIDE, *FILES)} | {"now", "utcnow", "today"} | READS
@@ -106,8 +123,11 @@ class StepAudit:
         if not self.codes:
             return
         for code, module in watch.codes.items():
-            if code not in self.codes and not _is_vmas(code) and module.partition(".")[0] not in ("envs", "agents",
-                                                                                               "marl"):
+            if (
+                code not in self.codes
+                and not _is_vmas(code)
+                and module.partition(".")[0] not in ("envs", "agents", "marl")
+            ):
                 self._because(f"the step runs {code.co_qualname} ({_place(code)}), which is found only by running it")
                 return
 

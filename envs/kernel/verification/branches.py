@@ -44,8 +44,9 @@ def check_branches(template: VmasWorld, traced: Trace) -> None:
         for _ in range(2):
             unseen -= _both_ways(template, generator, conditions, traced.loops)
     if unseen:
-        raise Refusal(f"the step branches on all environments at {_place(min(unseen))}, "
-                      "and was never seen to take the other way")
+        raise Refusal(
+            f"the step branches on all environments at {_place(min(unseen))}, and was never seen to take the other way"
+        )
 
 
 def check_late_branches(template: VmasWorld, traced: Trace, kernel: KernelStep) -> None:
@@ -135,8 +136,11 @@ def _both_ways(template: VmasWorld, generator: torch.Generator, conditions: set,
 
 
 def _states(pool) -> dict[tuple, Tensor]:
-    return {("state", path): slot.value.detach().clone() for path, slot in pool.main.tensors.items()
-            if pool.axes.get(path) is not None}
+    return {
+        ("state", path): slot.value.detach().clone()
+        for path, slot in pool.main.tensors.items()
+        if pool.axes.get(path) is not None
+    }
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

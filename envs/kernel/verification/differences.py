@@ -45,8 +45,14 @@ class GradientReport:
         """What is kept of it: relative errors at smooth points, and how many points there were."""
         errors = np.concatenate(self.errors)
         median, most = np.quantile(errors, (0.5, 0.95)) if len(errors) else (0.0, 0.0)
-        return {"median": float(median), "most": float(most), "worst": float(errors.max(initial=0.0)),
-                "compared": self.compared, "kinked": self.kinked, "astray": self.astray}
+        return {
+            "median": float(median),
+            "most": float(most),
+            "worst": float(errors.max(initial=0.0)),
+            "compared": self.compared,
+            "kinked": self.kinked,
+            "astray": self.astray,
+        }
 
 
 @dataclass
@@ -64,19 +70,30 @@ class Point:
 
     def rows(self, rows: np.ndarray) -> Point:
         """The same of some environments."""
-        return Point(*({name: x[rows] for name, x in each.items()}
-                       for each in (self.inputs, self.tables, self.directions, self.weights)))
+        return Point(
+            *(
+                {name: x[rows] for name, x in each.items()}
+                for each in (self.inputs, self.tables, self.directions, self.weights)
+            )
+        )
 
     def shaken(self, rng: np.random.Generator, by: tuple[float, float]) -> Point:
         """A point beside it: every number of the direction moved, relatively and absolutely."""
         relative, absolute = by
-        moved = {s: self.inputs[s] * (1 + relative * rng.uniform(-1, 1, len(d))) + absolute * rng.uniform(-1, 1, len(d))
-                 for s, d in self.directions.items()}
+        moved = {
+            s: self.inputs[s] * (1 + relative * rng.uniform(-1, 1, len(d))) + absolute * rng.uniform(-1, 1, len(d))
+            for s, d in self.directions.items()
+        }
         return replace(self, inputs=self.inputs | moved)
 
 
-def evaluate_double(program: Program, outputs: list[int], inputs: dict[tuple, np.ndarray],
-                    tables: dict[str, np.ndarray], equal: dict[int, np.ndarray] | None = None) -> list[np.ndarray]:
+def evaluate_double(
+    program: Program,
+    outputs: list[int],
+    inputs: dict[tuple, np.ndarray],
+    tables: dict[str, np.ndarray],
+    equal: dict[int, np.ndarray] | None = None,
+) -> list[np.ndarray]:
     """A program in double precision on arrays {source: [E]} and tables {path: [E, n]}, which stay as they are.
 
     equal: answers to questions whether two numbers are equal; those that are not in it are added.
@@ -132,8 +149,11 @@ class GradientCheck:
         with self.world.pool.stream:
             step.draw()
         inputs = self._numbers(action)
-        directions = {s: self.rng.standard_normal(num_envs) for s, v in self.inputs.items()
-                      if s[0] in ("state", "action") and s in inputs and self.program.kinds[v] == "f"}
+        directions = {
+            s: self.rng.standard_normal(num_envs)
+            for s, v in self.inputs.items()
+            if s[0] in ("state", "action") and s in inputs and self.program.kinds[v] == "f"
+        }
         weights = {name: self.rng.standard_normal(num_envs).astype(np.float32) for name, _ in self.named}
         tables = {path: table.double().numpy() for path, table in step.tables.items()}
         point = Point(inputs, tables, directions, {name: w.astype(np.float64) for name, w in weights.items()})
@@ -147,8 +167,9 @@ class GradientCheck:
         equal: dict[int, np.ndarray] = {}
 
         def at(distance: float) -> np.ndarray:
-            values = evaluate_double(self.program, [v for _, v in self.named], point.moved(distance), point.tables,
-                                     equal)
+            values = evaluate_double(
+                self.program, [v for _, v in self.named], point.moved(distance), point.tables, equal
+            )
             return sum(point.weights[name] * v for (name, _), v in zip(self.named, values, strict=True))
 
         here = at(0.0)
@@ -220,12 +241,16 @@ class GradientCheck:
     def _is_bool(self, source: tuple) -> bool:
         return source in self.inputs and self.program.kinds[self.inputs[source]] == "b"
 
-    def _ours(self, action: dict[str, torch.Tensor], weights: dict[tuple, np.ndarray],
-              directions: dict[tuple, np.ndarray]) -> np.ndarray:
+    def _ours(
+        self, action: dict[str, torch.Tensor], weights: dict[tuple, np.ndarray], directions: dict[tuple, np.ndarray]
+    ) -> np.ndarray:
         """float64 [E]: the kernel's derivative of the weighted outputs along the directions."""
         num_envs, kernel, step = self.world.num_envs, self.kernel, self.step
-        given = {("state",): step.state, ("noise",): step.random,
-                 ("gradient", "state"): torch.zeros(len(step.places.fields), kernel.padded)}
+        given = {
+            ("state",): step.state,
+            ("noise",): step.random,
+            ("gradient", "state"): torch.zeros(len(step.places.fields), kernel.padded),
+        }
         for i, key in enumerate(step.places.fields):
             if ("gradient", "state", *key) in weights:
                 given["gradient", "state"][i, :num_envs] = torch.from_numpy(weights["gradient", "state", *key])
@@ -253,8 +278,9 @@ def _within(ours: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray
     return (ours >= np.minimum(left, right) - scale) & (ours <= np.maximum(left, right) + scale)
 
 
-def _states(template: VmasWorld, step: KernelStep, generator: torch.Generator, over: list[torch.Tensor]
-            ) -> Iterator[None]:
+def _states(
+    template: VmasWorld, step: KernelStep, generator: torch.Generator, over: list[torch.Tensor]
+) -> Iterator[None]:
     """The world in many states: just reset, squeezed together, at its time limit, later, and late in an episode."""
     for i in range(ROUNDS):
         if i % 4 == 0:
@@ -265,8 +291,9 @@ def _states(template: VmasWorld, step: KernelStep, generator: torch.Generator, o
     yield from late_states(template, step, generator, over)
 
 
-def verify_gradient(template: VmasWorld, gradient: Gradient, step: KernelStep, kernel: GradientKernel
-                    ) -> GradientReport:
+def verify_gradient(
+    template: VmasWorld, gradient: Gradient, step: KernelStep, kernel: GradientKernel
+) -> GradientReport:
     """Compares at many states. Raises Refusal if more than one comparison in 200 is outside of both sides."""
     check, generator = GradientCheck(template, gradient, step, kernel), torch.Generator().manual_seed(0)
     for _ in _states(template, step, generator, check.ended):
@@ -275,6 +302,8 @@ def verify_gradient(template: VmasWorld, gradient: Gradient, step: KernelStep, k
     report = check.report
     if report.astray > max(1, report.compared // ASTRAY):
         worst = report.facts()["worst"]
-        raise Refusal(f"its gradients differ from differences of the step in {report.astray} of {report.compared} "
-                      f"comparisons; the largest relative error at a smooth point is {worst:.1g}")
+        raise Refusal(
+            f"its gradients differ from differences of the step in {report.astray} of {report.compared} "
+            f"comparisons; the largest relative error at a smooth point is {worst:.1g}"
+        )
     return report

@@ -31,8 +31,10 @@ def late_states(
         steady = template.random_action(generator)  # half of the environments keep their action, and so come far
         wavers = torch.rand(template.num_envs, generator=generator) < 0.5
         for k in range(steps):
-            action = {name: torch.where(wavers.view(-1, 1, 1), value, steady[name]).contiguous()
-                      for name, value in template.random_action(generator).items()}
+            action = {
+                name: torch.where(wavers.view(-1, 1, 1), value, steady[name]).contiguous()
+                for name, value in template.random_action(generator).items()
+            }
             kernel.bind({("action", name): value.to(kernel.device) for name, value in action.items()})
             with pool.stream:
                 kernel.draw(template.device)

@@ -87,8 +87,10 @@ class Recheck:
         self.checks += 1
         self.spent += time.perf_counter() - start
         if difference := comparison.difference():
-            raise EnvError(f"scenario {world.scenario!r} has changed since its kernel was built: {difference}. "
-                           "resume=RUN_DIR env.fast=off continues the run.")
+            raise EnvError(
+                f"scenario {world.scenario!r} has changed since its kernel was built: {difference}. "
+                "resume=RUN_DIR env.fast=off continues the run."
+            )
 
 
 def _is_power_of_ten(number: int) -> bool:
@@ -100,8 +102,11 @@ def _is_power_of_ten(number: int) -> bool:
 def watched(world: VmasWorld, left_out: set[str]) -> dict[str, Any]:
     """{path: token} of what may be changed while a kernel steps `world`, apart from the paths left out."""
     pool = world.pool
-    tokens = {path: token for path, token in python_state(world.simulator, pool.main).tokens.items()
-              if path not in left_out and not path.endswith(SIZE)}
+    tokens = {
+        path: token
+        for path, token in python_state(world.simulator, pool.main).tokens.items()
+        if path not in left_out and not path.endswith(SIZE)
+    }
     for path, slot in pool.main.tensors.items():
         if pool.axes.get(path) is None and path not in pool.drawn | pool.evolving | pool.passing:
             tokens[path] = (tuple(slot.value.shape), slot.value.tolist())

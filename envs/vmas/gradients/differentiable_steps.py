@@ -84,8 +84,10 @@ class DifferentiableSteps:
         if found.why:
             raise EnvError(f"{self.env.scenario!r} has no gradients: {found.why}; {OTHERWISE}.")
         if step.noise and stepper.drawn is not None:
-            raise EnvError(f"{self.env.scenario!r} has no gradients: its steps draw random numbers, and its resets "
-                           f"draw for the whole batch; {OTHERWISE}.")
+            raise EnvError(
+                f"{self.env.scenario!r} has no gradients: its steps draw random numbers, and its resets "
+                f"draw for the whole batch; {OTHERWISE}."
+            )
         if found.binary not in self._kernels:
             self._kernels[found.binary] = found.kernel(self.env.num_envs, step.threads)
         self._step, self._kernel = step, self._kernels[found.binary]
@@ -124,8 +126,10 @@ class DifferentiableSteps:
             self._state = _Carry.apply(state, self._step.state, rows, their_rows)
         here, there = self._step.state.view(torch.int32), self.state.detach().view(torch.int32)
         if not torch.equal(here, there):
-            raise EnvError("the environment was reset, restored or stepped by others since the window's last step: "
-                           "call begin() first.")
+            raise EnvError(
+                "the environment was reset, restored or stepped by others since the window's last step: "
+                "call begin() first."
+            )
 
     def step(self, action: dict[str, Tensor]) -> Transition:
         """One step of `env` with {group: float32 [E, A, D]}; what it gives carries gradients. See `VmasEnv.step`.
@@ -143,5 +147,5 @@ class DifferentiableSteps:
         moved = {path: now.tables[path].clone() for path in self._tables}
         made = Made(kernel, groups, noise, tables, transition.done, outputs_of(transition), step.state.clone(), moved)
         self._state, *values = StepGradient.apply(made, self._state, *self._tables.values(), *actions)
-        self._tables, values = dict(zip(moved, values, strict=False)), values[len(moved):]
+        self._tables, values = dict(zip(moved, values, strict=False)), values[len(moved) :]
         return with_outputs(transition, dict(zip(made.outputs, values, strict=True)))

@@ -57,8 +57,10 @@ class StepFunction:
                 raise EnvError(f"{env.scenario!r} has no kernel without constants: {compilation.why}.")
         self._step = compilation.step(env.num_envs)
         if self._step.tables:
-            raise EnvError(f"{env.scenario!r} keeps {next(iter(self._step.tables))} in a table, which is no part of "
-                           "the state here; `DifferentiableSteps` has its gradients.")
+            raise EnvError(
+                f"{env.scenario!r} keeps {next(iter(self._step.tables))} in a table, which is no part of "
+                "the state here; `DifferentiableSteps` has its gradients."
+            )
         self._columns = self._step.columns
         for path in parameters:
             if path not in self._columns:
@@ -82,8 +84,10 @@ class StepFunction:
     def _rows(self, path: str) -> Tensor:
         if path not in self._columns:
             close = difflib.get_close_matches(path, self._columns, n=3)
-            raise EnvError(f"the state of {self.env.scenario!r} holds no {path!r}: name it in `parameters`"
-                           f"{', or ' + ' or '.join(close) if close else ''}.")
+            raise EnvError(
+                f"the state of {self.env.scenario!r} holds no {path!r}: name it in `parameters`"
+                f"{', or ' + ' or '.join(close) if close else ''}."
+            )
         return self._columns[path][0]
 
     def get(self, state: Tensor, path: str) -> Tensor:
@@ -103,8 +107,9 @@ class StepFunction:
         value = value.expand(num_envs, len(rows)).T.float()
         return state.index_copy(0, rows, F.pad(value, (0, state.shape[1] - num_envs)))
 
-    def __call__(self, state: Tensor, action: dict[str, Tensor], noise: Tensor | None = None
-                 ) -> tuple[Tensor, Transition]:
+    def __call__(
+        self, state: Tensor, action: dict[str, Tensor], noise: Tensor | None = None
+    ) -> tuple[Tensor, Transition]:
         """One step of {group: float32 [E, A, D]}; the next state, and what the step gives.
 
         noise: float32 [E, N], the step's own random numbers, drawn from torch's global generator where None.
@@ -123,11 +128,23 @@ class StepFunction:
         step.step()
         seen = {g: given["observation", g] for g in groups}
         transition = Transition(
-            observation=dict(seen), next_observation=seen, reward={g: given["reward", g] for g in groups},
-            terminated=ended, truncated=over, next_state=given.get(("observation", STATE)))
+            observation=dict(seen),
+            next_observation=seen,
+            reward={g: given["reward", g] for g in groups},
+            terminated=ended,
+            truncated=over,
+            next_state=given.get(("observation", STATE)),
+        )
         outputs = {name: v for name, v in outputs_of(transition).items() if "after" not in name}
-        made = Made(self._kernel, groups, step.random.clone() if step.noise else None, {},
-                    torch.zeros(self.env.num_envs, dtype=torch.bool), outputs, step.state.clone())
+        made = Made(
+            self._kernel,
+            groups,
+            step.random.clone() if step.noise else None,
+            {},
+            torch.zeros(self.env.num_envs, dtype=torch.bool),
+            outputs,
+            step.state.clone(),
+        )
         after, *values = StepGradient.apply(made, state, *actions)
         transition = with_outputs(transition, dict(zip(outputs, values, strict=True)))
         return after, transition
@@ -140,13 +157,17 @@ def _check_parameters(env: VmasEnv, parameters: Sequence[str]) -> None:
     for path in parameters:
         slot = main.tensors.get(path)
         if slot is None and path in main.host:
-            raise EnvError(f"{path!r} is a plain number, the same in all environments, and is folded into the kernel "
-                           f"of {env.scenario!r}: keep it in a tensor [num_envs, 1] to have its gradient "
-                           "(docs/gradients.md).")
+            raise EnvError(
+                f"{path!r} is a plain number, the same in all environments, and is folded into the kernel "
+                f"of {env.scenario!r}: keep it in a tensor [num_envs, 1] to have its gradient "
+                "(docs/gradients.md)."
+            )
         if slot is None:
             close = difflib.get_close_matches(path, [*main.tensors, *main.host], n=3)
             hint = f"did you mean {' or '.join(close)}?" if close else "it has no tensor of that name."
             raise EnvError(f"{path!r} is no parameter of {env.scenario!r}: {hint}")
         if not slot.value.is_floating_point() or env.world.pool.axes.get(path) is None:
-            raise EnvError(f"{path!r} is no parameter of {env.scenario!r}: only floats [num_envs, …] have gradients, "
-                           f"and it is {slot.value.dtype} {list(slot.value.shape)}.")
+            raise EnvError(
+                f"{path!r} is no parameter of {env.scenario!r}: only floats [num_envs, …] have gradients, "
+                f"and it is {slot.value.dtype} {list(slot.value.shape)}."
+            )

@@ -16,8 +16,10 @@ from envs.vmas.env import VmasEnv
 
 OTHERWISE = "algorithms that need no gradients of the simulator, such as mappo, take it as it is"
 
-AGAIN = ("the steps of this window have been walked back already: sum what you differentiate and call backward() once, "
-         "then begin() before the next steps (backward(retain_graph=True) keeps a window for another one).")
+AGAIN = (
+    "the steps of this window have been walked back already: sum what you differentiate and call backward() once, "
+    "then begin() before the next steps (backward(retain_graph=True) keeps a window for another one)."
+)
 
 
 def check_differentiable(env: VmasEnv) -> None:
@@ -27,8 +29,10 @@ def check_differentiable(env: VmasEnv) -> None:
         raise EnvError(f"{name!r} has no gradients: it has no kernel, and {env.why_eager}; {OTHERWISE}.")
     choices = [group for group, spec in env.spec.groups.items() if spec.action.kind != "continuous"]
     if choices:
-        raise EnvError(f"{name!r} has no gradients: the actions of {choices[0]!r} are choices, which have none "
-                       f"(env.continuous_actions=true); {OTHERWISE}.")
+        raise EnvError(
+            f"{name!r} has no gradients: the actions of {choices[0]!r} are choices, which have none "
+            f"(env.continuous_actions=true); {OTHERWISE}."
+        )
     if env.world.agent_masks is not None:
         raise EnvError(f"{name!r} has no gradients: its agents die or their choices are masked; {OTHERWISE}.")
 
@@ -55,7 +59,7 @@ class StepGradient(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.made = replace(made, outputs={}, after=torch.empty(0), tables_after={})  # none is needed again
         ctx.names, ctx.moving = list(made.outputs), list(made.tables_after)
-        ctx.save_for_backward(state, *given[len(ctx.moving):])
+        ctx.save_for_backward(state, *given[len(ctx.moving) :])
         return made.after, *made.tables_after.values(), *made.outputs.values()
 
     @staticmethod
@@ -69,12 +73,14 @@ class StepGradient(torch.autograd.Function):
         gradient = torch.zeros_like(state) if after is None else after.float().contiguous().clone()
         given = {("state",): state, ("gradient", "state"): gradient, ("noise",): made.noise, ("over",): made.over}
         given |= {("action", g): a for g, a in zip(made.groups, actions, strict=True)}
-        outputs = coming[len(moving):]
+        outputs = coming[len(moving) :]
         given |= {n: None if g is None else g.contiguous() for n, g in zip(ctx.names, outputs, strict=True)}
         given |= {("table", path): table.clone() for path, table in made.tables.items()}
         kept = ~made.over.unsqueeze(1)  # what a restarted environment holds is none of what it held
-        tables = [torch.zeros_like(made.tables[p]) if g is None else torch.where(kept, g, 0.0)
-                  for p, g in zip(moving, coming, strict=False)]
+        tables = [
+            torch.zeros_like(made.tables[p]) if g is None else torch.where(kept, g, 0.0)
+            for p, g in zip(moving, coming, strict=False)
+        ]
         given |= {("table", TABLE + p): table for p, table in zip(moving, tables, strict=True)}
         of_actions = made.kernel(given)
         return None, gradient, *tables, *(of_actions[g].view_as(a) for g, a in zip(made.groups, actions, strict=True))
@@ -85,8 +91,10 @@ def outputs_of(transition: Transition) -> dict[tuple, Tensor]:
     outputs = {("gradient", "reward", g): v for g, v in transition.reward.items()}
     outputs |= {("gradient", "observation", g): v for g, v in transition.next_observation.items()}
     outputs |= {("gradient", "after", "observation", g): v for g, v in transition.observation.items()}
-    outputs |= {("gradient", "observation", STATE): transition.next_state,
-                ("gradient", "after", "observation", STATE): transition.state}
+    outputs |= {
+        ("gradient", "observation", STATE): transition.next_state,
+        ("gradient", "after", "observation", STATE): transition.state,
+    }
     return {name: v for name, v in outputs.items() if v is not None}
 
 
@@ -97,7 +105,9 @@ def with_outputs(transition: Transition, values: dict[tuple, Tensor]) -> Transit
         transition,
         reward={g: values["gradient", "reward", g] for g in groups},
         next_observation={g: values["gradient", "observation", g] for g in groups},
-        observation={g: values.get(("gradient", "after", "observation", g), values["gradient", "observation", g])
-                     for g in groups},
+        observation={
+            g: values.get(("gradient", "after", "observation", g), values["gradient", "observation", g]) for g in groups
+        },
         next_state=values.get(("gradient", "observation", STATE)),
-        state=values.get(("gradient", "after", "observation", STATE), values.get(("gradient", "observation", STATE))))
+        state=values.get(("gradient", "after", "observation", STATE), values.get(("gradient", "observation", STATE))),
+    )

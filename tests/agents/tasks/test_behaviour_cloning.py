@@ -107,8 +107,9 @@ def test_hybrid_actions_are_cloned_number_by_number_and_choice_by_choice(tmp_pat
         recovered = to_raw(head, episodes["agents/action"])
         torch.testing.assert_close(recovered[..., 2:], episodes["agents/raw"][..., 2:], rtol=0, atol=0)
         inside = episodes["agents/raw"][..., :2].abs() < 3
-        torch.testing.assert_close(recovered[..., :2][inside], episodes["agents/raw"][..., :2][inside],
-                                   rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            recovered[..., :2][inside], episodes["agents/raw"][..., :2][inside], rtol=1e-3, atol=1e-3
+        )
         if not raw:
             del episodes["agents/raw"]
         append(tmp_path / "data", episodes, {"spec": describe(env.spec), "policy": {"heads": {"agents": head.name}}})

@@ -89,6 +89,7 @@ KINDS = [(MLPS, {}), (MLPS, SEQUENTIAL), (GRUS, {"chunk_length": 6, "burn_in": 3
 @pytest.mark.parametrize("value_norm", ["popart", "running"])
 def test_nothing_of_the_dead_changes_a_loss(network, more, value_norm):
     """What the rollout holds of dead agents is replaced by nonsense before anything is computed from it."""
+
     def losses(nonsense):
         each = task(VISIT, network, **EVERYTHING | {"value_norm": value_norm}, **more)
         collect = each.collector.collect
@@ -110,8 +111,12 @@ def test_nothing_of_the_dead_changes_a_loss(network, more, value_norm):
             loss = each.loss(batch)
             gradients = torch.autograd.grad(loss["loss"], list(each.loss.parameters()), allow_unused=True)
             out += [*loss.values(), *(x for x in gradients if x is not None)]
-        return [*out, each.figures["explained_variance"], *each.reward_norm.state_dict().values(),
-                *each.loss.state_dict().values()]
+        return [
+            *out,
+            each.figures["explained_variance"],
+            *each.reward_norm.state_dict().values(),
+            *each.loss.state_dict().values(),
+        ]
 
     torch.manual_seed(1)
     expected = losses(False)
@@ -160,8 +165,9 @@ def test_who_comes_back_remembers_nothing(share, critic):
         memory = torch.where(over.view(*over.shape, *[1] * (after[0].dim() - over.dim())), 0.0, after[0])
         said.append(out[0])
     said = torch.stack(said)
-    torch.testing.assert_close(values(judge, rows, None).unflatten(0, (-1, 8))[there], each.sequences.cut(said)[there],
-                               rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        values(judge, rows, None).unflatten(0, (-1, 8))[there], each.sequences.cut(said)[there], rtol=1e-4, atol=1e-5
+    )
     torch.testing.assert_close(each.collector.memories["critic"].now[G], memory)
 
 

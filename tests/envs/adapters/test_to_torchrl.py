@@ -12,8 +12,11 @@ from envs.vmas.env import VmasEnv as AnyVmasEnv
 
 VmasEnv = partial(AnyVmasEnv, fast="off")  # the eager path; tests/envs/kernel holds the kernels to it
 
-KINDS = {"continuous": {}, "discrete": {"continuous_actions": False},
-         "multi_discrete": {"continuous_actions": False, "multi_discrete": True}}
+KINDS = {
+    "continuous": {},
+    "discrete": {"continuous_actions": False},
+    "multi_discrete": {"continuous_actions": False, "multi_discrete": True},
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)

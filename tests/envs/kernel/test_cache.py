@@ -39,8 +39,14 @@ def damage(path: Path, how: str) -> None:
         path.mkdir()
         return
     at = len(content) // 3
-    path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "nul": bytes(len(content)),
-                      "flipped": content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]}[how])
+    path.write_bytes(
+        {
+            "empty": b"",
+            "cut": content[: len(content) // 2],
+            "nul": bytes(len(content)),
+            "flipped": content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :],
+        }[how]
+    )
     path.chmod(0o600)
 
 
@@ -147,7 +153,9 @@ def test_a_compiler_that_fails_is_reported_in_one_sentence(folder, tmp_path, mon
 
 @needs_compiler
 def test_a_library_of_several_sources_is_one(folder):
-    library = compile_library('int seven();\nextern "C" int width() { return seven(); }', more=["int seven() { return 7; }"])
+    library = compile_library(
+        'int seven();\nextern "C" int width() { return seven(); }', more=["int seven() { return 7; }"]
+    )
     assert load(library).width() == 7
     with pytest.raises(CannotCompile, match="failed: .*kernel2.cpp"):
         compile_library(SOURCE, more=["int six() { return 6; }", "int five() { return broken; }"])
@@ -208,11 +216,15 @@ def sources_of(package: Path, monkeypatch) -> str:
 
 def test_a_key_is_the_same_in_every_process(tmp_path):
     """Texts of built-in functions hold addresses, which differ from process to process."""
-    program = ("import warnings; warnings.filterwarnings('ignore')\n"
-               "from envs.kernel.compile import ScenarioState\nfrom envs.vmas.env import VmasEnv\n"
-               "env = VmasEnv('balance', num_envs=2, seed=0, fast='off')\n"
-               "import torch; env.simulator.scenario.activation = torch.tanh\n"
-               "print(ScenarioState(env.world).digest())")
-    outputs = {subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-            for _ in range(2)}
+    program = (
+        "import warnings; warnings.filterwarnings('ignore')\n"
+        "from envs.kernel.compile import ScenarioState\nfrom envs.vmas.env import VmasEnv\n"
+        "env = VmasEnv('balance', num_envs=2, seed=0, fast='off')\n"
+        "import torch; env.simulator.scenario.activation = torch.tanh\n"
+        "print(ScenarioState(env.world).digest())"
+    )
+    outputs = {
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
     assert len(outputs) == 1

@@ -14,7 +14,7 @@ from envs.vmas.env import VmasEnv
 from tests.fixtures.kernels import kernels_made_anew
 
 ROOT = Path(__file__).parents[3]
-CLASS = '''
+CLASS = """
 import torch
 from vmas.simulator.core import Agent, World
 from vmas.simulator.scenario import BaseScenario
@@ -36,8 +36,8 @@ class Mine(BaseScenario):
         return PAY * agent.state.pos.norm(dim=-1)
 
 PAY = 1.0
-'''
-PLAY = '''
+"""
+PLAY = """
 import json
 from envs.vmas.env import VmasEnv
 
@@ -51,7 +51,7 @@ def play(name, fast):
 def both(name):
     print(json.dumps([play(name, "auto"), play(name, "off")]))
 
-'''
+"""
 CELLS = '''
 import linecache, time
 
@@ -68,8 +68,15 @@ def processed(arguments: list[str], stdin: str, folder: Path) -> list:
     """What a process printed, one JSON value a line; it must end well."""
     variables = {"PYTHONPATH": str(ROOT), "MARL_KERNEL_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     with kernels_made_anew(folder / "cache"):
-        done = subprocess.run([sys.executable, *arguments], input=stdin, capture_output=True, text=True, cwd=folder,
-                              timeout=300, env={**os.environ, **variables})
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            timeout=300,
+            env={**os.environ, **variables},
+        )
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
 

@@ -238,8 +238,10 @@ def test_comparisons_leave_no_trace():
         assert env.figures()["kernel_checks"] == 1 + 30 * often
     assert states[0].keys() == states[1].keys()
     for key, value in states[0].items():
-        assert torch.equal(value.nan_to_num() if value.is_floating_point() else value,
-                           states[1][key].nan_to_num() if value.is_floating_point() else states[1][key]), key
+        assert torch.equal(
+            value.nan_to_num() if value.is_floating_point() else value,
+            states[1][key].nan_to_num() if value.is_floating_point() else states[1][key],
+        ), key
 
 
 def test_a_scenario_that_changes_in_the_run_ends_it_in_one_sentence(monkeypatch):
@@ -251,7 +253,9 @@ def test_a_scenario_that_changes_in_the_run_ends_it_in_one_sentence(monkeypatch)
     scenario = type(env.world.simulator.scenario)
     reward = scenario.reward
     monkeypatch.setattr(scenario, "reward", lambda self, agent: reward(self, agent) + 1.0)
-    with pytest.raises(EnvError, match=r"has changed since its kernel was built.*dispersion\.py.*resume=RUN_DIR env\.fast=off") as error:
+    with pytest.raises(
+        EnvError, match=r"has changed since its kernel was built.*dispersion\.py.*resume=RUN_DIR env\.fast=off"
+    ) as error:
         for _ in range(6):
             rollout(env, action)
     assert "\n" not in str(error.value)

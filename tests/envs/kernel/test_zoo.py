@@ -81,7 +81,9 @@ class Run:
 def difference(ours: Run, theirs: Run, exact: bool) -> str:
     """Where two runs differ, or nothing; a longer one is looked at as far as the other went."""
     theirs = theirs.first(ours.steps) if not ours.error else theirs
-    errors = [f"{type(run.error).__name__} at step {run.steps}: {run.error}" if run.error else "" for run in (ours, theirs)]
+    errors = [
+        f"{type(run.error).__name__} at step {run.steps}: {run.error}" if run.error else "" for run in (ours, theirs)
+    ]
     if type(ours.error) is not type(theirs.error) or ours.steps != theirs.steps:
         return f"ends by {errors[0] or 'nothing'}; the simulator's by {errors[1] or 'nothing'}"
     if ours.log.keys() != theirs.log.keys():
@@ -110,8 +112,9 @@ def names_the_cause(cls: type[Zoo], why: str) -> bool:
     return Path(inspect.getfile(cls)).name in why or bool(cls.CAUSE and re.search(cls.CAUSE, why))
 
 
-@pytest.mark.parametrize(("path", "num_envs"), CASES, ids=[
-    f"{short(path)}{'' if n == 5 else '-alone'}" for path, n in CASES])
+@pytest.mark.parametrize(
+    ("path", "num_envs"), CASES, ids=[f"{short(path)}{'' if n == 5 else '-alone'}" for path, n in CASES]
+)
 def test_the_default_is_the_simulator(path, num_envs):
     cls = SCENARIOS[path]
     steps = STEPS if cls.REPEATS else 3
@@ -137,7 +140,8 @@ def test_the_default_is_the_simulator(path, num_envs):
     for run in (ours, theirs):
         late = run.steps < steps and not run.error  # it was not played to where it may raise
         if (isinstance(run.error, EnvError) != cls.RAISES and not late) or (
-                run.error and not isinstance(run.error, EnvError)):
+            run.error and not isinstance(run.error, EnvError)
+        ):
             faults.append(f"on the path {run.path}: {run.error!r}")
         elif not run.error and run.steps == steps and cls.holds(run.log) == cls.UNSEEN:
             faults.append(f"on the path {run.path} this does not hold: {cls.holds.__doc__}")
@@ -150,9 +154,19 @@ def test_each_says_what_is_expected():
         assert cls.EXPECT in EXPECTATIONS and cls.__doc__, cls
 
 
-@pytest.mark.parametrize("path", [f"tests.envs.kernel.zoo.{name}" for name in (
-    "state.counters.OnInstance", "external.draws.NumpyGlobal", "code.branches.AnyReturns", "external.clocks.WallClock")],
-    ids=short)
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"tests.envs.kernel.zoo.{name}"
+        for name in (
+            "state.counters.OnInstance",
+            "external.draws.NumpyGlobal",
+            "code.branches.AnyReturns",
+            "external.clocks.WallClock",
+        )
+    ],
+    ids=short,
+)
 def test_a_kernel_that_is_insisted_on_is_refused_for_the_same_reason(path):
     SCENARIOS[path].restart()
     why = VmasEnv(path, num_envs=5, max_steps=50, seed=SEED).why_eager
@@ -165,8 +179,10 @@ def test_counts(capsys):
     """Last in this file, so that the numbers can be read off: how many have kernels, are eager, are refused."""
     outcomes = Counter(OUTCOMES.values())
     with capsys.disabled():
-        print(f"\nzoo: {len(SCENARIOS)} scenarios, {len(CASES)} runs: {outcomes['kernel']} by kernel, "
-              f"{outcomes['eager']} eager, {outcomes['refused']} refused")
+        print(
+            f"\nzoo: {len(SCENARIOS)} scenarios, {len(CASES)} runs: {outcomes['kernel']} by kernel, "
+            f"{outcomes['eager']} eager, {outcomes['refused']} refused"
+        )
     if len(OUTCOMES) == len(CASES):
         expected = Counter(SCENARIOS[path].EXPECT for path, _ in CASES)
         assert outcomes["kernel"] >= expected["kernel"] and outcomes["eager"] >= expected["eager"]

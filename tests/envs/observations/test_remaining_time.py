@@ -100,8 +100,10 @@ def test_the_browser_s_simulator_says_it(javascript):
     page = world(live, settings, seeds=2)
     assert page["groups"]["agents"]["names"][-1] == NAME and page["groups"]["agents"]["F"] == 15
     assert [start["o"]["agents"][14::15] for start in page["starts"]] == [[1.0, 1.0, 1.0]] * 2
-    offset = sum(size for key, size in live.places.outputs[: [k for k, _ in live.places.outputs].index(
-        ("observation", "agents"))])
+    offset = sum(
+        size
+        for key, size in live.places.outputs[: [k for k, _ in live.places.outputs].index(("observation", "agents"))]
+    )
     found = javascript(
         f"""
         const program = {live.source}, o = new Float32Array(program.rows), out = [];
@@ -184,14 +186,16 @@ def test_environments_that_know_nothing_of_it_refuse_the_key():
         compose.check(compose.compose(["env=memory", "+env.observe_time=true"]))
 
 
-@pytest.mark.parametrize(("scenario", "group", "name"), [("simple_tag", "adversary", "simple_tag"),
-                                                         ("balance", "agents", "heuristic")])
+@pytest.mark.parametrize(
+    ("scenario", "group", "name"), [("simple_tag", "adversary", "simple_tag"), ("balance", "agents", "heuristic")]
+)
 def test_scripted_players_read_the_rest(scenario, group, name):
     timed, plain = (VmasEnv(scenario, num_envs=3, fast="off", seed=0, observe_time=on) for on in (True, False))
     seen, without = timed.reset(0)[0][group], plain.reset(0)[0][group]
     draws = [torch.Generator().manual_seed(0) for _ in range(2)]
-    assert torch.equal(scripted.make(name, timed, group)(seen, draws[0]),
-                       scripted.make(name, plain, group)(without, draws[1]))
+    assert torch.equal(
+        scripted.make(name, timed, group)(seen, draws[0]), scripted.make(name, plain, group)(without, draws[1])
+    )
 
 
 def test_specs_recordings_runs_and_live_worlds_know_it(tmp_path: Path):

@@ -30,12 +30,22 @@ def test_rows_are_replaced_and_new_ones_stand_in_their_place():
 
 
 def test_a_row_without_timing_keeps_times_of_the_same_program_only():
-    row = {"scenario": "s", "why": "", "step_operations": 10, "operations": 25, "seconds": {"compilers": 0.0},
-           "median": 1e-7, "most": 2e-7, "worst": 3e-7, "autograd": "its own gradients are nan"}
+    row = {
+        "scenario": "s",
+        "why": "",
+        "step_operations": 10,
+        "operations": 25,
+        "seconds": {"compilers": 0.0},
+        "median": 1e-7,
+        "most": 2e-7,
+        "worst": 3e-7,
+        "autograd": "its own gradients are nan",
+    }
     timed = row | {"seconds": {"compilers": 1.24}, "step_us": 10.0, "gradient_us": 20.0, "vmas_us": 3000.0}
     page = gradients.table([timed])
-    assert page.splitlines()[2] == ("| s | 10, 25 | 1.2 | 1e-07, 2e-07, 3e-07 | its own gradients are nan | 10 | 20 | "
-                                    "2.0 | 3.0 | 150 | 100 |")
+    assert page.splitlines()[2] == (
+        "| s | 10, 25 | 1.2 | 1e-07, 2e-07, 3e-07 | its own gradients are nan | 10 | 20 | 2.0 | 3.0 | 150 | 100 |"
+    )
     assert replace_rows(page, gradients.table([row]), gradients.merge) == page
     longer = replace_rows(page, gradients.table([row | {"operations": 26}]), gradients.merge).splitlines()[2]
     assert longer == "| s | 10, 26 | 0.0 | 1e-07, 2e-07, 3e-07 | its own gradients are nan |  |  |  |  |  |  |"

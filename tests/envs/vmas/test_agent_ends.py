@@ -77,8 +77,15 @@ def test_a_step_is_what_the_scenario_says(name):
         assert not truncated[moved.terminated].any() and not (terminated & truncated).any()
         where_it_ended = moved.next_observation[GROUP][terminated & go.unsqueeze(-1)]
         assert torch.equal(where_it_ended, raw[terminated & go.unsqueeze(-1)])
-        seen += torch.stack([terminated.any(), truncated.any(), moved.terminated.any(), moved.truncated.any(),
-                             (terminated.any(-1) & go).any()]).long()
+        seen += torch.stack(
+            [
+                terminated.any(),
+                truncated.any(),
+                moved.terminated.any(),
+                moved.truncated.any(),
+                (terminated.any(-1) & go).any(),
+            ]
+        ).long()
     assert (differs > 0) == (name == "Visit")
     assert not ends or (seen > 0)[[0, 1, 3, 4]].all() and (name == "Visit" or seen[2] > 0)
 
@@ -121,8 +128,7 @@ def bound(env, steps):
     observed, led, reward = torch.zeros(steps + 1, E, A, F), torch.zeros(steps, E, A, F), torch.zeros(steps, E, A)
     flags = [torch.zeros(steps, E, dtype=torch.bool) for _ in range(2)]
     ends = tuple(torch.zeros(steps, E, A, dtype=torch.bool) for _ in range(2)) if group.ends else None
-    env.bind_rollout({GROUP: observed[1:]}, {GROUP: led}, {GROUP: reward}, *flags,
-                     ends={GROUP: ends} if ends else None)
+    env.bind_rollout({GROUP: observed[1:]}, {GROUP: led}, {GROUP: reward}, *flags, ends={GROUP: ends} if ends else None)
     generator, masks = torch.Generator().manual_seed(1), []
     for t in range(steps):
         env.step_into(t, env.random_action(generator))
@@ -164,8 +170,11 @@ def test_scenarios_without_such_methods_say_nothing():
 @pytest.mark.parametrize(
     ("name", "settings", "sentence"),
     [
-        ("Unequal", {"continuous_actions": False},
-         r"action_mask of agent_0 returned torch.bool \[7, 5\]; must be a bool tensor \[7, 9\]"),
+        (
+            "Unequal",
+            {"continuous_actions": False},
+            r"action_mask of agent_0 returned torch.bool \[7, 5\]; must be a bool tensor \[7, 9\]",
+        ),
         ("Visit", {"continuous_actions": True}, "has an action_mask, and masks are of discrete actions only"),
         ("Strange", {}, r"done of the scenario returned torch.bool \[7, 2\] .* a bool tensor \[7\], or \[7, 3\] where"),
     ],

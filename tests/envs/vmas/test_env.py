@@ -17,14 +17,20 @@ def play(env: AnyVmasEnv, steps: int, seed: int = 0) -> list:
     return [env.step(env.random_action(generator)) for _ in range(steps)]
 
 
-@pytest.mark.parametrize("settings", [
-    {}, {"continuous_actions": False}, {"continuous_actions": False, "multi_discrete": True},
-    {"scenario": "simple_world_comm", "global_state": True},
-    {"scenario": "simple_world_comm", "continuous_actions": False},
-    {"scenario": "simple_world_comm", "continuous_actions": False, "multi_discrete": True},
-    {"scenario": "football", "scenario_kwargs": {"n_blue_agents": 2, "n_red_agents": 2, "ai_red_agents": False}},
-    {"scenario": "football", "scenario_kwargs": {"n_blue_agents": 2, "n_red_agents": 2, "dict_obs": True}},
-], ids=lambda s: ",".join(str(v) for v in s.values()))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"continuous_actions": False},
+        {"continuous_actions": False, "multi_discrete": True},
+        {"scenario": "simple_world_comm", "global_state": True},
+        {"scenario": "simple_world_comm", "continuous_actions": False},
+        {"scenario": "simple_world_comm", "continuous_actions": False, "multi_discrete": True},
+        {"scenario": "football", "scenario_kwargs": {"n_blue_agents": 2, "n_red_agents": 2, "ai_red_agents": False}},
+        {"scenario": "football", "scenario_kwargs": {"n_blue_agents": 2, "n_red_agents": 2, "dict_obs": True}},
+    ],
+    ids=lambda s: ",".join(str(v) for v in s.values()),
+)
 def test_shapes_and_types_are_those_of_the_spec(settings):
     env = VmasEnv(**{"num_envs": 5, "max_steps": 3, **settings})
     assert isinstance(env, Env)
@@ -141,10 +147,15 @@ def test_actions_are_clamped_and_checked():
     saved = env.snapshot()
     big = env.step({"agents": torch.full((4, 3, 2), 9.0)})
     env.restore(saved)
-    assert torch.equal(big.next_observation["agents"],
-                       env.step({"agents": torch.ones(4, 3, 2)}).next_observation["agents"])
-    for wrong in ({}, {"agent": torch.zeros(4, 3, 2)}, {"agents": torch.zeros(4, 3)},
-                  {"agents": torch.full((4, 3, 2), float("nan"))}):
+    assert torch.equal(
+        big.next_observation["agents"], env.step({"agents": torch.ones(4, 3, 2)}).next_observation["agents"]
+    )
+    for wrong in (
+        {},
+        {"agent": torch.zeros(4, 3, 2)},
+        {"agents": torch.zeros(4, 3)},
+        {"agents": torch.full((4, 3, 2), float("nan"))},
+    ):
         with pytest.raises(EnvError):
             env.step(wrong)
     with pytest.raises(EnvError, match="choices"):
@@ -166,6 +177,7 @@ def test_discrete_actions_push_where_vmas_says(multi):
 
 def test_one_collision_elsewhere_changes_nobody_elses_reward():
     """VMAS's world.collides is an any over the batch; here a near miss costs the same whichever others touch."""
+
     def near_miss(apart: float) -> torch.Tensor:
         env = VmasEnv("navigation", num_envs=2, max_steps=None, scenario_kwargs={"n_agents": 2})
         env.reset(0)

@@ -11,8 +11,14 @@ SETTINGS = {"continuous_actions": True, "multi_discrete": False, "max_steps": 10
 
 
 @pytest.mark.parametrize("num_envs", [1, 67])
-@pytest.mark.parametrize("kwargs", [{"grid_spacing": 0.25}, {"grid_spacing": 0.5, "xdim": 2, "n_gaussians": 5},
-                                    {"grid_spacing": 0.5, "n_gaussians": 2, "cov": [0.01, 0.3], "n_agents": 1}])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"grid_spacing": 0.25},
+        {"grid_spacing": 0.5, "xdim": 2, "n_gaussians": 5},
+        {"grid_spacing": 0.5, "n_gaussians": 2, "cov": [0.01, 0.3], "n_agents": 1},
+    ],
+)
 def test_sampling_s_densities(num_envs, kwargs):
     stream = Stream(3)
     simulator = build_simulator("sampling", num_envs, stream, scenario_kwargs=kwargs, **SETTINGS)

@@ -20,8 +20,9 @@ NOISY = ("debug/asym_joint", "road_traffic")  # draw noise for the observation a
 
 @pytest.mark.parametrize("scenario", scenario_names())
 def test_fifty_steps_equal_vmas(scenario):
-    difference = compare(scenario, num_envs=4, steps=50, repaired=scenario in REPAIRED,
-                         scenario_kwargs=SMALL.get(scenario, {}))
+    difference = compare(
+        scenario, num_envs=4, steps=50, repaired=scenario in REPAIRED, scenario_kwargs=SMALL.get(scenario, {})
+    )
     assert difference.ended >= 8
     assert difference.worst == 0.0, difference
     assert difference.restart < (0.5 if scenario in NOISY else 1e-30), difference
@@ -30,8 +31,9 @@ def test_fifty_steps_equal_vmas(scenario):
 @pytest.mark.parametrize("kind", ["discrete", "multi_discrete"])
 @pytest.mark.parametrize("scenario", ["balance", "mpe/simple_world_comm", "transport"])
 def test_discrete_actions_equal_vmas(scenario, kind):
-    difference = compare(scenario, num_envs=4, steps=30, continuous_actions=False,
-                         multi_discrete=kind == "multi_discrete")
+    difference = compare(
+        scenario, num_envs=4, steps=30, continuous_actions=False, multi_discrete=kind == "multi_discrete"
+    )
     assert difference.worst == difference.restart == 0.0, difference
 
 
@@ -43,6 +45,7 @@ def test_batch_collisions_are_the_only_difference_from_navigation():
 
 def test_a_comparison_leaves_vmas_random_state_alone():
     from vmas.simulator.environment import Environment
+
     before = Environment.vmas_random_state[0].tolist()
     compare("mpe/simple", steps=2)
     assert Environment.vmas_random_state[0].tolist() == before

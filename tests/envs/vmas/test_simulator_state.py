@@ -19,14 +19,26 @@ class Thing:
 def test_paths_references_and_plain_values():
     shared = torch.zeros(3)
     friend = Thing(pos=torch.ones(3))
-    root = Thing(a=shared, things=[Thing(b=shared, friend=friend), friend], table={"x": shared, 5: torch.eye(2)},
-                 pair=(torch.zeros(1), 2), number=3, words=["a", (1, 2.5)], nothing=None, skip=len,
-                 outside=SimpleNamespace(hidden=torch.zeros(3)))
+    root = Thing(
+        a=shared,
+        things=[Thing(b=shared, friend=friend), friend],
+        table={"x": shared, 5: torch.eye(2)},
+        pair=(torch.zeros(1), 2),
+        number=3,
+        words=["a", (1, 2.5)],
+        nothing=None,
+        skip=len,
+        outside=SimpleNamespace(hidden=torch.zeros(3)),
+    )
     state = StateMap(root)
     assert set(state.tensors) == {"a", "things.0.b", "things.1.pos", "table.x", "table.5", "pair.0"}
     assert state.tensors["table.x"].value is state.tensors["things.0.b"].value is shared
-    assert state.host_values() == {"number": 3, "words": {"list": ["a", {"tuple": [1, 2.5]}]}, "nothing": None,
-                                   "things.0.friend": {"object": "things.1"}}
+    assert state.host_values() == {
+        "number": 3,
+        "words": {"list": ["a", {"tuple": [1, 2.5]}]},
+        "nothing": None,
+        "things.0.friend": {"object": "things.1"},
+    }
 
 
 def test_writing_restores_plain_values_and_references():

@@ -36,12 +36,19 @@ def global_states() -> tuple:
     return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
 
 
-CASES = [{"scenario": "balance", "global_state": True}, {"scenario": "navigation"}, {"scenario": "simple_tag"},
-         {"scenario": "simple_speaker_listener"}, {"scenario": "debug/het_mass"}, {"scenario": "dropout"},
-         {"scenario": "debug/asym_joint"}, {"scenario": "balance", "continuous_actions": False},
-         {"scenario": "football", "scenario_kwargs": {"n_blue_agents": 2, "n_red_agents": 2}},
-         {"scenario": "joint_passage", "scenario_kwargs": {"n_passages": 9}},
-         {"scenario": "road_traffic", "scenario_kwargs": {"n_agents": 3}}]
+CASES = [
+    {"scenario": "balance", "global_state": True},
+    {"scenario": "navigation"},
+    {"scenario": "simple_tag"},
+    {"scenario": "simple_speaker_listener"},
+    {"scenario": "debug/het_mass"},
+    {"scenario": "dropout"},
+    {"scenario": "debug/asym_joint"},
+    {"scenario": "balance", "continuous_actions": False},
+    {"scenario": "football", "scenario_kwargs": {"n_blue_agents": 2, "n_red_agents": 2}},
+    {"scenario": "joint_passage", "scenario_kwargs": {"n_passages": 9}},
+    {"scenario": "road_traffic", "scenario_kwargs": {"n_agents": 3}},
+]
 SLOW = ("football", "joint_passage", "road_traffic")
 
 
@@ -121,15 +128,25 @@ def test_seeds_decide_and_repeat():
 
 def test_reset_with_a_seed_is_vmas_own():
     from vmas import make_env
+
     raw = make_env("balance", num_envs=4, seed=0)
     theirs = torch.stack(raw.reset(seed=11), 1)
     assert torch.equal(VmasEnv("balance", num_envs=4).reset(11)[0]["agents"], theirs)
 
 
-@pytest.mark.parametrize("scenario, fast", [("simple_tag", "off"), ("simple_tag", "auto"), ("debug/het_mass", "off"),
-                                            ("debug/asym_joint", "off"), ("debug/asym_joint", "auto")])
+@pytest.mark.parametrize(
+    "scenario, fast",
+    [
+        ("simple_tag", "off"),
+        ("simple_tag", "auto"),
+        ("debug/het_mass", "off"),
+        ("debug/asym_joint", "off"),
+        ("debug/asym_joint", "auto"),
+    ],
+)
 def test_global_generators_are_left_alone_and_ignored(scenario, fast):
     from vmas.simulator.environment import Environment
+
     shared = [Environment.vmas_random_state[0].clone(), Environment.vmas_random_state[2]]
     before = global_states()
     env = VmasEnv(scenario, num_envs=3, max_steps=4, fast=fast)

@@ -77,7 +77,7 @@ def test_what_means_something_to_hydra_stays() -> None:
 
 @pytest.fixture(scope="module")
 def odd_run(tmp_path_factory) -> Path:
-    return make_run(tmp_path_factory.mktemp("odd") / "it's \"a\" run – é=1")
+    return make_run(tmp_path_factory.mktemp("odd") / 'it\'s "a" run – é=1')
 
 
 def test_a_run_with_an_odd_name_is_read_however_it_is_quoted(odd_run: Path) -> None:

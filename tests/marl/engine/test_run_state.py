@@ -103,9 +103,7 @@ class Wrapping(Callback):
 def test_callbacks_may_put_another_task_in_place_and_word_errors(tmp_path):
     first, second = make_task(epochs=2), make_task(epochs=2)
     _, trainer = run(tmp_path, task=first, callbacks=[Wrapping(second)])
-    assert trainer.task is second and not torch.equal(
-        first.loss.model.head.weight, second.loss.model.head.weight
-    )
+    assert trainer.task is second and not torch.equal(first.loss.model.head.weight, second.loss.model.head.weight)
 
     def broken(batch):
         raise RuntimeError("no forward pass")

@@ -112,7 +112,9 @@ torch.set_grad_enabled(False)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_after_a_fork_there_are_other_helpers():
-    assert "equal" in run(PRELUDE + """
+    assert "equal" in run(
+        PRELUDE
+        + """
 helpers.allow(1)
 wanted = net(x)
 child = os.fork()
@@ -120,12 +122,15 @@ if not child:
     same = all(torch.equal(net(x), wanted) for _ in range(50))
     os._exit(0 if same else 1)
 print("equal" if os.waitpid(child, 0)[1] == 0 else "different")
-""")
+"""
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound to cores")
 def test_where_there_is_no_idle_core_helpers_rest():
-    printed = run(PRELUDE + """
+    printed = run(
+        PRELUDE
+        + """
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 helpers.allow(1)
 calls = 0
@@ -133,7 +138,8 @@ while calls < 20_000 and fused_mlp.kernel().backoffs() < 5:
     net(x)
     calls += 1
 print(fused_mlp.kernel().backoffs())
-""")
+"""
+    )
     assert int(printed) >= 5
 
 

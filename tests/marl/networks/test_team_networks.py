@@ -132,7 +132,7 @@ def test_a_supervised_task_learns_from_sets(network, tmp_path):
 
 
 def test_what_reads_a_team_is_known_by_its_class():
-    assert reads_team(DeepSets) and reads_team(partial(partial(Graph, width=8), layers=2)) 
+    assert reads_team(DeepSets) and reads_team(partial(partial(Graph, width=8), layers=2))
     assert reads_team(Attention(3, 2))
     assert not reads_team(MLP) and not reads_team(partial(MLP, hidden=[3])) and not reads_team(lambda i, o: MLP(i, o))
     shared = PerAgent(partial(DeepSets), 3, 5, 2, shared=True)

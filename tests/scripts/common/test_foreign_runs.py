@@ -24,5 +24,3 @@ def test_a_foreign_run_directory_is_refused_by_whatever_reads_it(tmp_path: Path,
         with pytest.raises(UserError, match="trainer"):
             compose.check(compose.compose([f"resume={run}"]))
     assert not mark.exists()
-
-

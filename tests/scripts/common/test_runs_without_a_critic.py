@@ -105,4 +105,3 @@ def test_they_meet_are_rated_and_compared_by_their_names(runs, script, tmp_path:
     options = report.Options(out=str(tmp_path / "report"), reps=100)
     comparison = report.report([str(runs[name]) for name in RUNS], options)
     assert {*comparison.algorithms} == {"qmix", "masac", "matd3", "pqn_vdn"}
-

@@ -137,11 +137,38 @@ def forbid(path: Path, dice: random.Random) -> None:
 
 
 LISTS = replace(b"[1, 2]", b"- a\n- b\n", b"[]")
-OTHER = replace(b"{}", b"null", b"1", b'"text"', b"x: y\n", b"x: &a [*a]\n", b"\xef\xbb\xbf{}", b"\xff\xfe\x00",
-                b"%PDF-1.4", b"{" * 5000)
+OTHER = replace(
+    b"{}",
+    b"null",
+    b"1",
+    b'"text"',
+    b"x: y\n",
+    b"x: &a [*a]\n",
+    b"\xef\xbb\xbf{}",
+    b"\xff\xfe\x00",
+    b"%PDF-1.4",
+    b"{" * 5000,
+)
 EMPTY = replace(b"")
-DAMAGES = [truncate, truncate, flip, flip, head, nul, noise, EMPTY, LISTS, OTHER, delete, folder, loop, append, words,
-           words, forbid]
+DAMAGES = [
+    truncate,
+    truncate,
+    flip,
+    flip,
+    head,
+    nul,
+    noise,
+    EMPTY,
+    LISTS,
+    OTHER,
+    delete,
+    folder,
+    loop,
+    append,
+    words,
+    words,
+    forbid,
+]
 
 
 def generate(dice: random.Random, world: Path, cache: Path) -> tuple[str, str, int]:

@@ -19,8 +19,13 @@ MEMORY = 8 << 30  # bytes that a command may ask for: a fuzz must not take the m
 def settings(cache: Path) -> dict[str, str]:
     """The environment of all commands: one thread, a kernel cache of their own, no home to write to."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "MLFLOW", "HYDRA", "MARL"))}
-    variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "COLUMNS": "120",
-    "WANDB_MODE": "offline"}
+    variables = {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "COLUMNS": "120",
+        "WANDB_MODE": "offline",
+    }
     return inherited | variables | {"MARL_KERNEL_CACHE": str(cache)}
 
 

@@ -42,8 +42,26 @@ SWEEPS = ["choice(1,2)", "choice()", "range(3)", "range(0,1,0)", "range(1,1e9)",
           "shuffle(1,2)", "int(abc)", "int(1.5)", "float(x)", "str(1)", "bool(2)", "json_str(x)", "tag(a,1)",
           "extend_list(1)",
           "nothing(1)"]  # fmt: skip
-BROKEN = ["[", "]", "{", "}", "[1,", "{a:", "{a}", "(", ")", "'", '"', "'x", '"x', "[1 2]", "{a:1,}", "[,]", "a'b'c",
-          "${[}"]
+BROKEN = [
+    "[",
+    "]",
+    "{",
+    "}",
+    "[1,",
+    "{a:",
+    "{a}",
+    "(",
+    ")",
+    "'",
+    '"',
+    "'x",
+    '"x',
+    "[1 2]",
+    "{a:1,}",
+    "[,]",
+    "a'b'c",
+    "${[}",
+]
 ODD = [*NUMBERS, *HUGE, *TEXTS, *PATHS, *LISTS, *MAPPINGS, *INTERPOLATIONS, *SWEEPS, *BROKEN]
 KINDS = [NUMBERS, NUMBERS, HUGE, TEXTS, TEXTS, PATHS, LISTS, MAPPINGS, INTERPOLATIONS, SWEEPS, BROKEN]
 

@@ -67,8 +67,9 @@ def data(folder: Path) -> None:
         labels = dice.integers(0, 3, count, dtype=np.uint8)
         head = struct.pack(">HBBIII", 0, 8, 3, count, 8, 8)
         (folder / "idx" / f"{part}-images-idx3-ubyte").write_bytes(head + pictures.tobytes())
-        (folder / "idx" / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">HBBI", 0, 8, 1,
-                                                                               count) + labels.tobytes())
+        (folder / "idx" / f"{part}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">HBBI", 0, 8, 1, count) + labels.tobytes()
+        )
 
 
 def build(folder: Path, run: Callable[[str, list[str], Path, Path], Outcome], only: tuple[str, ...] = ()) -> Path:

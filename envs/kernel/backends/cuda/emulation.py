@@ -73,10 +73,17 @@ def emulated(source: str) -> str:
         kinds = [kind if "*" in kind else kind.replace("const ", "").strip() for kind in kinds]
         arguments = ", ".join(f"*({kind}*)arguments[{i}]" for i, kind in enumerate(kinds))
         fields = " ".join(f"{kind} a{i};" for i, kind in enumerate(kinds))
-        copies = " ".join(f"kept->a{i} = *({kind}*)arguments[{i}]; kept->arguments[{i}] = (void*)&kept->a{i};"
-                          for i, kind in enumerate(kinds))
-        lines.append(LAUNCH.replace("NAME", name).replace("ARGUMENTS", arguments).replace("FIELDS", fields)
-                     .replace("COUNT", str(len(kinds))).replace("COPIES", copies))
+        copies = " ".join(
+            f"kept->a{i} = *({kind}*)arguments[{i}]; kept->arguments[{i}] = (void*)&kept->a{i};"
+            for i, kind in enumerate(kinds)
+        )
+        lines.append(
+            LAUNCH.replace("NAME", name)
+            .replace("ARGUMENTS", arguments)
+            .replace("FIELDS", fields)
+            .replace("COUNT", str(len(kinds)))
+            .replace("COPIES", copies)
+        )
     return "\n".join([*lines, WIDTH, STEP if "environment_step" in kernels else ""])
 
 

@@ -52,9 +52,11 @@ def emit_cuda_gradient(gradient: Gradient, places: GradientLayout) -> str:
     def pointer(name: tuple, kind: str, count: int) -> str:
         return f"p[{index[name]}] ? ({kind}*)p[{index[name]}] + e * {count}LL : nullptr"
 
-    named = {"s": ("float", f"(float*)p[{index['gradient', 'state']}] + e"),
-             "x": ("const float", f"(const float*)p[{index['state',]}] + e"),
-             "z": ("const float", pointer(("noise",), "const float", places.noise))}
+    named = {
+        "s": ("float", f"(float*)p[{index['gradient', 'state']}] + e"),
+        "x": ("const float", f"(const float*)p[{index['state',]}] + e"),
+        "z": ("const float", pointer(("noise",), "const float", places.noise)),
+    }
     for k, (group, count, integers) in enumerate(places.actions):
         kind = "const i64" if integers else "const float"
         named[f"a{k}"] = kind, pointer(("action", group), kind, count)

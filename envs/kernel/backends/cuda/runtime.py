@@ -46,7 +46,11 @@ class CudaStep(KernelStep):
         self._where = Where()
         self._bases, self._strides = self._where.base, self._where.stride  # views: what is bound is in the structure
         self._shifts, self._now, self._pool, self._shift = (
-            ctypes.c_void_p(), ctypes.c_longlong(), ctypes.c_longlong(), ctypes.c_longlong())
+            ctypes.c_void_p(),
+            ctypes.c_longlong(),
+            ctypes.c_longlong(),
+            ctypes.c_longlong(),
+        )
         self._envs, self._padded = ctypes.c_longlong(), ctypes.c_longlong()
         return WARP
 
@@ -79,7 +83,8 @@ class CudaStep(KernelStep):
         """See `KernelStep.step`; the step is made some time later, in the order of torch's own work."""
         if self._arguments is None:
             self._arguments = addresses(
-                [self._where, self._shifts, self._now, self._envs, self._padded, self._pool, self._shift])
+                [self._where, self._shifts, self._now, self._envs, self._padded, self._pool, self._shift]
+            )
         self._now.value, self._pool.value, self._shift.value = t, self.pool_size, shift
         self._driver.launch(self._kernel, self._blocks, self._threads, ctypes.addressof(self._arguments), self.device)
 
@@ -138,4 +143,5 @@ class CudaStep(KernelStep):
         for path, changed in zip(self._pinned, changes, strict=True):
             if changed:
                 raise ConstantChanged(
-                    f"{path} was the same in every environment when the kernel was built, and isn't now")
+                    f"{path} was the same in every environment when the kernel was built, and isn't now"
+                )

@@ -149,7 +149,10 @@ def emit_cuda(lowered: Lowered, places: Layout, part: int = PART) -> str:
 
     parts, handed = parts_of(writer, writer.schedule(), part)
     length = sum(len(lines) for lines in parts)
-    source = [f"#define MATHS {'CALLED' if len(parts) > 1 else 'F'}", f"#define ROOTS {'CALLED' if length > ROOTS else 'F'}"]
+    source = [
+        f"#define MATHS {'CALLED' if len(parts) > 1 else 'F'}",
+        f"#define ROOTS {'CALLED' if length > ROOTS else 'F'}",
+    ]
     source += [PRELUDE, WHERE.replace("POINTERS", str(len(places.pointers)))]
     inlined = "__noinline__" if len(parts) > 1 else "__forceinline__"
     for i, lines in enumerate(parts):

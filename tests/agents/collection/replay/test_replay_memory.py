@@ -80,7 +80,7 @@ def test_a_disk_without_room_says_so_before_anything_is_written(tmp_path: Path) 
         "larger = memory.zeros({'b': ((800_000,), torch.uint8)})['b'].fill_(2)\n"
         "print(int(small.sum()), int(larger.sum(dtype=torch.int64)))"
     )
-    train = f"{mount} && {sys.executable} -c \"$1\""
+    train = f'{mount} && {sys.executable} -c "$1"'
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["unshare", "-rm", "sh", "-c", train, "sh", script], env=environment, capture_output=True,
                           text=True)  # fmt: skip

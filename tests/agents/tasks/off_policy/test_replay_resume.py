@@ -131,6 +131,8 @@ def test_a_buffer_on_disk_changes_nothing_and_may_move_when_a_run_goes_on(whole:
         cut = stopped(tmp_path / f"{first}_{then}", 4, "trainer.keep_every=3", f"algo.buffer_on={first}")
         run(cut, "trainer.keep_every=3", f"algo.buffer_on={then}", again=str(cut))
         assert differences(whole, cut) == [] and rows(whole) == rows(cut)
+
+
 @pytest.mark.parametrize("settings", MEMORIES)
 def test_what_networks_remembered_goes_on(settings: list[str], tmp_path: Path) -> None:
     settings = [*MEMORY, *settings]

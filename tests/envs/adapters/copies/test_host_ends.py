@@ -18,8 +18,13 @@ def play(env, steps):
     for _ in range(steps):
         alive = env.masks()[GROUP]["alive"][0].tolist()
         moved = env.step(env.random_action())
-        row = [moved.observation[GROUP][0, :, 0], moved.next_observation[GROUP][0, :, 0], moved.reward[GROUP][0],
-               moved.agent_terminated[GROUP][0], moved.agent_truncated[GROUP][0]]
+        row = [
+            moved.observation[GROUP][0, :, 0],
+            moved.next_observation[GROUP][0, :, 0],
+            moved.reward[GROUP][0],
+            moved.agent_terminated[GROUP][0],
+            moved.agent_truncated[GROUP][0],
+        ]
         rows.append([alive, *(value.tolist() for value in row), bool(moved.terminated[0]), bool(moved.truncated[0])])
     return rows
 

@@ -27,10 +27,15 @@ ROW = [3.0, 0.5, -0.25, 1, 2, 0]  # deep's number, push's two, deep's two choice
 talk = partial(VmasEnv, "simple_reference", words="discrete", max_steps=4, fast="off")
 
 
-@pytest.mark.parametrize("make", [
-    lambda: GymnasiumEnv(f"{HERE}:Endless-v0", num_envs=4),
-    lambda: GymnasiumEnv(f"{HERE}:Joint-v0", num_envs=4, kwargs={"masks": True}),
-    lambda: VectorEnv(f"{HERE}:Joint-v0", num_envs=4), lambda: PettingZooEnv(f"{HERE}.Pair", num_envs=4)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: GymnasiumEnv(f"{HERE}:Endless-v0", num_envs=4),
+        lambda: GymnasiumEnv(f"{HERE}:Joint-v0", num_envs=4, kwargs={"masks": True}),
+        lambda: VectorEnv(f"{HERE}:Joint-v0", num_envs=4),
+        lambda: PettingZooEnv(f"{HERE}.Pair", num_envs=4),
+    ],
+)
 def test_random_play_is_finite_allowed_and_a_function_of_its_seed(make):
     runs = []
     for _ in range(2):
@@ -63,10 +68,13 @@ def test_numbers_come_first_then_choices_both_by_sorted_keys():
     assert given["deep"][0].tolist() == [1, 2] and given["deep"][1].tolist() == [3.0]
 
 
-@pytest.mark.parametrize(("space", "kind", "nvec"), [
-    (spaces.Tuple([spaces.Discrete(3), spaces.MultiBinary(2)]), "multi_discrete", (3, 2, 2)),
-    (spaces.Dict({"a": spaces.Box(0, 1, (2,)), "b": spaces.Box(0, 1, (1, 2))}), "continuous", ()),
-])
+@pytest.mark.parametrize(
+    ("space", "kind", "nvec"),
+    [
+        (spaces.Tuple([spaces.Discrete(3), spaces.MultiBinary(2)]), "multi_discrete", (3, 2, 2)),
+        (spaces.Dict({"a": spaces.Box(0, 1, (2,)), "b": spaces.Box(0, 1, (1, 2))}), "continuous", ()),
+    ],
+)
 def test_what_joins_one_kind_only_is_of_that_kind(space, kind, nvec):
     action = action_spec(space, "it")
     assert (action.kind, action.nvec) == (kind, nvec)
@@ -112,7 +120,9 @@ def test_masks_of_the_choices_are_those_of_the_environment():
 def test_agents_of_other_kinds_are_groups_of_their_own():
     env = PettingZooEnv(f"{HERE}.Pair", num_envs=2)
     assert {n: (g.action.kind, g.action.size) for n, g in env.spec.groups.items()} == {
-        "mixed": ("hybrid", 2), "plain": ("discrete", 1)}
+        "mixed": ("hybrid", 2),
+        "plain": ("discrete", 1),
+    }
     moved = env.step({"mixed": torch.tensor([[[1.5, 2.0]], [[-9.0, 1.0]]]), "plain": torch.tensor([[[3]], [[0]]])})
     assert moved.reward["mixed"].flatten().tolist() == [21.5, 8.0]
     assert moved.reward["plain"].flatten().tolist() == [3.0, 0.0]
@@ -121,8 +131,9 @@ def test_agents_of_other_kinds_are_groups_of_their_own():
 def test_hybrid_actions_are_handed_out_as_dicts():
     env, direct = talk(num_envs=3), talk(num_envs=3)
     vector = GymnasiumVector(env)
-    assert vector.single_action_space["agents"] == spaces.Dict({
-        "continuous": spaces.Box(-1, 1, (2, 2), np.float32), "discrete": spaces.MultiDiscrete([[10], [10]])})
+    assert vector.single_action_space["agents"] == spaces.Dict(
+        {"continuous": spaces.Box(-1, 1, (2, 2), np.float32), "discrete": spaces.MultiDiscrete([[10], [10]])}
+    )
     vector.reset(seed=1)
     direct.reset(1)
     vector.action_space.seed(0)

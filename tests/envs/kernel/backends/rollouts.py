@@ -13,8 +13,11 @@ def played(env: VmasEnv, steps: int) -> list[dict[str, Tensor]]:
         step = env.step(env.random_action(torch.Generator().manual_seed(t)))
         out.append({"terminated": step.terminated, "truncated": step.truncated})
         for name in env.spec.groups:
-            out[-1] |= {f"observation {name}": step.observation[name], f"reward {name}": step.reward[name],
-                        f"next {name}": step.next_observation[name]}
+            out[-1] |= {
+                f"observation {name}": step.observation[name],
+                f"reward {name}": step.reward[name],
+                f"next {name}": step.next_observation[name],
+            }
     return out
 
 
@@ -28,6 +31,11 @@ def bound(env: VmasEnv, steps: int) -> dict[str, Tensor]:
         "terminated": torch.zeros(shape, dtype=torch.bool),
         "truncated": torch.zeros(shape, dtype=torch.bool),
     }
-    env.bind_rollout({"agents": buffers["observation"]}, {"agents": buffers["next"]}, {"agents": buffers["reward"]},
-                     buffers["terminated"], buffers["truncated"])
+    env.bind_rollout(
+        {"agents": buffers["observation"]},
+        {"agents": buffers["next"]},
+        {"agents": buffers["reward"]},
+        buffers["terminated"],
+        buffers["truncated"],
+    )
     return buffers

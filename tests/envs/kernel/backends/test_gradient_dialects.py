@@ -59,8 +59,21 @@ def with_a_table():
     stored = p.memory("store", "f", "t", -1, i, p.op("mul", x, p.op("select", near, arm, y)), before)
     after = p.memory("load", "f", "t", stored, j)
     fields = [("x", 0), ("y", 0), ("j", 0)]
-    lowered = Lowered(p, fields, [before, p.op("mul", after, after), j], {"t": (stored, "f")}, {}, {}, [], {}, 0, False,
-                      {}, set(), set())
+    lowered = Lowered(
+        p,
+        fields,
+        [before, p.op("mul", after, after), j],
+        {"t": (stored, "f")},
+        {},
+        {},
+        [],
+        {},
+        0,
+        False,
+        {},
+        set(),
+        set(),
+    )
     gradient = differentiate(lowered)
     return gradient, GradientLayout(fields, [("t", 3, "f"), (TABLE + "t", 3, "f")], [], 0, [], [])
 
@@ -78,8 +91,12 @@ def given(places: GradientLayout, padded: int) -> dict[tuple, torch.Tensor]:
     for k, (path, _) in enumerate(places.fields):
         if path == "j":
             state[k, :ENVS] = torch.arange(ENVS) % 3
-    found = {("state",): state, ("gradient", "state"): after, ("noise",): random(ENVS, max(places.noise, 1)),
-             ("over",): torch.arange(ENVS) % 3 == 0}
+    found = {
+        ("state",): state,
+        ("gradient", "state"): after,
+        ("noise",): random(ENVS, max(places.noise, 1)),
+        ("over",): torch.arange(ENVS) % 3 == 0,
+    }
     found |= {("table", path): random(ENVS, count) for path, count, _ in places.tables}
     found |= {("action", group): random(ENVS, count) for group, count, _ in places.actions}
     found |= {("gradient", *key): random(ENVS, count) for key, count in places.outputs}
@@ -104,7 +121,11 @@ def assert_close(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], by:
         np.testing.assert_allclose(ours[name], numbers, rtol=by, atol=by, err_msg=name)
 
 
-CASES = {"a table": with_a_table, "mpe/simple_spread": lambda: made("mpe/simple_spread"), "balance": lambda: made("balance")}
+CASES = {
+    "a table": with_a_table,
+    "mpe/simple_spread": lambda: made("mpe/simple_spread"),
+    "balance": lambda: made("balance"),
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -126,18 +147,29 @@ def test_javascript_gives_what_the_cpu_gives(case: str, javascript) -> None:
         if key in places.restarted:
             row += numbers["gradient", "after", *key] * ~numbers["over",].unsqueeze(1)
         coming.append(row)
-    sent = {"x": rows[0].T, "s": rows[1].T, "z": numbers["noise",],
-            "y": torch.cat(coming, 1) if coming else torch.zeros(ENVS, 1), "over": numbers["over",].float()}
+    sent = {
+        "x": rows[0].T,
+        "s": rows[1].T,
+        "z": numbers["noise",],
+        "y": torch.cat(coming, 1) if coming else torch.zeros(ENVS, 1),
+        "over": numbers["over",].float(),
+    }
     sent |= {f"a{k}": numbers["action", group] for k, (group, _, _) in enumerate(places.actions)}
     sent |= {f"T{k}": table for k, table in enumerate(tables)}
     actions = sum(count for _, count, _ in places.actions)
-    lines = [f"const gradient = {emit_js_gradient(gradient, places)};", "const found = {s: [], o: [], T: []};",
-             f"const part = (a, e) => a.slice(e * a.length / {ENVS}, (e + 1) * a.length / {ENVS});",
-             f"for (let e = 0; e < {ENVS}; e++) {{", f"  const mine = part(s, e), o = new Float32Array({max(actions, 1)});",
-             f"  const T = [{', '.join(f'part(T{k}, e)' for k in range(len(tables)))}];",
-             f"  const a = {{{', '.join(f'${k}: part(a{k}, e)' for k in range(len(places.actions)))}}};",
-             "  gradient(mine, part(x, e), a, part(z, e), T, part(y, e), over[e] !== 0, o);",
-             "  found.s.push([...mine]); found.o.push([...o]); found.T.push(T.map(t => [...t]));", "}", "return found;"]
+    lines = [
+        f"const gradient = {emit_js_gradient(gradient, places)};",
+        "const found = {s: [], o: [], T: []};",
+        f"const part = (a, e) => a.slice(e * a.length / {ENVS}, (e + 1) * a.length / {ENVS});",
+        f"for (let e = 0; e < {ENVS}; e++) {{",
+        f"  const mine = part(s, e), o = new Float32Array({max(actions, 1)});",
+        f"  const T = [{', '.join(f'part(T{k}, e)' for k in range(len(tables)))}];",
+        f"  const a = {{{', '.join(f'${k}: part(a{k}, e)' for k in range(len(places.actions)))}}};",
+        "  gradient(mine, part(x, e), a, part(z, e), T, part(y, e), over[e] !== 0, o);",
+        "  found.s.push([...mine]); found.o.push([...o]); found.T.push(T.map(t => [...t]));",
+        "}",
+        "return found;",
+    ]
     found = javascript("\n".join(lines), **{name: value.numpy() for name, value in sent.items()})
     ours, start = {"state": np.array(found["s"]).T}, 0
     for group, count, _ in places.actions:

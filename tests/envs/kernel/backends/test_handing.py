@@ -23,8 +23,17 @@ def two_blocks(part: int) -> tuple[Handing, dict[str, int]]:
     plan = schedule(p, [first, second])
     plan.store(first, "o[0]")
     plan.store(second, "o[1]")
-    names = {"x": x, "y": y, "near": near, "cheap": cheap, "inner": inner, "arm": arm, "first": first, "again": again,
-             "deep": deep}
+    names = {
+        "x": x,
+        "y": y,
+        "near": near,
+        "cheap": cheap,
+        "inner": inner,
+        "arm": arm,
+        "first": first,
+        "again": again,
+        "deep": deep,
+    }
     return Handing(p, plan.finish(), part, {x, y}), names
 
 

@@ -10,11 +10,33 @@ from envs.kernel.ir.program import OPERATIONS, Program, evaluate
 ANY = [-2.5, -1.0, -0.3, 0.0, 0.4, 1.0, 2.0]
 POSITIVE, INNER = [0.2, 1.0, 2.5], [-0.9, -0.2, 0.0, 0.5]
 TORCH = {
-    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "neg": torch.neg, "abs": torch.abs,
-    "sqrt": torch.sqrt, "sin": torch.sin, "cos": torch.cos, "tan": torch.tan, "exp": torch.exp, "log": torch.log,
-    "log1p": torch.log1p, "expm1": torch.expm1, "tanh": torch.tanh, "atan2": torch.atan2, "asin": torch.asin,
-    "acos": torch.acos, "atan": torch.atan, "sinh": torch.sinh, "cosh": torch.cosh, "pow": torch.pow,
-    "fmod": torch.fmod, "min": torch.minimum, "max": torch.maximum, "mul0": torch.mul, "same": lambda x: x * 1,
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.div,
+    "neg": torch.neg,
+    "abs": torch.abs,
+    "sqrt": torch.sqrt,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "tan": torch.tan,
+    "exp": torch.exp,
+    "log": torch.log,
+    "log1p": torch.log1p,
+    "expm1": torch.expm1,
+    "tanh": torch.tanh,
+    "atan2": torch.atan2,
+    "asin": torch.asin,
+    "acos": torch.acos,
+    "atan": torch.atan,
+    "sinh": torch.sinh,
+    "cosh": torch.cosh,
+    "pow": torch.pow,
+    "fmod": torch.fmod,
+    "min": torch.minimum,
+    "max": torch.maximum,
+    "mul0": torch.mul,
+    "same": lambda x: x * 1,
 }
 FIRST = {"sqrt": POSITIVE, "log": POSITIVE, "log1p": INNER, "asin": INNER, "acos": INNER, "pow": [0.0, 0.7, 2.0]}
 SECOND = {"div": [-2.0, 0.5, 3.0], "fmod": [-2.0, 0.7, 1.5], "pow": [0.0, 0.5, 1.0, 3.0], "atan2": [-1.0, 0.5, 2.0]}

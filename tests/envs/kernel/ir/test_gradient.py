@@ -23,7 +23,9 @@ def gradients(gradient: Gradient, at: dict[str, list[float]], of: dict[str, floa
     size = len(next(iter(at.values())))
     inputs = {("state", name, 0): np.array(at[name]) for name in names}
     inputs |= {("gradient", "state", name, 0): np.full(size, of.get(name, 0.0)) for name in names}
-    values = evaluate_double(gradient.lowered.program, [v for v in gradient.state if v is not None], inputs, tables or {})
+    values = evaluate_double(
+        gradient.lowered.program, [v for v in gradient.state if v is not None], inputs, tables or {}
+    )
     found = iter([np.broadcast_to(v, size).tolist() for v in values])
     return {name: next(found) if v is not None else None for name, v in zip(names, gradient.state, strict=True)}
 
@@ -44,8 +46,10 @@ def test_an_arm_that_is_not_taken_hands_nothing_on_whatever_it_holds():
         arm = p.op("exp", arm)  # costly enough for a block of its own
     gradient = differentiate(step(p, {"x": p.op("select", far, arm, y), "y": p.op("select", far, y, x)}))
     found = gradients(gradient, {"x": [0.0, -1.0, 4.0], "y": [3.0, 3.0, -20.0]}, {"x": 1.0, "y": 1.0})
-    inputs = [torch.tensor([4.0], dtype=torch.double, requires_grad=True),
-              torch.tensor([-20.0], dtype=torch.double, requires_grad=True)]
+    inputs = [
+        torch.tensor([4.0], dtype=torch.double, requires_grad=True),
+        torch.tensor([-20.0], dtype=torch.double, requires_grad=True),
+    ]
     nested = inputs[1] / inputs[0].sqrt()
     for _ in range(4):
         nested = nested.exp()

@@ -65,7 +65,7 @@ def test_a_window_of_twenty_steps_has_the_gradient_that_differences_have():
             inputs |= {("action", "agents", k): row for k, row in enumerate(moved.T)}
             values = evaluate_double(lowered.program, rewards + [v for v in fields if v is not None], inputs, {})
             total = total + sum(values[: len(rewards)])
-            new = iter(values[len(rewards):])
+            new = iter(values[len(rewards) :])
             state = {key: row if v is None else next(new) for (key, row), v in zip(state.items(), fields, strict=True)}
         return total
 
@@ -154,10 +154,13 @@ def test_a_kernel_is_made_once_and_kept(monkeypatch):
     assert steps.compilation.facts["astray"] == 0 and steps.compilation.facts["worst"] < 1e-3
 
 
-@pytest.mark.parametrize(("settings", "words"), [
-    ({"continuous_actions": False}, r"'mpe/simple_spread' has no gradients: the actions of 'agents' are choices"),
-    ({"fast": "off"}, r"'mpe/simple_spread' has no gradients: it has no kernel, and env.fast=off"),
-])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"continuous_actions": False}, r"'mpe/simple_spread' has no gradients: the actions of 'agents' are choices"),
+        ({"fast": "off"}, r"'mpe/simple_spread' has no gradients: it has no kernel, and env.fast=off"),
+    ],
+)
 def test_what_has_no_gradients_says_so_in_one_sentence(settings: dict, words: str):
     with pytest.raises(EnvError, match=words) as error:
         make(**settings)

@@ -59,11 +59,14 @@ def test_an_episode_that_is_over_runs_on():
     assert torch.equal(*places)
 
 
-@pytest.mark.parametrize(("path", "words"), [
-    ("world._agents.0._mass", "'world._agents.0._mass' is a plain number.*keep it in a tensor"),
-    ("world._agents.0._state._poss", "is no parameter of 'debug/goal': did you mean world._agents.0._state._pos"),
-    ("steps_", "is no parameter of 'debug/goal'"),
-])
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("world._agents.0._mass", "'world._agents.0._mass' is a plain number.*keep it in a tensor"),
+        ("world._agents.0._state._poss", "is no parameter of 'debug/goal': did you mean world._agents.0._state._pos"),
+        ("steps_", "is no parameter of 'debug/goal'"),
+    ],
+)
 def test_other_parameters_are_refused_by_name(env: VmasEnv, path: str, words: str):
     with pytest.raises(EnvError, match=words):
         StepFunction(env, [path])

@@ -9,7 +9,7 @@ from envs.kernel.backends.cuda.compiler import Resources, build, compile_cuda, r
 from marl.core.errors import CannotCompile
 
 needs_nvrtc = pytest.mark.skipif(bool(why_not()), reason="no NVRTC here: pip install -e '.[cuda]'")
-HALVE = '''extern "C" __global__ void halve(float* a) { a[threadIdx.x] *= 0.5f; }'''
+HALVE = """extern "C" __global__ void halve(float* a) { a[threadIdx.x] *= 0.5f; }"""
 LOG = """
 ptxas info    : Compiling entry function 'environment_step' for 'sm_90'
 ptxas info    : Function properties for environment_step

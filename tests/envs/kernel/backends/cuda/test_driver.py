@@ -41,11 +41,15 @@ for binary, kernel in ((library, "nowhere"), (Path(__file__), "add")):
 '''
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cuda") is None or sys.platform != "linux",
-                    reason="no cuda.bindings here: pip install -e '.[cuda]'")
+@pytest.mark.skipif(
+    importlib.util.find_spec("cuda") is None or sys.platform != "linux",
+    reason="no cuda.bindings here: pip install -e '.[cuda]'",
+)
 def test_launches_reach_the_driver(tmp_path):
-    subprocess.run(["g++", "-shared", "-fPIC", "-o", str(tmp_path / "libcuda.so.1"), str(HERE / "fake_libcuda.cpp"),
-                    "-ldl"], check=True)
+    subprocess.run(
+        ["g++", "-shared", "-fPIC", "-o", str(tmp_path / "libcuda.so.1"), str(HERE / "fake_libcuda.cpp"), "-ldl"],
+        check=True,
+    )
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}

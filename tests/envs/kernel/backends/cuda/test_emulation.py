@@ -15,12 +15,12 @@ from envs.kernel.verification.verify import verify
 from envs.vmas.world import VmasWorld
 from marl.native.compiler import load
 
-ADD = '''
+ADD = """
 typedef long long i64;
 extern "C" __global__ void __launch_bounds__(4) add(const float* a, float* b, i64 n) {
   const i64 e = blockIdx.x * (i64)blockDim.x + threadIdx.x;
   if (e < n) b[e] += a[e];
-}'''
+}"""
 
 
 def test_a_grid_of_threads_is_a_loop():
@@ -38,12 +38,15 @@ def test_a_source_without_a_kernel_is_refused():
         emulated("int x;")
 
 
-@pytest.mark.parametrize(("scenario", "part"), [
-    ("debug/goal", 100),  # in functions
-    ("balance", PART),
-    ("tests.envs.kernel.backends.grid.Grid", PART),  # with a table
-    ("debug/line_trajectory", PART),  # with noise
-])
+@pytest.mark.parametrize(
+    ("scenario", "part"),
+    [
+        ("debug/goal", 100),  # in functions
+        ("balance", PART),
+        ("tests.envs.kernel.backends.grid.Grid", PART),  # with a table
+        ("debug/line_trajectory", PART),  # with noise
+    ],
+)
 def test_scenarios_step_as_the_simulator_does(scenario, part):
     world = VmasWorld(scenario, num_envs=TRACED, pool_size=64, max_steps=50)
     lowered = lower(trace(world))

@@ -30,12 +30,15 @@ def test_a_gpu_gets_cuda_and_everything_else_the_cpu_s():
     assert isinstance(target, CudaTarget) and target.device.index == 1
 
 
-@pytest.mark.parametrize(("scenario", "kwargs"), [
-    ("balance", {}),
-    ("debug/line_trajectory", {}),  # draws in its step
-    ("tests.envs.kernel.backends.grid.Grid", {}),  # a table
-    ("mpe/simple", {"continuous_actions": False}),
-])
+@pytest.mark.parametrize(
+    ("scenario", "kwargs"),
+    [
+        ("balance", {}),
+        ("debug/line_trajectory", {}),  # draws in its step
+        ("tests.envs.kernel.backends.grid.Grid", {}),  # a table
+        ("mpe/simple", {"continuous_actions": False}),
+    ],
+)
 def test_the_whole_environment_steps_as_on_the_cpu(emulated, monkeypatch, scenario, kwargs):
     """Same resets, same draws, same pool: the two runtimes differ by the rounding of a function here and there."""
     settings = {"num_envs": E, "max_steps": 7, "pool_every": 5, "fast": "kernel", "seed": 3, **kwargs}
@@ -65,8 +68,10 @@ def test_buffers_of_a_rollout_hold_what_steps_return(emulated):
 
 def test_steps_that_a_graph_repeats_are_the_plain_ones(emulated):
     """`announce` counts, `record` is the device's part: rows of the pool come from memory, and draws go on."""
-    plain, graph = (VmasEnv("debug/line_trajectory", num_envs=E, max_steps=4, pool_every=100, fast="kernel", seed=2)
-                    for _ in range(2))
+    plain, graph = (
+        VmasEnv("debug/line_trajectory", num_envs=E, max_steps=4, pool_every=100, fast="kernel", seed=2)
+        for _ in range(2)
+    )
     stepper, kernel = graph.stepper, graph.stepper.kernel
     plain.reset(seed=4), graph.reset(seed=4)
     wanted, got = bound(plain, 8), bound(graph, 8)
@@ -110,8 +115,9 @@ def test_a_snapshot_repeats_the_steps_to_the_last_bit(emulated):
     actions = [env.random_action() for _ in range(9)]
     first = [env.step(action).observation["agents"].clone() for action in actions]
     env.restore(saved)
-    assert all(torch.equal(env.step(action).observation["agents"], value)
-               for action, value in zip(actions, first, strict=True))
+    assert all(
+        torch.equal(env.step(action).observation["agents"], value) for action, value in zip(actions, first, strict=True)
+    )
 
 
 def test_a_nan_is_told_without_waiting_for_it(emulated):

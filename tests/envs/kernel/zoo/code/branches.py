@@ -1,6 +1,5 @@
 """Python decisions about tensors: over the batch, both ways; loops, sorting, comprehensions, and/or/not."""
 
-
 from tests.envs.kernel.zoo.base import Zoo, flat
 
 

@@ -197,7 +197,6 @@ class LateGlobal(Aged):
     EXPECT = "eager"
 
     @classmethod
-
     def restart(cls):
         STORE.zero_()
 
@@ -215,8 +214,8 @@ class LateClassTensor(Aged):
     EXPECT = "eager"
 
     BUF = torch.zeros(1)
-    @classmethod
 
+    @classmethod
     def restart(cls):
         cls.BUF = torch.zeros(1)
 
@@ -235,9 +234,11 @@ class LateClosure(Aged):
 
     def make_world(self, batch_dim, device, **kwargs):
         box = torch.zeros(batch_dim)
+
         def note(mask):
             box[mask] = 1.0
             return box
+
         self.note = note
         return super().make_world(batch_dim, device, **kwargs)
 

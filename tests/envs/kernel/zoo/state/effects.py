@@ -19,8 +19,6 @@ class _Counting(Zoo):
         self.n += 1
 
 
-
-
 class OnInfo(_Counting):
     """Only an info changes late."""
 
