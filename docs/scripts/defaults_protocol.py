@@ -180,7 +180,8 @@ class Protocol:
         for name, strata in scores.items():
             low, high = statistics.interval(statistics.iqm, strata)
             cells = " | ".join(f"{runs.mean():.2f}" for runs in strata)
-            print(f"| {name} | {statistics.iqm(strata):.3f} [{low:.3f}, {high:.3f}] | {cells} | "
+            interval = f" [{low:.3f}, {high:.3f}]" if len(strata[0]) > 1 else ""  # one seed has none
+            print(f"| {name} | {statistics.iqm(strata):.3f}{interval} | {cells} | "
                   f"{self.seconds(stage, name):.0f} |", flush=True)  # fmt: skip
         return list(scores)
 
