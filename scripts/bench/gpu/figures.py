@@ -1,6 +1,7 @@
 """Figures of balance on the card, by environments: simulation beside raw VMAS, collection, update, whole iterations.
 
-Shares of the limit are the time that bytes and FLOP need at the measured peaks, over the time taken.
+Shares of the limit: the time that bytes need at the measured peak, or FLOP at theirs if that is longer, over the time
+taken. A step's FLOP are the operations of its program for each environment.
 """
 
 import argparse
@@ -59,36 +60,32 @@ def simulate(num_envs: int, options: argparse.Namespace, clock: Clock) -> dict:
     }
     taken = alternate(sides, options.rounds, clock)
     took = statistics.median(taken["ours"]) * 1e-3
-    moved = moved_bytes(env)
+    moved, flop = step_work(env)
     env.refresh_pool()
     pool = events.seconds(env.refresh_pool)
     return compared(f"simulation/{num_envs}", f"simulation, {num_envs:,} environments", "raw VMAS", "ms/step",
                     taken["ours"], taken["vmas"], path=env.path, frames_per_s=num_envs / took,
                     s_per_100_steps=100 * took, pool_reset_s=pool, bytes_per_frame=moved / num_envs,
-                    limit_s=limit(options, moved, 0.0), **share(options, took, moved, 0.0))  # fmt: skip
+                    operations_per_frame=flop / num_envs, **share(options, took, moved, flop))  # fmt: skip
 
 
-def moved_bytes(env: VmasEnv) -> float:
-    """Bytes that a step by the kernel has to read and write at least; 0 on the eager path."""
-    if env.stepper is None:
-        return 0.0
-    places = env.stepper.compilation.places
+def step_work(env: VmasEnv) -> tuple[float, float]:
+    """(bytes that a step by the kernel has to read and write at least, its operations); zeros on the eager path."""
+    if env.path == "eager":
+        return 0.0, 0.0
+    places, operations = env.stepper.compilation.places, env.stepper.compilation.facts["operations"]
     numbers = 2 * len(places.fields) + places.noise
     numbers += sum(count for _, count, _ in places.actions)
     numbers += sum(count * (2 if key in places.restarted else 1) for key, count in places.outputs if key[0] != "info")
-    return float(env.num_envs * (4 * numbers + 2))
-
-
-def limit(options: argparse.Namespace, moved: float, flop: float) -> float:
-    """Seconds that bytes and FLOP (float32 products) need one after the other at the peaks; 0 where none is known."""
-    copy, products = options.peaks.get("card/copy"), options.peaks.get("card/float32")
-    return moved / (copy * 1e9) + flop / (products * 1e12) if copy and products else 0.0
+    return float(env.num_envs * (4 * numbers + 2)), float(env.num_envs * operations)
 
 
 def share(options: argparse.Namespace, took: float, moved: float, flop: float) -> dict[str, float]:
     """{"share_of_limit_%": …}; {} where no peak is known, or nothing was counted."""
-    least = limit(options, moved, flop)
-    return {"share_of_limit_%": 100 * least / took} if least else {}
+    copy, products = options.peaks.get("card/copy"), options.peaks.get("card/float32")
+    if not copy or not products or not moved + flop:
+        return {}
+    return {"share_of_limit_%": 100 * max(moved / (copy * 1e9), flop / (products * 1e12)) / took}
 
 
 def sizes(num_envs: int, options: argparse.Namespace) -> tuple[int, int, int]:
@@ -118,7 +115,8 @@ def train(num_envs: int, options: argparse.Namespace, clock: Clock, simulated: d
     played = hardware.products(actor, frames * agents, trained=False)
     rows = frames // minibatch * minibatch * epochs
     learned = hardware.products(actor, rows * agents, trained=True) + hardware.products(critic, rows, trained=True)
-    moved, about = moved_bytes(task.env) * steps, f"{num_envs:,} environments"
+    (moved, operations), about = step_work(task.env), f"{num_envs:,} environments"
+    moved, played = moved * steps, played + operations * steps
     yield compared(f"collection/{num_envs}", f"collection, {about}", "raw VMAS, its steps alone",
                    f"s per {steps} steps", [collect], [vmas], frames_per_s=frames / collect, path=task.env.path,
                    of_iterations=rounds, **share(options, collect, moved, played))  # fmt: skip

@@ -57,7 +57,7 @@ def sentence(error: BaseException) -> str:
 
 def _child(answer: Connection, part: Part, item: str, options: argparse.Namespace, seconds: float) -> None:
     """Works on one item; sends its rows, and None behind the last one."""
-    faulthandler.enable()
+    faulthandler.enable(sys.__stderr__)
     if part.side_by_side:
         torch.set_num_threads(1)
     try:
@@ -110,7 +110,7 @@ class Workers:
             try:
                 row = connection.recv()
                 whole = row is None
-            except EOFError:
+            except (EOFError, OSError):  # it ended, perhaps in the middle of a row
                 process.join()
                 row, whole = verdict(f"{self.part.name}/{item}", item, False, ended(process.exitcode)), True
             if whole:
