@@ -59,12 +59,11 @@ def _push_together(world: VmasWorld, varies: set[str], generator: torch.Generato
 
 def resources(compilation: Compiled) -> dict[str, int]:
     """Registers of a thread and bytes of its own memory (stack and spills), as the driver says; {} where none is."""
-    driver = cuda_driver()
-    if not isinstance(driver, NvidiaDriver):
+    driver, device = cuda_driver(), torch.device(compilation.device)
+    if device.type != "cuda" or not isinstance(driver, NvidiaDriver):
         return {}
     from cuda.bindings import driver as calls
 
-    device = torch.device(compilation.device)
     kernel = driver.load(cache.cache_folder() / compilation.binary, "environment_step", device)
     asked = calls.CUfunction_attribute
     names = {"registers": asked.CU_FUNC_ATTRIBUTE_NUM_REGS, "local_bytes": asked.CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES}

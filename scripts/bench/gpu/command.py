@@ -71,7 +71,8 @@ def show(row: dict) -> None:
 
 def collect(options: argparse.Namespace, results: dict, chosen: tuple[Part, ...]) -> None:
     """Run the parts; rows go into `results["parts"]` and, after each part, into the JSON."""
-    end = time.perf_counter() + 60 * options.minutes
+    first = time.perf_counter()
+    end = first + 60 * options.minutes
     for place, part in enumerate(chosen):
         print(f"{part.name}:", flush=True)
         began, left = time.perf_counter(), end - time.perf_counter()
@@ -85,7 +86,7 @@ def collect(options: argparse.Namespace, results: dict, chosen: tuple[Part, ...]
             if "value" in row:
                 options.peaks[row["key"]] = row["value"]
         rows["seconds"] = time.perf_counter() - began
-        results["seconds"] = time.perf_counter() - results["began"]
+        results["seconds"] = time.perf_counter() - first
         write_json(options.json, results)
 
 
@@ -97,8 +98,8 @@ def run(options: argparse.Namespace, command: str, chosen: tuple[Part, ...] = PA
     check_options(options)
     if why := no_device(options):
         raise UserError(f"--check: {why}")
-    results = {"command": command, "machine": machine.describe("cpu") | {"device": options.device}, "parts": {},
-               "seconds": 0.0, "began": time.perf_counter()}  # fmt: skip
+    about = machine.describe("cpu") | {"device": options.device}
+    results = {"command": command, "machine": about, "parts": {}, "seconds": 0.0}
     options.peaks = {}
     options.json.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="gpu_check_") as options.scratch:

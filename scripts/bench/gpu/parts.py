@@ -63,6 +63,9 @@ def _child(answer: Connection, part: Part, item: str, options: argparse.Namespac
     try:
         for row in part.rows(item, options, Clock(seconds)):
             answer.send(row)
+    except torch.OutOfMemoryError as error:  # a card may be too small for the largest sizes
+        row = {"key": f"{part.name}/{item}", "name": item, "outcome": LEFT, "said": sentence(error), "left": [item]}
+        answer.send(row)
     except Exception as error:
         traceback.print_exc()
         answer.send(verdict(f"{part.name}/{item}", item, False, sentence(error)))

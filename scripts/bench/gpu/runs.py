@@ -18,10 +18,14 @@ from marl.config import compose
 from marl.engine.run_view import RunView
 from marl.launch import build
 
-QUIET = ["trainer.progress=off", "frames=1_000_000_000", "task.eval_episodes=2", "trainer.evaluate_every=0",
-         "trainer.checkpoint_every=1"]  # fmt: skip
+QUIET = ["trainer.progress=off", "frames=1_000_000_000", "task.eval_episodes=2", "trainer.evaluate_every=0"]
 STATE = ("loss", "optimizer", "schedule", "processes")  # of a checkpoint: all that decides the next iteration
 OUT_OF_TIME = "its share of the time is over"
+
+
+def length(iterations: int) -> list[str]:
+    """Overrides for so many iterations, and a checkpoint behind the last one."""
+    return [f"trainer.max_iterations={iterations}", f"trainer.checkpoint_every={iterations}"]
 
 
 class Watch(Callback):

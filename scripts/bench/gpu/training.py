@@ -19,11 +19,12 @@ TARGET = 40.0  # mean return on balance
 ITERATIONS = 14  # of a captured run; graphs are compared with the plain path at the 1st, 2nd, 3rd, 5th, 9th replay
 TINY = ["env.num_envs=4", "env.max_steps=5", "algo.rollout_steps=4", "algo.minibatch_size=8"]
 SIZES = ["env.num_envs=600", "algo.rollout_steps=100"]
-REPLAY = ["algo.minibatch_size=128", "algo.updates=50", "algo.buffer_frames=200_000"]
+REPLAY = ["env.num_envs=60", "algo.rollout_steps=100", "algo.minibatch_size=128", "algo.updates=50",
+          "algo.buffer_frames=20_000"]  # fmt: skip
 PPO = ["algo.minibatch_size=4096", "algo.epochs=4"]
 RUNS = {  # item: overrides that choose, and their sizes
     "mappo": (["algo=mappo"], [*SIZES, *PPO]),
-    "masac": (["algo=masac"], [*SIZES, *REPLAY]),
+    "masac": (["algo=masac"], REPLAY),
     "mappo, bf16": (["algo=mappo", "trainer.precision=bf16"], [*SIZES, *PPO]),
     "mappo, memory": (["algo=mappo", "env=memory"], ["env.num_envs=600", "algo.rollout_steps=24", *PPO]),
 }
@@ -56,8 +57,7 @@ def resume(item: str, options: argparse.Namespace, clock: Clock) -> Iterator[dic
     half = 1 if options.quick else 5
     with tempfile.TemporaryDirectory() as scratch:
         whole, again = Path(scratch, "whole"), Path(scratch, "again")
-        sizes = [f"trainer.keep_every={half}", f"trainer.max_iterations={2 * half}"]
-        runs.fit(whole, [*overrides(item, options), *sizes])
+        runs.fit(whole, [*overrides(item, options), f"trainer.keep_every={half}", *runs.length(2 * half)])
         runs.fit(runs.cut_back(whole, again, half), [f"resume={again}"])
         one, other = runs.content(whole), runs.content(again)
     said = runs.difference(one, other)
@@ -78,8 +78,8 @@ def capture(item: str, options: argparse.Namespace, clock: Clock) -> Iterator[di
         warnings.simplefilter("always", NotCaptured)
         for how in ("true", "false"):
             watch, folder = runs.Watch(Clock(1e9)), Path(scratch, how)
-            sizes = [f"trainer.capture={how}", f"trainer.max_iterations={count}"]
-            trainer, task, _ = runs.fit(folder, [*overrides(item, options), *sizes], [watch])
+            more = [f"trainer.capture={how}", *runs.length(count)]
+            trainer, task, _ = runs.fit(folder, [*overrides(item, options), *more], [watch])
             states[how], watches[how] = runs.content(folder), watch
             if how == "true":
                 graphs = trainer.updater.device_update, getattr(task.collector, "graph", None)

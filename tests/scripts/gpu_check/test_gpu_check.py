@@ -16,7 +16,10 @@ SCRIPTS = Path(__file__).resolve().parent.parent.parent.parent / "scripts"
 sys.path.append(str(SCRIPTS))  # where `python scripts/benchmark.py` finds its parts
 
 from bench import timing  # noqa: E402
-from bench.gpu import command, figures, parts, runs, table  # noqa: E402
+from bench.gpu import command, figures, parts, runs, table, training  # noqa: E402
+from bench.learning import ours_sized  # noqa: E402
+
+from marl.config import compose  # noqa: E402
 
 SLEEP = 60.0  # seconds; longer than any test waits
 MARKED = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
@@ -36,6 +39,8 @@ def rows(item: str, options: argparse.Namespace, clock: timing.Clock) -> Iterato
         os.kill(os.getpid(), signal.SIGKILL)
     elif item == "leaves":
         os._exit(3)
+    elif item == "too large":
+        raise torch.OutOfMemoryError("no room for 99 GB")
     elif item == "hangs":
         time.sleep(SLEEP)
 
@@ -46,10 +51,11 @@ def part(*items: str, name: str = "part", side_by_side: bool = False) -> parts.P
 
 @pytest.mark.parametrize("side_by_side", [False, True])
 def test_what_goes_wrong_is_a_row_and_the_rest_goes_on(side_by_side: bool) -> None:
-    made = part("raises", "well", "faults", "leaves", "figure", side_by_side=side_by_side)
+    made = part("raises", "well", "too large", "faults", "leaves", "figure", side_by_side=side_by_side)
     found = {row["item"]: row for row in parts.run(made, argparse.Namespace(), 60)}
     assert found["well"]["outcome"] == "passed" and found["figure"]["value"] == 2.5
     assert {found[item]["outcome"] for item in ("raises", "faults", "leaves")} == {"failed"}
+    assert found["too large"]["outcome"] == "left out" and "no room for 99 GB" in found["too large"]["said"]
     assert found["raises"]["said"] == "ValueError: no such kernel"
     assert found["faults"]["said"] == "its process was ended by SIGKILL"
     assert found["leaves"]["said"] == "its process ended with exit code 3"
@@ -129,6 +135,19 @@ def test_contents_of_checkpoints_are_compared_to_the_bit() -> None:
     assert runs.difference(one, other) == "1 of 3 parts differ, by 3e-01 at most (a)"  # 0.5 of 1.5
     assert runs.difference(one, one | {"b": 4}) == "1 of 3 parts differ, by inf at most (b)"
     assert runs.difference(one, {"a": one["a"]}) == "they hold other things: b, c"
+
+
+def test_settings_of_a_whole_run_compose() -> None:
+    """The stand-in runs tiny sizes only."""
+    options = argparse.Namespace(quick=False, device="cpu")
+    for item in training.captures(options):
+        config = compose.check(compose.compose([*training.overrides(item, options), *runs.length(4)]))
+        assert config["env"]["num_envs"] in (60, 600) and config["trainer"]["checkpoint_every"] == 4
+    assert set(training.resumes(options)) <= set(training.captures(options)) and figures.items(options)[-1] == "100000"
+    for count in map(int, figures.items(options)):
+        steps, minibatch, epochs = figures.sizes(count, options)
+        sizes = ours_sized("balance", count, steps, minibatch, "cpu", *runs.QUIET, f"algo.epochs={epochs}")
+        assert compose.check(compose.compose(sizes))["algo"]["minibatch_size"] <= count * steps
 
 
 def test_a_share_of_the_limit_is_the_longer_of_both_over_the_time() -> None:
