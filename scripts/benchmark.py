@@ -72,7 +72,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--threads", type=int, help="cores that all sides may use (default: all)")
     add("--device", default="cpu", help="of our side, VMAS and BenchMARL (default cpu)")
     add("--check", action="store_true", help="with --device cuda: check and measure what runs on a GPU, nothing else")
-    add("--json", type=Path, help="where the figures go (default outputs/benchmark.json; with --check gpu_check.json)")
+    add(
+        "--json",
+        type=Path,
+        help="where the figures go (default outputs/benchmark.json, with --check outputs/gpu_check.json)",
+    )
     add("--keep", action="store_true", help="keep the cases of an existing --json that are not measured now")
     add("--report", action="store_true", help="measure nothing: report on --json")
     add(

@@ -19,13 +19,13 @@ from marl.core.files import write_json
 # Shares in seconds of a whole run. What a part does not need the later ones have.
 PARTS = (
     Part("card", 12, card.items, card.rows),
-    Part("kernels", 110, kernels.steps, kernels.step, checks=True, side_by_side=True),
-    Part("gradients", 35, kernels.gradients, kernels.gradient, checks=True, side_by_side=True),
-    Part("resume", 35, training.resumes, training.resume, checks=True),
-    Part("capture", 55, training.captures, training.capture, checks=True),
-    Part("learn", 45, training.learns, training.learn, checks=True),
+    Part("kernels", 100, kernels.steps, kernels.step, checks=True, side_by_side=True),
+    Part("gradients", 30, kernels.gradients, kernels.gradient, checks=True, side_by_side=True),
+    Part("resume", 45, training.resumes, training.resume, checks=True),
+    Part("capture", 70, training.captures, training.capture, checks=True),
+    Part("learn", 40, training.learns, training.learn, checks=True),
     Part("figures", 100, figures.items, figures.rows),
-    Part("start", 45, card.starts, card.start),
+    Part("start", 40, card.starts, card.start),
 )
 SPARE = 0.97  # of the time that is left, for what lies between parts
 
@@ -34,9 +34,11 @@ def check_options(options: argparse.Namespace) -> None:
     """Raises UserError for options that cannot go together."""
     if not options.device.startswith("cuda"):
         raise UserError(f"--check: needs --device cuda, not {options.device}; it checks what runs on a GPU")
-    given = [name for name in ("only", "skip", "report") if getattr(options, name)]
+    given = [name for name in ("only", "skip", "report", "keep") if getattr(options, name)]
     if given:
         raise UserError(f"--check: cannot go with --{given[0]}; it has parts of its own, and runs all of them")
+    if options.minutes < 0:
+        raise UserError(f"--minutes {options.minutes:g}: must be more than 0")
     if options.write and (why := table.check_page(options.write)):
         raise UserError(why)
 

@@ -21,7 +21,7 @@ import torch
 from bench.timing import Clock
 
 GRACE = 5.0  # seconds after its share within which an item that has begun may still end
-MOST = 8  # items side by side, each with a context and a compiler of its own
+MOST = 12  # items side by side, each with a context and a compiler of its own
 PASSED, FAILED, NONE, LEFT = "passed", "failed", "none", "left out"  # outcomes; "none" says that there is nothing
 
 Rows = Callable[[str, argparse.Namespace, Clock], Iterator[dict]]

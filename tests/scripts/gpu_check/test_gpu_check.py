@@ -109,6 +109,7 @@ def test_checks_that_pass_are_exit_code_0(check) -> None:
 MISTAKES = {
     "the CPU": ([], "--check: needs --device cuda, not cpu; it checks what runs on a GPU"),
     "cases": (["--device", "cuda", "--only", "learn"], "--check: cannot go with --only; it has parts of its own"),
+    "no time": (["--device", "cuda", "--minutes", "-1"], "--minutes -1: must be more than 0"),
     "no page": (["--device", "cuda", "--write", "nowhere.md"], "--write nowhere.md: there is no such file"),
     "no markers": (["--device", "cuda", "--write", "page.md"], "--write page.md: needs one line <!-- gpu check: begin"),
 }
