@@ -80,9 +80,8 @@ def check(tmp_path: Path, monkeypatch):
     page, figures_file = tmp_path / "page.md", tmp_path / "out" / "check.json"
     page.write_text(MARKED)
     monkeypatch.setattr(command, "no_device", lambda options: "")
-    options = argparse.Namespace(
-        device="cuda", only=[], skip=[], report=False, write=page, json=figures_file, minutes=1
-    )
+    options = argparse.Namespace(device="cuda", only=[], skip=[], report=False, keep=False, minutes=1)
+    options.write, options.json = page, figures_file
 
     def run(*chosen: parts.Part) -> tuple[int, str, dict]:
         code = command.run(options, "the command", chosen)
