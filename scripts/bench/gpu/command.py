@@ -49,7 +49,7 @@ def probe(item: str, options: argparse.Namespace, clock: Clock) -> Iterator[dict
         torch.zeros(1, device=device.pick(options.device)).add_(1).item()
         said = ""
     except UserError as error:
-        said = str(error)
+        said = str(error).split(";")[0]  # not what else is allowed: this is about a GPU
     except RuntimeError as error:
         said = f"device={options.device}: {str(error).splitlines()[0]}"
     yield {"said": said}

@@ -113,7 +113,7 @@ MISTAKES = {
     "no markers": (["--device", "cuda", "--write", "page.md"], "--write page.md: needs one line <!-- gpu check: begin"),
 }
 if not torch.cuda.is_available():
-    MISTAKES["no GPU"] = (["--device", "cuda"], "--check: device=cuda: this machine has no GPU that torch can use")
+    MISTAKES["no GPU"] = (["--device", "cuda"], "--check: device=cuda: this machine has no GPU that torch can use\n")
 
 
 @pytest.mark.parametrize("name", MISTAKES)
