@@ -1,9 +1,14 @@
 """Measures speed against peers and hardware: python scripts/benchmark.py [--only CASE …] [--quick] [--write PAGE]
 
+`--device cuda --check` is for a machine with a GPU, takes 8 minutes at most, and needs no peers: kernels against the
+simulator (all scenarios), gradient kernels, bitwise resume, CUDA graphs against the plain path, balance to a return of
+40; then simulation beside raw VMAS, collection, update and whole iterations at 600 to 100,000 environments.
+
 One run measures every case in turn (16 minutes at most on two cores): our side and a peer's alternate, so that both
 see the same machine; medians and the spread of the pairs are reported, beside what was aimed for. The peers live in
 virtual environments of their own (`make peers`); cases whose peer is missing are left out and named.
 Write down the machine's load: figures from a busy machine are worth little.
+Exit code 1: a case or a check failed; 2: a mistake in the options, or no such device.
 """
 
 import argparse
@@ -27,6 +32,7 @@ SECONDS = {  # of alternations, by case, in a whole run; starting the sides come
     "end_to_end": 110, "off_policy": 170, "jax_ippo": 20, "scaling": 60, "learn": 120, "coverage": 200,
 }  # fmt: skip
 WHEN_ASKED = ("coverage",)  # takes minutes with an empty kernel cache
+CHECK_MINUTES = 7.5  # of --check, so that starting and writing end within 8
 
 
 def cases() -> dict[str, Case]:
@@ -60,12 +66,17 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--skip", nargs="+", default=[], choices=list(SECONDS), metavar="CASE", help="leave these out")
     add("--quick", action="store_true", help="tiny sizes, two rounds: to see that all runs; the figures mean nothing")
     add("--rounds", type=int, help="alternations of each comparison (default 5)")
-    add("--minutes", type=float, default=16, help="aim to end by then: slow cases make fewer rounds (default 16)")
+    add("--minutes", type=float, help="aim to end by then: slow cases make fewer rounds (default 16; with --check 7.5)")
     add("--learn-seconds", type=float, default=60, help="of BenchMARL's run in `learn`; 0 leaves it out (default 60)")
     add("--peers", type=Path, default=Path(".peers"), help="folder of the peers' environments (default .peers)")
     add("--threads", type=int, help="cores that all sides may use (default: all)")
     add("--device", default="cpu", help="of our side, VMAS and BenchMARL (default cpu)")
-    add("--json", type=Path, default=Path("outputs/benchmark.json"), help="where the figures go")
+    add("--check", action="store_true", help="with --device cuda: check and measure what runs on a GPU, nothing else")
+    add(
+        "--json",
+        type=Path,
+        help="where the figures go (default outputs/benchmark.json, with --check outputs/gpu_check.json)",
+    )
     add("--keep", action="store_true", help="keep the cases of an existing --json that are not measured now")
     add("--report", action="store_true", help="measure nothing: report on --json")
     add(
@@ -78,6 +89,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--plot", type=Path, help="picture of `scaling` (default: scaling.png beside --write, or beside --json)")
     options = parser.parse_args(argv)
     options.rounds = options.rounds or (2 if options.quick else 5)
+    options.minutes = options.minutes or (CHECK_MINUTES if options.check else 16)
+    options.json = options.json or Path("outputs", "gpu_check.json" if options.check else "benchmark.json")
     options.peers, options.json = options.peers.resolve(), options.json.resolve()
     options.plot = options.plot or (options.write or options.json).with_name("scaling.png")
     if options.quick and options.learn_seconds:
@@ -124,10 +137,24 @@ def measure(name: str, case: Case, options: argparse.Namespace, share: float) ->
     return {"rows": rows, "seconds": seconds, "load": round(load, 1), "error": error, "failed": failed}
 
 
+def check(options: argparse.Namespace, command: str) -> int:
+    """What `--check` asks for; the exit code. A user's mistake ends with one line and exit code 2."""
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # asking for GPUs must not rule out forks
+    from bench.gpu import command as gpu
+
+    from marl.launch import cli
+
+    with cli.guard():
+        return gpu.run(options, command)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measure, write the JSON, print and write the report. Returns the exit code: 1 where a case failed."""
     options = arguments(argv)
+    command = "python scripts/benchmark.py " + shlex.join(sys.argv[1:] if argv is None else argv)
     limit_threads(options.threads)
+    if options.check:
+        return check(options, command.strip())
     from bench import machine, report
 
     from marl.core.files import write_json
@@ -136,7 +163,6 @@ def main(argv: list[str] | None = None) -> int:
     if (options.keep or options.report) and options.json.exists():
         results = json.loads(options.json.read_text())
     if not options.report:
-        command = "python scripts/benchmark.py " + shlex.join(sys.argv[1:] if argv is None else argv)
         results |= {"machine": machine.describe(options.device), "command": command.strip()}
         options.json.parent.mkdir(parents=True, exist_ok=True)
         names, end = chosen(options), time.perf_counter() + 60 * options.minutes + max(0, options.learn_seconds - 60)

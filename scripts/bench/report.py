@@ -202,10 +202,10 @@ def _merged_targets(old: str, new: str) -> str:
     return "\n".join(lines)
 
 
-def write(path: Path, text: str) -> None:
-    """Put `text` between the markers of a Markdown file. Raises ValueError where they are not."""
+def write(path: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
+    """Put `text` between two markers of a Markdown file. Raises ValueError where they are not."""
     page = path.read_text()
-    if page.count(BEGIN) != 1 or page.count(END) != 1:
-        raise ValueError(f"{path} needs one line {BEGIN} and one line {END}")
-    before, after = page.split(BEGIN)[0], page.split(END)[1]
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise ValueError(f"{path} needs one line {begin} and one line {end}")
+    before, after = page.split(begin)[0], page.split(end)[1]
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")

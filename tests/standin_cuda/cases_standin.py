@@ -5,6 +5,8 @@ from functools import partial
 import pytest
 import torch
 
+from envs.kernel.verification.verify import eager_step
+from envs.vmas.world import VmasWorld
 from tests.standin_cuda.standin import Graph, library, watched
 
 WAITS = {
@@ -135,3 +137,20 @@ def test_what_waits_cannot_be_captured(name) -> None:
     with pytest.raises(RuntimeError, match="waits|previous error"):
         captured(lambda: WAITS[name](x))
     assert not library().standin_is_capturing()
+
+
+@pytest.mark.parametrize("scenario", ["football", "mpe/simple_reference"])
+def test_a_rewritten_step_of_the_simulator_is_the_cpus(scenario: str) -> None:
+    """What a kernel with unrolled loops is compared with: questions and masked writes are answered on the device."""
+    given, found = torch.Generator(), []
+    for device in ("cuda", "cpu"):
+        world = VmasWorld(scenario, num_envs=5, pool_size=8, device=device)
+        world.reset(0)
+        action = world.random_action(given.manual_seed(1))
+        with world.pool.stream:
+            values = eager_step(world, action, rewritten=True)
+        assert {value.device.type for value in values.values()} == {device}
+        found.append({key: value.cpu() for key, value in values.items()})
+    assert found[0].keys() == found[1].keys()
+    for key, value in found[0].items():
+        torch.testing.assert_close(value, found[1][key], rtol=1e-5, atol=1e-6)

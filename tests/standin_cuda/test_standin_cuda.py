@@ -4,6 +4,7 @@ Torch asks once in a process what devices there are, so that each file of cases 
 python -m tests.standin_cuda tests/standin_cuda/cases_standin.py
 """
 
+import json
 import os
 import re
 import subprocess
@@ -21,7 +22,7 @@ from tests.fixtures.sources import ROOT
 from tests.standin_cuda import library
 
 # Files, and how many cases pass at least.
-CASES = {"cases_standin": 29, "cases_algorithms": 17, "cases_settings": 26, "cases_tasks": 11, "cases_graphs": 12}
+CASES = {"cases_standin": 31, "cases_algorithms": 17, "cases_settings": 26, "cases_tasks": 11, "cases_graphs": 12}
 TINY = ["env.num_envs=4", "env.fast=off", "algo.rollout_steps=10", "algo.minibatch_size=20", "frames=80"]
 TINY += ["env.max_steps=15", "task.eval_episodes=3", "trainer.progress=off", "logger=csv"]
 
@@ -54,6 +55,27 @@ def test_what_a_gpu_wrote_is_read_without_one(tmp_path: Path) -> None:
     trainer, content = build.build_trainer(config), resumed(config, run)
     summary = trainer.fit(task := build.build_task(config), run, resume=content, **build.build_setup(config))
     assert summary["frames"] == 80 and task.device.type == "cpu"
+
+
+def test_the_check_for_a_gpu_runs_to_its_end(tmp_path: Path) -> None:
+    """The command whose first real minute on a card should not be spent on its own mistakes."""
+    page, figures = tmp_path / "page.md", tmp_path / "check.json"
+    page.write_text("<!-- gpu check: begin -->\n<!-- gpu check: end -->\n")
+    where = ["--minutes", "60", "--json", str(figures), "--write", str(page)]  # no item is left where the CPU is busy
+    result = on_the_standin("run", "scripts/benchmark.py", "--device", "cuda", "--check", "--quick", *where)
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-3000:]
+    found = {name: part["rows"] for name, part in json.loads(figures.read_text())["parts"].items()}
+    rows = {row["key"]: row for part in found.values() for row in part}
+    assert list(found) == ["card", "kernels", "gradients", "resume", "capture", "learn", "figures", "start"]
+    assert all(found.values()) and not [row for row in rows.values() if row.get("outcome") in ("failed", "left out")]
+    for key in ("kernels/mpe/simple_spread", "resume/mappo", "capture/mappo", "capture/mappo, memory", "learn/balance"):
+        assert rows[key]["outcome"] == "passed"
+    assert rows["capture/mappo, memory"]["replays"]["rollouts"] > 0 < rows["capture/mappo"]["replays"]["updates"]
+    assert all(
+        rows[f"{what}/8"]["share_of_limit_%"] > 0 for what in ("simulation", "collection", "update", "end_to_end")
+    )
+    assert rows["simulation/8"]["path"] == "kernel" and rows["start/simple_spread/first"]["value"] > 0
+    assert "| simulation, 8 environments |" in page.read_text() and "stand-in" in page.read_text()
 
 
 @pytest.mark.parametrize("name", CASES)

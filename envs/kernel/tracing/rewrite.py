@@ -164,7 +164,7 @@ class Rewriter(TorchFunctionMode):
         if func is torch.nn.functional.one_hot and self.tape.depends(args[0]):
             classes = kwargs.get("num_classes", args[1] if len(args) > 1 else -1)
             if classes > 0:  # torch's own looks at the values
-                return (args[0].unsqueeze(-1) == torch.arange(classes)).long()
+                return (args[0].unsqueeze(-1) == torch.arange(classes, device=args[0].device)).long()
         if func in (torch.nonzero, Tensor.nonzero, torch.masked_select, torch.unique, Tensor.unique):
             if self.tape.depends(args[0]):
                 raise Refusal(f"the step selects a varying number of environments at {location()}")
@@ -174,7 +174,8 @@ class Rewriter(TorchFunctionMode):
 
     def _bool(self, tensor: Tensor) -> bool:
         frame = caller()
-        truth = bool(tensor.detach().numpy())  # no tensor operation: nothing is recorded
+        value = tensor.detach()  # on the CPU no tensor operation follows: nothing is recorded
+        truth = bool((value if value.device.type == "cpu" else value.cpu()).numpy())
         if not self.tape.depends(tensor):
             return truth
         inside_torch = sys._getframe(2).f_code.co_filename.startswith(SKIPPED[0])  # distributions validating arguments
