@@ -104,5 +104,7 @@ def fits(overrides: list[str]) -> None:
     chosen = [o for o in overrides if re.match(r"\+*env\.(scenario|env|id|kwargs)", o)]
     if chosen and config["env"]:
         pytest.importorskip("mpe2" if "mpe2" in str(chosen) else "torch")
-        env = build.part({**config["env"], "num_envs": 2, **({"workers": 0} if "workers" in config["env"] else {})})
+        plain = {"num_envs": 2, "workers": 0, "fast": "off"}  # no kernel is made, unless the command speaks of them
+        given = {o.partition("=")[0].removeprefix("env.") for o in overrides} - {"num_envs", "workers"}
+        env = build.part(config["env"] | {k: v for k, v in plain.items() if k in config["env"] and k not in given})
         env(seed=0, device="cpu").close()

@@ -1,7 +1,9 @@
 """The configurations that people run: each composes, fits the signatures, and says what its keys mean."""
 
 import re
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,18 +21,24 @@ OPTIONS = [f"{group}={option}" for group in CHOSEN for option in conf_tree.group
 PLAIN = sorted(p for g in GROUPS if g not in ("experiment", "debug") for p in (CONF / g).rglob("*.yaml"))
 
 
+@cache
+def composed(*overrides: str) -> dict[str, Any]:
+    """A checked configuration, for tests that change nothing in it."""
+    return compose.check(compose.compose(overrides))
+
+
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_fits_its_signatures(option: str, monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)  # for trainer=gpu: nothing is built here
     chosen_by = {"task=off_policy": ["algo=masac"], "task=short_horizon": ["algo=shac"]}  # the algorithm itself
-    config = compose.check(compose.compose([option, *chosen_by.get(option, [])]))
+    config = composed(option, *chosen_by.get(option, []))
     if option.startswith("experiment="):
         assert config["experiment"] == option.partition("=")[2]
 
 
 @pytest.mark.parametrize("experiment", conf_tree.group_options("experiment"))
 def test_every_experiment_has_a_budget_of_its_kind(experiment: str) -> None:
-    config = compose.check(compose.compose([f"experiment={experiment}"]))
+    config = composed(f"experiment={experiment}")
     kind = config["task"]["_target_"].rpartition(".")[2]
     from_data = kind in ("Supervised", "Clone")
     assert (config["frames"] is None) == from_data and (config["epochs"] is None) != from_data

@@ -9,7 +9,7 @@ import pickle
 import re
 import sys
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,16 +187,19 @@ def branch(run_dir: str | Path, chosen: Path, iteration: int) -> list[Path]:
             raise
         except UserError as error:  # it would be shifted along, and in the end fall off
             set_aside(path, str(error))
-    if not later:
-        return []
-    abandoned = folder / "abandoned"
-    abandoned.mkdir(exist_ok=True)
     last = folder / "last.pt"
     if last in later:
-        write(abandoned / last.name, last.read_bytes())
+        (folder / "abandoned").mkdir(exist_ok=True)
+        write(folder / "abandoned" / last.name, last.read_bytes())
         write(last, chosen.read_bytes())
-    for path in later:
-        for one in (path, path.with_suffix(".safetensors")):
-            if one != last and one.exists():
-                os.replace(one, abandoned / one.name)
+    abandon(later, kept=last)
     return later
+
+
+def abandon(paths: Sequence[Path], kept: Path | None = None) -> None:
+    """Move checkpoints, with their weights, to the folder `abandoned` beside them; of `kept` the weights alone."""
+    for path in paths:
+        for one in (path, path.with_suffix(".safetensors")):
+            if one != kept and one.exists():
+                (path.parent / "abandoned").mkdir(exist_ok=True)
+                os.replace(one, path.parent / "abandoned" / one.name)

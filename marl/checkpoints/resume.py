@@ -48,15 +48,29 @@ def resumed(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any] | None:
 
 
 def _begin_again(run_dir: Path) -> None:
-    """A run killed before its first checkpoint begins again, and says so. Raises UserError if it had got further."""
-    left = [path for path in (run_dir / "summary.json", run_dir / "checkpoints" / "best.pt") if path.is_file()]
+    """A run killed before its first checkpoint begins again, and says so. Raises UserError if it had got further.
+
+    A best one that it had evaluated by then is kept in checkpoints/abandoned.
+    """
+    best = run_dir / "checkpoints" / "best.pt"
+    early = best.is_file() and _before_the_first(checkpoint_file.load(best))
+    left = [path for path in (run_dir / "summary.json", best) if path.is_file() and not (early and path == best)]
     if left:
         raise UserError(
             f"resume={run_dir}: no checkpoint to go on from (checkpoints/last.pt, last-1.pt, …) is there, but "
             f"{left[0].name} is, and would be overwritten; init_from=… starts a new run from saved weights"
         )
+    distributed.agree(None)  # all have looked
     if distributed.main():
+        if early:
+            checkpoint_file.abandon([best])
         print("no checkpoint yet: the run begins from scratch", flush=True)
+
+
+def _before_the_first(best: Mapping[str, Any]) -> bool:
+    """Whether a `best.pt` of this content was written before the first `last.pt`, which is due after it."""
+    every = (best["config"].get("trainer") or {}).get("checkpoint_every")
+    return every == 0 or (every is not None and best["iteration"] <= every)
 
 
 def compare(config: Mapping[str, Any], resumed: Mapping[str, Any]) -> list[str]:

@@ -54,7 +54,7 @@ def test_a_mistake_in_composition_leaves_no_folder(shell, tmp_path: Path) -> Non
     assert not list(tmp_path.glob("multirun/*/*"))
 
 
-def test_a_parallel_sweep_that_is_killed_half_way_is_continued(tmp_path: Path) -> None:
+def test_a_parallel_sweep_that_is_killed_half_way_is_continued(shell, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs pip install -e '.[sweep]'")
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), *JOB, "epochs=60", "trainer.checkpoint_every=1"]
     command += ["seed=0,1,2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=s"]
@@ -73,7 +73,7 @@ def test_a_parallel_sweep_that_is_killed_half_way_is_continued(tmp_path: Path) -
     first = [i for i in range(4) if read(folder / str(i)).get("status") == "done"]
     times = {i: (folder / str(i) / "summary.json").stat().st_mtime_ns for i in first}
     assert 1 <= len(first) < 4
-    done = subprocess.run(command, **started, timeout=240)
+    done = shell(tmp_path, "train", *command[2:])
     assert done.returncode == 0 and status(folder) == ["done"] * 4
     assert "jobs are done" in done.stdout.splitlines()[0]
     assert all((folder / str(i) / "summary.json").stat().st_mtime_ns == time for i, time in times.items())

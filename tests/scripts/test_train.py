@@ -17,6 +17,7 @@ from marl.callbacks.base import Callback
 from marl.checkpoints import checkpoint_file
 from marl.config import compose
 from marl.core.errors import UserError
+from marl.engine.checkpointer import Checkpointer
 from marl.launch import build
 
 TINY = [
@@ -264,6 +265,44 @@ def test_a_run_killed_while_kernels_are_compiled_starts_again(script, tmp_path: 
     train(compose.compose([f"resume={tmp_path}"]), tmp_path)
     assert "no checkpoint yet: the run begins from scratch" in capsys.readouterr().out
     assert json.loads((tmp_path / "summary.json").read_text())["epochs"] == 2
+
+
+@pytest.mark.parametrize(("every", "epochs"), [(10, 1), (0, 2)])
+def test_a_run_killed_between_its_best_checkpoint_and_the_first_last_one_starts_again(
+    every: int, epochs: int, script, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """As a worker of a sweep may be, when joblib ends all because one was killed."""
+    train, pid = script("train").train, os.fork()
+    small = [
+        "experiment=threshold",
+        f"epochs={epochs}",
+        "trainer.evaluate_every=1",
+        f"trainer.checkpoint_every={every}",
+    ]
+    if pid == 0:
+        write = Checkpointer.write
+        monkeypatch.setattr(
+            Checkpointer, "write", lambda *a: os.kill(os.getpid(), signal.SIGKILL) if a[1] == "last" else write(*a)
+        )
+        try:
+            train(compose.compose(small), tmp_path)
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    best = (tmp_path / "checkpoints" / "best.pt").read_bytes()
+    assert not (tmp_path / "checkpoints" / "last.pt").exists()
+    train(compose.compose([f"resume={tmp_path}"]), tmp_path)
+    assert "no checkpoint yet: the run begins from scratch" in capsys.readouterr().out
+    assert (tmp_path / "checkpoints" / "abandoned" / "best.pt").read_bytes() == best
+    assert json.loads((tmp_path / "summary.json").read_text())["epochs"] == epochs
+    (tmp_path / "summary.json").unlink()
+    for last in (tmp_path / "checkpoints").glob("last*"):
+        last.unlink()
+    if every:  # its best one may lie far behind what is lost
+        content = checkpoint_file.load(tmp_path / "checkpoints" / "best.pt")
+        checkpoint_file.save(tmp_path / "checkpoints" / "best.pt", {**content, "iteration": every + 1})
+        with pytest.raises(UserError, match="no checkpoint to go on from .* but best.pt is, and would be overwritten"):
+            train(compose.compose([f"resume={tmp_path}"]), tmp_path)
 
 
 def test_a_run_whose_directory_is_removed_says_so(script, tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ def test_the_first_turn_is_the_joint_loss_of_one_agent():
 
 @pytest.mark.parametrize("scenario", ["balance", "mpe/simple_tag"])  # one group; two, of three agents and of one
 def test_trains_resumes_exactly_and_reports_whole_means(tmp_path, scenario):
-    make_one = partial(make, partial(VmasEnv, scenario, num_envs=6, max_steps=8), entropy_coef=0.01, target_kl=0.5)
+    env = partial(VmasEnv, scenario, num_envs=6, max_steps=8, fast="off")
+    make_one = partial(make, env, entropy_coef=0.01, target_kl=0.5)
     ends = []
     for folder, limits in (("a", [3]), ("b", [2, 3])):
         for limit in limits:

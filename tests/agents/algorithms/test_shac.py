@@ -11,7 +11,9 @@ from envs.vmas.env import VmasEnv
 from marl.networks import MLP
 
 SPREAD = partial(VmasEnv, "simple_spread", num_envs=6, max_steps=7, scenario_kwargs={"n_agents": 2}, global_state=True)
-TAG = partial(VmasEnv, "simple_tag", num_envs=4, max_steps=30)
+TAG = partial(  # two groups, and no more of anything: a gradient kernel of three hunters takes ten seconds to compile
+    VmasEnv, "simple_tag", num_envs=4, max_steps=30, scenario_kwargs={"num_adversaries": 1, "num_landmarks": 1}
+)
 NET = partial(MLP, hidden=[16])
 
 

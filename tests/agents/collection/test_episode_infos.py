@@ -1,11 +1,6 @@
 """Infos over episodes that span rollouts, against a loop over the steps; of first episodes; over processes' names."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +10,7 @@ from torch.testing import assert_close
 from agents.collection.ends import Ends
 from agents.collection.episode_infos import EpisodeInfos, FirstEpisodes, ended_means, figure
 from envs.infos import KINDS, InfoBuffers, InfoRules
+from tests.fixtures.shell import ranks
 
 RULES = InfoRules.of({"x*": list(KINDS), "late": ["end", "mean"], "*": []})
 
@@ -183,18 +179,10 @@ def test_totals_and_maxima_by_hand():
     assert_close(ends.last_maxima(values, torch.tensor([[-torch.inf]]))[0], torch.tensor([[2.0], [8]]))
 
 
-def test_processes_tell_of_one_another(tmp_path):
+def test_processes_tell_of_one_another(shell, tmp_path):
     """One process is told x, the other y: both log both, as means over all episodes that were told of them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    root = Path(__file__).resolve().parents[3]
-    where |= {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen([sys.executable, "-c", PROCESS], env={**where, "RANK": str(rank)}, stdout=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    told = [json.loads(process.communicate(timeout=240)[0]) for process in started]
+    (tmp_path / "process.py").write_text(PROCESS)
+    told = [json.loads(process.stdout) for process in shell.together(tmp_path, tmp_path / "process.py", *ranks())]
     assert told[0] == told[1] == {"x/end": 2.0, "x1/end": 4.667, "y/end": 7.0}
 
 

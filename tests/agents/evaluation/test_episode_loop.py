@@ -9,7 +9,7 @@ from agents.evaluation.episode_loop import CHECK_EVERY, Players, episode_steps, 
 from envs.vmas.env import VmasEnv
 from marl.core.errors import UserError
 
-ENV = partial(VmasEnv, "balance", num_envs=4, seed=0)
+ENV = partial(VmasEnv, "balance", num_envs=4, seed=0, fast="off")
 
 
 def run(env, steps=None, push=0.0):
@@ -26,7 +26,7 @@ def run(env, steps=None, push=0.0):
 
 
 def test_it_ends_when_all_first_episodes_have_ended():
-    moments, transitions = run(ENV(max_steps=10))
+    moments, transitions = run(ENV(max_steps=10, fast="auto"))
     running, done = torch.stack([m.running for m in moments]), torch.stack([t.done for t in transitions])
     assert len(moments) == 10 and running[0].all()
     for t in range(1, 10):

@@ -1,8 +1,6 @@
 """Running statistics against numpy on all data at once: returns, PopArt's rescaling, observations, rewards, ids."""
 
 import copy
-import subprocess
-import sys
 from functools import partial
 
 import numpy as np
@@ -19,6 +17,7 @@ from envs.spec import ActionSpec, GroupSpec
 from marl.core.distributed import total as sum_over_ranks
 from marl.core.errors import UserError
 from marl.networks import MLP
+from tests.fixtures.shell import ranks
 
 A, F, S = 3, 4, 5
 GROUP = GroupSpec("agents", ("a", "b", "c"), F, ActionSpec("discrete", nvec=(3,)))
@@ -102,31 +101,25 @@ def test_moments_of_batches_are_those_of_all_rows():
     np.testing.assert_allclose(moments.var.numpy(), rows.var(0), rtol=1e-7)
 
 
-RANKS = """
-import sys, torch, torch.distributed as dist
-sys.path.insert(0, sys.argv[1])
+RANK = """
+import os, torch, torch.distributed as dist
 from agents.models.normalization import RunningMoments, ValueNorm
-def work(rank, folder):
-    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
-    moments, value = RunningMoments(2), ValueNorm(0.5)
-    for i in range(3):
-        x = torch.arange(8.0).view(4, 2) + 10 * rank + i ** 2
-        moments.update(x), value.update(x)
-    torch.save([*moments.mean.tolist(), *moments.var.tolist(), *(x.item() for x in value.mean_std())],
-               f"{folder}/{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-if __name__ == "__main__":
-    torch.multiprocessing.spawn(work, (sys.argv[2],), 2)
+rank = int(os.environ["RANK"])
+dist.init_process_group("gloo", f"file://{os.getcwd()}/meeting", rank=rank, world_size=2)
+moments, value = RunningMoments(2), ValueNorm(0.5)
+for i in range(3):
+    x = torch.arange(8.0).view(4, 2) + 10 * rank + i ** 2
+    moments.update(x), value.update(x)
+torch.save([*moments.mean.tolist(), *moments.var.tolist(), *(x.item() for x in value.mean_std())], f"{rank}.pt")
+dist.barrier()
+dist.destroy_process_group()
 """
 
 
-def test_two_processes_learn_the_statistics_of_all_data(tmp_path):
-    (tmp_path / "ranks.py").write_text(RANKS)
-    root = __file__.rsplit("/tests/", 1)[0]
-    command = [sys.executable, str(tmp_path / "ranks.py"), root, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+def test_two_processes_learn_the_statistics_of_all_data(shell, tmp_path):
+    (tmp_path / "rank.py").write_text(RANK)
+    for done in shell.together(tmp_path, tmp_path / "rank.py", *ranks()):
+        assert done.returncode == 0, done.stderr
     lines = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert lines[0] == lines[1]
     moments, value = RunningMoments(2), ValueNorm(0.5)

@@ -190,7 +190,7 @@ def test_evaluating_more_often_changes_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("scenario", "env", "algo"),
     [
-        ("mpe/simple_tag", {}, {}),  # two groups
+        ("mpe/simple_tag", {"fast": "auto", "scenario_kwargs": {"num_adversaries": 2, "num_landmarks": 1}}, {}),
         ("mpe/simple_speaker_listener", {"heterogeneous": "pad"}, {}),
         ("balance", {"continuous_actions": False}, {"entropy_coef": 0.01}),
         ("balance", {"continuous_actions": False, "multi_discrete": True}, {"share_actor": "separate"}),
@@ -202,11 +202,15 @@ def test_evaluating_more_often_changes_nothing(tmp_path):
             {"global_state": True},
             {"critic": "agent_state", "normalize_observation": True, "agent_ids": True},
         ),
-        ("balance", {}, {"policy": "clipped_normal", "std": "independent", "normalize_advantage": "agent"}),
+        (
+            "balance",
+            {"fast": "auto"},
+            {"policy": "clipped_normal", "std": "independent", "normalize_advantage": "agent"},
+        ),
     ],
 )
 def test_combinations_train_save_and_evaluate(tmp_path, scenario, env, algo):
-    task = make(scenario, env=env, **algo)
+    task = make(scenario, env={"fast": "off", **env}, **algo)
     summary, trainer = fit(task, tmp_path)
     assert np.isfinite(summary["final"]["episode_return"]["mean"])
     assert all(torch.isfinite(p).all() for p in task.loss.parameters())

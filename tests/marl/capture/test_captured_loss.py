@@ -14,11 +14,12 @@ from marl.optim.lr_schedule import ScheduleConfig
 from marl.optim.optimizer_config import OptimizerConfig
 
 SMALL = ["trainer.progress=off", "trainer.evaluate_every=0", "trainer.checkpoint_every=0", "logger=csv"]
-PPO = ["algo=mappo", "env.num_envs=6", "env.max_steps=20", "algo.rollout_steps=20", "algo.minibatch_size=30",
-       "frames=360", "task.eval_episodes=2", "network.hidden=[16]", *SMALL]  # fmt: skip
-REPLAYED = ["env.num_envs=6", "env.max_steps=20", "algo.rollout_steps=20", "algo.updates=12", "algo.minibatch_size=16",
-            "algo.buffer_frames=960", "algo.prefill=0", "frames=360", "task.eval_episodes=2", "network.hidden=[16]",
-            *SMALL]  # fmt: skip
+SIMULATED = ["env.num_envs=6", "env.max_steps=20", "env.fast=off", *SMALL]
+PPO = ["algo=mappo", *SIMULATED, "algo.rollout_steps=20", "algo.minibatch_size=30", "frames=360",
+       "task.eval_episodes=2", "network.hidden=[16]"]  # fmt: skip
+REPLAYED = [*SIMULATED, "algo.rollout_steps=20", "algo.updates=12", "algo.minibatch_size=16",
+            "algo.buffer_frames=960", "algo.prefill=0", "frames=360", "task.eval_episodes=2",
+            "network.hidden=[16]"]  # fmt: skip
 CASES = {
     "soft_actor_critic": ["algo=masac", *REPLAYED],
     "deterministic_gradients": ["algo=maddpg", "algo.twin=true", "algo.policy_every=2", *REPLAYED],

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,24 +12,18 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.fixtures.shell import ranks
+
 ROOT = Path(__file__).resolve().parents[3]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> dict[str, dict]:
+def results(shell, tmp_path_factory) -> dict[str, dict]:
     """{"1_0": …, "2_0": …, "2_1": …}: what every process of a run with one and with two processes found."""
     folder = tmp_path_factory.mktemp("team")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, str(ROOT / "tests" / "marl" / "team.py"), str(folder)]
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    several = [{**ENVIRONMENT, **where, "RANK": str(rank)} for rank in range(2)]
-    started = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for env in (ENVIRONMENT, *several)]
-    for process in started:
-        _, output = process.communicate(timeout=240)
-        assert process.returncode == 0, output
+    for process in shell.together(ROOT, ROOT / "tests" / "marl" / "team.py", {}, *ranks(), arguments=[str(folder)]):
+        assert process.returncode == 0, process.stderr
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
 
@@ -123,16 +116,15 @@ def wait_for(condition, agent: subprocess.Popen, seconds: float = 150) -> None:
         ["algo=mappo", "algo.update=sequential", "algo.share_actor=separate"],
     ],
 )
-def test_losses_that_leave_parameters_out_are_trained_by_two_processes(algo: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+def test_losses_that_leave_parameters_out_are_trained_by_two_processes(algo: list[str], shell, tmp_path: Path) -> None:
     small = [key for key in SMALL if not key.startswith("frames")]
-    command += [str(ROOT / "scripts" / "train.py"), *algo, "trainer=ddp", *small, "frames=320", "hydra.run.dir=run"]
-    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    settings = [*algo, "trainer=ddp", *small, "frames=320", "hydra.run.dir=run"]
+    for done in shell.together(tmp_path, ROOT / "scripts" / "train.py", *ranks(), arguments=settings):
+        assert done.returncode == 0, done.stderr[-3000:]
     assert iterations(tmp_path / "run") == [1, 2]
 
 
-def test_a_killed_process_a_restart_and_another_number_of_processes(tmp_path: Path) -> None:
+def test_a_killed_process_a_restart_and_another_number_of_processes(shell, tmp_path: Path) -> None:
     """One long story, since every start of two processes takes seconds."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=1"]
     command += [str(ROOT / "scripts" / "train.py"), "trainer=ddp", *SMALL]
@@ -159,8 +151,7 @@ def test_a_killed_process_a_restart_and_another_number_of_processes(tmp_path: Pa
         if agent.poll() is None:
             agent.kill()
     done = len(iterations(run))
-    resume = [sys.executable, str(ROOT / "scripts" / "train.py"), f"resume={run}", f"trainer.max_iterations={done + 3}"]
-    alone = subprocess.run(resume, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    alone = shell(tmp_path, "train", f"resume={run}", f"trainer.max_iterations={done + 3}")
     assert alone.returncode == 0, alone.stderr
     assert iterations(run) == list(range(1, done + 4))
     # The kill may have come between the log's last line and its checkpoint.

@@ -17,16 +17,17 @@ from marl.networks import MLP
 EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
 RL = ["algo.rollout_steps=10", "algo.minibatch_size=40", "env.num_envs=8", "task.eval_episodes=3", "frames=160"]
 REPLAY = ["algo.updates=5", "algo.buffer_frames=240"]
+BALANCE = ["env.max_steps=15", "env.fast=off", *RL]  # what is tried on it is no matter of kernels
 CLASSIFY = ["task=supervised", "data=digits", "objective=cross_entropy", "algo=null", "env=null", "frames=null"]
 CASES = {
     "scenario": (["env=gather", "env.scenario_kwargs.n_agents=2", "env.max_steps=15", *RL], "frames=240"),
     "ends": (["env=errands", "network=multi", "env.max_steps=15", *RL], "frames=240"),
     "environment": (["env=agree", "env.choices=3", *RL], "frames=240"),
-    "network": (["network=residual", "network.depth=3", "env.max_steps=15", *RL], "frames=240"),
+    "network": (["network=residual", "network.depth=3", *BALANCE], "frames=240"),
     "classifier": (["network=residual", *CLASSIFY, "epochs=1"], "epochs=2"),
     "loss": (["experiment=sine", "objective=log_cosh", "objective.scale=0.5", "epochs=1"], "epochs=2"),
-    "algorithm": (["algo=spo", "algo.clip=0.3", "env.max_steps=15", *RL], "frames=240"),
-    "off_policy": (["algo=redq", "algo.ensemble=3", "env.max_steps=15", *RL, *REPLAY], "frames=240"),
+    "algorithm": (["algo=spo", "algo.clip=0.3", *BALANCE], "frames=240"),
+    "off_policy": (["algo=redq", "algo.ensemble=3", *BALANCE, *REPLAY], "frames=240"),
 }
 
 

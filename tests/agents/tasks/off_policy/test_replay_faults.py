@@ -13,6 +13,7 @@ from marl.checkpoints import checkpoint_file
 from marl.core import files
 from marl.core.errors import UserError
 from tests.agents.tasks.off_policy.test_replay_resume import SMALL, differences, files_of, needed, run, stopped
+from tests.fixtures.shell import ranks
 from tests.trials.kills import same
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -115,16 +116,12 @@ def test_a_file_that_is_no_good_ends_the_command_with_one_sentence(fault: str, t
     assert {each: each.read_bytes() for each in (tmp_path / "checkpoints").iterdir()} == before
 
 
-def test_every_process_has_its_own_part_of_the_buffer(tmp_path: Path) -> None:
-    """One story, since every start of two processes takes seconds."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", TRAIN]
+def test_every_process_has_its_own_part_of_the_buffer(tmp_path: Path, shell) -> None:
     settings = ["trainer=ddp", *SMALL, "frames=400", "algo.buffer_frames=120", "scheduler=constant"]
 
-    def train(*arguments: str, start=launch) -> str:
-        options = dict(env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=240)
-        done = subprocess.run([*start, *arguments], **options)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout
+    def train(*arguments: str) -> None:
+        for done in shell.together(tmp_path, Path(TRAIN), *ranks(), arguments=arguments):
+            assert done.returncode == 0, done.stderr[-3000:]
 
     train(*settings, "trainer.max_iterations=6", "hydra.run.dir=whole")
     train(*settings, "trainer.max_iterations=4", "hydra.run.dir=cut")
@@ -135,7 +132,8 @@ def test_every_process_has_its_own_part_of_the_buffer(tmp_path: Path) -> None:
         names = list(process["task"]["files"])
         assert len(names) == 3 and all(f"-{rank}-" in name for name in names)
     assert files_of(tmp_path / "cut") == needed(tmp_path / "cut")
-    alone = train("resume=cut", "trainer.max_iterations=7", start=[sys.executable, TRAIN])
-    assert "another number of processes: the replay buffer begins empty\n" in alone
+    alone = shell(tmp_path, "train", "resume=cut", "trainer.max_iterations=7")
+    assert alone.returncode == 0, alone.stderr
+    assert "another number of processes: the replay buffer begins empty\n" in alone.stdout
     task = checkpoint_file.load(tmp_path / "cut" / "checkpoints" / "last.pt")["processes"][0]["task"]
     assert task["updates"] == 7 * 3 and len(task["files"]) == 1
