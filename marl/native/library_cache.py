@@ -141,13 +141,17 @@ def intact(path: Path) -> bool:
 
 @contextlib.contextmanager
 def building(key: str, suffix: str, patience: float) -> Iterator[None]:
-    """Within it no other process builds that file; after `patience` seconds of waiting it goes on all the same."""
+    """Within it no other process builds that file; after `patience` seconds of waiting it goes on all the same.
+
+    Files whose keys begin with other two characters are built meanwhile: a step and its gradients, or two targets.
+    There are 256 locks per suffix and not one per key, since their empty files stay in the folder.
+    """
     try:
         import fcntl
     except ImportError:
         yield
         return
-    with open(cache_folder() / f".lock-{key[0]}{suffix}", "a") as file:
+    with open(cache_folder() / f".lock-{key[:2]}{suffix}", "a") as file:
         until = time.monotonic() + patience
         while time.monotonic() < until:
             try:

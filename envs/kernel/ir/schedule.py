@@ -3,6 +3,9 @@
 Where `select(c, a, b)` is the only reader of a costly `a`, and c is false in all environments of a block, `a` need not
 be computed: bodies that are far apart exert no force. So each value gets a *guard*, the conditions under which anybody
 reads it, and values with the same guard are put into one `if (any(condition))`. This is exact whatever the program.
+
+What a block needs of outside is written before it. Some of that is lazy itself, under conditions that the block does
+not ask: gradients have many such values, which two arms within other arms read. They get blocks of their own there.
 """
 
 import sys
@@ -134,15 +137,46 @@ class Schedule:
             if other != select and arm not in self.home and literal in self.guard.get(arm, ()):
                 if self.guard[other] >= self.guard[select] and self._independent(arm, literal[0]):
                     arms.append(arm)
-        for arm in arms:
-            for outside in self._outside(arm, literal):
-                self.need(outside, scope)
+        self._fill(arms, literal, scope)
+
+    def _fill(self, values: list[int], literal: Literal, scope: Scope) -> None:
+        """A block for values that are read only under `literal`, after what they need of outside."""
+        self._need_all([v for value in values for v in self._outside(value, literal)], scope)
         block = Scope(scope, literal)
         self.used.setdefault(literal[0], []).append(scope)
-        for arm in arms:
-            self.need(arm, block)
+        self._need_all(values, block)
         if block.steps:
             scope.steps.append(("block", block))
+
+    def _need_all(self, values: list[int], scope: Scope) -> None:
+        """Writes values in order; in blocks of their own what is costly and read only under further answers."""
+        asked = frozenset(s.literal for s in scope.path if s.literal)
+        for value in values:
+            literal = self._askable(value, asked)
+            together = [v for v in values if literal and v not in self.home and literal in self.guard.get(v, ())]
+            if self._cost(together, literal) < WORTH:
+                self.need(value, scope)
+                continue
+            self.need(literal[0], scope)
+            self._fill(together, literal, scope)
+
+    def _cost(self, values: list[int], literal: Literal | None) -> int:
+        """Of what values need and is yet to be written under an answer; no more than `WORTH` is counted."""
+        stack, seen, cost = list(values), set(), 0
+        while stack and cost < WORTH:
+            v = stack.pop()
+            if v not in seen and v not in self.home and literal in self.guard.get(v, ()):
+                seen.add(v)
+                cost += COSTS.get(self.p.ops[v][0], 1)
+                stack.extend(arguments(self.p.ops[v]))
+        return cost
+
+    def _askable(self, value: int, asked: frozenset[Literal]) -> Literal | None:
+        """An answer under which alone a value is read, and that can be asked for under those in `asked`."""
+        if value in self.home or self.guard.get(value, asked) <= asked:
+            return None
+        askable = [literal for literal in self.guard[value] - asked if self.guard.get(literal[0], asked) <= asked]
+        return min(askable, default=None)
 
     def _arm(self, select: int, literal: Literal) -> int:
         return self.p.ops[select][2 if literal[1] else 3]

@@ -170,6 +170,20 @@ def test_several_builders_of_one_kernel_agree(folder):
     assert not list(folder.glob("build-*"))
 
 
+def test_only_builders_of_keys_that_begin_alike_wait_for_each_other(folder, monkeypatch):
+    waited = []
+    monkeypatch.setattr(cache.time, "sleep", waited.append)
+    with cache.building("3f00", ".pt", 0.02):
+        with cache.building("3e00", ".pt", 0.02), cache.building("3f00", ".so", 0.02):
+            assert not waited
+        with cache.building("3f11", ".pt", 0.02):
+            assert waited
+    waited.clear()
+    with cache.building("3f11", ".pt", 0.02):
+        assert not waited
+    assert sorted(path.name for path in folder.iterdir()) == [".lock-3e.pt", ".lock-3f.pt", ".lock-3f.so"]
+
+
 def test_old_scratch_is_swept_and_new_scratch_is_left(folder):
     folder.mkdir(mode=0o700)
     for name, age in (("build-old", 2 * cache.ABANDONED), ("build-new", 0.0)):
