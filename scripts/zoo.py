@@ -9,9 +9,9 @@
   name={scenario}      what a policy is called; {scenario} and {algorithm} are filled in
   which=last           last | best: which checkpoint of a run
   episodes=1000        episodes behind the card's figures, played at once; >= 2
-  critics=true         false: without them, for wide networks: half the size, and init_from=zoo/NAME needs strict=false
+  critics=true         false: without them: half the size, and init_from=zoo/NAME needs strict=false
   replace=false        true: in the place of a policy that has the name
-  zoo.url=docs/zoo     of all scripts: the zoo's folder, or its address for list and verify (https://…, checked by digest)
+  zoo.url=docs/zoo     of all scripts: where the zoo is, a folder or, to read from, an address (https://…)
 
 Every script takes one as ckpt=zoo/NAME, training as init_from=zoo/NAME and groups.GROUP.policy=zoo/NAME:
 
@@ -62,7 +62,7 @@ def show() -> None:
         evaluated, frames = card["evaluated"], card["trained"]["frames"]
         rows.append(
             [
-                f"zoo/{name}",
+                name,
                 card["scenario"],
                 card["algorithm"],
                 interval(evaluated[evaluated["quoted"]][zoo_card.ALL]),

@@ -22,7 +22,7 @@ from marl.report.runs import algorithm_of
 FORMAT = 1
 EPISODES = 1000
 SEED = 3_000_000  # of the card's episodes, which are none of a run's own
-SLACK = 1e-6  # of a mean: rounding, where all episodes return the same
+SLACK = 1e-3  # of a mean: where all episodes return nearly the same, the rounding of another machine is more
 ALL = "all"  # the return of all groups that count
 LEFT_OUT = {key: None for key in ("ckpt", "resume", "init_from", "init_map", "paths", "zoo", "logger", "callbacks")}
 LICENCE = (
@@ -126,19 +126,24 @@ def add(run: str | Path, name: str, which: str, episodes: int, critics: bool = T
     """Put a run's policy into the zoo, with a card; returns the card. The index is written last.
 
     Raises:
-        UserError: as `packed`; the zoo is at an address, where nothing can be written.
+        UserError: as `packed`; the zoo is at an address, where nothing can be written; a run that is not at its end.
     """
     folder = Path(zoo.place())
     if not folder.is_dir():
         raise UserError(f"zoo.url={zoo.place()}: policies are added to a folder; copy it to the server afterwards")
     path = run_directory.find(run, which)
+    summary = run_directory.home_of(path) / "summary.json"
+    if not summary.is_file():
+        raise UserError(
+            f"{run}: has no {summary.name}, which a card tells from: only runs that came to their end go in"
+        )
     policy = packed(path, critics=critics)
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / f"{name}.safetensors"
         policy.save(file)
         figures = {how: measured(file, episodes, SEED, how) for how in ("mode", "samples", "random")}
         content = file.read_bytes()
-    card = described(name, policy, path, figures, episodes)
+    card = described(name, policy, path, files.read_json(summary), figures, episodes)
     card |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     files.write(folder / file.name, content)
     files.write_json(folder / f"{name}.json", card)
@@ -146,10 +151,11 @@ def add(run: str | Path, name: str, which: str, episodes: int, critics: bool = T
     return card
 
 
-def described(name: str, policy: Policy, path: Path, figures: Mapping[str, dict], episodes: int) -> dict[str, Any]:
-    """The card of a policy: what it is, how it was trained, what it is worth, its licence."""
-    config, home = policy.metadata["config"], run_directory.home_of(path)
-    summary = files.read_json(home / "summary.json") if (home / "summary.json").is_file() else {}
+def described(
+    name: str, policy: Policy, path: Path, summary: Mapping[str, Any], figures: Mapping[str, dict], episodes: int
+) -> dict[str, Any]:
+    """The card of a policy: what it is, how it was trained (`summary.json`), what it is worth, its licence."""
+    config = policy.metadata["config"]
     run = policy.metadata.get("run") or {}
     scenario, algorithm = _scenario(config["env"], whole=True), algorithm_of(config["algo"])
     groups = {group: one.n_agents for group, one in policy.spec.groups.items()}
@@ -162,7 +168,7 @@ def described(name: str, policy: Policy, path: Path, figures: Mapping[str, dict]
         "scenario": scenario,
         "algorithm": algorithm,
         "trained": {
-            "command": command(home, summary),
+            "command": command(run_directory.home_of(path), summary),
             "commit": summary.get("git_commit"),
             "seed": run.get("seed"),
             "frames": run.get("frames"),

@@ -13,7 +13,7 @@ from marl.checkpoints.checkpoint_file import description
 from marl.checkpoints.transfer import begin_from, load_policy
 from marl.config.compose import check, saved
 from marl.config.conf_tree import group_options
-from marl.core import device, distributed, seeding
+from marl.core import device, distributed, run_directory, seeding
 from marl.core.errors import UserError
 from marl.core.imports import resolve
 from marl.core.kinds import build as part
@@ -53,6 +53,7 @@ def build_task(config: Mapping[str, Any], trains: bool = True) -> Task:
     """
     config = distributed.share(config)
     zoo.use((config.get("zoo") or {}).get("url"))
+    begins_from = run_directory.find(config["init_from"]) if config["init_from"] and not config["resume"] else None
     node = config["task"]
     constructor = resolve(node["_target_"], "task._target_")
     seeding.seed_global(config["seed"])
@@ -74,15 +75,16 @@ def build_task(config: Mapping[str, Any], trains: bool = True) -> Task:
         arguments["device"] = device.pick(arguments["device"])
     device.keep_freed_memory()
     task = part(node, **arguments)
-    if config["init_from"] and not config["resume"]:
-        begin_from(task, config["init_from"], config.get("strict", True), config.get("init_map"))
+    if begins_from:
+        begin_from(task, str(begins_from), config.get("strict", True), config.get("init_map"))
     return task
 
 
 def rebuild(run: str | Path, overrides: Sequence[str] = (), weights: bool = True) -> tuple[dict[str, Any], Task]:
     """The checked configuration and the task of a run directory or checkpoint, with its `weights` or fresh ones.
 
-    `run` may be a policy of the zoo, too (`zoo/NAME`, or its file). Weights are taken as they are, and a curriculum's are judged by the full task.
+    `run` may be a policy of the zoo, too (`zoo/NAME`, or its file). Weights are taken as they are, and a curriculum's
+    are judged by the full task.
 
     The run's number of threads is set too: sums in the same order are bitwise identical.
 
