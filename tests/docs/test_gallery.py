@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from agents.deploy import zoo_card
 from agents.policies.policy import Policy
 from marl.core.zoo import index as zoo
 
@@ -119,16 +120,15 @@ def test_a_policy_is_whole_and_its_card_says_all(name: str) -> None:
     assert card.keys() >= CARD and card["trained"].keys() >= TRAINED and "GPL-3.0" in card["licence"]
     assert card["trained"]["command"].startswith("python scripts/train.py ") and card["trained"]["commit"]
     assert (card["sha256"], card["bytes"]) == (zoo.entries()[name].sha256, zoo.entries()[name].bytes)
-    for group, spec in policy.spec.groups.items():
-        action = policy.act({group: torch.zeros(2, spec.n_agents, spec.observation_size)})[group]
-        assert action.shape == (2, spec.n_agents, spec.action.size) and action.isfinite().all()
+    groups = policy.spec.groups
+    actions = policy.act({n: torch.zeros(2, g.n_agents, g.observation_size) for n, g in groups.items()})
+    for group, spec in groups.items():
+        assert actions[group].shape == (2, spec.n_agents, spec.action.size) and actions[group].isfinite().all()
     quoted = card["evaluated"][card["evaluated"]["quoted"]]["all"]
     low, high = quoted["ci95"]
     assert low <= quoted["mean"] <= high and quoted["mean"] > card["evaluated"]["random"]["all"]["mean"]
 
 
 def test_a_card_is_met_again() -> None:
-    from agents.deploy import zoo_card
-
     name = next(iter(zoo.entries()))
     assert all(row["met"] for row in zoo_card.verified(name))
