@@ -192,3 +192,27 @@ def test_a_policy_that_needs_a_file_of_this_machine_is_refused(runs, tmp_path: P
     run = make_run(tmp_path / "against", *TAG, f"groups.adversary.policy={runs['simple_tag']}")
     with pytest.raises(UserError, match="groups.adversary.policy=.*: a policy of the zoo plays among"):
         zoo_card.packed(run)
+
+
+def test_a_policy_of_an_algorithm_without_critics_of_states_is_the_same(tmp_path: Path, monkeypatch, script) -> None:
+    """Its loss has more than the file, which holds actors alone: values of actions, and networks that follow."""
+    run = make_run(tmp_path / "run", "algo=iddpg", "algo.buffer_frames=200", "algo.updates=2")
+    (tmp_path / "zoo").mkdir()
+    monkeypatch.setattr(zoo, "_place", str(tmp_path / "zoo"))
+    monkeypatch.chdir(tmp_path)
+    zoo_card.add(run, "balance_iddpg", "last", episodes=2)
+    evaluate = script("evaluate")
+    ours, theirs = (evaluate.evaluate(evaluate.Options(ckpt), []) for ckpt in ("zoo/balance_iddpg", str(run)))
+    assert ours["episode_return"] == theirs["episode_return"]
+    begun = [*TINY, "algo=iddpg", "algo.buffer_frames=200", "init_from=zoo/balance_iddpg"]
+    task = build.build_task(compose.check(compose.compose([*begun, "strict=false"])))
+    expected = Policy.load(run).actors.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in task.loss.actors.state_dict().items())
+    with pytest.raises(UserError, match="does not fit this task's networks: .*strict=false loads what fits"):
+        build.build_task(compose.check(compose.compose(begun)))
+
+
+def test_single_policies_have_no_versions_to_rate(shelf, script) -> None:
+    module = script("elo")
+    with pytest.raises(UserError, match="zoo/simple_tag: is no run directory, and so kept no versions"):
+        module.rate(["zoo/simple_tag"], module.Options(episodes=2), [])
