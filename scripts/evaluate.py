@@ -1,6 +1,6 @@
 """Judges a trained run: python scripts/evaluate.py ckpt=RUN_DIR [option=value …] [configuration key=value …]
 
-  ckpt=RUN_DIR|FILE    a run directory, or one of its checkpoints (required)
+  ckpt=RUN_DIR|FILE    a run directory, one of its checkpoints, or zoo/NAME (required)
   which=last           last | best: which checkpoint of a run directory
   policy=trained       trained | untrained (fresh networks) | random (uniform actions): baselines for comparison
   episodes=null        episodes, played at once; null: as many as in the run's own evaluations (200)
@@ -107,7 +107,7 @@ def evaluate(options: Options, overrides: list[str]) -> dict:
 
     kind = "absolute" if options.absolute else options.policy
     name = "evaluation.json" if kind == "trained" else f"evaluation_{kind}.json"
-    out = Path(options.out) if options.out else path.parent / name
+    out = Path(options.out) if options.out else run_directory.beside(options.ckpt, path) / name
     result = {**figures, "task": config["task"]["_target_"], "checkpoint": str(path), "options": asdict(options)}
     result |= {"overrides": overrides}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,8 @@ def robustness(path: Path, options: Options, overrides: list[str]) -> dict:
         played = task.run_episodes(options.episodes, options.seed, options.deterministic, random, disturbance)
         rows.append({"value": value, **report(played)})
 
-    out = Path(options.out) if options.out else path.parent / f"robustness_{options.vary.rpartition('.')[2]}.json"
+    name = f"robustness_{options.vary.rpartition('.')[2]}.json"
+    out = Path(options.out) if options.out else run_directory.beside(options.ckpt, path) / name
     result = {"vary": key, "rows": rows, "checkpoint": str(path), "options": asdict(options)}
     result |= {"overrides": overrides}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -164,8 +165,11 @@ def agents(task: Task, option: str) -> EpisodeEvaluation:
 
 def load_actors(task: EpisodeEvaluation, path: Path, setting: str) -> None:
     """Put the actors of a checkpoint into `task`. Raises UserError where they don't fit what `setting` made of it."""
-    saved = checkpoint_file.load(path, task.device)
-    state, trained = saved["loss"], saved["processes"][0]["task"].get("spec", {"groups": {}})["groups"]
+    if described := checkpoint_file.description(path):  # a policy of the zoo
+        state, trained = checkpoint_file.load_weights(path, task.device), described["spec"]["groups"]
+    else:
+        saved = checkpoint_file.load(path, task.device)
+        state, trained = saved["loss"], saved["processes"][0]["task"].get("spec", {"groups": {}})["groups"]
     actors = {key.removeprefix("actors."): value for key, value in state.items() if key.startswith("actors.")}
     for name, group in task.spec.groups.items():
         before, now = trained.get(name), group.observation_size

@@ -1,6 +1,6 @@
 """Explains a trained run: python scripts/explain.py ckpt=RUN_DIR [option=value …]
 
-ckpt=RUN_DIR|FILE    a run directory, or one of its checkpoints (required)
+ckpt=RUN_DIR|FILE    a run directory, one of its checkpoints, or zoo/NAME (required)
 what=attribution     attribution: which inputs a label or an action depends on (integrated gradients; needs the extra
                      `attribution`): red and blue over digits, or a table of actions by parts of the observation
                      features: what named layers give, as a safetensors file
@@ -58,7 +58,7 @@ def explain(chosen: Options) -> Path:
     _, task = build.rebuild(path)
     task.loss.eval()
     agents = isinstance(task, RLTask)
-    folder = run_directory.home_of(path)
+    folder = run_directory.home_of(chosen.ckpt)
     name = {"attribution": "attribution.png", "features": "features.safetensors"}[chosen.what]
     out = Path(chosen.out) if chosen.out else folder / "explained" / name
     if chosen.what == "features":

@@ -1,6 +1,6 @@
 """Writes a trained policy as a file for other programs: python scripts/export.py ckpt=RUN_DIR [option=value …]
 
-  ckpt=RUN_DIR|FILE    a run directory, one of its checkpoints, or a policy.safetensors (required)
+  ckpt=RUN_DIR|FILE    a run directory, a checkpoint, a policy.safetensors or zoo/NAME (required)
   format=onnx          onnx (runs in onnxruntime) | torch_export (torch alone) | safetensors
   (agents.policies.policy.Policy.load) which=last           last | best: which checkpoint of a run directory
   out=null             the folder to write to; null: export/ in the run directory

@@ -1,6 +1,6 @@
 """A page in which the trained team plays and you join in: python scripts/play.py ckpt=RUN_DIR [option=value …]
 
-  ckpt=RUN_DIR|FILE    a run directory, one of its checkpoints, or a policy.safetensors; null: outputs/' latest run
+  ckpt=RUN_DIR|FILE    a run directory, a checkpoint, a policy.safetensors or zoo/NAME; null: outputs/' latest run
   which=last           last | best: which checkpoint of a run directory
   seeds=32             starting states in the page; seed s is VMAS's own reset(seed=s) of one environment
   max_steps=null       time limit of the page's episodes, steps; null: that of the run

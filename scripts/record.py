@@ -1,6 +1,6 @@
 """Writes a data set of episodes: python scripts/record.py ckpt=RUN_DIR [option=value …]
 
-  ckpt=RUN_DIR|FILE    a run directory, one of its checkpoints, or a policy.safetensors (required)
+  ckpt=RUN_DIR|FILE    a run directory, a checkpoint, a policy.safetensors or zoo/NAME (required)
   episodes=200         how many to record
   out=null             the data set's folder; null: episodes/ in the run directory. One that exists is added to
   policy=trained       trained | random (uniform actions) | the dotted path of a function of your own, called with a

@@ -1,6 +1,6 @@
 """Shows what agents do: python scripts/replay.py ckpt=RUN_DIR [option=value …]
 
-  ckpt=RUN_DIR|FILE    a run directory, one of its checkpoints, or a policy.safetensors: plays and records episodes
+  ckpt=RUN_DIR|FILE    a run directory, a checkpoint, a policy.safetensors or zoo/NAME: plays and records episodes
   recording=FILE       instead of ckpt: a recording made before (replay.safetensors, or a run's replays/*.safetensors)
   formats=[html]       what to draw, any of: html (a player in one file), gif, mp4, png (four moments side by side)
   episodes=4           episodes to record; gif, mp4 and png show the one named by `episode`

@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from marl.config import compose
 from marl.config.options import split
 from marl.config.overrides import tidy
+from marl.core.zoo import index as zoo
 from marl.launch import build
 from tests.fixtures.runs import make_run
 from tests.scripts.conftest import script  # noqa: F401 - a fixture
@@ -100,7 +101,8 @@ def fits(overrides: list[str]) -> None:
     elsewhere = "init_from=", "device=cuda"  # what this machine may not have
     config = compose.check(compose.compose([o for o in overrides if not o.startswith(elsewhere)]))
     if source:
-        assert source[0].endswith(".safetensors") or Path(source[0].partition("=")[2]).exists()
+        path = source[0].partition("=")[2]
+        assert path.endswith(".safetensors") or zoo.located(path).exists()
     chosen = [o for o in overrides if re.match(r"\+*env\.(scenario|env|id|kwargs)", o)]
     if chosen and config["env"]:
         pytest.importorskip("mpe2" if "mpe2" in str(chosen) else "torch")

@@ -64,7 +64,12 @@ def kept(run: str | Path, task: RLTask, most: int) -> dict[int, dict[str, Actor]
     Raises:
         UserError: there is nothing but the last one, or a file is damaged.
     """
-    folder = run_directory.config_of(run).parent
+    config = run_directory.config_of(run)
+    if config is None:
+        raise UserError(
+            f"{run}: is no run directory, and so kept no versions; scripts/crossplay.py plays single policies"
+        )
+    folder = config.parent
     pools = {name: pool for name, pool in task.lineup.pools.items() if (folder / "pool" / name).is_dir()}
     if pools:
         per_group = [{int(p.stem) for p in (folder / "pool" / n).glob("*.safetensors")} for n in pools]

@@ -25,8 +25,8 @@ class GroupSettings:
 
     Args:
         policy: learn = trained by this run | pool = past versions of the group `of` | random | still | simple_tag |
-            heuristic (VMAS's own, of the scenarios that have one) | a run directory, checkpoint or policy file, whose
-            policy plays as it is | a dotted path, see `agents.players.scripted`.
+            heuristic (VMAS's own, of the scenarios that have one) | a run directory, checkpoint, policy file or
+            zoo/NAME, whose policy plays as it is | a dotted path, see `agents.players.scripted`.
         algo: settings of the algorithm that this group has of its own, such as {"critic": "local", "clip": 0.1}.
         of: for pool: the learning group whose past versions play; for a saved policy: which of its groups plays.
         past: share of the environments in which past versions of this learning group play instead of it: the others

@@ -26,6 +26,7 @@ from marl.core import run_directory
 from marl.core.errors import UserError
 from marl.core.kinds import build, required
 from marl.core.moved import update_config
+from marl.core.zoo import index as zoo
 
 FORMAT = 1
 
@@ -65,12 +66,12 @@ class Policy(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path, which: str = "last", device: str | torch.device = "cpu") -> Policy:
-        """Read a policy file (`save`), a checkpoint, or the `which` checkpoint of a run directory.
+        """Read a policy file (`save`), a checkpoint, the `which` checkpoint of a run directory, or `zoo/NAME`.
 
         Raises:
             UserError: there is none, it can't be read, or it holds no agents.
         """
-        path = Path(path)
+        path = zoo.located(path)
         if path.is_dir() and (path / "policy.safetensors").is_file():
             path = path / "policy.safetensors"
         weights = None

@@ -4,6 +4,7 @@ import copy
 import errno
 import hashlib
 import io
+import json
 import os
 import pickle
 import re
@@ -127,6 +128,23 @@ def load_weights(path: str | Path, map_location: str | torch.device = "cpu") -> 
     if hashlib.sha256(zeros).hexdigest().encode() != digest[1]:
         raise UserError(f"weights {path} cannot be read: the file is damaged (its digest does not match)")
     return _tensors(content, path, map_location)
+
+
+def description(path: str | Path) -> dict[str, Any] | None:
+    """What a policy file (`agents.policies.policy`) says of itself; None for every other file.
+
+    Raises:
+        UserError: it ends in .safetensors and cannot be read.
+    """
+    if Path(path).suffix != ".safetensors":
+        return None
+    try:
+        with safetensors.safe_open(str(path), "pt") as file:
+            text = (file.metadata() or {}).get("policy", "null")
+        content = json.loads(text)
+    except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise UserError(f"weights {path} cannot be read: {reason(error)}") from error
+    return content if isinstance(content, dict) else None
 
 
 def _tensors(content: bytes, path: str | Path, map_location: str | torch.device) -> dict[str, Tensor]:

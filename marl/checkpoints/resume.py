@@ -14,7 +14,7 @@ from marl.core.schema import show
 FIXED = ("seed", "data", "network", "critic_network", "objective", "optimizer", "scheduler", "groups", "curriculum")
 ASKED = ("task", "env", "algo")  # the class that such a node names says which of its settings must stay
 # Nothing learns from these.
-QUIET = ("paths", "resume", "init_from", "init_map", "strict", "ckpt", "experiment", "name")
+QUIET = ("paths", "resume", "init_from", "init_map", "strict", "ckpt", "experiment", "name", "zoo")
 
 
 def resumed(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any] | None:

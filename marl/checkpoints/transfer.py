@@ -80,6 +80,22 @@ def _complete(module: nn.Module, saved: dict[str, Tensor]) -> list[str]:
     return (module.complete(saved) if hasattr(module, "complete") else None) or []
 
 
+def load_policy(task: Task, path: str | Path) -> None:
+    """Put the weights of a policy file into a task that is to be judged: its actors, and the critics that it has.
+
+    Raises UserError where the file can't be read, holds anything else, or lacks a weight of an actor.
+    """
+    saved = checkpoint_file.load_weights(path, next(task.loss.parameters()).device)
+    _complete(task.loss, saved)
+    try:
+        missing, others = task.loss.load_state_dict(saved, strict=False)
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit this task's networks: {' '.join(str(error).split())[:300]}") from error
+    lacking = [*(name for name in missing if name.startswith("actors.")), *others]
+    if lacking:
+        raise UserError(f"{path} does not fit this task's networks: {', '.join(lacking)[:300]}")
+
+
 def load_mapped(task: Task, path: str | Path, init_map: Mapping[str, Any], strict: bool = True) -> list[str]:
     """Put the weights of groups that `init_map` names into the task's; one sentence each on what was taken and not.
 

@@ -18,6 +18,7 @@ from marl.core import device, run_directory
 from marl.core.errors import UserError
 from marl.core.kinds import validate
 from marl.core.moved import update_config
+from marl.core.zoo import index as zoo
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
@@ -64,15 +65,19 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration in a run directory (or beside a checkpoint), with `overrides` on top.
+    """The configuration in a run directory, beside or in a checkpoint, or in a policy of the zoo; `overrides` on top.
 
     A group option replaces the whole group. The run's own `experiment=` and directory may be repeated.
 
     Raises:
         UserError: no configuration there, or an override that does not fit it.
     """
+    run = zoo.located(run)
     path = run_directory.config_of(run)
-    if path is None and Path(run).suffix == ".pt" and Path(run).is_file():  # one that lies alone: it tells, too
+    told = checkpoint_file.description(run) if path is None and run.is_file() else None
+    if told and isinstance(told.get("config"), dict):  # a policy of the zoo
+        path, cfg = run, OmegaConf.create(update_config(told["config"]))
+    elif path is None and Path(run).suffix == ".pt" and Path(run).is_file():  # one that lies alone: it tells, too
         path, cfg = Path(run), OmegaConf.create(checkpoint_file.load(run)["config"])
     elif path is None:
         reason = "holds no configuration" if Path(run).is_file() else "no run directory with a config.yaml"

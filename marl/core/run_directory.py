@@ -8,6 +8,7 @@ from pathlib import Path
 
 from marl.core import files, lock
 from marl.core.errors import Damaged, UserError
+from marl.core.zoo import index as zoo
 
 CONFIG = "config.yaml"
 WRITTEN = (CONFIG, "metrics.csv", "summary.json", "checkpoints")  # what a run replaces
@@ -20,8 +21,14 @@ LAST, KEPT = re.compile(r"last(?:-(\d+))?\.pt"), re.compile(r"iteration_(\d+)\.p
 
 
 def find(run: str | Path, which: str = "last") -> Path:
-    """The checkpoint meant by `run`: a file itself, or `<which>.pt` of a run directory or of its checkpoints/."""
-    run = Path(run)
+    """The checkpoint meant by `run`: a file itself, or `<which>.pt` of a run directory or of its checkpoints/.
+
+    `zoo/NAME` stands for a policy of the zoo (`marl.core.zoo.index`).
+
+    Raises:
+        UserError: there is none.
+    """
+    run = zoo.located(run)
     path = run if run.is_file() else run / "checkpoints" / f"{which}.pt"
     if not path.is_file() and (run / f"{which}.pt").is_file():
         path = run / f"{which}.pt"
@@ -64,9 +71,19 @@ def _holds(folder: Path) -> bool:
 
 
 def home_of(run: str | Path) -> Path:
-    """Where to put what is made from a run directory, a checkpoint or another file: the run's, else the file's own."""
+    """Where to put what is made from a run directory, a checkpoint or another file: the run's, else the file's own.
+
+    Of `zoo/NAME` a folder of that name in outputs/.
+    """
+    if name := zoo.named(run):
+        return zoo.OUT / name
     config = config_of(run)
     return config.parent if config else Path(run).parent
+
+
+def beside(run: str | Path, path: Path) -> Path:
+    """Where to put what is said of the checkpoint `path`, which `find(run)` gave: its folder, or the zoo's home."""
+    return home_of(run) if zoo.named(run) else path.parent
 
 
 # ---- folders ---------------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ class TopLevel:
     groups: Node = None
     curriculum: Node = None
     paths: Node = None
+    zoo: Node = None
 
 
 def check_arguments(target: Callable, node: Mapping[str, Any], path: str, given: Iterable[str] = ()) -> None:

@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
-from marl.checkpoints.transfer import begin_from
+from marl.checkpoints.checkpoint_file import description
+from marl.checkpoints.transfer import begin_from, load_policy
 from marl.config.compose import check, saved
 from marl.config.conf_tree import group_options
-from marl.core import device, distributed, seeding
+from marl.core import device, distributed, run_directory, seeding
 from marl.core.errors import UserError
 from marl.core.imports import resolve
 from marl.core.kinds import build as part
+from marl.core.zoo import index as zoo
 from marl.engine.trainer import Trainer
 from marl.native import threads as helper_threads
 from marl.task import Task
@@ -50,6 +52,8 @@ def build_task(config: Mapping[str, Any], trains: bool = True) -> Task:
         UserError: a part that the task needs is null, or whatever the constructors object to.
     """
     config = distributed.share(config)
+    zoo.use((config.get("zoo") or {}).get("url"))
+    begins_from = run_directory.find(config["init_from"]) if config["init_from"] and not config["resume"] else None
     node = config["task"]
     constructor = resolve(node["_target_"], "task._target_")
     seeding.seed_global(config["seed"])
@@ -71,26 +75,32 @@ def build_task(config: Mapping[str, Any], trains: bool = True) -> Task:
         arguments["device"] = device.pick(arguments["device"])
     device.keep_freed_memory()
     task = part(node, **arguments)
-    if config["init_from"] and not config["resume"]:
-        begin_from(task, config["init_from"], config.get("strict", True), config.get("init_map"))
+    if begins_from:
+        begin_from(task, str(begins_from), config.get("strict", True), config.get("init_map"))
     return task
 
 
 def rebuild(run: str | Path, overrides: Sequence[str] = (), weights: bool = True) -> tuple[dict[str, Any], Task]:
     """The checked configuration and the task of a run directory or checkpoint, with its `weights` or fresh ones.
 
-    Weights are taken as they are, and a curriculum's are judged by the full task.
+    `run` may be a policy of the zoo, too (`zoo/NAME`, or its file). Weights are taken as they are, and a curriculum's
+    are judged by the full task.
 
     The run's number of threads is set too: sums in the same order are bitwise identical.
 
     Raises:
         UserError: no run there, overrides that don't apply to it, or weights that don't fit what they made of it.
     """
+    run = zoo.located(run)
     cfg = saved(run, [*overrides, "++strict=true", "++init_map=null", "++curriculum.evaluate=final"])
-    cfg.resume, cfg.init_from = None, str(run) if weights else None
+    policy = weights and description(run) is not None
+    cfg.resume, cfg.init_from = None, str(run) if weights and not policy else None
     config = check(cfg)
     build_trainer(config)
-    return config, build_task(config, trains=False)
+    task = build_task(config, trains=False)
+    if policy:
+        load_policy(task, run)
+    return config, task
 
 
 def build_trainer(config: Mapping[str, Any]) -> Trainer:

@@ -14,6 +14,7 @@ from typing import Any
 from marl.core import terminal
 from marl.core.errors import Diverged, LostProcess, Stopped, UserError, one_line
 from marl.core.imports import find_user_modules
+from marl.core.zoo import index as zoo
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
 DISK += (errno.ENAMETOOLONG, errno.ELOOP)
@@ -36,7 +37,7 @@ def main(document: str, job: Callable[[list[str]], Any], again: str = "") -> Non
         sys.exit(0)
     find_user_modules()
     with guard(again):
-        job(sys.argv[1:])
+        job(zoo.taken(sys.argv[1:]))
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ import yaml
 from marl.core.moved import update_config
 
 # What may differ between runs that are still the same algorithm on the same task: keys of the configuration.
-SAME = ("seed", "name", "paths", "resume", "init_from", "init_map", "ckpt", "experiment", "logger", "device")
+SAME = ("seed", "name", "paths", "resume", "init_from", "init_map", "ckpt", "experiment", "logger", "device", "zoo")
 TECHNICAL = {  # the same below groups: how a run is watched, kept and computed, not what it learns
     "trainer": (
         *("progress", "threads", "helpers", "compile", "capture", "recompute", "deterministic", "strategy"),

@@ -1,0 +1,141 @@
+"""Names of the zoo: `zoo/NAME` is a policy file, found where `zoo.url` says; a path that exists keeps its meaning.
+
+A zoo is a folder, or a web server's: `index.json` with the digest and size of each file, and for each policy
+`NAME.safetensors` and its card `NAME.json`. Nothing in them is code.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from marl.core import files
+from marl.core.errors import UserError, closest
+from marl.core.zoo import places
+
+PREFIX, INDEX, KEY, FORMAT = "zoo/", "index.json", "zoo.url", 1
+OURS = Path(__file__).resolve().parents[3] / "docs" / "zoo"
+OUT = Path("outputs") / "zoo"  # where scripts put what they make of one: OUT/NAME
+NAME, DIGEST = re.compile(r"[a-z0-9][a-z0-9_]*"), re.compile(r"[0-9a-f]{64}")
+
+_place = str(OURS)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A policy of a zoo: SHA-256 of its file and of its card, and the file's size in bytes."""
+
+    sha256: str
+    bytes: int
+    card: str
+
+
+# ---- where -----------------------------------------------------------------------------------------------------
+
+
+def use(url: str | None) -> None:
+    """From now on this process finds the zoo at `url`, a folder or an address; None: where it found it so far.
+
+    Raises:
+        UserError: it is neither.
+    """
+    global _place
+    if url is not None:
+        places.check(url)
+        _place = url
+
+
+def place() -> str:
+    """The folder or address where this process finds the zoo."""
+    return _place
+
+
+def taken(arguments: Sequence[str]) -> list[str]:
+    """`arguments` of a command line without `zoo.url=…`, which `use` has been told. Raises UserError as `use`."""
+    for argument in arguments:
+        if argument.startswith(f"{KEY}="):
+            use(argument.partition("=")[2].strip("'\""))
+    return [argument for argument in arguments if not argument.startswith(f"{KEY}=")]
+
+
+# ---- names -----------------------------------------------------------------------------------------------------
+
+
+def named(run: str | Path) -> str | None:
+    """NAME where `run` is `zoo/NAME`; None for everything else, and for a path that exists."""
+    text = Path(run).as_posix()
+    if not text.startswith(PREFIX) or text.endswith((".pt", ".safetensors")) or os.path.exists(run):
+        return None
+    return text.removeprefix(PREFIX)
+
+
+def located(run: str | Path) -> Path:
+    """The path that `run` stands for: the policy's file of `zoo/NAME`, else `run` as it is.
+
+    Raises:
+        UserError: the zoo has no policy of that name, or its file is not what the index says.
+    """
+    name = named(run)
+    return Path(run) if name is None else policy(name)
+
+
+def policy(name: str) -> Path:
+    """The file of the policy `name`, on this machine and with the digest of the index. Raises UserError."""
+    entry = _entry(name)
+    return places.file(_place, f"{name}.safetensors", entry.sha256, entry.bytes)
+
+
+def card(name: str) -> dict[str, Any]:
+    """What the card of the policy `name` says. Raises UserError."""
+    entry, content = _entry(name), places.text(_place, f"{name}.json")
+    if hashlib.sha256(content).hexdigest() != entry.card:
+        raise UserError(f"{_place}/{name}.json: is another card than {INDEX} says (its digest differs)")
+    return _mapping(content, f"{_place}/{name}.json")
+
+
+def entries() -> dict[str, Entry]:
+    """{name: entry} of the zoo, in order of the names. Raises UserError where there is no index, or a broken one."""
+    where = f"{_place}/{INDEX}"
+    content = _mapping(places.text(_place, INDEX), where)
+    if content.get("format") != FORMAT or not isinstance(content.get("policies"), dict):
+        raise UserError(f"{where}: is no index of a zoo of this version (format {FORMAT})")
+    for name, one in content["policies"].items():
+        sound = isinstance(one, dict) and one.keys() == {"sha256", "bytes", "card"} and isinstance(one["bytes"], int)
+        if not sound or not NAME.fullmatch(name) or not all(DIGEST.fullmatch(str(one[k])) for k in ("sha256", "card")):
+            raise UserError(f"{where}: its entry {name!r} is none: a name, two digests and a size are needed")
+    return {name: Entry(**one) for name, one in sorted(content["policies"].items())}
+
+
+def _entry(name: str) -> Entry:
+    there = entries()
+    if name not in there:
+        names = ", ".join(there) or "none"
+        raise UserError(f"{PREFIX}{name}: the zoo has no such policy{closest(name, there)} (there are {names})")
+    return there[name]
+
+
+def _mapping(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: cannot be read as a JSON object")
+    return value
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------
+
+
+def write_index(folder: str | Path) -> None:
+    """Write the index of the policies that lie in `folder` with their cards. Raises UserError."""
+    policies = {}
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        content, about = path.read_bytes(), path.with_suffix(".json").read_bytes()
+        digests = {"sha256": hashlib.sha256(content).hexdigest(), "card": hashlib.sha256(about).hexdigest()}
+        policies[path.stem] = {**digests, "bytes": len(content)}
+    files.write_json(Path(folder) / INDEX, {"format": FORMAT, "policies": policies})
