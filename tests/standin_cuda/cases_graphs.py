@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from marl.capture.cuda_graph import GraphedWork, NotCaptured
-from marl.checkpoints import checkpoint_file
-from tests.standin_cuda.runs import REPLAYED, TINY, cut_back, resume, same, strict, train
+from tests.standin_cuda.runs import REPLAYED, TINY, cut_back, difference, resume, strict, train
 from tests.standin_cuda.standin import watched
 
 __all__ = ["strict"]
@@ -24,15 +23,6 @@ UPDATES = {
     "matd3": ["algo=matd3", *REPLAYED, "algo.updates=6"],
     "masac": ["algo=masac", *REPLAYED, "algo.updates=6", "algo.priority=0.6"],
 }
-
-
-def content(folder) -> dict:
-    state = checkpoint_file.load(folder / "checkpoints" / "last.pt", "cuda")
-    return {key: state[key] for key in ("loss", "optimizer", "schedule", "processes")}
-
-
-def difference(one, other) -> list[str]:
-    return [where for where in same(content(one), content(other)) if "seconds" not in where]
 
 
 @pytest.mark.parametrize("name", UPDATES)
