@@ -96,18 +96,6 @@ class Stream:
         """What kernels on a GPU draw from: the same one as long as the stream lives. None on a CPU."""
         return self._cuda
 
-    @property
-    def on_device(self) -> Tensor:
-        """The state of the generator whose numbers are drawn on `device`."""
-        return self._torch if self._cuda is None else self._cuda.get_state()
-
-    @on_device.setter
-    def on_device(self, state: Tensor) -> None:
-        if self._cuda is None:
-            self._torch = state
-        else:
-            self._cuda.set_state(state)
-
     def state_dict(self) -> dict[str, Tensor]:
         """The stream as tensors, loadable with `torch.load(weights_only=True)`."""
         _, key, position, has_gauss, gauss = self._numpy

@@ -102,15 +102,15 @@ class Collector:
         """As `_play`, by the graph where this rollout can be one."""
         state = self.env.device_state()
         why = self.env.why_not_captured if state is None else self._why_step_by_step()
+        name = f"a rollout of {type(self.env).__name__}"
         if state is None or why:
             if why and not self._told:
                 self._told = True
-                warnings.warn(
-                    f"a rollout of {type(self.env).__name__}: no CUDA graph, {why}", NotCaptured, stacklevel=3
-                )
-            return self._play(*noise)
+                warnings.warn(f"{name}: no CUDA graph, {why}", NotCaptured, stacklevel=3)
+            self._play(*noise)
+            return
         if self.graph is None:
-            self.graph = GraphedWork(self._play, f"a rollout of {type(self.env).__name__}", state.generators)
+            self.graph = GraphedWork(self._play, name, state.generators)
         training = tuple(actor.training for actor in self.actors.values())
         self.graph(noise, [*self.rollout.tensors(), *state.tensors], (state.key, training))
 

@@ -83,7 +83,7 @@ def test_a_resumed_run_captures_again(tmp_path, strict) -> None:
 )
 def test_what_is_no_graph_says_why_once(tmp_path, settings, why) -> None:
     with pytest.warns(NotCaptured, match=f"^a rollout of VmasEnv: no CUDA graph, {why}") as said:
-        _, task, _ = train(tmp_path, *settings, sizes=[*SIZES, "frames=24"])
+        _, task, _ = train(tmp_path, *settings, sizes=[*SIZES, "frames=48"])
     assert task.collector.graph is None and sum(w.category is NotCaptured for w in said) == 1
 
 

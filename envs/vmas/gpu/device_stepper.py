@@ -1,4 +1,4 @@
-"""The kernel path on a GPU: all that a rollout needs of the host is done before it, so that it can be one CUDA graph."""
+"""The kernel path on a GPU: the host's part of a rollout is done before it, so that it can be one CUDA graph."""
 
 from __future__ import annotations
 
@@ -73,9 +73,7 @@ class DeviceStepper(KernelStepper):
             if self.world.pool_is_due:
                 kernel.next_pool()
                 self._refresh_pool()
-                if (
-                    self.kernel is not kernel
-                ):  # resets broke a constant: once, and the rows so far become the new pool's
+                if self.kernel is not kernel:  # resets broke a constant, once; rows so far become the new pool's
                     kernel = self._roomy(renewals)
                     rows = [row % kernel.pool_size for row in rows]
             rows.append(kernel.row(self.world.count_step()))
