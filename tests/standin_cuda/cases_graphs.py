@@ -89,7 +89,7 @@ def test_captured_rollouts_are_the_plain_ones(tmp_path, strict) -> None:
 def test_a_resumed_run_captures_again(tmp_path, strict) -> None:
     train(tmp_path / "whole", *MEMORY, "trainer.keep_every=4", sizes=FOREIGN)
     trainer, task, _ = resume(cut_back(shutil.copytree(tmp_path / "whole", tmp_path / "half"), 4))
-    assert trainer.updater.device_update.graphed.graphs
+    assert trainer.updater.device_update.epochs.graphs
     assert not difference(tmp_path / "whole", tmp_path / "half")
 
 

@@ -2,12 +2,14 @@
 
 import shutil
 import warnings
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
 
 from envs.base import ActionError
+from envs.kernel.tracing.tape import ConstantChanged
 from envs.vmas.env import VmasEnv
 from envs.vmas.gpu.device_stepper import DeviceStepper
 from marl.capture.cuda_graph import NotCaptured
@@ -87,8 +89,11 @@ def test_what_is_no_graph_says_why_once(tmp_path, settings, why) -> None:
     assert task.collector.graph is None and sum(w.category is NotCaptured for w in said) == 1
 
 
-def played(env: VmasEnv, rollouts: int, prepared: bool) -> list[torch.Tensor]:
-    """Rewards [T, E, A] of some rollouts of 4 steps, under actions that depend on the step's number only."""
+def played(env: VmasEnv, rollouts: int, prepared: bool, before: Callable[[int], None] = int) -> list[torch.Tensor]:
+    """Rewards and observations of some rollouts of 4 steps, under actions that depend on the step's number only.
+
+    before: called with the number of each rollout.
+    """
     group, shape = env.spec.groups["agents"], (4, env.num_envs)
     A, F = group.n_agents, group.observation_size
     seen = [torch.zeros(*shape, A, F, device="cuda") for _ in range(2)]
@@ -98,6 +103,7 @@ def played(env: VmasEnv, rollouts: int, prepared: bool) -> list[torch.Tensor]:
     env.reset(seed=1)
     found = []
     for number in range(rollouts):
+        before(number)
         if prepared:
             env.prepare(4)
         for t in range(4):
@@ -119,6 +125,23 @@ def test_steps_of_a_user_s_own_go_on_from_a_prepared_rollout() -> None:
     assert one.device_state() is None
     theirs = other.snapshot()
     assert all(torch.equal(value, theirs[key]) for key, value in one.snapshot().items())
+
+
+def test_resets_that_break_a_constant_are_met_while_a_rollout_is_prepared(monkeypatch) -> None:
+    """The pool of step 15 does, in the fourth rollout; the kernel that assumes nothing takes over before step 13."""
+    one, other = (VmasEnv("balance", 6, max_steps=5, pool_every=3, fast="kernel", device="cuda") for _ in range(2))
+    special = one.stepper.kernel
+
+    def broken(*args) -> None:
+        raise ConstantChanged("a mass")
+
+    def before(number: int) -> None:
+        if number == 3:
+            monkeypatch.setattr(special, "load_pool", broken)
+
+    for ours, theirs in zip(played(one, 5, True, before), played(other, 5, False), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert one.stepper.kernel is not special and not one.stepper.specialised and one.device_state() is not None
 
 
 def test_actions_that_are_not_finite_are_told_with_the_iteration_s_figures() -> None:

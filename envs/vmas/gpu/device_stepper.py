@@ -92,7 +92,7 @@ class DeviceStepper(KernelStepper):
         """As `Env.device_state`: of the rollout that was prepared; None where it was not."""
         if not self._prepared:
             return None
-        masks = [] if self.world.agent_masks is None else self.world.agent_masks.stay()
+        masks = [] if self.world.agent_masks is None else [*self.world.agent_masks.stay(), *self._said.values()]
         stream = self.world.pool.stream
         drawn = [stream.generator] if stream.generator is not None else []
         return DeviceState([*self.kernel.memory, self._shifts, *masks], drawn, (self._kernels, self.kernel.pools))
