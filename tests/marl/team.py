@@ -62,10 +62,11 @@ def averaged() -> dict:
     """Gradients of a network by DistributedDataParallel, and as a captured update averages them."""
     torch.manual_seed(0)
     net = MLP(4, 1, hidden=[8])
-    loss = distributed.wrap(net)(torch.randn(32, 4)[distributed.rank() :: distributed.world()]).square().mean()
-    own = torch.autograd.grad(loss, list(net.parameters()), retain_graph=True)
+    rows = torch.randn(32, 4)[distributed.rank() :: distributed.world()]
+    own = torch.autograd.grad(net(rows).square().mean(), list(net.parameters()))
     distributed.average_(own)
-    loss.backward()
+    wrapped = distributed.wrap(net)  # kept: it hears of the gradients
+    wrapped(rows).square().mean().backward()
     shared = torch.full((2,), float(distributed.rank())), torch.full((2, 1), distributed.rank())
     distributed.share_(shared)
     equal = all(torch.equal(a, p.grad) for a, p in zip(own, net.parameters(), strict=True))
