@@ -112,13 +112,13 @@ class Collector:
         if self.graph is None:
             self.graph = GraphedWork(self._play, name, state.generators)
         training = tuple(actor.training for actor in self.actors.values())
-        self.graph(noise, [*self.rollout.tensors(), *state.tensors], (state.key, training))
+        weights = [value for actor in self.actors.values() for value in (*actor.parameters(), *actor.buffers())]
+        memory = [*self.rollout.tensors(), *self.memories["actor"].stay(), *map(Tensor.detach, weights)]
+        self.graph(noise, [*memory, *state.tensors], (state.key, training))
 
     def _why_step_by_step(self) -> str:
         if self.others is not None:
             return "not all groups learn"
-        if self.recurrent:
-            return "networks have a memory"
         if not all(map(made_of_tensors, self.actors.values())):
             return "a network has modules that are not torch's"
         return ""
@@ -154,6 +154,8 @@ class Collector:
                 memories.forget(over | rollout.idle(t) if rollout.lives else over, rollout.forgetful(t))
         for name, actor in self.actors.items():  # once for the whole rollout, outside of the loop
             rollout.log_prob[name].copy_(actor.head.log_prob(rollout.params[name], rollout.action[name]))
+        if self.graph is not None:
+            memories.stay()  # where the graph's next replay looks
         rollout.finish()
         return ()
 

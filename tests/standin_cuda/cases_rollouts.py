@@ -39,6 +39,7 @@ RUNS = {
     "choices, global state": ["env=vmas/mpe/simple_spread", CHOICES, "env.global_state=true", "algo.critic=state"],
     "masks": ["env.scenario=tests.envs.vmas.ends_cases.Veil", CHOICES],
     "agents that end each on its own": ["env.scenario=tests.envs.vmas.ends_cases.Visit", CHOICES],
+    "memories": ["network=gru", "network.hidden=8", "algo.chunk_length=2"],
     "exploration that falls": ["algo=pqn", CHOICES],
 }
 
@@ -80,7 +81,7 @@ def test_a_resumed_run_captures_again(tmp_path, strict) -> None:
             r"its 20 steps need 20 pools of resets \(env.pool_every=1\)",
         ),
         (["env=vmas/mpe/simple_speaker_listener", CHOICES], "resets draw .*goal.* for the whole batch"),
-        (["network=gru", "network.hidden=8", "algo.chunk_length=4"], "networks have a memory"),
+        (["env=vmas/mpe/simple_tag", "groups.adversary.policy=random"], "not all groups learn"),
     ],
 )
 def test_what_is_no_graph_says_why_once(tmp_path, settings, why) -> None:

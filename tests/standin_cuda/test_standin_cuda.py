@@ -27,7 +27,7 @@ CASES = {
     "cases_settings": 26,
     "cases_tasks": 11,
     "cases_graphs": 16,
-    "cases_rollouts": 12,
+    "cases_rollouts": 14,
     "cases_processes": 6,
 }
 TINY = ["env.num_envs=4", "env.fast=off", "algo.rollout_steps=10", "algo.minibatch_size=20", "frames=80"]
