@@ -10,6 +10,7 @@ from envs.kernel.backends.cuda.emulation import EmulatedDriver
 from envs.kernel.backends.cuda.runtime import ATTENTION, CudaStep
 from envs.kernel.targets import CpuTarget, CudaTarget, target_of
 from envs.vmas.env import VmasEnv
+from envs.vmas.kernel_stepper import KernelStepper
 from tests.envs.kernel.backends.rollouts import bound, played
 
 E = 30
@@ -28,6 +29,13 @@ def test_a_gpu_gets_cuda_and_everything_else_the_cpu_s():
     assert isinstance(target_of(torch.device("cpu")), CpuTarget)
     target = target_of(torch.device("cuda", 1))
     assert isinstance(target, CudaTarget) and target.device.index == 1
+
+
+def test_a_cpu_prepares_nothing():
+    env = VmasEnv("debug/goal", num_envs=E, fast="kernel")
+    env.prepare(4)
+    assert type(env.stepper) is KernelStepper and env.device_state() is None and env.why_not_captured == ""
+    assert env.stepper.kernel.pools == 1
 
 
 @pytest.mark.parametrize(
