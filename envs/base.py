@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -62,11 +62,14 @@ class DeviceState:
     """What steps on a GPU go on from, where `step_into` is work of the GPU and nothing else.
 
     tensors: all memory that a step writes and a later one reads. It stays where it is, in `reset` and `restore` too.
-    generators: random streams that steps draw from, beside torch's default one.
+    generators: random streams that steps draw from, beside torch's default one: the same ones as long as the
+        environment lives.
+    key: all else that decides what steps do.
     """
 
     tensors: list[Tensor]
     generators: list[torch.Generator] = field(default_factory=list)
+    key: Hashable = ()
 
 
 class Env(ABC):
@@ -79,6 +82,7 @@ class Env(ABC):
     # something that is kept on the disk, so that another process may build it ahead.
     cheap: ClassVar[Mapping[str, Any]] = {"num_envs": 2}
     compiles: ClassVar[bool] = False
+    why_not_captured: str = ""  # why rollouts on a GPU are no graphs where a user may wonder, as a part of a sentence
 
     @classmethod
     def keeps_on_resume(cls, key: str) -> bool:
@@ -184,10 +188,13 @@ class Env(ABC):
             self._info.write(t, transition.info)
 
     def prepare(self, steps: int) -> None:  # noqa: B027 - most environments have nothing to do
-        """Before every rollout: the host's part of its steps (numbers drawn there, counters), brought to the device."""
+        """Before every rollout: the host's part of its steps (numbers drawn there, counters), brought to the device.
+
+        The next that the environment is asked for are those steps, `step_into(0, …)` to `step_into(steps - 1, …)`.
+        """
 
     def device_state(self) -> DeviceState | None:
-        """What a rollout needs to be captured as one CUDA graph; None: its steps are made one by one."""
+        """What the rollout that was prepared needs to be a CUDA graph; None: its steps are made one by one."""
         return None
 
     def keep_infos(self, rules: InfoRules) -> None:  # noqa: B027 - most environments have theirs at no cost

@@ -49,6 +49,7 @@ class Stream:
         self.device = torch.device(device)
         self.host = host
         self._outside: list = []
+        self._cuda = torch.Generator(self.device) if self.device.type == "cuda" else None
         self.seed(seed)
 
     def seed(self, seed: int) -> None:
@@ -56,16 +57,15 @@ class Stream:
         self._torch = torch.Generator().manual_seed(seed).get_state()
         self._numpy = np.random.RandomState(seed % 2**32).get_state()
         self._python = random.Random(seed).getstate()
-        self._cuda: Tensor | None = None
-        if self.device.type == "cuda":
-            self._cuda = torch.Generator(self.device).manual_seed(seed).get_state()
+        if self._cuda is not None:
+            self._cuda.manual_seed(seed)
 
     def __enter__(self) -> Stream:
         outside = [torch.default_generator.get_state()]
         torch.default_generator.set_state(self._torch)
         if self._cuda is not None:
             outside.append(torch.cuda.get_rng_state(self.device))
-            torch.cuda.set_rng_state(self._cuda, self.device)
+            torch.cuda.set_rng_state(self._cuda.get_state(), self.device)
         if self.host:
             outside += [np.random.get_state(), random.getstate()]
             np.random.set_state(self._numpy)
@@ -80,7 +80,7 @@ class Stream:
         self._torch = torch.default_generator.get_state()
         torch.default_generator.set_state(outside[0])
         if self._cuda is not None:
-            self._cuda = torch.cuda.get_rng_state(self.device)
+            self._cuda.set_state(torch.cuda.get_rng_state(self.device))
             torch.cuda.set_rng_state(outside[1], self.device)
         if self.host:
             self._numpy, self._python = np.random.get_state(), random.getstate()
@@ -92,16 +92,9 @@ class Stream:
         return [self._torch.clone(), self._numpy, self._python]
 
     @property
-    def on_device(self) -> Tensor:
-        """The state of the generator whose numbers are drawn on `device`."""
-        return self._torch if self._cuda is None else self._cuda
-
-    @on_device.setter
-    def on_device(self, state: Tensor) -> None:
-        if self._cuda is None:
-            self._torch = state
-        else:
-            self._cuda = state
+    def generator(self) -> torch.Generator | None:
+        """What kernels on a GPU draw from: the same one as long as the stream lives. None on a CPU."""
+        return self._cuda
 
     def state_dict(self) -> dict[str, Tensor]:
         """The stream as tensors, loadable with `torch.load(weights_only=True)`."""
@@ -109,7 +102,7 @@ class Stream:
         numpy = torch.tensor([*key.tolist(), position, has_gauss, gauss], dtype=torch.float64)
         state = {"torch": self._torch.clone(), "numpy": numpy, "python": pack_python(self._python)}
         if self._cuda is not None:
-            state["cuda"] = self._cuda.clone()
+            state["cuda"] = self._cuda.get_state()
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -119,6 +112,4 @@ class Stream:
         self._python = unpack_python(state["python"])
         self._torch = state["torch"].cpu().clone()
         if self._cuda is not None:  # a state from before the run came to a GPU has none of its own
-            generator = torch.Generator(self.device)
-            restore(generator, state.get("cuda", state["torch"]))
-            self._cuda = generator.get_state()
+            restore(self._cuda, state.get("cuda", state["torch"]))

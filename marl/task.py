@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from marl.callbacks.base import Callback
 from marl.checkpoints.attachments import Attachments
+from marl.data.epoch import Epoch
 
 
 class Task(ABC):
@@ -61,6 +62,13 @@ class Task(ABC):
     @abstractmethod
     def batches(self, iteration: int) -> Iterator[TensorDict]:
         """Minibatches of this iteration, shuffled by the task's own stream."""
+
+    def whole_epochs(self, iteration: int) -> Iterator[Epoch] | None:
+        """The same minibatches epoch by epoch, for updates that train on all of one at once; None: it has none such.
+
+        `observe` is called for all minibatches of an epoch before the next one is asked for.
+        """
+        return None
 
     def use_graphs(self, enabled: bool) -> None:
         """Whether work of the task's own on a GPU may be captured as CUDA graphs (`trainer.capture`)."""

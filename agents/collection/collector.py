@@ -3,6 +3,7 @@
 Shapes: T time, E environments, A agents in a group, F features, D action dimensions, S global state features.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -15,7 +16,7 @@ from agents.models.actor import Actor
 from agents.models.critic import Critic
 from agents.models.hidden_state import Memories
 from envs.base import Env
-from marl.capture.cuda_graph import GraphedWork
+from marl.capture.cuda_graph import GraphedWork, NotCaptured
 from marl.capture.op_graph import GraphedFunction, made_of_tensors, replayable
 from marl.engine.spans import span
 
@@ -27,7 +28,7 @@ class Collector:
     """Plays T steps per rollout, always on from where the last one ended.
 
     Attributes:
-        graph: a rollout on a GPU as one CUDA graph (`use_graph`); None: step by step.
+        graph: rollouts on a GPU as one CUDA graph (`use_graph`); None: step by step so far.
         memories: {"actor" | "critic": `agents.models.hidden_state.Memories`}: what networks remember before the next
             rollout's first step (the critics' are moved on by `agents.collection.value_estimates.values_of`).
 
@@ -51,6 +52,7 @@ class Collector:
         modules = {"actor": actors, "critic": critics or {}}
         self.memories = {kind: Memories(networks, env.num_envs, env.device) for kind, networks in modules.items()}
         self.graph: GraphedWork | None = None
+        self._captures, self._told = False, False
         self.masked = any(rollout.masks.values())
         self.recurrent = any(memories.now for memories in self.memories.values())
         self._graphed = {
@@ -90,19 +92,40 @@ class Collector:
         for name, actor in self.actors.items():
             shape = (rollout.steps, self.env.num_envs, self.env.spec.groups[name].n_agents)
             noise.append(actor.head.noise(shape, self.env.device, generator))
-        if self.graph is None:
-            self._play(*noise)
+        if self._captures:
+            self._play_captured(noise)
         else:
-            state = [*rollout.tensors(), *self.env.device_state().tensors]
-            self.graph(noise, state, tuple(actor.training for actor in self.actors.values()))
+            self._play(*noise)
         return rollout.data
+
+    def _play_captured(self, noise: list[Tensor]) -> None:
+        """As `_play`, by the graph where this rollout can be one."""
+        state = self.env.device_state()
+        why = self.env.why_not_captured if state is None else self._why_step_by_step()
+        name = f"a rollout of {type(self.env).__name__}"
+        if state is None or why:
+            if why and not self._told:
+                self._told = True
+                warnings.warn(f"{name}: no CUDA graph, {why}", NotCaptured, stacklevel=3)
+            self._play(*noise)
+            return
+        if self.graph is None:
+            self.graph = GraphedWork(self._play, name, state.generators)
+        training = tuple(actor.training for actor in self.actors.values())
+        weights = [value for actor in self.actors.values() for value in (*actor.parameters(), *actor.buffers())]
+        memory = [*self.rollout.tensors(), *self.memories["actor"].stay(), *map(Tensor.detach, weights)]
+        self.graph(noise, [*memory, *state.tensors], (state.key, training))
+
+    def _why_step_by_step(self) -> str:
+        if self.others is not None:
+            return "not all groups learn"
+        if not all(map(made_of_tensors, self.actors.values())):
+            return "a network has modules that are not torch's"
+        return ""
 
     def use_graph(self, enabled: bool) -> None:
         """Whether rollouts on a GPU are captured as one CUDA graph each, where nothing in them is the host's."""
-        self.graph, state = None, self.env.device_state() if self.env.device.type == "cuda" else None
-        alone = self.others is None and not self.recurrent and all(map(made_of_tensors, self.actors.values()))
-        if enabled and state is not None and alone:
-            self.graph = GraphedWork(self._play, f"a rollout of {type(self.env).__name__}", state.generators)
+        self.graph, self._captures = None, enabled and self.env.device.type == "cuda"
 
     def settle(self) -> None:
         """See `GraphedWork.settle`; between rollouts, since it may wait for the device."""
@@ -131,6 +154,8 @@ class Collector:
                 memories.forget(over | rollout.idle(t) if rollout.lives else over, rollout.forgetful(t))
         for name, actor in self.actors.items():  # once for the whole rollout, outside of the loop
             rollout.log_prob[name].copy_(actor.head.log_prob(rollout.params[name], rollout.action[name]))
+        if self.graph is not None:
+            memories.stay()  # where the graph's next replay looks
         rollout.finish()
         return ()
 

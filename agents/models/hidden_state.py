@@ -37,10 +37,19 @@ class Memories:
     def __init__(self, modules: Mapping[str, Any], n_envs: int, device: torch.device) -> None:
         shapes = {name: getattr(module, "memory_shape", None) for name, module in modules.items()}
         self.now = {n: torch.zeros(n_envs, *shape, device=device) for n, shape in shapes.items() if shape}
+        self._places: dict[str, Tensor] = {}  # see `stay`
 
     def set(self, name: str, memory: Tensor) -> None:
         """Go on from `memory`, float32 [E, *memory_shape]."""
         self.now[name] = memory
+
+    def stay(self) -> list[Tensor]:
+        """Copy what is remembered to the memory where it lay the last time this was called; that memory."""
+        for name, memory in self.now.items():
+            if name not in self._places:
+                self._places[name] = memory.clone()
+            self.now[name] = self._places[name].copy_(memory)
+        return list(self._places.values())
 
     def forget(self, done: Tensor, agents: Mapping[str, Tensor] | None = None) -> None:
         """Begin again in the environments whose episode has ended, done bool [E].

@@ -16,7 +16,6 @@ from agents.algorithms.advantages import bootstrap, explained_variance, gae, nor
 from agents.algorithms.happo import SequentialUpdate
 from agents.algorithms.on_policy import OnPolicyAlgorithm
 from agents.algorithms.turn_advantages import turn_gae
-from agents.collection.rollout_buffer import take
 from agents.collection.sequences import Sequences
 from agents.collection.value_estimates import values_of
 from agents.models.normalization import reward_norms
@@ -26,6 +25,7 @@ from envs.infos import DEFAULT, Rules
 from marl.config.described import remembers_arguments
 from marl.core import distributed
 from marl.core.errors import UserError
+from marl.data.epoch import Epoch
 
 
 class OnPolicy(RLTask):
@@ -165,6 +165,11 @@ class OnPolicy(RLTask):
 
         With `minibatch_size` null the rollout is the one minibatch of an epoch, as it lies: no shuffle, no copy.
         """
+        for epoch in self.whole_epochs(iteration):
+            yield from epoch
+
+    def whole_epochs(self, iteration: int) -> Iterator[Epoch]:
+        """As `batches`, epoch by epoch."""
         if self.sequences:
             rows = self.sequences.rows(self.rows, self.rollout)
         else:
@@ -189,16 +194,15 @@ class OnPolicy(RLTask):
                 alive[name] = kinds["turn"][:-1] & alive.get(name, kinds["turn"][:-1])
         self.loss.learn_inputs(observations, None if rollout.states is None else rollout.states[:-1], alive)
 
-    def _epochs(self, rows: dict) -> Iterator[TensorDict]:
+    def _epochs(self, rows: dict) -> Iterator[Epoch]:
         B, count = self.minibatch_rows, self.rows_per_iteration
         for epoch in range(self.algo.epochs):
             self.kl = []
             if self.algo.minibatch_size is None:
-                yield TensorDict(rows, batch_size=[count])
+                yield Epoch(rows, None, count)
             else:
                 order = torch.randperm(count, generator=self.minibatch_generator, device=self.device)
-                for index in order[: self.minibatches * B].split(B):
-                    yield TensorDict(take(rows, index), batch_size=[len(index)])
+                yield Epoch(rows, order[: self.minibatches * B], B)
             self.figures["epochs"] = float(epoch + 1)
             if self.algo.target_kl is not None and self._is_far():
                 break

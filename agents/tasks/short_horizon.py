@@ -16,7 +16,6 @@ from agents.algorithms.advantages import bootstrap, explained_variance, gae, nor
 from agents.algorithms.shac import SHAC, returns_of_window
 from agents.collection.collector import Collector
 from agents.collection.differentiable_collector import DifferentiableCollector, Window
-from agents.collection.rollout_buffer import take
 from agents.collection.value_estimates import values_of
 from agents.curriculum.checks import cheaply
 from agents.models.policy_heads.exploring import fitting
@@ -27,6 +26,7 @@ from envs.vmas.env import VmasEnv
 from marl.config.described import remembers_arguments
 from marl.core import distributed
 from marl.core.errors import UserError
+from marl.data.epoch import take
 
 
 class ShortHorizon(RLTask):

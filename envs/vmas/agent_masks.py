@@ -50,6 +50,7 @@ class AgentMasks:
         self.kinds = tuple(kind for kind, has in kinds.items() if has)
         for group in groups.values() if self else ():
             group.spec = replace(group.spec, masks=self.kinds, ends=self.ends)
+        self._places: dict[tuple[str, str], Tensor] = {}  # see `stay`
         self.now: dict[str, dict[str, Tensor]] = {}
         self.led: dict[str, dict[str, Tensor]] = {}
         self.observe(simulator)  # a wrong shape is refused at once
@@ -93,6 +94,15 @@ class AgentMasks:
     def take(self, observation: dict[str, Tensor]) -> None:
         """These observations are handed out: remember who is alive in them and what is allowed."""
         self.now = masks_in(observation, self.groups)
+
+    def stay(self) -> list[Tensor]:
+        """Copy what is handed out now to the memory where it lay the last time this was called; that memory."""
+        for name, kinds in self.now.items():
+            for kind, mask in kinds.items():
+                if (name, kind) not in self._places:
+                    self._places[name, kind] = mask.clone()
+                kinds[kind] = self._places[name, kind].copy_(mask)
+        return list(self._places.values())
 
     def settle(
         self, reward: dict[str, Tensor], moved: dict[str, Tensor], after: dict[str, Tensor], truncated: Tensor

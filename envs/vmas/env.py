@@ -9,9 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from envs.base import STATE, Env, EnvError, Transition
+from envs.base import STATE, DeviceState, Env, EnvError, Transition
 from envs.kernel.verification.audit import StepAudit
 from envs.vmas.agent_masks import drop
+from envs.vmas.gpu.device_stepper import DeviceStepper
 from envs.vmas.kernel_stepper import KernelStepper
 from envs.vmas.simulator import Simulator
 from envs.vmas.world import VmasWorld, find_device
@@ -112,7 +113,7 @@ class VmasEnv(Env):
             rows = ", ".join(self.world.pool.carried.names)
             self._why = audit.reason or f"the scenario keeps environments' state in {rows}"
         else:
-            stepper = KernelStepper(self.world)
+            stepper = (DeviceStepper if self.device.type == "cuda" else KernelStepper)(self.world)
             self._why = stepper.why
             if not stepper.why:
                 self.stepper = stepper
@@ -198,6 +199,20 @@ class VmasEnv(Env):
             self.stepper.step_into(t, action)
         else:
             super().step_into(t, action)
+
+    def prepare(self, steps: int) -> None:
+        """See `Env.prepare`; on a GPU with a kernel nothing but its launches is left to the steps."""
+        if isinstance(self.stepper, DeviceStepper):
+            self.stepper.prepare(steps)
+
+    def device_state(self) -> DeviceState | None:
+        """See `Env.device_state`."""
+        return self.stepper.device_state() if isinstance(self.stepper, DeviceStepper) else None
+
+    @property
+    def why_not_captured(self) -> str:
+        """Why rollouts on a GPU are no graphs though there is a kernel; "" where they are."""
+        return self.stepper.why_not_captured if isinstance(self.stepper, DeviceStepper) else ""
 
     @torch.no_grad()
     def set_progress(self, progress: float) -> None:

@@ -188,38 +188,6 @@ class KernelStepper:
         if self.kernel is not None and self.kernel.refused(ask):
             raise ActionError("the simulator refused the action: not a number, or outside of the allowed choices.")
 
-    # ---- steps that a captured graph repeats
-
-    def repeatable(self, t: int, steps: int) -> int:
-        """How many of `steps` steps from entry t of a rollout on need no Python: no new pool, no comparison."""
-        recheck = self.recheck
-        if self.ready() is None or recheck.due or (t == 0 and recheck.due_next):
-            return 0
-        return min(steps, -(self.world.ticks + 1) % self.world.pool_every)
-
-    def announce(self, t: int, steps: int, shifts: Tensor) -> None:
-        """Counts steps that a graph will repeat; shifts: int64 [T], their rows of the pool go to entries t … of it.
-
-        The graph's kernels read them there (`CudaStep.bind_shifts`). No more than `repeatable` may be announced.
-        """
-        if t == 0:
-            self.recheck.count(rollout=True)
-        rows = torch.tensor([self.world.count_step() for _ in range(steps)])
-        shifts[t : t + steps].copy_(rows, non_blocking=True)
-        self._ahead = True
-        self.check_actions(ask=True)
-
-    def record(self, t: int, action: dict[str, Tensor]) -> None:
-        """The device's part of `step_into`, for a graph to capture after a step was made into the bound buffers."""
-        self._point(action)
-        if self.kernel.noise:
-            self.kernel.draw_captured()
-        self.kernel.step(t)
-        if self.world.agent_masks is not None:
-            self._settle(t)
-
-    # ---- steps
-
     def step(self, action: dict[str, Tensor]) -> Transition:
         """As VmasEnv.step: new tensors each time."""
         self.recheck.count(rollout=False)
@@ -272,18 +240,22 @@ class KernelStepper:
             return
         shift = self._before(action)
         if self._bound is not self.kernel:
-            rollout = self._rollout.buffers | self._rollout.info_buffers(self.kernel.places)
-            self.kernel.bind({key: None for key, _ in self._outputs if key not in rollout})
-            self.kernel.bind(rollout, steps=True)
-            self._bound = self.kernel
-            if self.world.agent_masks is not None:
-                where = self.kernel.device
-                self._said = {k: torch.empty(shape, device=where) for k, shape in self._outputs if is_said(k)}
-                self.kernel.bind(self._said)
+            self._bind()
         self.kernel.step(t, shift)
         self.check_actions()
         if self.world.agent_masks is not None:
             self._settle(t)
+
+    def _bind(self) -> None:
+        """The kernel writes to the rollout's buffers from now on."""
+        rollout = self._rollout.buffers | self._rollout.info_buffers(self.kernel.places)
+        self.kernel.bind({key: None for key, _ in self._outputs if key not in rollout})
+        self.kernel.bind(rollout, steps=True)
+        self._bound = self.kernel
+        if self.world.agent_masks is not None:
+            where = self.kernel.device
+            self._said = {k: torch.empty(shape, device=where) for k, shape in self._outputs if is_said(k)}
+            self.kernel.bind(self._said)
 
     def _settle(self, t: int) -> None:
         """Ends of agents and zeros for the dead, in entry t of the rollout's buffers."""

@@ -120,6 +120,10 @@ class OneMinibatch:
         for _ in range(self.repeats):
             yield self.batch
 
+    def whole_epochs(self, iteration: int) -> None:
+        """None: there is the minibatch only."""
+        return
+
     def evaluate(self) -> dict[str, float]:
         """The loss module's figures of the minibatch."""
         with torch.no_grad(), torch.random.fork_rng():

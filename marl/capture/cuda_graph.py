@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from marl.capture.op_graph import GRAPHS, PATIENCE
+from marl.core import distributed
 
 
 class NotCaptured(UserWarning):
@@ -25,13 +26,18 @@ class DeviceGraph:
         work: Callable[..., Sequence[Tensor]],
         inputs: Sequence[Tensor],
         generators: Sequence[torch.Generator] = (),
+        together: bool = False,
     ) -> None:
-        """Capture. Raises RuntimeError where something in it waits for the device, or is no work of the device."""
+        """Capture; `together` as for `GraphedWork`.
+
+        Raises RuntimeError where something in it waits for the device, or is no work of the device.
+        """
         self.inputs = [value.clone() for value in inputs]
         self.graph = torch.cuda.CUDAGraph()
         for generator in generators:  # the default one always is
             self.graph.register_generator_state(generator)
-        with torch.cuda.graph(self.graph):
+        mode = "thread_local" if together else "global"  # threads of NCCL's look after its work meanwhile
+        with torch.cuda.graph(self.graph, capture_error_mode=mode):
             self.results = [value.detach() for value in work(*self.inputs)]
         self.runs = 0
 
@@ -58,12 +64,17 @@ class GraphedWork:
             it has none.
         name: what it is, for the one sentence where it cannot be captured.
         generators: random streams that it draws from, beside the default one.
+        together: all processes do the same work at the same time, and exchange tensors in it: none gives up alone.
     """
 
     def __init__(
-        self, work: Callable[..., Sequence[Tensor]], name: str, generators: Sequence[torch.Generator] = ()
+        self,
+        work: Callable[..., Sequence[Tensor]],
+        name: str,
+        generators: Sequence[torch.Generator] = (),
+        together: bool = False,
     ) -> None:
-        self.work, self.name, self.generators = work, name, tuple(generators)
+        self.work, self.name, self.generators, self.together = work, name, tuple(generators), together
         self.counts: dict[Hashable, int] = {}
         self.graphs: dict[Hashable, DeviceGraph] = {}
         self.places: tuple[int, ...] = ()  # where the memory lies that the graphs know
@@ -101,13 +112,19 @@ class GraphedWork:
         return self.graphs
 
     def _capture(self, kind: Hashable, inputs: Sequence[Tensor]) -> None:
+        reason = ""
         try:
             if torch.is_anomaly_enabled():
                 raise RuntimeError("anomaly detection looks at it")
-            self.graphs[kind] = DeviceGraph(self.work, inputs, self.generators)
+            self.graphs[kind] = DeviceGraph(self.work, inputs, self.generators, self.together)
         except RuntimeError as error:
             reason = str(error.__context__ or error).split("\n")[0]  # what broke it, not that it is broken
-            self._give_up(f"{self.name}: no CUDA graph, {reason}")
+        if self._anywhere(bool(reason)):
+            self._give_up(f"{self.name}: no CUDA graph, {reason or 'another process cannot capture it'}")
+
+    def _anywhere(self, wrong: bool) -> bool:
+        """Whether something is wrong here, or in another process that does this work too."""
+        return bool(distributed.largest(int(wrong))) if self.together else wrong
 
     def _give_up(self, why: str) -> None:
         self.why = why
@@ -125,7 +142,7 @@ class GraphedWork:
         equal = torch.stack([_equal(a, b) for a, b in zip(ours, theirs, strict=True)]).all()
         for a, b in zip(ours, theirs, strict=True):
             a.copy_(torch.where(equal, a, b))
-        if not all(map(torch.equal, drawn, self._seeds())):  # states of generators lie on the host
+        if self._anywhere(not all(map(torch.equal, drawn, self._seeds()))):  # states of generators lie on the host
             self._seed(drawn)
             torch._foreach_copy_(ours, theirs)
             self._give_up(f"{self.name}: no CUDA graph, a replay draws other random numbers")
@@ -143,7 +160,7 @@ class GraphedWork:
     def settle(self) -> None:
         """Read whether replays were the work's own results so far; waits for the device where one was compared."""
         verdicts, self.verdicts = self.verdicts, []
-        if verdicts and not bool(torch.stack(verdicts).all()):
+        if verdicts and self._anywhere(not bool(torch.stack(verdicts).all())):
             self._give_up(f"{self.name}: no CUDA graph any more, a replay differs from the work itself")
 
 

@@ -6,7 +6,7 @@ Every function does nothing, at no cost, where there is one process only.
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -20,6 +20,7 @@ from marl.core.imports import resolve
 
 SILENCE = timedelta(seconds=50)  # a process that does not answer for so long is lost
 STARTING = timedelta(minutes=5)  # for all to begin; imports may take long on a busy machine
+CAPTURABLE = {"nccl"}  # what may carry tensors in a CUDA graph; gloo's exchanges are the host's
 LOST = ("gloo", "Connection", "connection", "Timed out", "timed out", "NCCL", "TCPStore", "peer")
 
 
@@ -99,6 +100,38 @@ def wrap(loss: nn.Module) -> nn.Module:
     if world() == 1:
         return loss
     return nn.parallel.DistributedDataParallel(loss, find_unused_parameters=getattr(loss, "trains_in_turns", False))
+
+
+def capturable(device: torch.device) -> bool:
+    """Whether `average_` and `share_` of tensors on a device can be captured in a CUDA graph."""
+    if world() == 1:
+        return False
+    backends = dict(pair.split(":") for pair in dist.get_backend_config().split(","))
+    return device.type == "cuda" and backends.get(device.type) in CAPTURABLE
+
+
+@torch.no_grad()
+def average_(tensors: Sequence[Tensor]) -> None:
+    """Put the mean over the processes in the place of each tensor, by one exchange; divided first, then summed."""
+    if world() > 1:
+        flat = torch.cat([value.flatten() for value in tensors]) / world()
+        dist.all_reduce(flat)
+        _put_back(tensors, flat)
+
+
+@torch.no_grad()
+def share_(tensors: Sequence[Tensor]) -> None:
+    """Put the first process's numbers in the place of each tensor, by one exchange for each dtype."""
+    for dtype in dict.fromkeys(value.dtype for value in tensors) if world() > 1 else ():
+        alike = [value for value in tensors if value.dtype == dtype]
+        flat = torch.cat([value.flatten() for value in alike])
+        dist.broadcast(flat, 0)
+        _put_back(alike, flat)
+
+
+def _put_back(tensors: Sequence[Tensor], flat: Tensor) -> None:
+    parts = flat.split([value.numel() for value in tensors])
+    torch._foreach_copy_(list(tensors), [part.view_as(value) for part, value in zip(parts, tensors, strict=True)])
 
 
 def mean(values: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from torch.optim import Adam, AdamW
 
 from marl.capture.captured_loss import flatten, rebuilt
 from marl.capture.cuda_graph import GraphedWork
+from marl.core import distributed
+from marl.data.epoch import Epoch, take
 
 BAKED = ("betas", "eps", "weight_decay", "amsgrad", "maximize")  # settings of a group that a graph holds as numbers
 
@@ -50,13 +52,16 @@ def device_rates(optimizer: torch.optim.Optimizer, device: torch.device) -> Devi
 
 
 class DeviceUpdate:
-    """A minibatch trained on, as one CUDA graph where that is possible (`marl.capture.cuda_graph.GraphedWork`).
+    """Minibatches trained on, one or all of an epoch as one CUDA graph where that is possible.
+
+    Source of the rule: `marl.capture.cuda_graph.GraphedWork`.
 
     Args:
         loss: has `capture_key()` (`marl.capture.captured_loss.CapturedLoss`).
         rates: of its optimiser.
         clip: clips the gradients in place and gives their norm.
         autocast: the precision of the loss.
+        together: gradients are averaged over the processes, within the graph.
     """
 
     def __init__(
@@ -65,24 +70,47 @@ class DeviceUpdate:
         rates: DeviceRates,
         clip: Callable[[], Tensor],
         autocast: Callable[[], AbstractContextManager],
+        together: bool = False,
     ) -> None:
-        self.loss, self.rates, self.clip, self.autocast = loss, rates, clip, autocast
+        self.loss, self.rates, self.clip, self.autocast, self.together = loss, rates, clip, autocast, together
         self.parameters = [p for p in loss.parameters() if p.requires_grad]
         self.names: dict[tuple, tuple[str, ...]] = {}  # of a kind of minibatch: the outputs
-        self.graphed = GraphedWork(self._work, f"{type(loss).__name__} and its optimiser's step")
+        name = f"{type(loss).__name__} and its optimiser's step"
+        self.graphed = GraphedWork(self._work, name, together=together)
+        self.epochs = GraphedWork(self._epoch, f"an epoch of {name}", together=together)
+        self.scheduled: tuple[list, Tensor] | None = None  # the rates of an epoch's steps, on the host and here
         self.optimizer_state: object = None
         self.state: list[Tensor] = []
 
     def __call__(self, batch: Mapping) -> tuple[dict[str, Tensor], Tensor]:
         """The loss's outputs, and the norm of the gradients before they were clipped; the step is made."""
+        values = self._taken_apart(batch)
+        self.rates.write()
+        *outputs, norm = torch._foreach_clone(list(self.graphed(values, self._memory(), self.key)))
+        return dict(zip(self.names[self.key], outputs, strict=True)), norm
+
+    def epoch(self, epoch: Epoch, rates: list[list[float]]) -> tuple[tuple[str, ...], Tensor]:
+        """Train on the minibatches of an epoch, with these rates of each step, by group.
+
+        The names of the loss's numbers, and float32 [minibatches, names + 1]: those, and the norm of the gradients.
+        """
+        values = self._taken_apart(epoch.rows, epoch.size)
+        device = self.rates.rates[0].device
+        if self.scheduled is None or self.scheduled[0] != rates:
+            self.scheduled = rates, torch.tensor(rates).pin_memory().to(device, non_blocking=True)
+        whole = epoch.order is None
+        order = torch.arange(0, device=device) if whole else epoch.order
+        (figures,) = self.epochs([self.scheduled[1], order, *values], self._memory(), self.key)
+        return self.names[self.key], figures.clone()
+
+    def _taken_apart(self, batch: Mapping, size: int = 0) -> list[Tensor]:
+        """The tensors of a minibatch, or of the rows of minibatches of a size; `key` says all else that decides."""
         names: list[str] = []
         values: list[Tensor] = []
         flatten(batch, names, values)
         settings = [tuple(group.get(name) for name in BAKED) for group in self.rates.optimizer.param_groups]
-        self.batch, self.key = batch, (*names, self.loss.capture_key(), *settings)
-        self.rates.write()
-        *outputs, norm = torch._foreach_clone(list(self.graphed(values, self._memory(), self.key)))
-        return dict(zip(self.names[self.key], outputs, strict=True)), norm
+        self.batch, self.size, self.key = batch, size, (*names, self.loss.capture_key(), *settings, size)
+        return values
 
     def _memory(self) -> list[Tensor]:
         """Weights, buffers and moments: what a step writes."""
@@ -94,10 +122,31 @@ class DeviceUpdate:
             self.state = [*map(Tensor.detach, self.loss.parameters()), *self.loss.buffers(), *moments]
         return self.state
 
+    def _epoch(self, rates: Tensor, order: Tensor, *values: Tensor) -> list[Tensor]:
+        rows, figures = rebuilt(self.batch, iter(values)), []
+        self._share()
+        for step, index in zip(rates.unbind(), order.split(self.size), strict=True):
+            torch._foreach_copy_(self.rates.rates, list(step.unbind()))
+            outputs = self._train(take(rows, index) if len(index) else rows)
+            figures.append(torch.stack([value.float() for value in outputs]))
+        return [torch.stack(figures)]
+
+    def _share(self) -> None:
+        """Buffers are the first process's, as DistributedDataParallel has it before every pass."""
+        if self.together:
+            distributed.share_(list(self.loss.buffers()))
+
     def _work(self, *values: Tensor) -> list[Tensor]:
+        self._share()
+        return self._train(rebuilt(self.batch, iter(values)))
+
+    def _train(self, batch: Mapping) -> list[Tensor]:
+        """A step; what the loss gave, in the order of `names`, and the norm of the gradients."""
         with self.autocast():
-            outputs = self.loss(rebuilt(self.batch, iter(values)))
+            outputs = self.loss(batch)
         gradients = torch.autograd.grad(outputs["loss"], self.parameters, allow_unused=True)
+        if self.together:
+            distributed.average_([gradient for gradient in gradients if gradient is not None])
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         norm = self.clip()
@@ -111,3 +160,4 @@ class DeviceUpdate:
     def settle(self) -> None:
         """See `GraphedWork.settle`."""
         self.graphed.settle()
+        self.epochs.settle()

@@ -15,6 +15,7 @@ from marl.config.described import remembers_arguments
 from marl.core import distributed, seeding
 from marl.core.errors import UserError
 from marl.core.signals import Signals
+from marl.data.epoch import Epoch
 from marl.engine import recovery
 from marl.engine.checkpointer import Checkpointer
 from marl.engine.presence import Presence, lost
@@ -130,8 +131,13 @@ class Trainer(RunView):
                 if not collected:
                     continue
                 with clock("update", updater.device):
-                    for batch in self.task.batches(state.iteration):
-                        self.task.observe(self.update(batch))
+                    epochs = self.task.whole_epochs(state.iteration) if updater.takes_epochs else None
+                    if epochs is None:
+                        for batch in self.task.batches(state.iteration):
+                            self.task.observe(self.update(batch))
+                    for epoch in epochs or ():
+                        for outputs in self.update(epoch):
+                            self.task.observe(outputs)
                     updater.flush()
                     record = self._record()
                 if not self.recovery.check_finite(record):
@@ -213,8 +219,8 @@ class Trainer(RunView):
 
     # ---- an iteration ------------------------------------------------------------------------------------------
 
-    def update(self, batch: TensorDict) -> dict[str, Tensor]:
-        """Forward and backward on one batch, and an optimiser step when enough gradients are gathered."""
+    def update(self, batch: TensorDict | Epoch) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """See `Updater.update`."""
         try:
             with span("update"):
                 return self.updater.update(batch)

@@ -13,6 +13,7 @@ from torch import Tensor
 from marl.capture.captured_loss import CapturedLoss, can_be_captured, can_be_graphed
 from marl.core import distributed
 from marl.core.errors import UserError
+from marl.data.epoch import Epoch
 from marl.engine import activation_checkpointing, non_finite
 from marl.engine.device_update import DeviceUpdate, device_rates
 from marl.engine.run_metrics import RunMetrics
@@ -24,6 +25,7 @@ from marl.optim.optimizer_config import OptimizerConfig, clip_gradients, unfreez
 from marl.optim.weight_averaging import Averaging
 from marl.task import Task
 
+MOST = 32  # minibatches of a graph: of more, capturing takes long, and the launches of few cost nothing
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -98,13 +100,21 @@ class Updater:
         self.loss = distributed.wrap(torch.compile(self.module) if self.config.compile else self.module)
         config = self.config
         capture = config.capture and config.accumulate == 1 and not config.compile and not config.recompute
-        capture = capture and self.line_search_batches is None and distributed.world() == 1
-        here = capture and config.precision == "fp32" and can_be_captured(self.module)
+        capture = capture and self.line_search_batches is None
+        alone = distributed.world() == 1
+        together = distributed.capturable(self.device) and not getattr(self.module, "trains_in_turns", False)
+        here = capture and alone and config.precision == "fp32" and can_be_captured(self.module)
         self.captured = CapturedLoss(self.module) if here else None
-        there = capture and self.rates and not self.scaler.is_enabled() and config.non_finite != "skip"
+        there = (
+            capture
+            and (alone or together)
+            and self.rates
+            and not self.scaler.is_enabled()
+            and config.non_finite != "skip"
+        )
         self.device_update = None
         if there and can_be_graphed(self.module):
-            self.device_update = DeviceUpdate(self.module, self.rates, self._clip, self.autocast)
+            self.device_update = DeviceUpdate(self.module, self.rates, self._clip, self.autocast, together)
 
     # ---- an iteration ------------------------------------------------------------------------------------------
 
@@ -114,9 +124,20 @@ class Updater:
         if unfreeze_due(self.optimizer, iteration):
             self._wrap()  # DistributedDataParallel only knows the parameters that trained when it was built
 
-    def update(self, batch: TensorDict) -> dict[str, Tensor]:
-        """Forward and backward on one batch, and an optimiser step when enough gradients are gathered."""
+    @property
+    def takes_epochs(self) -> bool:
+        """Whether `update` takes whole epochs: they can be graphs, and the host has nothing to do between steps."""
+        alone = self.averaging is None or self.averaging.kind != "ema"
+        return self.device_update is not None and alone and not self.schedule.moves_betas
+
+    def update(self, batch: TensorDict | Epoch) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Forward and backward on one batch, and an optimiser step when enough gradients are gathered.
+
+        What the loss gave; of an epoch, where `takes_epochs`, its numbers of each minibatch.
+        """
         if self.device_update is not None:
+            if isinstance(batch, Epoch):
+                return self._update_epoch(batch)
             outputs, norm = self.device_update(batch)
             self.metrics.add_batch(outputs)
             self._stepped(norm)
@@ -136,6 +157,27 @@ class Updater:
         if self.pending >= self.config.accumulate:
             self.step()
         return outputs
+
+    def _update_epoch(self, epoch: Epoch) -> list[dict[str, Tensor]]:
+        given = []
+        for piece in epoch.pieces(MOST):
+            names, figures = self.device_update.epoch(piece, self._rates_ahead(piece.count))
+            for row in figures.unbind():
+                *outputs, norm = row.unbind()
+                given.append(dict(zip(names, outputs, strict=True)))
+                self.metrics.add_batch(given[-1])
+                self.metrics.add_step(norm)
+        return given
+
+    def _rates_ahead(self, steps: int) -> list[list[float]]:
+        """Learning rates of so many steps, by group; the schedule is where it will be after them."""
+        rates = []
+        with warnings.catch_warnings():  # torch wants to see the optimiser step first
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            for _ in range(steps):
+                rates.append([group["lr"] for group in self.optimizer.param_groups])
+                self.schedule.step("step")
+        return rates
 
     def flush(self) -> None:
         """Step with what gradients there are, at the end of an iteration."""

@@ -141,6 +141,11 @@ class Schedule:
     def __init__(self, scheduler, interval: str, monitor: str | None = None, plateau: bool = False):
         self.scheduler, self.interval, self.monitor, self.plateau = scheduler, interval, monitor, plateau
 
+    @property
+    def moves_betas(self) -> bool:
+        """Whether more than the rates is scheduled: the momentum, by OneCycleLR and CyclicLR."""
+        return _moves_betas(self.scheduler)
+
     def step(self, interval: str) -> None:
         """Advance, if this schedule counts `interval`s."""
         if self.scheduler is not None and not self.plateau and interval == self.interval:
@@ -184,6 +189,11 @@ class Schedule:
         """Continue from `state_dict`."""
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state)
+
+
+def _moves_betas(scheduler: Any) -> bool:
+    inner = getattr(scheduler, "_schedulers", ())
+    return bool(getattr(scheduler, "cycle_momentum", False)) or any(map(_moves_betas, inner))
 
 
 def _steps(state: Mapping[str, Any]) -> int:

@@ -58,6 +58,21 @@ def normalised() -> dict:
     }
 
 
+def averaged() -> dict:
+    """Gradients of a network by DistributedDataParallel, and as a captured update averages them."""
+    torch.manual_seed(0)
+    net = MLP(4, 1, hidden=[8])
+    rows = torch.randn(32, 4)[distributed.rank() :: distributed.world()]
+    own = torch.autograd.grad(net(rows).square().mean(), list(net.parameters()))
+    distributed.average_(own)
+    wrapped = distributed.wrap(net)  # kept: it hears of the gradients
+    wrapped(rows).square().mean().backward()
+    shared = torch.full((2,), float(distributed.rank())), torch.full((2, 1), distributed.rank())
+    distributed.share_(shared)
+    equal = all(torch.equal(a, p.grad) for a, p in zip(own, net.parameters(), strict=True))
+    return {"equal": equal, "shared": [value.tolist() for value in shared], "norm": float(own[0].norm())}
+
+
 def thawed() -> list[float]:
     """The weights after three epochs, the body having joined after the first."""
     task = make_task(epochs=3, batch_size=32)
@@ -110,7 +125,7 @@ def learning() -> dict:
 def main() -> None:
     distributed.start()
     results = {"gradients": gradients(), "statistics": statistics(), "work": work(), "learning": learning()}
-    results |= {"normalised": normalised(), "thawed": thawed()}
+    results |= {"normalised": normalised(), "thawed": thawed(), "averaged": averaged()}
     path = Path(sys.argv[1]) / f"{distributed.world()}_{distributed.rank()}.json"
     path.write_text(json.dumps(results))
     distributed.stop()

@@ -7,32 +7,61 @@ import pytest
 import torch
 
 from marl.capture.cuda_graph import GraphedWork, NotCaptured
-from marl.checkpoints import checkpoint_file
-from tests.standin_cuda.runs import REPLAYED, TINY, cut_back, resume, same, strict, train
+from tests.standin_cuda.runs import REPLAYED, TINY, cut_back, difference, resume, strict, train
 from tests.standin_cuda.standin import watched
 
 __all__ = ["strict"]
 CHOICES = ["env.continuous_actions=false"]
 FOREIGN = [size for size in TINY if size not in ("env.fast=off", "env.max_steps=5")]
 MEMORY = ["env=memory", "env.max_delay=2", "env.min_delay=1", "frames=128", "algo.epochs=2"]
+LONGER = ["algo.epochs=3", "frames=64"]
 UPDATES = {
-    "mappo": ["algo=mappo", "algo.clip_schedule=linear", "algo.entropy_coef=0.01"],
-    "ippo, bf16": ["algo=ippo", "trainer.precision=bf16", "trainer.average=ema"],
-    "pqn": ["algo=pqn", *CHOICES],
-    "ippo, tf32": ["algo=ippo", "trainer.precision=tf32", "algo.target_kl=100"],
+    "ippo, bf16": ["algo=ippo", "trainer.precision=bf16", "trainer.average=ema", *LONGER],  # minibatch by minibatch
     "qmix": ["algo=qmix", *CHOICES, *REPLAYED, "algo.updates=6"],
     "matd3": ["algo=matd3", *REPLAYED, "algo.updates=6"],
     "masac": ["algo=masac", *REPLAYED, "algo.updates=6", "algo.priority=0.6"],
 }
 
 
-def content(folder) -> dict:
-    state = checkpoint_file.load(folder / "checkpoints" / "last.pt", "cuda")
-    return {key: state[key] for key in ("loss", "optimizer", "schedule", "processes")}
+EPOCHS = {
+    "mappo": ["algo=mappo", "algo.clip_schedule=linear", "algo.entropy_coef=0.01"],
+    "rates that change from step to step": ["scheduler=cosine", "scheduler.interval=step"],
+    "pqn": ["algo=pqn", *CHOICES],
+    "whole rollouts, swa": ["algo.minibatch_size=null", "trainer.average=swa"],
+    "ippo, tf32, kl stop": [
+        "algo=ippo",
+        "trainer.precision=tf32",
+        "algo.target_kl=0.0003",
+        "optimizer.lr=0.003",
+        "frames=128",
+    ],
+    "gru": ["network=gru", "network.hidden=8", "algo.chunk_length=2"],
+    "one after the other": ["algo.update=sequential", "algo.share_actor=separate"],
+}
 
 
-def difference(one, other) -> list[str]:
-    return [where for where in same(content(one), content(other)) if "seconds" not in where]
+@pytest.mark.parametrize("name", EPOCHS)
+def test_captured_epochs_are_the_plain_ones(tmp_path, strict, name) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NotCaptured)
+        trainer, task, _ = train(tmp_path / "graph", *LONGER, *EPOCHS[name])
+    update = trainer.updater.device_update
+    assert trainer.updater.takes_epochs and not update.graphed.counts  # no minibatch came alone
+    assert max(graph.runs for graph in update.epochs.graphs.values()) >= 3
+    plain, other, _ = train(tmp_path / "plain", *LONGER, *EPOCHS[name], "trainer.capture=false")
+    assert plain.updater.device_update is None and not plain.updater.takes_epochs
+    assert not difference(tmp_path / "graph", tmp_path / "plain")
+    one, two = ((tmp_path / kind / "metrics.csv").read_text().splitlines() for kind in ("graph", "plain"))
+    assert [untimed(line, one[0]) for line in one] == [untimed(line, two[0]) for line in two]
+    if "kl stop" in name:
+        column = one[0].split(",").index("epochs")
+        assert min(float(line.split(",")[column]) for line in one[1:]) < 3  # it has stopped
+
+
+def untimed(line: str, names: str) -> list[str]:
+    """A line of metrics.csv without what the clock says."""
+    pairs = zip(names.split(","), line.split(","), strict=True)
+    return [value for name, value in pairs if not any(word in name for word in ("seconds", "per_second", "memory"))]
 
 
 @pytest.mark.parametrize("name", UPDATES)
@@ -60,7 +89,7 @@ def test_captured_rollouts_are_the_plain_ones(tmp_path, strict) -> None:
 def test_a_resumed_run_captures_again(tmp_path, strict) -> None:
     train(tmp_path / "whole", *MEMORY, "trainer.keep_every=4", sizes=FOREIGN)
     trainer, task, _ = resume(cut_back(shutil.copytree(tmp_path / "whole", tmp_path / "half"), 4))
-    assert trainer.updater.device_update.graphed.graphs
+    assert trainer.updater.device_update.epochs.graphs
     assert not difference(tmp_path / "whole", tmp_path / "half")
 
 

@@ -131,6 +131,14 @@ def test_a_graph_keeps_the_numbers_of_the_host_but_not_memory_of_others() -> Non
         graph.replay()
 
 
+def test_numbers_of_the_host_are_no_tensors_in_a_graph() -> None:
+    """A third of one is rounded to float32, as it is outside of a graph; a float64 tensor would not be."""
+    x, results = torch.tensor(3.0, device="cuda"), []
+    graph = captured(lambda: results.append(x * (1 / 3) - 1))
+    graph.replay()
+    assert results[0].item() == (x * (1 / 3) - 1).item()
+
+
 @pytest.mark.parametrize("name", ["item", "cpu", "copied from the host", "masked", "nonzero", "synchronize"])
 def test_what_waits_cannot_be_captured(name) -> None:
     x = torch.ones(3, device="cuda")

@@ -12,8 +12,11 @@ from agents.algorithms.happo import SequentialUpdate
 from agents.collection.collector import Collector
 from agents.tasks.off_policy import OffPolicy
 from agents.tasks.on_policy import OnPolicy
+from envs.kernel.verification.recheck import Recheck
+from envs.vmas.kernel_stepper import KernelStepper
 from envs.vmas.world import VmasWorld
 from marl.capture.cuda_graph import DeviceGraph
+from marl.checkpoints import checkpoint_file
 from marl.checkpoints.resume import resumed
 from marl.config import compose
 from marl.engine.updater import Updater
@@ -68,6 +71,8 @@ def strict(monkeypatch) -> None:
 
     watch(Collector, "collect")
     watch(VmasWorld, "step", on=False)
+    watch(KernelStepper, "_load", on=False)  # a state of the simulator's is taken over: after resets and resumes
+    watch(Recheck, "in_run", on=False)  # in the 1st, 10th, 100th rollout
     watch(DeviceGraph, "__init__", on=False)  # captures wait
     for owner, name in ((SequentialUpdate, "draw_orders"), (OnPolicy, "_is_far")):
         watch(owner, name, on=False)  # once per iteration, and once per epoch
@@ -119,3 +124,14 @@ def same(a: object, b: object, where: str = "") -> Iterator[str]:
             yield where
     elif a != b:
         yield where
+
+
+def content(folder: Path) -> dict:
+    """What a run's last checkpoint holds of its state."""
+    state = checkpoint_file.load(folder / "checkpoints" / "last.pt", "cuda")
+    return {key: state[key] for key in ("loss", "optimizer", "schedule", "processes")}
+
+
+def difference(one: Path, other: Path) -> list[str]:
+    """Where the last checkpoints of two runs differ."""
+    return [where for where in same(content(one), content(other)) if "seconds" not in where]

@@ -52,7 +52,7 @@ class KernelStep:
             for p, n, kind in places.tables
         }
         self.random = torch.zeros(num_envs, max(places.noise, 1), device=self.device)
-        self.pool_size = 0
+        self.pool_size, self.pools, self.slot = 0, 1, 0  # P; pools side by side, and which of them is in use
         self._kept: dict[tuple, Tensor] = {}
         self.columns = _columns(places.fields, self.device)
         values = torch.tensor(list(constants.values()), device=self.device)
@@ -162,20 +162,24 @@ class KernelStep:
         """Copies the pool's P states and observations in; outputs ("after", …) come from there. ConstantChanged."""
         self._check_constants(read)
         if self.pool_size != size:
-            self.pool = torch.zeros(size, max(len(self.places.fields), 1), device=self.device)
-            tables = {("pool_table", p): t.new_zeros(size, *t.shape[1:]) for p, t in self.tables.items()}
+            rows = size * self.pools
+            self.pool = torch.zeros(rows, max(len(self.places.fields), 1), device=self.device)
+            tables = {("pool_table", p): t.new_zeros(rows, *t.shape[1:]) for p, t in self.tables.items()}
             fresh = {
-                ("fresh", *key): observed[key].to(self.device, copy=True).contiguous() for key in self.places.restarted
+                ("fresh", *key): torch.zeros(rows, *observed[key].shape[1:], device=self.device)
+                for key in self.places.restarted
             }
             self.pool_size = size
             self.bind({("pool",): self.pool, **tables, **fresh})
+        here = slice(self.slot * size, (self.slot + 1) * size)
+        pool = self.pool[here]
         for path, (ours, theirs) in self.columns.items():
             rows = self._take(rows_of(read(path), self.shapes[path]))
-            self.pool.index_copy_(1, ours, rows.index_select(1, theirs).to(torch.float32))
+            pool.index_copy_(1, ours, rows.index_select(1, theirs).to(torch.float32))
         for path in self.tables:
-            self._kept["pool_table", path].copy_(self._take(rows_of(read(path), self.shapes[path])))
+            self._kept["pool_table", path][here].copy_(self._take(rows_of(read(path), self.shapes[path])))
         for key in self.places.restarted:
-            self._kept["fresh", *key].copy_(observed[key])
+            self._kept["fresh", *key][here].copy_(observed[key])
 
     def store_state(self, read: Reader) -> dict[str, Tensor]:
         """The simulator's tensors with the kernel's state in them, as new tensors {path: tensor}."""

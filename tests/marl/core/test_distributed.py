@@ -32,6 +32,14 @@ def test_the_gradient_of_a_batch_is_the_same(results) -> None:
     assert first == second and one == pytest.approx(first, abs=1e-6) and any(abs(value) > 1e-3 for value in one)
 
 
+def test_gradients_are_averaged_as_by_ddp(results) -> None:
+    """Bitwise, between two: a sum of two has no order."""
+    one, first, second = (results[name]["averaged"] for name in ("1_0", "2_0", "2_1"))
+    assert one["equal"] and first["equal"] and second["equal"]
+    assert first["norm"] == second["norm"] == pytest.approx(one["norm"], abs=1e-6) and first["norm"] > 1e-3
+    assert first["shared"] == second["shared"] == [[0.0, 0.0], [[0], [0]]]
+
+
 def test_statistics_are_of_all_processes(results) -> None:
     one, first, second = (results[name]["statistics"] for name in ("1_0", "2_0", "2_1"))
     for mode in ("batch", "agent"):

@@ -32,6 +32,11 @@ class Watch(Callback):
         self.seen.append(trainer.task.loss.model.body[0].weight.detach().clone())
 
 
+def test_a_cpu_takes_minibatches_one_by_one():
+    updater = Trainer(progress="off").build_updater(make_task(), OptimizerConfig(), ScheduleConfig())
+    assert updater.device_update is None and not updater.takes_epochs and updater.captured is not None
+
+
 def test_a_part_thaws_at_its_epoch_and_a_resumed_run_thaws_with_it(tmp_path):
     config = OptimizerConfig(lr=0.01, unfreeze={"model.body": 3})
 

@@ -169,3 +169,18 @@ def test_a_list_of_rates_is_taken_as_it_is():
     optimizer = OptimizerConfig("SGD", lr_per_part={"b": 0.1}).build({"a": nn.Linear(1, 1), "b": nn.Linear(1, 1)})
     ScheduleConfig([{"name": "OneCycleLR", "max_lr": [0.2, 0.3], "total_steps": 9}]).build(optimizer, 9, 9)
     assert [group["max_lr"] for group in optimizer.param_groups] == [0.2, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("stages", "moves"),
+    [
+        ([{"name": "CosineAnnealingLR", "T_max": "total"}], False),
+        ([{"name": "OneCycleLR", "max_lr": 1.0, "total_steps": "total"}], True),
+        ([{"name": "OneCycleLR", "max_lr": 1.0, "total_steps": "total", "cycle_momentum": False}], False),
+        ([{"name": "ConstantLR", "length": 3}, {"name": "OneCycleLR", "max_lr": 1.0, "total_steps": "total"}], True),
+    ],
+)
+def test_a_schedule_says_whether_it_moves_betas(stages, moves):
+    optimizer = torch.optim.Adam([torch.zeros(1)], lr=0.1)
+    assert ScheduleConfig(stages).build(optimizer, 9, 9).moves_betas == moves
+    assert not ScheduleConfig().build(optimizer, 9, 9).moves_betas

@@ -90,6 +90,8 @@ using Argument = std::function<c10::IValue()>;
 inline Argument remembered(const Tensor& original, const Tensor& operand) {
   if (!on_gpu(original)) {
     Tensor value = operand.defined() ? operand.clone() : operand;
+    if (operand.defined() && operand.unsafeGetTensorImpl()->is_wrapped_number())  // else it would promote
+      value.unsafeGetTensorImpl()->set_wrapped_number(true);
     return [value] { return c10::IValue(value); };
   }
   return [where = place(original)] { return c10::IValue(to_cpu(where)); };

@@ -1,8 +1,6 @@
 """A compiled step at work on a GPU: state, pool, tables and outputs are torch's tensors there, a step is one launch."""
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -60,11 +58,27 @@ class CudaStep(KernelStep):
         self._arrived: Arrived | None = None
         self._steps = 0
         self._pinned_beside = {path: (theirs.cpu(), values.cpu()) for path, (theirs, values) in self._pinned.items()}
-        self._generator: torch.Generator | None = None
         self._arguments: ctypes.Array | None = None
 
+    @property
+    def memory(self) -> list[Tensor]:
+        """What a step writes and a later one reads."""
+        return [self.state, *self.tables.values(), self._flag]
+
+    def make_room(self, pools: int) -> None:
+        """From the next `load_pool` on, so many pools lie side by side, and what is loaded goes to the first."""
+        self.pools, self.slot, self.pool_size = pools, 0, 0
+
+    def next_pool(self) -> None:
+        """The next pool is loaded beside the one in use, from which steps may still restart by `bind_shifts`."""
+        self.slot = (self.slot + 1) % self.pools
+
+    def row(self, shift: int) -> int:
+        """Where environment 0 restarts from, of all rows of all pools, with this shift in the pool in use."""
+        return self.slot * self.pool_size + shift
+
     def bind_shifts(self, shifts: Tensor | None) -> None:
-        """int64 [T] on the device: step(t) restarts environments from row (e + shifts[t]) % P. None: from `shift`."""
+        """int64 [T] on the device: step(t) restarts environments from `row` shifts[t] on. None: from `shift`."""
         self._kept_shifts = shifts
         self._shifts.value = None if shifts is None else shifts.data_ptr()
 
@@ -85,31 +99,15 @@ class CudaStep(KernelStep):
             self._arguments = addresses(
                 [self._where, self._shifts, self._now, self._envs, self._padded, self._pool, self._shift]
             )
-        self._now.value, self._pool.value, self._shift.value = t, self.pool_size, shift
+        self._now.value, self._pool.value, self._shift.value = t, self.pool_size, self.row(shift)
         self._driver.launch(self._kernel, self._blocks, self._threads, ctypes.addressof(self._arguments), self.device)
 
     def draw_from(self, stream: Stream) -> None:
-        """See `KernelStep.draw_from`; no global generator is touched, and no state leaves the host."""
-        with self.drawing(stream):
-            self.draw_captured()
-
-    @contextmanager
-    def drawing(self, stream: Stream) -> Iterator[torch.Generator]:
-        """Within it the step's generator goes on where the stream is, and the stream afterwards where that is.
-
-        A graph that captured draws is replayed within it, the generator registered with the graph.
-        """
-        if self._generator is None:
-            self._generator = torch.Generator(self.device)
-        self._generator.set_state(stream.on_device)
-        try:
-            yield self._generator
-        finally:
-            stream.on_device = self._generator.get_state()
-
-    def draw_captured(self) -> None:
-        """The draws alone, within `drawing`."""
-        self.draw(self.device, self._generator)
+        """See `KernelStep.draw_from`; by the stream's own generator, which a graph that captures this has registered."""
+        if stream.generator is None:  # the emulation's memory is the CPU's
+            super().draw_from(stream)
+        else:
+            self.draw(self.device, stream.generator)
 
     def refused(self, ask: bool = False) -> bool:
         """Whether a step had a nan among its actions, as far as that has reached the host; costs no wait."""

@@ -176,7 +176,8 @@ def emit_cuda(lowered: Lowered, places: Layout, part: int = PART) -> str:
     ]
     source += [
         "if (P == 0 || (done[0] == 0 && done[1] == 0)) return;",
-        "const i64 fresh = (e + (shifts ? shifts[now] : shift)) % P;",
+        "const i64 first = shifts ? shifts[now] : shift;  // where environment 0 restarts from, and in which pool",
+        "const i64 fresh = first / P * P + (e + first % P) % P;",
         f"const float* f = (const float*)w.base[{index['pool',]}] + fresh * {len(places.fields)}LL;",
     ]
     copies = [f"for (int k = 0; k < {len(places.fields)}; k++) s[k * m] = f[k];"]
@@ -191,8 +192,8 @@ def emit_cuda(lowered: Lowered, places: Layout, part: int = PART) -> str:
 
 
 # Where everything lies: bases by `Layout.pointers` and bytes from one step of a rollout to the next, null where
-# something is absent. shifts: [T], the row of the pool that environment 0 restarts from, in memory so that a graph can
-# be replayed with other rows; null: `shift` says it.
+# something is absent. shifts: [T], the row that environment 0 restarts from, in memory so that a graph can be replayed
+# with other rows; null: `shift` says it. Pools lie side by side, P rows each; the others restart from the same one.
 WHERE = """
 struct Where { char* base[POINTERS]; i64 stride[POINTERS]; };"""
 PARAMETERS = "const Where& w, const i64 now, const i64 e, const i64 m, float* t, float* done"

@@ -10,6 +10,7 @@ from envs.kernel.backends.cuda.emulation import EmulatedDriver
 from envs.kernel.backends.cuda.runtime import ATTENTION, CudaStep
 from envs.kernel.targets import CpuTarget, CudaTarget, target_of
 from envs.vmas.env import VmasEnv
+from envs.vmas.kernel_stepper import KernelStepper
 from tests.envs.kernel.backends.rollouts import bound, played
 
 E = 30
@@ -28,6 +29,13 @@ def test_a_gpu_gets_cuda_and_everything_else_the_cpu_s():
     assert isinstance(target_of(torch.device("cpu")), CpuTarget)
     target = target_of(torch.device("cuda", 1))
     assert isinstance(target, CudaTarget) and target.device.index == 1
+
+
+def test_a_cpu_prepares_nothing():
+    env = VmasEnv("debug/goal", num_envs=E, fast="kernel")
+    env.prepare(4)
+    assert type(env.stepper) is KernelStepper and env.device_state() is None and env.why_not_captured == ""
+    assert env.stepper.kernel.pools == 1
 
 
 @pytest.mark.parametrize(
@@ -66,46 +74,35 @@ def test_buffers_of_a_rollout_hold_what_steps_return(emulated):
     assert buffers["truncated"].sum() == 2 * E
 
 
-def test_steps_that_a_graph_repeats_are_the_plain_ones(emulated):
-    """`announce` counts, `record` is the device's part: rows of the pool come from memory, and draws go on."""
-    plain, graph = (
-        VmasEnv("debug/line_trajectory", num_envs=E, max_steps=4, pool_every=100, fast="kernel", seed=2)
-        for _ in range(2)
-    )
-    stepper, kernel = graph.stepper, graph.stepper.kernel
-    plain.reset(seed=4), graph.reset(seed=4)
-    wanted, got = bound(plain, 8), bound(graph, 8)
-    shifts, actions = torch.zeros(8, dtype=torch.int64), [plain.random_action() for _ in range(8)]
-    for round in range(2):
-        for t, action in enumerate(actions):
-            plain.step_into(t, action)
-        first = 0 if round else 1
-        if not round:
-            assert stepper.repeatable(0, 8) == 0  # the first rollout begins with a comparison
-            graph.step_into(0, actions[0])
-        assert stepper.repeatable(first, 8 - first) == 8 - first
-        stepper.announce(first, 8 - first, shifts)
-        kernel.bind_shifts(shifts)
-        with kernel.drawing(graph.world.pool.stream):
-            for t in range(first, 8):
-                stepper.record(t, actions[t])
-        kernel.bind_shifts(None)
-        for key, value in wanted.items():
-            assert torch.equal(got[key], value), key
-    assert graph.world.ticks == plain.world.ticks == 16
-    theirs = plain.snapshot()
-    assert all(torch.equal(value, theirs[key]) for key, value in graph.snapshot().items())
-
-
-def test_a_pool_that_is_due_ends_what_can_be_repeated(emulated):
-    env = VmasEnv("debug/goal", num_envs=E, pool_every=5, fast="kernel")
-    env.reset(seed=0)
-    env.stepper.recheck.count(rollout=True), env.stepper.recheck.count(rollout=True)
-    env.stepper.recheck.due = False
-    assert env.stepper.repeatable(0, 3) == 3
-    assert env.stepper.repeatable(0, 10) == 4  # the fifth step begins with a new pool
-    env.step(env.random_action())
-    assert env.stepper.repeatable(1, 10) == 3
+def test_pools_lie_side_by_side(emulated):
+    """A step restarts from the pool in use, or from the row of any pool that lies in memory for it."""
+    env = VmasEnv("debug/goal", num_envs=E, max_steps=2, pool_every=100, fast="kernel", seed=2)
+    env.reset(seed=4)
+    action, kernel = env.random_action(), env.stepper.ready()
+    kernel.make_room(3)
+    env.stepper.load()
+    env.stepper.ready()
+    fields = []
+    for number in range(3):
+        assert (kernel.slot, kernel.row(5)) == (number, number * kernel.pool_size + 5)
+        fields.append(kernel.pool[kernel.row(0) :][: kernel.pool_size].T.clone())
+        kernel.next_pool()
+        env.refresh_pool()
+        env.stepper.load()
+        env.stepper.ready()
+    assert kernel.slot == 0 and not torch.equal(fields[0], fields[1])
+    first = kernel.pool[: kernel.pool_size].T  # loaded anew, in the place of the oldest
+    rows = (torch.arange(E) + 7) % kernel.pool_size
+    for chosen, expected in ((1, fields[1]), (2, fields[2]), (0, first)):
+        kernel.bind_shifts(torch.tensor([chosen * kernel.pool_size + 7]))
+        for _ in range(2):  # all end with the second
+            kernel.point("action", "agents", tensor=action["agents"])
+            kernel.step(0)
+        assert torch.equal(kernel.state[:, :E], expected[:, rows])
+    kernel.bind_shifts(None)
+    for _ in range(2):
+        kernel.step(0, shift=7)
+    assert torch.equal(kernel.state[:, :E], first[:, rows])
 
 
 def test_a_snapshot_repeats_the_steps_to_the_last_bit(emulated):
