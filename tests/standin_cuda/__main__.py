@@ -14,10 +14,13 @@ if __name__ == "__main__":
     from tests.standin_cuda import standin
 
     standin.install(functions)
-    if sys.argv[1] == "run":
-        sys.argv = sys.argv[2:]
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    else:
-        import pytest
+    from envs.kernel.backends.cuda import driver, emulation
 
-        sys.exit(pytest.main([*sys.argv[1:], "-p", "no:cacheprovider", "-p", "no:xdist"]))
+    with driver.using(emulation.EmulatedDriver(standin.launch)):
+        if sys.argv[1] == "run":
+            sys.argv = sys.argv[2:]
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        else:
+            import pytest
+
+            sys.exit(pytest.main([*sys.argv[1:], "-p", "no:cacheprovider", "-p", "no:xdist"]))
