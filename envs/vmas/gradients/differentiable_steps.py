@@ -59,7 +59,8 @@ class DifferentiableSteps:
     has. Random numbers of the step are held fixed. Kept per step are the state, the actions and the noise, all else is
     computed again on the way back; first derivatives only.
 
-    env: continuous actions, stepped by a kernel, on a CPU or a GPU, for which the host never waits. kernel: compiled on first use, then kept on disk.
+    env: continuous actions, stepped by a kernel, on a CPU or a GPU, which the host never waits for. kernel: compiled on
+    first use, then kept on disk.
 
     Raises:
         EnvError: the scenario has no kernel, or its actions or its step have no gradients; says why.
