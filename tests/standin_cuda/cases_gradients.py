@@ -60,31 +60,40 @@ def strict(monkeypatch) -> None:
     watch(RolloutBuffer, "cut_frames", on=False)  # once per iteration
 
 
-def played(device: str) -> list[torch.Tensor]:
-    """Values and gradients of two windows of four steps, in which episodes end; from the second on nothing waits."""
-    env = VmasEnv(SCENARIO, num_envs=6, max_steps=3, fast="kernel", device=device, seed=0)
-    steps, found = DifferentiableSteps(env), []
+def played(device: str, scenario: str, free: bool) -> tuple[list[torch.Tensor], int]:
+    """Values and gradients of two windows of four steps, in which episodes end, and how many kernels there were.
+
+    free: from the second window on nothing waits.
+    """
+    env = VmasEnv(scenario, num_envs=6, max_steps=3, fast="kernel", device=device, seed=0)
+    steps, found, kernels = DifferentiableSteps(env), [], set()
     assert (type(steps.compilation.kernel(6)) is CudaGradientKernel) == (device == "cuda")
-    observation = env.reset(seed=0)[0]["agents"]
-    size = env.spec.groups["agents"].observation_size
-    weight = (0.1 * torch.randn(size, 2, generator=torch.Generator().manual_seed(0))).to(device).requires_grad_()
+    observation, generator = env.reset(seed=0)[0], torch.Generator().manual_seed(0)
+    weights = {
+        group: (0.1 * torch.randn(spec.observation_size, 2, generator=generator)).to(device).requires_grad_()
+        for group, spec in env.spec.groups.items()
+    }
     for window in range(2):
         steps.begin()
         total = torch.zeros((), device=device)
-        with watched(device == "cuda" and window == 1):
+        with watched(device == "cuda" and free and window == 1):
             for _ in range(4):
-                step = steps.step({"agents": torch.tanh(observation @ weight)})
-                observation = step.observation["agents"]
-                total = total + step.reward["agents"].mean() + step.next_observation["agents"].square().mean()
+                step = steps.step({group: torch.tanh(observation[group] @ w) for group, w in weights.items()})
+                observation = step.observation
+                total = total + sum(step.reward[group].mean() for group in weights)
+                total = total + sum(step.next_observation[group].square().mean() for group in weights)
+                kernels.add(steps.compilation.binary)
             total.backward()
-        observation = observation.detach()
-        found += [total.detach().cpu(), weight.grad.cpu().clone()]
-    return found
+        observation = {group: seen.detach() for group, seen in observation.items()}
+        found += [total.detach().cpu(), *(w.grad.cpu().clone() for w in weights.values())]
+    return found, len(kernels)
 
 
-def test_gradients_of_windows_are_the_cpus() -> None:
-    ours, theirs = played("cuda"), played("cpu")
-    assert all(value.abs().max() > 1e-3 for value in theirs)
+@pytest.mark.parametrize(("scenario", "kernels"), [(SCENARIO, 1), ("mpe/simple_push", 2)])
+def test_gradients_of_windows_are_the_cpus(scenario, kernels) -> None:
+    """Resets of the second one draw a goal for the whole batch: the simulator makes the step that ends an episode."""
+    (ours, count), (theirs, _) = played("cuda", scenario, kernels == 1), played("cpu", scenario, False)
+    assert all(value.abs().max() > 1e-3 for value in theirs) and count == kernels
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 

@@ -16,9 +16,9 @@ from envs.kernel.ir.lowered_step import Lowered
 PART = 1500  # statements of a function: longer ones take ptxas longer, shorter ones hand more on in memory
 ROOTS = 6000  # statements from which quotients and square roots are called too: a few instructions each, but many
 BLOCK = 128  # threads of a block
-# One block at least on a processor. Without that number ptxas rounds registers down to what lets one more block on, and
-# spills a few for it.
-BOUNDS = f"__launch_bounds__({BLOCK}, 1)"
+# Four blocks at least on a processor, which leaves each thread 128 registers. Without a number ptxas rounds registers
+# down to what lets one more block on, and spills a few for it; with 1 it gives short programs all 255.
+BOUNDS = f"__launch_bounds__({BLOCK}, 4)"
 
 PRELUDE = """
 #ifndef INFINITY  // NVRTC has no headers
