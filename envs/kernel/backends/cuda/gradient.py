@@ -8,11 +8,12 @@ import re
 
 from envs.kernel.backends.cpp import cell_of
 from envs.kernel.backends.cpp_gradient import FunctionWriter
-from envs.kernel.backends.cuda.source import BOUNDS, PRELUDE, ROOTS, CudaWriter
+from envs.kernel.backends.cuda.source import BLOCK, PRELUDE, ROOTS, CudaWriter
 from envs.kernel.ir.gradient import Gradient
 from envs.kernel.ir.gradient_layout import GradientLayout
 
 NAME = "environment_gradient"
+BOUNDS = f"__launch_bounds__({BLOCK}, 3)"  # 168 registers: with the step's 128 simple_spread's spills 72 bytes
 KEPT = """
 F void keep(float& place, vf x) { place = x; }
 F vf kept_vf(float x) { return x; }
