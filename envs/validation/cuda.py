@@ -114,9 +114,8 @@ def table(rows: list[dict[str, Any]], chips: tuple[str, ...], gradients: bool = 
         if row["why"]:
             lines.append(f"| {row['scenario']} | — | | | {row['why']} |" + " |" * len(chips))
             continue
-        cells = [
-            f"{row[c]['registers']}, {row[c]['stack']:,}, {row[c]['spilled']}, {row[c]['seconds']:.1f}" for c in chips
-        ]
+        takes = [row.get(chip) for chip in chips]  # none where it was compared only
+        cells = [f"{t['registers']}, {t['stack']:,}, {t['spilled']}, {t['seconds']:.1f}" if t else "—" for t in takes]
         worst = max(row["worst"].values(), default=0.0)
         lines.append(
             f"| {row['scenario']} | {row['operations']:,} | {row['compared']:,} | {row['astray']} | "
