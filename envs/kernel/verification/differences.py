@@ -136,8 +136,9 @@ class GradientCheck:
         self.report, self.rng = GradientReport(), np.random.default_rng(0)
         self.named = seeds(self.lowered)
         self.inputs = {op[1]: v for v, op in enumerate(self.program.ops) if op[0] == "input"}
-        outputs = {key: torch.empty(world.num_envs, n) for key, n in step.places.outputs}
-        self.ended = [torch.empty(world.num_envs, dtype=torch.bool) for _ in range(2)]
+        where = step.device
+        outputs = {key: torch.empty(world.num_envs, n, device=where) for key, n in step.places.outputs}
+        self.ended = [torch.empty(world.num_envs, dtype=torch.bool, device=where) for _ in range(2)]
         step.bind(outputs | {("terminated",): self.ended[0], ("truncated",): self.ended[1]})
 
     def compare(self, action: dict[str, torch.Tensor]) -> None:
@@ -155,7 +156,7 @@ class GradientCheck:
             if s[0] in ("state", "action") and s in inputs and self.program.kinds[v] == "f"
         }
         weights = {name: self.rng.standard_normal(num_envs).astype(np.float32) for name, _ in self.named}
-        tables = {path: table.double().numpy() for path, table in step.tables.items()}
+        tables = {path: table.double().cpu().numpy() for path, table in step.tables.items()}
         point = Point(inputs, tables, directions, {name: w.astype(np.float64) for name, w in weights.items()})
         ours = self._ours(action, weights, directions)
         left, right = self._sides(point, ours)
@@ -224,8 +225,9 @@ class GradientCheck:
     def _numbers(self, action: dict[str, torch.Tensor]) -> dict[tuple, np.ndarray]:
         """{source of an input: float64 [E]} of the state, the actions and the noise that lie in the step's kernel."""
         num_envs, step, numbers = self.world.num_envs, self.step, {}
+        state, random = step.state.cpu(), step.random.cpu()
         for i, key in enumerate(step.places.fields):
-            row = step.state[i, :num_envs].double().numpy()
+            row = state[i, :num_envs].double().numpy()
             numbers["state", *key] = row != 0 if self._is_bool(("state", *key)) else row
         for group, value in action.items():
             for k, row in enumerate(value.reshape(num_envs, -1).double().numpy().T):
@@ -233,7 +235,7 @@ class GradientCheck:
         start = 0
         for i, (_, _, _, shape, _) in enumerate(self.lowered.noise):
             for k in range(count_of(shape)):
-                row = step.random[:, start + k].double().numpy()
+                row = random[:, start + k].double().numpy()
                 numbers["noise", i, k] = row != 0 if self._is_bool(("noise", i, k)) else row
             start += count_of(shape)
         return numbers
@@ -260,13 +262,14 @@ class GradientCheck:
         for path, count, _ in kernel.places.tables:
             given["table", path] = torch.zeros(num_envs, count) if path.startswith(TABLE) else step.tables[path].clone()
         given |= {("action", group): value for group, value in action.items()}
+        given = {name: tensor.to(kernel.device) for name, tensor in given.items()}
         actions = kernel(given)
-        total = np.zeros(num_envs)
+        total, state = np.zeros(num_envs), given["gradient", "state"].cpu()
         for i, key in enumerate(step.places.fields):
             if ("state", *key) in directions:
-                total += given["gradient", "state"][i, :num_envs].double().numpy() * directions["state", *key]
+                total += state[i, :num_envs].double().numpy() * directions["state", *key]
         for group, gradients in actions.items():
-            for k, row in enumerate(gradients.double().numpy().T):
+            for k, row in enumerate(gradients.double().cpu().numpy().T):
                 if ("action", group, k) in directions:
                     total += row * directions["action", group, k]
         return total

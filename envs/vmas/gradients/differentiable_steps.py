@@ -22,6 +22,8 @@ from envs.vmas.gradients.step_gradient import (
     outputs_of,
     with_outputs,
 )
+from envs.vmas.gradients.whereabouts import Whereabouts
+from envs.vmas.simulator_state import over
 
 
 class _Carry(torch.autograd.Function):
@@ -57,7 +59,8 @@ class DifferentiableSteps:
     has. Random numbers of the step are held fixed. Kept per step are the state, the actions and the noise, all else is
     computed again on the way back; first derivatives only.
 
-    env: on the CPU, continuous actions, stepped by a kernel. kernel: compiled on first use, then kept on disk.
+    env: continuous actions, stepped by a kernel, on a CPU or a GPU, which the host never waits for. kernel: compiled on
+    first use, then kept on disk.
 
     Raises:
         EnvError: the scenario has no kernel, or its actions or its step have no gradients; says why.
@@ -66,6 +69,7 @@ class DifferentiableSteps:
     def __init__(self, env: VmasEnv) -> None:
         self.env = env
         check_differentiable(env)
+        self._whereabouts = Whereabouts(env.device)
         self._kernels: dict[str, GradientKernel] = {}
         self._step: KernelStep | None = None
         self._state: Tensor | None = None
@@ -97,6 +101,7 @@ class DifferentiableSteps:
 
     def begin(self) -> None:
         """Begins a window at the environment's present state: gradients do not reach further back."""
+        self._whereabouts.begin()
         step = self.env.stepper.ready()
         if step is not self._step:
             self.compilation = self._prepare()
@@ -122,19 +127,15 @@ class DifferentiableSteps:
             self.compilation = self._prepare()
             new = self._step.places.fields
             both = [(new.index(key), k) for k, key in enumerate(old) if key in new]
-            rows, their_rows = torch.tensor(both, dtype=torch.long).reshape(-1, 2).T
+            rows, their_rows = over(torch.tensor(both, dtype=torch.long).reshape(-1, 2).T, self._step.device)
             self._state = _Carry.apply(state, self._step.state, rows, their_rows)
-        here, there = self._step.state.view(torch.int32), self.state.detach().view(torch.int32)
-        if not torch.equal(here, there):
-            raise EnvError(
-                "the environment was reset, restored or stepped by others since the window's last step: "
-                "call begin() first."
-            )
+        self._whereabouts.check(self._step.state, self.state.detach())
 
     def step(self, action: dict[str, Tensor]) -> Transition:
         """One step of `env` with {group: float32 [E, A, D]}; what it gives carries gradients. See `VmasEnv.step`.
 
-        Raises EnvError as `env.step` does, and where the environment is not where the window's last step left it.
+        Raises EnvError as `env.step` does, and where the environment is not where the window's last step left it (on a
+        GPU in a later window).
         """
         self._check()
         step, kernel = self._step, self._kernel

@@ -38,7 +38,7 @@ class StepFunction:
     by its path, such as the place or the speed of a body. What a scenario keeps in tensors [E, …] can be such a
     parameter (docs/gradients.md).
 
-    env: on the CPU, continuous actions, stepped by a kernel. parameters: paths that must be in the state, also where
+    env: continuous actions, stepped by a kernel. parameters: paths that must be in the state, also where
     every episode begins with the same number, which kernels take for a constant otherwise.
 
     Raises:
@@ -104,7 +104,7 @@ class StepFunction:
         shape, fits = [*value.shape], (len(rows), num_envs)
         if len(shape) > 2 or any(n not in (1, full) for n, full in zip(shape[::-1], fits, strict=False)):
             raise EnvError(f"{path!r} takes numbers of shape [{num_envs}, {len(rows)}] or [{len(rows)}], not {shape}.")
-        value = value.expand(num_envs, len(rows)).T.float()
+        value = value.to(state.device).expand(num_envs, len(rows)).T.float()
         return state.index_copy(0, rows, F.pad(value, (0, state.shape[1] - num_envs)))
 
     def __call__(
@@ -118,11 +118,12 @@ class StepFunction:
         actions = [action[g].float().contiguous() for g in groups]
         step.state.copy_(state.detach())
         if noise is None:
-            step.draw()
+            step.draw(step.device)
         else:
             step.random.copy_(noise)
-        given = {key: torch.empty(self.env.num_envs, *step.places.inner[key]) for key, _ in step.places.outputs}
-        ended, over = (torch.empty(self.env.num_envs, dtype=torch.bool) for _ in range(2))
+        num_envs, where = self.env.num_envs, step.device
+        given = {key: torch.empty(num_envs, *step.places.inner[key], device=where) for key, _ in step.places.outputs}
+        ended, over = (torch.empty(num_envs, dtype=torch.bool, device=where) for _ in range(2))
         bound = {("action", g): a.detach() for g, a in zip(groups, actions, strict=True)}
         step.bind(given | bound | {("terminated",): ended, ("truncated",): over})
         step.step()
@@ -141,7 +142,7 @@ class StepFunction:
             groups,
             step.random.clone() if step.noise else None,
             {},
-            torch.zeros(self.env.num_envs, dtype=torch.bool),
+            torch.zeros(num_envs, dtype=torch.bool, device=where),
             outputs,
             step.state.clone(),
         )

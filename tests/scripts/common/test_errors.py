@@ -23,6 +23,7 @@ MISTAKES = [
     (["optimizer.name=Adamm"], ["optimizer.name", "Adamm", "AdamW"]),
     (["optimizer.freeze=[acter]"], ["optimizer.freeze", "acter", "actor, critic"]),
     (["trainer.precision=fp16", "device=cpu"], ["trainer.precision", "fp16", "fp32 and bf16"]),
+    (["trainer.precision=tf32", "device=cpu"], ["trainer.precision", "tf32", "fp32 and bf16"]),
     (["scheduler.stages=[{name: CosineLR}]"], ["scheduler.stages.0.name", "CosineLR", "CosineAnnealingLR"]),
     (["trainer.precision=fp8"], ["trainer.precision=fp8", "'fp16'"]),
     (["device=cuda:7"], ["device=cuda:7", "cpu"]),

@@ -2,7 +2,7 @@
 
 What a kernel computes is compared with the simulator in this way. What a GPU adds (its own functions, warps, memory
 that threads race for) is not. The library answers two calls: `launch_NAME`, with a kernel's arguments as the driver
-takes them, and for a step also `step`, by which `KernelStep` steps on the CPU.
+takes them, and for a step or its gradients also `step`, by which `KernelStep` or `GradientKernel` run it on the CPU.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ static thread_local Dim threadIdx, blockIdx, blockDim, gridDim;
 #define __global__
 #define __device__
 #define __grid_constant__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 """
@@ -56,7 +56,14 @@ extern "C" void step(char** bases, const int64_t* strides, i64 t, i64 E, i64 m, 
   void* arguments[] = {&w, &shifts, &t, &E, &m, &P, &shift};
   launch_environment_step((unsigned)((E + THREADS - 1) / THREADS), THREADS, arguments);
 }""".replace("THREADS", str(BLOCK))
-KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\)')
+GRADIENT = """
+extern "C" void step(char** bases, i64 E, i64 m, int) {
+  Where w;
+  memcpy(w.base, bases, sizeof w.base);
+  void* arguments[] = {&w, &E, &m};
+  launch_environment_gradient((unsigned)((E + THREADS - 1) / THREADS), THREADS, arguments);
+}""".replace("THREADS", str(BLOCK))
+KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([\d, ]+\) )?(\w+)\(([^)]*)\)')
 
 
 def emulated(source: str) -> str:
@@ -84,7 +91,8 @@ def emulated(source: str) -> str:
             .replace("COUNT", str(len(kinds)))
             .replace("COPIES", copies)
         )
-    return "\n".join([*lines, WIDTH, STEP if "environment_step" in kernels else ""])
+    calls = {"environment_step": STEP, "environment_gradient": GRADIENT}
+    return "\n".join([*lines, WIDTH, *(text for name, text in calls.items() if name in kernels)])
 
 
 def compile_emulation(source: str) -> Path:

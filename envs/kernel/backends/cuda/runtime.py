@@ -18,6 +18,11 @@ LARGE = 128  # threads of a block of more
 ATTENTION = 100  # steps from one look at the flags to the next
 
 
+def threads_for(num_envs: int) -> int:
+    """Threads of a block."""
+    return next((threads for most, threads in BLOCKS if num_envs <= most), LARGE)
+
+
 class CudaStep(KernelStep):
     """One compiled step of E environments on a GPU: as `KernelStep`, with nothing allocated and nothing waited for.
 
@@ -29,7 +34,7 @@ class CudaStep(KernelStep):
     def __init__(self, kernel: Any, *args: Any, device: torch.device | str, **named: Any) -> None:
         self._driver: CudaDriver = cuda_driver()
         super().__init__(kernel, *args, device=device, **named)
-        self._threads = next((threads for most, threads in BLOCKS if self.num_envs <= most), LARGE)
+        self._threads = threads_for(self.num_envs)
         self._blocks = -(-self.num_envs // self._threads)
         self._envs, self._padded = ctypes.c_longlong(self.num_envs), ctypes.c_longlong(self._stride)
 

@@ -16,6 +16,9 @@ from envs.kernel.ir.lowered_step import Lowered
 PART = 1500  # statements of a function: longer ones take ptxas longer, shorter ones hand more on in memory
 ROOTS = 6000  # statements from which quotients and square roots are called too: a few instructions each, but many
 BLOCK = 128  # threads of a block
+# Four blocks at least on a processor, which leaves each thread 128 registers. Without a number ptxas rounds registers
+# down to what lets one more block on, and spills a few for it; with 1 it gives short programs all 255.
+BOUNDS = f"__launch_bounds__({BLOCK}, 4)"
 
 PRELUDE = """
 #ifndef INFINITY  // NVRTC has no headers
@@ -158,7 +161,7 @@ def emit_cuda(lowered: Lowered, places: Layout, part: int = PART) -> str:
     for i, lines in enumerate(parts):
         source += [f"static __device__ {inlined} void part{i}({PARAMETERS}) {{", *body(lines), "}"]
     source += [
-        f'extern "C" __global__ void __launch_bounds__({BLOCK}) environment_step(const __grid_constant__ Where w, '
+        f'extern "C" __global__ void {BOUNDS} environment_step(const __grid_constant__ Where w, '
         "const i64* shifts, i64 now, i64 E, i64 m, i64 P, i64 shift) {",
         "const i64 e = blockIdx.x * (i64)blockDim.x + threadIdx.x;",
         "if (e >= E) return;",

@@ -6,6 +6,7 @@ import torch
 
 from envs.kernel.backends import cpp_gradient
 from envs.kernel.backends.cpp_gradient import emit_gradient
+from envs.kernel.backends.cuda.emulation import emulated
 from envs.kernel.backends.cuda.gradient import emit_cuda_gradient
 from envs.kernel.backends.gradient_runtime import GradientKernel
 from envs.kernel.backends.javascript_gradient import emit_js_gradient
@@ -19,23 +20,6 @@ from envs.vmas.world import VmasWorld
 from marl.native.compiler import compile_library, load
 
 ENVS = 37  # no whole number of vectors
-THREADS = """
-#include <cmath>
-#include <cstdint>
-struct Dim { unsigned x, y, z; };
-static thread_local Dim threadIdx, blockIdx, blockDim;
-#define __global__
-#define __device__
-#define __forceinline__ inline __attribute__((always_inline))
-#define __noinline__ __attribute__((noinline))
-"""
-LAUNCH = """
-extern "C" int width() { return 1; }
-extern "C" void step(char** p, int64_t E, int64_t m, int threads) {
-  blockDim.x = 8;
-  for (blockIdx.x = 0; blockIdx.x <= E / 8; blockIdx.x++)
-    for (threadIdx.x = 0; threadIdx.x < 8; threadIdx.x++) gradient(p, E, m);
-}"""
 
 
 def made(scenario: str):
@@ -131,7 +115,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_cuda_gives_what_the_cpu_gives(case: str) -> None:
     gradient, places = CASES[case]()
-    cuda = THREADS + emit_cuda_gradient(gradient, places) + LAUNCH
+    cuda = emulated(emit_cuda_gradient(gradient, places))
     assert_close(results([cuda], places), results(emit_gradient(gradient, places), places), 2e-5)
 
 
