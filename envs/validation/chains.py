@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,10 +76,15 @@ def flipped(a: Transition, b: Transition) -> Tensor:
     return differ
 
 
-def chain(scenario: str, num_envs: int = 32, steps: int = 50, seed: int = 0, shake: bool = True) -> Chain:
-    """Run the chains; `why` of the result is set where the scenario has no kernel. shake: also the shaken one."""
+def chain(
+    scenario: str, num_envs: int = 32, steps: int = 50, seed: int = 0, shake: bool = True, **settings: Any
+) -> Chain:
+    """Run the chains; `why` of the result is set where the scenario has no kernel. shake: also the shaken one.
+
+    settings: further ones of `VmasEnv`.
+    """
     result = Chain(scenario, num_envs)
-    settings = {"scenario": scenario, "num_envs": num_envs, "max_steps": 100, "seed": seed}
+    settings = {"scenario": scenario, "num_envs": num_envs, "max_steps": 100, "seed": seed, **settings}
     try:
         fast = VmasEnv(**settings, fast="kernel")
     except EnvError as error:

@@ -1,4 +1,4 @@
-"""Up to fifty chained steps of scenarios that have a kernel, on the kernel path and on the eager path."""
+"""Chained steps of scenarios that have a kernel, through ends of episodes, on the kernel path and on the eager path."""
 
 import shutil
 
