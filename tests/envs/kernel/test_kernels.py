@@ -175,7 +175,8 @@ def test_many_pairs_of_bodies_are_no_endless_loop(monkeypatch, tmp_path):
     monkeypatch.setattr(rewrite, "ENDLESS", 4)
     with kernels_made_anew(tmp_path):
         monkeypatch.setenv("MARL_KERNEL_CACHE", str(tmp_path))
-        assert VmasEnv("simple_tag", num_envs=2, fast="kernel").path == "kernel"
+        fewer = {"num_adversaries": 2, "num_landmarks": 1}
+        assert VmasEnv("simple_tag", num_envs=2, scenario_kwargs=fewer, fast="kernel").path == "kernel"
 
 
 def test_a_broken_compiler_is_reported(monkeypatch):
