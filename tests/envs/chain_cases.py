@@ -18,7 +18,7 @@ SMALL = {
     "debug/pollock": {"n_agents": 4, "n_lines": 4, "n_boxes": 4},
     "sampling": {"grid_spacing": 0.25},
 }
-# Of these, too, kernels of fewer: the code of a pair of entities is the same, and half of the operations remain.
+# Chains of fewer, too: the code of a pair of entities is the same, and half of the operations remain.
 FEWER = {
     "ball_passage": {"n_passages": 9},
     "joint_passage": {"n_passages": 9},
@@ -30,7 +30,6 @@ FEWER = {
     "mpe/simple_world_comm": {"num_adversaries": 2, "num_good_agents": 1, "num_food": 1, "num_forests": 1},
     "navigation": {"n_agents": 2},
     "reverse_transport": {"n_agents": 2},
-    **SMALL,
 }
 NAMES = sorted(set(scenario_names()) - EAGER - MINUTES)
 

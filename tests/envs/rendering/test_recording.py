@@ -11,7 +11,7 @@ from envs.rendering.scene import image, scene
 from envs.rendering.web_frames import shape_row, web_frames
 from envs.vmas.env import VmasEnv
 from envs.vmas.simulator import scenario_names
-from tests.envs.chain_cases import FEWER
+from tests.envs.chain_cases import FEWER, SMALL
 
 
 class Watcher:
@@ -68,7 +68,7 @@ def test_frames_are_the_simulators_states(navigation: Recording, tmp_path) -> No
 
 @pytest.mark.parametrize("scenario", scenario_names())
 def test_every_scenario_is_drawn_from_its_file_as_it_was(scenario: str, tmp_path) -> None:
-    settings = {"scenario": scenario, "max_steps": 3, "scenario_kwargs": FEWER.get(scenario, {})}
+    settings = {"scenario": scenario, "max_steps": 3, "scenario_kwargs": (SMALL | FEWER).get(scenario, {})}
     env = VmasEnv(**settings, num_envs=2, seed=5, fast="off")
     actions = [env.random_action(torch.Generator().manual_seed(t)) for t in range(3)]
     left = iter([*actions, actions[0]])  # the last only asks for the values of the end

@@ -22,7 +22,7 @@ NOISY = ("debug/asym_joint", "road_traffic")  # draw noise for the observation a
 def test_thirty_steps_equal_vmas(scenario):
     """Every environment ends once at least, a time limit being twenty steps; docs/scenarios.md has more, in full."""
     difference = compare(
-        scenario, num_envs=4, steps=30, repaired=scenario in REPAIRED, scenario_kwargs=FEWER.get(scenario, {})
+        scenario, num_envs=4, steps=30, repaired=scenario in REPAIRED, scenario_kwargs=(SMALL | FEWER).get(scenario, {})
     )
     assert difference.ended >= 4
     assert difference.worst == 0.0, difference
