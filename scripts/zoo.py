@@ -35,6 +35,7 @@ from marl.core.zoo import index as zoo
 from marl.launch import cli
 
 VERBS = ("list", "verify", "add")
+NARROW = 4  # columns of the list that fit into 80 characters; a wider terminal has all
 
 
 @dataclass
@@ -73,6 +74,8 @@ def show() -> None:
             ]
         )
     columns = ["policy", "scenario", "algorithm", "return [95 %]", "acts by", "random", "frames", "size"]
+    if (terminal.width() or terminal.WIDE) < terminal.WIDE:
+        columns, rows = columns[:NARROW], [row[:NARROW] for row in rows]
     terminal.show_table(columns, rows)
 
 

@@ -13,7 +13,6 @@ import torch
 from envs.kernel.backends.cuda.driver import NvidiaDriver, cuda_driver
 from envs.kernel.compile import Compiled, compiled
 from envs.kernel.compile_gradient import compiled_gradient
-from envs.kernel.targets import target_of
 from envs.kernel.tracing.trace import TRACED, drawn_values, refusing, reset_as_drawn
 from envs.kernel.verification.verify import Comparison
 from envs.vmas.world import VmasWorld
@@ -76,11 +75,9 @@ def compare_gradient(scenario: str, device: str) -> dict[str, Any]:
     Returns {"why": …} where there is none, else `CompiledGradient.facts`: it is verified before its first use.
     """
     world = VmasWorld(scenario, num_envs=TRACED, pool_size=64, device=device)
-    if not hasattr(target_of(world.device), "gradient"):
-        return {"why": "there are no gradient kernels for GPUs", "there": False}
     compilation = compiled(world)
     drawn = drawn_values(world.pool) if compilation.varies else None
     compilation = compiled(world, drawn=drawn) if compilation.varies else compilation
     found = None if compilation.why else compiled_gradient(world, compilation, drawn)
     why = compilation.why if found is None else found.why
-    return {"why": why, "there": True} if why else {"why": "", "there": True, **found.facts}
+    return {"why": why} if why else {"why": "", **found.facts}

@@ -13,7 +13,7 @@ import torch
 from bench.gpu import runs
 from bench.gpu.parts import verdict
 from bench.timing import Clock, compared, figure
-from marl.capture.cuda_graph import NotCaptured
+from marl.capture.cuda_graph import GraphedWork, NotCaptured
 
 TARGET = 40.0  # mean return on balance
 ITERATIONS = 10  # of a captured run; rollouts are captured in the 4th, and compared at the 1st, 2nd, 3rd, 5th replay
@@ -82,8 +82,9 @@ def capture(item: str, options: argparse.Namespace, clock: Clock) -> Iterator[di
             trainer, task, _ = runs.fit(folder, [*overrides(item, options), *more], [watch])
             states[how], watches[how] = runs.content(folder), watch
             if how == "true":
-                graphs = trainer.updater.device_update, getattr(task.collector, "graph", None)
-                replays["updates"], replays["rollouts"] = (_replays(graph) for graph in graphs)
+                update = trainer.updater.device_update
+                replays["updates"] = _replays(update and update.graphed) + _replays(update and update.epochs)
+                replays["rollouts"] = _replays(getattr(task.collector, "graph", None))
             del trainer, task
     said = runs.difference(states["true"], states["false"])
     refused = [str(each.message) for each in warned if issubclass(each.category, NotCaptured)]
@@ -96,9 +97,8 @@ def capture(item: str, options: argparse.Namespace, clock: Clock) -> Iterator[di
         yield compared(f"capture/{item}/{stage}", f"{stage}, {item}", "without graphs", "s per iteration", ours, plain)
 
 
-def _replays(graphed: object) -> int:
-    """How often the graphs of an update or a rollout ran; 0 where there are none."""
-    work = getattr(graphed, "graphed", graphed)
+def _replays(work: GraphedWork | None) -> int:
+    """How often the graphs of minibatches, epochs or rollouts ran; 0 where there are none."""
     return sum(graph.runs for graph in work.graphs.values()) if work is not None else 0
 
 

@@ -102,9 +102,12 @@ def test_a_run_cannot_be_resumed_from_one(shelf, shell, tmp_path: Path) -> None:
 
 def test_the_list_and_the_verification(shelf, script, capsys, monkeypatch, tmp_path: Path) -> None:
     module = script("zoo")
-    module.run(["list"])
-    printed = capsys.readouterr().out
-    assert "balance" in printed and "mpe/simple_tag" in printed and "mappo" in printed
+    for columns in (80, 110):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        module.run(["list"])
+        printed = capsys.readouterr().out
+        assert "balance" in printed and "mpe/simple_tag" in printed and "mappo" in printed
+        assert ("frames" in printed) == (columns == 110) and max(map(len, printed.splitlines())) <= columns
     module.run(["verify", "balance", "zoo/simple_tag"])
     printed = capsys.readouterr().out
     # simple_tag: the return of both groups, then of each

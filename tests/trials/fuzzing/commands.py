@@ -42,6 +42,8 @@ GOOD = [
     ("crossplay", ["../w/tag", "episodes=2"]),
     ("elo", ["../w/tag", "episodes=2", "reps=100", "versions=2"]),
     ("doctor", []),
+    ("zoo", ["list"]),
+    ("zoo", ["add", "../w/run", "episodes=2", "zoo.url=."]),
     ("show", ["model", *EAGER]),
     ("show", ["schedule", *EAGER, "scheduler=cosine"]),
     ("show", ["graph", "experiment=digits"]),
