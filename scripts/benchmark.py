@@ -89,7 +89,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--plot", type=Path, help="picture of `scaling` (default: scaling.png beside --write, or beside --json)")
     options = parser.parse_args(argv)
     options.rounds = options.rounds or (2 if options.quick else 5)
-    options.minutes = options.minutes or (CHECK_MINUTES if options.check else 16)
+    if options.minutes is None:
+        options.minutes = CHECK_MINUTES if options.check else 16
     options.json = options.json or Path("outputs", "gpu_check.json" if options.check else "benchmark.json")
     options.peers, options.json = options.peers.resolve(), options.json.resolve()
     options.plot = options.plot or (options.write or options.json).with_name("scaling.png")

@@ -35,6 +35,7 @@ from marl.config import compose, conf_tree
 from marl.config.options import split
 from marl.core.errors import Damaged, Stopped, UserError, closest
 from marl.core.files import read_json, write_json
+from marl.core.zoo import index as zoo
 from marl.launch import build, cli, orphans, sweep, sweep_jobs
 from marl.report.tables import Table
 
@@ -264,6 +265,8 @@ def as_preset(overrides: list[str], name: str) -> str:
 
 def main(arguments: list[str]) -> Tuning:
     """Work on a study, with helpers where asked for; then confirm and write what was found."""
+    if zoo.told():  # taken off by now, and all trials of all helpers need it
+        arguments = [*arguments, f"{zoo.KEY}={zoo.told()}"]
     values, overrides = split(Options, arguments)
     options = Options(**values)
     tuning = Tuning(options, overrides)

@@ -55,24 +55,27 @@ def interval(row: dict) -> str:
     return f"{row['mean']:.4g} [{low:.4g}, {high:.4g}]"
 
 
+def told(card: dict) -> list[str]:
+    """What the list tells of a policy, by its card."""
+    evaluated, frames = card["evaluated"], card["trained"]["frames"]
+    return [
+        str(card["scenario"]),
+        str(card["algorithm"]),
+        interval(evaluated[evaluated["quoted"]][zoo_card.ALL]),
+        str(evaluated["quoted"]),
+        f"{evaluated['random'][zoo_card.ALL]['mean']:.4g}",
+        "–" if frames is None else f"{frames:,}",
+    ]
+
+
 def show() -> None:
     """Print the table of the policies."""
     rows = []
     for name, entry in zoo.entries().items():
-        card = zoo.card(name)
-        evaluated, frames = card["evaluated"], card["trained"]["frames"]
-        rows.append(
-            [
-                name,
-                card["scenario"],
-                card["algorithm"],
-                interval(evaluated[evaluated["quoted"]][zoo_card.ALL]),
-                evaluated["quoted"],
-                f"{evaluated['random'][zoo_card.ALL]['mean']:.4g}",
-                "–" if frames is None else f"{frames:,}",
-                f"{entry.bytes / 1000:,.0f} kB",
-            ]
-        )
+        try:
+            rows.append([name, *told(zoo.card(name)), f"{entry.bytes / 1000:,.0f} kB"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"zoo/{name}: its card lacks what the list tells: {error!r}") from error
     columns = ["policy", "scenario", "algorithm", "return [95 %]", "acts by", "random", "frames", "size"]
     if (terminal.width() or terminal.WIDE) < terminal.WIDE:
         columns, rows = columns[:NARROW], [row[:NARROW] for row in rows]

@@ -21,6 +21,7 @@ from marl.report.runs import algorithm_of
 
 FORMAT = 1
 EPISODES = 1000
+MOST_EPISODES = 100_000  # that a card may ask for, since they are played at once
 SEED = 3_000_000  # of the card's episodes, which are none of a run's own
 SLACK = 1e-3  # of a mean: where all episodes return nearly the same, the rounding of another machine is more
 ALL = "all"  # the return of all groups that count
@@ -44,14 +45,14 @@ def packed(run: str | Path, which: str = "last", critics: bool = True) -> Policy
     """
     path = run_directory.find(run, which)
     policy = Policy.load(path)
-    config = compose.check(compose.saved(path)) | LEFT_OUT
+    config = compose.check(compose.saved(path)) | LEFT_OUT | {"device": "auto"}
     for name, one in (config.get("groups") or {}).items():
         for key in ("policy", "eval_policy", "eval_against"):
             player = one.get(key) or LEARN
             if player not in (LEARN, POOL, *scripted.NAMES) and zoo.named(player) is None:
                 raise UserError(
                     f"groups.{name}.{key}={player}: a policy of the zoo plays among learners, scripted players and "
-                    "others of the zoo, which every machine has; this run's would look for that file"
+                    "others of the zoo, which every machine has; this one may not be there"
                 )
     metadata = {**policy.metadata, "config": config, "critics": critics and policy.metadata.get("critics", True)}
     made, weights = Policy(metadata), policy.state_dict()
@@ -92,10 +93,16 @@ def verified(name: str) -> list[dict[str, Any]]:
     try:
         about = card["evaluated"]
         said, episodes, seed, how = about[about["quoted"]], about["episodes"], about["seed"], about["quoted"]
-        bounds = {group: (row["mean"], *row["ci95"]) for group, row in said.items()}
-    except (KeyError, TypeError, ValueError) as error:
+        bounds = {group: tuple(map(float, (row["mean"], *row["ci95"]))) for group, row in said.items()}
+        if how not in ("mode", "samples") or type(seed) is not int or type(episodes) is not int:
+            raise ValueError(f"quoted={how}, seed={seed}, episodes={episodes}")
+        if not 2 <= episodes <= MOST_EPISODES:
+            raise ValueError(f"episodes={episodes}, of which 2 to {MOST_EPISODES:,} are played")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"zoo/{name}: its card says no figure that could be verified: {error!r}") from error
     found = measured(zoo.policy(name), episodes, seed, how)
+    if missing := sorted(bounds.keys() - found.keys()):
+        raise UserError(f"zoo/{name}: its card tells of {missing[0]}, which does not play")
     rows = []
     for group, (mean, low, high) in bounds.items():
         slack, again = SLACK * max(1.0, abs(mean)), found[group]["mean"]
@@ -147,7 +154,7 @@ def add(run: str | Path, name: str, which: str, episodes: int, critics: bool = T
     card |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     files.write(folder / file.name, content)
     files.write_json(folder / f"{name}.json", card)
-    zoo.write_index(folder)
+    zoo.write_entry(folder, name)
     return card
 
 

@@ -9,12 +9,13 @@ from marl.core import device, distributed
 from marl.core.errors import UserError
 from marl.core.imports import resolve
 from marl.core.schema import show
+from marl.core.zoo import index as zoo
 
 # A change of these makes another run; what the checkpoint holds would contradict them, or silently win.
 FIXED = ("seed", "data", "network", "critic_network", "objective", "optimizer", "scheduler", "groups", "curriculum")
 ASKED = ("task", "env", "algo")  # the class that such a node names says which of its settings must stay
 # Nothing learns from these.
-QUIET = ("paths", "resume", "init_from", "init_map", "strict", "ckpt", "experiment", "name", "zoo")
+QUIET = ("paths", "resume", "init_from", "init_map", "strict", "ckpt", "experiment", "name")
 
 
 def resumed(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any] | None:
@@ -53,24 +54,31 @@ def _begin_again(run_dir: Path) -> None:
     A best one that it had evaluated by then is kept in checkpoints/abandoned.
     """
     best = run_dir / "checkpoints" / "best.pt"
-    early = best.is_file() and _before_the_first(checkpoint_file.load(best))
+    early = best.is_file() and _before_the_first(checkpoint_file.load(best), run_dir / "metrics.csv")
     left = [path for path in (run_dir / "summary.json", best) if path.is_file() and not (early and path == best)]
     if left:
         raise UserError(
             f"resume={run_dir}: no checkpoint to go on from (checkpoints/last.pt, last-1.pt, …) is there, but "
             f"{left[0].name} is, and would be overwritten; init_from=… starts a new run from saved weights"
         )
-    distributed.agree(None)  # all have looked
+    distributed.largest(0)  # all have looked
     if distributed.main():
+        moved = f"; {best.name} is moved to {best.parent / 'abandoned'}" if early else ""
         if early:
             checkpoint_file.abandon([best])
-        print("no checkpoint yet: the run begins from scratch", flush=True)
+        print(f"no checkpoint yet: the run begins from scratch{moved}", flush=True)
 
 
-def _before_the_first(best: Mapping[str, Any]) -> bool:
-    """Whether a `best.pt` of this content was written before the first `last.pt`, which is due after it."""
+def _before_the_first(best: Mapping[str, Any], metrics: Path) -> bool:
+    """Whether a run with a `best.pt` of this content was killed before its first `last.pt` was due.
+
+    metrics: its metrics.csv, which has a line per iteration.
+    """
     every = (best["config"].get("trainer") or {}).get("checkpoint_every")
-    return every == 0 or (every is not None and best["iteration"] <= every)
+    if not every:
+        return every == 0
+    logged = len(metrics.read_bytes().splitlines()) - 1 if metrics.is_file() else 0
+    return max(best["iteration"], logged) <= every
 
 
 def compare(config: Mapping[str, Any], resumed: Mapping[str, Any]) -> list[str]:
@@ -97,7 +105,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     """{dotted key: (old value, new value)} of two configurations, leaf by leaf; keys of QUIET are left out."""
     changed = {}
     for key in dict.fromkeys([*old, *new]):
-        if not prefix and key in QUIET:
+        if not prefix and (key in QUIET or key == "zoo" and not zoo.plays(new)):
             continue
         before, after = old.get(key), new.get(key)
         if before in (None, {}) and after in (None, {}):  # an earlier version may not have had it

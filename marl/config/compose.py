@@ -20,6 +20,8 @@ from marl.core.kinds import validate
 from marl.core.moved import update_config
 from marl.core.zoo import index as zoo
 
+HERE = {"url": None}  # the zoo of a configuration in a file of unknown origin: none may choose whom to ask
+
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """The configuration that a command line `overrides` stands for, for notebooks and tests.
@@ -76,14 +78,16 @@ def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     path = run_directory.config_of(run)
     told = checkpoint_file.description(run) if path is None and run.is_file() else None
     if told and isinstance(told.get("config"), dict):  # a policy of the zoo
-        path, cfg = run, OmegaConf.create(update_config(told["config"]))
+        path, cfg = run, OmegaConf.create({**update_config(told["config"]), "zoo": HERE})
     elif path is None and Path(run).suffix == ".pt" and Path(run).is_file():  # one that lies alone: it tells, too
-        path, cfg = Path(run), OmegaConf.create(checkpoint_file.load(run)["config"])
+        path, cfg = Path(run), OmegaConf.create({**checkpoint_file.load(run)["config"], "zoo": HERE})
     elif path is None:
         reason = "holds no configuration" if Path(run).is_file() else "no run directory with a config.yaml"
         raise UserError(f"{run}: {reason}; give a run directory or a checkpoint (.pt)")
     else:
         cfg = OmegaConf.create(read_config(path))
+        if "zoo" in cfg and "${" in str(OmegaConf.to_container(cfg.zoo, resolve=False)):
+            raise UserError(f"{path}: zoo.url may hold no interpolation, since it says whom to ask")
     OmegaConf.set_struct(cfg, True)
     with translate_hydra_errors(lambda: True):
         overrides, earlier = tidy(overrides), cfg.copy()

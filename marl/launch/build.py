@@ -52,7 +52,7 @@ def build_task(config: Mapping[str, Any], trains: bool = True) -> Task:
         UserError: a part that the task needs is null, or whatever the constructors object to.
     """
     config = distributed.share(config)
-    zoo.use((config.get("zoo") or {}).get("url"))
+    zoo.of_run((config.get("zoo") or {}).get("url"))
     begins_from = run_directory.find(config["init_from"]) if config["init_from"] and not config["resume"] else None
     node = config["task"]
     constructor = resolve(node["_target_"], "task._target_")
@@ -72,7 +72,9 @@ def build_task(config: Mapping[str, Any], trains: bool = True) -> Task:
         if value is not None:
             arguments[name] = part(value) if isinstance(value, Mapping) and "_target_" in value else value
     if "device" in arguments:
-        arguments["device"] = device.pick(arguments["device"])
+        arguments["device"] = where = device.pick(arguments["device"])
+        if where.type == "cuda" and where.index is not None:
+            torch.cuda.set_device(where)  # graphs are captured, and events recorded, on the current one
     device.keep_freed_memory()
     task = part(node, **arguments)
     if begins_from:

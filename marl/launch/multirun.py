@@ -22,12 +22,13 @@ from marl.core.errors import Damaged, Stopped, UserError
 from marl.core.files import set_aside
 from marl.core.imports import find_user_modules, resolve
 from marl.core.schema import signature
+from marl.core.zoo import index as zoo
 from marl.launch import orphans, sweep, sweep_jobs
 from marl.launch.cli import SAME_COMMAND, Job, guard
 
 # Settings of joblib's launcher; with n_jobs=1 it would run the jobs in this very process.
 ONE_AT_A_TIME = ("n_jobs=2", "pre_dispatch=1", "batch_size=1")
-UNDECISIVE = ("resume", "paths", "zoo")  # where a run came from, goes to and finds files: no part of its result
+UNDECISIVE = ("resume", "paths")  # where a run came from and goes to: no part of its result
 
 
 def run(arguments: Sequence[str], start: Callable[[], Any]) -> None:
@@ -140,6 +141,8 @@ def _earlier(run_dir: Path) -> dict[str, Any] | None:
 def _content(config: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a run's result in its configuration. An empty key is one that an earlier version did not have."""
     left = {key: value for key, value in config.items() if key not in UNDECISIVE and value not in (None, {})}
+    if not zoo.plays(config):
+        left.pop("zoo", None)
     return {key: _said(value) for key, value in left.items()}
 
 

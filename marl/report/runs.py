@@ -11,9 +11,10 @@ import numpy as np
 import yaml
 
 from marl.core.moved import update_config
+from marl.core.zoo import index as zoo
 
 # What may differ between runs that are still the same algorithm on the same task: keys of the configuration.
-SAME = ("seed", "name", "paths", "resume", "init_from", "init_map", "ckpt", "experiment", "logger", "device", "zoo")
+SAME = ("seed", "name", "paths", "resume", "init_from", "init_map", "ckpt", "experiment", "logger", "device")
 TECHNICAL = {  # the same below groups: how a run is watched, kept and computed, not what it learns
     "trainer": (
         *("progress", "threads", "helpers", "compile", "capture", "recompute", "deterministic", "strategy"),
@@ -160,6 +161,8 @@ def _class(node: Mapping) -> str:
 def _decisive(config: Mapping) -> dict:
     """What tells one kind of run from another."""
     settings = {key: value for key, value in config.items() if key not in SAME}
+    if not zoo.plays(config):
+        settings.pop("zoo", None)
     for group, names in TECHNICAL.items():
         if settings.get(group):
             settings[group] = {key: value for key, value in settings[group].items() if key not in names}

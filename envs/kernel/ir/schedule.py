@@ -62,6 +62,7 @@ class Schedule:
         self.p, self.root = program, Scope()
         self.home: dict[int, Scope] = {}  # value -> the scope that defines it
         self.used: dict[int, list[Scope]] = {}
+        self.begun: set[int] = set()  # values whose writing has begun and is not done
         self.live = program.live(outputs)
         self.guard = self._guards(set(outputs))
         self.selects: dict[int, list[int]] = {}
@@ -112,6 +113,11 @@ class Schedule:
         """Writes a value and what it needs, unless that is done."""
         if value in self.home or self.p.ops[value][0] == "const":
             return
+        self.begun.add(value)
+        self._write(value, scope)
+        self.begun.discard(value)
+
+    def _write(self, value: int, scope: Scope) -> None:
         op = self.p.ops[value]
         scope = self._scope(value, scope)
         if op[0] == "select":
@@ -176,7 +182,19 @@ class Schedule:
         if value in self.home or self.guard.get(value, asked) <= asked:
             return None
         askable = [literal for literal in self.guard[value] - asked if self.guard.get(literal[0], asked) <= asked]
-        return min(askable, default=None)
+        return next((literal for literal in sorted(askable) if self._can_be_known(literal[0])), None)
+
+    def _can_be_known(self, condition: int) -> bool:
+        """Whether nothing that a condition needs is being written: its own arms' needs must not ask for it."""
+        stack, seen = [condition], set()
+        while stack:
+            v = stack.pop()
+            if v in self.begun:
+                return False
+            if v not in seen and v not in self.home:
+                seen.add(v)
+                stack.extend(arguments(self.p.ops[v]))
+        return True
 
     def _arm(self, select: int, literal: Literal) -> int:
         return self.p.ops[select][2 if literal[1] else 3]

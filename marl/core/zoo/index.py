@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ OURS = Path(__file__).resolve().parents[3] / "docs" / "zoo"
 OUT = Path("outputs") / "zoo"  # where scripts put what they make of one: OUT/NAME
 NAME, DIGEST = re.compile(r"[a-z0-9][a-z0-9_]*"), re.compile(r"[0-9a-f]{64}")
 
-_place = str(OURS)
+_told: str | None = None  # by the command line or a program
+_of_run: str | None = None  # by the configuration that is at work
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,41 @@ class Entry:
 
 
 def use(url: str | None) -> None:
-    """From now on this process finds the zoo at `url`, a folder or an address; None: where it found it so far.
+    """From now on this process finds the zoo at `url`, a folder or an address, whatever a configuration says.
+
+    None: where the configuration says, and without one in the repository.
 
     Raises:
         UserError: it is neither.
     """
-    global _place
+    global _told
     if url is not None:
         places.check(url)
-        _place = url
+    _told = url
+
+
+def of_run(url: str | None) -> None:
+    """The zoo of the configuration that is at work from now on; `use` goes before it. Raises UserError as `use`."""
+    global _of_run
+    if url is not None and _told is None:
+        places.check(url)
+    _of_run = url
+
+
+def told() -> str | None:
+    """What `use` was told last."""
+    return _told
 
 
 def place() -> str:
     """The folder or address where this process finds the zoo."""
-    return _place
+    return _told or _of_run or str(OURS)
+
+
+def plays(config: Mapping[str, Any]) -> bool:
+    """Whether policies of the zoo play in a configuration, so that `zoo.url` is a part of its result."""
+    groups = [one for one in (config.get("groups") or {}).values() if isinstance(one, Mapping)]
+    return any(str(value).startswith(PREFIX) for one in groups for value in one.values())
 
 
 def taken(arguments: Sequence[str]) -> list[str]:
@@ -86,25 +108,26 @@ def located(run: str | Path) -> Path:
 def policy(name: str) -> Path:
     """The file of the policy `name`, on this machine and with the digest of the index. Raises UserError."""
     entry = _entry(name)
-    return places.file(_place, f"{name}.safetensors", entry.sha256, entry.bytes)
+    return places.file(place(), f"{name}.safetensors", entry.sha256, entry.bytes)
 
 
 def card(name: str) -> dict[str, Any]:
     """What the card of the policy `name` says. Raises UserError."""
-    entry, content = _entry(name), places.text(_place, f"{name}.json")
+    entry, content = _entry(name), places.text(place(), f"{name}.json")
     if hashlib.sha256(content).hexdigest() != entry.card:
-        raise UserError(f"{_place}/{name}.json: is another card than {INDEX} says (its digest differs)")
-    return _mapping(content, f"{_place}/{name}.json")
+        raise UserError(f"{place()}/{name}.json: is another card than {INDEX} says (its digest differs)")
+    return _mapping(content, f"{place()}/{name}.json")
 
 
 def entries() -> dict[str, Entry]:
     """{name: entry} of the zoo, in order of the names. Raises UserError where there is no index, or a broken one."""
-    where = f"{_place}/{INDEX}"
-    content = _mapping(places.text(_place, INDEX), where)
+    where = f"{place()}/{INDEX}"
+    content = _mapping(places.text(place(), INDEX), where)
     if content.get("format") != FORMAT or not isinstance(content.get("policies"), dict):
         raise UserError(f"{where}: is no index of a zoo of this version (format {FORMAT})")
     for name, one in content["policies"].items():
-        sound = isinstance(one, dict) and one.keys() == {"sha256", "bytes", "card"} and isinstance(one["bytes"], int)
+        sound = isinstance(one, dict) and one.keys() == {"sha256", "bytes", "card"}
+        sound = sound and type(one["bytes"]) is int and one["bytes"] > 0
         if not sound or not NAME.fullmatch(name) or not all(DIGEST.fullmatch(str(one[k])) for k in ("sha256", "card")):
             raise UserError(f"{where}: its entry {name!r} is none: a name, two digests and a size are needed")
     return {name: Entry(**one) for name, one in sorted(content["policies"].items())}
@@ -131,11 +154,15 @@ def _mapping(content: bytes, where: str) -> dict[str, Any]:
 # ---- writing ---------------------------------------------------------------------------------------------------
 
 
-def write_index(folder: str | Path) -> None:
-    """Write the index of the policies that lie in `folder` with their cards. Raises UserError."""
-    policies = {}
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        content, about = path.read_bytes(), path.with_suffix(".json").read_bytes()
-        digests = {"sha256": hashlib.sha256(content).hexdigest(), "card": hashlib.sha256(about).hexdigest()}
-        policies[path.stem] = {**digests, "bytes": len(content)}
-    files.write_json(Path(folder) / INDEX, {"format": FORMAT, "policies": policies})
+def write_entry(folder: str | Path, name: str) -> None:
+    """Put the policy `name`, which lies in `folder` with its card, into its index; other entries stay as they are.
+
+    Raises:
+        UserError: there is an index, and it cannot be read.
+    """
+    path, policy_file = Path(folder) / INDEX, Path(folder) / f"{name}.safetensors"
+    policies = _mapping(path.read_bytes(), str(path))["policies"] if path.is_file() else {}
+    content, about = policy_file.read_bytes(), policy_file.with_suffix(".json").read_bytes()
+    digests = {"sha256": hashlib.sha256(content).hexdigest(), "card": hashlib.sha256(about).hexdigest()}
+    policies[name] = {**digests, "bytes": len(content)}
+    files.write_json(path, {"format": FORMAT, "policies": dict(sorted(policies.items()))})

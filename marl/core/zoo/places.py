@@ -16,6 +16,18 @@ TIMEOUT = 30.0  # seconds without an answer
 MOST_TEXT, MOST_POLICY = 1 << 20, 64 << 20  # bytes of an index or a card, and of a policy
 
 
+class _StaysEncrypted(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but not from https to anything else."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):  # noqa: ANN001, ANN201 - urllib's signature
+        if req.full_url.startswith("https://") and not newurl.startswith("https://"):
+            raise urllib.error.HTTPError(newurl, code, f"leads from https to {newurl.split(':')[0]}", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_StaysEncrypted)
+
+
 def check(url: str) -> None:
     """Raise UserError where `url` is neither a folder nor an address of HTTP."""
     if not url.startswith(ADDRESS) and ("://" in url or not Path(url).is_dir()):
@@ -77,11 +89,11 @@ def _fetch(place: str, name: str, most: int) -> bytes:
     address = f"{place.rstrip('/')}/{name}"
     try:
         request = urllib.request.Request(address, headers={"User-Agent": "marl-engine"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        with _OPENER.open(request, timeout=TIMEOUT) as answer:
             return _limited(answer.read(most + 1), most, address)
     except urllib.error.HTTPError as error:
         raise UserError(f"zoo.url={place}: {name} cannot be fetched: {error.code} {error.reason}") from error
-    except (OSError, http.client.HTTPException) as error:  # no name, no route, refused, too slow, cut short
+    except (OSError, ValueError, http.client.HTTPException) as error:  # no address, no route, too slow, cut short
         why = getattr(error, "reason", error)
         why = files.reason(why) if isinstance(why, Exception) else why
         raise UserError(f"zoo.url={place}: {name} cannot be fetched: {why}") from error

@@ -37,7 +37,7 @@ def check_options(options: argparse.Namespace) -> None:
     given = [name for name in ("only", "skip", "report", "keep") if getattr(options, name)]
     if given:
         raise UserError(f"--check: cannot go with --{given[0]}; it has parts of its own, and runs all of them")
-    if options.minutes < 0:
+    if options.minutes <= 0:
         raise UserError(f"--minutes {options.minutes:g}: must be more than 0")
     if options.write and (why := table.check_page(options.write)):
         raise UserError(why)
@@ -111,5 +111,5 @@ def run(options: argparse.Namespace, command: str, chosen: tuple[Part, ...] = PA
         table.write(options.write, text)
     print(text)
     if table.counts(results)[LEFT]:
-        print("Some items were left out for want of time: --minutes gives more.", file=sys.stderr)
+        print("Some items were left out; the table says why. --minutes gives more time.", file=sys.stderr)
     return int(table.counts(results)[FAILED] > 0)

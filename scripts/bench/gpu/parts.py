@@ -58,6 +58,8 @@ def sentence(error: BaseException) -> str:
 def _child(answer: Connection, part: Part, item: str, options: argparse.Namespace, seconds: float) -> None:
     """Works on one item; sends its rows, and None behind the last one."""
     faulthandler.enable(sys.__stderr__)
+    if ":" in options.device:
+        torch.cuda.set_device(options.device)  # events are recorded on the current one
     if part.side_by_side:
         torch.set_num_threads(1)
     try:

@@ -28,18 +28,18 @@ def runs(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def filled(runs, tmp_path_factory) -> Path:
     """A zoo of two policies, trained for a moment."""
-    folder, before = tmp_path_factory.mktemp("zoo"), zoo.place()
+    folder = tmp_path_factory.mktemp("zoo")
     zoo.use(str(folder))
     for name, run in runs.items():
         zoo_card.add(run, name, "last", episodes=4)
-    zoo.use(before)
+    zoo.use(None)
     return folder
 
 
 @pytest.fixture
 def shelf(filled: Path, monkeypatch) -> Path:
     """That zoo, as the one of this process."""
-    monkeypatch.setattr(zoo, "_place", str(filled))
+    monkeypatch.setattr(zoo, "_told", str(filled))
     return filled
 
 
@@ -117,11 +117,46 @@ def test_the_list_and_the_verification(shelf, script, capsys, monkeypatch, tmp_p
     card = json.loads((spoilt / "balance.json").read_text())
     card["evaluated"]["mode"]["all"]["ci95"] = [1000.0, 1001.0]
     (spoilt / "balance.json").write_text(json.dumps(card))
-    zoo.write_index(spoilt)
-    monkeypatch.setattr(zoo, "_place", str(spoilt))
+    zoo.write_entry(spoilt, "balance")
+    monkeypatch.setattr(zoo, "_told", str(spoilt))
     with pytest.raises(SystemExit) as stop:
         module.run(["verify", "balance"])
     assert stop.value.code == 1 and "NOT MET" in capsys.readouterr().out
+
+
+def test_what_a_foreign_card_asks_for_has_bounds(shelf, script, monkeypatch, tmp_path: Path) -> None:
+    module, spoilt = script("zoo"), tmp_path / "spoilt"
+    shutil.copytree(shelf, spoilt)
+    monkeypatch.setattr(zoo, "_told", str(spoilt))
+
+    def refused(**changed: object) -> str:
+        card = json.loads((shelf / "balance.json").read_text())
+        card["evaluated"] |= changed
+        (spoilt / "balance.json").write_text(json.dumps(card))
+        zoo.write_entry(spoilt, "balance")
+        with pytest.raises(UserError, match="zoo/balance: ") as told:
+            module.run(["verify", "balance"])
+        return str(told.value)
+
+    row = {"mean": 0.0, "ci95": [0.0, 0.0]}
+    assert "of which 2 to 100,000 are played" in refused(episodes=10**9)
+    assert "quoted=random" in refused(quoted="random")
+    assert "tells of others, which does not play" in refused(mode={"others": row})
+    assert "no figure that could be verified" in refused(mode={"all": {"mean": "much", "ci95": [0, 1]}})
+    card = json.loads((shelf / "balance.json").read_text())
+    del card["trained"]
+    (spoilt / "balance.json").write_text(json.dumps(card))
+    zoo.write_entry(spoilt, "balance")
+    with pytest.raises(UserError, match="zoo/balance: its card lacks what the list tells"):
+        module.run(["list"])
+
+
+def test_a_policy_from_elsewhere_names_no_zoo_of_its_own(shelf) -> None:
+    policy = Policy.load("zoo/balance")
+    policy.metadata["config"]["zoo"] = {"url": "https://127.0.0.1:1/${oc.env:HOME}"}
+    path = shelf.parent / "stranger.safetensors"
+    policy.save(path)
+    assert compose.saved(path).zoo.url is None
 
 
 def test_a_card_says_what_its_policy_is(shelf, runs) -> None:
@@ -149,7 +184,7 @@ def test_the_command_of_a_card_can_be_typed_again(tmp_path: Path) -> None:
 
 def test_runs_are_added_by_their_names(runs, script, tmp_path: Path, monkeypatch, capsys) -> None:
     module, balance = script("zoo"), str(runs["balance"])
-    monkeypatch.setattr(zoo, "_place", str(tmp_path))
+    monkeypatch.setattr(zoo, "_told", str(tmp_path))
     module.run(["add", balance, "name={scenario}_{algorithm}", "episodes=2", "critics=false"])
     assert list(zoo.entries()) == ["balance_mappo"] and not zoo.card("balance_mappo")["critics"]
     assert (
@@ -201,7 +236,7 @@ def test_a_policy_of_an_algorithm_without_critics_of_states_is_the_same(tmp_path
     """Its loss has more than the file, which holds actors alone: values of actions, and networks that follow."""
     run = make_run(tmp_path / "run", "algo=iddpg", "algo.buffer_frames=200", "algo.updates=2")
     (tmp_path / "zoo").mkdir()
-    monkeypatch.setattr(zoo, "_place", str(tmp_path / "zoo"))
+    monkeypatch.setattr(zoo, "_told", str(tmp_path / "zoo"))
     monkeypatch.chdir(tmp_path)
     zoo_card.add(run, "balance_iddpg", "last", episodes=2)
     evaluate = script("evaluate")

@@ -52,7 +52,7 @@ def part(*items: str, name: str = "part", side_by_side: bool = False) -> parts.P
 @pytest.mark.parametrize("side_by_side", [False, True])
 def test_what_goes_wrong_is_a_row_and_the_rest_goes_on(side_by_side: bool) -> None:
     made = part("raises", "well", "too large", "faults", "leaves", "figure", side_by_side=side_by_side)
-    found = {row["item"]: row for row in parts.run(made, argparse.Namespace(), 60)}
+    found = {row["item"]: row for row in parts.run(made, argparse.Namespace(device="cpu"), 60)}
     assert found["well"]["outcome"] == "passed" and found["figure"]["value"] == 2.5
     assert {found[item]["outcome"] for item in ("raises", "faults", "leaves")} == {"failed"}
     assert found["too large"]["outcome"] == "left out" and "no room for 99 GB" in found["too large"]["said"]
@@ -64,13 +64,13 @@ def test_what_goes_wrong_is_a_row_and_the_rest_goes_on(side_by_side: bool) -> No
 def test_what_does_not_end_is_left_and_named_with_all_behind_it(monkeypatch) -> None:
     monkeypatch.setattr(parts, "GRACE", 0.2)
     began = time.perf_counter()
-    found = list(parts.run(part("well", "hangs", "figure"), argparse.Namespace(), 2))
+    found = list(parts.run(part("well", "hangs", "figure"), argparse.Namespace(device="cpu"), 2))
     assert [row["outcome"] for row in found] == ["passed", "left out"] and time.perf_counter() - began < SLEEP
     assert found[-1]["left"] == ["hangs", "figure"] and found[-1]["said"].endswith("hangs, figure")
 
 
 def test_a_part_without_time_begins_nothing() -> None:
-    (row,) = parts.run(part("raises", "well"), argparse.Namespace(), 0)
+    (row,) = parts.run(part("raises", "well"), argparse.Namespace(device="cpu"), 0)
     assert row["outcome"] == "left out" and row["left"] == ["raises", "well"]
 
 

@@ -75,6 +75,21 @@ def test_what_two_arms_read_within_other_arms_is_as_lazy_as_both(answers):
     assert (shared in computed) == (answers[0] and answers[1])
 
 
+@pytest.mark.parametrize("answers", list(itertools.product([False, True], repeat=2)))
+def test_a_condition_that_is_being_written_is_not_asked_for(answers):
+    """c2 needs a select by c; an arm of another select by c joins its block and needs what is read under c2 alone."""
+    p = Program()
+    x, y, c = p.input(("x",), "f"), p.input(("y",), "f"), p.input(("c",), "b")
+    zero = p.const(0.0, "f")
+    first = p.op("select", c, costly(p, x), zero)
+    c2 = p.op("lt", first, y)
+    shared = costly(p, p.op("mul", x, x))
+    second = p.op("select", c, costly(p, shared), zero)
+    outputs = [p.op("select", c2, p.op("add", second, shared), zero)]
+    inputs = {("x",): np.float32(0.7), ("y",): np.float32(1.0 if answers[0] else -1.0), ("c",): answers[1]}
+    np.testing.assert_array_equal(play(p, outputs, inputs)[0], evaluate(p, outputs, inputs))
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_a_schedule_computes_what_its_program_means(seed):
     """Random programs of questions within questions, whose arms share what they read."""

@@ -5,6 +5,8 @@ import hashlib
 import http.server
 import json
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +23,8 @@ CONTENT = b"eight by" * 100
 @pytest.fixture(autouse=True)
 def elsewhere(monkeypatch, tmp_path: Path) -> None:
     """The process's zoo is put back, and nothing is kept in the user's cache."""
-    monkeypatch.setattr(zoo, "_place", zoo.place())
+    monkeypatch.setattr(zoo, "_told", None)
+    monkeypatch.setattr(zoo, "_of_run", None)
     monkeypatch.setenv("MARL_ZOO_CACHE", str(tmp_path / "cache"))
     places._fetched.cache_clear()
 
@@ -33,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "navigation.safetensors").write_bytes(CONTENT)
     (folder / "navigation.json").write_text('{"name": "navigation"}')
-    zoo.write_index(folder)
+    zoo.write_entry(folder, "navigation")
     return folder
 
 
@@ -104,8 +107,13 @@ def test_an_unknown_name_is_told_with_those_there_are(folder: Path) -> None:
 def test_the_command_line_says_where(folder: Path) -> None:
     assert zoo.taken(["verify", f"zoo.url={folder}", "navigation"]) == ["verify", "navigation"]
     assert zoo.place() == str(folder)
-    zoo.use(None)
+    zoo.of_run(str(folder / "nothing"))  # a run's own does not count then, and need not be there any more
     assert zoo.place() == str(folder)
+    zoo.use(None)
+    zoo.of_run(str(folder))
+    assert zoo.place() == str(folder)
+    zoo.of_run(None)
+    assert zoo.place() == str(zoo.OURS)
     for wrong in ("ftp://x.y/z", "file:///etc", str(folder / "nothing")):
         with pytest.raises(UserError, match=r"zoo.url=.*: must be a folder that is there, or an address"):
             zoo.taken([f"zoo.url={wrong}"])
@@ -133,6 +141,8 @@ def test_other_bytes_are_refused(folder: Path) -> None:
         {"../../up": {"sha256": "0" * 64, "card": "0" * 64, "bytes": 1}},
         {"up": {"sha256": "short", "card": "0" * 64, "bytes": 1}},
         {"up": {"sha256": "0" * 64, "card": "0" * 64, "bytes": "many"}},
+        {"up": {"sha256": "0" * 64, "card": "0" * 64, "bytes": -2}},  # read(-1) would read all there is
+        {"up": {"sha256": "0" * 64, "card": "0" * 64, "bytes": True}},
         {"up": {"sha256": "0" * 64, "card": "0" * 64}},
     ],
 )
@@ -142,6 +152,24 @@ def test_an_index_of_another_kind_is_refused(folder: Path, content: str | dict) 
     zoo.use(str(folder))
     with pytest.raises(UserError, match="index.json: (cannot be read as|is no index|its entry)"):
         zoo.entries()
+
+
+def test_a_further_policy_leaves_the_other_entries_as_they_are(folder: Path) -> None:
+    before = json.loads((folder / "index.json").read_text())["policies"]["navigation"]
+    (folder / "navigation.safetensors").write_bytes(b"swapped")
+    (folder / "wheel.safetensors").write_bytes(CONTENT)
+    (folder / "wheel.json").write_text("{}")
+    zoo.write_entry(folder, "wheel")
+    zoo.use(str(folder))
+    assert list(zoo.entries()) == ["navigation", "wheel"]
+    assert json.loads((folder / "index.json").read_text())["policies"]["navigation"] == before
+    with pytest.raises(UserError, match="is damaged, or another file"):
+        zoo.policy("navigation")
+
+
+def test_a_zoo_counts_where_its_policies_play() -> None:
+    assert not zoo.plays({"groups": {}}) and not zoo.plays({"groups": {"agents": {"policy": "learn", "n": None}}})
+    assert zoo.plays({"groups": {"adversary": {"policy": "zoo/simple_tag"}}})
 
 
 # ---- at an address
@@ -184,6 +212,18 @@ def test_an_address_without_an_answer_is_told(served, folder: Path) -> None:
     zoo.use(address)
     with pytest.raises(UserError, match=r"navigation.safetensors cannot be fetched: 404"):
         zoo.policy("navigation")
+    for broken in ("https://.example.com", "http://127.0.0.1/z\u00f6\u00f6", "http://[x"):
+        zoo.use(broken)
+        with pytest.raises(UserError, match=r"zoo.url=.*: index.json cannot be fetched: "):
+            zoo.entries()
     zoo.use("http://127.0.0.1:1/zoo")
     with pytest.raises(UserError, match=r"zoo.url=http://127.0.0.1:1/zoo: index.json cannot be fetched: "):
         zoo.entries()
+
+
+def test_a_redirect_does_not_leave_https() -> None:
+    request = urllib.request.Request("https://one.example/index.json")
+    follow = places._StaysEncrypted().redirect_request
+    assert follow(request, None, 302, "Found", {}, "https://two.example/index.json").full_url.startswith("https://two")
+    with pytest.raises(urllib.error.HTTPError, match="leads from https to http"):
+        follow(request, None, 302, "Found", {}, "http://two.example/index.json")
