@@ -14,7 +14,8 @@ from marl.native.compiler import PATIENCE, digest
 
 # Products and sums round one by one, as the simulator's do; quotients and roots round correctly.
 OPTIONS = ("--fmad=false", "--prec-div=true", "--prec-sqrt=true", "--ftz=false", "--std=c++17", "--ptxas-options=-v")
-VERSION = 1  # of what decides a binary beside source, options, chip and NVRTC; raise it to void caches
+VERSION = 2  # of what decides a binary beside source, options, chip and NVRTC; raise it to void caches
+BOUND = re.compile(r"__launch_bounds__\((\d+), \d+\)")
 MISSING = "CUDA kernels need NVRTC, which torch's CUDA wheels or pip install -e '.[cuda]' bring"
 
 
@@ -73,7 +74,19 @@ def compile_cuda(source: str, architecture: str) -> Path:
 
 
 def build(source: str, architecture: str) -> tuple[bytes, str]:
-    """(binary, what ptxas said) of a source for a chip. Raises CannotCompile, with NVRTC's first words."""
+    """(binary, what ptxas said) of a source for a chip. Raises CannotCompile, with NVRTC's first words.
+
+    The source bounds a thread's registers, so that several blocks fit. Where that makes it spill, it is compiled again
+    with room for one block, and kept so if that spills less.
+    """
+    found = _compiled(source, architecture)
+    freed = BOUND.sub(r"__launch_bounds__(\1, 1)", source)
+    if not _spilled(found[1]) or freed == source:
+        return found
+    return min(found, _compiled(freed, architecture), key=lambda pair: _spilled(pair[1]))
+
+
+def _compiled(source: str, architecture: str) -> tuple[bytes, str]:
     nvrtc = _nvrtc()
     _, program = nvrtc.nvrtcCreateProgram(source.encode(), b"kernel.cu", 0, [], [])
     try:
@@ -102,4 +115,8 @@ def resources(log: str) -> Resources:
     frames = [int(n) for n in re.findall(r"(\d+) bytes stack frame", log)]
     if not registers or not frames:
         raise ValueError("ptxas said nothing of registers")
-    return Resources(max(registers), max(frames), sum(int(n) for n in re.findall(r"(\d+) bytes spill stores", log)))
+    return Resources(max(registers), max(frames), _spilled(log))
+
+
+def _spilled(log: str) -> int:
+    return sum(int(n) for n in re.findall(r"(\d+) bytes spill stores", log))

@@ -33,6 +33,23 @@ def test_a_kernel_compiles_for_every_chip_of_the_table():
         assert binary[:4] == b"\x7fELF" and resources(log).spilled == 0
 
 
+@pytest.mark.parametrize(
+    ("bound", "free", "kept"), [(0, None, "bound"), (40, 0, "free"), (40, 40, "bound"), (8, 16, "bound")]
+)
+def test_a_bound_that_spills_is_lifted_where_that_helps(monkeypatch, bound: int, free: int | None, kept: str):
+    """free: bytes spilled without the bound; None: not compiled so."""
+    asked = []
+
+    def compiled(source: str, chip: str) -> tuple[bytes, str]:
+        asked.append(source)
+        how, spilled = ("bound", bound) if "(128, 4)" in source else ("free", free)
+        return how.encode(), f"{spilled} bytes spill stores"
+
+    monkeypatch.setattr(cuda_compiler, "_compiled", compiled)
+    assert build("void __launch_bounds__(128, 4) f()", "sm_90")[0].decode() == kept
+    assert asked[1:] == ([] if free is None else ["void __launch_bounds__(128, 1) f()"])
+
+
 @needs_nvrtc
 def test_binaries_are_kept_under_source_and_chip(tmp_path, monkeypatch):
     monkeypatch.setenv("MARL_KERNEL_CACHE", str(tmp_path))
