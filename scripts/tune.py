@@ -265,8 +265,8 @@ def as_preset(overrides: list[str], name: str) -> str:
 
 def main(arguments: list[str]) -> Tuning:
     """Work on a study, with helpers where asked for; then confirm and write what was found."""
-    if zoo.told():  # taken off by now, and all trials of all helpers need it
-        arguments = [*arguments, f"{zoo.KEY}={zoo.told()}"]
+    if zoo.chosen():  # taken off by now, and all trials of all helpers need it
+        arguments = [*arguments, f"{zoo.KEY}={zoo.chosen()}"]
     values, overrides = split(Options, arguments)
     options = Options(**values)
     tuning = Tuning(options, overrides)

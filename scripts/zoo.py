@@ -3,7 +3,7 @@
   list                 the policies: scenario, algorithm, return with its 95 % interval, frames, size
   verify [NAME…]       plays the card's episodes again: is its return met? all policies if none is named; exit code 1
                        where one is not
-  add RUN_DIR…         puts the policies of runs into the zoo, each evaluated anew and with a card; of runs that get the
+  add RUN_DIR…         puts the policies of runs into the zoo, evaluated again, with a card; of runs that get the
                        same name the one whose own evaluation is best
 
   name={scenario}      what a policy is called; {scenario} and {algorithm} are filled in
@@ -55,7 +55,7 @@ def interval(row: dict) -> str:
     return f"{row['mean']:.4g} [{low:.4g}, {high:.4g}]"
 
 
-def told(card: dict) -> list[str]:
+def cells(card: dict) -> list[str]:
     """What the list tells of a policy, by its card."""
     evaluated, frames = card["evaluated"], card["trained"]["frames"]
     return [
@@ -73,7 +73,7 @@ def show() -> None:
     rows = []
     for name, entry in zoo.entries().items():
         try:
-            rows.append([name, *told(zoo.card(name)), f"{entry.bytes / 1000:,.0f} kB"])
+            rows.append([name, *cells(zoo.card(name)), f"{entry.bytes / 1000:,.0f} kB"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"zoo/{name}: its card lacks what the list tells: {error!r}") from error
     columns = ["policy", "scenario", "algorithm", "return [95 %]", "acts by", "random", "frames", "size"]
@@ -103,8 +103,8 @@ def add(runs: list[str], chosen: Options) -> list[str]:
     best: dict[str, tuple[float, str]] = {}
     for run in runs:
         name = zoo_card.name_of(run, chosen.which, chosen.name)
-        told = (Policy.load(run, chosen.which).metadata.get("run") or {}).get("evaluation") or {}
-        score = float(told.get("episode_return", -math.inf))
+        evaluation = (Policy.load(run, chosen.which).metadata.get("run") or {}).get("evaluation") or {}
+        score = float(evaluation.get("episode_return", -math.inf))
         if name not in best or score > best[name][0]:
             best[name] = score, run
     taken = sorted(best.keys() & zoo.entries().keys()) if (Path(zoo.place()) / zoo.INDEX).is_file() else []

@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("scenarios", nargs="*", help="all of VMAS's where none is named")
     parser.add_argument("--gradients", action="store_true", help="the kernels of gradients instead of the steps'")
     parser.add_argument("--chips", nargs="*", default=CHIPS, help="none: compared only")
-    parser.add_argument("--json", type=Path, help="a file for the rows, written anew")
+    parser.add_argument("--json", type=Path, help="a file for the rows, written from scratch")
     parser.add_argument("--page", type=Path, help="a page whose table's rows of these scenarios are replaced")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")

@@ -76,9 +76,9 @@ def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     """
     run = zoo.located(run)
     path = run_directory.config_of(run)
-    told = checkpoint_file.description(run) if path is None and run.is_file() else None
-    if told and isinstance(told.get("config"), dict):  # a policy of the zoo
-        path, cfg = run, OmegaConf.create({**update_config(told["config"]), "zoo": HERE})
+    metadata = checkpoint_file.description(run) if path is None and run.is_file() else None
+    if metadata and isinstance(metadata.get("config"), dict):  # a policy of the zoo
+        path, cfg = run, OmegaConf.create({**update_config(metadata["config"]), "zoo": HERE})
     elif path is None and Path(run).suffix == ".pt" and Path(run).is_file():  # one that lies alone: it tells, too
         path, cfg = Path(run), OmegaConf.create({**checkpoint_file.load(run)["config"], "zoo": HERE})
     elif path is None:

@@ -123,10 +123,10 @@ def average_(tensors: Sequence[Tensor]) -> None:
 def share_(tensors: Sequence[Tensor]) -> None:
     """Put the first process's numbers in the place of each tensor, by one exchange for each dtype."""
     for dtype in dict.fromkeys(value.dtype for value in tensors) if world() > 1 else ():
-        alike = [value for value in tensors if value.dtype == dtype]
-        flat = torch.cat([value.flatten() for value in alike])
+        same = [value for value in tensors if value.dtype == dtype]
+        flat = torch.cat([value.flatten() for value in same])
         dist.broadcast(flat, 0)
-        _put_back(alike, flat)
+        _put_back(same, flat)
 
 
 def _put_back(tensors: Sequence[Tensor], flat: Tensor) -> None:

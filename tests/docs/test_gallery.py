@@ -26,7 +26,7 @@ return sum"""
 
 @pytest.fixture(autouse=True)
 def ours(monkeypatch) -> None:
-    monkeypatch.setattr(zoo, "_told", str(ZOO))
+    monkeypatch.setattr(zoo, "_chosen", str(ZOO))
 
 
 def emulate(browser, **features: str) -> None:

@@ -2,8 +2,6 @@
 
 import math
 import shutil
-from collections.abc import Iterator
-from functools import wraps
 
 import pytest
 import torch
@@ -20,7 +18,7 @@ from envs.vmas.gradients.step_function import StepFunction
 from envs.vmas.kernel_stepper import KernelStepper
 from marl.checkpoints import checkpoint_file
 from marl.engine.updater import Updater
-from tests.standin_cuda.runs import TINY, cut_back, resume, same, train
+from tests.standin_cuda.runs import TINY, cut_back, resume, same, train, watch, watch_each
 from tests.standin_cuda.standin import watched
 
 SCENARIO = "mpe/simple_spread"
@@ -32,32 +30,12 @@ GOAL = "world._landmarks.0._state._pos"
 def strict(monkeypatch) -> None:
     """Windows and updates are watched, but for states taken over after resets, and comparisons with the simulator."""
 
-    def watch(owner: type, name: str, on: bool = True) -> None:
-        method = getattr(owner, name)
-
-        @wraps(method)
-        def inside(*args, **kwargs):
-            with watched(on):
-                return method(*args, **kwargs)
-
-        monkeypatch.setattr(owner, name, inside)
-
-    def batches(task: ShortHorizon, iteration: int) -> Iterator:
-        each = iter(made(task, iteration))
-        while True:
-            with watched():
-                batch = next(each, None)
-            if batch is None:
-                return
-            yield batch
-
-    made = ShortHorizon.batches
-    monkeypatch.setattr(ShortHorizon, "batches", batches)
-    watch(DifferentiableCollector, "collect")
-    watch(Updater, "update")
+    watch_each(monkeypatch, ShortHorizon)
+    watch(monkeypatch, DifferentiableCollector, "collect")
+    watch(monkeypatch, Updater, "update")
     for owner, name in ((KernelStepper, "_load"), (Recheck, "in_run")):
-        watch(owner, name, on=False)
-    watch(RolloutBuffer, "cut_frames", on=False)  # once per iteration
+        watch(monkeypatch, owner, name, on=False)
+    watch(monkeypatch, RolloutBuffer, "cut_frames", on=False)  # once per iteration
 
 
 def played(device: str, scenario: str, free: bool) -> tuple[list[torch.Tensor], int]:

@@ -40,47 +40,52 @@ TINY = [
 REPLAYED = ["algo.updates=2", "algo.buffer_frames=48"]
 
 
+def watch(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, on: bool = True) -> None:
+    """Within a method of a class nothing may wait for the device; on=False: it may, in the midst of others."""
+    method = getattr(owner, name)
+
+    @wraps(method)
+    def inside(*args, **kwargs):
+        with watched(on):
+            return method(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, inside)
+
+
+def watch_each(monkeypatch: pytest.MonkeyPatch, owner: type) -> None:
+    """The same while a task makes each of its minibatches."""
+    method = owner.batches
+
+    @wraps(method)
+    def inside(*args, **kwargs) -> Iterator:
+        batches = iter(method(*args, **kwargs))
+        while True:
+            with watched():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    monkeypatch.setattr(owner, "batches", inside)
+
+
 @pytest.fixture
 def strict(monkeypatch) -> None:
     """Rollouts and updates are watched; within them VMAS's own simulator, which waits 40 times per step, is not."""
-
-    def watch(owner: type, name: str, on: bool = True) -> None:
-        method = getattr(owner, name)
-
-        @wraps(method)
-        def inside(*args, **kwargs):
-            with watched(on):
-                return method(*args, **kwargs)
-
-        monkeypatch.setattr(owner, name, inside)
-
-    def watch_each(owner: type) -> None:
-        method = owner.batches
-
-        @wraps(method)
-        def inside(*args, **kwargs) -> Iterator:
-            batches = iter(method(*args, **kwargs))
-            while True:
-                with watched():
-                    batch = next(batches, None)
-                if batch is None:
-                    return
-                yield batch
-
-        monkeypatch.setattr(owner, "batches", inside)
-
-    watch(Collector, "collect")
-    watch(VmasWorld, "step", on=False)
-    watch(KernelStepper, "_load", on=False)  # a state of the simulator's is taken over: after resets and resumes
-    watch(Recheck, "in_run", on=False)  # in the 1st, 10th, 100th rollout
-    watch(DeviceGraph, "__init__", on=False)  # captures wait
+    watch(monkeypatch, Collector, "collect")
+    watch(monkeypatch, VmasWorld, "step", on=False)
+    watch(
+        monkeypatch, KernelStepper, "_load", on=False
+    )  # a state of the simulator's is taken over: after resets and resumes
+    watch(monkeypatch, Recheck, "in_run", on=False)  # in the 1st, 10th, 100th rollout
+    watch(monkeypatch, DeviceGraph, "__init__", on=False)  # captures wait
     for owner, name in ((SequentialUpdate, "draw_orders"), (OnPolicy, "_is_far")):
-        watch(owner, name, on=False)  # once per iteration, and once per epoch
+        watch(monkeypatch, owner, name, on=False)  # once per iteration, and once per epoch
     for name in ("update", "flush"):
-        watch(Updater, name)
+        watch(monkeypatch, Updater, name)
     for owner in (OnPolicy, OffPolicy):
-        watch_each(owner)
-        watch(owner, "observe")
+        watch_each(monkeypatch, owner)
+        watch(monkeypatch, owner, "observe")
 
 
 def train(folder: Path, *overrides: str, sizes: list[str] = TINY) -> tuple:

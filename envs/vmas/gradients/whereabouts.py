@@ -1,4 +1,4 @@
-"""Whether a window still stands where its environment does: asked at once on a CPU, told later by a GPU."""
+"""Whether a window still stands where its environment does: asked at once on a CPU, known later on a GPU."""
 
 import torch
 from torch import Tensor

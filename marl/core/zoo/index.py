@@ -22,7 +22,7 @@ OURS = Path(__file__).resolve().parents[3] / "docs" / "zoo"
 OUT = Path("outputs") / "zoo"  # where scripts put what they make of one: OUT/NAME
 NAME, DIGEST = re.compile(r"[a-z0-9][a-z0-9_]*"), re.compile(r"[0-9a-f]{64}")
 
-_told: str | None = None  # by the command line or a program
+_chosen: str | None = None  # by the command line or a program
 _of_run: str | None = None  # by the configuration that is at work
 
 
@@ -46,28 +46,28 @@ def use(url: str | None) -> None:
     Raises:
         UserError: it is neither.
     """
-    global _told
+    global _chosen
     if url is not None:
         places.check(url)
-    _told = url
+    _chosen = url
 
 
 def of_run(url: str | None) -> None:
     """The zoo of the configuration that is at work from now on; `use` goes before it. Raises UserError as `use`."""
     global _of_run
-    if url is not None and _told is None:
+    if url is not None and _chosen is None:
         places.check(url)
     _of_run = url
 
 
-def told() -> str | None:
-    """What `use` was told last."""
-    return _told
+def chosen() -> str | None:
+    """What `use` was called with last."""
+    return _chosen
 
 
 def place() -> str:
     """The folder or address where this process finds the zoo."""
-    return _told or _of_run or str(OURS)
+    return _chosen or _of_run or str(OURS)
 
 
 def plays(config: Mapping[str, Any]) -> bool:
@@ -77,7 +77,7 @@ def plays(config: Mapping[str, Any]) -> bool:
 
 
 def taken(arguments: Sequence[str]) -> list[str]:
-    """`arguments` of a command line without `zoo.url=…`, which `use` has been told. Raises UserError as `use`."""
+    """`arguments` without `zoo.url=…`, with which `use` has been called. Raises UserError as `use`."""
     for argument in arguments:
         if argument.startswith(f"{KEY}="):
             use(argument.partition("=")[2].strip("'\""))

@@ -85,7 +85,7 @@ def _leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
 
 
 def digest(state: dict[str, object]) -> str:
-    """One name for such a content, to the bit."""
+    """One name for such a content: equal where it is bitwise identical."""
     whole = hashlib.sha256()
     for path, value in sorted(state.items()):
         whole.update(path.encode())
@@ -95,7 +95,7 @@ def digest(state: dict[str, object]) -> str:
 
 
 def difference(one: dict[str, object], other: dict[str, object]) -> str:
-    """Where two contents differ and by how much, in one sentence; "" where they are the same to the bit."""
+    """Where two contents differ and by how much, in one sentence; "" where they are bitwise identical."""
     if digest(one) == digest(other):
         return ""
     if one.keys() != other.keys():

@@ -54,7 +54,7 @@ def resumes(options: argparse.Namespace) -> list[str]:
 
 
 def resume(item: str, options: argparse.Namespace, clock: Clock) -> Iterator[dict]:
-    """Train, go back to a checkpoint, resume: the last checkpoints must be the same to the bit."""
+    """Train, go back to a checkpoint, resume: the last checkpoints must be bitwise identical."""
     half = 1 if options.quick else 5
     with tempfile.TemporaryDirectory() as scratch:
         whole, again = Path(scratch, "whole"), Path(scratch, "again")
@@ -90,10 +90,10 @@ def capture(item: str, options: argparse.Namespace, clock: Clock) -> Iterator[di
     said = runs.difference(states["true"], states["false"])
     refused = [str(each.message) for each in warned if issubclass(each.category, NotCaptured)]
     counted = ", ".join(f"{many} {name} replayed" if many else f"no {name} replayed" for name, many in replays.items())
-    told = "; ".join([said or f"same bits after {count} iterations", counted, *refused])
+    message = "; ".join([said or f"same bits after {count} iterations", counted, *refused])
     asked = [replays["updates"]] if item in STEP_BY_STEP else replays.values()
     passed = not said and all(asked) and not refused
-    yield verdict(f"capture/{item}", f"graphs against plain, {item}", passed, told, replays=replays)
+    yield verdict(f"capture/{item}", f"graphs against plain, {item}", passed, message, replays=replays)
     for stage in ("collect", "update"):
         ours, plain = (getattr(watches[how], stage)[-max(1, count // 4) :] for how in ("true", "false"))
         yield compared(f"capture/{item}/{stage}", f"{stage}, {item}", "without graphs", "s per iteration", ours, plain)

@@ -39,7 +39,7 @@ def filled(runs, tmp_path_factory) -> Path:
 @pytest.fixture
 def shelf(filled: Path, monkeypatch) -> Path:
     """That zoo, as the one of this process."""
-    monkeypatch.setattr(zoo, "_told", str(filled))
+    monkeypatch.setattr(zoo, "_chosen", str(filled))
     return filled
 
 
@@ -118,7 +118,7 @@ def test_the_list_and_the_verification(shelf, script, capsys, monkeypatch, tmp_p
     card["evaluated"]["mode"]["all"]["ci95"] = [1000.0, 1001.0]
     (spoilt / "balance.json").write_text(json.dumps(card))
     zoo.write_entry(spoilt, "balance")
-    monkeypatch.setattr(zoo, "_told", str(spoilt))
+    monkeypatch.setattr(zoo, "_chosen", str(spoilt))
     with pytest.raises(SystemExit) as stop:
         module.run(["verify", "balance"])
     assert stop.value.code == 1 and "NOT MET" in capsys.readouterr().out
@@ -127,7 +127,7 @@ def test_the_list_and_the_verification(shelf, script, capsys, monkeypatch, tmp_p
 def test_what_a_foreign_card_asks_for_has_bounds(shelf, script, monkeypatch, tmp_path: Path) -> None:
     module, spoilt = script("zoo"), tmp_path / "spoilt"
     shutil.copytree(shelf, spoilt)
-    monkeypatch.setattr(zoo, "_told", str(spoilt))
+    monkeypatch.setattr(zoo, "_chosen", str(spoilt))
 
     def refused(**changed: object) -> str:
         card = json.loads((shelf / "balance.json").read_text())
@@ -184,7 +184,7 @@ def test_the_command_of_a_card_can_be_typed_again(tmp_path: Path) -> None:
 
 def test_runs_are_added_by_their_names(runs, script, tmp_path: Path, monkeypatch, capsys) -> None:
     module, balance = script("zoo"), str(runs["balance"])
-    monkeypatch.setattr(zoo, "_told", str(tmp_path))
+    monkeypatch.setattr(zoo, "_chosen", str(tmp_path))
     module.run(["add", balance, "name={scenario}_{algorithm}", "episodes=2", "critics=false"])
     assert list(zoo.entries()) == ["balance_mappo"] and not zoo.card("balance_mappo")["critics"]
     assert (
@@ -236,7 +236,7 @@ def test_a_policy_of_an_algorithm_without_critics_of_states_is_the_same(tmp_path
     """Its loss has more than the file, which holds actors alone: values of actions, and networks that follow."""
     run = make_run(tmp_path / "run", "algo=iddpg", "algo.buffer_frames=200", "algo.updates=2")
     (tmp_path / "zoo").mkdir()
-    monkeypatch.setattr(zoo, "_told", str(tmp_path / "zoo"))
+    monkeypatch.setattr(zoo, "_chosen", str(tmp_path / "zoo"))
     monkeypatch.chdir(tmp_path)
     zoo_card.add(run, "balance_iddpg", "last", episodes=2)
     evaluate = script("evaluate")

@@ -23,7 +23,7 @@ CONTENT = b"eight by" * 100
 @pytest.fixture(autouse=True)
 def elsewhere(monkeypatch, tmp_path: Path) -> None:
     """The process's zoo is put back, and nothing is kept in the user's cache."""
-    monkeypatch.setattr(zoo, "_told", None)
+    monkeypatch.setattr(zoo, "_chosen", None)
     monkeypatch.setattr(zoo, "_of_run", None)
     monkeypatch.setenv("MARL_ZOO_CACHE", str(tmp_path / "cache"))
     places._fetched.cache_clear()
