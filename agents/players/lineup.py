@@ -3,6 +3,7 @@
 Shapes: T time, E environments, A agents in a group, F features, D action dimensions.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,19 @@ class Lineup:
             )
         return scripted.make(policy, env, name)
 
+    def digests(self) -> dict[str, str]:
+        """{group: what the weights of the saved policy that plays it sum up to}, for a checkpoint."""
+        return {name: _digest(one) for name, one in self.players.items() if isinstance(one, Actor)}
+
+    def check_digests(self, saved: Mapping[str, str]) -> None:
+        """Raises UserError where a saved policy is another than `digests` gave: the run would not go on as it was."""
+        for name, digest in self.digests().items():
+            if saved.get(name, digest) != digest:
+                raise UserError(
+                    f"groups.{name}.policy={self.settings[name].policy}: holds another policy than when this run "
+                    "stopped; begin a new run with init_from=… instead"
+                )
+
     def draw_versions(self, iteration: int) -> None:
         """Choose the past versions of a rollout."""
         for pool in self.pools.values():
@@ -158,6 +172,14 @@ class Lineup:
         """The groups whose return is the run's: those that learn and play in evaluations."""
         learn = [name for name, one in self.settings.items() if one.learns]
         return tuple(name for name in learn if self.settings[name].eval_policy is None) or tuple(learn)
+
+
+def _digest(actor: Actor) -> str:
+    digest = hashlib.sha256()
+    for key, value in sorted(actor.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _act(actor: Actor, observation: Tensor, generator: torch.Generator, mask: Tensor | None) -> Tensor:

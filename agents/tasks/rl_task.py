@@ -260,6 +260,7 @@ class RLTask(EpisodeEvaluation):
             "policy": self.policy_generator.get_state(),
             "minibatches": self.minibatch_generator.get_state(),
             "players": self.lineup.generator.get_state(),
+            "saved_players": self.lineup.digests(),
             **({"curriculum": self.course.state_dict()} if self.curriculum else {}),
         }
 
@@ -269,6 +270,7 @@ class RLTask(EpisodeEvaluation):
             return
         if "spec" in state:
             check_saved(state["spec"], self.spec)
+        self.lineup.check_digests(state.get("saved_players", {}))  # none in a file of before they were kept
         if self.curriculum and "curriculum" in state:
             self.course.load_state_dict(state["curriculum"])
             self._go_on()
@@ -282,6 +284,7 @@ class RLTask(EpisodeEvaluation):
 
     def rejoin(self, iteration: int, saved: dict) -> None:
         """Begin new episodes, from streams not used before: this run was another number of processes' until now."""
+        self.lineup.check_digests(saved.get("saved_players", {}))
         if self.curriculum and "curriculum" in saved:
             self.course.load_state_dict(saved["curriculum"], with_others=False)
             self._go_on()

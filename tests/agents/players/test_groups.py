@@ -126,6 +126,23 @@ def test_a_frozen_group_is_loaded_and_its_weights_stay(run, tmp_path):
     assert all(torch.equal(after[k], before[f"actors.agent.{k}"]) for k in after)
 
 
+def test_a_saved_policy_that_was_replaced_meanwhile_ends_a_resume(run, tmp_path):
+    policy = tmp_path / "policy.safetensors"
+    Policy.load(run).save(policy)
+    groups = {"agent": {"policy": str(policy)}}
+    fit(make(groups), tmp_path / "run", iterations=1)
+    saved = checkpoint_file.load(tmp_path / "run" / "checkpoints" / "last.pt")
+    fit(make(groups), tmp_path / "same", resume=saved)
+    other = Policy.load(run)
+    with torch.no_grad():
+        next(other.actors["agent"].parameters()).view(-1)[0] += 1e-3
+    other.save(policy)
+    with pytest.raises(UserError, match=r"groups.agent.policy=.*safetensors: holds another policy than when this run"):
+        fit(make(groups), tmp_path / "other", resume=saved)
+    del saved["processes"][0]["task"]["saved_players"]  # a checkpoint of before
+    fit(make(groups), tmp_path / "old", resume=saved)
+
+
 def test_in_the_environments_of_the_past_a_group_does_not_learn():
     algo = {"minibatch_size": None, "entropy_coef": 0.1, "normalize_advantage": "batch"}
     task = make({"adversary": {"past": 0.25}, "agent": {"past": 0.5}}, **algo)
