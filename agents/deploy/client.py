@@ -54,6 +54,7 @@ class Client:
         token = token or os.environ.get("MARL_SERVE_TOKEN")
         headers = {"authorization": f"Bearer {token}"} if token else {}
         # The variables for proxies are for the web at large; a token goes to the server that is named, or nowhere.
+        verify = verify if url.startswith("https") else False  # reading the authorities takes longer than a request
         self.http = httpx.Client(base_url=url, headers=headers, timeout=timeout, verify=verify, trust_env=False)
         self.policy, self.retries = policy, retries
         self._model: dict[str, Any] | None = None

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 import uvicorn
@@ -14,12 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from agents.deploy.server.settings import ServerSettings
 
 HEAD = 16_384  # bytes of a request's line and headers
-PHRASES = {
-    400: "Bad Request",
-    408: "Request Timeout",
-    431: "Request Header Fields Too Large",
-    503: "Service Unavailable",
-}
+PHRASES = {status: HTTPStatus(status).phrase for status in (400, 408, 431, 503)}
 
 
 class Connection(HttpToolsProtocol):

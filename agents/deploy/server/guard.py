@@ -77,7 +77,7 @@ class Guard:
             whole = True
             await self.app(scope, replayed(body, receive), answer)
         except Refused as refused:
-            whole = whole or await self._flush(receive)
+            whole = whole or await self._flush(scope, receive)
             await self._refuse(refused, answer)
         except ConnectionError:  # the client has gone: nothing is left to tell it
             pass
@@ -127,8 +127,10 @@ class Guard:
     def _large(self) -> Refused:
         return Refused(413, f"body: more than {self.settings.max_body} bytes (max_body)", reason="size")
 
-    async def _flush(self, receive: Receive) -> bool:
+    async def _flush(self, scope: Message, receive: Receive) -> bool:
         """Read some of what a refused client still sends; whether that was all of it."""
+        if any(name == b"expect" for name, _ in scope["headers"]):  # it waits for leave to send its body
+            return False
         read = 0
         try:
             async with asyncio.timeout(min(1.0, self.settings.slow_seconds)):

@@ -97,7 +97,10 @@ class Policies:
         return str(Path(path).resolve()), status.st_ino, status.st_mtime_ns, status.st_size
 
     async def reload(self) -> None:
-        """Swap in what is new at each policy's place. What can't be loaded, or has other sizes, is told and left out."""
+        """Swap in what is new at each policy's place; what can't be loaded, or has other sizes, is told and left out.
+
+        Requests under way and sessions keep the version that they began with.
+        """
         async with self._one_at_a_time:
             for name, before in list(self.current.items()):
                 stamp = None
@@ -135,6 +138,4 @@ def check_sizes(before: Policy, after: Policy) -> None:
     old = {name: (group.agents, *sizes(group)) for name, group in before.spec.groups.items()}
     new = {name: (group.agents, *sizes(group)) for name, group in after.spec.groups.items()}
     if old != new:
-        raise UserError(
-            "the new one has other groups, agents or sizes, and clients could not go on; give it a new name"
-        )
+        raise UserError("the new one has other groups, agents or sizes, with which clients could not go on")
