@@ -171,15 +171,12 @@ def main() -> None:
             for connections in options.connections if options.only in name else ():
                 rows.append(served(name, options.ckpt, keys, made[kind], connections, options.seconds, folder))
                 print(json.dumps(rows[-1]), flush=True)
-    print(
-        "| setting | connections | decisions/s | p50 ms | p99 ms | p99.9 ms | CPU µs | requests/batch | MB (growth) |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    columns = ["setting", "connections", "per_second", "p50_ms", "p99_ms", "p99.9_ms", "cpu_us", "requests_per_batch",
+               "memory_mb", "growth", "failed"]  # fmt: skip
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for row in rows:
-        last = ("–", "–", "–") if "failed" not in row else (
-            f"{row['cpu_us']:.0f}", f"{row['requests_per_batch']:.1f}", f"{row['memory_mb']:.0f} ({row['growth']:+.1%})")  # fmt: skip
-        print(f"| {row['setting']} | {row.get('connections', '–')} | {row['per_second']:,.0f} | {row['p50_ms']:.2f} | "
-              f"{row['p99_ms']:.2f} | {row['p99.9_ms']:.2f} | {' | '.join(last)} |")  # fmt: skip
+        values = [row.get(column, "–") for column in columns]
+        print(f"| {' | '.join(f'{value:.4g}' if isinstance(value, float) else str(value) for value in values)} |")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
 

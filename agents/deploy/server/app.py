@@ -1,6 +1,6 @@
 """The routes of a server of policies."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Request, Response
@@ -25,6 +25,9 @@ SCHEMAS = "#/components/schemas/{model}"
 PAGE_HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'", "x-frame-options": "DENY"}
 
 
+Act = Callable[[Request], Awaitable[Response]]
+
+
 class NewSession(BaseModel):
     """What `POST /v1/sessions` takes; no body at all means {}."""
 
@@ -35,8 +38,8 @@ class NewSession(BaseModel):
 
 def application(
     policies: Policies, sessions: Sessions, metrics: Metrics, settings: ServerSettings, ready: Callable[[], bool]
-) -> FastAPI:
-    """The server's routes. ready: whether new requests are welcome."""
+) -> tuple[FastAPI, Act]:
+    """The server's routes, and by itself the function behind `POST /v1/act`. ready: whether requests are welcome."""
     app = FastAPI(
         title="marl-engine: policies",
         description="Observations of agents to their actions.",
@@ -76,16 +79,16 @@ def application(
                 raise Refused(400, "query: is of raw bodies; with JSON all of it stands in the body")
             asked = wire.text(body)
             version, session = chosen(asked.policy, asked.session, asked.memory is not None)
-            job, batched = wire.job_of_text(version.policy, asked, settings.max_batch)
+            job, batched = wire.job_of_text(version.shapes, asked, settings.max_batch)
             keeps = asked.memory is not None
             acted = await answered(version, session, job, asked.reset, keeps)
             about = {"policy": version.name, "version": version.number}
-            return Response(wire.answer_text(version.policy, acted, batched, keeps, about), media_type=JSON)
+            return Response(wire.answer_text(version.shapes, acted, batched, keeps, about), media_type=JSON)
         if kind == RAW:
             raw = wire.query(request.scope["query_string"])
             keeps = "memory" in raw.parts.split(",")
             version, session = chosen(raw.policy, raw.session, keeps)
-            job = wire.job_of_raw(version.policy, raw, body, settings.max_batch)
+            job = wire.job_of_raw(version.shapes, raw, body, settings.max_batch)
             acted = await answered(version, session, job, raw.reset, keeps)
             headers = {"x-policy": version.name, "x-version": str(version.number)}
             return Response(wire.answer_raw(job.observations, acted, keeps), headers=headers, media_type=RAW)
@@ -107,7 +110,7 @@ def application(
         if session is None:
             if reset:
                 raise Refused(400, "reset: is of sessions")
-            zeros = version.policy.memory(job.rows)
+            zeros = version.shapes.zeros(job.rows)
             if zeros and not keeps:
                 names = ", ".join(zeros)
                 raise Refused(400, f"memory: this policy remembers what {names} saw; open a session, or send memory")
@@ -163,8 +166,8 @@ def application(
             "backend": settings.backend,
             "max_batch": settings.max_batch,
             "spec": finite(describe(of.spec)),
-            "memory": wire.memories(of),
-            "action_masks": wire.choices(of),
+            "memory": version.shapes.memory,
+            "action_masks": version.shapes.choices,
             "run": finite(of.metadata.get("run") or {}),
             "env": finite(of.metadata.get("env") or {}),
             "card": card(of, "safetensors"),
@@ -208,4 +211,4 @@ def application(
         metrics.refused.labels("failure").inc()
         return told(500, "the server failed; its log says how")
 
-    return app
+    return app, act

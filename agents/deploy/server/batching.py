@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -172,6 +173,6 @@ def joined(parts: list[Tensor]) -> Tensor:
 def finite(acted: Acted) -> Acted:
     """`acted`, whose numbers are all finite. Raises Refused where they are not."""
     for name, value in (*acted.actions.items(), *acted.memory.items()):
-        if value.is_floating_point() and not bool(value.isfinite().all()):
+        if value.is_floating_point() and not np.isfinite(value.numpy()).all():
             raise Refused(400, f"observations: numbers of {name} are so large that the policy's result is not finite")
     return acted

@@ -58,10 +58,11 @@ class OnnxParameters:
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's own: nothing a user could change
-            shapes = tuple({0: torch.export.Dim("rows", min=1)} for _ in examples)
-            traced = torch.export.export(
-                Parameters(actor), tuple(examples), dynamic_shapes={"observation": shapes[0], "others": shapes[1:]}
-            )
+            rows = {0: torch.export.Dim("rows", min=1)}
+            shapes: dict[str, object] = {"observation": rows}
+            if len(examples) > 1:
+                shapes["others"] = tuple(rows for _ in examples[1:])
+            traced = torch.export.export(Parameters(actor), tuple(examples), dynamic_shapes=shapes)
             program = torch.onnx.export(traced, input_names=self.names, dynamo=True, verbose=False)
             file = Path(folder) / "parameters.onnx"
             program.save(str(file), external_data=False)

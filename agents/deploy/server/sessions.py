@@ -36,7 +36,7 @@ class Session:
         if self.rows not in (None, job.rows):
             raise Refused(400, f"session: began with {self.rows} rows, not {job.rows}; reset=true begins again")
         self.rows = job.rows
-        job.memory = {**self.version.policy.memory(job.rows), **self.memory}
+        job.memory = {**self.version.shapes.zeros(job.rows), **self.memory}
         self.busy = True
 
     def end(self, acted: Acted | None) -> None:

@@ -11,6 +11,7 @@ import torch
 from agents.deploy.server.batching import Batcher, Job, Watches
 from agents.deploy.server.networks import Networks
 from agents.deploy.server.settings import Refused, ServerSettings
+from agents.deploy.server.wire import Shapes
 from agents.policies.group_settings import sizes
 from agents.policies.policy import Policy
 from marl.core import run_directory
@@ -30,6 +31,7 @@ class Version:
     name: str
     number: int
     policy: Policy
+    shapes: Shapes
     batcher: Batcher
     stamp: Stamp
 
@@ -85,7 +87,7 @@ class Policies:
         wait = self.settings.max_wait_ms
         batcher = Batcher(policy, networks, self.settings.max_batch, wait and wait / 1000, self.watches)
         batcher.try_out(first_step(policy))
-        return Version(name, number, policy, batcher, stamp)
+        return Version(name, number, policy, Shapes.of(policy), batcher, stamp)
 
     def _stamp(self, name: str) -> Stamp:
         """What tells a file from the one that lay in its place before."""

@@ -5,6 +5,7 @@ agent, sum(nvec).
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
@@ -24,6 +25,26 @@ Numbers = list[float] | list[list[float]]
 Flags = list[bool] | list[list[bool]]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 PARTS = ("observations", "memory", "action_masks", "alive")
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What a policy's requests are measured by: its groups, {group: M} and {group: C} of those that have either."""
+
+    groups: dict[str, GroupSpec]
+    memory: dict[str, int]
+    choices: dict[str, int]
+
+    @classmethod
+    def of(cls, policy: Policy) -> "Shapes":
+        """Those of a policy; asking it each time would take longer than a small network."""
+        groups = policy.spec.groups
+        memory = {name: zeros.shape[-1] for name, zeros in policy.memory().items()}
+        return cls(groups, memory, {n: sum(g.action.nvec) for n, g in groups.items() if "action" in g.masks})
+
+    def zeros(self, rows: int) -> dict[str, Tensor]:
+        """What is remembered at an episode's beginning: {group: float32 [rows, A, M]}."""
+        return {name: torch.zeros(rows, self.groups[name].n_agents, size) for name, size in self.memory.items()}
 
 
 class ActRequest(BaseModel):
@@ -105,14 +126,14 @@ def sentence(error: ValidationError) -> str:
     return f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}"[:300]
 
 
-def job_of_text(policy: Policy, request: ActRequest, max_rows: int) -> tuple[Job, bool]:
+def job_of_text(shapes: Shapes, request: ActRequest, max_rows: int) -> tuple[Job, bool]:
     """The job of a JSON request, and whether the agents' lists have a dimension of rows. Raises Refused."""
     found: list[tuple[int, bool]] = []
 
     def tensors(key: str, given: Mapping[str, Mapping[str, Any]] | None, widths: Mapping[str, int], kind: Any) -> Any:
         result = {}
         for name, agents in (given or {}).items():
-            group = known(policy, name, key)
+            group = known(shapes, name, key)
             if name not in widths:
                 raise Refused(400, f"{key}.{name}: this group has none")
             array, batched = _array(f"{key}.{name}", group, agents, widths[name], kind)
@@ -120,10 +141,10 @@ def job_of_text(policy: Policy, request: ActRequest, max_rows: int) -> tuple[Job
             result[name] = torch.from_numpy(array)
         return result
 
-    sizes = {name: group.observation_size for name, group in policy.spec.groups.items()}
+    sizes = {name: group.observation_size for name, group in shapes.groups.items()}
     observations = tensors("observations", request.observations, sizes, np.float32)
-    memory = tensors("memory", request.memory, memories(policy), np.float32)
-    masks = tensors("action_masks", request.action_masks, choices(policy), np.bool_)
+    memory = tensors("memory", request.memory, shapes.memory, np.float32)
+    masks = tensors("action_masks", request.action_masks, shapes.choices, np.bool_)
     alive = tensors("alive", request.alive, dict.fromkeys(sizes, 0), np.bool_)
     if not observations:
         raise Refused(400, f"observations: name at least one of the groups {', '.join(sizes)}")
@@ -158,23 +179,23 @@ def _array(where: str, group: GroupSpec, agents: Mapping[str, Any], width: int, 
     return (array if batched else array[None]), batched
 
 
-def job_of_raw(policy: Policy, request: RawRequest, body: bytes, max_rows: int) -> Job:
+def job_of_raw(shapes: Shapes, request: RawRequest, body: bytes, max_rows: int) -> Job:
     """The job of a raw body: for each of `parts` the named groups in their order, [B, A, …]; B follows from its length.
 
     Observations and memory are float32, masks and alive one byte each, 0 or 1. Raises Refused.
     """
-    spec, parts = policy.spec.groups, request.parts.split(",")
+    spec, parts = shapes.groups, request.parts.split(",")
     for part in parts:
         if part not in PARTS:
             raise Refused(400, f"parts: {part[:40]!r} is none of {', '.join(PARTS)}{closest(part[:40], PARTS)}")
     if len(set(parts)) < len(parts) or "observations" not in parts:
         raise Refused(400, "parts: names observations, and each part once")
     named = list(spec) if request.groups is None else request.groups.split(",")
-    groups = {name: known(policy, name, "groups") for name in named}
+    groups = {name: known(shapes, name, "groups") for name in named}
     if len(groups) < len(named):
         raise Refused(400, "groups: names a group twice")
     widths = {"observations": {name: group.observation_size for name, group in spec.items()},
-              "memory": memories(policy), "action_masks": choices(policy), "alive": dict.fromkeys(spec, 1)}  # fmt: skip
+              "memory": shapes.memory, "action_masks": shapes.choices, "alive": dict.fromkeys(spec, 1)}  # fmt: skip
     blocks = [
         (part, name, group.n_agents, widths[part][name])
         for part in parts
@@ -217,35 +238,25 @@ def checked(job: Job, max_rows: int) -> Job:
         raise Refused(400, "observations: there is no row in them")
     for part, tensors in (("observations", job.observations), ("memory", job.memory)):
         for name, value in tensors.items():
-            if not bool(value.isfinite().all()):
+            if not np.isfinite(value.numpy()).all():
                 raise Refused(400, f"{part}.{name}: holds numbers that are not finite in float32")
     return job
 
 
-def known(policy: Policy, name: str, key: str) -> GroupSpec:
+def known(shapes: Shapes, name: str, key: str) -> GroupSpec:
     """A group of the policy. Raises Refused where it has none of this name."""
-    if name not in policy.spec.groups:
-        hint = closest(name[:40], policy.spec.groups)
-        raise Refused(400, f"{key}: no group {name[:40]!r}{hint} (there are {', '.join(policy.spec.groups)})")
-    return policy.spec.groups[name]
+    if name not in shapes.groups:
+        hint = closest(name[:40], shapes.groups)
+        raise Refused(400, f"{key}: no group {name[:40]!r}{hint} (there are {', '.join(shapes.groups)})")
+    return shapes.groups[name]
 
 
-def memories(policy: Policy) -> dict[str, int]:
-    """{group: M} of the groups that remember."""
-    return {name: zeros.shape[-1] for name, zeros in policy.memory().items()}
-
-
-def choices(policy: Policy) -> dict[str, int]:
-    """{group: C} of the groups whose actions are masked."""
-    return {name: sum(g.action.nvec) for name, g in policy.spec.groups.items() if "action" in g.masks}
-
-
-def answer_text(policy: Policy, acted: Acted, batched: bool, remembers: bool, about: Mapping[str, Any]) -> bytes:
+def answer_text(shapes: Shapes, acted: Acted, batched: bool, remembers: bool, about: Mapping[str, Any]) -> bytes:
     """JSON: `about`, actions by group and agent, and memory where the client keeps it."""
 
     def by_agent(values: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
         lists = {name: (value.transpose(0, 1) if batched else value[0]).tolist() for name, value in values.items()}
-        return {name: dict(zip(policy.spec.groups[name].agents, v, strict=True)) for name, v in lists.items()}
+        return {name: dict(zip(shapes.groups[name].agents, v, strict=True)) for name, v in lists.items()}
 
     memory = {"memory": by_agent(acted.memory)} if remembers else {}
     return to_json({**about, "actions": by_agent(acted.actions), **memory})

@@ -16,6 +16,7 @@ from agents.deploy.server.security import Gate, loopback, read_token, tls
 from agents.deploy.server.sessions import Sessions
 from agents.deploy.server.settings import Refused, ServerSettings
 from agents.deploy.server.versions import Version
+from agents.deploy.server.wire import Shapes
 from envs.spec import EnvSpec
 from marl.core.errors import UserError
 from tests.fixtures.serving import GRU, MLP, SPEC, make_policy
@@ -81,22 +82,27 @@ def test_a_result_that_is_not_finite_is_refused() -> None:
         assert refused.value.status == 400
 
 
-def test_onnxruntime_gives_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "network"), [("blue", GRU), ("red", MLP)])  # with memory and masks; with neither
+def test_onnxruntime_gives_the_same(tmp_path: Path, name: str, network: dict) -> None:
     pytest.importorskip("onnxruntime", reason="pip install -e '.[dev]'")
-    spec = EnvSpec({"blue": SPEC.groups["blue"]})  # a memory and masks; each group's export takes seconds
-    policy = make_policy(tmp_path, GRU, spec=spec)
-    batchers = [Batcher(policy, Networks(policy, name), 64, None, Log()) for name in ("torch", "onnx")]
+    policy = make_policy(tmp_path, network, spec=EnvSpec({name: SPEC.groups[name]}))
+    batchers = [Batcher(policy, Networks(policy, backend), 64, None, Log()) for backend in ("torch", "onnx")]
     for ours, theirs in zip(jobs(policy, [1, 5, 64]), jobs(policy, [1, 5, 64]), strict=True):
-        masks = {"blue": torch.rand(ours.rows, 3, 7, generator=torch.Generator().manual_seed(2)) < 0.5}
+        masks = (
+            {}
+            if name == "red"
+            else {"blue": torch.rand(ours.rows, 3, 7, generator=torch.Generator().manual_seed(2)) < 0.5}
+        )
         ours.masks = theirs.masks = masks
         a, b = (asyncio.run(batcher.act(job)) for batcher, job in zip(batchers, (ours, theirs), strict=True))
-        assert torch.equal(a.actions["blue"], b.actions["blue"])
-        torch.testing.assert_close(a.memory["blue"], b.memory["blue"], atol=1e-5, rtol=0)
+        torch.testing.assert_close(a.actions, b.actions, atol=1e-5, rtol=0)
+        torch.testing.assert_close(a.memory, b.memory, atol=1e-5, rtol=0)
 
 
 def test_sessions_end_after_their_time(tmp_path: Path) -> None:
     policy, now = make_policy(tmp_path, GRU), [0.0]
-    version = Version("team", 1, policy, Batcher(policy, Networks(policy, "torch"), 8, None, Log()), ("", 0, 0, 0))
+    batcher = Batcher(policy, Networks(policy, "torch"), 8, None, Log())
+    version = Version("team", 1, policy, Shapes.of(policy), batcher, ("", 0, 0, 0))
     sessions = Sessions(most=2, seconds=10.0, clock=lambda: now[0])
     first, second = sessions.open(version), sessions.open(version)
     with pytest.raises(Refused, match="all 2 are in use") as full:
