@@ -119,7 +119,8 @@ class Server(uvicorn.Server):
                        app_state={})  # fmt: skip
         loop, secured = asyncio.get_running_loop(), {}
         if self.context is not None:
-            secured = {"ssl": self.context, "ssl_handshake_timeout": self.settings.slow_seconds}
+            seconds = self.settings.slow_seconds
+            secured = {"ssl": self.context, "ssl_handshake_timeout": seconds, "ssl_shutdown_timeout": seconds}
         self.servers = [await loop.create_server(make, sock=sock, backlog=2048, **secured) for sock in self.sockets]
         self.started = True
 

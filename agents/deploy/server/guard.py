@@ -18,7 +18,7 @@ from agents.deploy.server.settings import Refused, ServerSettings
 
 Message = MutableMapping[str, Any]
 Receive, Send = Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]
-OPEN = {"/health", "/ready"}  # without a token: whoever starts containers asks them
+OPEN = {"/health", "/ready"}  # without a token and at any rate: what starts and ends containers asks them
 ROUTES = {"/v1/act", "/v1/model", "/v1/policies", "/v1/sessions", "/health", "/ready", "/metrics", "/docs",
           "/openapi.json"}  # fmt: skip
 REMEMBERED = 10_000  # clients whose rate is known; of more, the one that has not asked for longest is forgotten
@@ -109,10 +109,11 @@ class Guard:
 
     def _admit(self, scope: Message, path: str) -> None:
         """Raises Refused where this client may not ask, or not now."""
+        if path in OPEN:
+            return
         if self.rates:
             self.rates.take((scope.get("client") or ("", 0))[0])
-        if path not in OPEN:
-            self.gate.check(dict(scope["headers"]))
+        self.gate.check(dict(scope["headers"]))
 
     async def _body(self, scope: Message, receive: Receive) -> bytes:
         """The whole body. Raises Refused where it is too large or too slow, ConnectionError where the client leaves."""

@@ -1,6 +1,7 @@
 """A server from its settings to its last answer."""
 
 import asyncio
+import contextlib
 import signal
 import socket
 from collections.abc import Mapping
@@ -20,7 +21,8 @@ SWEEP = 5.0  # seconds between looks at sessions that have ended
 
 def say(text: str) -> None:
     """A line for whoever started the server."""
-    print(text, flush=True)
+    with contextlib.suppress(BrokenPipeError):  # its reader has gone, which is no reason to end
+        print(text, flush=True)
 
 
 def serve(places: Mapping[str, str], which: str, settings: ServerSettings) -> None:

@@ -107,7 +107,7 @@ class Policies:
             for name, before in list(self.current.items()):
                 stamp = None
                 try:
-                    stamp = self._stamp(name)
+                    stamp = await asyncio.to_thread(self._stamp, name)
                     if stamp in (before.stamp, self.refused.get(name)):
                         continue
                     # In a thread: requests go on meanwhile. Only the line that swaps is seen by them.
