@@ -46,6 +46,7 @@ def application(
         version="1",
         docs_url=None,  # FastAPI's own pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would name whatever host the client names
     )
 
     @app.post(

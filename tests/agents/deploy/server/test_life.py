@@ -175,12 +175,17 @@ def test_mistakes_end_with_one_sentence(arguments: list[str], sentence: str, scr
     assert sentence in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_mistake_has_exit_code_2_and_a_taken_port_is_one(shell, tmp_path: Path) -> None:
+def test_a_mistake_has_exit_code_2(shell, tmp_path: Path) -> None:
     done = shell(tmp_path, "serve", "ckpt=zoo/balance", "host=0.0.0.0")
     assert done.returncode == 2 and done.stderr.startswith("error: host=0.0.0.0: others") and not done.stdout
+
+
+def test_a_port_that_is_taken(script) -> None:  # noqa: F811
+    module = script("serve")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = shell(tmp_path, "serve", "ckpt=zoo/balance", f"port={taken.getsockname()[1]}")
-    assert done.returncode == 2 and "Address already in use; port=0 takes any that is free" in done.stderr
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"port={port}: Address already in use; port=0 takes any that is free"):
+            module.run(*module.parse(["ckpt=zoo/balance", f"port={port}"]))
 
 
 def test_a_missing_package_is_reported_in_a_sentence(script, monkeypatch) -> None:  # noqa: F811

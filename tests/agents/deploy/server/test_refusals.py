@@ -123,6 +123,7 @@ def test_kinds_of_bodies_routes_and_methods(http) -> None:
         assert answer.status_code == 415 and "application/json" in answer.json()["error"]
     assert http.post("/v1/act?seed=1", json=request()).json()["error"].startswith("query: is of raw bodies")
     assert http.get("/v1/act").status_code == 405 and http.get("/v2").status_code == 404
+    assert http.get("/health/").status_code == 404  # and no redirect
     assert http.get("/v1/model?policy=none").status_code == 404
     assert http.delete("/v1/sessions/none").status_code == 404
     assert http.post("/v1/sessions", json={"polcy": "team"}).json()["error"] == "polcy: extra inputs are not permitted"
