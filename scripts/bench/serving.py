@@ -164,7 +164,7 @@ def main() -> None:
     policy, rows = Policy.load(options.ckpt), []
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
-        if not options.only:
+        if options.only in "in a loop":
             rows += loops(policy, min(10.0, options.seconds), folder)
         made = bodies(policy, folder)
         for name, keys, kind in SETTINGS:

@@ -4,7 +4,8 @@
 
 Most are good requests that were spoilt: bytes changed, cut, doubled; odd numbers, keys, lengths; heads that are no
 HTTP; some stop half way and wait. Exit code 0 where none without the token was served, no request failed inside of the
-server, and it answers as before. The line says how often each status came back; 0 stands for a connection that was closed without one.
+server, and it answers as before. The line says how often each status came back; 0 stands for a connection that was
+closed without one.
 """
 
 import argparse
