@@ -27,6 +27,7 @@ REFERENCE = {
          "marl.engine.trainer.Trainer", "marl.optim.optimizer_config.OptimizerConfig",
          "marl.optim.lr_schedule.ScheduleConfig", "agents.policies.policy.Policy", "agents.policies.policy.forget",
          "agents.deploy.live_page.live_page", "agents.deploy.live_page.replay_page",
+         "agents.deploy.client.Client", "agents.deploy.client.Session", "agents.deploy.client.ServerRefused",
          "marl.launch.build.build_task", "marl.launch.build.rebuild", "marl.core.errors"],
     ),
     "contracts": (

@@ -1,0 +1,96 @@
+"""Who may ask a server: its token, its certificate, the hosts that it answers to."""
+
+import hmac
+import ipaddress
+import os
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+
+from agents.deploy.server.settings import Refused, ServerSettings
+from marl.core.errors import UserError
+
+TOKEN = "MARL_SERVE_TOKEN"  # environment variable; a command line is seen by every user of a machine
+SHORTEST = 16  # characters of a token
+
+
+def read_token(settings: ServerSettings) -> bytes | None:
+    """The token of `token_file`, else of the environment; None where there is none.
+
+    Raises:
+        UserError: it can't be read, is short or no plain ASCII, or is missing where others than this machine may ask.
+    """
+    where, text = TOKEN, os.environ.get(TOKEN)
+    if settings.token_file is not None:
+        where = f"token_file={settings.token_file}"
+        try:
+            text = Path(settings.token_file).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{where}: can't be read ({getattr(error, 'strerror', None) or 'no text'})") from error
+    if text is None:
+        if not loopback(settings.host):
+            raise UserError(
+                f"host={settings.host}: others than this machine may ask then, so a token is needed; put one into a "
+                f"file (token_file=PATH) or into the environment ({TOKEN})"
+            )
+        return None
+    text = text.strip()
+    if len(text) < SHORTEST or not text.isascii() or not text.isprintable() or " " in text:
+        raise UserError(f"{where}: a token has at least {SHORTEST} printable ASCII characters and no space")
+    return text.encode()
+
+
+def loopback(host: str) -> bool:
+    """Whether this is a name or address of the machine itself that no other can reach."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def tls(settings: ServerSettings) -> ssl.SSLContext | None:
+    """TLS 1.2 or later with the settings' files; None without them. Raises UserError where they can't be used."""
+    files = settings.tls_certificate, settings.tls_key
+    if files == (None, None):
+        return None
+    if None in files:
+        raise UserError("tls_certificate and tls_key go together")
+    for key, path in zip(("tls_certificate", "tls_key"), files, strict=True):
+        if not os.path.isfile(path):
+            raise UserError(f"{key}={path}: there is no such file")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        # An encrypted key would have the password asked for on the terminal.
+        context.load_cert_chain(files[0], files[1], password=lambda: "")
+    except (OSError, ssl.SSLError, ValueError) as error:
+        raise UserError(f"tls_certificate={files[0]}: no certificate with the key {files[1]} ({error})") from error
+    return context
+
+
+class Gate:
+    """Lets requests with the right token through; without a token those that name this machine itself.
+
+    A page in a browser may have a name of its own that leads to 127.0.0.1 (DNS rebinding). Its requests carry that name
+    as their host.
+    """
+
+    def __init__(self, token: bytes | None) -> None:
+        self.token = token
+
+    def check(self, headers: Mapping[bytes, bytes]) -> None:
+        """Raises Refused."""
+        if self.token is None:
+            host = headers.get(b"host", b"").decode("latin-1")
+            name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+            if not loopback(name):
+                raise Refused(403, f"host {host[:60]!r}: this server answers to localhost only", reason="host")
+            return
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        # Compared in constant time: how long it takes must not tell how much of a guess is right.
+        if not hmac.compare_digest(given.strip(), self.token) or scheme.lower() != b"bearer":
+            raise Refused(
+                401,
+                "authorization: Bearer TOKEN is needed, with this server's token",
+                {"www-authenticate": "Bearer"},
+                reason="token",
+            )

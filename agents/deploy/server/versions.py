@@ -1,0 +1,143 @@
+"""The policies of a server and their versions: loaded, tried, swapped in while the one before goes on."""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from agents.deploy.server.batching import Batcher, Job, Watches
+from agents.deploy.server.networks import Networks
+from agents.deploy.server.settings import Refused, ServerSettings
+from agents.deploy.server.wire import Shapes
+from agents.policies.group_settings import sizes
+from agents.policies.policy import Policy
+from marl.core import run_directory
+from marl.core.errors import UserError, closest, one_line
+from marl.core.zoo import index as zoo
+
+Stamp = tuple[str, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Version:
+    """A policy as it was loaded once. It is served as long as a request or a session holds it.
+
+    number: 1, 2, … of this name. stamp: of the file that it was read from.
+    """
+
+    name: str
+    number: int
+    policy: Policy
+    shapes: Shapes
+    batcher: Batcher
+    stamp: Stamp
+
+
+class Policies:
+    """Policies by name, each with its current version.
+
+    Args:
+        places: {name: run directory, checkpoint, policy file or zoo/NAME}.
+        which: last or best, of run directories.
+        settings: of the server.
+        watches: is told of every batch.
+        say: prints a line.
+
+    Raises:
+        UserError: one can't be loaded, or not by `settings.backend`.
+    """
+
+    def __init__(
+        self,
+        places: Mapping[str, str],
+        which: str,
+        settings: ServerSettings,
+        watches: Watches,
+        say: Callable[[str], None],
+    ) -> None:
+        self.places, self.which, self.settings = dict(places), which, settings
+        self.watches, self.say = watches, say
+        self.current = {name: self._load(name, 1) for name in self.places}
+        self.failures = 0
+        self.refused: dict[str, Stamp | None] = {}
+        self._one_at_a_time = asyncio.Lock()
+
+    def find(self, name: str | None) -> Version:
+        """The current version of a policy; None: of the only one. Raises Refused."""
+        if name is None and len(self.current) == 1:
+            return next(iter(self.current.values()))
+        if name is None:
+            raise Refused(400, f"policy: name one of {', '.join(self.current)}")
+        if name not in self.current:
+            hint = closest(name[:40], self.current)
+            raise Refused(404, f"policy {name[:40]!r}: there is none{hint} (there are {', '.join(self.current)})")
+        return self.current[name]
+
+    def _load(self, name: str, number: int) -> Version:
+        """A version that has acted once on zeros."""
+        stamp = self._stamp(name)
+        try:
+            policy = Policy.load(self.places[name], self.which)
+            networks = Networks(policy, self.settings.backend)
+        except UserError as error:
+            raise UserError(f"policies.{name}={self.places[name]}: {error}") from error
+        wait = self.settings.max_wait_ms
+        batcher = Batcher(policy, networks, self.settings.max_batch, wait and wait / 1000, self.watches)
+        batcher.try_out(first_step(policy))
+        return Version(name, number, policy, Shapes.of(policy), batcher, stamp)
+
+    def _stamp(self, name: str) -> Stamp:
+        """What tells a file from the one that lay in its place before."""
+        path = zoo.located(self.places[name])
+        if path.is_dir() and (path / "policy.safetensors").is_file():
+            path = path / "policy.safetensors"
+        path = run_directory.find(path, self.which)
+        status = os.stat(path)
+        return str(Path(path).resolve()), status.st_ino, status.st_mtime_ns, status.st_size
+
+    async def reload(self) -> None:
+        """Swap in what is new at each policy's place; what can't be loaded, or has other sizes, is told and left out.
+
+        Requests under way and sessions keep the version that they began with.
+        """
+        async with self._one_at_a_time:
+            for name, before in list(self.current.items()):
+                stamp = None
+                try:
+                    stamp = await asyncio.to_thread(self._stamp, name)
+                    if stamp in (before.stamp, self.refused.get(name)):
+                        continue
+                    # In a thread: requests go on meanwhile. Only the line that swaps is seen by them.
+                    after = await asyncio.to_thread(self._load, name, before.number + 1)
+                    check_sizes(before.policy, after.policy)
+                except (UserError, OSError) as error:
+                    self.failures += 1
+                    self.refused[name] = stamp  # told once, not at every look
+                    self.say(f"policies.{name}: version {before.number} stays; {one_line(error)}")
+                    continue
+                self.current[name] = after
+                self.say(f"policies.{name}: version {after.number} serves, from {after.stamp[0]}")
+
+    async def watch(self, seconds: float) -> None:
+        """Reload whenever a file has changed, looking every so many seconds, for ever."""
+        while True:
+            await asyncio.sleep(seconds)
+            await self.reload()
+
+
+def first_step(policy: Policy) -> Job:
+    """One row of zeros at an episode's beginning."""
+    groups = policy.spec.groups.items()
+    zeros = {name: torch.zeros(1, group.n_agents, group.observation_size) for name, group in groups}
+    return Job(zeros, 1, policy.memory(1))
+
+
+def check_sizes(before: Policy, after: Policy) -> None:
+    """Raises UserError where clients of `before` could not go on with `after`."""
+    old = {name: (group.agents, *sizes(group)) for name, group in before.spec.groups.items()}
+    new = {name: (group.agents, *sizes(group)) for name, group in after.spec.groups.items()}
+    if old != new:
+        raise UserError("the new one has other groups, agents or sizes, with which clients could not go on")
