@@ -25,7 +25,7 @@ from envs.vmas.world import VmasWorld
 
 NUDGE = 0.01  # metres, radians and the like: small beside what agents see, large beside float32's rounding
 CHANGED = 1e-3  # of NUDGE: what changes less does not depend on it
-MOST = 1000  # numbers of state and rays: beyond, nothing is named
+MOST = 3000  # observations of single agents that are asked for: beyond, nothing is named, as it would take too long
 WORDS = {"pos": "{}", "vel": "velocity {}", "force": "force {}", "rot": "angle", "ang_vel": "angular velocity",
          "torque": "torque", "c": "word {}"}  # fmt: skip
 ACTIONS = {  # by the name of the class that turns an action into forces
@@ -62,11 +62,12 @@ class Meaning(NamedTuple):
 def observation_labels(world: VmasWorld) -> dict[str, list[list[str]]]:
     """{group: of each of its A agents F names}. The world's state is moved and put back; its streams stay as they are.
 
-    The observation is asked for once or twice per number of the state: after a reset, before the next.
+    The observation is asked for once per number of the state: after a reset, before the next.
     """
     sources = _sources(world.simulator)
     found: dict[str, list[list[str | None]]] = {}
-    if 0 < len(sources) <= MOST:
+    calls = -(-len(sources) // world.num_envs) * len(world.simulator.agents)
+    if 0 < calls <= MOST:
         everyone = [agent.name for agent in world.simulator.agents]
         for name, change in _changes(world, sources).items():
             agents = world.spec.groups[name].agents

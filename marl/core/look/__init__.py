@@ -1,1 +1,1 @@
-"""One look for everything that people look at: colours by name, the style sheet of all pages, the style of all figures."""
+"""One look for all that people look at: colours by name, one style sheet of the pages, one style of the figures."""
