@@ -35,7 +35,7 @@ for (let node; (node = walk.nextNode());) {
   out.push([node.nodeValue.trim().slice(0, 30), e.namespaceURI.endsWith("svg") ? style.fill : style.color, ground(e)]);
 }
 return out"""
-SMALL = """return [...document.querySelectorAll("button, select, input[type=number], input[type=range], label, article a")]
+SMALL = """return [...document.querySelectorAll("button, select, input:not([type=checkbox]), label, article a")]
   .filter((e) => e.getClientRects().length).map((e) => [e.id || e.textContent, e.getBoundingClientRect()])
   .filter(([, box]) => box.height < 40 || box.width < 40).map(([name, box]) => `${name} ${box.width}x${box.height}`)"""
 BOXES = """const b = (window.live || player).labels;
@@ -111,8 +111,9 @@ def test_everything_that_is_operated_has_a_name_and_is_reached_by_tab(pages, bro
 
     show(browser, pages[name], DESK)
     nodes = browser.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
-    focusable = [node for node in nodes if not node["ignored"] and node["role"]["value"] != "RootWebArea"
-                 and any(p["name"] == "focusable" and p["value"]["value"] for p in node.get("properties", ()))]  # fmt: skip
+    nodes = [node for node in nodes if not node["ignored"] and node["role"]["value"] != "RootWebArea"]
+    able = {"name": "focusable", "value": {"type": "booleanOrUndefined", "value": True}}
+    focusable = [node for node in nodes if able in node.get("properties", ())]
     assert focusable and [node["role"] for node in focusable if not node.get("name", {}).get("value")] == []
     controls = browser.run("""window.controls = [...document.querySelectorAll(
       "button, select, input, a, [tabindex='0']")].filter((e) => e.getClientRects().length); return controls.length""")
@@ -130,15 +131,13 @@ def test_everything_that_is_operated_has_a_name_and_is_reached_by_tab(pages, bro
 
 @pytest.mark.parametrize("name", ["live", "replay"])
 def test_drawings_follow_the_mode_while_the_page_is_open(pages, browser, name: str) -> None:
-    corner = (
-        "return [...document.getElementById('view').getContext('2d').getImageData(3, 3, 1, 1).data].slice(0, 3).join()"
-    )
+    pixel = "document.getElementById('view').getContext('2d').getImageData(3, 3, 1, 1).data"
     for mode, colours in (("light", LIGHT), ("dark", DARK)):
         emulate(browser, color_scheme=mode)
         if mode == "light":
             show(browser, pages[name], DESK)
         stage = ",".join(str(int(colours["stage"][i : i + 2], 16)) for i in (1, 3, 5))
-        browser.wait(f"{corner[:-1]}) === arguments[0]".replace("return ", "return (", 1), stage)
+        browser.wait(f"return [...{pixel}].slice(0, 3).join() === arguments[0]", stage)
     assert browser.errors() == []
 
 
@@ -149,12 +148,14 @@ def test_labels_do_not_cover_each_other(pages, browser, name: str) -> None:
         browser.run("window.live ? live.engine.step() : player.go(arguments[0])", step)
         count, covered = browser.run(BOXES)
         assert count == 3 and covered == 0
-    # thirty agents in a heap: as many labels as there is room for, the first one always, and they stay where they are
-    heap = """const ctx = document.createElement("canvas").getContext("2d"), items = Array.from({ length: 30 }, (_, i) => ({
-      name: `h${i}`, text: `agent_${i}`, px: 150 + 40 * Math.cos(i * i), py: 150 + 40 * Math.sin(i * 7), size: 8 }));
+    # thirty in a heap: as many labels as there is room for, the first one always, and they stay where they are
+    heap = """const ctx = document.createElement("canvas").getContext("2d");
+    const items = Array.from({ length: 30 }, (_, i) => ({ name: `h${i}`, text: `agent_${i}`, size: 8,
+      px: 150 + 40 * Math.cos(i * i), py: 150 + 40 * Math.sin(i * 7) }));
     const first = placeLabels(ctx, items, 300, 300), second = placeLabels(ctx, items, 300, 300);
     const covered = first.some((a, i) => first.slice(i + 1).some((b) => cover(a, b)));
-    return [first.length, covered, first[0].item.name, first.every((a, i) => a.x === second[i].x && a.y === second[i].y)]"""
+    const steady = first.every((a, i) => a.x === second[i].x && a.y === second[i].y);
+    return [first.length, covered, first[0].item.name, steady]"""
     count, covered, chosen, steady = browser.run(heap)
     assert 8 < count <= 30 and not covered and chosen == "h0" and steady
     shorter = browser.run(

@@ -1,4 +1,4 @@
-"""Names of observations and actions on pages: as a person who reads the scenario would give them; nothing is changed."""
+"""Names of observations and actions on pages: those that a reader of the scenario would give; nothing is changed."""
 
 import pytest
 import torch

@@ -39,10 +39,10 @@ def test_both_modes_have_the_same_names() -> None:
 
 
 def test_nothing_else_has_colours_of_its_own() -> None:
-    files = [*(ROOT / "envs" / "rendering" / "web").iterdir(), ROOT / "marl" / "report" / "page.html",
-             ROOT / "marl" / "core" / "look" / "sheet.css",
-             *(ROOT / "marl" / folder / f"{name}.py" for folder, name in
-               (("report", "figures"), ("report", "matrix"), ("callbacks", "figures"), ("inspection", "network_graph")))]  # fmt: skip
+    marl = ROOT / "marl"
+    named = ("report/page.html", "core/look/sheet.css", "report/figures.py", "report/matrix.py", "callbacks/figures.py",
+             "inspection/network_graph.py")  # fmt: skip
+    files = [*(ROOT / "envs" / "rendering" / "web").iterdir(), *map(marl.joinpath, named)]
     screen = {path.name: path.read_text().partition("@media print")[0] for path in files}
     found = {name: re.findall(r"[\"' :]#[0-9a-fA-F]{3,8}\b", text) for name, text in screen.items()}
     assert len(files) > 15 and {name: colours for name, colours in found.items() if colours} == {}
