@@ -30,7 +30,7 @@ def test_everybody_is_named_as_the_agent_sees_them() -> None:
 
 
 def test_what_is_seen_from_here_and_what_is_seen_as_it_is_are_told_apart() -> None:
-    teams = {"n_blue_agents": 1, "n_red_agents": 1, "ai_red_agents": False}
+    teams = {"n_blue_agents": 2, "n_red_agents": 2, "ai_red_agents": False}
     names = observation_labels(world("football", scenario_kwargs=teams))["agent_red"][0]
     assert names[2:10] == [f"Ball {what}{axis}" for what in ("relative ", "relative velocity ", "", "velocity ")
                            for axis in XY]  # fmt: skip
