@@ -42,8 +42,8 @@ function placeLabels(ctx, items, width, height) {
 }
 
 function drawLabels(ctx, placed) {
-  Object.assign(ctx, { font: FONT, textBaseline: "middle", lineJoin: "round" });
-  for (const { x, y, k, item } of placed) {
+  Object.assign(ctx, { font: FONT, textBaseline: "middle" });
+  for (const { x, y, width, height, k, item } of placed) {
     if (k >= SIDES.length) { // far: a line says whose it is
       ctx.beginPath();
       ctx.moveTo(item.px, item.py);
@@ -52,14 +52,14 @@ function drawLabels(ctx, placed) {
       ctx.strokeStyle = theme.soft;
       ctx.stroke();
     }
+    ctx.globalAlpha = 0.8; // what lies below is seen, and does not cross the letters
+    ctx.fillStyle = theme.stage;
+    ctx.fillRect(x, y, width, height);
+    ctx.globalAlpha = 1;
     ctx.beginPath();
     ctx.arc(x + 6, y + LINE / 2, 4, 0, 2 * Math.PI);
     ctx.fillStyle = item.colour;
-    ctx.strokeStyle = theme.stage;
-    ctx.lineWidth = 3;
-    ctx.stroke();
     ctx.fill();
-    ctx.strokeText(item.text, x + MARK, y + LINE / 2 + 1);
     ctx.fillStyle = theme.ink;
     ctx.fillText(item.text, x + MARK, y + LINE / 2 + 1);
   }

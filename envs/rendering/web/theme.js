@@ -25,11 +25,12 @@ const luminance = (rgb) => rgb.map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.05
   .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
 
 // VMAS draws on white. On a dark ground greys change places, and colours become light enough to be told from it.
-function onDark(rgb) {
+function onDark(rgb, alpha) {
   const stage = parts(theme.stage), ink = parts(theme.ink);
   if (Math.max(...rgb) - Math.min(...rgb) < 0.12) return mix(ink, stage, (rgb[0] + rgb[1] + rgb[2]) / 3);
   let shown = luminance(rgb) > 0.3 ? mix(rgb, stage, 0.2) : rgb;
-  for (let i = 0; i < 9 && luminance(shown) + 0.05 < 3 * (luminance(stage) + 0.05); i++) shown = mix(shown, ink, 0.12);
+  const seen = () => luminance(mix(stage, shown, Math.max(alpha, 0.35))) + 0.05; // what is nearly clear stays so
+  for (let i = 0; i < 12 && seen() < 3 * (luminance(stage) + 0.05); i++) shown = mix(shown, ink, 0.12);
   return shown;
 }
 
@@ -37,7 +38,7 @@ function onDark(rgb) {
 function shade(colour) {
   let made = shades.get(colour);
   if (made) return made;
-  const rgb = colour.slice(0, 3), inside = theme.dark ? onDark(rgb) : rgb;
+  const rgb = colour.slice(0, 3), inside = theme.dark ? onDark(rgb, colour[3]) : rgb;
   const edge = theme.dark ? mix(inside, parts(theme.ink), 0.4) : rgb.map((c) => c * 0.5);
   const css = (c, alpha) => `rgba(${c.map((v) => Math.round(255 * v)).join(",")},${alpha})`;
   made = [css(inside, colour[3]), css(edge, colour[3] * 0.5)];
