@@ -30,7 +30,10 @@ function onDark(rgb, alpha) {
   if (Math.max(...rgb) - Math.min(...rgb) < 0.12) return mix(ink, stage, (rgb[0] + rgb[1] + rgb[2]) / 3);
   let shown = luminance(rgb) > 0.3 ? mix(rgb, stage, 0.2) : rgb;
   const seen = () => luminance(mix(stage, shown, Math.max(alpha, 0.35))) + 0.05; // what is nearly clear stays so
-  for (let i = 0; i < 12 && seen() < 3 * (luminance(stage) + 0.05); i++) shown = mix(shown, ink, 0.12);
+  for (let i = 0; i < 20 && seen() < 2.5 * (luminance(stage) + 0.05); i++) { // brighter, and then whiter
+    const most = Math.max(...shown);
+    shown = most < 0.98 ? shown.map((c) => c * Math.min(1.15, 1 / most)) : mix(shown, ink, 0.06);
+  }
   return shown;
 }
 
@@ -38,10 +41,11 @@ function onDark(rgb, alpha) {
 function shade(colour) {
   let made = shades.get(colour);
   if (made) return made;
-  const rgb = colour.slice(0, 3), inside = theme.dark ? onDark(rgb, colour[3]) : rgb;
+  const rgb = colour.slice(0, 3), alpha = theme.dark && colour[3] >= 0.35 ? Math.min(1, 1.5 * colour[3]) : colour[3];
+  const inside = theme.dark ? onDark(rgb, alpha) : rgb;
   const edge = theme.dark ? mix(inside, parts(theme.ink), 0.4) : rgb.map((c) => c * 0.5);
   const css = (c, alpha) => `rgba(${c.map((v) => Math.round(255 * v)).join(",")},${alpha})`;
-  made = [css(inside, colour[3]), css(edge, colour[3] * 0.5)];
+  made = [css(inside, alpha), css(edge, alpha * 0.5)];
   shades.set(colour, made);
   return made;
 }
