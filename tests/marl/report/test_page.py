@@ -46,8 +46,14 @@ def test_figures_and_tables_come_in_every_format(out: Path) -> None:
 def test_the_page_opens_without_a_network_and_sorts_its_tables(out: Path, browser) -> None:
     browser.open(out / "report.html")
     assert browser.run("return document.title") == "A & B <report>"
-    loaded = "return [...document.images].every(i => i.complete && i.naturalWidth > 100) && document.images.length"
-    assert browser.wait(loaded) == 8
+    figures = "const all = [...document.querySelectorAll('figure svg')];"
+    drawn = "all.every((f) => f.getBoundingClientRect().width > 100 && f.querySelectorAll('text').length > 3)"
+    assert browser.wait(f"{figures} return {drawn} && all.length") == 8
+    ids = browser.run("return [...document.querySelectorAll('[id]')].map((e) => e.id)")
+    assert len(ids) == len(set(ids)) > 100
+    empty = "const named = [...document.querySelectorAll('use, [clip-path]')]; return named.filter((e) => !document" \
+        ".querySelector(e.getAttribute('xlink:href') || e.getAttribute('clip-path').slice(4, -1))).length"  # fmt: skip
+    assert browser.run(empty) == 0
     headings = browser.run("return [...document.querySelectorAll('h2')].map(h => h.textContent)")
     assert headings[0] == "Learning curves" and "Probability of improvement" in headings
     column = "return [...document.querySelector('table').tBodies[0].rows].map(r => r.cells[2].textContent)"
