@@ -3,12 +3,14 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agents.deploy.gallery_page import gallery_page
 from agents.deploy.live_page import live_page
 from agents.evaluation.episode_replays import record_policy
 from agents.policies.policy import Policy
+from envs.rendering.animation import film_page, quantized
 from envs.rendering.html_page import page, write
 from envs.rendering.web_frames import web_frames
 from marl.core.look.tokens import DARK, LIGHT, contrast
@@ -17,7 +19,7 @@ from marl.report.compare import Comparison
 from marl.report.find import find
 from tests.marl.report.helpers import write_run
 
-NAMES = ["live", "replay", "gallery", "report"]
+NAMES = ["live", "replay", "gallery", "film", "report"]
 PHONE, DESK = (390, 844), (1600, 1000)
 READY = """const made = window.live || window.player || window.gallery;
 return document.readyState === "complete" && (!made || made.ready) && (!window.live || live.engine.steps > 1)"""
@@ -44,13 +46,15 @@ return [b.length, b.flatMap((one, i) => b.slice(i + 1).filter((other) => cover(o
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory) -> dict[str, Path]:
-    """One page of each kind; `crowd` is a replay of ten agents that start close together."""
+    """One page of each kind."""
     folder = tmp_path_factory.mktemp("pages")
     paths = {name: folder / f"{name}.html" for name in NAMES}
     live_page(Policy.load("zoo/simple_spread"), paths["live"], seeds=2)
     recording = record_policy(Policy.load("zoo/navigation"), 2, 0, True, 12)
     write(paths["replay"], page("player", web_frames(recording)))
     gallery_page(paths["gallery"], ["simple_spread"], live=False)
+    pictures = quantized(np.full((40, 60, 3), grey, np.uint8) for grey in (0, 120, 240))
+    write(paths["film"], film_page("replay", [("episode 0: 2 steps", pictures)], 0.1))
     for critic in ("concat", "local"):
         for seed in (0, 1):
             write_run(folder / "runs" / f"{critic}_{seed}", [0, 3 + seed, 9], seed=seed, critic=critic)
@@ -78,7 +82,7 @@ def tidy(running_browser):
 
 def rgb(colour: str) -> str:
     """ "rgb(1, 2, 3)" as "#010203"."""
-    return "#" + "".join(f"{int(part):02x}" for part in re.findall(r"[\d.]+", colour)[:3])
+    return "#" + "".join(f"{round(float(part)):02x}" for part in re.findall(r"[\d.]+", colour)[:3])
 
 
 # ---- what all pages have in common
@@ -102,7 +106,7 @@ def test_the_systems_mode_colours_the_page_and_text_is_readable_in_both(pages, b
         assert rgb(browser.run("return getComputedStyle(document.body).backgroundColor")) == colours["page"]
         texts = browser.run(TEXTS)
         faint = [(text, colour, ground) for text, colour, ground in texts if contrast(rgb(colour), rgb(ground)) < 4.5]
-        assert len(texts) >= 5 and faint == []
+        assert len(texts) >= 3 and faint == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -139,6 +143,20 @@ def test_drawings_follow_the_mode_while_the_page_is_open(pages, browser, name: s
         stage = ",".join(str(int(colours["stage"][i : i + 2], 16)) for i in (1, 3, 5))
         browser.wait(f"return [...{pixel}].slice(0, 3).join() === arguments[0]", stage)
     assert browser.errors() == []
+
+
+def test_in_the_dark_greys_change_places_and_colours_stand_out(pages, browser) -> None:
+    emulate(browser, color_scheme="dark")
+    show(browser, pages["replay"])
+    colours = [[0, 0, 0, 1], [1, 1, 1, 1], [0.25, 0.25, 0.75, 0.5], [0.35, 0.1, 0.1, 1], [0, 0, 0, 0.2]]
+    black, white, *agents, ray = browser.run("return arguments[0].map((colour) => shade(colour)[0])", colours)
+    assert (rgb(black), rgb(white)) == (DARK["ink"], DARK["stage"]) and ray.endswith(",0.2)")
+    ground = [int(DARK["stage"][i : i + 2], 16) for i in (1, 3, 5)]
+    for colour, strongest in zip(agents, (2, 0), strict=True):
+        *channels, alpha = (float(part) for part in re.findall(r"[\d.]+", colour))
+        seen = [g + alpha * (c - g) for g, c in zip(ground, channels, strict=True)]
+        assert channels.index(max(channels)) == strongest
+        assert contrast(rgb(str(seen)), DARK["stage"]) > 2.4
 
 
 @pytest.mark.parametrize("name", ["live", "replay"])
@@ -276,6 +294,17 @@ def test_who_asks_for_less_motion_starts_the_live_page(pages, browser) -> None:
     assert browser.element("#play").text == "play"
     browser.click("#play")
     browser.wait("return live.engine.steps > 2", seconds=30)
+
+
+def test_a_film_is_stopped_by_its_button_and_still_for_who_asks_for_it(pages, browser) -> None:
+    kind = "return document.images[0].src.slice(0, 14)"
+    show(browser, pages["film"])
+    assert browser.run(kind) == "data:image/gif" and browser.element("#play").text == "pause"
+    browser.click("#play")
+    assert browser.run(kind) == "data:image/png" and browser.element("#play").text == "play"
+    emulate(browser, reduced_motion="reduce")
+    show(browser, pages["film"])
+    assert browser.run(kind) == "data:image/png" and browser.run("return document.images[0].naturalWidth") == 60
 
 
 def test_a_reports_tables_are_sorted_by_keyboard(pages, browser) -> None:
