@@ -35,7 +35,7 @@ function numbersIn(box) {
   let known = "", cells = [];
   box.append(table);
   return (text, values, names) => {
-    const key = names ? names.join("\n") : String(values.length);
+    const key = [values.length, ...(names || [])].join("\n"); // no values: after an episode's end no action is taken
     if (known !== key) {
       known = key;
       body.replaceChildren();
