@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
+from marl.core.look.tokens import SERIES
 from marl.report import page
 from marl.report.compare import Comparison
 from marl.report.find import find
@@ -64,6 +66,15 @@ def test_the_page_opens_without_a_network_and_sorts_its_tables(out: Path, browse
     browser.run("document.querySelectorAll('table')[0].querySelectorAll('th')[2].click()")
     assert [float(cell.split(" ")[0]) for cell in browser.run(column)] == numbers[::-1]
     assert browser.errors() == [] and browser.requests() == []
+
+
+def test_texts_of_figures_stay_texts() -> None:
+    """A figure is a part of the page, and names in it come from files of others."""
+    figure = Figure()
+    figure.subplots().set_title("</text><script>alert(1)</script><b>&</b>", color=SERIES[1])
+    text = page._image("one", figure)
+    assert "&lt;script&gt;" in text and "<script" not in text and "<b>" not in text
+    assert "var(--series-1)" in text and SERIES[1] not in text and 'id="one-' in text
 
 
 def test_figures_have_room_for_long_names(tmp_path: Path, recwarn) -> None:
