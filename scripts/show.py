@@ -12,6 +12,7 @@ from pathlib import Path
 from marl.config import compose
 from marl.core import terminal
 from marl.core.errors import UserError, closest
+from marl.core.look.figures import style
 from marl.inspection import model_summary, network_graph
 from marl.launch import build, cli
 
@@ -74,16 +75,17 @@ def draw(rates: dict[str, list[float]], unit: str, per_iteration: int, out: Path
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
-    for name, values in rates.items():
-        axes.plot([i * per_iteration for i in range(len(values))], values, label=name)
-    axes.set(xlabel=unit, ylabel="learning rate", ylim=(0, None))
-    axes.legend()
-    try:
-        figure.savefig(out, dpi=150)
-    except (OSError, ValueError) as error:
-        raise UserError(f"out={out}: {error}") from error
-    plt.close(figure)
+    with matplotlib.rc_context(style()):
+        figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+        for name, values in rates.items():
+            axes.plot([i * per_iteration for i in range(len(values))], values, label=name)
+        axes.set(xlabel=unit, ylabel="learning rate", ylim=(0, None))
+        axes.legend()
+        try:
+            figure.savefig(out, dpi=150)
+        except (OSError, ValueError) as error:
+            raise UserError(f"out={out}: {error}") from error
+        plt.close(figure)
 
 
 def run(arguments: list[str]) -> None:

@@ -26,11 +26,17 @@ def application(policy: Policy, settings: dict[str, Any], most: int = MOST) -> w
     about = "streamed from Python"
     text = pages.page("live", {}, ENGINE=pages.web("remote.js"), BEGIN=BEGIN, ABOUT=about)
     open_now: set[web.WebSocketResponse] = set()
+    hello: dict[str, Any] = {}  # the same for every world: what the first one says
     # Simulators swap the process's random generators while they run, so all worlds step on one thread.
     worlds = ThreadPoolExecutor(1, "worlds")
 
     async def index(request: web.Request) -> web.Response:
         return web.Response(text=text, content_type="text/html")
+
+    def begin() -> Session:
+        session = Session(policy, settings)
+        hello.update(hello or session.hello())
+        return session
 
     async def connect(request: web.Request) -> web.WebSocketResponse:
         if request.headers.get("Origin") != f"http://{request.host}" or request.host.partition(":")[0] not in (
@@ -46,8 +52,8 @@ def application(policy: Policy, settings: dict[str, Any], most: int = MOST) -> w
             return socket
         open_now.add(socket)
         try:
-            session = await asyncio.get_running_loop().run_in_executor(worlds, Session, policy, settings)
-            await socket.send_json({"hello": session.hello()})
+            session = await asyncio.get_running_loop().run_in_executor(worlds, begin)
+            await socket.send_json({"hello": hello})
             await _play(socket, session, worlds)
         except* ConnectionResetError:
             pass  # the browser has gone: nothing is left to tell it

@@ -9,8 +9,12 @@ import json
 import sys
 from pathlib import Path
 
+import matplotlib
 from figures import curve
 from matplotlib.figure import Figure
+
+from marl.core.look.figures import style
+from marl.core.look.tokens import LIGHT
 
 
 def final(run: str) -> float:
@@ -23,7 +27,7 @@ def main(out: str, teacher: str, clone: str, *named: str) -> None:
     goal, begin = final(teacher), final(clone)
     figure = Figure((8, 3.6), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    axes.axhline(goal, color="gray", linestyle=":", label=f"the teacher, {goal:.1f}")
+    axes.axhline(goal, color=LIGHT["soft"], linestyle=":", label=f"the teacher, {goal:.1f}")
     axes.plot(0, begin, "k*", markersize=11, label=f"its clone, {begin:.1f}", zorder=3)
     print(f"teacher {goal:.2f}, clone {begin:.2f}")
     for i, entry in enumerate(named):
@@ -32,16 +36,16 @@ def main(out: str, teacher: str, clone: str, *named: str) -> None:
             frames, returns = curve(Path(run))
             reached = returns >= goal
             first = int(reached.argmax()) if reached.any() else None
-            style = {"color": f"C{i}", "label": None if number else name}
-            axes.plot(frames, returns, linewidth=1, alpha=0.8, **style)
+            look = {"color": f"C{i}", "label": None if number else name}
+            axes.plot(frames, returns, linewidth=1, alpha=0.8, **look)
             if first is not None:
                 axes.plot(frames[first], returns[first], "o", color=f"C{i}", markersize=6, zorder=3)
             print(f"{name}: {run} reached it after {'-' if first is None else f'{frames[first]:,.0f}'} frames")
     axes.set(xlabel="environment frames", ylabel="episode return\n(200 deterministic episodes)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend()
     figure.savefig(out)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    with matplotlib.rc_context(style()):
+        main(*sys.argv[1:])

@@ -20,6 +20,7 @@ from agents.policies.policy import Policy
 from envs.rendering.recording import Restorer
 from envs.rendering.scene import image
 from marl.config import compose
+from marl.core.look.figures import style
 
 MOMENTS = (0, 15, 40, 70, 99)  # steps of the episode that are shown
 
@@ -54,8 +55,7 @@ def main(out: str, *runs: str) -> None:
         line = axes.plot(frames, returns.mean(0), label=f"{name} ({len(curves)} seeds)")[0]
         axes.fill_between(frames, returns.min(0), returns.max(0), color=line.get_color(), alpha=0.2)
     axes.set(xlabel="environment frames", ylabel="episode return\n(200 deterministic episodes)")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend()
     film(Path(runs[0]), [figure.add_subplot(grid[1, i]) for i in range(len(MOMENTS))])
     figure.tight_layout()
     figure.savefig(out)
@@ -69,4 +69,5 @@ def run_label(run: Path) -> str:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    with matplotlib.rc_context(style()):
+        main(*sys.argv[1:])

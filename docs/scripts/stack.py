@@ -15,6 +15,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 
+from marl.core.look.tokens import LIGHT
+
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = {"scripts": "#f4f1ea", "agents": "#e3eefb", "envs": "#e4f5e9", "marl": "#fbeede"}  # from top to bottom
 COLUMNS, WIDTH, HEIGHT, GAP = 6, 1.62, 0.44, 0.08
@@ -35,7 +37,9 @@ def purpose(package: str) -> str:
 
 
 def box(ax, x: float, y: float, width: float, height: float, color: str) -> None:
-    ax.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.02", facecolor=color, edgecolor="#666"))
+    ax.add_patch(
+        FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.02", facecolor=color, edgecolor=LIGHT["edge"])
+    )
 
 
 def main(path: str) -> None:
@@ -48,15 +52,15 @@ def main(path: str) -> None:
         bottom = top - heights[name]
         box(ax, 0, bottom, width - 0.1, heights[name], color)
         ax.text(0.12, top - 0.28, f"{name}/", fontsize=13, weight="bold", va="center")
-        ax.text(1.25, top - 0.28, purpose(name), fontsize=8.5, va="center", color="#333")
+        ax.text(1.25, top - 0.28, purpose(name), fontsize=8.5, va="center", color=LIGHT["soft"])
         for place, room in enumerate(rooms(name)):
             x = 0.12 + place % COLUMNS * (WIDTH + GAP)
             y = top - 0.56 - (place // COLUMNS) * (HEIGHT + GAP) - HEIGHT
-            box(ax, x, y, WIDTH - 0.06, HEIGHT - 0.06, "white")
+            box(ax, x, y, WIDTH - 0.06, HEIGHT - 0.06, LIGHT["card"])
             ax.text(x + WIDTH / 2 - 0.03, y + HEIGHT / 2 - 0.03, room, fontsize=10, ha="center", va="center")
         if number < len(LAYERS) - 1:
             ax.annotate("imports", (width / 2, bottom - 0.4), (width / 2, bottom - 0.06), fontsize=8, ha="center",
-                        arrowprops={"arrowstyle": "->"}, va="top", color="#333")  # fmt: skip
+                        arrowprops={"arrowstyle": "->"}, va="top", color=LIGHT["soft"])  # fmt: skip
         top = bottom - 0.42
     ax.set_xlim(-0.1, width)
     ax.set_ylim(0.3, total + 0.1)

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from envs.rendering.html_page import web
 from marl.core.errors import UserError
+from marl.core.look import tokens
 
 COLOURS = 64  # of a GIF of drawn scenes
 
@@ -48,14 +50,14 @@ def mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
 
 
 def film_page(title: str, episodes: Sequence[tuple[str, Sequence[Image.Image]]], seconds: float) -> str:
-    """A page that needs no server and no network: every episode as a GIF below its caption."""
-    figures = []
+    """A page that needs no server and no network: every episode as a GIF above its caption, which a button stops."""
+    cards = []
     for caption, pictures in episodes:
-        file = io.BytesIO()
-        gif(file, pictures, seconds)
-        data = base64.b64encode(file.getvalue()).decode()
-        figures.append(f'<figure><img alt="" src="data:image/gif;base64,{data}">'
-                       f"<figcaption>{html.escape(caption)}</figcaption></figure>")  # fmt: skip
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-    style = "<style>body{font-family:sans-serif;margin:2em}figure{display:inline-block;margin:0 1em 1em 0}</style>"
-    return f"{head}{style}<h1>{html.escape(title)}</h1>{''.join(figures)}</html>"
+        moving, still, shown = io.BytesIO(), io.BytesIO(), html.escape(caption)
+        gif(moving, pictures, seconds)
+        pictures[-1].save(still, "PNG", optimize=True)
+        gif_data, png_data = (base64.b64encode(file.getvalue()).decode() for file in (moving, still))
+        cards.append(f'<article><img alt="{shown}" src="data:image/png;base64,{png_data}" '
+                     f'data-film="data:image/gif;base64,{gif_data}"><div>{shown}</div></article>')  # fmt: skip
+    text, title = web("film.html").replace("/*STYLE*/", tokens.style()), html.escape(title)
+    return text.replace("/*TITLE*/", title).replace("/*EPISODES*/", "".join(cards))

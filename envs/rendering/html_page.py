@@ -7,17 +7,21 @@ import os
 from pathlib import Path
 from typing import Any
 
+from marl.core.look import tokens
+
 WEB = Path(__file__).with_name("web")
+SHARED = ("theme.js", "labels.js", "draw.js", "panels.js")  # what all pages draw with
 
 
 def page(template: str, data: Any, **parts: str) -> str:
-    """`template`.html with style, drawing and `template`.js in it.
+    """`template`.html with the style of all pages, what they draw with, and `template`.js in it.
 
     data: JSON-able, gzipped into the page. parts: further {PLACE: JavaScript}, put at /*PLACE*/.
     """
     packed = base64.b64encode(gzip.compress(json.dumps(data, separators=(",", ":")).encode(), 9, mtime=0)).decode()
     text = (WEB / f"{template}.html").read_text()
-    filled = {"STYLE": web("style.css"), "DRAW": web("draw.js"), "MAIN": web(f"{template}.js"), "DATA": packed, **parts}
+    shared = "\n".join(map(web, SHARED))
+    filled = {"STYLE": tokens.style(), "DRAW": shared, "MAIN": web(f"{template}.js"), "DATA": packed, **parts}
     for place, content in filled.items():
         text = text.replace(f"/*{place}*/", content)
     return text

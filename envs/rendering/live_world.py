@@ -19,7 +19,7 @@ from envs.kernel.ir.lowered_step import Lowered, lower
 from envs.kernel.tracing.tape import Refusal
 from envs.kernel.tracing.trace import TRACED, trace
 from envs.kernel.verification.branches import check_branches
-from envs.observation_parts import feature_names
+from envs.rendering.feature_labels import action_labels, observation_labels
 from envs.rendering.scene import Scene, measure_lidars, scene
 from envs.rendering.web_frames import shape_row
 from envs.vmas.env import VmasEnv
@@ -148,8 +148,12 @@ def world(live: LiveProgram, settings: dict[str, Any], seeds: int) -> dict[str, 
 
 
 def groups(world: VmasWorld) -> dict[str, Any]:
-    """{group: agents, sizes, names of features, actions}; parts: a discrete action's index is their product's."""
+    """{group: agents, sizes, names of features and of actions' numbers by agent, actions}.
+
+    parts: a discrete action's index is their product's.
+    """
     by_name = {agent.name: agent for agent in world.simulator.agents}
+    observed, acted = observation_labels(world), action_labels(world)
     out = {}
     for name, g in world.spec.groups.items():
         first, a = by_name[g.agents[0]], g.action
@@ -157,7 +161,8 @@ def groups(world: VmasWorld) -> dict[str, Any]:
         out[name] = {
             "agents": list(g.agents),
             "F": g.observation_size,
-            "names": feature_names(g),
+            "names": observed[name],
+            "actions": acted[name],
             "D": a.size,
             "kind": a.kind,
             "nvec": list(a.nvec),

@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from envs.rendering.feature_labels import action_labels, observation_labels
 from envs.rendering.geometry import Shape
 from envs.rendering.recording import Recording, Restorer
 
@@ -42,6 +43,7 @@ def shape_row(shape: Shape) -> list[Any]:
 def web_frames(recording: Recording, episodes: list[int] | None = None) -> dict[str, Any]:
     """Everything a player shows, JSON-able: shapes, and per episode its frames, observations, actions, rewards, values.
 
+    names, actions: {group: by agent, what the numbers of its observation and of its action are called}.
     episodes: which; null: all. Observations and the like are rounded to three digits after the point.
     """
     shapes: dict[str, int] = {}
@@ -83,6 +85,8 @@ def web_frames(recording: Recording, episodes: list[int] | None = None) -> dict[
         "dt": recording.dt,
         "scenario": recording.settings.get("scenario"),
         "groups": recording.groups,
+        "names": observation_labels(restorer.env.world),
+        "actions": action_labels(restorer.env.world),
         "note": recording.note,
         "points": [json.loads(p) for p in points],
         "shapes": [json.loads(s) for s in shapes],

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 
 from marl.callbacks.base import Callback
+from marl.core.look.figures import style
 from marl.engine.run_view import RunView
 from marl.loggers.loggers import TensorBoardLogger
 from marl.supervised.metrics import confusion
@@ -38,10 +39,16 @@ class Pictures(Callback):
         """Also of a run that failed, as far as it came."""
         if not self.records:
             return
-        drawn = {"curves": draw_curves(self.records)} if self.curves else {}
-        if trainer.task.kind == "classification" and trainer.evaluation:
-            with trainer.averaged():  # as it was evaluated
-                drawn |= self._classes(trainer.task)
+        import matplotlib  # half a second, that only a run's end takes
+
+        with matplotlib.rc_context(style()):
+            drawn = {"curves": draw_curves(self.records)} if self.curves else {}
+            if trainer.task.kind == "classification" and trainer.evaluation:
+                with trainer.averaged():  # as it was evaluated
+                    drawn |= self._classes(trainer.task)
+            self._save(trainer, drawn)
+
+    def _save(self, trainer: RunView, drawn: dict[str, Any]) -> None:
         for name, figure in drawn.items():
             path = Path(trainer.run_dir) / "figures" / f"{name}.png"
             path.parent.mkdir(exist_ok=True)
@@ -100,8 +107,7 @@ def draw_curves(records: list[dict[str, float]]) -> Any:
                 marker = "." if len(points) < 30 else None
                 axes.plot(*zip(*points, strict=True), label=label, marker=marker, color=f"C{color}")
         axes.set(xlabel=unit, title=kind.replace("_", " "))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        axes.legend()
     return figure
 
 
@@ -114,6 +120,7 @@ def draw_confusion(counts: np.ndarray) -> Any:
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for i, j in zip(*np.nonzero(counts), strict=True) if K <= 30 else ():
         axes.text(j, i, counts[i, j], ha="center", va="center", fontsize=8, color="w" if share[i, j] > 0.5 else "k")
+    axes.grid(False)
     axes.set(xlabel="predicted", ylabel="true", xticks=range(K), yticks=range(K))
     return figure
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from marl.core.errors import UserError
+from marl.core.look.figures import style
 
 
 def integrated_gradients(
@@ -70,7 +71,8 @@ def _figure(rows: int, columns: int, size: tuple[float, float]):
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    with matplotlib.rc_context({**style(), "axes.grid": False}):
+        return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
 
 
 def _save(figure, out: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from marl.core.errors import UserError
+from marl.core.look.tokens import LIGHT, SERIES
 
 # Operations that only look at a tensor otherwise, or that are bookkeeping of the exporter's.
 PASSING = {"view", "reshape", "flatten", "unflatten", "_unsafe_view", "alias", "detach", "clone", "to", "_to_copy",
@@ -99,11 +100,11 @@ def draw(graphs: dict[str, nx.DiGraph], out: Path) -> None:
         for key, (x, y) in place.items():
             about = graph.nodes[key]
             shape = "×".join(map(str, about["shape"]))
-            colour = "white" if about["label"] in ("input", "memory") else "#e8eef7"
-            box = {"boxstyle": "round", "facecolor": colour, "edgecolor": "#4c6a92"}
+            colour = LIGHT["card"] if about["label"] in ("input", "memory") else LIGHT["track"]
+            box = {"boxstyle": "round", "facecolor": colour, "edgecolor": SERIES[0]}
             axis.text(x, y, f"{about['label']}\n{shape}".strip(), ha="center", va="center", fontsize=7, bbox=box)
         for source, target in graph.edges:
-            arrow = {"arrowstyle": "->", "color": "#4c6a92", "shrinkA": 16, "shrinkB": 16}
+            arrow = {"arrowstyle": "->", "color": SERIES[0], "shrinkA": 16, "shrinkB": 16}
             if place[source][1] - place[target][1] > 1:  # around the layers that it passes by
                 arrow["connectionstyle"] = "arc3,rad=0.4"
             axis.annotate("", place[target], place[source], arrowprops=arrow, zorder=0)

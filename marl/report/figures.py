@@ -10,27 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from marl.core.look.figures import FIGURES, LINES
+from marl.core.look.tokens import LIGHT, SERIES
 from marl.report.compare import Comparison, Curve, Estimate
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")  # Okabe and Ito
-LINES = ("-", "--", "-.", ":")
-STYLE = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "svg.fonttype": "none",  # text stays text
-    "pdf.fonttype": 42,  # journals refuse Type 3
-    "savefig.bbox": "tight",
-}
 
 
 def draw(comparison: Comparison) -> dict[str, Figure]:
     """All figures of a report by name, in the order in which they are shown."""
     figures = {}
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(FIGURES):
         for task in comparison.tasks:
             figures[f"curves_{slug(task)}"] = curves(comparison, task)
         if comparison.complete:
@@ -49,14 +37,14 @@ def draw(comparison: Comparison) -> dict[str, Figure]:
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write NAME.png (300 dots per inch) and NAME.pdf."""
     folder.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(FIGURES):
         figure.savefig(folder / f"{name}.png", dpi=300)
         figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
 
 
 def svg(figure: Figure) -> bytes:
     """The figure as an SVG document."""
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(FIGURES):
         file = io.BytesIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
         return file.getvalue()
@@ -70,7 +58,7 @@ def slug(text: str) -> str:
 def look(comparison: Comparison, algorithm: str) -> dict:
     """Colour and line of an algorithm, the same in every figure."""
     i = comparison.algorithms.index(algorithm)
-    return {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i // len(COLOURS) % len(LINES)]}
+    return {"color": SERIES[i % len(SERIES)], "linestyle": LINES[i // len(SERIES) % len(LINES)]}
 
 
 def room(names: Iterable[str], usual: int = 12) -> float:
@@ -93,7 +81,7 @@ def lines(axes: Axes, comparison: Comparison, by_algorithm: Mapping[str, Curve])
         if np.isfinite(curve.low).any():
             axes.fill_between(curve.x, curve.low, curve.high, color=style["color"], alpha=0.18, linewidth=0)
     if not by_algorithm:
-        axes.text(0.5, 0.5, "not recorded", ha="center", va="center", transform=axes.transAxes, color="grey")
+        axes.text(0.5, 0.5, "not recorded", ha="center", va="center", transform=axes.transAxes, color=LIGHT["soft"])
 
 
 def curves(comparison: Comparison, task: str) -> Figure:
@@ -126,7 +114,7 @@ def bars(axes: Axes, rows: list[tuple[str, Estimate, str]]) -> None:
     for i, (_, one, colour) in enumerate(reversed(rows)):
         if np.isfinite(one.low):
             axes.barh(i, one.high - one.low, left=one.low, color=colour, alpha=0.6, height=0.55)
-        axes.vlines(one.value, i - 0.27, i + 0.27, color="black", linewidth=2)
+        axes.vlines(one.value, i - 0.27, i + 0.27, color=LIGHT["ink"], linewidth=2)
     axes.set_yticks(range(len(rows)), [name for name, _, _ in reversed(rows)])
     axes.grid(False, axis="y")
 
@@ -161,7 +149,7 @@ def improvement(comparison: Comparison) -> Figure:
     figure = Figure(figsize=(6 + 2 * room(order), 0.9 + 0.35 * len(pairs)), layout="constrained")
     axes = figure.subplots()
     bars(axes, [(f"{x} > {y}", one, look(comparison, x)["color"]) for (x, y), one in pairs.items()])
-    axes.axvline(0.5, color="grey", linestyle="--", linewidth=1)
+    axes.axvline(0.5, color=LIGHT["edge"], linestyle="--", linewidth=1)
     axes.set(xlim=(-0.02, 1.02), xlabel="P(X > Y)")
     return figure
 
@@ -187,8 +175,8 @@ def parts(comparison: Comparison, task: str) -> Figure | None:
             curve = by_name[name].get(algorithm)
             if curve is not None:
                 label = name.removesuffix("/episode_return")
-                axes.plot(curve.x, curve.value, label=label, color=COLOURS[i % len(COLOURS)])
-                axes.fill_between(curve.x, curve.low, curve.high, color=COLOURS[i % len(COLOURS)], alpha=0.15, lw=0)
+                axes.plot(curve.x, curve.value, label=label, color=SERIES[i % len(SERIES)])
+                axes.fill_between(curve.x, curve.low, curve.high, color=SERIES[i % len(SERIES)], alpha=0.15, lw=0)
         axes.set(title=algorithm, xlabel=axis(comparison, "units"))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     figure.axes[0].set_ylabel("episode return (IQM)")

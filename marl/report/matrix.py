@@ -7,7 +7,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from marl.report.figures import COLOURS, STYLE
+from marl.core.look.figures import FIGURES
+from marl.core.look.tokens import SERIES
 from marl.report.tables import Table, number
 
 # {"mean", "ci95": [low, high], …} of `agents.evaluation.episodes.statistics`
@@ -23,10 +24,10 @@ def line(
     x = list(values) if numeric else list(range(len(values)))
     means = np.array([one["mean"] for one in returns])
     low, high = np.array([one["ci95"] for one in returns], float).T
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(FIGURES):
         figure = Figure(figsize=(4.5, 3), layout="constrained")
         axes = figure.subplots()
-        axes.errorbar(x, means, [means - low, high - means], marker="o", capsize=3, color=COLOURS[0])
+        axes.errorbar(x, means, [means - low, high - means], marker="o", capsize=3, color=SERIES[0])
         axes.set(xlabel=name.replace("_", " "), ylabel=label)
         if not numeric:
             turn = {"rotation": 40, "ha": "right"} if len(values) > 6 else {}
@@ -49,7 +50,7 @@ def heat(
 ) -> None:  # fmt: skip
     """Draw the matrix: colour by the mean return of the group `whose`, intervals in the cells."""
     means = np.array([[cell["mean"] for cell in row] for row in cells])
-    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+    with matplotlib.rc_context({**FIGURES, "axes.grid": False}):
         figure = Figure(figsize=(2 + 1.3 * len(columns), 1.2 + 0.6 * len(rows)), layout="constrained")
         axes = figure.subplots()
         image = axes.imshow(means, cmap="cividis", aspect="auto")

@@ -1,17 +1,22 @@
 """A report's pages: one self-contained HTML file (no network, no other files) and the same in Markdown."""
 
-import base64
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from marl.core.look import tokens
 from marl.report import figures, tables
 from marl.report.compare import Comparison
 from marl.report.tables import Table
 
 TEMPLATE = Path(__file__).with_name("page.html")
+DRAWN = {  # a figure's colours, and the page's variables in their place
+    **{tokens.LIGHT[name]: name for name in ("text", "soft", "card", "line", "edge", "ink")},
+    **{colour: f"series-{i}" for i, colour in enumerate(tokens.SERIES)},
+}
 SECTIONS = {  # figures and tables by the beginnings of their names, in reading order
     "Learning curves": ("curves_", "Interquartile mean over runs, with 95 % bands of the stratified bootstrap."),
     "Scores": ("scores", ""),
@@ -57,24 +62,39 @@ def html(title: str, sentences: Sequence[str], drawn: Mapping[str, Figure], cont
         if images or grids:
             body += [f"<h2>{escape(heading)}</h2>", f"<p>{escape(hint)}</p>" if hint else "", *images, *grids]
     body += ["<h2>Normalisation</h2>", _grid(content["limits"])]
-    return TEMPLATE.read_text().replace("{{title}}", escape(title)).replace("{{body}}", "\n".join(body))
+    page = TEMPLATE.read_text().replace("{{style}}", tokens.style())
+    return page.replace("{{title}}", escape(title)).replace("{{body}}", "\n".join(body))
 
 
 def _image(name: str, figure: Figure) -> str:
-    data = base64.b64encode(figures.svg(figure)).decode()
+    """The figure as a part of the page: in its colours, light or dark, and with its text as text."""
+    text = figures.svg(figure).decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'( id="|"#|\(#)', rf"\g<1>{name}-", text)  # a page has many figures, and each name once
+    for colour, variable in DRAWN.items():
+        text = text.replace(colour, f"var(--{variable})")
     alt = escape(name.replace("_", " "))
-    return f'<figure><img alt="{alt}" src="data:image/svg+xml;base64,{data}"><figcaption>{alt}</figcaption></figure>'
+    points = float(re.search(r'width="([\d.]+)pt"', text)[1])
+    least = 0.8 * points  # smaller, nobody reads it: on a phone it scrolls
+    text = text.replace("<svg", f'<svg role="img" aria-label="{alt}" style="min-width: {least:.0f}pt"', 1)
+    return f"<figure>{_region(alt, text)}<figcaption>{alt}</figcaption></figure>"
+
+
+def _region(label: str, inside: str) -> str:
+    """What scrolls in itself where it is too wide, by keyboard too."""
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{label}">{inside}</div>'
 
 
 def _grid(table: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
+    head = "".join(f'<th scope="col"><button>{escape(column)}</button></th>' for column in table.columns)
     rows = []
     for i, row in enumerate(table.rows):
         best = [" class=best" if (i, j) in table.best else "" for j in range(len(row))]
         cells = "".join(f"<td{mark}>{escape(cell)}</td>" for mark, cell in zip(best, row, strict=True))
         rows.append(f"<tr>{cells}</tr>")
     inside = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f"<div class=wide><table><caption>{escape(table.caption)}</caption>{inside}</table></div>"
+    caption = escape(table.caption)
+    return f'<p class="hint soft">{caption}</p>' + _region(caption, f"<table>{inside}</table>")
 
 
 def markdown(title: str, sentences: Sequence[str], drawn: Mapping[str, Figure], content: Mapping[str, Table]) -> str:

@@ -16,6 +16,7 @@ from bench.simulation import NEVER, Stepper
 from bench.timing import steps_within, timed
 from envs.vmas.env import VmasEnv
 from marl.config import compose
+from marl.core.look.figures import style
 from marl.launch import build
 
 ENVIRONMENTS = (1, 10, 100, 1_000, 10_000, 100_000)
@@ -99,20 +100,19 @@ def plot(rows: list[dict], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), dpi=120, sharey=True)
-    for axes, axis in zip(panels, ("environments", "agents"), strict=True):
-        for row in (row for row in rows if row["axis"] == axis):
-            label = f"{row['key'].rpartition('/')[2]} (step $\\propto n^{{{row['value']:.2f}}}$)"
-            axes.loglog(row["sizes"], row["us_per_frame"], "o-", label=label)
-        axes.set(xlabel=axis)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=8)
-    panels[0].set(ylabel="µs per environment frame", title="balance, 4 agents")
-    panels[1].set(title=f"balance, {FIXED} environments")
-    panels[1].minorticks_off()
-    panels[1].set_xticks(AGENTS, [str(n) for n in AGENTS])
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    plt.close(figure)
+    with matplotlib.rc_context(style()):
+        figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), dpi=120, sharey=True)
+        for axes, axis in zip(panels, ("environments", "agents"), strict=True):
+            for row in (row for row in rows if row["axis"] == axis):
+                label = f"{row['key'].rpartition('/')[2]} (step $\\propto n^{{{row['value']:.2f}}}$)"
+                axes.loglog(row["sizes"], row["us_per_frame"], "o-", label=label)
+            axes.set(xlabel=axis)
+            axes.legend(fontsize=8)
+        panels[0].set(ylabel="µs per environment frame", title="balance, 4 agents")
+        panels[1].set(title=f"balance, {FIXED} environments")
+        panels[1].minorticks_off()
+        panels[1].set_xticks(AGENTS, [str(n) for n in AGENTS])
+        figure.tight_layout()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+        plt.close(figure)

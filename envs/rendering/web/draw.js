@@ -1,10 +1,7 @@
-// Draws shapes on a canvas, as envs/rendering/scene.py draws them into pixels; curves; what the player and the live
-// page share. A shape is a row [kind, points, pose, colour, width, layer, owner, text or image], see
-// envs/rendering/web_frames.py.
+// Draws shapes on a canvas, as envs/rendering/scene.py draws them into pixels. A shape is a row [kind, points, pose,
+// colour, width, layer, owner, text or image], see envs/rendering/web_frames.py.
 "use strict";
 
-const PALETTE = ["#4477aa", "#ee6677", "#228833", "#aa7a00", "#0f8aa8", "#aa3377", "#777777", "#332288", "#882255",
-  "#117733"];
 const pictures = new Map(); // data URI -> Image
 
 // A view maps metres to pixels: `bounds` [left, right, bottom, top] onto a width x height canvas; `zoom`: canvas pixels
@@ -25,9 +22,6 @@ function matrixOf(pose) {
   return [c, s, -s, c, pose[0], pose[1]];
 }
 
-const css = (colour, dim = 1) =>
-  `rgba(${colour.slice(0, 3).map((c) => Math.round(255 * c * dim)).join(",")},${colour[3] * dim})`;
-
 function drawShape(ctx, view, row) {
   const [kind, points, pose, colour, width, , , extra] = row;
   const [a, b, c, d, e, f] = matrixOf(pose);
@@ -35,7 +29,7 @@ function drawShape(ctx, view, row) {
   if (kind === "text") {
     const [x, y] = at(0);
     ctx.font = `${(width * 96 / 72) * view.zoom}px monospace`;
-    ctx.fillStyle = "black";
+    ctx.fillStyle = theme.ink;
     ctx.textBaseline = "bottom";
     ctx.fillText(extra, x * view.zoom, view.height - y * view.zoom);
     return;
@@ -52,41 +46,42 @@ function drawShape(ctx, view, row) {
     const [x, y] = at(i);
     ctx[i ? "lineTo" : "moveTo"](pixelX(view, x), pixelY(view, y));
   }
+  const [inside, edge] = shade(colour);
   ctx.lineWidth = Math.max(1, width * view.zoom);
   if (kind === "fill" || kind === "plain") {
     ctx.closePath();
-    ctx.fillStyle = css(colour);
+    ctx.fillStyle = inside;
     ctx.fill();
     if (kind === "plain") return;
-    ctx.strokeStyle = css(colour, 0.5);
+    ctx.strokeStyle = edge;
   } else {
     if (kind === "loop") ctx.closePath();
-    ctx.strokeStyle = css(colour);
+    ctx.strokeStyle = inside;
   }
   ctx.stroke();
 }
 
-// show: {rays, labels}; labels: {agent: text}; chosen: an agent that gets a ring.
+// show: {rays, labels}; places: agents, with `text` and `colour` of their label; chosen: the one that gets a ring.
+// Returns the labels' boxes {x, y, width, height, item}, pixels.
 function drawScene(ctx, view, rows, show, places, chosen) {
-  ctx.fillStyle = "white";
+  ctx.fillStyle = theme.stage;
   ctx.fillRect(0, 0, view.width, view.height);
   for (const row of rows) if (show.rays || row[5] !== "sensor") drawShape(ctx, view, row);
-  for (const { name, x, y, radius } of places) {
-    const px = pixelX(view, x), py = pixelY(view, y), size = Math.max(6, radius * view.across);
-    if (name === chosen) {
-      ctx.beginPath();
-      ctx.arc(px, py, size + 4, 0, 2 * Math.PI);
-      ctx.strokeStyle = "#111";
-      ctx.lineWidth = 2;
-      ctx.stroke();
-    }
-    if (show.labels) {
-      ctx.font = "12px sans-serif";
-      ctx.fillStyle = "#111";
-      ctx.textBaseline = "bottom";
-      ctx.fillText(name, px + size, py - size);
-    }
+  const items = places.map((place) => ({ ...place, px: pixelX(view, place.x), py: pixelY(view, place.y),
+    size: Math.max(6, place.radius * view.across) }));
+  const ringed = items.find(({ name }) => name === chosen);
+  if (ringed) {
+    ctx.beginPath();
+    ctx.arc(ringed.px, ringed.py, ringed.size + 4, 0, 2 * Math.PI);
+    ctx.strokeStyle = theme.ink;
+    ctx.lineWidth = 2;
+    ctx.stroke();
   }
+  const named = items.filter((item) => show.labels || item.marked);
+  named.sort((a, b) => (b === ringed) - (a === ringed));
+  const placed = placeLabels(ctx, named, view.width, view.height);
+  drawLabels(ctx, placed);
+  return placed;
 }
 
 function drawTrail(ctx, view, spots, colour) {
@@ -100,63 +95,6 @@ function drawTrail(ctx, view, spots, colour) {
     ctx.stroke();
   }
   ctx.globalAlpha = 1;
-}
-
-// Lines over frames: series [{name, colour, values}], a title, and a cursor at frame `at` of `count`.
-function drawCurves(canvas, title, series, at, count) {
-  const ctx = fit(canvas), width = canvas.clientWidth, height = canvas.clientHeight;
-  ctx.clearRect(0, 0, width, height);
-  let low = Infinity, high = -Infinity;
-  for (const { values } of series) for (const v of values) { low = Math.min(low, v); high = Math.max(high, v); }
-  if (!(high > low)) { low = Math.min(low, 0) - 1e-3; high = Math.max(high, 0) + 1e-3; }
-  if (!Number.isFinite(low)) { low = 0; high = 1; }
-  const x = (i) => 40 + ((width - 46) * i) / Math.max(1, count), y = (v) => 16 + ((height - 22) * (high - v)) / (high - low);
-  ctx.font = "11px sans-serif";
-  ctx.fillStyle = "#555";
-  ctx.textBaseline = "alphabetic";
-  ctx.fillText(title, 40, 11);
-  ctx.fillText(high.toPrecision(3), 2, 22);
-  ctx.fillText(low.toPrecision(3), 2, height - 4);
-  ctx.strokeStyle = "#ddd";
-  ctx.beginPath();
-  ctx.moveTo(40, y(Math.min(high, Math.max(low, 0))));
-  ctx.lineTo(width - 6, y(Math.min(high, Math.max(low, 0))));
-  ctx.stroke();
-  for (const { colour, values, bold } of series) {
-    ctx.strokeStyle = colour;
-    ctx.lineWidth = bold ? 2.5 : 1.2;
-    ctx.beginPath();
-    values.forEach((v, i) => ctx[i ? "lineTo" : "moveTo"](x(i), y(v)));
-    ctx.stroke();
-  }
-  ctx.lineWidth = 1;
-  ctx.strokeStyle = "#111";
-  ctx.beginPath();
-  ctx.moveTo(x(at), 14);
-  ctx.lineTo(x(at), height - 4);
-  ctx.stroke();
-}
-
-// A context whose unit is a CSS pixel, sharp on any screen.
-function fit(canvas) {
-  const ratio = window.devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight;
-  if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
-    canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height * ratio);
-  }
-  const ctx = canvas.getContext("2d");
-  ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
-  return ctx;
-}
-
-// Numbers as a table of small bars, by their names or, without any, numbered.
-function showNumbers(element, title, values, names) {
-  const largest = Math.max(1e-9, ...values.map(Math.abs));
-  element.innerHTML = `<h3></h3><div class="bars">${values.map((v, i) =>
-    `<span>${i}</span><span class="bar"><i style="width:${(50 * Math.abs(v)) / largest}%;` +
-    `${v < 0 ? "right" : "left"}:50%"></i></span><span>${(+v).toFixed(3)}</span>`).join("")}</div>`;
-  element.firstChild.textContent = title;
-  if (names) element.querySelectorAll(".bars > span:nth-child(3n + 1)").forEach((s, i) => { s.textContent = names[i]; });
 }
 
 // The owner of the topmost body at a point in metres, or within `slack` of it; null where there is none.

@@ -38,6 +38,7 @@ class LocalEngine {
     this.playing = true;
     this.again = true; // restart when an episode ends
     this.owed = 0;
+    this.ink = world.sensors.map(({ colour, alpha }) => [[0, 0, 0, alpha], [...colour, alpha]]); // of rays and their ends
     this.reset(0);
   }
 
@@ -174,15 +175,14 @@ class LocalEngine {
     for (const { name, look } of this.world.entities)
       if (look) rows.push([look[0], look[1], [at[name].x, at[name].y, at[name].rot], ...look.slice(3)]);
     let k = 0;
-    for (const { agent, angles, colour, alpha, shown } of this.world.sensors) {
-      const from = at[agent];
+    for (const [sensor, { agent, angles, shown }] of this.world.sensors.entries()) {
+      const from = at[agent], [ray, end] = this.ink[sensor];
       for (const angle of angles) {
         const far = this.rays[k++];
         if (!shown || !from) continue;
         const pose = [from.x, from.y, angle + from.rot];
-        rows.push(["line", [0, 0, far, 0], pose, [0, 0, 0, alpha], 1, "sensor", agent, ""]);
-        rows.push(["plain", DOT.map((v, i) => (i % 2 ? v : v + far)), pose,
-          [...colour, alpha], 1, "sensor", agent, ""]);
+        rows.push(["line", [0, 0, far, 0], pose, ray, 1, "sensor", agent, ""]);
+        rows.push(["plain", DOT.map((v, i) => (i % 2 ? v : v + far)), pose, end, 1, "sensor", agent, ""]);
       }
     }
     return rows;

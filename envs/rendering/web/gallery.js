@@ -4,10 +4,8 @@
 
 const SPEED = 2; // seconds of the simulation per second
 const REST = 0.8; // seconds at a loop's end
-const still = matchMedia("(prefers-reduced-motion: reduce)");
 const gallery = window.gallery = { ready: false, playing: !still.matches, loops: [] };
 
-const $ = (id) => document.getElementById(id);
 const element = (kind, text, more = {}) => Object.assign(document.createElement(kind), { textContent: text, ...more });
 const whole = (track, count) => { // one number per frame
   if (!Array.isArray(track)) return new Array(count).fill(track);
@@ -36,8 +34,8 @@ function rowsAt(loop, moment) {
 }
 
 function draw(loop) {
-  const ctx = fit(loop.canvas), { rows, bounds } = rowsAt(loop, loop.moment);
-  const view = viewOf(bounds, loop.canvas.clientWidth, loop.canvas.clientHeight, loop.size[0]);
+  const ctx = fit(loop.canvas), { width, height } = sizeOf(loop.canvas), { rows, bounds } = rowsAt(loop, loop.moment);
+  const view = viewOf(bounds, width, height, loop.size[0]);
   drawScene(ctx, view, rows, { rays: false, labels: false }, [], null);
   loop.drawn++;
 }
@@ -106,7 +104,7 @@ unpack("data").then(({ entries, turn, about }) => {
   for (const { canvas } of gallery.loops) seen.observe(canvas);
   $("play").onclick = () => play(!gallery.playing);
   still.onchange = () => play(!still.matches);
-  window.onresize = () => { for (const loop of gallery.loops) if (loop.visible) draw(loop); };
+  window.addEventListener("redraw", () => { for (const loop of gallery.loops) if (loop.visible) draw(loop); });
   play(gallery.playing);
   gallery.ready = true;
   requestAnimationFrame(tick);

@@ -1,36 +1,32 @@
 // The player of recorded episodes: play, scrub, speed, episodes, trails, labels, rays, curves, observations.
 "use strict";
 
-const $ = (id) => document.getElementById(id);
 const TRAIL = 25; // frames
-const player = window.player = { frame: 0, playing: false, episode: 0, chosen: null, ready: false, drawn: 0 };
+const player = window.player = { frame: 0, playing: false, episode: 0, chosen: null, ready: false, drawn: 0, labels: [] };
 
 unpack("data").then((film) => {
-  const agents = Object.values(film.groups).flat();
-  const colour = Object.fromEntries(agents.map((name, i) => [name, PALETTE[i % PALETTE.length]]));
+  const agents = Object.values(film.groups).flat(), texts = labelTexts(agents);
+  const order = Object.fromEntries(agents.map((name, i) => [name, i])), at = {}; // at: curve -> pixel to frame
   for (const shape of film.shapes) shape[1] = film.points[shape[1]];
   const note = film.note || {};
   $("title").textContent = document.title = `${film.scenario}: replay`;
   $("about").textContent = [note.name, note.checkpoint, note.iteration && `iteration ${note.iteration}`,
     `${film.episodes.length} episode${film.episodes.length > 1 ? "s" : ""}`].filter(Boolean).join(" · ");
   $("view").style.aspectRatio = `${film.width} / ${film.height}`;
+  $("view").style.setProperty("--ratio", film.width / film.height);
   film.episodes.forEach((e, i) => {
     const total = returns(e), text = `${e.episode}: ${e.steps} steps, return ${total.toFixed(2)}`;
     $("episode").add(new Option(text, i));
   });
-  for (const name of agents) {
-    const button = Object.assign(document.createElement("button"), { textContent: name });
-    button.style.borderLeftColor = colour[name];
-    button.onclick = () => choose(name);
-    $("agents").append(button);
-  }
+  const markChosen = agentButtons($("agents"), agents, choose);
+  const showObservation = numbersIn($("observation")), showAction = numbersIn($("action"));
 
   const episode = () => film.episodes[player.episode];
   const rows = (t) => episode().frames[t][1].map((i) => film.shapes[i]);
   const pose = (row) => (row[2].length === 6 ? row[2].slice(4) : row[2]);
-  const places = (t) => rows(t).filter((r) => r[5] === "body" && agents.includes(r[6])).map((r) => {
+  const places = (t) => rows(t).filter((r) => r[5] === "body" && r[6] in order).map((r) => {
     const radius = Math.max(...r[1].map(Math.abs)), [x, y] = pose(r);
-    return { name: r[6], x, y, radius };
+    return { name: r[6], text: texts[r[6]], colour: series(order[r[6]]), x, y, radius };
   });
   let view;
 
@@ -42,32 +38,31 @@ unpack("data").then((film) => {
 
   function curves(kind) { // one line per agent
     return Object.entries(episode()[kind]).flatMap(([group, steps]) => film.groups[group].map((name, i) => ({
-      name, colour: colour[name], bold: name === player.chosen, values: steps.map((row) => row[i]) })));
+      colour: series(order[name]), bold: name === player.chosen, values: steps.map((row) => row[i]) })));
   }
 
   function draw() {
-    const ctx = fit($("view")), t = player.frame, e = episode();
-    view = viewOf(e.frames[t][0], $("view").clientWidth, $("view").clientHeight, film.width);
+    const ctx = fit($("view")), t = player.frame, e = episode(), { width, height } = sizeOf($("view"));
+    view = viewOf(e.frames[t][0], width, height, film.width);
     const here = places(t);
-    drawScene(ctx, view, rows(t), { rays: $("rays").checked, labels: $("labels").checked }, here, player.chosen);
+    player.labels = drawScene(ctx, view, rows(t), { rays: $("rays").checked, labels: $("labels").checked }, here, player.chosen);
     if ($("trails").checked) {
       const past = [];
       for (let k = Math.max(0, t - TRAIL); k <= t; k++) past.push(places(k));
-      for (const { name } of here)
-        drawTrail(ctx, view, past.map((p) => p.find((q) => q.name === name)).filter(Boolean).map((q) => [q.x, q.y]),
-          colour[name]);
+      for (const { name, colour } of here)
+        drawTrail(ctx, view, past.map((p) => p.find((q) => q.name === name)).filter(Boolean).map((q) => [q.x, q.y]), colour);
     }
-    drawCurves($("reward"), "reward per step", curves("reward"), t, e.steps);
+    at.reward = drawCurves($("reward"), "reward per step", curves("reward"), t, e.steps);
     $("value").hidden = !Object.keys(e.value).length;
-    if (!$("value").hidden) drawCurves($("value"), "value", curves("value"), t, e.steps);
+    if (!$("value").hidden) at.value = drawCurves($("value"), "value", curves("value"), t, e.steps);
     $("scrub").value = t;
     $("status").textContent = `step ${t} of ${e.steps}, ${(t * film.dt).toFixed(1)} s` +
       (t === e.steps ? (e.terminated ? " (terminated)" : " (time limit)") : "");
     const group = Object.keys(film.groups).find((g) => film.groups[g].includes(player.chosen));
     if (group) {
       const i = film.groups[group].indexOf(player.chosen);
-      showNumbers($("observation"), `${player.chosen}: observation`, e.observation[group][t][i]);
-      showNumbers($("action"), "action taken next", t < e.steps ? e.action[group][t][i] : []);
+      showObservation(`${player.chosen}: observation`, e.observation[group][t][i], film.names[group][i]);
+      showAction(`${player.chosen}: action taken next`, t < e.steps ? e.action[group][t][i] : [], film.actions[group][i]);
     }
     player.drawn++;
   }
@@ -75,12 +70,13 @@ unpack("data").then((film) => {
   function go(t) { player.frame = Math.max(0, Math.min(episode().steps, Math.round(t))); draw(); }
   function choose(name) {
     player.chosen = name;
-    for (const b of $("agents").children) b.classList.toggle("on", b.textContent === name);
+    markChosen(name);
     draw();
   }
   function play(on) {
     player.playing = on;
     $("play").textContent = on ? "pause" : "play";
+    say(on ? "playing" : `paused at step ${player.frame}`);
     if (on && player.frame >= episode().steps) player.frame = 0;
     last = performance.now();
   }
@@ -89,6 +85,7 @@ unpack("data").then((film) => {
     $("scrub").max = episode().steps;
     go(0);
   }
+  const single = (step) => { play(false); go(player.frame + step); say($("status").textContent); };
 
   let last = 0, owed = 0;
   function tick(now) {
@@ -106,22 +103,23 @@ unpack("data").then((film) => {
   }
 
   $("play").onclick = () => play(!player.playing);
-  $("scrub").oninput = (event) => { play(false); go(Number(event.target.value)); };
+  $("back").onclick = () => single(-1);
+  $("forth").onclick = () => single(1);
+  $("scrub").oninput = (event) => { const t = Number(event.target.value); play(false); go(t); };
   $("episode").onchange = (event) => select(Number(event.target.value));
   for (const id of ["trails", "labels", "rays"]) $(id).onchange = draw;
-  for (const id of ["reward", "value"]) $(id).onclick = (event) =>
-    go(((event.offsetX - 40) / ($(id).clientWidth - 46)) * episode().steps);
+  for (const id of ["reward", "value"]) $(id).onclick = (event) => go(at[id](event.offsetX));
   $("view").onclick = (event) => {
     const found = hit(rows(player.frame), metresX(view, event.offsetX), metresY(view, event.offsetY), 8 / view.across);
     if (agents.includes(found)) choose(found);
   };
   document.onkeydown = (event) => {
-    if (event.target.matches("input[type=number], select")) return;
+    if (taken(event)) return;
     if (event.key === " ") { play(!player.playing); event.preventDefault(); }
-    if (event.key === "ArrowRight") go(player.frame + 1);
-    if (event.key === "ArrowLeft") go(player.frame - 1);
+    if (event.key === "ArrowRight") single(1);
+    if (event.key === "ArrowLeft") single(-1);
   };
-  window.onresize = draw;
+  window.addEventListener("redraw", draw);
   select(0);
   choose(agents[0]);
   player.go = go;

@@ -98,7 +98,7 @@ def test_the_browser_s_simulator_says_it(javascript):
     settings = {"scenario": "simple_spread", "max_steps": 5, "observe_time": True}
     live = program(settings)
     page = world(live, settings, seeds=2)
-    assert page["groups"]["agents"]["names"][-1] == NAME and page["groups"]["agents"]["F"] == 15
+    assert page["groups"]["agents"]["names"][0][-1] == "remaining time" and page["groups"]["agents"]["F"] == 15
     assert [start["o"]["agents"][14::15] for start in page["starts"]] == [[1.0, 1.0, 1.0]] * 2
     offset = sum(
         size
@@ -218,6 +218,6 @@ def test_specs_recordings_runs_and_live_worlds_know_it(tmp_path: Path):
     session = Session(policy, settings)
     session.step()
     assert session.observation["agents"][0, 0, -1].item() == shares(1, 5)
-    assert session.hello()["groups"]["agents"]["names"][-1] == NAME
+    assert session.hello()["groups"]["agents"]["names"][0][-1] == "remaining time"
     filmed = film(settings, lambda seen: (policy.act({"agents": seen["agents"]}), {}))
     assert filmed.settings["observe_time"] and filmed.lengths == [5]

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
+from marl.core.look.tokens import SERIES
 from marl.report import page
 from marl.report.compare import Comparison
 from marl.report.find import find
@@ -46,8 +48,14 @@ def test_figures_and_tables_come_in_every_format(out: Path) -> None:
 def test_the_page_opens_without_a_network_and_sorts_its_tables(out: Path, browser) -> None:
     browser.open(out / "report.html")
     assert browser.run("return document.title") == "A & B <report>"
-    loaded = "return [...document.images].every(i => i.complete && i.naturalWidth > 100) && document.images.length"
-    assert browser.wait(loaded) == 8
+    figures = "const all = [...document.querySelectorAll('figure svg')];"
+    drawn = "all.every((f) => f.getBoundingClientRect().width > 100 && f.querySelectorAll('text').length > 3)"
+    assert browser.wait(f"{figures} return {drawn} && all.length") == 8
+    ids = browser.run("return [...document.querySelectorAll('[id]')].map((e) => e.id)")
+    assert len(ids) == len(set(ids)) > 100
+    empty = "const named = [...document.querySelectorAll('use, [clip-path]')]; return named.filter((e) => !document" \
+        ".querySelector(e.getAttribute('xlink:href') || e.getAttribute('clip-path').slice(4, -1))).length"  # fmt: skip
+    assert browser.run(empty) == 0
     headings = browser.run("return [...document.querySelectorAll('h2')].map(h => h.textContent)")
     assert headings[0] == "Learning curves" and "Probability of improvement" in headings
     column = "return [...document.querySelector('table').tBodies[0].rows].map(r => r.cells[2].textContent)"
@@ -58,6 +66,15 @@ def test_the_page_opens_without_a_network_and_sorts_its_tables(out: Path, browse
     browser.run("document.querySelectorAll('table')[0].querySelectorAll('th')[2].click()")
     assert [float(cell.split(" ")[0]) for cell in browser.run(column)] == numbers[::-1]
     assert browser.errors() == [] and browser.requests() == []
+
+
+def test_texts_of_figures_stay_texts() -> None:
+    """A figure is a part of the page, and names in it come from files of others."""
+    figure = Figure()
+    figure.subplots().set_title("</text><script>alert(1)</script><b>&</b>", color=SERIES[1])
+    text = page._image("one", figure)
+    assert "&lt;script&gt;" in text and "<script" not in text and "<b>" not in text
+    assert "var(--series-1)" in text and SERIES[1] not in text and 'id="one-' in text
 
 
 def test_figures_have_room_for_long_names(tmp_path: Path, recwarn) -> None:
