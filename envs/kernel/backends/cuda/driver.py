@@ -73,11 +73,14 @@ class NvidiaDriver:
         from cuda.bindings import driver
 
         with torch.cuda.device(device):
-            torch.empty(1, device=device)  # makes the context that torch works in the current one
+            torch.empty(1, device=device)  # torch begins, if it has not
             try:
                 module = self._modules.get((binary.name, device))
                 if module is None:
-                    self._contexts[torch.cuda.current_device()] = _checked(driver.cuCtxGetCurrent())
+                    index = torch.cuda.current_device()
+                    context = _checked(driver.cuDevicePrimaryCtxRetain(_checked(driver.cuDeviceGet(index))))
+                    _checked(driver.cuCtxSetCurrent(context))
+                    self._contexts[index] = context
                     module = _checked(driver.cuModuleLoadData(binary.read_bytes()))
                     self._modules[binary.name, device] = module
                 return _checked(driver.cuModuleGetFunction(module, kernel.encode()))

@@ -7,7 +7,8 @@
 static thread_local void* current = nullptr;  // a thread has no context until one is made its own
 
 API void fake_use(void* context) { current = context; }  // as torch does with a device
-API int cuCtxGetCurrent(void** context) { *context = current; return 0; }
+API int cuDeviceGet(int* device, int index) { *device = index; return 0; }
+API int cuDevicePrimaryCtxRetain(void** context, int device) { *context = (char*)7 + device; return 0; }
 API int cuCtxSetCurrent(void* context) { current = context; return 0; }
 API int cuInit(unsigned) { return 0; }
 API int cuDriverGetVersion(int* version) { *version = 13000; return 0; }
