@@ -66,7 +66,8 @@ class Task(ABC):
     def whole_epochs(self, iteration: int) -> Iterator[Epoch] | None:
         """The same minibatches epoch by epoch, for updates that train on all of one at once; None: it has none such.
 
-        `observe` is called for all minibatches of an epoch before the next one is asked for.
+        `observe` is called for all minibatches of an epoch before the next one is asked for. A loss with targets
+        (`marl.engine.device_update.Followed`) has had them follow after each.
         """
         return None
 

@@ -46,6 +46,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests recorded by `record_property`, a line for each name: how much was compared, compiled and run."""
+    found: dict[str, list[str]] = {}
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            found.setdefault(name, []).append(str(value))
+    for name, values in sorted(found.items()):
+        terminalreporter.write_line(f"{name}, {len(values)}: {', '.join(sorted(values))}")
+
+
 def pytest_configure() -> None:
     """Ctrl-C as usual: a shell starts what runs in its background with SIGINT ignored, and commands inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -26,7 +26,10 @@ from marl.checkpoints.attachments import Attachments
 from marl.config.described import remembers_arguments
 from marl.core import distributed
 from marl.core.errors import NonFinite, UserError
+from marl.data.epoch import Epoch
 from marl.optim import fused_lerp
+
+TOGETHER = 32  # minibatches that are drawn and trained on at once, where updates take several
 
 
 class OffPolicy(RLTask):
@@ -98,6 +101,7 @@ class OffPolicy(RLTask):
         if algo.prefill > (most := self.buffer.capacity * self.env.num_envs):
             raise UserError(f"algo.prefill={algo.prefill}: the buffer holds {most} frames (algo.buffer_frames)")
         self.steps_per_iteration = algo.updates
+        self.followed = False  # the update itself has the targets follow
 
     def remembering_critics(self) -> dict[str, nn.Module]:
         """The critics of actions that have a memory."""
@@ -146,8 +150,8 @@ class OffPolicy(RLTask):
 
         None before the buffer is filled (`prefill`), and holds a whole sequence where such are drawn.
         """
-        algo = self.algo
-        if self.buffer.frames < algo.prefill or not self.buffer.can_be_drawn:
+        algo, self.followed = self.algo, False
+        if not self._has_enough:
             return
         shape = torch.Size([] if self.sequences else [algo.minibatch_size])  # sequences lie time first
         self.loss.train()
@@ -157,13 +161,36 @@ class OffPolicy(RLTask):
             yield TensorDict._new_unsafe(rows, batch_size=shape)  # unchecked: checks take longer than the draw
         self.loss.eval()
 
+    @property
+    def _has_enough(self) -> bool:
+        return self.buffer.frames >= self.algo.prefill and self.buffer.can_be_drawn
+
+    def whole_epochs(self, iteration: int) -> Iterator[Epoch] | None:
+        """The same minibatches, some drawn at once: their rows are selected by as many operations as those of one.
+
+        None where what is drawn depends on what was trained on before (priorities), and for sequences.
+        """
+        return None if self.prioritised or self.sequences else self._epochs()
+
+    def _epochs(self) -> Iterator[Epoch]:
+        algo, self.followed, left = self.algo, True, self.algo.updates if self._has_enough else 0
+        self.loss.train()
+        while left:
+            count = min(left, together(self.loss.updates, self.loss.period, TOGETHER))
+            rows = self.buffer.sample(algo.minibatch_size, self.minibatch_generator, algo.n_step, algo.gamma, count)
+            order = torch.arange(count * algo.minibatch_size, device=self.device)
+            yield Epoch(rows, order, algo.minibatch_size)
+            left -= count
+        self.loss.eval()
+
     def observe(self, outputs: dict[str, Tensor]) -> None:
         """A minibatch was trained on: the targets follow, and so do the priorities of its rows.
 
         Raises:
             UserError: a prioritised draw, of which the loss gives no "td_error".
         """
-        self.loss.follow()
+        if not self.followed:
+            self.loss.follow()
         if self.prioritised:
             if "td_error" not in outputs:
                 kind = type(self.loss).__name__
@@ -197,3 +224,12 @@ class OffPolicy(RLTask):
         if distributed.main():
             first = f"; no update before it holds {self.algo.prefill} (algo.prefill)" if self.algo.prefill else ""
             print(f"another number of processes: the replay buffer begins empty{first}", flush=True)
+
+
+def together(updates: int, period: int, most: int) -> int:
+    """How many of the next minibatches are one piece, after so many: pieces are alike, and so the same graph.
+
+    Where a period of minibatches has been begun its rest is a piece, else as many periods as fit into `most`.
+    """
+    begun = updates % period
+    return min(period - begun, most) if begun else max(most // period * period, min(most, period))

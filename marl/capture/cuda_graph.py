@@ -26,9 +26,8 @@ class DeviceGraph:
         work: Callable[..., Sequence[Tensor]],
         inputs: Sequence[Tensor],
         generators: Sequence[torch.Generator] = (),
-        together: bool = False,
     ) -> None:
-        """Capture; `together` as for `GraphedWork`.
+        """Capture.
 
         Raises RuntimeError where something in it waits for the device, or is no work of the device.
         """
@@ -36,9 +35,13 @@ class DeviceGraph:
         self.graph = torch.cuda.CUDAGraph()
         for generator in generators:  # the default one always is
             self.graph.register_generator_state(generator)
-        mode = "thread_local" if together else "global"  # threads of NCCL's look after its work meanwhile
-        with torch.cuda.graph(self.graph, capture_error_mode=mode):
-            self.results = [value.detach() for value in work(*self.inputs)]
+        # Other threads may allocate and ask meanwhile: NCCL's, and a loader's that pins the next minibatch.
+        stream = torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+                self.results = [value.detach() for value in work(*self.inputs)]
+        finally:
+            torch.cuda.set_stream(stream)  # torch does so where the capture ends well
         self.runs = 0
 
     @torch.no_grad()
@@ -91,7 +94,7 @@ class GraphedWork:
         """
         if self.why or torch._C._len_torch_dispatch_stack():
             return self.work(*inputs)
-        kind = (key, *[(value.shape, value.dtype) for value in inputs])
+        kind = _kind(inputs, key)
         graph = self._graphs(state).get(kind)
         if graph is not None:
             checked = graph.runs & (graph.runs - 1) == 0
@@ -101,6 +104,10 @@ class GraphedWork:
         if self.counts[kind] >= PATIENCE and len(self.graphs) < GRAPHS:
             self._capture(kind, inputs)
         return results
+
+    def has_room(self, inputs: Sequence[Tensor], key: Hashable = ()) -> bool:
+        """Whether calls of this kind are or may become a graph, as far as the number of graphs goes."""
+        return len(self.graphs) < GRAPHS or _kind(inputs, key) in self.graphs
 
     def _graphs(self, state: Sequence[Tensor]) -> dict[Hashable, DeviceGraph]:
         """Those of memory that still lies where it lay; a checkpoint that was loaded brings other tensors."""
@@ -116,7 +123,7 @@ class GraphedWork:
         try:
             if torch.is_anomaly_enabled():
                 raise RuntimeError("anomaly detection looks at it")
-            self.graphs[kind] = DeviceGraph(self.work, inputs, self.generators, self.together)
+            self.graphs[kind] = DeviceGraph(self.work, inputs, self.generators)
         except RuntimeError as error:
             reason = str(error.__context__ or error).split("\n")[0]  # what broke it, not that it is broken
         if self._anywhere(bool(reason)):
@@ -162,6 +169,10 @@ class GraphedWork:
         verdicts, self.verdicts = self.verdicts, []
         if verdicts and self._anywhere(not bool(torch.stack(verdicts).all())):
             self._give_up(f"{self.name}: no CUDA graph any more, a replay differs from the work itself")
+
+
+def _kind(inputs: Sequence[Tensor], key: Hashable) -> tuple:
+    return (key, *[(value.shape, value.dtype) for value in inputs])
 
 
 def _equal(a: Tensor, b: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -51,10 +52,27 @@ def device_rates(optimizer: torch.optim.Optimizer, device: torch.device) -> Devi
     return DeviceRates(optimizer, device) if device.type == "cuda" and fused else None
 
 
+class Followed(Protocol):
+    """What a loss has beside, of which something follows each step: its target networks.
+
+    updates: steps so far. period: after so many all begins again, what a step trains and what follows it.
+    """
+
+    updates: int
+    period: int
+
+    def count_from(self, updates: int) -> None:
+        """Go on as after so many steps."""
+
+    def follow(self) -> None:
+        """A step was made: it is counted, and the targets follow, by work of the device alone."""
+
+
 class DeviceUpdate:
     """Minibatches trained on, one or all of an epoch as one CUDA graph where that is possible.
 
-    Source of the rule: `marl.capture.cuda_graph.GraphedWork`.
+    Source of the rule: `marl.capture.cuda_graph.GraphedWork`. Of a `Followed` loss `epoch` has the targets follow after
+    each minibatch, which is part of the graph.
 
     Args:
         loss: has `capture_key()` (`marl.capture.captured_loss.CapturedLoss`).
@@ -73,8 +91,9 @@ class DeviceUpdate:
         together: bool = False,
     ) -> None:
         self.loss, self.rates, self.clip, self.autocast, self.together = loss, rates, clip, autocast, together
+        self.followed: Followed | None = loss if hasattr(loss, "period") else None
         self.parameters = [p for p in loss.parameters() if p.requires_grad]
-        self.names: dict[tuple, tuple[str, ...]] = {}  # of a kind of minibatch: the outputs
+        self.names: dict[tuple, tuple] = {}  # of a kind of minibatch: the outputs; of an epoch: of each minibatch
         name = f"{type(loss).__name__} and its optimiser's step"
         self.graphed = GraphedWork(self._work, name, together=together)
         self.epochs = GraphedWork(self._epoch, f"an epoch of {name}", together=together)
@@ -89,19 +108,52 @@ class DeviceUpdate:
         *outputs, norm = torch._foreach_clone(list(self.graphed(values, self._memory(), self.key)))
         return dict(zip(self.names[self.key], outputs, strict=True)), norm
 
-    def epoch(self, epoch: Epoch, rates: list[list[float]]) -> tuple[tuple[str, ...], Tensor]:
+    def epoch(self, epoch: Epoch, rates: list[list[float]]) -> list[tuple[tuple[str, ...], Tensor]]:
         """Train on the minibatches of an epoch, with these rates of each step, by group.
 
-        The names of the loss's numbers, and float32 [minibatches, names + 1]: those, and the norm of the gradients.
+        Of each minibatch the names of the loss's numbers, and float32 [names + 1]: those, and the gradients' norm.
         """
         values = self._taken_apart(epoch.rows, epoch.size)
+        self.begin = 0 if self.followed is None else self.followed.updates
+        self.key = (*self.key, epoch.count, *self._turns(epoch.count))
         device = self.rates.rates[0].device
         if self.scheduled is None or self.scheduled[0] != rates:
             self.scheduled = rates, torch.tensor(rates).pin_memory().to(device, non_blocking=True)
         whole = epoch.order is None
-        order = torch.arange(0, device=device) if whole else epoch.order
-        (figures,) = self.epochs([self.scheduled[1], order, *values], self._memory(), self.key)
-        return self.names[self.key], figures.clone()
+        inputs = [self.scheduled[1], torch.arange(0, device=device) if whole else epoch.order, *values]
+        if not self.epochs.has_room(inputs, self.key):
+            return self._one_by_one(epoch, rates)
+        (figures,) = self.epochs(inputs, self._memory(), self.key)
+        if self.followed is not None:  # a replay runs nothing of the host's
+            self.followed.count_from(self.begin + epoch.count)
+        names = self.names[self.key]
+        return list(zip(names, figures.clone().split([len(each) + 1 for each in names]), strict=True))
+
+    def _turns(self, count: int) -> list:
+        """What decides so many steps of a followed loss and what follows them, beside tensors."""
+        if self.followed is None:
+            return []
+        keys = [self.begin % self.followed.period]
+        for step in range(count):
+            self.followed.count_from(self.begin + step)
+            keys.append(self.loss.capture_key())
+        self.followed.count_from(self.begin)
+        return keys
+
+    def _one_by_one(self, epoch: Epoch, rates: list[list[float]]) -> list[tuple[tuple[str, ...], Tensor]]:
+        """The same, a graph for each minibatch."""
+        given, groups = [], self.rates.optimizer.param_groups
+        scheduled = [group["lr"] for group in groups]
+        for batch, step in zip(epoch, rates, strict=True):
+            for group, rate in zip(groups, step, strict=True):
+                group["lr"] = rate
+            outputs, norm = self(batch)
+            given.append((tuple(outputs), torch.stack([value.float() for value in (*outputs.values(), norm)])))
+            if self.followed is not None:
+                self.followed.follow()
+        for group, rate in zip(groups, scheduled, strict=True):
+            group["lr"] = rate
+        return given
 
     def _taken_apart(self, batch: Mapping, size: int = 0) -> list[Tensor]:
         """The tensors of a minibatch, or of the rows of minibatches of a size; `key` says all else that decides."""
@@ -123,12 +175,18 @@ class DeviceUpdate:
         return self.state
 
     def _epoch(self, rates: Tensor, order: Tensor, *values: Tensor) -> list[Tensor]:
-        rows, figures = rebuilt(self.batch, iter(values)), []
+        rows, figures, names = rebuilt(self.batch, iter(values)), [], []
         self._share()
+        if self.followed is not None:
+            self.followed.count_from(self.begin)
         for step, index in zip(rates.unbind(), order.split(self.size), strict=True):
             torch._foreach_copy_(self.rates.rates, list(step.unbind()))
             outputs = self._train(take(rows, index) if len(index) else rows)
-            figures.append(torch.stack([value.float() for value in outputs]))
+            figures += [value.float() for value in outputs]
+            names.append(self.names[self.key])
+            if self.followed is not None:
+                self.followed.follow()
+        self.names[self.key] = tuple(names)
         return [torch.stack(figures)]
 
     def _share(self) -> None:

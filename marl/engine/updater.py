@@ -161,9 +161,8 @@ class Updater:
     def _update_epoch(self, epoch: Epoch) -> list[dict[str, Tensor]]:
         given = []
         for piece in epoch.pieces(MOST):
-            names, figures = self.device_update.epoch(piece, self._rates_ahead(piece.count))
-            for row in figures.unbind():
-                *outputs, norm = row.unbind()
+            for names, figures in self.device_update.epoch(piece, self._rates_ahead(piece.count)):
+                *outputs, norm = figures.unbind()
                 given.append(dict(zip(names, outputs, strict=True)))
                 self.metrics.add_batch(given[-1])
                 self.metrics.add_step(norm)

@@ -6,6 +6,8 @@ import warnings
 import pytest
 import torch
 
+from agents.tasks import off_policy
+from marl.capture import cuda_graph
 from marl.capture.cuda_graph import GraphedWork, NotCaptured
 from tests.standin_cuda.runs import REPLAYED, TINY, cut_back, difference, resume, strict, train
 from tests.standin_cuda.standin import watched
@@ -15,10 +17,8 @@ CHOICES = ["env.continuous_actions=false"]
 FOREIGN = [size for size in TINY if size not in ("env.fast=off", "env.max_steps=5")]
 MEMORY = ["env=memory", "env.max_delay=2", "env.min_delay=1", "frames=128", "algo.epochs=2"]
 LONGER = ["algo.epochs=3", "frames=64"]
-UPDATES = {
-    "ippo, bf16": ["algo=ippo", "trainer.precision=bf16", "trainer.average=ema", *LONGER],  # minibatch by minibatch
-    "qmix": ["algo=qmix", *CHOICES, *REPLAYED, "algo.updates=6"],
-    "matd3": ["algo=matd3", *REPLAYED, "algo.updates=6"],
+UPDATES = {  # minibatch by minibatch
+    "ippo, bf16": ["algo=ippo", "trainer.precision=bf16", "trainer.average=ema", *LONGER],
     "masac": ["algo=masac", *REPLAYED, "algo.updates=6", "algo.priority=0.6"],
 }
 
@@ -46,7 +46,8 @@ def test_captured_epochs_are_the_plain_ones(tmp_path, strict, name) -> None:
         warnings.simplefilter("error", NotCaptured)
         trainer, task, _ = train(tmp_path / "graph", *LONGER, *EPOCHS[name])
     update = trainer.updater.device_update
-    assert trainer.updater.takes_epochs and not update.graphed.counts  # no minibatch came alone
+    alone = bool(update.graphed.counts)  # minibatches of more kinds of epochs than there are graphs
+    assert trainer.updater.takes_epochs and alone == (name == "one after the other")
     assert max(graph.runs for graph in update.epochs.graphs.values()) >= 3
     plain, other, _ = train(tmp_path / "plain", *LONGER, *EPOCHS[name], "trainer.capture=false")
     assert plain.updater.device_update is None and not plain.updater.takes_epochs
@@ -62,6 +63,37 @@ def untimed(line: str, names: str) -> list[str]:
     """A line of metrics.csv without what the clock says."""
     pairs = zip(names.split(","), line.split(","), strict=True)
     return [value for name, value in pairs if not any(word in name for word in ("seconds", "per_second", "memory"))]
+
+
+PIECES = {  # settings, minibatches that are trained on at once
+    "masac": (["algo=masac", "algo.updates=6"], 2),
+    "qmix": (["algo=qmix", *CHOICES, "algo.updates=7", "algo.target_every=3", "algo.tau=1"], 2),  # several kinds
+    "matd3": (["algo=matd3", "algo.updates=8", "algo.n_step=2", "scheduler=cosine", "scheduler.interval=step"], 4),
+    "maddpg, on disk": (["algo=maddpg", "algo.updates=6", "algo.buffer_on=disk"], 3),
+}
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_captured_pieces_of_replayed_minibatches_are_the_plain_ones(tmp_path, monkeypatch, request, name) -> None:
+    """There is one graph: pieces of other kinds are trained on minibatch by minibatch."""
+    overrides, most = PIECES[name]
+    if "on disk" not in name:
+        request.getfixturevalue("strict")
+    monkeypatch.setattr(off_policy, "TOGETHER", most)
+    monkeypatch.setattr(cuda_graph, "GRAPHS", 1)
+    overrides = [overrides[0], *REPLAYED, *overrides[1:], "frames=96"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NotCaptured)
+        trainer, task, _ = train(tmp_path / "graph", *overrides)
+    update = trainer.updater.device_update
+    assert task.followed and task.loss.updates == 6 * task.algo.updates
+    (graph,) = update.epochs.graphs.values()
+    assert graph.runs >= 3 and bool(update.graphed.counts) == (name == "qmix")
+    plain, other, _ = train(tmp_path / "plain", *overrides, "trainer.capture=false")
+    assert plain.updater.device_update is None and not other.followed
+    assert not difference(tmp_path / "graph", tmp_path / "plain")
+    one, two = ((tmp_path / kind / "metrics.csv").read_text().splitlines() for kind in ("graph", "plain"))
+    assert [untimed(line, one[0]) for line in one] == [untimed(line, two[0]) for line in two]
 
 
 @pytest.mark.parametrize("name", UPDATES)
@@ -86,6 +118,20 @@ def test_captured_rollouts_are_the_plain_ones(tmp_path, strict) -> None:
     assert not difference(tmp_path / "graph", tmp_path / "plain")
 
 
+def test_a_gpu_that_is_named_is_the_current_one_when_graphs_are_captured(tmp_path, monkeypatch) -> None:
+    seen, capture_begin = [], torch.cuda.CUDAGraph.capture_begin
+
+    def begin(graph: torch.cuda.CUDAGraph, *arguments: object, **settings: object) -> None:
+        seen.append(settings["capture_error_mode"])
+        capture_begin(graph, *arguments, **settings)
+
+    monkeypatch.setattr(torch.cuda, "set_device", seen.append)
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "capture_begin", begin)
+    train(tmp_path, *MEMORY, "device=cuda:0", sizes=FOREIGN)
+    modes = ["thread_local"] * 2  # of rollouts and of epochs; a loader's thread may pin memory meanwhile
+    assert seen == [torch.device("cuda:0"), *modes]
+
+
 def test_a_resumed_run_captures_again(tmp_path, strict) -> None:
     train(tmp_path / "whole", *MEMORY, "trainer.keep_every=4", sizes=FOREIGN)
     trainer, task, _ = resume(cut_back(shutil.copytree(tmp_path / "whole", tmp_path / "half"), 4))
@@ -105,6 +151,9 @@ def test_what_cannot_be_captured_says_so_once(tmp_path) -> None:
         for _ in range(6):
             assert graphed([x], [total])[0].tolist() == [1, 1]
     assert len(said) == 1 and total.tolist() == [6, 6]
+    assert (
+        torch.cuda.current_stream() is torch.cuda.default_stream()
+    )  # torch leaves the one of a failed capture as it is
 
 
 def test_a_graph_that_differs_is_given_up(tmp_path) -> None:

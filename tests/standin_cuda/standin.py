@@ -52,6 +52,7 @@ class Stream:
 
     device = torch.device("cuda:0")
     cuda_stream = 0
+    current: "Stream"
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         pass
@@ -75,10 +76,14 @@ class Stream:
         synchronize()
 
     def __enter__(self) -> "Stream":
+        self.before, Stream.current = Stream.current, self
         return self
 
     def __exit__(self, *raised: object) -> None:
-        pass
+        Stream.current = self.before
+
+
+DEFAULT = Stream.current = Stream()
 
 
 class Event(Stream):
@@ -179,9 +184,10 @@ def install(functions: ctypes.CDLL) -> None:
         "get_device_properties": lambda device=None: Properties(),
         "is_bf16_supported": lambda including_emulation=True: True,
         "synchronize": synchronize,
-        "current_stream": lambda device=None: Stream(),
-        "default_stream": lambda device=None: Stream(),
-        "stream": lambda stream: stream or Stream(),
+        "current_stream": lambda device=None: Stream.current,
+        "default_stream": lambda device=None: DEFAULT,
+        "set_stream": lambda stream: setattr(Stream, "current", stream),
+        "stream": lambda stream: stream or Stream.current,
         "Stream": Stream,
         "Event": Event,
         "CUDAGraph": Graph,

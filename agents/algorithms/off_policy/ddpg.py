@@ -4,6 +4,7 @@ Independent and centralised variants differ in `DDPG.critic`. Shapes: B minibatc
 D action dimensions, N critics, S state features.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -89,6 +90,11 @@ class DDPGLoss(ReplayLoss):
     def trains_in_turns(self) -> bool:
         """Whether some minibatches give the actors no gradient."""
         return self.config.policy_every > 1
+
+    @property
+    def period(self) -> int:
+        """As `ReplayLoss`; actors are trained every few minibatches."""
+        return math.lcm(super().period, self.config.policy_every)
 
     def capture_key(self) -> tuple:
         """What decides `forward` beside tensors and their shapes (`marl.capture.captured_loss`)."""

@@ -92,6 +92,11 @@ class ReplayLoss(ExploringLoss):
         """Go on as after so many minibatches: the count decides when targets follow and delayed actors are trained."""
         self.updates = updates
 
+    @property
+    def period(self) -> int:
+        """Minibatches after which all begins again: what one trains, and which targets follow it."""
+        return self.config.target_every
+
     def follow(self) -> None:
         """A minibatch was trained on: the targets follow."""
         self.updates += 1

@@ -220,7 +220,9 @@ class ReplayBuffer:
         for name, value in following.items():
             self.rows[name][self._end].copy_(value)
 
-    def sample(self, size: int, generator: torch.Generator, n_step: int = 1, gamma: float = 1.0) -> dict:
+    def sample(
+        self, size: int, generator: torch.Generator, n_step: int = 1, gamma: float = 1.0, minibatches: int = 1
+    ) -> dict:
         """A minibatch of steps, uniform over those held, with replacement.
 
         Args:
@@ -229,6 +231,7 @@ class ReplayBuffer:
             n_step: rewards of up to so many steps are summed before what follows is valued (Watkins 1989); an episode's
                 end, or the newest step, ends the sum earlier.
             gamma: discount per step.
+            minibatches: so many are drawn one after the other, and lie so in the result's rows, [minibatches * B].
 
         Returns:
             {group: {observation, next_observation float32 [B, A, F], action [B, A, D], reward float32 [B, A], and
@@ -237,7 +240,10 @@ class ReplayBuffer:
             float32 [B]: gamma ** the steps summed}.
         """
         E, oldest = self.n_envs, self.added - self.steps
-        draw = torch.randint(self.steps * E, (size,), generator=generator, device=self.device)
+        draws = [
+            torch.randint(self.steps * E, (size,), generator=generator, device=self.device) for _ in range(minibatches)
+        ]
+        draw = draws[0] if minibatches == 1 else torch.cat(draws)
         if n_step == 1:
             at = draw.add_(oldest * E).remainder_(self.capacity * E).to(self.memory.device)
             return self._frames(at, torch.full(at.shape, gamma, device=at.device))

@@ -3,6 +3,8 @@
 A few scenarios of each kind. The command has all of them, and its tables stand in docs/kernels.md.
 """
 
+import time
+
 import pytest
 
 from envs.kernel.backends.cuda.compiler import build, resources, why_not
@@ -14,14 +16,16 @@ from envs.validation.cuda import CHIPS, lowered_step, measure, table
 from envs.vmas.world import VmasWorld
 
 
-def test_a_row_says_how_a_kernel_compares():
+def test_a_row_says_how_a_kernel_compares(record_property):
     row = measure("transport", chips=())
+    record_property("CUDA sources run on the CPU", "transport")
     assert not row["why"] and row["astray"] == 0 and row["compared"] > 1000 and row["operations"] > 1000
     assert f"| transport | {row['operations']:,} | {row['compared']:,} | 0 |" in table([row], ())
 
 
-def test_a_row_of_gradients_says_how_they_compare():
+def test_a_row_of_gradients_says_how_they_compare(record_property):
     row = measure("mpe/simple_push", chips=(), gradients=True)
+    record_property("CUDA sources run on the CPU", "gradients of mpe/simple_push")
     assert not row["why"] and row["astray"] == 0 and row["compared"] > 1000 and row["worst"]["gradients"] < 1e-4
     text = table([row], (), gradients=True)
     assert "| operations of the gradients |" in text and f"| mpe/simple_push | {row['operations']:,} |" in text
@@ -32,12 +36,34 @@ def test_a_scenario_without_a_kernel_says_why():
     assert "numbers.py" in row["why"] and f"| {row['scenario']} | — | | | {row['why']} |" in table([row], ())
 
 
+SECONDS = {"balance": 10, "navigation": 20}  # of a processor, at most; the first start of an environment has as many
+GRID = "tests.envs.kernel.backends.grid.Grid"
+
+
 @pytest.mark.skipif(bool(why_not()), reason="no NVRTC here: pip install -e '.[cuda]'")
-def test_a_step_and_its_gradients_compile_for_every_chip_without_spilling():
-    lowered, places, source = lowered_step(VmasWorld("mpe/simple_spread", num_envs=TRACED, pool_size=64))
-    gradient = differentiate(lowered)
-    of_gradients = emit_cuda_gradient(gradient, gradient_layout(gradient, places))
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        "mpe/simple_spread",  # its gradients too
+        "balance",
+        "navigation",  # in functions
+        "debug/line_trajectory",  # draws in its step
+        GRID,  # a table
+    ],
+)
+def test_kernels_compile_for_every_chip_without_spilling(scenario, record_property):
+    lowered, places, source = lowered_step(VmasWorld(scenario, num_envs=TRACED, pool_size=64))
+    kernels = [(scenario, source, 128)]
+    if scenario == "mpe/simple_spread":
+        gradient = differentiate(lowered)
+        source = emit_cuda_gradient(gradient, gradient_layout(gradient, places))
+        kernels.append((f"gradients of {scenario}", source, 168))
     for chip in CHIPS:
-        for text, most in ((source, 128), (of_gradients, 168)):
+        for name, text, most in kernels:
+            began = time.process_time()
             found = resources(build(text, chip)[1])
+            took = time.process_time() - began
             assert found.spilled == 0 and found.registers <= most
+            assert took <= SECONDS.get(scenario, 10)
+            name = name.rpartition(".")[2]
+            record_property(f"compiled by NVRTC for {chip}", f"{name} ({found.registers} registers, {took:.1f} s)")

@@ -7,6 +7,7 @@ them by the CPU.
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,10 +42,16 @@ class CudaDriver(Protocol):
 
 
 class NvidiaDriver:
-    """NVRTC and the CUDA driver, by `cuda.bindings`."""
+    """NVRTC and the CUDA driver, by `cuda.bindings`.
+
+    The driver launches in the calling thread's context, and a thread that has done no work on a GPU has none: torch's
+    threads of backward passes, where our kernel comes first (https://github.com/pytorch/pytorch/issues/124565).
+    """
 
     def __init__(self) -> None:
         self._modules: dict[tuple[str, torch.device], Any] = {}  # loaded binaries, kept as long as the process
+        self._contexts: dict[int, Any] = {}  # torch's, by device
+        self._thread = threading.local()
 
     def _architecture(self, device: torch.device) -> str:
         major, minor = torch.cuda.get_device_capability(device)
@@ -66,10 +73,14 @@ class NvidiaDriver:
         from cuda.bindings import driver
 
         with torch.cuda.device(device):
-            torch.empty(1, device=device)  # makes the context that torch works in the current one
+            torch.empty(1, device=device)  # torch begins, if it has not
             try:
                 module = self._modules.get((binary.name, device))
                 if module is None:
+                    index = torch.cuda.current_device()
+                    context = _checked(driver.cuDevicePrimaryCtxRetain(_checked(driver.cuDeviceGet(index))))
+                    _checked(driver.cuCtxSetCurrent(context))
+                    self._contexts[index] = context
                     module = _checked(driver.cuModuleLoadData(binary.read_bytes()))
                     self._modules[binary.name, device] = module
                 return _checked(driver.cuModuleGetFunction(module, kernel.encode()))
@@ -80,6 +91,13 @@ class NvidiaDriver:
         """One launch, in the order of torch's own work."""
         from cuda.bindings import driver
 
+        current = torch.cuda.current_device()
+        if device.index is not None and device.index != current:
+            with torch.cuda.device(device):  # torch makes that device's context the thread's, and this one again after
+                return self.launch(kernel, blocks, threads, arguments, device)
+        if not getattr(self._thread, "ready", False):
+            _checked(driver.cuCtxSetCurrent(self._contexts[current]))
+            self._thread.ready = True  # whatever is the current device later, torch sets its context with it
         stream = torch.cuda.current_stream(device).cuda_stream
         _checked(driver.cuLaunchKernel(kernel, blocks, 1, 1, threads, 1, 1, 0, stream, arguments, 0))
 

@@ -128,6 +128,20 @@ def test_a_draw_is_uniform_over_what_is_held():
     assert ((counts - expected).abs() < 5 * expected**0.5).all()
 
 
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_minibatches_drawn_at_once_are_those_drawn_one_by_one(n_step):
+    buffer, generators = Plain(ENDS, 5, 3 * T * E).buffer, [torch.Generator().manual_seed(4) for _ in range(2)]
+    whole = buffer.sample(6, generators[0], n_step, GAMMA, minibatches=3)
+    for k in range(3):
+        one, rows = buffer.sample(6, generators[1], n_step, GAMMA), slice(6 * k, 6 * k + 6)
+        assert whole.keys() == one.keys() and whole["team"].keys() == one["team"].keys()
+        for key in one.keys() - {"team"}:
+            assert torch.equal(whole[key][rows], one[key]), key
+        for key, value in one["team"].items():
+            assert torch.equal(whole["team"][key][rows], value), key
+    assert torch.equal(*[generator.get_state() for generator in generators])
+
+
 def test_where_an_episode_was_cut_off_all_is_allowed_and_live_who_lived():
     plain = Plain({(n, 1): "truncated" for n in range(8)}, 2, frames=2 * T * E, masks=("action", "alive"))
     rows = plain.buffer.take(torch.arange(8), torch.ones(8, dtype=torch.int64))["team"]

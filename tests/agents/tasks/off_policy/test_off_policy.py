@@ -8,7 +8,7 @@ import torch
 from agents.algorithms.off_policy.ddpg import DDPG
 from agents.algorithms.off_policy.q_learning import QLearning
 from agents.algorithms.off_policy.sac import SAC
-from agents.tasks.off_policy import OffPolicy
+from agents.tasks.off_policy import OffPolicy, together
 from envs.spec import ActionSpec, EnvSpec, GroupSpec, ObservationPart
 from marl.core.errors import UserError
 from marl.networks import MLP, Multi
@@ -121,3 +121,22 @@ def test_a_critic_of_actions_reads_the_parts_of_what_is_seen():
     bright = torch.cat([torch.full((3, A, 16), 255.0), torch.zeros(3, A, 2)], -1)
     loss.q_critics["team"](bright, torch.zeros(3, A, 1))
     assert seen and max(seen) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("updates", "period", "pieces"),
+    [
+        (0, 1, [32, 32, 6]),
+        (70, 2, [32, 32, 6]),
+        (71, 2, [1, 32, 32, 5]),  # one that was begun ends first
+        (0, 3, [30, 30, 10]),
+        (170, 200, [30, 32, 8]),  # the 200th is the last of its piece
+        (0, 200, [32, 32, 6]),
+    ],
+)
+def test_minibatches_of_an_iteration_are_pieces_that_are_alike(updates, period, pieces):
+    left, found = 70, []
+    while left:
+        found.append(min(left, together(updates, period, 32)))
+        updates, left = updates + found[-1], left - found[-1]
+    assert found == pieces

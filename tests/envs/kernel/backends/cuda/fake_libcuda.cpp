@@ -4,6 +4,12 @@
 #include <string.h>
 #define API extern "C" __attribute__((visibility("default")))
 
+static thread_local void* current = nullptr;  // a thread has no context until one is made its own
+
+API void fake_use(void* context) { current = context; }  // as torch does with a device
+API int cuDeviceGet(int* device, int index) { *device = index; return 0; }
+API int cuDevicePrimaryCtxRetain(void** context, int device) { *context = (char*)7 + device; return 0; }
+API int cuCtxSetCurrent(void* context) { current = context; return 0; }
 API int cuInit(unsigned) { return 0; }
 API int cuDriverGetVersion(int* version) { *version = 13000; return 0; }
 API int cuModuleLoadData(void** module, const void* image) {
@@ -18,7 +24,9 @@ API int cuModuleGetFunction(void** function, void* module, const char* name) {
 }
 API int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned ty, unsigned tz,
                        unsigned shared, void* stream, void** arguments, void** extra) {
-  if (y != 1 || z != 1 || ty != 1 || tz != 1 || shared || extra || stream != (void*)7) return 1;  // INVALID_VALUE
+  if (!current) return 201;  // CUDA_ERROR_INVALID_CONTEXT
+  if (stream != current) return 400;  // CUDA_ERROR_INVALID_HANDLE: a stream of another context
+  if (y != 1 || z != 1 || ty != 1 || tz != 1 || shared || extra) return 1;  // INVALID_VALUE
   ((void (*)(unsigned, unsigned, void**))function)(x, threads, arguments);
   return 0;
 }

@@ -47,7 +47,7 @@ def test_a_source_without_a_kernel_is_refused():
         ("debug/line_trajectory", PART),  # with noise
     ],
 )
-def test_scenarios_step_as_the_simulator_does(scenario, part):
+def test_scenarios_step_as_the_simulator_does(scenario, part, record_property):
     world = VmasWorld(scenario, num_envs=TRACED, pool_size=64, max_steps=50)
     lowered = lower(trace(world))
     places = layout(lowered, world.spec)
@@ -56,3 +56,4 @@ def test_scenarios_step_as_the_simulator_does(scenario, part):
     report = verify(world, kernel, lowered.unrolled)
     assert (report.astray, report.flips) == (0, 0) and report.compared > 1000
     assert set(report.worst) >= {"observation", "reward", "state"}
+    record_property("CUDA sources run on the CPU", scenario.rpartition(".")[2])
