@@ -66,10 +66,10 @@ def test_pages_fit_a_phone_and_ask_for_nothing_from_elsewhere(site, browser):
     wrong = {}
     for path in pages(site):
         browser.open(path)
-        browser.wait("return document.readyState == 'complete' && document.querySelector('h1') != null")
+        browser.wait("return document.readyState == 'complete' && document.querySelector('h1') != null", seconds=60)
         found = []
         try:  # a script gives tables their frames
-            browser.wait(f"return document.scrollingElement.scrollWidth <= {PHONE}", seconds=5)
+            browser.wait(f"return document.scrollingElement.scrollWidth <= {PHONE}", seconds=15)
         except AssertionError:
             found.append(f"{browser.run('return document.scrollingElement.scrollWidth')} pixels wide")
         found += browser.errors() + [url for url in browser.requests() if not url.startswith(site.as_uri())]
