@@ -33,9 +33,17 @@ def doctor() -> list[Row]:
     """Print the table; its rows."""
     rows = [*python(), *toolchain(), *processors(), *folders(), *extras(), *versions()]
     terminal.show_table(("what", "here", "to do"), rows)
-    missing = sum(bool(todo) for _, _, todo in rows)
-    print(f"{missing} of {len(rows)} lines say what to do" if missing else "nothing is missing")
+    print(conclusion(rows))
     return rows
+
+
+def conclusion(rows: list[Row]) -> str:
+    """What the table comes to, in a line; extras are nothing that a run needs."""
+    waiting = [what for what, _, todo in rows if todo]
+    optional = sum(what.startswith("extra ") for what in waiting)
+    needed = len(waiting) - optional
+    first = f"{needed} of {len(rows)} lines say what to do" if needed else "nothing that is needed is missing"
+    return f"{first}; of the extras, each for a purpose of its own, {optional} are not installed" if optional else first
 
 
 def python() -> list[Row]:

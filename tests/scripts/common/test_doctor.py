@@ -44,6 +44,18 @@ def test_an_extra_that_is_missing_says_how_to_install_it(doctor, monkeypatch):
     assert "marl-engine" not in rows["extra dev"][0] and rows["extra dev"][1].endswith(" -c constraints.txt")
 
 
+def test_what_is_optional_is_not_called_missing(doctor):
+    here, extra, compiler = (
+        ("Python", "3.12", ""),
+        ("extra video", "not installed", "pip"),
+        ("C++ compiler", "none", "apt"),
+    )
+    assert doctor.conclusion([here]) == "nothing that is needed is missing"
+    assert doctor.conclusion([here, compiler]) == "1 of 2 lines say what to do"
+    told = doctor.conclusion([here, extra, extra])
+    assert told.startswith("nothing that is needed is missing; of the extras") and told.endswith("2 are not installed")
+
+
 def test_other_versions_than_the_tested_ones_are_named(doctor, monkeypatch, tmp_path):
     constraints = tmp_path / "constraints.txt"
     constraints.write_text("# a comment\ntorch==2.13.0\nnumpy==2.4.6\nabsent==1.0\n")
