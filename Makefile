@@ -8,7 +8,7 @@ CONSTRAINTS ?= constraints.txt
 PIP := -m pip install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help train play doctor evaluate test lint format docs constraints clean
+.PHONY: help train play doctor evaluate test lint format docs notebook constraints clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,11 +43,16 @@ docs: $(VENV)/installed-docs ## build the docs site into site/; a broken link fa
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "site/index.html"
 
+notebook: $(VENV)/installed-dev ## run docs/quickstart.ipynb, and keep what comes out of it
+	$(BIN)/python docs/scripts/run_notebook.py
+
 constraints: ## write constraints.txt anew: the newest versions that pyproject.toml allows; `make clean test` tries them
 	$(PYTHON) -m venv --clear build/versions
 	build/versions/bin/python -m pip install --quiet '.[dev]'
 	(sed '/^[^#]/,$$d' constraints.txt; build/versions/bin/python -m pip freeze --exclude marl-engine | sed 's/+[^+]*$$//') > build/constraints.txt
 	mv build/constraints.txt constraints.txt
+	(sed '/^constraint-dependencies/q' pyproject.toml; sed -n 's/^[^#].*/    "&",/p' constraints.txt; echo ']') > build/pyproject.toml
+	mv build/pyproject.toml pyproject.toml
 
 .PHONY: peers
 peers: .peers/benchmarl/installed .peers/jax/installed ## make the environments of the peers (2.2 GB) that scripts/benchmark.py measures

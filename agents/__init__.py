@@ -23,5 +23,6 @@ __getattr__, __dir__ = on_demand(
         "live_page": "agents.deploy.live_page",
         "make_task": "agents.building.tasks",
         "replay_page": "agents.deploy.live_page",
+        "show_page": "agents.deploy.page_frame",
     },
 )

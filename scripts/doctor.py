@@ -33,9 +33,17 @@ def doctor() -> list[Row]:
     """Print the table; its rows."""
     rows = [*python(), *toolchain(), *processors(), *folders(), *extras(), *versions()]
     terminal.show_table(("what", "here", "to do"), rows)
-    missing = sum(bool(todo) for _, _, todo in rows)
-    print(f"{missing} of {len(rows)} lines say what to do" if missing else "nothing is missing")
+    print(conclusion(rows))
     return rows
+
+
+def conclusion(rows: list[Row]) -> str:
+    """What the table comes to, in a line; extras are nothing that a run needs."""
+    waiting = [what for what, _, todo in rows if todo]
+    optional = sum(what.startswith("extra ") for what in waiting)
+    needed = len(waiting) - optional
+    first = f"{needed} of {len(rows)} lines say what to do" if needed else "nothing that is needed is missing"
+    return f"{first}; of the extras, each for a purpose of its own, {optional} are not installed" if optional else first
 
 
 def python() -> list[Row]:
@@ -84,25 +92,35 @@ def folders() -> list[Row]:
 
 
 def extras() -> list[Row]:
-    """Optional packages, by the extra of pyproject.toml that brings them."""
+    """Optional packages, by the extra of pyproject.toml that brings them.
+
+    Those that were not tested together with the rest may need other versions of it, as mlflow of protobuf: no `-c`.
+    """
+    tested = pinned()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     rows = []
     for extra, requirements in project["optional-dependencies"].items():
         names = [name_of(each) for each in requirements if name_of(each) != project["name"]]
         missing = [name for name in names if installed(name) is None]
         here = "installed" if not missing else f"not installed: {', '.join(missing)}"
-        rows.append((f"extra {extra}", here, f"pip install -e '.[{extra}]' -c constraints.txt" if missing else ""))
+        held = " -c constraints.txt" if set(names) <= set(tested) else ""
+        rows.append((f"extra {extra}", here, f"pip install -e '.[{extra}]'{held}" if missing else ""))
     return rows
 
 
 def versions(constraints: Path = ROOT / "constraints.txt") -> list[Row]:
     """Packages whose version is not the tested one."""
-    pinned = dict(line.split("==") for line in constraints.read_text().split() if "==" in line)
-    here = {name: installed(name) for name in pinned}
-    others = [f"{name} {here[name]} (tested: {pinned[name]})" for name in pinned
-              if here[name] and here[name].partition("+")[0] != pinned[name]]  # fmt: skip
+    tested = pinned(constraints)
+    here = {name: installed(name) for name in tested}
+    others = [f"{name} {here[name]} (tested: {tested[name]})" for name in tested
+              if here[name] and here[name].partition("+")[0] != tested[name]]  # fmt: skip
     known = sum(version is not None for version in here.values())
     return [("versions", ", ".join(others) or f"{known} packages, all as they were tested together", "")]
+
+
+def pinned(constraints: Path = ROOT / "constraints.txt") -> dict[str, str]:
+    """{package: version} that was tested, of a file of constraints."""
+    return dict(line.split("==") for line in constraints.read_text().splitlines() if re.match(r"[\w.-]+==", line))
 
 
 def name_of(requirement: str) -> str:

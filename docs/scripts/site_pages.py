@@ -1,8 +1,11 @@
-"""What mkdocs needs beside the pages of docs/: README as the home page, the examples, the reference, and checks.
+"""What mkdocs needs beside the pages of docs/: README as the home page, the notebook, the gallery, the examples, the
+reference, and checks.
 
 A hook of mkdocs.yml. It writes no file: the pages below exist in the site only.
 """
 
+import html
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -14,7 +17,10 @@ from mkdocs.structure.files import File
 log = get_plugin_logger("site")
 ROOT = Path(__file__).resolve().parents[2]
 TOP = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+NOTEBOOK, GALLERY = "docs/quickstart.ipynb", "docs/zoo/gallery.html"
+SHOWN = {**TOP, NOTEBOOK: "quickstart.md", GALLERY: "gallery.md"}  # {file: the page that stands for it}
 EXAMPLES, LANGUAGES = "examples.md", {".py": "python", ".yaml": "yaml"}
+NEWLINE = "\n"
 LINK = re.compile(r"(\]\()(?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
 
 # {page: (title, what it says first, what it documents)}; a module stands for all of its public names.
@@ -28,6 +34,7 @@ REFERENCE = {
          "marl.optim.lr_schedule.ScheduleConfig", "agents.policies.policy.Policy", "agents.policies.policy.forget",
          "agents.deploy.live_page.live_page", "agents.deploy.live_page.replay_page",
          "agents.deploy.client.Client", "agents.deploy.client.Session", "agents.deploy.client.ServerRefused",
+         "agents.deploy.page_frame.show_page",
          "marl.launch.build.build_task", "marl.launch.build.rebuild", "marl.core.errors"],
     ),
     "contracts": (
@@ -83,6 +90,7 @@ def on_config(config):
 def on_files(files, config):
     """Add the pages that no file of docs/ holds."""
     pages = {page: linked((ROOT / name).read_text(), name) for name, page in TOP.items()}
+    pages |= {SHOWN[NOTEBOOK]: notebook(json.loads((ROOT / NOTEBOOK).read_text())), SHOWN[GALLERY]: gallery()}
     pages[EXAMPLES] = examples()
     pages |= {f"reference/{name}.md": reference(*REFERENCE[name]) for name in REFERENCE}
     for uri, content in pages.items():
@@ -101,7 +109,7 @@ def linked(markdown: str, source: str) -> str:
 
     source: its path from the root, such as README.md.
     """
-    page = TOP.get(source, source.removeprefix("docs/"))
+    page = SHOWN.get(source, source.removeprefix("docs/"))
 
     def replaced(match: re.Match) -> str:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), match[2]))
@@ -110,7 +118,7 @@ def linked(markdown: str, source: str) -> str:
             target = EXAMPLES
             anchor = f"#{slug(path.removeprefix('docs/examples/'))}" if path != "docs/examples" else ""
         else:
-            target = TOP.get(path, path.removeprefix("docs/"))
+            target = SHOWN.get(path, path.removeprefix("docs/"))
         return f"{match[1]}{posixpath.relpath(target, posixpath.dirname(page) or '.')}{anchor})"
 
     return LINK.sub(replaced, markdown)
@@ -131,6 +139,52 @@ def examples() -> str:
             code = path.read_text().rstrip()
             parts.append(f"## {path.relative_to(folder)}\n\n```{LANGUAGES[path.suffix]}\n{code}\n```")
     return "\n\n".join(parts) + "\n"
+
+
+def notebook(content: dict) -> str:
+    """A notebook and the outputs that are stored in it, as Markdown. content: the file's JSON."""
+    parts = []
+    for cell in content["cells"]:
+        source = "".join(cell["source"])
+        parts.append(f"```python\n{source}\n```" if cell["cell_type"] == "code" else linked(source, NOTEBOOK))
+        parts += [output(each) for each in cell.get("outputs", ())]
+    parts.append(f"[This page as a notebook]({posixpath.basename(NOTEBOOK)}), to run and to change.")
+    return "\n\n".join(parts) + "\n"
+
+
+def output(content: dict) -> str:
+    """An output of a notebook's cell: HTML, else a picture, else text."""
+    kinds = {kind: "".join(value) for kind, value in content.get("data", {}).items()}
+    if "text/html" in kinds:  # on one line: an empty line would end what Markdown leaves alone
+        return f"<div>{kinds['text/html'].replace(NEWLINE, '&#10;')}</div>"
+    if "image/png" in kinds:
+        picture = kinds["image/png"].replace(NEWLINE, "")
+        return f'<div><img alt="what the code above draws" src="data:image/png;base64,{picture}"></div>'
+    text = kinds["text/plain"] if kinds else "".join(content["text"])
+    return f"```text\n{text.rstrip()}\n```"
+
+
+def gallery() -> str:
+    """A page that shows the zoo: the gallery in a frame, and below it the live page that one chooses."""
+    zoo = (ROOT / GALLERY).parent
+    names = [path.stem for path in sorted((zoo / "live").glob("*.html"))]
+    links = " · ".join(f'<a href="zoo/live/{name}.html" target="live">{name}</a>' for name in names)
+    return "\n\n".join([
+        "# Gallery",
+        "Trained teams of the [zoo](guides/zoo.md), each in a short loop of one of its episodes.",
+        frame("zoo/gallery.html", "gallery", 760),
+        "## Join in",
+        "Here a team plays in your browser, and you may join in. [Looking](guides/looking.md) explains the page.",
+        f"<p>{links}</p>",
+        frame(f"zoo/live/{names[0]}.html", "live", 760),
+    ]) + "\n"  # fmt: skip
+
+
+def frame(address: str, name: str, height: int) -> str:
+    """A page within a page, loaded when it comes into view; links with `target=name` open in it."""
+    style = f"width: 100%; height: {height}px; border: 1px solid #8888; border-radius: 4px"
+    names = f'name="{name}" title="{name}" src="{html.escape(address)}"'
+    return f'<div><iframe {names} loading="lazy" style="{style}"></iframe></div>'
 
 
 def reference(title: str, text: str, names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Progress on the terminal: a live bar, or plain lines where the output is no terminal."""
+"""Progress on the terminal or in a notebook: a live bar, or plain lines where the output is neither."""
 
 import sys
 import time
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from marl.callbacks.base import Callback
+from marl.callbacks.notebook import NotebookBar, in_notebook
 from marl.core import terminal
 from marl.core.errors import UserError, closest
 from marl.engine.run_view import RunView
@@ -32,13 +33,15 @@ class ProgressBar(Callback):
     def __init__(self, mode: str = "auto", show: Sequence[str] = (), every_seconds: float = 5.0):
         self.mode, self.show, self.every_seconds = mode, show, every_seconds
         if mode == "auto":
-            self.mode = "rich" if sys.stdout.isatty() else "plain"
-        self.last: dict[str, str] = {}
-        self.bar = None
+            self.mode = "rich" if sys.stdout.isatty() or in_notebook() else "plain"
+        self.bar: Progress | None = None
+        self.cell: NotebookBar | None = None
 
     def on_start(self, trainer: RunView) -> None:
         self.printed, self.first, self.started = 0.0, trainer.iteration, time.perf_counter()
-        if self.mode == "rich":
+        if self.mode == "rich" and in_notebook():  # rich would want ipywidgets
+            self.cell = NotebookBar(trainer.task.name, trainer.iterations, trainer.iteration)
+        elif self.mode == "rich":
             columns = [TextColumn("[bold]{task.description}"), BarColumn(None), MofNCompleteColumn()]
             columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[figures]}")]
             self.bar = Progress(*columns, console=terminal.console())
@@ -50,6 +53,9 @@ class ProgressBar(Callback):
         if any(key.startswith("eval/") for key in record):
             self._check(record)
         text = describe(record, trainer.task.unit, trainer.monitor, self.show)
+        if self.cell is not None:
+            self.cell.update(trainer.iteration, text)
+            return
         if self.bar is not None:
             self.bar.update(self.id, completed=trainer.iteration, figures=text)
             return
@@ -71,6 +77,7 @@ class ProgressBar(Callback):
                 raise UserError(f"trainer.show={key}: is not logged{closest(key, names)}; there are {sorted(names)}")
 
     def on_end(self, trainer: RunView) -> None:
+        self.cell = None
         if self.bar is not None:
             self.bar.stop()
             self.bar = None

@@ -60,7 +60,7 @@ class Trainer(RunView):
         deterministic: use deterministic algorithms only: the same seed gives identical results on a GPU too, slowly.
         threads: CPU threads for torch; null: its default. `marl.launch.build` sets this, the two beside it and tf32.
         helpers: threads that may take a share of an MLP's rows (`marl.native.threads`); null: as many as are useful.
-        progress: "rich" bar, "plain" lines, "off", or "auto" (by whether the output is a terminal).
+        progress: "rich" bar, "plain" lines, "off", or "auto": the bar on a terminal and in a notebook, else lines.
         show: names of logged figures, of evaluations or not, that stand in its line beside the usual ones.
 
     Attributes:

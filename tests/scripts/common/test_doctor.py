@@ -40,7 +40,20 @@ def test_an_extra_that_is_missing_says_how_to_install_it(doctor, monkeypatch):
     rows = {what: (here, todo) for what, here, todo in doctor.extras()}
     assert rows["extra export"] == ("installed", "")
     assert rows["extra serve"] == ("not installed: aiohttp", "pip install -e '.[serve]' -c constraints.txt")
-    assert "marl-engine" not in rows["extra dev"][0]
+    assert rows["extra mlflow"] == ("not installed: mlflow", "pip install -e '.[mlflow]'")  # wants an older protobuf
+    assert "marl-engine" not in rows["extra dev"][0] and rows["extra dev"][1].endswith(" -c constraints.txt")
+
+
+def test_what_is_optional_is_not_called_missing(doctor):
+    here, extra, compiler = (
+        ("Python", "3.12", ""),
+        ("extra video", "not installed", "pip"),
+        ("C++ compiler", "none", "apt"),
+    )
+    assert doctor.conclusion([here]) == "nothing that is needed is missing"
+    assert doctor.conclusion([here, compiler]) == "1 of 2 lines say what to do"
+    told = doctor.conclusion([here, extra, extra])
+    assert told.startswith("nothing that is needed is missing; of the extras") and told.endswith("2 are not installed")
 
 
 def test_other_versions_than_the_tested_ones_are_named(doctor, monkeypatch, tmp_path):
