@@ -7,6 +7,9 @@ ARGS ?=
 CONSTRAINTS ?= constraints.txt
 PIP := -m pip install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
+# The node that pyright's wheels bring, whatever the machine has; so nothing is loaded from elsewhere.
+PYRIGHT := PYRIGHT_PYTHON_GLOBAL_NODE=0 $(BIN)/pyright --pythonpath $(BIN)/python
+
 .DEFAULT_GOAL := help
 .PHONY: help train play doctor evaluate test lint format docs notebook constraints clean
 
@@ -29,11 +32,13 @@ evaluate: $(VENV)/installed ## judge a trained run: make evaluate ARGS="ckpt=out
 test: $(VENV)/installed-dev ## lint and run all tests; ARGS="-k engine" runs some
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
+	$(PYRIGHT)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
-lint: $(VENV)/installed-dev ## check style; `make format` puts right what a machine can
+lint: $(VENV)/installed-dev ## check style and types; `make format` puts right what a machine can
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(PYRIGHT)
 
 format: $(VENV)/installed-dev ## lay the code out, and mend what the linter can
 	$(BIN)/ruff check --fix .
@@ -66,15 +71,21 @@ $(BIN)/python:
 		"Python 3.11, 3.12 or 3.13 is needed, this is %d.%d: make PYTHON=python3.12 …" % v)'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+# A PYTHON that was asked for is the one of .venv, which stays as it is once it is made.
+.PHONY: same-python
+same-python: | $(BIN)/python
+	@$(if $(filter file,$(origin PYTHON)),,test "$$($(PYTHON) -V)" = "$$($(BIN)/python -V)" || \
+		{ echo "$(VENV) was made with $$($(BIN)/python -V), not $$($(PYTHON) -V): make clean, then this again"; exit 2; })
+
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS) | same-python
 	$(BIN)/python $(PIP) -e .
 	@touch $@
 
-$(VENV)/installed-dev: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+$(VENV)/installed-dev: pyproject.toml $(CONSTRAINTS) | same-python
 	$(BIN)/python $(PIP) -e '.[dev]'
 	@touch $(VENV)/installed $(VENV)/installed-docs $@
 
-$(VENV)/installed-docs: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+$(VENV)/installed-docs: pyproject.toml $(CONSTRAINTS) | same-python
 	$(BIN)/python $(PIP) -e '.[docs]'
 	@touch $@
 

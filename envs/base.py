@@ -178,7 +178,8 @@ class Env(ABC):
                 buffer[t].copy_(values[name])
         terminated[t].copy_(transition.terminated)
         truncated[t].copy_(transition.truncated)
-        if state is not None:
+        if state is not None and next_state is not None:
+            assert transition.state is not None and transition.next_state is not None
             state[t].copy_(transition.state)
             next_state[t].copy_(transition.next_state)
         for name, (agent_terminated, agent_truncated) in self._end_buffers.items():

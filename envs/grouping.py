@@ -57,8 +57,14 @@ def agent_actions(simulator: Any, agent: Any) -> ActionSpec:
     return ActionSpec("discrete", nvec=(int(torch.tensor(nvec).prod()),))
 
 
+def _padded(bound: Tensor | None, width: int, value: float) -> Tensor:
+    """One bound of an agent's continuous numbers, [1, C], filled up to `width`."""
+    assert bound is not None  # agents of a group act in one way
+    return pad(bound, (0, width - bound.shape[-1]), value=value)
+
+
 def _space(observation_size: int, parts: Parts, action: ActionSpec) -> tuple:
-    bounds = () if action.low is None else (*action.low.flatten().tolist(), *action.high.flatten().tolist())
+    bounds = tuple(x for bound in (action.low, action.high) if bound is not None for x in bound.flatten().tolist())
     return observation_size, parts, action.kind, action.nvec, bounds
 
 
@@ -92,9 +98,9 @@ def assign(
                 f"{mine or 'none'}; the agents are {', '.join(names)}."
             )
         whole.setdefault(mine[0], []).append(i)
-    for group in teams or {}:
+    for group, patterns in (teams or {}).items():
         if group not in whole:
-            raise EnvError(f"env.groups.{group}={teams[group]} matches none of the agents {', '.join(names)}.")
+            raise EnvError(f"env.groups.{group}={patterns} matches none of the agents {', '.join(names)}.")
     groups: dict[str, list[int]] = {}
     for group, members in whole.items():
         kinds = {actions[i].kind: names[i] for i in members}
@@ -141,16 +147,16 @@ class Group:
         low = high = None
         first = actions[members[0]]
         if first.low is not None:  # padded dimensions get an ordinary range: a policy divides by it
-            low = torch.cat([pad(actions[i].low, (0, C - actions[i].n_continuous), value=-1.0) for i in members])
-            high = torch.cat([pad(actions[i].high, (0, C - actions[i].n_continuous), value=1.0) for i in members])
+            low = torch.cat([_padded(actions[i].low, C, -1.0) for i in members])
+            high = torch.cat([_padded(actions[i].high, C, 1.0) for i in members])
             mask = mask.to(low.device)
         nvec = tuple(max(n[d] for n in self.nvecs if d < len(n)) for d in range(K))
         self._choices: dict[int, Tensor] = {}
         self.wrap = any(n != nvec[: len(n)] for n in self.nvecs)
         action = ActionSpec(first.kind, low, high, nvec, None if bool(mask.all()) else mask)
         theirs = {parts[i] for i in members} if parts else set()
-        parts = theirs.pop() if len(theirs) == 1 else ()  # of agents that see unlike things, features have no names
-        self.spec = GroupSpec(name, tuple(agents[i].name for i in members), size, action, parts=parts)
+        same = theirs.pop() if len(theirs) == 1 else ()  # of agents that see unlike things, features have no names
+        self.spec = GroupSpec(name, tuple(agents[i].name for i in members), size, action, parts=same)
         common = [
             key
             for key in infos[members[0]]

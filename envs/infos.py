@@ -86,8 +86,9 @@ class InfoBuffers:
 
     def buffer(self, group: str, name: str, inner: tuple[int, ...] = ()) -> Tensor | None:
         """The room [T, E, A, *inner] of a figure, nan at first; None where no rule keeps it."""
-        if not self.rules.wants(name):
-            return None
+        return self._room(group, name, inner) if self.rules.wants(name) else None
+
+    def _room(self, group: str, name: str, inner: tuple[int, ...] = ()) -> Tensor:
         shape = (self.steps, self.n_envs, self.n_agents[group], *inner)
         kept = self.tensors[group].get(name)
         if kept is None or kept.shape != shape:
@@ -103,7 +104,7 @@ class InfoBuffers:
                 if buffer is None:
                     if not self.rules.wants(name) or value.shape[:2] != (self.n_envs, self.n_agents[group]):
                         continue
-                    buffer = self.buffer(group, name)
+                    buffer = self._room(group, name)
                 buffer[t].copy_(value if value.shape == buffer.shape[1:] else agents_mean(value, 2))
             for name in kept.keys() - told.keys():
                 kept[name][t].fill_(torch.nan)
@@ -111,4 +112,4 @@ class InfoBuffers:
     def value(self, group: str, name: str) -> Tensor:
         """float32 [T, E, A] of a figure that is kept, further dimensions averaged; all nan where it was never told."""
         kept = self.tensors[group].get(name)
-        return agents_mean(self.buffer(group, name) if kept is None else kept, 3)
+        return agents_mean(self._room(group, name) if kept is None else kept, 3)

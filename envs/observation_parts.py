@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -64,7 +64,8 @@ def of_tensors(observation: Tensor | dict[str, Any], prefix: str = "") -> tuple[
     if not prefix and len(shape) < 2:
         return ()
     scale = BYTE if observation.dtype == torch.uint8 and len(shape) == 3 else 1.0
-    kind = {2: "set", 3: "picture"}.get(len(shape), "vector")
+    kinds: dict[int, Literal["vector", "set", "picture"]] = {2: "set", 3: "picture"}
+    kind = kinds.get(len(shape), "vector")
     return (ObservationPart(prefix[:-1] or WHOLE, tuple(shape) if kind != "vector" else (shape.numel(),), kind, scale),)
 
 

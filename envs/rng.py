@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ class Stream:
     def seed(self, seed: int) -> None:
         """Start over as `torch.manual_seed(seed)`, `np.random.seed` and `random.seed` would."""
         self._torch = torch.Generator().manual_seed(seed).get_state()
-        self._numpy = np.random.RandomState(seed % 2**32).get_state()
+        self._numpy: Any = np.random.RandomState(seed % 2**32).get_state()  # a tuple, of the legacy kind
         self._python = random.Random(seed).getstate()
         if self._cuda is not None:
             self._cuda.manual_seed(seed)

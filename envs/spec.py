@@ -49,7 +49,7 @@ class ActionSpec:
     @cached_property
     def bounded(self) -> bool:
         """Whether every continuous number has a finite range, padded ones included."""
-        return self.low is None or bool((self.high - self.low).isfinite().all())
+        return self.low is None or self.high is None or bool((self.high - self.low).isfinite().all())
 
     def clamped(self, action: Tensor) -> Tensor:
         """An action [..., A, D] with its continuous numbers in [low, high]; whole ones as they are."""
@@ -156,6 +156,7 @@ def _continuous(
 ) -> Tensor:
     """The continuous numbers of `sample_actions`, float32 [E, A, C]."""
     size, low, high = (*shape, act.n_continuous), act.low, act.high
+    assert low is not None and high is not None
     unit = torch.rand(size, generator=generator, device=where).to(device)
     if act.bounded:
         return low + unit * (high - low)

@@ -19,6 +19,18 @@ from envs.spec import EnvSpec
 TimeLimit = Literal["bootstrap", "end"]
 
 
+class AgentsLoss(nn.Module):
+    """What trains agents: a batch -> a dict of device scalars, of which "loss" is minimised and the rest is logged.
+
+    actors, critics: {group: `agents.models.actor.Actor`} and {group: what values states}, as `nn.ModuleDict` (critics
+        without weights of their own: a dict). They are of any type to type checkers, to whom a `nn.ModuleDict` is no
+        mapping and holds modules of no certain kind.
+    """
+
+    actors: Any
+    critics: Any
+
+
 @dataclass(frozen=True, kw_only=True)
 class Algorithm(Architecture, ABC):
     """Settings that algorithms have in common: the networks' (`Architecture`), and those of rewards and targets.
@@ -42,7 +54,7 @@ class Algorithm(Architecture, ABC):
 
     @property
     @abstractmethod
-    def loss_class(self) -> type[nn.Module]:
+    def loss_class(self) -> type[AgentsLoss]:
         """The module that trains by these settings, built as `make_loss` says."""
 
     def make_loss(
@@ -52,7 +64,7 @@ class Algorithm(Architecture, ABC):
         critic_network: Callable[..., nn.Module] | None = None,
         configs: Mapping[str, Self] | None = None,
         **more: Any,
-    ) -> nn.Module:
+    ) -> AgentsLoss:
         """Actors and critics of an environment, and the loss module that trains them.
 
         Args:

@@ -9,11 +9,12 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+from agents.algorithms.base import AgentsLoss
 from agents.models.actor import Actor
 from agents.models.critic import Critic
 
 
-class CloneLoss(nn.Module):
+class CloneLoss(AgentsLoss):
     """−log π(teacher's action | observation), averaged over the agents (the living ones) and summed over the groups.
 
     The density is that of the raw action, as in PPO's loss; policies without one say what stands in for it

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agents.algorithms.base import Algorithm
+from agents.algorithms.base import AgentsLoss, Algorithm
 from agents.algorithms.coefficients import Scheduled, Shape
 from agents.models.actor import Actor
 from agents.models.parts import with_names
@@ -52,7 +52,7 @@ class ExploringAlgorithm(Algorithm):
         return actors, spec, critic_network or network
 
 
-class ExploringLoss(nn.Module):
+class ExploringLoss(AgentsLoss):
     """Base of their losses: actors, their exploration, and how errors and groups come together.
 
     A subclass adds its critics and targets in `build`.
@@ -82,7 +82,7 @@ class ExploringLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.actors = nn.ModuleDict(actors)
-        self.critics: dict[str, Any] = {}
+        self.critics = {}
         self.config, self.groups = config, tuple(actors)
         self.configs = dict.fromkeys(actors, config) if configs is None else dict(configs)
         self.uses_state = False

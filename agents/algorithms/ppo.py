@@ -7,12 +7,15 @@ features.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from functools import reduce
+from operator import add
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from agents.algorithms.advantages import Normalization
+from agents.algorithms.base import AgentsLoss
 from agents.algorithms.coefficients import Scheduled, Shape
 from agents.algorithms.on_policy import OnPolicyAlgorithm, Update
 from agents.algorithms.ppo_losses import ValueLoss, clipped_surrogate, counted, mean_weights, value_loss
@@ -62,7 +65,7 @@ class PPO(OnPolicyAlgorithm):
         return PPOLoss
 
 
-class PPOLoss(nn.Module):
+class PPOLoss(AgentsLoss):
     """Policy, value and entropy losses of every group of agents, from one minibatch.
 
     Attributes:
@@ -102,7 +105,7 @@ class PPOLoss(nn.Module):
         self.recurrent = any(module.memory_shape for module in (*self.actors.values(), *self.critics.values()))
         self.clip, self.entropy_coef = scheduled(config)
         by_group = {group: nn.ModuleList(scheduled(each)) for group, each in self.configs.items() if each is not config}
-        self.own = nn.ModuleDict(by_group)  # {group: clip and entropy_coef}; nothing of it is saved
+        self.own: Any = nn.ModuleDict(by_group)  # {group: clip and entropy_coef}; nothing of it is saved
 
     @property
     def trains_in_turns(self) -> bool:
@@ -141,7 +144,8 @@ class PPOLoss(nn.Module):
         if len(parts) > 1:
             for key in dict.fromkeys(key for part in parts.values() for key in part):
                 have = [part[key] for part in parts.values() if key in part]  # not every group need have an entropy
-                total[key] = sum(have) if key.endswith("loss") else sum(have) / len(have)
+                whole = reduce(add, have)
+                total[key] = whole if key.endswith("loss") else whole / len(have)
         out = {key: x if key == "loss" else x.detach() for key, x in total.items()}
         if len(parts) > 1:
             out |= {f"{g}/{key}": x.detach() for g, part in parts.items() for key, x in part.items()}

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from agents.algorithms.base import Algorithm
+from agents.algorithms.base import AgentsLoss, Algorithm
 from agents.algorithms.coefficients import Scheduled, Shape
 from agents.algorithms.ppo_losses import clipped_surrogate, value_loss
 from agents.models import saved_weights
@@ -92,7 +92,7 @@ class SHAC(Algorithm):
         return self.loss_class(actors, critics, self, configs, **more)
 
 
-class SHACLoss(nn.Module):
+class SHACLoss(AgentsLoss):
     """Minus the actors' discounted returns of a window, with its gradient through the simulator; errors of the critics.
 
         actor:   -mean over E, A of  sum_t gamma^(t - t0) r_t  +  gamma^(end - t0) V'(s_end)

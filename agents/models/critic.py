@@ -5,6 +5,7 @@ a sequence, M numbers of memory, `...` leading dimensions.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,22 +86,22 @@ class Critic(nn.Module):
         parts = spec.parts and observation_parts(spec, self.kept_features)
         if self.team and prune:
             raise UserError("algo.prune_state=true: its network reads the whole team, by the places of its features")
-        features = len(self.kept_features) if prune else F
+        features = F if self.kept_features is None else len(self.kept_features)
         self.inputs = Inputs(features, A, normalize and kind != "state", limit, ids, parts)
         self.state_inputs = Inputs(state_size or 0, A, normalize and self.uses_state, limit)
         size = {
             "local": self.inputs.size,
             "concat": self.inputs.size if self.team else A * F,
-            "state": state_size,
+            "state": state_size or 0,
             "agent_state": (state_size or 0) + self.inputs.size,
         }[kind]
-        seen, whole_state = self.inputs.parts, (Part(STATE, (state_size,)),) if self.uses_state else ()
+        seen, whole_state = self.inputs.parts, (Part(STATE, (state_size or 0,)),) if self.uses_state else ()
         told = {"local": seen, "concat": seen * A, "state": whole_state, "agent_state": whole_state + seen}[kind]
         network = with_parts(network, told)
         # One call for all agents: the input is common to them and the network is too.
         self.joint = share == "shared" and kind in ("concat", "state") and not self.team
         if self.joint:
-            self.network = network(size, spec.n_agents * (choices or 1))
+            self.network: Any = network(size, spec.n_agents * (choices or 1))
         else:
             self.network = PerAgent(network, spec.n_agents, size, choices or 1, share == "shared")
         memory = getattr(self.network, "memory_size", 0)
@@ -112,8 +113,9 @@ class Critic(nn.Module):
 
     def _output_layers(self) -> tuple[nn.Linear, ...]:
         networks = (self.network,) if self.joint else tuple(self.network.networks)
-        layers = tuple(getattr(network, "head", None) for network in networks)
-        if not all(isinstance(layer, nn.Linear) and layer.bias is not None for layer in layers):
+        heads = [getattr(network, "head", None) for network in networks]
+        layers = tuple(head for head in heads if isinstance(head, nn.Linear) and head.bias is not None)
+        if len(layers) < len(heads):
             raise UserError(
                 "algo.value_norm=popart: needs a critic network whose output is a torch.nn.Linear with a bias, "
                 "called `head`; use running, or another network."
@@ -127,6 +129,7 @@ class Critic(nn.Module):
         """
         self.inputs.learn(observation if self.kept_features is None else observation[..., self.kept_features], counts)
         if self.uses_state:
+            assert state is not None  # the critic reads it, so the rollout has it
             self.state_inputs.learn(state)
 
     def denormalize(self, value: Tensor) -> Tensor:
@@ -198,6 +201,7 @@ class Critic(nn.Module):
     def _input(self, observation: Tensor, state: Tensor | None) -> Tensor:
         """What the network reads: [..., size] for all agents, or [..., A, size]."""
         if self.uses_state:
+            assert state is not None  # as above
             x = state = self.state_inputs(state)
         if self.kept_features is not None:
             observation = observation[..., self.kept_features]
@@ -206,6 +210,7 @@ class Critic(nn.Module):
         if self.kind == "concat" and not self.team:
             x = observation.flatten(-2)
         elif self.kind == "agent_state":
+            assert state is not None
             parts = [state.unsqueeze(-2).expand(*observation.shape[:-1], -1), observation]
             x = torch.cat(parts[::-1] if self.team else parts, -1)  # a graph knows positions by their features' indices
         if not self.joint and self.kind in ("concat", "state") and not self.team:

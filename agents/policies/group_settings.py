@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
+from agents.algorithms.base import Algorithm
 from agents.models.architecture import Architecture
 from envs.spec import EnvSpec
 from marl.core.errors import UserError, closest
@@ -106,7 +107,7 @@ def read(nodes: Mapping[str, Any] | None, spec: EnvSpec) -> dict[str, GroupSetti
 
 
 def _check_pool(name: str, one: GroupSettings, spec: EnvSpec, learning: Iterable[str]) -> None:
-    if one.of not in learning:
+    if one.of is None or one.of not in learning:
         raise UserError(
             f"groups.{name}.of={one.of}: must be a group that learns ({_list(learning)}), whose past versions play"
         )
@@ -145,7 +146,7 @@ def algorithms(algo: A, settings: Mapping[str, GroupSettings]) -> dict[str, A]:
         if not one.learns:
             continue
         changes = one.algo
-        if type(algo) is Architecture:  # a saved policy needs what shapes the networks, and nothing else
+        if not isinstance(algo, Algorithm):  # a saved policy needs what shapes the networks, and nothing else
             changes = {key: value for key, value in changes.items() if key in known}
         else:
             for key in [key for key in algo.common if key in changes]:
@@ -157,7 +158,7 @@ def algorithms(algo: A, settings: Mapping[str, GroupSettings]) -> dict[str, A]:
 
 def source(settings: Mapping[str, GroupSettings], name: str) -> str:
     """The group whose actor plays the group `name`: another one's where its past versions do."""
-    return settings[name].of if settings[name].policy == POOL else name
+    return settings[name].of or name if settings[name].policy == POOL else name
 
 
 def everyone(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -62,7 +62,7 @@ class Policy(nn.Module):
 
     def everyone(self) -> tuple[dict[str, Actor], dict[str, Critic]]:
         """Actors and critics of all groups of the environment; see `agents.policies.group_settings.everyone`."""
-        return everyone(self.settings, self.actors, self.critics)
+        return everyone(self.settings, dict(self.actors.items()), dict(self.critics.items()))
 
     @classmethod
     def load(cls, path: str | Path, which: str = "last", device: str | torch.device = "cpu") -> Policy:
@@ -149,6 +149,48 @@ class Policy(nn.Module):
             path, self.state_dict(), {"policy": json.dumps({"format": FORMAT, **self.metadata})}
         )
 
+    @overload
+    def act(
+        self,
+        observation: Tensor,
+        deterministic: bool = True,
+        generator: torch.Generator | None = None,
+        masks: Mapping[str, Mapping[str, Tensor]] | None = None,
+        memory: None = None,
+    ) -> Tensor: ...
+
+    @overload
+    def act(
+        self,
+        observation: Tensor,
+        deterministic: bool = True,
+        generator: torch.Generator | None = None,
+        masks: Mapping[str, Mapping[str, Tensor]] | None = None,
+        *,
+        memory: Mapping[str, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+    @overload
+    def act(
+        self,
+        observation: Mapping[str, Tensor],
+        deterministic: bool = True,
+        generator: torch.Generator | None = None,
+        masks: Mapping[str, Mapping[str, Tensor]] | None = None,
+        memory: None = None,
+    ) -> dict[str, Tensor]: ...
+
+    @overload
+    def act(
+        self,
+        observation: Mapping[str, Tensor],
+        deterministic: bool = True,
+        generator: torch.Generator | None = None,
+        masks: Mapping[str, Mapping[str, Tensor]] | None = None,
+        *,
+        memory: Mapping[str, Tensor],
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]: ...
+
     @torch.no_grad()
     def act(
         self,
@@ -175,8 +217,10 @@ class Policy(nn.Module):
             if len(self.actors) > 1:
                 raise UserError(f"observation: this policy has the groups {', '.join(self.actors)}; give a dict")
             only = next(iter(self.actors))
-            result = self.act({only: observation}, deterministic, generator, masks, memory)
-            return result[only] if memory is None else (result[0][only], result[1])
+            if memory is None:
+                return self.act({only: observation}, deterministic, generator, masks)[only]
+            acts, after = self.act({only: observation}, deterministic, generator, masks, memory=memory)
+            return acts[only], after
         actions, after = {}, {}
         for name, actor in self._present(self.actors, observation).items():
             features, group = observation[name].float(), self.spec.groups[source(self.settings, name)]
@@ -236,7 +280,7 @@ class Policy(nn.Module):
         return self._zeros(self.critics, leading)
 
     def _zeros(self, modules: nn.ModuleDict, leading: tuple[int, ...]) -> dict[str, Tensor]:
-        shapes = {name: module.memory_shape for name, module in modules.items() if module.memory_shape}
+        shapes: dict[str, Any] = {name: module.memory_shape for name, module in modules.items() if module.memory_shape}
         device = next(self.parameters()).device
         return {name: torch.zeros(*leading, *shape, device=device) for name, shape in shapes.items()}
 

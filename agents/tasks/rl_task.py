@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agents.algorithms.base import Algorithm
+from agents.algorithms.base import AgentsLoss, Algorithm
 from agents.collection.arena import Arena
 from agents.collection.collector import Collector
 from agents.collection.episode_statistics import EpisodeStatistics
@@ -22,6 +22,7 @@ from agents.curriculum.curriculum import Curriculum
 from agents.evaluation.episode_loop import require_time_limit
 from agents.evaluation.redundant_features import find_repeated
 from agents.fused_ops import native
+from agents.models.critic import Critic
 from agents.models.parts import check_saved, warn_of_pictures
 from agents.players.lineup import Lineup
 from agents.players.seats import Anyone
@@ -74,6 +75,7 @@ class RLTask(EpisodeEvaluation):
         UserError: no time limit, a budget smaller than one iteration, or groups that do not fit.
     """
 
+    loss: AgentsLoss
     unit = "frames"
     collector_class: type[Collector] = Collector
     _graphs = False  # rollouts are captured
@@ -96,7 +98,9 @@ class RLTask(EpisodeEvaluation):
         self.curriculum, full = Curriculum.of(curriculum, env, seed), None
         if self.curriculum:
             full, env = check_stages(self.curriculum, device), self.curriculum.judged()
-            self.curriculum.average_over(-(-2 * full[0].max_steps // steps))  # iterations in which all episodes end
+            longest = full[0].max_steps
+            assert longest is not None  # or the stages would not have passed
+            self.curriculum.average_over(-(-2 * longest // steps))  # iterations in which all episodes end
         self.setup_evaluation(env, eval_episodes, eval_deterministic, info)
         start_time = time.perf_counter()
         if self.device.type == "cpu":
@@ -145,7 +149,7 @@ class RLTask(EpisodeEvaluation):
         self._play_in(first)
         if self.curriculum:
             self.course = Course(self.curriculum, self._arena, first, self.seed, self.device)
-            self.callbacks.append(BuildAhead(self.curriculum, self.course.seed_of))
+            self.callbacks = [*self.callbacks, BuildAhead(self.curriculum, self.course.seed_of)]
 
     def _arena(self, env: Env) -> Arena:
         actors, critics, rules = self.loss.actors, self.remembering_critics(), self.info_rules
@@ -157,7 +161,7 @@ class RLTask(EpisodeEvaluation):
         statistics = EpisodeStatistics(env.num_envs, n_agents, self.lineup.algos, self.device, rules)
         return Arena(env, rollout, collector, statistics)
 
-    def remembering_critics(self) -> Mapping[str, nn.Module]:
+    def remembering_critics(self) -> Mapping[str, Critic]:
         """By group, those that may remember something from step to step."""
         return self.loss.critics
 

@@ -19,6 +19,7 @@ import threading
 import types
 import weakref
 from collections import deque
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,9 @@ class PythonState:
     Raises TooMuchState.
     """
 
-    def __init__(self, roots: dict[str, Any], covered: set[int] = frozenset(), entities: dict[str, Any] | None = None):
+    def __init__(
+        self, roots: dict[str, Any], covered: AbstractSet[int] = frozenset(), entities: dict[str, Any] | None = None
+    ):
         self.tokens: dict[str, Any] = {}
         self.codes: dict[types.CodeType, str] = {}
         self._covered = covered
@@ -75,7 +78,7 @@ class PythonState:
             if len(self.tokens) > MOST_VALUES:
                 raise TooMuchState(f"it reaches more than {MOST_VALUES} Python values")
 
-    def digest(self, leave_out: set[str] = frozenset()) -> str:
+    def digest(self, leave_out: AbstractSet[str] = frozenset()) -> str:
         """One name for all of it, the same in another process."""
         parts = sorted(
             (path, str(token))

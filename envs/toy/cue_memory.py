@@ -63,7 +63,8 @@ class MemoryEnv(Env):
         agents = tuple(f"agent_{i}" for i in range(n_agents))
         group = GroupSpec("agents", agents, n_cues + 1, ActionSpec("discrete", nvec=(n_cues,)))
         state_size = n_agents * n_cues + 1 if global_state else None
-        self.spec = EnvSpec({"agents": group}, state_size, max_steps or max_delay + 2)
+        self.max_steps = max_steps or max_delay + 2
+        self.spec = EnvSpec({"agents": group}, state_size, self.max_steps)
         self.one_hot = torch.eye(n_cues, device=self.device)  # torch's own one_hot waits for the device to check it
         self.generator = torch.Generator(self.device)
         where = {"dtype": torch.int64, "device": self.device}
@@ -101,7 +102,7 @@ class MemoryEnv(Env):
         terminated = self.time == self.delay + 1
         reward = (action["agents"].squeeze(-1) == self.cue) & terminated.unsqueeze(-1)
         self.time += 1
-        truncated = (self.time >= self.spec.max_steps) & ~terminated
+        truncated = (self.time >= self.max_steps) & ~terminated
         next_observation, next_state = self._see()
         done = terminated | truncated
         cue, delay = self._draw()  # for all, needed or not: nothing is read back

@@ -65,6 +65,7 @@ class PictureSearchEnv(Env):
         parts = (*pictures, ObservationPart("position", (2,)))
         group = GroupSpec("agents", agents, sum(part.size for part in parts), ActionSpec("discrete", nvec=(5,)),
                           parts=parts)  # fmt: skip
+        self.max_steps = max_steps
         self.spec = EnvSpec({"agents": group}, 4 * n_agents if global_state else None, max_steps)
         self.moves = torch.tensor(MOVES, device=self.device)
         self.others = 1 - torch.eye(n_agents, device=self.device)
@@ -104,7 +105,7 @@ class PictureSearchEnv(Env):
         self.position = (self.position + self.moves[action["agents"].squeeze(-1)]).clamp(0, self.size - 1)
         reward = (before - self._distance()) / self.mean_distance
         self.time = self.time + 1
-        truncated = self.time >= self.spec.max_steps
+        truncated = self.time >= self.max_steps
         next_observation, next_state = self._see()
         position, target = self._draw()  # for all, needed or not: nothing is read back
         self.position, self.target = (

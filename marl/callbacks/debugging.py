@@ -172,6 +172,7 @@ class Overfit(Callback):
         trainer.judge_by(self.figure, "min")
 
     def on_iteration(self, trainer: RunView, record: dict) -> None:
+        assert self.first is not None  # `on_start` came before
         now, steps = record[self.figure], trainer.iteration * self.steps
         message = f"{self.figure} of one minibatch: {self.first:.4g} -> {now:.4g} after {steps} steps"
         if abs(now) <= self.target * abs(self.first):
@@ -192,7 +193,7 @@ def disable_regularization(loss: nn.Module) -> None:
         if isinstance(module, nn.RNNBase):
             module.dropout = 0.0
         if getattr(module, "label_smoothing", 0):
-            module.label_smoothing = 0.0
+            setattr(module, "label_smoothing", 0.0)  # noqa: B010 - torch declares attributes of modules as tensors
 
 
 @dataclass

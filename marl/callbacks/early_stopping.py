@@ -37,8 +37,8 @@ class EarlyStopping(Callback):
             self.waited += 1
         if self.patience is not None and self.waited >= self.patience:
             trainer.stop(f"{monitor} has not improved for {self.waited} evaluations")
-        reached = math.isfinite(value) and self.target is not None
-        if reached and (value >= self.target if mode == "max" else value <= self.target):
+        target = self.target if math.isfinite(value) else None
+        if target is not None and (value >= target if mode == "max" else value <= target):
             trainer.stop(f"{monitor} reached {value:.4g}, the target is {self.target:.4g}")
 
     def state_dict(self):

@@ -43,9 +43,10 @@ class Pictures(Callback):
 
         with matplotlib.rc_context(style()):
             drawn = {"curves": draw_curves(self.records)} if self.curves else {}
-            if trainer.task.kind == "classification" and trainer.evaluation:
+            task = trainer.task
+            if isinstance(task, Supervised) and task.kind == "classification" and trainer.evaluation:
                 with trainer.averaged():  # as it was evaluated
-                    drawn |= self._classes(trainer.task)
+                    drawn |= self._classes(task)
             self._save(trainer, drawn)
 
     def _save(self, trainer: RunView, drawn: dict[str, Any]) -> None:
@@ -67,7 +68,7 @@ class Pictures(Callback):
             sure = outputs.softmax(-1).amax(-1).masked_fill(predicted == y, -1.0)
             worst = sure.argsort(descending=True)[: min(self.wrong, int((predicted != y).sum()))]
             if len(worst):
-                drawn["wrong"] = draw_wrong(rows["x"].cpu()[worst].numpy(), y[worst], predicted[worst], sure[worst])
+                drawn["wrong"] = draw_wrong(np.asarray(rows["x"].cpu()[worst]), y[worst], predicted[worst], sure[worst])
         return drawn
 
     def state_dict(self) -> dict:

@@ -41,7 +41,8 @@ class Profiler(Callback):
     iteration: int = field(default=0, init=False)
 
     def on_start(self, trainer: RunView) -> None:
-        self.iteration, self.profiler = 0, None
+        self.iteration = 0
+        self.profiler: profile | None = None
         self.plain: dict[str, float] = {}
 
     def on_iteration(self, trainer: RunView, record: dict) -> None:
@@ -71,8 +72,9 @@ class Profiler(Callback):
         self.profiler.start()
 
     def _finish(self, trainer: RunView, iterations: int) -> None:
-        self.profiler.stop()
         profiler, self.profiler = self.profiler, None
+        assert profiler is not None  # it was started
+        profiler.stop()
         spans.record(False)
         if not iterations:
             print("nothing was profiled: the run ended as the profiler began", flush=True)
@@ -80,7 +82,7 @@ class Profiler(Callback):
         folder = Path(trainer.run_dir) / "profile"
         folder.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(folder / "trace.json"))
-        text = table(self.plain, profiler.events(), iterations, self.top)
+        text = table(self.plain, profiler.events() or [], iterations, self.top)
         (folder / "table.txt").write_text(text)
         print(f"{text}trace: {folder / 'trace.json'} (open it in https://ui.perfetto.dev)", flush=True)
 

@@ -28,8 +28,9 @@ class Reconstructions(Callback):
     scale: Annotated[int, Field(ge=1)] = 8
 
     def on_start(self, trainer: RunView) -> None:
-        if len(trainer.task.in_shape) != 3:
-            raise UserError(f"callbacks.reconstructions: draws pictures, not inputs {list(trainer.task.in_shape)}")
+        in_shape = getattr(trainer.task, "in_shape", ())
+        if len(in_shape) != 3:
+            raise UserError(f"callbacks.reconstructions: draws pictures, not inputs {list(in_shape)}")
         if not isinstance(trainer.task.loss.model, AutoEncoder):
             raise UserError("callbacks.reconstructions: needs network=autoencoder or network=vae")
 

@@ -185,7 +185,7 @@ def newest(run_dir: str | Path, map_location: str | torch.device = "cpu") -> tup
         raise UserError("; ".join(problems.values()))
     for path, problem in problems.items():
         set_aside(path, problem)
-    if problems:
+    if problems and best:
         print(f"warning: continuing from {best[0]}, iteration {best[1]['iteration']}", file=sys.stderr, flush=True)
     return best
 

@@ -6,7 +6,7 @@ Shapes: F features of an observation, A agents of a group, H outputs of a networ
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -43,9 +43,10 @@ class GroupMap:
 
     def told(self) -> str:
         """One sentence on features that were mapped."""
-        news = sorted(set(range(self.new.features)) - set(self.columns))
-        unused = sorted(set(range(self.old.features)) - set(self.columns.values()))
-        pairs = ", ".join(f"{new} from {old}" for new, old in _runs(self.columns))
+        columns = self.columns or {}
+        news = sorted(set(range(self.new.features)) - set(columns))
+        unused = sorted(set(range(self.old.features)) - set(columns.values()))
+        pairs = ", ".join(f"{new} from {old}" for new, old in _runs(columns))
         begin = {"zero": "begin at zero", "initial": "keep their initial weights"}[self.rest]
         text = f"{self.group}: its features {pairs} of {self.source}"
         text += f"; {spans(news)} {begin}" if news else ""
@@ -85,7 +86,7 @@ def read(node: Mapping[str, Any], new: Mapping[str, Side], old: Mapping[str, Sid
         for name in entry:
             if name not in KEYS:
                 raise UserError(f"unknown key '{key}.{name}'{closest(name, KEYS)} (allowed are {', '.join(KEYS)})")
-        source, rest = entry["from"], entry.get("rest", "zero")
+        source, rest = entry["from"], cast(Literal["zero", "initial"], entry.get("rest", "zero"))
         if group not in new:
             raise UserError(f"{key}: no group learns under that name{closest(group, new)} (there are {', '.join(new)})")
         if source not in old:
@@ -159,7 +160,7 @@ def _move(result: dict[str, Tensor], weights: Mapping[str, Tensor], one: GroupMa
             start = weights[name].clone()
             if what == "m2":  # of variance 1
                 start.fill_(float(result[f"{prefix}inputs.norm.count"]))
-            result[name] = _filled(start, result[name], one.columns)
+            result[name] = _filled(start, result[name], one.columns or {})
     networks = {re.sub(r"^(.*?network\.(?:networks\.\d+\.)?).*$", r"\1", n) for n in weights if n.startswith(prefix)}
     for network in networks:
         inside = [name for name in weights if name.startswith(network) and weights[name].dim() == 2]
@@ -179,12 +180,14 @@ def _move(result: dict[str, Tensor], weights: Mapping[str, Tensor], one: GroupMa
 
 def _inputs(one: GroupMap, new: int, old: int) -> dict[int, int] | None:
     """{column of the first layer: the file's} of networks that see one agent, with its id or not, or all of them."""
-    F_new, F_old, A_new, A_old = one.new.features, one.old.features, one.new.n_agents, one.old.n_agents
+    F_new, F_old = one.new.features, one.old.features
+    A_new, A_old = one.new.n_agents or 0, one.old.n_agents or 0  # 0: not known, and no layer's width but F
+    columns = one.columns or {}
     if new - F_new in (0, A_new) and old - F_old in (0, A_old):
         ids = range(A_new) if A_new == A_old and new > F_new and old > F_old else ()
-        return one.columns | {F_new + i: F_old + i for i in ids}
+        return columns | {F_new + i: F_old + i for i in ids}
     if A_new == A_old and new == A_new * F_new and old == A_new * F_old:
-        return {i * F_new + to: i * F_old + come for i in range(A_new) for to, come in one.columns.items()}
+        return {i * F_new + to: i * F_old + come for i in range(A_new) for to, come in columns.items()}
     return None
 
 

@@ -1,7 +1,7 @@
 """Transfer: a new run that starts from saved weights, all of them or those that fit."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,8 @@ def load_weights(task: Task, path: str | Path, strict: bool = True) -> Loaded:
 
 def _complete(module: nn.Module, saved: dict[str, Tensor]) -> list[str]:
     """Let a loss that knows how (`complete`) change `saved` so that it fits; sentences on what it changed."""
-    return (module.complete(saved) if hasattr(module, "complete") else None) or []
+    complete: Callable[..., list[str] | None] | None = getattr(module, "complete", None)
+    return (complete(saved) if complete else None) or []
 
 
 def load_policy(task: Task, path: str | Path) -> None:
@@ -111,7 +112,8 @@ def load_mapped(task: Task, path: str | Path, init_map: Mapping[str, Any], stric
         described = checkpoint_file.load(path)["processes"][0]["task"].get("spec", {}).get("groups", {})
     there = dict.fromkeys(match[1] for match in (re.match(r"actors\.([^.]+)\.", name) for name in saved) if match)
     old = {name: mapping.side(described[name]) if name in described else _seen(saved, name) for name in there}
-    new = {name: mapping.side(task.spec.groups[name]) for name in task.loss.actors}
+    of_agents: Any = task  # no kind of task is known here
+    new = {name: mapping.side(of_agents.spec.groups[name]) for name in of_agents.loss.actors}
     maps = mapping.read(init_map, new, old)
     weights = task.loss.state_dict()
     renamed = mapping.mapped(saved, weights, maps)

@@ -93,7 +93,7 @@ def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
         overrides, earlier = tidy(overrides), cfg.copy()
         parsed = OverridesParser.create().parse_overrides(overrides)
         choices = [f"experiment={cfg.experiment}"] if cfg.experiment else []
-        choices += [o.input_line for o in parsed if chosen(o) and o.key_or_group not in ("experiment", "debug")]
+        choices += [str(o.input_line) for o in parsed if chosen(o) and o.key_or_group not in ("experiment", "debug")]
         composed = compose(choices) if any(map(chosen, parsed)) else None
         for override in parsed:
             key, text = override.key_or_group, override.input_line
@@ -102,11 +102,11 @@ def saved(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
             value = override.value()
             if key in ("experiment", "hydra.run.dir"):
                 current = cfg.experiment if key == "experiment" else path.parent.resolve()
-                if (value if key == "experiment" else Path(value).resolve()) != current:
+                if (value if key == "experiment" else Path(str(value)).resolve()) != current:
                     raise UserError(f"{text}: this run has {key}={current}, which stays; change single keys instead")
             elif key.startswith("hydra.") or key == "debug" or override.is_delete():
                 raise UserError(f"{text}: does not apply to a saved run; change single keys instead")
-            elif chosen(override):
+            elif composed is not None and chosen(override):
                 cfg[key] = OmegaConf.to_container(composed[key], resolve=False)
             else:
                 added = override.is_add() or override.is_force_add()

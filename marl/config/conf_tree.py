@@ -3,8 +3,18 @@
 from pathlib import Path
 
 import marl
+from marl.core.errors import UserError
 
 CONF = Path(marl.__file__).resolve().parent.parent / "conf"
+
+
+def require(conf: Path = CONF) -> None:
+    """Raises UserError where the packages were installed without the configuration, which lies beside them."""
+    if not conf.is_dir():
+        raise UserError(
+            f"{conf}: is not there. The packages read conf/ from the checkout or the unpacked source archive: install "
+            "there with `pip install -e . -c constraints.txt`"
+        )
 
 
 def group_options(group: str) -> list[str]:

@@ -54,7 +54,8 @@ def node_of(value: Any, key: str) -> Any:
     if is_dataclass(value):
         arguments = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
     elif hasattr(value, "built_with"):
-        arguments = _bound(type(value), *value.built_with, key, defaults=True)
+        args, kwargs = value.built_with
+        arguments = _bound(type(value), args, kwargs, key, defaults=True)
     else:
         raise UserError(f"{key}: an object of {type(value).__name__}, of which nothing says how it was built; give a "
                         "class, a functools.partial of one or a dataclass")  # fmt: skip

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -148,7 +149,8 @@ def _given(node: str, overrides: Sequence[str]) -> set[str]:
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         name = override.key_or_group
         if name == node and not override.is_delete():
-            keys |= set(override.value() or {})
+            value: Any = override.value()
+            keys |= set(value or {})
         elif name.startswith(f"{node}."):
             keys.add(name.removeprefix(f"{node}.").partition(".")[0])
     return keys

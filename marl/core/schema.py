@@ -182,7 +182,7 @@ def _sentence(error: ValidationError, value: Any, key: str) -> str:
     key, value = _locate(errors[0]["loc"], value, key)
     phrases = [_phrase(item, value) for item in errors]
     phrases = phrases[:1] + [phrase.removeprefix("must be ") for phrase in phrases[1:]]
-    expected = [item["ctx"]["expected"] for item in errors if item["type"] == "literal_error"]
+    expected = [item.get("ctx", {})["expected"] for item in errors if item["type"] == "literal_error"]
     hint = closest(value, ", ".join(expected).replace(" or ", ", ").replace("'", "").split(", "))
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value) and "number" in phrases[0]:
         mantissa, power = value.lower().split("e")

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,8 @@ def seed_global(seed: int) -> None:
 
 def global_state() -> dict:
     """The process-wide random states, in types that `torch.load(weights_only=True)` accepts."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()
+    legacy: Any = np.random.get_state()  # a tuple: dictionaries are of other bit generators
+    name, keys, position, has_gauss, gauss = legacy
     state = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),

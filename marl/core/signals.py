@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from types import FrameType
+from typing import Any
 
 from marl.core.errors import Stopped
 
@@ -23,7 +24,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.received = 0
-        self.before: dict[int, object] = {}
+        self.before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():

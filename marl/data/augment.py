@@ -71,7 +71,8 @@ class Noise:
 def _pictures(x: Tensor, name: str) -> tuple[int, int, int, int]:
     if x.dim() != 4:
         raise UserError(f"task.augment: {name} takes pictures [channels, height, width]; these are {list(x.shape[1:])}")
-    return tuple(x.shape)
+    B, C, H, W = x.shape
+    return B, C, H, W
 
 
 def mixup(batch: TensorDict, alpha: float, seed: int) -> TensorDict:
@@ -84,5 +85,5 @@ def mixup(batch: TensorDict, alpha: float, seed: int) -> TensorDict:
     share = float(draw.beta(alpha, alpha))
     other = torch.from_numpy(draw.permutation(len(batch))).to(batch["x"].device)
     x = share * batch["x"] + (1 - share) * batch["x"][other]
-    shares = torch.full((len(batch),), share, device=x.device)
+    shares = torch.full((len(batch),), share, device=batch["x"].device)
     return TensorDict({"x": x, "y": batch["y"], "y2": batch["y"][other], "share": shares}, batch_size=batch.batch_size)

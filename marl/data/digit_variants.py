@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from marl.core.seeding import generator
-from marl.data.base import ArrayData, Count, Fold, Folds, Fraction, Seed, split
+from marl.data.base import ArrayData, Compared, Count, Fold, Folds, Fraction, Kind, Seed, split
 from marl.data.images import load
 
 ATTRIBUTES = {
@@ -36,7 +36,8 @@ class DigitAttributes(ArrayData):
         x, digit = load()
         y = torch.stack([torch.isin(digit, torch.tensor(those)) for those in ATTRIBUTES.values()], 1).float()
         rows = split(len(x), {"data.validation": validation, "data.test": test}, seed, digit, folds, fold)
-        super().__init__("binary", len(ATTRIBUTES), *((x[index], y[index]) for index in rows))
+        train, held_out, last = ((x[index], y[index]) for index in rows)
+        super().__init__("binary", len(ATTRIBUTES), train, held_out, last)
 
 
 class _Compared(ArrayData):
@@ -47,7 +48,7 @@ class _Compared(ArrayData):
     """
 
     def _make(
-        self, kind: str, out: int, samples: int, validation: float, test: float, seed: int, draw
+        self, kind: Kind | Compared, out: int, samples: int, validation: float, test: float, seed: int, draw
     ) -> None:  # fmt: skip
         x, digit = load()
         parts = split(len(x), {"data.validation": validation, "data.test": test}, seed, digit)
@@ -56,7 +57,8 @@ class _Compared(ArrayData):
             count = samples if name == "train" else max(1, samples // 5)
             index, y = draw(digit[part], count, generator(seed, f"{kind}/{name}"))
             minibatches.append((x[part][index], y))
-        super().__init__(kind, out, *minibatches, normalise=False)
+        train, held_out, last = minibatches
+        super().__init__(kind, out, train, held_out, last, normalise=False)
         self.in_shape = tuple(x.shape[1:])
         std, mean = torch.std_mean(self.train["x"], correction=0)  # one channel: one number each
         self.shift, self.scale = mean.view(1, 1, 1), std.view(1, 1, 1)

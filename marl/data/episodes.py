@@ -21,7 +21,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -178,12 +178,13 @@ def mapped(folder: str | Path, target: str | Path | None = None) -> TensorDict:
     if not (target / MANIFEST).is_file() or (target / MANIFEST).read_text() != text:
         temporary = target.with_name(f".{target.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        steps, start, episode, ends = None, 0, 0, []
+        start, episode, ends = 0, 0, []
+        steps: TensorDict | None = None
         total = manifest(folder)["metadata"]["total_steps"]
         for shard in shards(folder):
             part = nested(shard, episode)
             if steps is None:
-                steps = part[:1].expand(total).memmap_like(temporary)
+                steps = cast(TensorDict, part[:1].expand(total)).memmap_like(str(temporary))
             steps[start : start + len(part)] = part
             start, episode = start + len(part), episode + len(shard["length"])
             ends.append({name: value for name, value in shard.items() if per_episode(name)})
@@ -265,7 +266,7 @@ class Episodes:
         count = total if episodes is None else episodes
         if not 2 <= count <= total:
             raise UserError(f"data.episodes={episodes}: {folder} holds {total} episodes; from 2 to {total} are allowed")
-        owner = self.steps["episode"]
+        owner = cast(Tensor, cast(TensorDict, self.steps)["episode"])
         training, held_out = split(count, {"data.validation": validation}, seed)
         if not len(held_out):
             raise UserError(f"data.validation={validation}: less than one of {count} episodes; at least {1 / count}")

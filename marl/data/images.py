@@ -3,8 +3,9 @@
 import gzip
 import math
 import struct
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -41,14 +42,15 @@ class Digits(ArrayData):
     ) -> None:
         x, y = load(digits)
         rows = split(len(x), {"data.validation": validation, "data.test": test}, seed, y, folds, fold)
-        super().__init__("classification", len(digits or range(10)), *((x[index], y[index]) for index in rows))
+        train, held_out, last = ((x[index], y[index]) for index in rows)
+        super().__init__("classification", len(digits or range(10)), train, held_out, last)
 
 
 def load(digits: list[int] | None = None) -> tuple[Tensor, Tensor]:
     """The handwritten digits: pictures float32 [N, 1, 8, 8] from 0 to 16, classes int64 [N]."""
     from sklearn.datasets import load_digits  # slow to import: only for those who use it
 
-    raw = load_digits()
+    raw: Any = load_digits()  # a Bunch
     x = torch.as_tensor(raw.images, dtype=torch.float32).unsqueeze(1)
     y = torch.as_tensor(raw.target, dtype=torch.int64)
     if digits is None:
@@ -122,5 +124,5 @@ def read_idx(path: Path) -> Tensor:
         return torch.from_numpy(np.frombuffer(content, dtype=np.uint8).reshape(shape))
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
     return gzip.open(path) if path.suffix == ".gz" else open(path, "rb")  # noqa: SIM115 (the caller closes it)

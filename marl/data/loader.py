@@ -7,7 +7,7 @@ where a run was stopped and resumed, be it in the midst of an epoch.
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tensordict import TensorDict
@@ -187,7 +187,7 @@ class Loader:
         if self._processes is None:
             self._processes = DataLoader(
                 self.fetch,
-                batch_sampler=self.plan,
+                batch_sampler=cast(Any, self.plan),  # its items are whatever `fetch` takes
                 num_workers=self.workers,
                 collate_fn=dict,
                 pin_memory=self.pin_memory,
@@ -215,7 +215,7 @@ class Loader:
 def take(rows: TensorDict | Dataset, index: Tensor | Sequence[int]) -> TensorDict:
     """The rows `index` as a TensorDict [B]: of one in memory, or collated from the items of a map-style data set."""
     if isinstance(rows, TensorDict):
-        return rows[index]
+        return rows[torch.as_tensor(index)]
     items = default_collate([rows[int(i)] for i in index])
     if not isinstance(items, dict):
         items = dict(zip(("x", "y"), items, strict=True))

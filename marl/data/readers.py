@@ -45,8 +45,8 @@ class _Dealt(ArrayData):
         parts = split(len(x), fractions, seed, labels, folds, fold)
         if not all(map(len, parts)):
             raise UserError(f"{source}: {len(x)} rows are too few to have some in each split")
-        splits = ((x[index], y[index]) for index in parts)
-        super().__init__(kind, out, *splits, standardize_targets=standardize_targets)
+        train, held_out, *last = ((x[index], y[index]) for index in parts)
+        super().__init__(kind, out, train, held_out, last[0] if last else None, standardize_targets=standardize_targets)
 
 
 class CSV(_Dealt):

@@ -35,5 +35,5 @@ class Reconstruction(ArrayData):
         x, y = pair(data.train)
         if noise:
             x = x + noise * torch.randn(x.shape, generator=generator(seed, "reconstruction"))
-        held_out = [None if rows is None else pair(rows) for rows in (data.validation, data.test)]
-        super().__init__("regression", y.shape[1], (x, y), *held_out, normalise=False)
+        test = None if data.test is None else pair(data.test)
+        super().__init__("regression", y.shape[1], (x, y), pair(data.validation), test, normalise=False)

@@ -1,7 +1,7 @@
 """The order in which an epoch takes the training rows: random, sequential, weighted, or a subset of them."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
@@ -56,7 +56,8 @@ class Order:
         if self.sampler == "sequential":
             chosen = SequentialSampler(range(self.rows))
         elif self.sampler == "weighted":
-            chosen = WeightedRandomSampler(self.weights, self.rows, True, generator)
+            weights = cast(Sequence[float], self.weights)  # a tensor, as torch makes of any sequence
+            chosen = WeightedRandomSampler(weights, self.rows, True, generator)
         else:
             chosen = SubsetRandomSampler(self.subset, generator)
         return torch.tensor(list(chosen))
@@ -80,7 +81,7 @@ def _per_row(weights: Weights, labels: Tensor | None) -> Tensor:
 
 
 def _chosen(subset: Subset, rows: int, deal: torch.Generator | None) -> list[int]:
-    if isinstance(subset, float):
+    if isinstance(subset, float | int):
         order = RandomSampler(range(rows), num_samples=max(1, round(subset * rows)), generator=deal)
         return sorted(order)
     if not subset or max(subset) >= rows:

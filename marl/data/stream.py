@@ -92,7 +92,8 @@ class _Moments:
     """Mean and deviation of rows [...] that come one by one, by Welford's updates in float64."""
 
     def __init__(self) -> None:
-        self.count, self.mean, self.squares = 0, 0.0, 0.0
+        self.count = 0
+        self.mean = self.squares = torch.zeros((), dtype=torch.float64)
 
     def add(self, row: Tensor) -> None:
         self.count += 1

@@ -31,8 +31,8 @@ class Threshold(ArrayData):
         whole = torch.arange(low, high + 1, dtype=torch.float32)
         inside = low + span * torch.rand(unseen, generator=stream)
         beyond = low - span + 3 * span * torch.rand(unseen, generator=stream)
-        splits = [(x.unsqueeze(1), (x > threshold).float()) for x in (whole, inside, beyond)]
-        super().__init__("binary", 1, *splits)
+        train, held_out, last = ((x.unsqueeze(1), (x > threshold).float()) for x in (whole, inside, beyond))
+        super().__init__("binary", 1, train, held_out, last)
 
 
 class Sine(ArrayData):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, overload
 
 from pydantic import Field
 from tensordict import TensorDict
@@ -219,6 +219,12 @@ class Trainer(RunView):
 
     # ---- an iteration ------------------------------------------------------------------------------------------
 
+    @overload
+    def update(self, batch: TensorDict) -> dict[str, Tensor]: ...
+
+    @overload
+    def update(self, batch: Epoch) -> list[dict[str, Tensor]]: ...
+
     def update(self, batch: TensorDict | Epoch) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """See `Updater.update`."""
         try:
@@ -300,7 +306,7 @@ class Trainer(RunView):
         place = self.presence.place(what) if self.presence else None
         content = self.checkpointer.rescue(distributed.agree(place)) if together or distributed.world() == 1 else None
         message = f"{self.run_dir}: was {what} while the run trained (iteration {self.iteration})"
-        if self.presence:
+        if self.presence and place:
             message += f"; {self.presence.rescue(what, place, content, record, self.units)}"
         self.loggers, self.presence = [], None  # both are closed, and it has been told
         raise UserError(message)

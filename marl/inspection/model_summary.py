@@ -1,7 +1,7 @@
 """What a task's networks are made of, layer by layer, and what its learning rate will do, before any training."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,10 +69,10 @@ def networks(loss: nn.Module) -> dict[str, list[Layer] | str]:
 def example(network: nn.Module, rows: int = 1) -> tuple[Tensor, ...]:
     """What a network can be called with: rows of zeros [rows, *in_shape], or one step of a stream and its memory."""
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    memory = getattr(network, "memory_size", 0)
+    memory, in_shape = getattr(network, "memory_size", 0), cast(tuple[int, ...], network.in_shape)
     if memory:
-        return torch.zeros(1, rows, *network.in_shape, device=device), torch.zeros(rows, memory, device=device)
-    return (torch.zeros(rows, *network.in_shape, device=device),)
+        return torch.zeros(1, rows, *in_shape, device=device), torch.zeros(rows, memory, device=device)
+    return (torch.zeros(rows, *in_shape, device=device),)
 
 
 def _layers(module: nn.Module, *inputs: Any, rows: int = 1) -> list[Layer]:
@@ -126,7 +126,7 @@ def rates(
     for _ in range(iterations):
         for _ in range(per_iteration if plan.interval == "step" else 1):
             # Without gradients nothing moves, but torch wants a step before the scheduler's; LBFGS asks for the loss.
-            built.step(lambda: torch.zeros(()))
+            built.step(lambda: 0.0)
             plan.step(plan.interval)
         note()
     return curves

@@ -95,7 +95,7 @@ def guard(again: str = "") -> Iterator[None]:
         if error.errno not in DISK:
             raise
         place = error.filename2 or error.filename or "a file"  # the second is where a finished file was to go
-        message = f"cannot write {place}: {WRONG_KIND.get(error.errno, error.strerror)}"
+        message = f"cannot write {place}: {WRONG_KIND.get(error.errno or 0, error.strerror)}"
         message += "; earlier checkpoints are untouched" if again == RESUME else ""
         print(f"error: {one_line(message)}", file=sys.stderr)
         raise SystemExit(2) from None

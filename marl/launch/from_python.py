@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -19,6 +19,8 @@ from marl.loggers.loggers import CSVLogger, Logger, TensorBoardLogger
 from marl.optim.lr_schedule import ScheduleConfig
 from marl.optim.optimizer_config import OptimizerConfig
 from marl.task import Task
+
+T = TypeVar("T")
 
 USUAL = {"csv": {"_target_": "marl.loggers.CSVLogger"}, "tensorboard": {"_target_": "marl.loggers.TensorBoardLogger"}}
 
@@ -46,9 +48,10 @@ def train(
     """
     run_dir = Path(run_dir)
     algo = getattr(task, "algo", None)
-    trainer = trainer or preset("trainer/default")
-    optimizer = optimizer or preset(f"optimizer/{choices_of(type(algo))['optimizer'] if algo else 'adam'}")
-    schedule = schedule or preset("scheduler/linear")
+    trainer = trainer or _default(Trainer, "trainer/default")
+    usual = choices_of(type(algo))["optimizer"] if algo else "adam"
+    optimizer = optimizer or _default(OptimizerConfig, f"optimizer/{usual}")
+    schedule = schedule or _default(ScheduleConfig, "scheduler/linear")
     config = _described(task, trainer, optimizer, schedule, loggers)
     configure_process(trainer.threads, trainer.helpers, trainer.deterministic)
     with run_directory.exclusive(run_dir, new=True) as lease:
@@ -61,6 +64,11 @@ def train(
         seed = getattr(task, "seed", 0)
         setup = {"callbacks": callbacks, "loggers": loggers, "seed": seed, "config": config}
         return trainer.fit(task, run_dir, updater=updater, **setup)
+
+
+def _default(kind: type[T], option: str) -> T:
+    """The object of an option of `conf/`, which is of this kind."""
+    return preset(option)
 
 
 def _described(

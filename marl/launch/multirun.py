@@ -52,17 +52,18 @@ def begin(arguments: Sequence[str]) -> sweep.Sweep:
         parsed = OverridesParser.create().parse_overrides(overrides)
         swept = [o for o in parsed if not o.key_or_group.startswith("hydra")]
         jobs = BasicSweeper.split_arguments(swept, None)[0]
+    line = [str(o.input_line) for o in swept]
     place = next((o.value() for o in parsed if o.key_or_group == "hydra.sweep.dir"), None)
     if place == "":
         raise UserError("hydra.sweep.dir=: must name a folder")
     if place is not None:
-        opened = sweep.Sweep(Path(place).resolve(), jobs, [o.input_line for o in swept])
+        opened = sweep.Sweep(Path(str(place)).resolve(), jobs, line)
     else:
-        once = [o.input_line for o in swept if not o.is_sweep_override()]
+        once = [str(o.input_line) for o in swept if not o.is_sweep_override()]
         if known.config_dir:
             once.append(f"hydra.searchpath=['file://{Path(known.config_dir).resolve()}']")
-        once = compose.compose(once)
-        opened = sweep.Sweep.open(Path(once.paths.sweep_dir).resolve(), jobs, [o.input_line for o in swept])
+        folder = Path(compose.compose(once).paths.sweep_dir).resolve()
+        opened = sweep.Sweep.open(folder, jobs, line)
         sys.argv.append(f"hydra.sweep.dir='{opened.folder}'")
     opened.begin()
     return opened

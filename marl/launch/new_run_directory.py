@@ -1,6 +1,7 @@
 """The directory of a new run, made before Hydra makes it: no two runs share a name."""
 
 from pathlib import Path
+from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -49,7 +50,7 @@ class NewRunDirectory(Callback):
 
 def named_by_time(config: DictConfig) -> bool:
     """Whether the name of the run's directory holds the time, and so is none that the user chose."""
-    node = OmegaConf.to_container(config, resolve=False)
+    node: Any = OmegaConf.to_container(config, resolve=False)
     text = str(node["hydra"]["run"]["dir"])
     return "${now:" in text or (text == "${paths.run_dir}" and "${now:" in str(node["paths"]["run_dir"]))
 

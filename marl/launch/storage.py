@@ -16,7 +16,7 @@ def driver(error: BaseException) -> str:
     while causes[-1] is not None:
         causes.append(causes[-1].__cause__ or causes[-1].__context__)
     name = next((cause.name for cause in causes if isinstance(cause, ModuleNotFoundError)), None)
-    extra = {"psycopg2": "postgresql", "psycopg": "postgresql", "pymysql": "mysql", "MySQLdb": "mysql"}.get(name)
+    extra = {"psycopg2": "postgresql", "psycopg": "postgresql", "pymysql": "mysql", "MySQLdb": "mysql"}.get(name or "")
     hint = f": pip install -e '.[{extra}]'" if extra else ""
     url = "; write mysql+pymysql://…" if name == "MySQLdb" else ""
     return f"the package {name or 'of its driver'}, which is not installed{hint}{url}"

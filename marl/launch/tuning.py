@@ -47,9 +47,9 @@ class Parameter:
             raise UserError(f"space.{key}: needs either low and high, or choices")
         if self.choices is not None and not self.choices:
             raise UserError(f"space.{key}.choices=[]: needs at least one value")
-        if ranged and not self.low <= self.high:
+        if self.low is not None and self.high is not None and not self.low <= self.high:
             raise UserError(f"space.{key}: low={self.low} must not exceed high={self.high}")
-        if ranged and self.log and (self.low <= 0 or self.step is not None):
+        if ranged and self.low is not None and self.log and (self.low <= 0 or self.step is not None):
             raise UserError(f"space.{key}: log=true needs low above 0 and no step")
         whole = isinstance(self.low, int) and isinstance(self.high, int)
         if self.step is not None and (self.step <= 0 or (whole and self.step % 1)):
@@ -61,6 +61,7 @@ class Parameter:
             return trial.suggest_categorical(key, [text(choice) for choice in self.choices])
         if isinstance(self.low, int) and isinstance(self.high, int):
             return str(trial.suggest_int(key, self.low, self.high, step=int(self.step or 1), log=self.log))
+        assert self.low is not None and self.high is not None  # or `check` refused it
         return repr(trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log))
 
 
@@ -141,10 +142,10 @@ def refuse_other(known: Mapping[str, Any], current: Mapping[str, Any], place: st
         now = current.get(key)
         if was == now:
             continue
-        if isinstance(was, dict):
+        if isinstance(was, dict) and isinstance(now, dict):
             keys = [k for k in {**was, **now} if was.get(k) != now.get(k)]
             was, now = ({k: side[k] for k in keys if k in side} for side in (was, now))
-        elif key == "base":
+        elif key == "base" and now is not None:
             was, now = [o for o in was if o not in now], [o for o in now if o not in was]
         raise UserError(f"{key}={show(now)}: {place} was begun with {show(was)}; give that again, or another out=")
 
@@ -181,7 +182,7 @@ def open_study(place: str, folder: Path, study_identity: Mapping[str, Any], **pa
     refuse_other(study.user_attrs.get("identity", {}), study_identity, place)
     study.set_user_attr("identity", study_identity)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(file, study_identity)
+    write_json(file, dict(study_identity))
     return study
 
 

@@ -232,7 +232,7 @@ class MLflowLogger(Logger):
             return known.experiment_id
         if not uri.startswith("sqlite:///"):
             return self.mlflow.create_experiment(name)
-        beside = Path(make_url(uri).database).resolve().with_name("mlartifacts")
+        beside = Path(str(make_url(uri).database)).resolve().with_name("mlartifacts")
         return self.mlflow.create_experiment(name, artifact_location=beside.as_uri())
 
     def log(self, record, step):

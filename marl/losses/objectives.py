@@ -1,7 +1,8 @@
 """Supervised losses that need more than torch's own say in a config file; any torch.nn loss works by dotted path."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Annotated, Literal
 
 import torch
@@ -39,6 +40,7 @@ class CrossEntropy(nn.Module):
     ) -> None:
         super().__init__()
         self.label_smoothing = label_smoothing
+        self.weight: Tensor | None
         self.register_buffer("weight", None if weight is None else torch.tensor(weight, dtype=torch.float32))
 
     def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
@@ -56,6 +58,7 @@ class BinaryCrossEntropy(nn.Module):
 
     def __init__(self, positive_weight: Positive | Sequence[Positive] = 1.0) -> None:
         super().__init__()
+        self.positive_weight: Tensor
         self.register_buffer("positive_weight", torch.tensor(positive_weight))
 
     def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
@@ -134,7 +137,8 @@ class Weighted(nn.Module):
             raise ValueError(f"weights of {', '.join(sorted(unknown))}: the losses are {', '.join(losses)}")
 
     def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
-        return sum(self.weights.get(name, 1.0) * loss(outputs, target) for name, loss in self.losses.items())
+        weighted = (self.weights.get(name, 1.0) * loss(outputs, target) for name, loss in self.losses.items())
+        return reduce(add, weighted)
 
 
 class Penalised(nn.Module):

@@ -30,8 +30,8 @@ SIMD = Path(__file__).with_name("simd.h")  # what sources include: vectors and f
 def compiler() -> str:
     """The C++ compiler: $CXX, g++ or clang++. Raises CannotCompile."""
     for name in (os.environ.get("CXX"), "g++", "clang++", "c++"):
-        if name and shutil.which(name):
-            return shutil.which(name)
+        if name and (found := shutil.which(name)):
+            return found
     raise CannotCompile("no C++ compiler was found (looked for $CXX, g++ and clang++)")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,13 +107,16 @@ class Library:
         return library
 
 
+FUNCTORCH: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue] - torch's stubs leave it out
+
+
 def dispatch_is_plain() -> bool:
     """Whether only a recording looks at single operations: no compiler, tracer, autocast, vmap or other mode."""
     return (
         not torch.compiler.is_compiling()  # first: sizes are symbols then
         and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled("cpu")
-        and torch._C._functorch.maybe_current_level() is None
+        and FUNCTORCH.maybe_current_level() is None
         and torch._C._len_torch_dispatch_stack() == (_recorder is not None)
     )
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +89,8 @@ class AutoEncoder(nn.Module):
         if tied:
             initialise(self.encoder, nn.Linear(1, 1), activation, init, None, gain)
         else:
-            initialise(nn.ModuleList([self.encoder, self.decoder]), self.head, activation, init, last_gain, gain)
+            head = cast(nn.Linear, self.head)  # it is tied to another layer otherwise
+            initialise(nn.ModuleList([self.encoder, self.decoder]), head, activation, init, last_gain, gain)
 
     def encode(self, x: Tensor) -> Tensor:
         """The code: float [..., *in_shape] → float [..., latent]."""

@@ -31,6 +31,8 @@ class BatchNorm(nn.BatchNorm1d):
         mean, square = (total[:-1] / count).chunk(2)
         variance = square - mean.square()
         with torch.no_grad():
+            assert self.num_batches_tracked is not None  # as in every layer of a network here
+            assert self.running_mean is not None and self.running_var is not None
             self.num_batches_tracked += 1
             share = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean.detach(), share)

@@ -71,6 +71,7 @@ def initialise(
     All but the default set biases to 0; the head's gain is `last_gain` (1 if None). A `last_gain` makes the head
     orthogonal where its initialisation is "default", "normal" or "zeros".
     """
+    rules: dict[LayerKind, InitName | float]
     rules = dict(init) if isinstance(init, Mapping) else dict.fromkeys(("linear", "conv", "recurrent"), init)
     if unknown := set(rules) - set(get_args(LayerKind)):
         raise UserError(f"init: no layers {sorted(unknown)[0]!r} (allowed are {', '.join(get_args(LayerKind))})")
@@ -80,7 +81,7 @@ def initialise(
     gain = gain or GAINS.get(activation, math.sqrt(2.0))
     for layer in body.modules():
         kind = next((name for name, types in LAYERS.items() if isinstance(layer, types)), None)
-        if kind in rules and not (rules[kind] == "zeros" and not isinstance(init, Mapping)):
+        if kind is not None and kind in rules and not (rules[kind] == "zeros" and not isinstance(init, Mapping)):
             _fill(layer, rules[kind], 1.0 if kind == "recurrent" else gain)
     rule = rules.get("head", rules.get("linear", "default"))
     _fill(head, rule, 1.0 if last_gain is None else last_gain)

@@ -43,6 +43,7 @@ class Embedding(nn.Module):
             raise UserError(f"network.categories={categories}: names one or more columns, 0 to {width - 1}")
         self.columns = sorted(columns)
         rest = [column for column in range(width) if column not in columns]
+        self.rest: Tensor
         self.register_buffer("rest", torch.tensor(rest, dtype=torch.long), persistent=False)
         self.tables = nn.ModuleList(nn.Embedding(columns[column], size) for column in self.columns)
         self.mlp = MLP(len(rest) + size * len(columns), out_features, hidden, activation, dropout=dropout, init=init,

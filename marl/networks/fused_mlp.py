@@ -9,6 +9,7 @@ import ctypes
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ def _own(layer: nn.Linear) -> tuple[Tensor | None, Tensor | None]:
 def mlp(x: Tensor, layers: Sequence[nn.Linear], activation: str) -> Tensor:
     """Linear layers with the activation after each but the last: float32 [..., F] -> [..., out_features]."""
     x = x.contiguous()
-    parameters = [p for layer in layers for p in _own(layer)]
+    parameters: list[Any] = [p for layer in layers for p in _own(layer)]  # tensors, which `worthwhile` has seen
     if torch.is_grad_enabled():
         return _MLP.apply(x, activation, *parameters)
     return _forward(x, activation, parameters, keep=False)[0]
@@ -74,9 +75,10 @@ def _check(lib: ctypes.CDLL) -> None:
     x, gradient = normal(rows, sizes[0]), normal(rows, sizes[-1])
     for name, (_, function) in ACTIVATIONS.items():
         out, saved = _forward(x, name, parameters, True, lib)
+        assert saved is not None  # it was to be kept
         ours = [out, *_backward(x, saved, name, parameters[::2], gradient, [True] * 7, lib)]
         alone, *none = _backward(x, saved, name, parameters[::2], gradient, [True] + [False] * 6, lib)
-        if not torch.equal(alone, ours[1]) or any(g is not None for g in none):
+        if alone is None or ours[1] is None or not torch.equal(alone, ours[1]) or any(g is not None for g in none):
             raise RuntimeError("the input's gradient depends on whether those of the weights are asked for")
         leaves = [t.clone().requires_grad_() for t in (x, *parameters)]
         with torch.enable_grad():
@@ -131,6 +133,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor | None]:
     """Result, and with `keep` what the backward pass needs of the hidden layers."""
     lib = lib or kernel()
+    assert lib is not None  # `worthwhile` has seen it
     weights, biases = parameters[::2], parameters[1::2]
     kernel_args, saved = _of(x, weights, activation, lib)
     out = x.new_empty((*x.shape[:-1], weights[-1].size(0)))
@@ -155,6 +158,7 @@ def _backward(
 ) -> list[Tensor | None]:
     """Gradients of x, then of weight and bias of each layer; None where they are not `needed`."""
     lib = lib or kernel()
+    assert lib is not None  # the forward pass had it
     kernel_args, _ = _of(x, weights, activation, lib)
     shapes = [x.shape, *[shape for weight in weights for shape in (weight.shape, weight.shape[:1])]]
     gradients = [x.new_empty(shape) if is_needed else None for shape, is_needed in zip(shapes, needed, strict=True)]
@@ -190,7 +194,9 @@ def _side_by_side(calls: Sequence[library.KernelCall]) -> Callable[[], object]:
         passes.append(_Pass(*given))
     passes.sort(key=lambda one: (one.gradient != 0, NUMBER.from_address(one.weight).value))
     places = (POINTER * len(passes))(*map(ctypes.addressof, passes))
-    return partial(_run, kernel().passes, (members, len(passes), places), (passes, calls))
+    lib = kernel()
+    assert lib is not None  # the recorded passes are its
+    return partial(_run, lib.passes, (members, len(passes), places), (passes, calls))
 
 
 def _run(function: Callable[..., object], arguments: tuple, kept_alive: object) -> None:

@@ -1,6 +1,6 @@
 """Networks for a group of agents: one for all, or one for each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +57,9 @@ class PerAgent(nn.Module):
         """
         if self.shared:
             return self.networks[0](x, memory, start)
-        own = start is not None and start.dim() == x.dim() - 1
-        starts = start.unbind(-1) if own else [start] * self.n_agents
+        starts: Sequence[Tensor | None] = [start] * self.n_agents
+        if start is not None and start.dim() == x.dim() - 1:
+            starts = start.unbind(-1)
         agents = zip(self.networks, x.unbind(-2), memory.unbind(-2), starts, strict=True)
         if only is not None:
             network, agent_x, agent_memory, agent_start = list(agents)[only]

@@ -29,7 +29,7 @@ class Cells(nn.Module):
     M = layers · hidden, or twice that.
     """
 
-    def __init__(self, cell: type[nn.RNNCellBase], features: int, hidden: int, layers: int) -> None:
+    def __init__(self, cell: type[nn.GRUCell | nn.LSTMCell], features: int, hidden: int, layers: int) -> None:
         super().__init__()
         self.cells = nn.ModuleList(cell(features if i == 0 else hidden, hidden) for i in range(layers))
         self.hidden, self.layers = hidden, layers
@@ -71,8 +71,8 @@ class _Recurrent(nn.Module):
     Raises UserError for an unsuitable shape, and for a stream without a memory.
     """
 
-    body_class: type[nn.RNNBase]
-    cell_class: type[nn.RNNCellBase]
+    body_class: type[nn.GRU | nn.LSTM]
+    cell_class: type[nn.GRUCell | nn.LSTMCell]
 
     def __init__(
         self,
@@ -90,6 +90,7 @@ class _Recurrent(nn.Module):
         super().__init__()
         self.in_shape = shape_tuple(in_shape)
         self.out_features = out_features
+        features = self.in_shape[-1] * (self.in_shape[0] if len(self.in_shape) == 3 else 1)
         if len(self.in_shape) > 3:
             raise UserError(f"{self._name()}: {READS}, not inputs {self.in_shape}")
         if dropout and layers == 1:
@@ -97,7 +98,6 @@ class _Recurrent(nn.Module):
         streams = len(self.in_shape) == 1
         if dropout and streams:
             raise UserError(f"network.dropout={dropout}: must be 0 for agents, whose policy is one function per update")
-        features = self.in_shape[-1] * (self.in_shape[0] if len(self.in_shape) == 3 else 1)
         widths = [features, *encoder]
         self.width = widths[-1]
         layered = [(nn.Linear(a, b), activation_module(activation)) for a, b in pairwise(widths)]

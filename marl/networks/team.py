@@ -4,6 +4,7 @@ Shapes: A agents (or members of a set), F features, W width, H heads, `...` any 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -14,7 +15,7 @@ from marl.core.errors import UserError
 from marl.networks.common import (
     ActivationName,
     Gain,
-    InitName,
+    Init,
     Shape,
     Width,
     activation_module,
@@ -32,7 +33,7 @@ def reads_team(network: object) -> bool:
     Such a class is built like any other, `Network(in_shape, out_features, …)`; for F features per agent it maps
     [..., A, F] to [..., A, out_features], for any A.
     """
-    while hasattr(network, "func"):  # functools.partial
+    while isinstance(network, partial):
         network = network.func
     return bool(getattr(network, "reads_team", False))
 
@@ -51,13 +52,13 @@ class Team(nn.Module):
     def __init__(self, in_shape: Shape, out_features: Width, width: int) -> None:
         super().__init__()
         self.in_shape = shape_tuple(in_shape)
+        self.features, self.is_set = self.in_shape[-1], len(self.in_shape) == 2
         self.out_features = out_features
         if len(self.in_shape) > 2:
             raise UserError(
                 f"network={type(self).__name__}: reads a team's observations (features) or sets (members, features), "
                 f"not inputs {self.in_shape}"
             )
-        self.features, self.is_set = self.in_shape[-1], len(self.in_shape) == 2
         self.head = nn.Linear(width, out_features)
 
     def mix(self, x: Tensor) -> Tensor:
@@ -88,11 +89,11 @@ class DeepSets(Team):
         hidden: Annotated[Sequence[Width], Field(min_length=1)] = (64,),
         pool: Pool = "mean",
         activation: ActivationName = "tanh",
-        init: InitName = "default",
+        init: Init = "default",
         last_gain: Gain | None = None,
     ) -> None:
         super().__init__(in_shape, out_features, hidden[-1])
-        self.pool = pool
+        self.pool: Pool = pool
         inner = "default" if init == "zeros" else init  # which is about the head alone
         self.phi = MLP(self.features, encoder[-1], encoder[:-1], activation, init=inner)
         self.rho = MLP(2 * encoder[-1], hidden[-1], hidden[:-1], activation, init=inner)
@@ -120,7 +121,7 @@ class Attention(Team):
         heads: Width = 4,
         layers: Width = 1,
         activation: ActivationName = "tanh",
-        init: InitName = "default",
+        init: Init = "default",
         last_gain: Gain | None = None,
     ) -> None:
         super().__init__(in_shape, out_features, width)
@@ -176,7 +177,7 @@ class Graph(Team):
         width: Width = 64,
         layers: Width = 1,
         activation: ActivationName = "tanh",
-        init: InitName = "default",
+        init: Init = "default",
         last_gain: Gain | None = None,
     ) -> None:
         super().__init__(in_shape, out_features, width)
@@ -190,6 +191,7 @@ class Graph(Team):
         if radius is not None and not self.positions:
             raise UserError(f"network.radius={radius}: needs network.positions, the features that are a position")
         # As a tensor: a list would be brought to the GPU at every call, which waits for it.
+        self.columns: Tensor
         self.register_buffer("columns", torch.tensor(self.positions, dtype=torch.int64), persistent=False)
         edge = len(self.positions) + 1 if self.positions else 0
         self.embed = nn.Linear(self.features, width)

@@ -6,17 +6,19 @@ The optimiser stays torch's, with its states, and takes the step itself wherever
 
 import ctypes
 import operator
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW, optimizer
+from torch.optim import Adam, AdamW
 
 from marl.native import library, threads
 from marl.native.compiler import FLAGS
 from marl.native.library import NUMBER, POINTER, REAL
 
+HOOKS: Any = sys.modules[torch.optim.Optimizer.__module__]  # torch.optim.optimizer, which torch.optim's stubs hide
 MOST_NUMBERS = 1 << 20  # numbers beyond which a step is left to torch, which uses several threads
 NEEDED = {"fused": True, "amsgrad": False, "maximize": False, "differentiable": False, "capturable": False}
 
@@ -56,7 +58,7 @@ class FusedAdamStep:
 
     def by(self, lib: ctypes.CDLL | None) -> Tensor | None:
         """As a call, with this library."""
-        gradients = [p.grad for p in self.parameters]
+        gradients: list[Any] = [p.grad for p in self.parameters]  # tensors, as is asked where they are new
         if lib is None or not self._simple():
             return None
         if len(self.known) != len(gradients) or any(map(operator.is_not, gradients, self.known)):
@@ -79,7 +81,7 @@ class FusedAdamStep:
         adam = self.optimizer
         if adam._optimizer_step_pre_hooks or adam._optimizer_step_post_hooks:
             return False
-        if optimizer._global_optimizer_pre_hooks or optimizer._global_optimizer_post_hooks:
+        if HOOKS._global_optimizer_pre_hooks or HOOKS._global_optimizer_post_hooks:
             return False
         for i, group in enumerate(adam.param_groups):
             if isinstance(group["lr"], Tensor) or any(group.get(key, want) is not want for key, want in NEEDED.items()):
@@ -93,7 +95,7 @@ class FusedAdamStep:
 
     def _find(self) -> bool:
         """Where the optimiser's states lie; whether they are all there, which they are after its first step."""
-        states = [self.optimizer.state.get(p) for p in self.parameters]
+        states = [self.optimizer.state.get(p, {}) for p in self.parameters]
         kinds = ("exp_avg", "exp_avg_sq", "step")
         if not all(states) or not all(_ordinary(state[kind]) for state in states for kind in kinds):
             return False
@@ -110,7 +112,9 @@ def build_fused_step(
     """Such steps of an optimiser, if it and its parameters are of the right kind."""
     parameters = [p for part in parts for p in part]
     inside = {id(p) for group in optimizer.param_groups for p in group["params"]} == set(map(id, parameters))
-    if type(optimizer) not in (Adam, AdamW) or not inside or len(set(map(id, parameters))) < len(parameters):
+    if not isinstance(optimizer, Adam) or type(optimizer) not in (Adam, AdamW):
+        return None
+    if not inside or len(set(map(id, parameters))) < len(parameters):
         return None
     small = sum(p.numel() for p in parameters) <= MOST_NUMBERS
     return FusedAdamStep(optimizer, parts, most) if small and all(_ordinary(p.detach()) for p in parameters) else None

@@ -164,8 +164,8 @@ class Schedule:
 
     def follow(self, figures: dict[str, float]) -> None:
         """Tell a plateau schedule an iteration's figure, where it is one of these and finite."""
-        if self.plateau and math.isfinite(figures.get(self.monitor, math.nan)):
-            self.scheduler.step(figures[self.monitor])
+        if self.plateau and self.monitor and math.isfinite(figure := figures.get(self.monitor, math.nan)):
+            self.scheduler.step(figure)
 
     def replay(self, state: dict) -> list[dict[str, Any]] | None:
         """Walk to where `state` stood, on a schedule laid over another length; the settings that groups have there.

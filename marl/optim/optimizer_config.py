@@ -71,7 +71,7 @@ class OptimizerConfig:
         groups = []
         for (name, spared), params in by_group.items():
             group = {"params": params, "weight_decay": self.weight_decay, **self._own(name), "name": name}
-            group["lr"] = rates.get(_owner(name, rates), self.lr)
+            group["lr"] = rates.get(_owner(name, rates) or "", self.lr)
             if spared:
                 group["weight_decay"] = 0.0
             if params:
@@ -104,7 +104,7 @@ class OptimizerConfig:
 
     def _own(self, path: str) -> dict[str, Any]:
         """The settings of `per_part` for what is called `path`."""
-        return self.per_part.get(_owner(path, self.per_part), {})
+        return self.per_part.get(_owner(path, self.per_part) or "", {})
 
     def _check_parts(self, kind: type[torch.optim.Optimizer]) -> None:
         """Let torch judge each part's settings as it would the whole optimiser's: in groups it takes anything."""
@@ -134,7 +134,8 @@ class OptimizerConfig:
                     path = f"{prefix}.{key}"
                     fixed, waits = _owner(path, self.freeze), _owner(path, self.unfreeze)
                     if waits and len(waits) >= len(fixed or ""):
-                        later.setdefault(self.unfreeze[waits], []).append(parameter.requires_grad_(False))
+                        parameter.requires_grad_(False)
+                        later.setdefault(self.unfreeze[waits], []).append(parameter)
                     elif fixed:
                         parameter.requires_grad_(False)
                         continue
@@ -170,9 +171,10 @@ def _below(path: str, names: list[str]) -> str:
 
 @torch.no_grad()
 def _pull(parameters: list[nn.Parameter], l1: float) -> None:
-    moved = [p for p in parameters if p.grad is not None]
+    moved: list[Tensor] = [p for p in parameters if p.grad is not None]
+    gradients = [p.grad for p in moved if p.grad is not None]
     if moved:
-        torch._foreach_add_([p.grad for p in moved], torch._foreach_sign(moved), alpha=l1)
+        torch._foreach_add_(gradients, torch._foreach_sign(moved), alpha=l1)
 
 
 def unfreeze_due(optimizer: torch.optim.Optimizer, iteration: int) -> bool:

@@ -3,7 +3,7 @@
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -31,11 +31,15 @@ class SupervisedLoss(nn.Module):
     (`of_differences`): gradients are those of scaled targets, the figure "loss" is that of the targets as they are.
     """
 
-    def __init__(self, model: nn.Module, objective: nn.Module, data: ArrayData) -> None:
+    def __init__(self, model: nn.Module, objective: nn.Module, data: ArrayData | CSVStream) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
         self.kind = data.kind
+        self.shift: Tensor
+        self.scale: Tensor
+        self.target_shift: Tensor
+        self.target_scale: Tensor
         self.register_buffer("shift", data.shift.clone())
         self.register_buffer("scale", data.scale.clone())
         self.scaled = hasattr(data, "target_shift") and of_differences(objective, data.out_features)
@@ -70,10 +74,12 @@ class SupervisedLoss(nn.Module):
             figures["accuracy"] = (labels(outputs.detach(), self.kind) == batch["y"]).float().mean()
         return figures
 
-    def _price(self, outputs: Tensor, batch: TensorDict, shift: Tensor | None = None, scale: Tensor | None = None):
+    def _price(
+        self, outputs: Tensor, batch: TensorDict, shift: Tensor | float = 0.0, scale: Tensor | None = None
+    ) -> Tensor:
         """The objective, of targets scaled by `shift` and `scale` where these are given."""
         names = [name for name in ("y", "y2") if name in batch]
-        prices = [self.objective(outputs, batch[n] if shift is None else (batch[n] - shift) / scale) for n in names]
+        prices = [self.objective(outputs, batch[n] if scale is None else (batch[n] - shift) / scale) for n in names]
         if len(prices) == 1:
             return prices[0]
         share = batch["share"][0]
@@ -164,6 +170,7 @@ class Supervised(Epochs):
         metrics: further figures of the evaluation, by their names in `marl.supervised.metrics`.
     """
 
+    loss: SupervisedLoss
     name = "supervised"
 
     @classmethod
@@ -205,8 +212,9 @@ class Supervised(Epochs):
             )
         model = network(data.in_shape, data.out_features)
         self.loss = SupervisedLoss(model, objective, data).to(self.device)
-        moved = isinstance(data.train, TensorDict) and not workers and not pin_memory
-        rows = data.train.to(self.device) if moved else data.train
+        rows, moved = data.train, False
+        if isinstance(rows, TensorDict) and not workers and not pin_memory:
+            rows, moved = rows.to(self.device), True
         reading = {"sampler": sampler, "weights": weights, "subset": subset, "drop_last": drop_last}
         reading |= {"workers": workers, "pin_memory": pin_memory, "augment": augment, "mixup": mixup}
         reading["own_target"] = getattr(data, "own_target", False)
@@ -287,7 +295,7 @@ class Supervised(Epochs):
         return None
 
 
-def _in_memory(rows: object) -> TensorDict:
+def _in_memory(rows: Any) -> TensorDict:
     """A held-out split in memory, whatever kind of data set it is."""
     if isinstance(rows, Stream):
         x, y = (torch.stack(part) for part in zip(*rows.rows(), strict=True))

@@ -81,17 +81,18 @@ class Multi(nn.Module):
         self.places = [[i for i, part in enumerate(parts) if part.name == name] for name in by_name]
         choices = read_choices(encoders or {}, [*by_name, *names])
         # An encoder's last layer is not the network's.
-        inner = {k: v for k, v in init.items() if k != "head"} if isinstance(init, Mapping) else init
-        style = Style(activation, "default" if inner == "zeros" else inner, gain)
-        self.encoders = nn.ModuleDict()
-        for name, part in by_name.items():
+        inner: Init = "default" if init == "zeros" else init
+        if isinstance(init, Mapping):
+            inner = {k: v for k, v in init.items() if k != "head"}
+        style = Style(activation, inner, gain)
+        self.encoders, width = nn.ModuleDict(), 0
+        for (name, part), places in zip(by_name.items(), self.places, strict=True):
             choice = chosen(name, choices)
-            encoder = make_encoder(part, choice.name, choice.settings, style, choice.key)
+            encoder: Any = make_encoder(part, choice.name, choice.settings, style, choice.key)
             self.encoders[self._free(name)] = encoder
-        width = sum(encoder.out_features * len(places)
-                    for encoder, places in zip(self.encoders.values(), self.places, strict=True))  # fmt: skip
+            width += encoder.out_features * len(places)
         if memory is None:
-            self.trunk: nn.Module = MLP(width, out_features, hidden, activation, init=init, last_gain=last_gain,
+            self.trunk: MLP | GRU | LSTM = MLP(width, out_features, hidden, activation, init=init, last_gain=last_gain,
                                         gain=gain)  # fmt: skip
         else:
             cells = {"gru": GRU, "lstm": LSTM}[memory]

@@ -40,7 +40,7 @@ def reads_parts(network: object) -> bool:
 
     Such a class is built as `Network(in_shape, out_features, …, parts=…, names=…)`, see `with_parts`.
     """
-    while hasattr(network, "func"):  # functools.partial
+    while isinstance(network, partial):
         network = network.func
     return bool(getattr(network, "reads_parts", False))
 

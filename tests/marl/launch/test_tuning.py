@@ -241,3 +241,11 @@ def test_a_damaged_study_file_is_set_aside_for_the_storage_knows_it(content, tmp
     assert "study.json.damaged" in capsys.readouterr().err
     tuning.open_study(place, tmp_path / "a", given())
     assert file.read_bytes() == before
+
+
+def test_a_study_that_knows_more_than_this_one() -> None:
+    """Of a later version: what is compared key by key may be missing here."""
+    for was in ({"lr": [1]}, ["env=vmas/balance"]):
+        key = "space" if isinstance(was, dict) else "base"
+        with pytest.raises(UserError, match=f"{key}=null: runs was begun with"):
+            tuning.refuse_other({key: was}, {}, "runs")
