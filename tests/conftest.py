@@ -1,5 +1,6 @@
 """Fixtures that tests of every package share."""
 
+import gc
 import signal
 
 import pytest
@@ -38,6 +39,12 @@ LONGEST = [
     "tests/envs/vmas/test_snapshot.py",
     "tests/marl/capture/test_captured_loss.py",
 ]
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported by now is nobody's garbage: collections need not go through it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

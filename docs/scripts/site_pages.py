@@ -194,12 +194,12 @@ def reference(title: str, text: str, names: list[str]) -> str:
 
 def check_reference() -> None:
     """Warn of every public name without a docstring: `strict` then ends the build."""
-    loaded = griffe.GriffeLoader(search_paths=[str(ROOT)])
-    for _, _, names in REFERENCE.values():
-        for name in names:
-            package = loaded.load(name.partition(".")[0])
-            for path in undocumented(package[name.partition(".")[2]]):
-                log.warning("%s has no docstring, and stands in the reference", path)
+    names = [name.partition(".") for _, _, names in REFERENCE.values() for name in names]
+    loader = griffe.GriffeLoader(search_paths=[str(ROOT)])
+    packages = {package: loader.load(package) for package in dict.fromkeys(package for package, _, _ in names)}
+    for package, _, name in names:
+        for path in undocumented(packages[package][name]):
+            log.warning("%s has no docstring, and stands in the reference", path)
 
 
 def undocumented(each, inherited: bool = False):

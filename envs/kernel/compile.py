@@ -179,7 +179,8 @@ class ScenarioState:
 
 def _all_below(paths: Iterable[str], roots: set[str]) -> set[str]:
     """Those of the paths that are one of the roots, or of what lies below one."""
-    return {path for path in paths if any(start in roots for start in _starts(path))}
+    below = tuple(f"{root}." for root in roots)
+    return {path for path in paths if path in roots or path.startswith(below)}
 
 
 def _starts(path: str) -> list[str]:

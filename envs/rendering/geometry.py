@@ -47,7 +47,8 @@ def _times(m: Matrix, n: Matrix) -> Matrix:
 
 
 def _pairs(points: Sequence) -> tuple[tuple[float, float], ...]:
-    return tuple((float(p[0]), float(p[1])) for p in points)
+    rows = points.tolist() if hasattr(points, "tolist") else points  # at once: numbers of a tensor one by one are slow
+    return tuple((float(p[0]), float(p[1])) for p in rows)
 
 
 class Attr:

@@ -2,8 +2,11 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
+from threading import Lock
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,15 +98,27 @@ def test_scores_the_choice_and_the_judgement_by_hand(protocol, tmp_path: Path, c
     assert "judged: 4 trainings, 0 of them to do" in lines and "wheel" in rows["candidate"]
 
 
-def test_a_small_one_trains_what_is_missing(protocol, tmp_path: Path, capsys) -> None:
+def test_a_small_one_trains_what_is_missing(protocol, shell, monkeypatch, tmp_path: Path, capsys) -> None:
     plan, out = written(tmp_path, judging={"frames": 400, "seeds": [100]}), tmp_path / "out"
     interrupted = out / "round_1" / "default" / "balance_0"
     interrupted.mkdir(parents=True)
     (interrupted / "metrics.csv").write_text("half a run")
+    started, turn, run = [], Lock(), subprocess.run
+
+    def warm(command: list[str], **options) -> subprocess.CompletedProcess:
+        """The first as it is; the others by the shell of tests, one after the other."""
+        assert command[:2] == [sys.executable, str(ROOT / "scripts" / "train.py")]
+        assert options["env"]["OMP_NUM_THREADS"] == "1"
+        with turn:
+            started.append(command)
+            return run(command, **options) if len(started) == 1 else shell(tmp_path, "train", *command[2:])
+
+    monkeypatch.setattr(protocol, "subprocess", SimpleNamespace(run=warm))
     protocol.main([str(out), f"plan={plan}", "jobs=2"])
     said = capsys.readouterr().out
     assert "round_1: 4 trainings, 4 of them to do" in said and "choice: " in said
     results = {path: path.read_bytes() for path in out.rglob("result.json")}
+    assert len(results) == len(started)
     assert len(results) in (4, 7)  # 4, where the default was chosen, and nothing is to be judged
     for path, content in results.items():
         known, summary = json.loads(content), json.loads((path.parent / "summary.json").read_text())

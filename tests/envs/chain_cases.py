@@ -16,7 +16,6 @@ MINUTES = {"debug/pollock", "joint_passage"}  # that building four of them takes
 SMALL = {
     "road_traffic": {"n_agents": 3},
     "debug/pollock": {"n_agents": 4, "n_lines": 4, "n_boxes": 4},
-    "sampling": {"grid_spacing": 0.25},
 }
 # Chains of fewer, too: the code of a pair of entities is the same, and half of the operations remain.
 FEWER = {
@@ -30,6 +29,7 @@ FEWER = {
     "mpe/simple_world_comm": {"num_adversaries": 2, "num_good_agents": 1, "num_food": 1, "num_forests": 1},
     "navigation": {"n_agents": 2},
     "reverse_transport": {"n_agents": 2},
+    "sampling": {"grid_spacing": 0.25},
 }
 NAMES = sorted(set(scenario_names()) - EAGER - MINUTES)
 

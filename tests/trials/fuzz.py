@@ -29,16 +29,10 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
-import matplotlib.backends.backend_agg  # noqa: E402, F401 - imported here and below, so that no fork has to
-import matplotlib.backends.backend_svg  # noqa: E402, F401
-import matplotlib.pyplot  # noqa: E402, F401
-import sklearn.datasets  # noqa: E402, F401
-import torch.utils.tensorboard  # noqa: E402, F401
+import matplotlib.backends.backend_svg  # noqa: E402, F401 - imported here, so that no fork has to
 import torchmetrics  # noqa: E402, F401
 
-import agents.tasks.on_policy  # noqa: E402, F401
-import envs.vmas.env  # noqa: E402, F401
-import marl.supervised.task  # noqa: E402, F401
+from tests.fixtures import warm_shell  # noqa: E402
 from tests.trials.fuzzing import commands, damage, overrides, process, world  # noqa: E402
 from tests.trials.fuzzing.outcome import Outcome  # noqa: E402
 
@@ -154,6 +148,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeat", metavar="KIND:NUMBER", help="one trial, with all that it prints")
     parser.add_argument("--json", type=Path, help="where the faults go, and the counts")
     options = parser.parse_args(argv)
+    warm_shell.prepare()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)

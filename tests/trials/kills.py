@@ -22,21 +22,16 @@ import tempfile
 import time
 from pathlib import Path
 
-import sklearn.datasets  # noqa: F401 - imported here, so that no fork has to
 import torch
-import torch.utils.tensorboard
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import agents.tasks.off_policy  # noqa: E402, F401
-import agents.tasks.on_policy  # noqa: E402, F401
-import agents.tasks.short_horizon  # noqa: E402, F401
-import envs.vmas.env  # noqa: E402, F401
-import marl.supervised.task  # noqa: E402, F401
+import agents.tasks.short_horizon  # noqa: E402, F401 - imported here, so that no fork has to
 from marl.checkpoints import checkpoint_file  # noqa: E402
 from marl.config import compose  # noqa: E402
 from marl.core import files  # noqa: E402
+from tests.fixtures import warm_shell  # noqa: E402
 from tests.trials import kills_of_commands  # noqa: E402
 
 COMMON = [
@@ -204,6 +199,7 @@ def wait(pid: int, seconds: float | None = None) -> int | None:
 
 def survive(overrides: list[str], folder: Path, kills: int, seed: int, compiles: bool) -> dict:
     """Run through once; run again with `kills` kills; compare. Returns figures; "differences" must be empty."""
+    compose.check(compose.compose(overrides))  # here, so that no fork has to parse its files and describe signatures
     whole, cut, dice = folder / "whole", folder / "cut", random.Random(seed)
     for attempt in range(1 + compiles):  # the first compiles the kernel, unless it is kept from before
         began = time.monotonic()
@@ -310,6 +306,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
     parser.add_argument("--json", type=Path, help="where the figures go")
     options = parser.parse_args()
+    warm_shell.prepare()
     figures = {}
     for name, count in options.case or [(name, options.kills) for name in (*CASES, *kills_of_commands.COMMANDS)]:
         with tempfile.TemporaryDirectory() as folder:
