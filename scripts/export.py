@@ -35,7 +35,7 @@ class Options:
 
 
 def run(chosen: Options) -> Path:
-    """Load, write, say where. Raises UserError: no such checkpoint, a missing package, networks unknown to the format."""
+    """Load, write, say where. Raises UserError: no such checkpoint, a missing package, unknown networks."""
     if chosen.c_weights != "float32" and chosen.format != "c":
         raise UserError(f"c_weights={chosen.c_weights}: is of format=c, not of format={chosen.format}")
     policy = Policy.load(chosen.ckpt, chosen.which)

@@ -59,11 +59,13 @@ def digest(*parts: object) -> str:
 def _variants(folder: Path, gxx: str) -> list[list[str]]:
     """Flags to try in turn, fastest first; `folder` is for scratch."""
     libraries = Path(torch.__file__).parent / "lib"
-    gomp = sorted(libraries.glob("libgomp*.so*"))  # torch's own OpenMP: a second one would bring a second thread pool
-    openmp = ["-fopenmp", *([str(gomp[0])] if gomp else [])]
-    sleef = ["-DUSE_SLEEF", *_linked_by_name(folder, gxx), f"-L{libraries}", "-ltorch_cpu"]
-    native = ["-march=native"]
-    return [[*native, *openmp, *sleef], [*native, *openmp], openmp, []]
+    own = sorted([*libraries.glob("libgomp*.so*"), *libraries.glob("libomp*.dylib")])  # torch's: one pool of threads
+    apple = platform.system() == "Darwin"  # its clang takes OpenMP's pragmas only so, and its loader needs the folder
+    found = [f"-Wl,-rpath,{libraries}"] if apple else []
+    openmp = [*(["-Xpreprocessor"] if apple else []), "-fopenmp", *map(str, own[:1]), *found]
+    sleef = ["-DUSE_SLEEF", *_linked_by_name(folder, gxx), f"-L{libraries}", "-ltorch_cpu", *found]
+    native = ["-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"]
+    return [[*native, *openmp, *sleef], [*native, *openmp], [*native, *sleef], native, openmp, []]
 
 
 def compile_library(source: str, options: Sequence[str] = FLAGS, more: Sequence[str] = ()) -> Path:

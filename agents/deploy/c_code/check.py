@@ -49,21 +49,18 @@ def as_text(observations: Mapping[str, Tensor], masks: Mapping[str, Tensor] | No
     return "\n".join(lines) + "\n"
 
 
-def run(program: list[str], policy: Policy, text: str) -> dict[str, Tensor]:
-    """The actions {group: float64 [T, A, D]} that a program prints. Raises CannotCompile where it fails."""
+def run(program: list[str], text: str) -> subprocess.CompletedProcess[str]:
+    """A program that has read a text, and what it printed. Raises CannotCompile where it fails."""
     done = subprocess.run(program, input=text, capture_output=True, text=True)
     if done.returncode:
         raise CannotCompile(f"{program[0]} ended with status {done.returncode}: {done.stderr.strip()[:300]}")
-    sizes = {n: (g.n_agents, policy.actors[n].head.raw_size) for n, g in policy.spec.groups.items()}
-    rows = torch.from_numpy(np.loadtxt(done.stdout.splitlines(), ndmin=2))
-    parts = rows.split([a * d for a, d in sizes.values()], 1)
-    return {n: part.reshape(-1, *sizes[n]) for n, part in zip(sizes, parts, strict=True)}
+    return done
 
 
 def recorded(policy: Policy, steps: int, seed: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What environments of the policy's own show where actions are random, one environment's steps after another's.
 
-    Returns observations {group: float32 [T, A, F]} and, where actions are masked, masks {group: bool [T, A, sum(nvec)]}.
+    Returns observations {group: float32 [T, A, F]} and masks {group: bool [T, A, sum(nvec)]} where actions are masked.
     Raises UserError where the policy does not say what it was trained in.
     """
     if not policy.metadata.get("env"):
@@ -84,14 +81,17 @@ def recorded(policy: Policy, steps: int, seed: int = 0) -> tuple[dict[str, Tenso
 
 
 def compare(
-    policy: Policy, program: list[str], observations: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None
+    policy: Policy, printed: str, observations: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None
 ) -> tuple[float, int, int]:
-    """How a program's actions differ from the policy's over one episode, in which memories are never cleared.
+    """How actions that a program printed differ from the policy's over one episode, in which no memory is cleared.
 
-    observations, masks: as `recorded` returns them. Returns the largest difference of a number relative to its size (at
-    least 1), how many choices differ, and how many actions of agents were compared.
+    observations, masks: what the program read, as `recorded` returns it. Returns the largest difference of a number
+    relative to its size (at least 1), how many choices differ, and how many actions of agents were compared.
     """
-    ours = run(program, policy, as_text(observations, masks))
+    sizes = {n: (g.n_agents, policy.actors[n].head.raw_size) for n, g in policy.spec.groups.items()}
+    rows = torch.from_numpy(np.loadtxt(printed.splitlines(), ndmin=2))
+    parts = rows.split([a * d for a, d in sizes.values()], 1)
+    ours = {n: part.reshape(-1, *sizes[n]) for n, part in zip(sizes, parts, strict=True)}
     side = 1 if policy.memory() else 0  # without a memory all steps are one batch
     given = {name: o.unsqueeze(side) for name, o in observations.items()}
     actions = play(policy, given, {name: m.unsqueeze(side) for name, m in (masks or {}).items()})
@@ -121,12 +121,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             program = compile_main(write(policy, Path(folder), options.weights), compiler)
             like = rounded(policy) if options.weights == "int8" else policy
-            worst, other, count = compare(like, [str(program)], observations, masks)
+            printed = run([str(program)], as_text(observations, masks)).stdout
+            worst, other, count = compare(like, printed, observations, masks)
         print(f"{compiler}: {count:,} actions, largest relative difference {worst:.1e}, {other} other choices")
     if options.weights == "int8":
         errors = int8_errors(policy, {name: o.unsqueeze(1) for name, o in observations.items()})
         for name, (number, share) in errors.items():
-            print(f"{name}: eight bits change a number by {number:.2g} of its range at most, and {share:.2%} of choices")
+            print(
+                f"{name}: eight bits change a number by {number:.2g} of its range at most, and {share:.2%} of choices"
+            )
 
 
 if __name__ == "__main__":

@@ -137,8 +137,8 @@ MAIN = """
 #ifdef POLICY_MAIN
 #include <stdio.h>
 
-/* Reads numbers and prints a line of actions for each step, until the input ends; a run is one episode. A step is, group
-   by group and agent by agent, the observation, and then, where choices may be forbidden, a 1 or a 0 for each choice. */
+/* Reads numbers and prints a line of actions for each step, until the input ends; a run is one episode. A step is,
+   group by group and agent by agent, the observation, and then, where choices may be forbidden, a 1 or a 0 for each. */
 static int number(float *x)
 {
     return scanf("%f", x);

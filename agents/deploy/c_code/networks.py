@@ -16,7 +16,7 @@ NAMES = {module: name for name, module in ACTIVATIONS.items()}
 class Operation:
     """One step of a network.
 
-    kind: linear | affine (a number times a number plus a number, batch normalisation at rest) | layer_norm | gru | lstm |
+    kind: linear | affine (a scale and a shift for each number: batch normalisation at rest) | layer_norm | gru | lstm |
     the name of an activation.
     size: numbers that come out. tensors: float32, by their roles; weights are [out, in].
     """

@@ -1,7 +1,7 @@
 """Writes a policy as one C99 file and a header: no allocation, no library but math.h, no state of its own.
 
-Every group has a function that takes an agent's number, its observation, and where they exist its memory and the choices
-it may make. Weights are float32, or int8 with a step for each row (`networks.quantised`), and sums are float32 always.
+Every group has a function that takes an agent's number, its observation, and where they exist its memory and the
+choices it may make. Weights are float32, or int8 with a step for each row (`networks.quantised`); sums are float32.
 """
 
 import re
@@ -70,7 +70,7 @@ class CWriter:
     def source(self, comment: str) -> str:
         """policy.c."""
         head = [f"/* {comment} */", '#include "policy.h"', "", "#include <math.h>", ""]
-        functions = [text for name, text in FUNCTIONS.items() if name in self.used]
+        functions = ["\n" + text.strip() for name, text in FUNCTIONS.items() if name in self.used]
         return "\n".join([*head, *self.tables, *functions, *self.bodies, self._main()])
 
     def header(self, comment: str) -> str:
@@ -106,15 +106,16 @@ class CWriter:
         memory = actor.memory_shape[1] if actor.memory_shape else 0
         masked = sum(spec.action.nvec) if "action" in actor.masks else 0
         name = re.sub(r"\W", "_", spec.name)
+        own = f"of_{name}"  # what the names of its tables and networks begin with
         kind = "float" if numbers else "int"
         group = Group(name, spec.n_agents, spec.observation_size, head.raw_size, kind, memory, masked)
         inputs = actor.inputs
         calls = []
         for i, network in enumerate(actor.network.networks):
-            self._network(f"{name}_{i}", operations(network, rows), inputs.size, memory)
-            calls.append(f"{name}_{i}(x, {'memory, ' if memory else ''}y);")
+            self._network(f"{own}_{i}", operations(network, rows), inputs.size, memory)
+            calls.append(f"{own}_{i}(x, {'memory, ' if memory else ''}y);")
         body = ["", group.signature, "{", f"    float x[{inputs.size}], y[{len(rows)}];"]
-        body += self._inputs(name, actor, group)
+        body += self._inputs(own, actor, group)
         if len(calls) == 1:
             body.append(f"    {calls[0]}")
         else:
@@ -122,8 +123,8 @@ class CWriter:
             for i, call in enumerate(calls[:-1]):
                 body += [f"    case {i}:", f"        {call}", "        break;"]
             body += ["    default:", f"        {calls[-1]}", "        break;", "    }"]
-        body += self._head(name, continuous, group, numbers, tuple(spec.action.nvec), len(rows))
-        uses_agent = any("agent" in line for line in body[4:])
+        body += self._head(own, continuous, group, numbers, tuple(spec.action.nvec), len(rows))
+        uses_agent = any(re.search(r"\bagent\b", line) for line in body[4:])
         body += [] if uses_agent else ["    (void)agent;"]
         self.bodies += [*body, "}"]
         return group
@@ -135,14 +136,19 @@ class CWriter:
             scale, shift = (self._table(f"{name}_{key}", getattr(inputs.norm, key)) for key in ("scale", "shift"))
             term = f"{term} * {scale}[i] + {shift}[i]"
             limits = getattr(inputs.norm, "limits", None)
-            limit = literal(float(inputs.norm.limit)) if limits is None else f"{self._table(f'{name}_limit', limits)}[i]"
+            limit = (
+                literal(float(inputs.norm.limit)) if limits is None else f"{self._table(f'{name}_limit', limits)}[i]"
+            )
             self.used.add("clip")
             term = f"clip({term}, -{limit}, {limit})"
         if inputs.units is not None:
             term = f"{term} / {self._table(f'{name}_unit', inputs.units)}[i]"
         lines = [f"    for (int i = 0; i < {n}; i++)", f"        x[i] = {term};{after}"]
         if inputs.ids is not None:
-            lines += [f"    for (int i = 0; i < {group.agents}; i++)", f"        x[{n} + i] = i == agent ? 1.0f : 0.0f;"]
+            lines += [
+                f"    for (int i = 0; i < {group.agents}; i++)",
+                f"        x[{n} + i] = i == agent ? 1.0f : 0.0f;",
+            ]
         return lines
 
     def _network(self, name: str, steps: Sequence[Operation], size: int, memory: int) -> None:

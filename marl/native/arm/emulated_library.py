@@ -28,7 +28,8 @@ PLAIN = (ctypes._SimpleCData, ctypes.Array, ctypes.Structure)
 class EmulatedLibrary:
     """A library at work in an emulator's process, which ends with it.
 
-    Functions are attributes with `argtypes` and `restype`, as of ctypes.CDLL; integers, addresses and float32 are known.
+    Functions are attributes with `argtypes` and `restype`, as of ctypes.CDLL; integers, addresses and float32 are
+    known.
     Not for functions that keep addresses after a call.
 
     Args:
@@ -87,7 +88,8 @@ class EmulatedLibrary:
             status = self._server.wait()
             self._words.seek(0)
             words = self._words.read().decode(errors="replace").strip().splitlines()
-            raise CannotCompile(f"the emulator ended with status {status} in {name}: {words[-1] if words else 'silent'}")
+            said = words[-1] if words else "silent"
+            raise CannotCompile(f"the emulator ended with status {status} in {name}: {said}")
         return content
 
     def close(self) -> None:
@@ -180,7 +182,7 @@ def _ranges(things: Iterable[Any]) -> list[tuple[int, int, bool]]:
     return sorted((start, size, holds) for start, (size, holds) in found.items() if size)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _kind(kind: type) -> str:
     """Whether objects of a type are ctypes' ("plain"), tensors ("tensor") or neither: asked of all there are."""
     return "plain" if issubclass(kind, PLAIN) else "tensor" if kind in (torch.Tensor, torch.nn.Parameter) else ""
