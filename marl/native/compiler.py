@@ -21,6 +21,7 @@ from marl.core.errors import CannotCompile
 from marl.native import library_cache as cache
 
 FLAGS = ["-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w"]
+DIALECT = "-std=gnu++17"  # said, since Apple's clang takes C++98 where nothing is
 PATIENCE = 900.0  # seconds for one run of the compiler, and to wait for another process that builds the same
 VERSION = 1  # of what decides a library beside the sources; raise it to void caches
 POLL = 0.02  # seconds between two looks at compilers that run
@@ -97,7 +98,7 @@ def _compile(sources: Sequence[str], key: str, gxx: str, options: Sequence[str])
         for code, source in zip(codes, sources, strict=True):
             code.write_text(source)
         for flags in _variants(Path(folder), gxx):
-            command, parts = [gxx, *options, f"-I{SIMD.parent}"], codes
+            command, parts = [gxx, DIALECT, *options, f"-I{SIMD.parent}"], codes
             if len(codes) > 1:
                 parts = [code.with_suffix(".o") for code in codes]
                 status, message = _run(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from marl.core.errors import CannotCompile
 from marl.native.arm.emulated_library import EmulatedLibrary
-from marl.native.compiler import FLAGS, SIMD
+from marl.native.compiler import DIALECT, FLAGS, SIMD
 
 ROOT = Path("/usr/aarch64-linux-gnu")  # where Debian and Ubuntu put Arm's libraries
 SERVER = Path(__file__).with_name("call_server.cpp")
@@ -49,7 +49,7 @@ def compile_for_arm(
 ) -> float:
     """Writes a library of some sources to `target`; seconds of CPU time. more: further options.
 
-    Raises CannotCompile with the compiler's first words.
+    Raises CannotCompile with the compiler's first error.
     """
     program, own, openmp = COMPILERS[kind]
     start = cpu_seconds()
@@ -57,10 +57,23 @@ def compile_for_arm(
         codes = [Path(folder) / f"source{i}.cpp" for i in range(len(sources))]
         for code, source in zip(codes, sources, strict=True):
             code.write_text(source)
-        command = [program, *own, *options, f"-I{SIMD.parent}", *map(str, codes), "-o", str(target), *openmp, *more]
+        command = [
+            program,
+            *own,
+            DIALECT,
+            *options,
+            f"-I{SIMD.parent}",
+            *map(str, codes),
+            "-o",
+            str(target),
+            *openmp,
+            *more,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     if done.returncode or done.stderr:
-        raise CannotCompile(f"{program} failed: {(done.stderr.strip().splitlines() or ['silent'])[0][:300]}")
+        lines = done.stderr.splitlines() or ["silent"]
+        said = next((line for line in lines if "error" in line), lines[0])
+        raise CannotCompile(f"{program} failed: {said[:300]}")
     return cpu_seconds() - start
 
 
