@@ -23,6 +23,8 @@ import torch
 from marl.core.errors import CannotCompile
 
 PLAIN = (ctypes._SimpleCData, ctypes.Array, ctypes.Structure)
+_at_work: list["EmulatedLibrary"] = []
+_old: list[Any] = []  # tensors and ctypes objects from before the first of them
 
 
 class EmulatedLibrary:
@@ -47,8 +49,10 @@ class EmulatedLibrary:
         )
         self._functions: dict[str, _Function] = {}
         self.called: set[str] = set()
-        self._old = _found(gc.get_objects())  # kept, since later walks leave out what is frozen here
-        gc.freeze()
+        if not _at_work:  # later walks, of all libraries, leave out what is frozen here
+            _old.extend(_found(gc.get_objects()))
+            gc.freeze()
+        _at_work.append(self)
 
     def __getattr__(self, name: str) -> "_Function":
         if name.startswith("_"):
@@ -58,7 +62,7 @@ class EmulatedLibrary:
     def call(self, name: str, integers: list[int], reals: list[float]) -> int:
         """The result of a function, as int64. Raises CannotCompile where it crashes or writes past an object's end."""
         self.called.add(name)
-        memory = _Memory(integers, _ranges([*self._old, *_found(gc.get_objects())]))
+        memory = _Memory(integers, _ranges([*_old, *_found(gc.get_objects())]))
         code = name.encode()
         parts = [struct.pack("<q", len(code)), _padded(code)]
         counts = len(memory.places), len(memory.moves), len(integers), len(reals)
@@ -94,8 +98,10 @@ class EmulatedLibrary:
 
     def close(self) -> None:
         """End the emulator."""
-        gc.unfreeze()
-        self._old.clear()
+        _at_work.remove(self)
+        if not _at_work:
+            gc.unfreeze()
+            _old.clear()
         self._server.stdin.close()
         self._server.stdout.close()
         self._server.kill()

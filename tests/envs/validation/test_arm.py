@@ -29,3 +29,8 @@ def test_what_is_missing_is_named(monkeypatch) -> None:
     assert cross.why_not("apple").startswith("clang++ is not installed (apt-get install g++-aarch64-linux-gnu")
     with pytest.raises(CannotCompile, match="aarch64-linux-gnu-g\\+\\+ is not installed"), cross.emulated("none.so"):
         pass
+
+
+def test_a_gradient_agrees_with_differences_on_arm() -> None:
+    row = arm.measure("mpe/simple", gradients=True)
+    assert row["why"] == "" and row["operations"] > 0 and "operations of the gradients" in arm.table([row], True)
