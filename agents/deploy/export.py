@@ -1,4 +1,4 @@
-"""Policies as files for other programs: ONNX, torch.export, safetensors, each with a model card.
+"""Policies as files for other programs: ONNX, torch.export, safetensors, C, each with a model card.
 
 Shapes: B observations, A agents in a group, F features, D action dimensions.
 """
@@ -15,12 +15,14 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from agents.deploy.c_code import files as c_files
+from agents.deploy.c_code.writer import Weights
 from agents.policies.policy import Policy
 from envs.spec import GroupSpec
 from marl.core import files
 from marl.core.errors import UserError
 
-FILES = {"onnx": "policy.onnx", "torch_export": "policy.pt2", "safetensors": "policy.safetensors"}
+FILES = {"onnx": "policy.onnx", "torch_export": "policy.pt2", "safetensors": "policy.safetensors", "c": "policy.c"}
 
 
 class Exported(nn.Module):
@@ -65,16 +67,21 @@ def masked(policy: Policy) -> dict[str, int]:
     return {n: sum(g.action.nvec) for n, g in policy.spec.groups.items() if "action" in g.masks}
 
 
-def export(policy: Policy, format: str, folder: str | Path) -> Path:
-    """Write the policy as `format` (onnx, torch_export or safetensors) and its card into `folder`.
+def export(policy: Policy, format: str, folder: str | Path, c_weights: Weights = "float32") -> Path:
+    """Write the policy as `format` (onnx, torch_export, safetensors or c) and its card into `folder`.
 
-    Returns the policy's file. Raises UserError where a package is missing or the networks can't be exported.
+    Returns the policy's file. c_weights: of format c. Raises UserError where a package is missing or the networks can't
+    be exported.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / FILES[format]
     temporary = folder / f".{os.getpid()}{target.suffix}"
     policy = policy.cpu().eval()
+    if format == "c":
+        c_files.write(policy, folder, c_weights)
+        (folder / "README.md").write_text(card(policy, format))
+        return target
     try:
         {"onnx": _onnx, "torch_export": _torch_export, "safetensors": lambda p, f: p.save(f)}[format](policy, temporary)
         files.write(target, temporary.read_bytes())
@@ -135,7 +142,8 @@ def card(policy: Policy, format: str) -> str:
     rows = [
         f"# {run.get('name') or 'Policy'}: a multi-agent policy",
         "",
-        f"`{FILES[format]}` maps observations to actions, deterministically (the policy's mode), for any batch.",
+        f"`{FILES[format]}` maps observations to actions, deterministically (the policy's mode), "
+        + ("one agent at a time: `policy.h` says how it is called." if format == "c" else "for any batch."),
         "",
         "| input | shape | what it is |",
         "|---|---|---|",

@@ -21,6 +21,7 @@ from marl.core.errors import CannotCompile
 from marl.native import library_cache as cache
 
 FLAGS = ["-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w"]
+DIALECT = "-std=gnu++17"  # said, since Apple's clang takes C++98 where nothing is
 PATIENCE = 900.0  # seconds for one run of the compiler, and to wait for another process that builds the same
 VERSION = 1  # of what decides a library beside the sources; raise it to void caches
 POLL = 0.02  # seconds between two looks at compilers that run
@@ -59,11 +60,13 @@ def digest(*parts: object) -> str:
 def _variants(folder: Path, gxx: str) -> list[list[str]]:
     """Flags to try in turn, fastest first; `folder` is for scratch."""
     libraries = Path(torch.__file__).parent / "lib"
-    gomp = sorted(libraries.glob("libgomp*.so*"))  # torch's own OpenMP: a second one would bring a second thread pool
-    openmp = ["-fopenmp", *([str(gomp[0])] if gomp else [])]
-    sleef = ["-DUSE_SLEEF", *_linked_by_name(folder, gxx), f"-L{libraries}", "-ltorch_cpu"]
-    native = ["-march=native"]
-    return [[*native, *openmp, *sleef], [*native, *openmp], openmp, []]
+    own = sorted([*libraries.glob("libgomp*.so*"), *libraries.glob("libomp*.dylib")])  # torch's: one pool of threads
+    apple = platform.system() == "Darwin"  # its clang takes OpenMP's pragmas only so, and its loader needs the folder
+    found = [f"-Wl,-rpath,{libraries}"] if apple else []
+    openmp = [*(["-Xpreprocessor"] if apple else []), "-fopenmp", *map(str, own[:1]), *found]
+    sleef = ["-DUSE_SLEEF", *_linked_by_name(folder, gxx), f"-L{libraries}", "-ltorch_cpu", *found]
+    native = ["-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"]
+    return [[*native, *openmp, *sleef], [*native, *openmp], [*native, *sleef], native, openmp, []]
 
 
 def compile_library(source: str, options: Sequence[str] = FLAGS, more: Sequence[str] = ()) -> Path:
@@ -95,7 +98,7 @@ def _compile(sources: Sequence[str], key: str, gxx: str, options: Sequence[str])
         for code, source in zip(codes, sources, strict=True):
             code.write_text(source)
         for flags in _variants(Path(folder), gxx):
-            command, parts = [gxx, *options, f"-I{SIMD.parent}"], codes
+            command, parts = [gxx, DIALECT, *options, f"-I{SIMD.parent}"], codes
             if len(codes) > 1:
                 parts = [code.with_suffix(".o") for code in codes]
                 status, message = _run(

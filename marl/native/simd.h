@@ -1,16 +1,15 @@
 // The vectors of all compiled code: W floats side by side, and functions on them.
 //
 // Generated kernels hold W environments in a vector, losses W samples, networks and optimisers W neighbouring numbers.
-// AVX-512 and AVX2 by intrinsics, anything else by the compiler's vector extension (NEON, SSE) with lane loops.
+// AVX-512, AVX2 and 64-bit Arm's NEON by intrinsics, anything else by the compiler's vector extension with lane loops.
 // K(x) is a vector of equal numbers; load and store take a pointer of any alignment.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #if defined(__x86_64__)
 #include <immintrin.h>
-#endif
-#ifdef _OPENMP
-#include <omp.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
@@ -66,12 +65,18 @@ static inline vf sel(vb c, vf a, vf b) { return c ? a : b; }
 static inline vb sel(vb c, vb a, vb b) { return (c & a) | (~c & b); }
 static inline vb not_(vb a) { return ~a; }
 static inline vb B(bool x) { return (vb){} - (int)x; }
+#if defined(__aarch64__)
+static inline bool any(vb a) { return vmaxvq_u32((uint32x4_t)a) != 0; }
+#else
 static inline bool any(vb a) { for (int l = 0; l < W; l++) if (a[l]) return true; return false; }
+#endif
 static inline vf abs_(vf a) { return (vf)((vb)a & 0x7fffffff); }
 static inline vf neg_(vf a) { return -a; }
 #define LANES(name, f) static inline vf name(vf a) { for (int l = 0; l < W; l++) a[l] = f(a[l]); return a; }
 #if defined(__FMA__) && defined(__AVX__)
 static inline vf fma_(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+#elif defined(__aarch64__)
+static inline vf fma_(vf a, vf b, vf c) { return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
 #else
 static inline vf fma_(vf a, vf b, vf c) { return a * b + c; }
 #endif
@@ -87,6 +92,12 @@ static inline vf floor_(vf a) { return (vf)_mm256_floor_ps((__m256)a); }
 static inline vf ceil_(vf a) { return (vf)_mm256_ceil_ps((__m256)a); }
 static inline vf trunc_(vf a) { return (vf)_mm256_round_ps((__m256)a, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); }
 static inline vf round_(vf a) { return (vf)_mm256_round_ps((__m256)a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+#elif defined(__aarch64__)
+static inline vf sqrt_(vf a) { return (vf)vsqrtq_f32((float32x4_t)a); }
+static inline vf floor_(vf a) { return (vf)vrndmq_f32((float32x4_t)a); }
+static inline vf ceil_(vf a) { return (vf)vrndpq_f32((float32x4_t)a); }
+static inline vf trunc_(vf a) { return (vf)vrndq_f32((float32x4_t)a); }
+static inline vf round_(vf a) { return (vf)vrndnq_f32((float32x4_t)a); }
 #else
 LANES(sqrt_, __builtin_sqrtf) LANES(floor_, __builtin_floorf) LANES(ceil_, __builtin_ceilf)
 LANES(trunc_, __builtin_truncf) LANES(round_, __builtin_rintf)
