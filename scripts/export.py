@@ -1,8 +1,12 @@
 """Writes a trained policy as a file for other programs: python scripts/export.py ckpt=RUN_DIR [option=value …]
 
   ckpt=RUN_DIR|FILE    a run directory, a checkpoint, a policy.safetensors or zoo/NAME (required)
-  format=onnx          onnx (runs in onnxruntime) | torch_export (torch alone) | safetensors
-  (agents.policies.policy.Policy.load) which=last           last | best: which checkpoint of a run directory
+  format=onnx          onnx (runs in onnxruntime) | torch_export (torch alone) | torchscript (C++, libtorch) |
+                       executorch (its runtime) | safetensors (agents.policies.policy.Policy.load)
+  quantize=none        none | int8 | int8_static: 8-bit matrix products, format=onnx only. int8 takes ranges from each
+                       call, int8_static fixes them from recorded observations
+  calibration=null     int8_static: a folder that scripts/record.py wrote; null: episodes/ in the run directory
+  which=last           last | best: which checkpoint of a run directory
   out=null             the folder to write to; null: export/ in the run directory
 
 The folder gets the policy and a model card, README.md: the layout of observations, the meaning of actions, where the
@@ -14,9 +18,11 @@ from pathlib import Path
 from typing import Literal
 
 from agents.deploy.export import export
+from agents.deploy.formats.recorded import calibration
 from agents.policies.policy import Policy
 from marl.config import options
 from marl.core import run_directory
+from marl.core.errors import UserError
 from marl.launch import cli
 
 
@@ -25,16 +31,23 @@ class Options:
     """The options above."""
 
     ckpt: str
-    format: Literal["onnx", "torch_export", "safetensors"] = "onnx"
+    format: Literal["onnx", "torch_export", "torchscript", "executorch", "safetensors"] = "onnx"
+    quantize: Literal["none", "int8", "int8_static"] = "none"
+    calibration: str | None = None
     which: Literal["last", "best"] = "last"
     out: str | None = None
 
 
 def run(chosen: Options) -> Path:
-    """Load, write, say where. Raises UserError: no such checkpoint, or a missing package."""
-    policy = Policy.load(chosen.ckpt, chosen.which)
-    folder = Path(chosen.out or run_directory.home_of(chosen.ckpt) / "export")
-    file = export(policy, chosen.format, folder)
+    """Load, write, say where. Raises UserError: no such checkpoint, a missing package, or no recorded observations."""
+    if chosen.calibration is not None and chosen.quantize != "int8_static":
+        raise UserError(f"calibration={chosen.calibration}: only quantize=int8_static reads recorded observations")
+    policy, home = Policy.load(chosen.ckpt, chosen.which), run_directory.home_of(chosen.ckpt)
+    recorded = ()
+    if chosen.quantize == "int8_static":
+        recorded = calibration(policy, chosen.calibration or home / "episodes")
+    folder = Path(chosen.out or home / "export")
+    file = export(policy, chosen.format, folder, chosen.quantize, recorded)
     print(f"{file} ({file.stat().st_size / 1000:.0f} kB), described in {folder / 'README.md'}")
     return file
 
