@@ -45,7 +45,7 @@ def runners(policy: Policy, folder: str, kinds: list[str]) -> Iterator[tuple[str
 
 
 def error_table(runs: list[str], kinds: list[str]) -> None:
-    """Largest and mean error of a share of the action's range; of choices, how many differ."""
+    """Largest and mean error as shares of the action's range; of choices, how many differ."""
     print("| policy | " + " | ".join(f"`{kind}`" for kind in kinds) + " |\n|" + "---|" * (len(kinds) + 1))
     for run in runs:
         policy = Policy.load(run)
@@ -115,25 +115,26 @@ def latency_table(run: str, kinds: list[str]) -> None:
     inputs, times = feed(policy, now, policy.memory(1)), {}
     with tempfile.TemporaryDirectory() as folder:
         calls = {kind: timer(file, inputs, times.setdefault(kind, [])) for kind, file in runners(policy, folder, kinds)}
-    alternate(calls, ROUNDS, Clock(50))
+    for turn in range(ROUNDS):
+        for kind in list(calls)[:: 1 if turn % 2 == 0 else -1]:
+            calls[kind]()
     print("| format | median | p99 | p99.9 | calls |\n|---|---|---|---|---|")
     for kind, taken in times.items():
         median, p99, p999 = np.percentile(np.array(taken) / 1e3, (50, 99, 99.9))
         print(f"| `{kind}` | {median:.1f} µs | {p99:.1f} µs | {p999:.1f} µs | {len(taken):,} |")
 
 
-def timer(file: Runner, inputs: Mapping[str, np.ndarray], times: list[int]) -> Callable[[], float]:
+def timer(file: Runner, inputs: Mapping[str, np.ndarray], times: list[int]) -> Callable[[], None]:
     """A round of calls, whose nanoseconds are appended to `times`."""
     prepared = file.prepare(inputs)
 
-    def calls() -> float:
+    def calls() -> None:
         for _ in range(CALLS // 10):  # what the others have pushed out of the caches comes back
             file.step(prepared)
         for _ in range(CALLS):
             began = time.perf_counter_ns()
             file.step(prepared)
             times.append(time.perf_counter_ns() - began)
-        return float(np.median(times[-CALLS:]))
 
     return calls
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from agents.policies.policy import Policy
@@ -40,7 +39,7 @@ def moments(policy: Policy, shard: Mapping[str, Tensor], episodes: int | None = 
         if recorded is None or recorded.shape[1:] != wanted:
             shape = "none" if recorded is None else list(recorded.shape[1:])
             raise UserError(
-                f"recorded episodes: observations of {name} must be {list(wanted)} (agents, features), there are {shape}"
+                f"recorded episodes: observations of {name} are to be {list(wanted)} (agents, features), not {shape}"
             )
     length = shard["length"][:episodes]
     begin = length.cumsum(0) - length
