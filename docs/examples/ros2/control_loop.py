@@ -65,9 +65,8 @@ class ControlLoop:
             name: np.zeros((1, len(group["agents"]), group["observation_size"]), np.float32)
             for name, group in self.groups.items()
         }
-        self.memories = {
-            name: np.zeros((1, *s[1:]), np.float32) for name, s in shapes.items() if name.endswith("_memory")
-        }
+        remembered = {name: shape[1:] for name, shape in shapes.items() if name.endswith("_memory")}
+        self.memories = {name: np.zeros((1, *shape), np.float32) for name, shape in remembered.items()}
         self.period, self.max_age, self.max_change = 1 / rate, max_age, max_change
         self.seen: dict[str, float] = {}
         self.last_step: float | None = None

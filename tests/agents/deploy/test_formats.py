@@ -1,10 +1,10 @@
-"""Every format against `Policy.act` on 10,000 recorded observations, and 8-bit files within what the docs say of them."""
+"""Every format against `Policy.act` on 10,000 recorded observations, 8-bit files within what the docs say of them."""
 
 from pathlib import Path
 
 import pytest
 
-from agents.deploy.formats.comparison import Errors, errors, recorded
+from agents.deploy.formats.comparison import errors, recorded
 from agents.deploy.formats.recorded import feeds
 from agents.deploy.formats.runners import KINDS, runner
 from agents.policies.policy import Policy
