@@ -107,7 +107,10 @@ def raw_return(policy: Policy, file: Callable[[Mapping], Mapping], episodes: int
 
 
 def latency_table(run: str, kinds: list[str]) -> None:
-    """Microseconds of single calls at batch 1, every format in turn: the call alone, its inputs ready."""
+    """Microseconds of single calls at batch 1, every format in turn: the call alone, its inputs ready.
+
+    On a machine that has other work, too, only the processor's time says what a call takes: it stands beside the clock's.
+    """
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     policy = Policy.load(run)
@@ -118,23 +121,25 @@ def latency_table(run: str, kinds: list[str]) -> None:
     for turn in range(ROUNDS):
         for kind in list(calls)[:: 1 if turn % 2 == 0 else -1]:
             calls[kind]()
-    print("| format | median | p99 | p99.9 | calls |\n|---|---|---|---|---|")
+    print("| format | median | p99.9 | median, processor | p99.9, processor | calls |\n|---|---|---|---|---|---|")
     for kind, taken in times.items():
-        median, p99, p999 = np.percentile(np.array(taken) / 1e3, (50, 99, 99.9))
-        print(f"| `{kind}` | {median:.1f} µs | {p99:.1f} µs | {p999:.1f} µs | {len(taken):,} |")
+        figures = np.percentile(np.array(taken) / 1e3, (50, 99.9), axis=0).T.flatten()  # the clock's first
+        print(f"| `{kind}` | {' | '.join(f'{figure:.1f} µs' for figure in figures)} | {len(taken):,} |")
+    print(f"\nLoad of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.")
 
 
-def timer(file: Runner, inputs: Mapping[str, np.ndarray], times: list[int]) -> Callable[[], None]:
-    """A round of calls, whose nanoseconds are appended to `times`."""
+def timer(file: Runner, inputs: Mapping[str, np.ndarray], times: list[tuple[int, int]]) -> Callable[[], None]:
+    """A round of calls, whose nanoseconds by the clock and by the processor are appended to `times`."""
     prepared = file.prepare(inputs)
 
     def calls() -> None:
         for _ in range(CALLS // 10):  # what the others have pushed out of the caches comes back
             file.step(prepared)
         for _ in range(CALLS):
-            began = time.perf_counter_ns()
+            used, began = time.process_time_ns(), time.perf_counter_ns()
             file.step(prepared)
-            times.append(time.perf_counter_ns() - began)
+            ended = time.perf_counter_ns()
+            times.append((ended - began, time.process_time_ns() - used))
 
     return calls
 
