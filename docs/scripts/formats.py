@@ -109,7 +109,7 @@ def raw_return(policy: Policy, file: Callable[[Mapping], Mapping], episodes: int
 def latency_table(run: str, kinds: list[str]) -> None:
     """Microseconds of single calls at batch 1, every format in turn: the call alone, its inputs ready.
 
-    On a machine that has other work, too, only the processor's time says what a call takes: it stands beside the clock's.
+    Where the machine has other work, too, only the processor's time says what a call takes: it stands beside the clock.
     """
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
