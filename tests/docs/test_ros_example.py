@@ -150,6 +150,7 @@ def test_the_node_hands_messages_through(files, loop_module, monkeypatch) -> Non
         "rclpy": {},
         "rclpy.node": {"Node": StubNode},
         "rclpy.qos": {"qos_profile_sensor_data": 10},
+        "rclpy.signals": {"SignalHandlerOptions": SimpleNamespace(NO=0)},
         "std_msgs": {},
         "std_msgs.msg": {"Float32MultiArray": message},
         "std_srvs": {},
@@ -172,7 +173,8 @@ def test_the_node_hands_messages_through(files, loop_module, monkeypatch) -> Non
         node.callbacks[f"{agent}/observation"](message(data=features.tolist()))
     node.callbacks["timer"]()
     np.testing.assert_allclose(node.sent["agent_3/action"][1], policy.act(seen)[3].numpy(), atol=1e-6)
-    assert node.lines == ["stale -> acting"]
+    node.callbacks["agent_3/observation"](message(data=[1.0]))
+    assert node.lines == ["stale -> acting", "agent_3: an observation has 16 features, this one [1]"]
     assert node.callbacks["~/reset"](None, "response") == "response"
     clock[0] += 1.0  # the timer hangs
     assert node.watchdog.check(clock[0]) and node.sent["agent_3/action"][2] == [0.0, 0.0]

@@ -5,6 +5,7 @@
 Topics: AGENT/observation (in, F numbers), AGENT/action (out, D numbers). Service: ~/reset, when an episode begins.
 """
 
+import signal
 import threading
 import time
 from functools import partial
@@ -13,6 +14,7 @@ import rclpy
 from control_loop import ControlLoop, Watchdog
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Float32MultiArray
 from std_srvs.srv import Empty
 
@@ -40,7 +42,7 @@ class PolicyNode(Node):
             self.create_subscription(Float32MultiArray, f"{agent}/observation", seen, qos_profile_sensor_data)
         self.create_service(Empty, "~/reset", self.reset)
         self.create_timer(1 / rate, self.tick)
-        self.watchdog = Watchdog(MISSED / rate, self.stop, time.monotonic())
+        self.watchdog = Watchdog(MISSED / rate, self.hung, time.monotonic())
 
     def setting(self, name: str, default: float | str) -> float | str:
         """A parameter of the node."""
@@ -48,8 +50,13 @@ class PolicyNode(Node):
 
     def seen(self, agent: str, message: Float32MultiArray) -> None:
         """An observation has come. Its age counts from here; with a stamped message count from its stamp instead."""
-        if not self.loop.observe(agent, message.data, time.monotonic()):
-            self.get_logger().warning(f"{agent}: an observation that is not finite was left out")
+        try:
+            taken = self.loop.observe(agent, message.data, time.monotonic())
+        except ValueError as error:  # another topic's message must not end the node
+            self.get_logger().error(str(error))
+        else:
+            if not taken:
+                self.get_logger().warning(f"{agent}: an observation that is not finite was left out")
 
     def tick(self) -> None:
         """One period: decide, send, tell the watchdog, and log when the status changes."""
@@ -67,9 +74,13 @@ class PolicyNode(Node):
         for agent, action in actions.items():
             self.outlets[agent].publish(Float32MultiArray(data=[float(number) for number in action]))
 
-    def stop(self) -> None:
-        """The loop hangs: the safe actions. Called from the watchdog's thread."""
+    def halt(self) -> None:
+        """Send the safe actions."""
         self.send({agent: self.loop.safe(agent) for agent in self.loop.places})
+
+    def hung(self) -> None:
+        """The loop hangs. Called from the watchdog's thread."""
+        self.halt()
         self.get_logger().error("the control loop hangs: agents were stopped")
 
     def reset(self, request: Empty.Request, response: Empty.Response) -> Empty.Response:
@@ -85,15 +96,19 @@ class PolicyNode(Node):
 
 
 def main() -> None:
-    """Run until ROS shuts down; the last thing that agents hear is to stand still."""
-    rclpy.init()
+    """Run until SIGINT or SIGTERM; the last thing that agents hear is to stand still."""
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # ROS's own would end all topics first
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     node = PolicyNode()
     threading.Thread(target=node.watch, daemon=True).start()
     try:
         rclpy.spin(node)
+    except KeyboardInterrupt:
+        node.get_logger().info("the node was asked to end")
     finally:
-        node.stop()
+        node.halt()
         node.destroy_node()
+        rclpy.shutdown()
 
 
 if __name__ == "__main__":
