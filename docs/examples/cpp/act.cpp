@@ -3,6 +3,7 @@
 // Each line of standard input holds the observations of one step, AGENTS x FEATURES numbers, the first agent's first.
 // An empty line begins a new episode. Each line of output holds the actions, the first agent's first. NUMBERS: what a
 // policy with a memory remembers of each agent (the card's last size of GROUP_memory).
+#include <ATen/Parallel.h>
 #include <torch/script.h>
 
 #include <cstdlib>
