@@ -11,12 +11,13 @@ import pytest
 from agents.deploy import export as export_module
 from agents.policies.policy import Policy
 from marl.core.errors import UserError
+from tests.scripts.conftest import script  # noqa: F401 - a fixture
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 BALANCE = str(ROOT / "docs" / "zoo" / "balance.safetensors")
 
 
-def test_observations_are_recorded_and_an_8_bit_file_is_calibrated_on_them(script, tmp_path: Path, capsys) -> None:
+def test_observations_are_recorded_and_an_8_bit_file_is_calibrated_on_them(script, tmp_path: Path, capsys) -> None:  # noqa: F811
     onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -e '.[dev]'")
     record, export = script("record"), script("export")
     episodes, out = tmp_path / "episodes", tmp_path / "export"
@@ -33,7 +34,7 @@ def test_observations_are_recorded_and_an_8_bit_file_is_calibrated_on_them(scrip
     assert session.run(None, {"agents_observation": seen})[0].shape == (3, group.n_agents, 2)
 
 
-def test_what_does_not_fit_is_refused_in_a_sentence(script, tmp_path: Path, monkeypatch) -> None:
+def test_what_does_not_fit_is_refused_in_a_sentence(script, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
     export, cases = script("export"), {}
     cases["quantize=int8: only format=onnx has 8-bit weights, not format=torchscript"] = {
         "format": "torchscript",
@@ -53,7 +54,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(script, tmp_path: Path, monk
         export.run(export.Options(BALANCE, format="executorch", out=str(tmp_path / "out")))
 
 
-def test_episodes_of_other_agents_calibrate_nothing(script, tmp_path: Path) -> None:
+def test_episodes_of_other_agents_calibrate_nothing(script, tmp_path: Path) -> None:  # noqa: F811
     record, export = script("record"), script("export")
     record.run(record.Options(BALANCE, episodes=1, out=str(tmp_path / "episodes")))
     navigation = BALANCE.replace("balance", "navigation")
