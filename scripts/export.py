@@ -1,9 +1,12 @@
 """Writes a trained policy as a file for other programs: python scripts/export.py ckpt=RUN_DIR [option=value …]
 
   ckpt=RUN_DIR|FILE    a run directory, a checkpoint, a policy.safetensors or zoo/NAME (required)
-  format=onnx          onnx (runs in onnxruntime) | torch_export (torch alone) | safetensors
-                       (agents.policies.policy.Policy.load) | c (one C99 file and a header, for microcontrollers too)
-  c_weights=float32    of format=c: float32 | int8 (a quarter of the size; what it costs is written into the file)
+  format=onnx          onnx (runs in onnxruntime) | torch_export (torch alone) | torchscript (C++, libtorch) |
+                       executorch (its runtime) | c (one C99 file and a header, for microcontrollers too) |
+                       safetensors (agents.policies.policy.Policy.load)
+  quantize=none        none | int8: 8-bit weights, format=onnx or c | int8_static: onnx only; int8 takes the ranges of
+                       what they are multiplied with from each call, int8_static fixes them from recorded observations
+  calibration=null     int8_static: a folder that scripts/record.py wrote; null: episodes/ in the run directory
   which=last           last | best: which checkpoint of a run directory
   out=null             the folder to write to; null: export/ in the run directory
 
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from agents.deploy.export import export
+from agents.deploy.formats.recorded import calibration
 from agents.policies.policy import Policy
 from marl.config import options
 from marl.core import run_directory
@@ -28,19 +32,23 @@ class Options:
     """The options above."""
 
     ckpt: str
-    format: Literal["onnx", "torch_export", "safetensors", "c"] = "onnx"
-    c_weights: Literal["float32", "int8"] = "float32"
+    format: Literal["onnx", "torch_export", "torchscript", "executorch", "c", "safetensors"] = "onnx"
+    quantize: Literal["none", "int8", "int8_static"] = "none"
+    calibration: str | None = None
     which: Literal["last", "best"] = "last"
     out: str | None = None
 
 
 def run(chosen: Options) -> Path:
-    """Load, write, say where. Raises UserError: no such checkpoint, a missing package, unknown networks."""
-    if chosen.c_weights != "float32" and chosen.format != "c":
-        raise UserError(f"c_weights={chosen.c_weights}: is of format=c, not of format={chosen.format}")
-    policy = Policy.load(chosen.ckpt, chosen.which)
-    folder = Path(chosen.out or run_directory.home_of(chosen.ckpt) / "export")
-    file = export(policy, chosen.format, folder, chosen.c_weights)
+    """Load, write, say where. Raises UserError: no such checkpoint, a missing package, or no recorded observations."""
+    if chosen.calibration is not None and chosen.quantize != "int8_static":
+        raise UserError(f"calibration={chosen.calibration}: only quantize=int8_static reads recorded observations")
+    policy, home = Policy.load(chosen.ckpt, chosen.which), run_directory.home_of(chosen.ckpt)
+    recorded = ()
+    if chosen.quantize == "int8_static":
+        recorded = calibration(policy, chosen.calibration or home / "episodes")
+    folder = Path(chosen.out or home / "export")
+    file = export(policy, chosen.format, folder, chosen.quantize, recorded)
     print(f"{file} ({file.stat().st_size / 1000:.0f} kB), described in {folder / 'README.md'}")
     return file
 

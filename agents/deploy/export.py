@@ -1,4 +1,4 @@
-"""Policies as files for other programs: ONNX, torch.export, safetensors, C, each with a model card.
+"""Policies as files for other programs: ONNX, TorchScript, ExecuTorch, C and others, each with a model card.
 
 Shapes: B observations, A agents in a group, F features, D action dimensions.
 """
@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,33 @@ import yaml
 from torch import Tensor, nn
 
 from agents.deploy.c_code import files as c_files
-from agents.deploy.c_code.writer import Weights
+from agents.deploy.formats import executorch, int8, torchscript
 from agents.policies.policy import Policy
 from envs.spec import GroupSpec
 from marl.core import files
 from marl.core.errors import UserError
 
-FILES = {"onnx": "policy.onnx", "torch_export": "policy.pt2", "safetensors": "policy.safetensors", "c": "policy.c"}
+FILES = {
+    "onnx": "policy.onnx",
+    "torch_export": "policy.pt2",
+    "torchscript": "policy.ts",
+    "executorch": "policy.pte",
+    "safetensors": "policy.safetensors",
+    "c": "policy.c",  # and policy.h
+}
+BATCHES = {  # what a card says of how many observations a file takes
+    "executorch": "for batches of one, B = 1.",
+    "c": "one agent at a time: `policy.h` says how it is called.",
+}
+
+
+QUANTIZED = {"onnx": tuple(int8.KINDS), "c": ("int8",)}
+EIGHT_BITS = {  # what a card says of them
+    ("onnx", "int8"): " Its matrix products are 8-bit, the ranges of their inputs those of each call: an action depends "
+    "a little on what else is in the batch.",
+    ("onnx", "int8_static"): " Its matrix products are 8-bit, the ranges of their inputs fixed from recorded observations.",
+    ("c", "int8"): " Its weights have 8 bits; what that costs stands at the top of the file.",
+}
 
 
 class Exported(nn.Module):
@@ -67,36 +87,81 @@ def masked(policy: Policy) -> dict[str, int]:
     return {n: sum(g.action.nvec) for n, g in policy.spec.groups.items() if "action" in g.masks}
 
 
-def export(policy: Policy, format: str, folder: str | Path, c_weights: Weights = "float32") -> Path:
-    """Write the policy as `format` (onnx, torch_export, safetensors or c) and its card into `folder`.
+def input_names(policy: Policy) -> list[str]:
+    """The names of a file's inputs, in their order: see `inputs`."""
+    remembered = [f"{name}_memory" for name in policy.memory()]
+    return [*inputs(policy), *remembered, *(f"{name}_action_mask" for name in masked(policy))]
 
-    Returns the policy's file. c_weights: of format c. Raises UserError where a package is missing or the networks can't
-    be exported.
+
+def output_names(policy: Policy) -> list[str]:
+    """The names of a file's outputs, in their order: see `inputs`."""
+    return [*(f"{name}_action" for name in policy.spec.groups), *(f"{name}_next_memory" for name in policy.memory())]
+
+
+def export(
+    policy: Policy,
+    format: str,
+    folder: str | Path,
+    quantize: str = "none",
+    feeds: Sequence[int8.Feed] = (),
+) -> Path:
+    """Write the policy as `format` (a key of `FILES`) and its card into `folder`.
+
+    Args:
+        policy: moved to the CPU.
+        format: see docs/export.md.
+        folder: made where it is missing.
+        quantize: none, or one of `int8.KINDS` (onnx), or int8 (c).
+        feeds: what `agents.deploy.formats.recorded.calibration` gives; quantize=int8_static only.
+
+    Returns:
+        The policy's file.
+
+    Raises:
+        UserError: a package is missing, the networks can't be exported, or int8 in a format that has none.
     """
+    if quantize not in ("none", *QUANTIZED.get(format, ())):
+        known = ", ".join(f"format={name} has {' and '.join(kinds)}" for name, kinds in QUANTIZED.items())
+        raise UserError(f"quantize={quantize}: format={format} has no such weights; {known}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / FILES[format]
+    if format == "c":
+        target = c_files.write(policy.cpu().eval(), folder, "float32" if quantize == "none" else "int8")
+        (folder / "README.md").write_text(card(policy, format, quantize))
+        return target
+    target = folder / file_name(format, quantize)
     temporary = folder / f".{os.getpid()}{target.suffix}"
     policy = policy.cpu().eval()
-    if format == "c":
-        c_files.write(policy, folder, c_weights)
-        (folder / "README.md").write_text(card(policy, format))
-        return target
     try:
-        {"onnx": _onnx, "torch_export": _torch_export, "safetensors": lambda p, f: p.save(f)}[format](policy, temporary)
+        WRITERS[format](policy, temporary)
+        if quantize != "none":
+            int8.quantize(temporary, temporary, quantize, feeds)
         files.write(target, temporary.read_bytes())
     finally:
         temporary.unlink(missing_ok=True)
     card_file = folder / "README.md"
-    card_file.write_text(card(policy, format))
+    card_file.write_text(card(policy, format, quantize))
     return target
 
 
-def _traced(policy: Policy) -> torch.export.ExportedProgram:
-    examples = tuple(torch.zeros(2, g.n_agents, g.observation_size) for g in policy.spec.groups.values())
-    examples += tuple(policy.memory(2).values())
+def file_name(format: str, quantize: str = "none") -> str:
+    """What a policy's file is called: policy.onnx, policy_int8.onnx, …; in C names are part of the code."""
+    name = Path(FILES[format])
+    return name.name if quantize == "none" or format == "c" else f"{name.stem}_{quantize}{name.suffix}"
+
+
+def _examples(policy: Policy, batch: int) -> tuple[Tensor, ...]:
+    """Inputs in the order of `input_names`."""
+    examples = tuple(torch.zeros(batch, g.n_agents, g.observation_size) for g in policy.spec.groups.values())
+    examples += tuple(policy.memory(batch).values())
     agents = {name: group.n_agents for name, group in policy.spec.groups.items()}
-    examples += tuple(torch.ones(2, agents[n], choices, dtype=torch.bool) for n, choices in masked(policy).items())
+    return examples + tuple(
+        torch.ones(batch, agents[n], choices, dtype=torch.bool) for n, choices in masked(policy).items()
+    )
+
+
+def _traced(policy: Policy) -> torch.export.ExportedProgram:
+    examples = _examples(policy, 2)
     batch = torch.export.Dim("batch", min=1)
     return torch.export.export(Exported(policy), examples, dynamic_shapes=(tuple({0: batch} for _ in examples),))
 
@@ -105,25 +170,29 @@ def _torch_export(policy: Policy, path: Path) -> None:
     torch.export.save(_traced(policy), path, extra_files={"policy.json": json.dumps(metadata(policy))})
 
 
+def _torchscript(policy: Policy, path: Path) -> None:
+    extra = {"policy.json": json.dumps(metadata(policy))}
+    torchscript.save(Exported(policy), _examples(policy, 2), path, extra)
+
+
+def _executorch(policy: Policy, path: Path) -> None:
+    # One observation at a time: XNNPACK plans its memory for a batch that it knows.
+    executorch.save(torch.export.export(Exported(policy), _examples(policy, 1)), path)
+
+
 def _onnx(policy: Policy, path: Path) -> None:
     try:
         import onnx  # noqa: F401 - what torch's exporter needs
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(f"format=onnx: {error.name} is not installed; run pip install -e '.[export]'") from error
-    remembering = list(policy.memory())
-    names = [*inputs(policy), *(f"{name}_memory" for name in remembering)]
-    names += [f"{name}_action_mask" for name in masked(policy)]
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own: nothing a user could change
         program = torch.onnx.export(
             _traced(policy),
-            input_names=names,
-            output_names=[
-                *(f"{name}_action" for name in policy.spec.groups),
-                *(f"{name}_next_memory" for name in remembering),
-            ],
+            input_names=input_names(policy),
+            output_names=output_names(policy),
             dynamo=True,
             verbose=False,
         )
@@ -131,19 +200,29 @@ def _onnx(policy: Policy, path: Path) -> None:
     program.save(str(path), external_data=False)
 
 
+WRITERS = {
+    "onnx": _onnx,
+    "torch_export": _torch_export,
+    "torchscript": _torchscript,
+    "executorch": _executorch,
+    "safetensors": Policy.save,
+}
+
+
 def metadata(policy: Policy) -> dict[str, Any]:
     """What travels inside the exported file: the layout of observations and actions, and where it comes from."""
     return {key: policy.metadata.get(key) for key in ("spec", "env", "run")}
 
 
-def card(policy: Policy, format: str) -> str:
+def card(policy: Policy, format: str, quantize: str = "none") -> str:
     """The model card, in Markdown."""
     run, env = policy.metadata.get("run") or {}, policy.metadata.get("env") or {}
     rows = [
         f"# {run.get('name') or 'Policy'}: a multi-agent policy",
         "",
-        f"`{FILES[format]}` maps observations to actions, deterministically (the policy's mode), "
-        + ("one agent at a time: `policy.h` says how it is called." if format == "c" else "for any batch."),
+        f"`{file_name(format, quantize)}` maps observations to actions, deterministically (the policy's mode), "
+        + BATCHES.get(format, "for any batch.")
+        + EIGHT_BITS.get((format, quantize), ""),
         "",
         "| input | shape | what it is |",
         "|---|---|---|",
