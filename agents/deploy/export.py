@@ -38,9 +38,10 @@ BATCHES = {  # what a card says of how many observations a file takes
 
 QUANTIZED = {"onnx": tuple(int8.KINDS), "c": ("int8",)}
 EIGHT_BITS = {  # what a card says of them
-    ("onnx", "int8"): " Its matrix products are 8-bit, the ranges of their inputs those of each call: an action depends "
-    "a little on what else is in the batch.",
-    ("onnx", "int8_static"): " Its matrix products are 8-bit, the ranges of their inputs fixed from recorded observations.",
+    ("onnx", "int8"): " Its matrix products are 8-bit, the ranges of their inputs those of each call: an action "
+    "depends a little on what else is in the batch.",
+    ("onnx", "int8_static"): " Its matrix products are 8-bit, the ranges of their inputs fixed from recorded "
+    "observations.",
     ("c", "int8"): " Its weights have 8 bits; what that costs stands at the top of the file.",
 }
 
