@@ -36,7 +36,7 @@ def test_observations_are_recorded_and_an_8_bit_file_is_calibrated_on_them(scrip
 
 def test_what_does_not_fit_is_refused_in_a_sentence(script, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
     export, cases = script("export"), {}
-    cases["quantize=int8: format=torchscript has no such weights; format=onnx has int8 and int8_static, format=c has"] = {
+    cases["quantize=int8: format=torchscript has no such weights; format=onnx has int8 and int8_static"] = {
         "format": "torchscript",
         "quantize": "int8",
     }
