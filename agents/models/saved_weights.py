@@ -1,4 +1,4 @@
-"""Weights of another algorithm's run, made to fit: copies that others follow, normalised observations here or there.
+"""Weights of another algorithm's run, made to fit: copies that others follow, statistics that only one side has.
 
 Shapes: H outputs of a network's first layer, N its inputs, A agents in a group, F features.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from agents.models.actor import Actor
 from agents.models.critic import Critic
-from agents.models.normalization import ObservationNorm
+from agents.models.normalization import ObservationNorm, ValueNorm
 from marl.networks import MLP
 
 STANDS = 1e15  # frames seen: with so many behind them statistics no longer move
@@ -23,8 +23,8 @@ def fit(loss: nn.Module, saved: dict[str, Tensor]) -> list[str]:
     Target networks that `loss` has none of are left out, and so are all critics where it has none. Where the saved
     networks see normalised observations and these do not, the statistics become part of the first layers. Where these
     do and the saved ones do not, the statistics begin as mean 0 and deviation 1, and stay so. Both leave the networks
-    the functions they were, but for features beyond `observation_limit`. Weights of the same algorithm and settings
-    stay as they are.
+    the functions they were, but for features beyond `observation_limit`. Normalised values are treated likewise: their
+    statistics become part of the critics' last layers. Weights of the same algorithm and settings stay as they are.
 
     loss: has `actors` and `critics`, by group.
 
@@ -36,11 +36,16 @@ def fit(loss: nn.Module, saved: dict[str, Tensor]) -> list[str]:
         del saved[name]
     networks = [(f"{kind[:-1]} of {group}", f"{kind}.{group}.", module) for kind, group, module in _networks(loss)]
     networks += [("", f"targets.{group}.network.", t.network) for group, t in getattr(loss, "targets", {}).items()]
-    folded, standing = [], []
+    folded: list[str] = []
+    standing: list[str] = []
+    unscaled: list[str] = []
     for whose, prefix, module in networks:
         if any(name.startswith(prefix) for name in saved):
             folded += [whose] * _fold(module, prefix, saved)
             standing += [whose] * _stand(module, prefix, saved)
+            if isinstance(module, Critic):
+                unscaled += [whose] * _unscale(module, prefix, saved)
+                _keep_units(module, prefix, saved)
     notes = []
     if folded:
         names = ", ".join(filter(None, folded))
@@ -48,6 +53,8 @@ def fit(loss: nn.Module, saved: dict[str, Tensor]) -> list[str]:
     if standing:
         names = ", ".join(filter(None, standing))
         notes.append(f"observations stay as they are, as the run that is begun from had them: {names}")
+    if unscaled:
+        notes.append(f"the returns' statistics are now part of the last layer: {', '.join(filter(None, unscaled))}")
     return notes
 
 
@@ -119,3 +126,36 @@ def _stand(module: Actor | Critic, prefix: str, saved: dict[str, Tensor]) -> boo
             saved[f"{prefix}{source}.norm.{name}"] = torch.full_like(value, start[name])
         added = True
     return added
+
+
+def _unscale(critic: Critic, prefix: str, saved: dict[str, Tensor]) -> bool:
+    """Make the returns' statistics part of the last layers, (W h + b) std + mean; whether there were any.
+
+    Of networks whose last layer is called `head`, as all of this package are.
+    """
+    moments = saved.get(f"{prefix}value_norm.moments")
+    if moments is None or critic.value_norm is not None:
+        return False
+    pattern = re.compile(rf"{re.escape(prefix)}network\.(networks\.\d+\.)?head\.weight")
+    heads = [name for name in saved if pattern.fullmatch(name)]
+    if not heads or any(name.removesuffix("weight") + "bias" not in saved for name in heads):
+        return False
+    norm = ValueNorm().to(moments.device)
+    norm.load_state_dict({name: saved.pop(f"{prefix}value_norm.{name}") for name in ("moments", "weight")})
+    mean, std = norm.mean_std()
+    for name in heads:
+        bias = name.removesuffix("weight") + "bias"
+        saved[name] = (saved[name].double() * std).to(saved[name])
+        saved[bias] = (saved[bias].double() * std + mean).to(saved[bias])
+    return True
+
+
+def _keep_units(critic: Critic, prefix: str, saved: dict[str, Tensor]) -> None:
+    """Add statistics of returns that leave values as they are, where the critic has some and the file has none.
+
+    They weigh like those of all rollouts so far, so that values do not jump at the next one.
+    """
+    if critic.value_norm is not None and f"{prefix}value_norm.moments" not in saved:
+        like = critic.value_norm.moments
+        saved[f"{prefix}value_norm.moments"] = like.new_tensor([0.0, 1.0])  # mean 0, mean square 1
+        saved[f"{prefix}value_norm.weight"] = like.new_ones(())

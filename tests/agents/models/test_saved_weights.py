@@ -125,3 +125,33 @@ def test_copies_that_nothing_here_follows_are_left_out():
     apg = loss_of(SHAC(bootstrap=False))
     apg.complete(saved)
     assert {name.partition(".")[0] for name in saved} == {"actors"} and saved.keys() == apg.state_dict().keys()
+
+
+@pytest.mark.parametrize("norm", ["running", "popart"])
+@pytest.mark.parametrize("critic", ["local", "concat"])
+def test_normalised_values_become_part_of_the_last_layer(norm, critic):
+    teacher = learnt(PPO(critic=critic, value_norm=norm))
+    returns = 40.0 + 3.0 * torch.randn(5, E, A, generator=torch.Generator().manual_seed(2))
+    teacher.critics["agents"].learn_scale(returns, returns)
+    saved = teacher.state_dict()
+    student = loss_of(SHAC(critic=critic, normalize_observation=False))
+    assert student.complete(saved) == ["the returns' statistics are now part of the last layer: critic of agents"]
+    student.load_state_dict(saved)
+    (_, ours), (_, theirs) = outputs(student), outputs(teacher)
+    torch.testing.assert_close(ours, teacher.critics["agents"].denormalize(theirs), rtol=1e-5, atol=1e-4)
+    assert norm == "popart" or 30 < ours.mean() < 50  # PopArt moved its layer the other way before
+
+
+@pytest.mark.parametrize("norm", ["running", "popart"])
+def test_values_that_were_not_normalised_keep_their_units(norm):
+    teacher = learnt(PPO())
+    saved = teacher.state_dict()
+    student = loss_of(PPO(value_norm=norm))
+    assert student.complete(saved) == []
+    student.load_state_dict(saved)
+    (_, ours), (_, theirs) = outputs(student), outputs(teacher)
+    critic = student.critics["agents"]
+    assert torch.equal(critic.denormalize(ours), theirs)
+    returns = 40.0 + 3.0 * torch.randn(5, E, A, generator=torch.Generator().manual_seed(2))
+    critic.learn_scale(returns, returns)  # the next rollout hardly moves them
+    torch.testing.assert_close(critic.denormalize(outputs(student)[1]), theirs, rtol=0.02, atol=1e-3)

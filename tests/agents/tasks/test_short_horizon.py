@@ -38,6 +38,7 @@ SPREAD = partial(VmasEnv, "simple_spread", num_envs=4, max_steps=7, scenario_kwa
 NET = partial(MLP, hidden=[8])
 SHAC_, APG = ["algo=shac"], ["algo=apg", "algo.rollout_steps=5"]
 MAPPO = ["algo=mappo", "algo.epochs=1", "env.fast=off"]
+PLAIN = [*MAPPO, "experiment=defaults_0_1"]  # which normalises nothing
 
 
 def config_of(*overrides: str) -> dict:
@@ -163,7 +164,7 @@ def test_ppos_rows_are_of_the_window_and_its_policy() -> None:
 
 
 def test_a_run_begins_from_mappos_weights(tmp_path: Path) -> None:
-    teacher = run(tmp_path, *MAPPO, "algo.normalize_observation=true")
+    teacher = run(tmp_path, *PLAIN, "algo.normalize_observation=true")
     for strict in ("true", "false"):
         task = build.build_task(config_of("frames=160", f"init_from={teacher}", f"strict={strict}"))
         weights, saved = task.loss.state_dict(), checkpoint(teacher)["loss"]
@@ -174,14 +175,23 @@ def test_a_run_begins_from_mappos_weights(tmp_path: Path) -> None:
             assert torch.equal(value, (saved | follows)[name])
 
 
-@pytest.mark.parametrize(("first", "then"), [(SHAC_, MAPPO), (MAPPO, SHAC_), (SHAC_, APG), (MAPPO, APG)],
-                         ids=["shac to mappo", "mappo to shac", "shac to apg", "mappo to apg"])  # fmt: skip
+CHANGES = {
+    "shac to mappo": (SHAC_, MAPPO),
+    "mappo to shac": (MAPPO, SHAC_),
+    "shac to plain mappo": (SHAC_, PLAIN),
+    "plain mappo to shac": (PLAIN, SHAC_),
+    "shac to apg": (SHAC_, APG),
+    "plain mappo to apg": (PLAIN, APG),
+}
+
+
+@pytest.mark.parametrize(("first", "then"), CHANGES.values(), ids=CHANGES)
 def test_a_run_of_one_algorithm_goes_on_as_another(first, then, tmp_path: Path, capsys) -> None:
-    """With the defaults of both, of which one normalises observations and the other does not."""
+    """Whether both normalise observations and values, or one alone."""
     teacher = run(tmp_path / "first", *first, "env.fast=auto")
     capsys.readouterr()
     student = run(tmp_path / "then", *then, "env.fast=auto", f"init_from={teacher}", "optimizer.lr=1e-12")
-    normalised = first == SHAC_, then != MAPPO
+    normalised = first != PLAIN, then != PLAIN
     told = {(True, False): "now part of the first layer", (False, True): "observations stay as they are"}
     words = told.get(normalised, "")
     assert words in capsys.readouterr().out
