@@ -51,7 +51,7 @@ class NumpyState:
     @staticmethod
     def put(state: tuple, instead_of: tuple) -> bytes | None:
         """Sets `state` where `instead_of` is set now. Gives its words where they were copied in one piece."""
-        generator = np.random.get_bit_generator()
+        generator = np.random.get_bit_generator()  # pyright: ignore[reportAttributeAccessIssue] - its stubs lack it
         if type(generator) is not np.random.MT19937 or state[3] or instead_of[3]:
             np.random.set_state(state)
             return None
@@ -60,10 +60,10 @@ class NumpyState:
         return words
 
     @staticmethod
-    def take(state: tuple, words: bytes | None) -> tuple:
+    def take(state: tuple, words: bytes | None) -> Any:
         """What is set now, after `put` set `state` and gave `words`: nothing was drawn where they are still there."""
         if words is not None:
-            generator = np.random.get_bit_generator()
+            generator = np.random.get_bit_generator()  # pyright: ignore[reportAttributeAccessIssue]
             if ctypes.string_at(generator.ctypes.state_address, NumpyState.WORDS) == words:
                 return state
         return np.random.get_state()
@@ -95,7 +95,7 @@ class Stream:
             self._cuda.manual_seed(seed)
 
     def __enter__(self) -> Stream:
-        outside = [torch.default_generator.get_state()]
+        outside: list[Any] = [torch.default_generator.get_state()]
         torch.default_generator.set_state(self._torch)
         if self._cuda is not None:
             outside.append(torch.cuda.get_rng_state(self.device))

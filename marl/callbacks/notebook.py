@@ -28,7 +28,9 @@ class NotebookBar:
         from IPython.display import display
 
         self.name, self.total, self.first, self.began, self.drawn = name, total, done, time.perf_counter(), 0.0
-        self.handle = display(picture(name, done, total, "0:00", ""), raw=True, display_id=True)
+        handle = display(picture(name, done, total, "0:00", ""), raw=True, display_id=True)
+        assert handle is not None  # asked for by display_id
+        self.handle = handle
 
     def update(self, done: int, figures: str) -> None:
         """Draw it, at most every 0.2 s and after the last iteration."""

@@ -29,7 +29,7 @@ FIGURES: dict[str, Any] = {
 }
 
 
-def style() -> dict[str, Any]:
+def style() -> dict[Any, Any]:
     """FIGURES with the colours of lines: for code that draws without naming them."""
     from cycler import cycler
 

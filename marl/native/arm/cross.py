@@ -89,7 +89,8 @@ def _server() -> tuple[tempfile.TemporaryDirectory, Path]:
 @contextmanager
 def emulated(library: Path) -> Iterator[EmulatedLibrary]:
     """A library for Arm, called within the block. Raises CannotCompile where the emulator is missing."""
-    if reason := why_not():
-        raise CannotCompile(reason)
-    with EmulatedLibrary(library, [_emulator(), "-cpu", "max", "-L", str(ROOT), str(_server()[1])]) as called:
+    emulator = _emulator()
+    if emulator is None or why_not():
+        raise CannotCompile(why_not())
+    with EmulatedLibrary(library, [emulator, "-cpu", "max", "-L", str(ROOT), str(_server()[1])]) as called:
         yield called

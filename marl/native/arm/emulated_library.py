@@ -47,6 +47,8 @@ class EmulatedLibrary:
         self._server = subprocess.Popen(
             [*command, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words
         )
+        assert self._server.stdin is not None and self._server.stdout is not None  # pipes
+        self._asked, self._answers = self._server.stdin, self._server.stdout
         self._functions: dict[str, _Function] = {}
         self.called: set[str] = set()
         if not _at_work:  # later walks, of all libraries, leave out what is frozen here
@@ -72,8 +74,8 @@ class EmulatedLibrary:
         parts += [struct.pack("<f4x", value) for value in reals]
         parts += [_padded(ctypes.string_at(start, size)) for start, size in memory.places]
         try:
-            self._server.stdin.write(b"".join(parts))
-            self._server.stdin.flush()
+            self._asked.write(b"".join(parts))
+            self._asked.flush()
         except BrokenPipeError:
             pass  # its words say why, below
         result, past = struct.unpack("<2q", self._read(name, 16))
@@ -87,7 +89,7 @@ class EmulatedLibrary:
         return result
 
     def _read(self, name: str, size: int) -> bytes:
-        content = self._server.stdout.read(size)
+        content = self._answers.read(size)
         if len(content) < size:
             status = self._server.wait()
             self._words.seek(0)
@@ -102,8 +104,8 @@ class EmulatedLibrary:
         if not _at_work:
             gc.unfreeze()
             _old.clear()
-        self._server.stdin.close()
-        self._server.stdout.close()
+        self._asked.close()
+        self._answers.close()
         self._server.kill()
         self._server.wait()
         self._words.close()
