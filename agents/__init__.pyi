@@ -17,4 +17,5 @@ from agents.building.algorithms import VDN as VDN
 from agents.building.tasks import make_task as make_task
 from agents.deploy.live_page import live_page as live_page
 from agents.deploy.live_page import replay_page as replay_page
+from agents.deploy.page_frame import show_page as show_page
 from agents.policies.policy import Policy as Policy

@@ -73,6 +73,7 @@ def test_folders_are_small() -> None:
         "conf/data",
         "conf/env/vmas",
         "conf/experiment",
+        "conf/network",
         "conf/objective",
         "scripts",
     }
