@@ -23,7 +23,7 @@ def write(policy: Policy, folder: Path, weights: Weights = "float32") -> Path:
     comment = f"{run.get('name') or 'A policy'}: the deterministic actions of a team, weights in {weights}."
     if weights == "int8":
         comment += f"\n   {said(policy)}"
-    comment = comment.replace("*/", "* /")
+    comment = comment.replace("*/", "* /").replace("/*", "/ *")
     files.write(folder / "policy.h", writer.header(comment).encode())
     target = folder / "policy.c"
     files.write(target, writer.source(comment).encode())

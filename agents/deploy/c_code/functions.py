@@ -146,7 +146,7 @@ static int number(float *x)
 
 int main(void)
 {
-MEMORY    for (;;) {
+@MEMORY@    for (;;) {
         float first;
         const int found = number(&first);
         if (found == EOF)
@@ -155,7 +155,7 @@ MEMORY    for (;;) {
         const char *gap = "";
         if (found != 1)
             break;
-GROUPS        printf("\\n");
+@GROUPS@        printf("\\n");
         (void)at_start;
         continue;
     }
@@ -166,24 +166,24 @@ cut_short:
 #endif
 """
 OF_GROUP = """\
-        for (int agent = 0; agent < AGENTS; agent++) {
-            float observation[FEATURES];
-            for (int i = 0; i < FEATURES; i++) {
+        for (int agent = 0; agent < @AGENTS@; agent++) {
+            float observation[@FEATURES@];
+            for (int i = 0; i < @FEATURES@; i++) {
                 if (at_start)
                     observation[i] = first;
                 else if (number(observation + i) != 1)
                     goto cut_short;
                 at_start = 0;
             }
-MASK            KIND action[ACTIONS];
-            CALL
-            for (int i = 0; i < ACTIONS; i++, gap = " ")
-                printf("%sFORMAT", gap, PRINTED);
+@MASK@            @KIND@ action[@ACTIONS@];
+            @CALL@
+            for (int i = 0; i < @ACTIONS@; i++, gap = " ")
+                printf("%s@FORMAT@", gap, @PRINTED@);
         }
 """
 READ_MASK = """\
-            unsigned char allowed[CHOICES];
-            for (int i = 0; i < CHOICES; i++) {
+            unsigned char allowed[@CHOICES@];
+            for (int i = 0; i < @CHOICES@; i++) {
                 float x;
                 if (number(&x) != 1)
                     goto cut_short;

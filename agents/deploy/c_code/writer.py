@@ -5,7 +5,7 @@ choices it may make. Weights are float32, or int8 with a step for each row (`net
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,9 +63,9 @@ class CWriter:
         self.tables: list[str] = []
         self.bodies: list[str] = []
         self.groups = [self._group(policy.spec.groups[name], actor) for name, actor in policy.actors.items()]
-        names = [group.name for group in self.groups]
+        names = [group.upper for group in self.groups]  # which macros begin with
         if len(set(names)) < len(names):
-            raise UserError(f"format=c: the names of groups are the same in C: {', '.join(names)}")
+            raise UserError(f"format=c: the names of groups are the same in C: {', '.join(policy.actors)}")
 
     def source(self, comment: str) -> str:
         """policy.c."""
@@ -105,7 +105,7 @@ class CWriter:
         rows = [*range(numbers), *range(width, head.n_features)]
         memory = actor.memory_shape[1] if actor.memory_shape else 0
         masked = sum(spec.action.nvec) if "action" in actor.masks else 0
-        name = re.sub(r"\W", "_", spec.name)
+        name = re.sub(r"\W", "_", spec.name, flags=re.ASCII)
         own = f"of_{name}"  # what the names of its tables and networks begin with
         kind = "float" if numbers else "int"
         group = Group(name, spec.n_agents, spec.observation_size, head.raw_size, kind, memory, masked)
@@ -251,20 +251,24 @@ class CWriter:
             arguments += (["allowed"] if g.choices else []) + ["action"]
             if g.memory:
                 memory.append(f"    static float {g.name}_memory[{g.agents}][{g.memory}];\n")
-            changes = {
-                "MASK": READ_MASK.replace("CHOICES", f"{g.upper}_CHOICES") if g.choices else "",
+            words = {
                 "AGENTS": f"{g.upper}_AGENTS",
                 "FEATURES": f"{g.upper}_FEATURES",
+                "ACTIONS": f"{g.upper}_ACTIONS",
+                "CHOICES": f"{g.upper}_CHOICES",
                 "KIND": g.kind,
                 "CALL": f"policy_{g.name}({', '.join(arguments)});",
                 "FORMAT": "%d" if g.kind == "int" else "%.9g",
                 "PRINTED": "action[i]" if g.kind == "int" else "(double)action[i]",
             }
-            text = re.sub(r"\bACTIONS\b", f"{g.upper}_ACTIONS", OF_GROUP)
-            for key, value in changes.items():
-                text = re.sub(rf"{key}" if key == "MASK" else rf"\b{key}\b|(?<=%s){key}", lambda _, v=value: v, text)
-            groups.append(text)
-        return MAIN.replace("MEMORY", "".join(memory)).replace("GROUPS", "".join(groups))
+            words["MASK"] = filled(READ_MASK, words) if g.choices else ""
+            groups.append(filled(OF_GROUP, words))
+        return filled(MAIN, {"MEMORY": "".join(memory), "GROUPS": "".join(groups)})
+
+
+def filled(template: str, words: Mapping[str, str]) -> str:
+    """A template with each `@NAME@` replaced, in one pass: a word may look like another's name."""
+    return re.sub(r"@(\w+)@", lambda found: words[found[1]], template)
 
 
 def literal(value: float) -> str:

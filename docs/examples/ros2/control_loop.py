@@ -70,13 +70,12 @@ class ControlLoop:
         self.period, self.max_age, self.max_change = 1 / rate, max_age, max_change
         self.seen: dict[str, float] = {}
         self.last_step: float | None = None
-        self.reset()
+        self.actions = {agent: self.safe(agent) for agent in self.places}  # what the robots do now
 
     def reset(self) -> None:
-        """An episode begins: nothing is remembered, and the last action was the safe one."""
+        """An episode begins: nothing is remembered. Actions go on from the last ones, within `max_change`."""
         for memory in self.memories.values():
             memory[:] = 0
-        self.actions = {agent: self.safe(agent) for agent in self.places}
 
     def safe(self, agent: str) -> np.ndarray:
         """The action of an agent that is to stand still, [D]: 0, within its limits. Change it to suit your robot."""
@@ -134,7 +133,9 @@ class ControlLoop:
         return action
 
     def stop(self, status: str, late: bool) -> Command:
+        """The safe actions, at once."""
         self.reset()
+        self.actions = {agent: self.safe(agent) for agent in self.places}
         return Command(status, self.actions, late)
 
 

@@ -52,6 +52,7 @@ class EmulatedLibrary:
         self._functions: dict[str, _Function] = {}
         self.called: set[str] = set()
         if not _at_work:  # later walks, of all libraries, leave out what is frozen here
+            gc.unfreeze()  # what others have frozen is found, too
             _old.extend(_found(gc.get_objects()))
             gc.freeze()
         _at_work.append(self)
