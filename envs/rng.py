@@ -64,7 +64,8 @@ class NumpyState:
         """What is set now, after `put` set `state` and gave `words`: nothing was drawn where they are still there."""
         if words is not None:
             generator = np.random.get_bit_generator()  # pyright: ignore[reportAttributeAccessIssue]
-            if ctypes.string_at(generator.ctypes.state_address, NumpyState.WORDS) == words:
+            same = type(generator) is np.random.MT19937  # nobody has put another in meanwhile
+            if same and ctypes.string_at(generator.ctypes.state_address, NumpyState.WORDS) == words:
                 return state
         return np.random.get_state()
 

@@ -21,8 +21,10 @@ class PageFrame:
     def _repr_html_(self) -> str:
         """What a notebook asks of the object that it shows."""
         style = f"width: 100%; height: {self.height}px; border: 1px solid #8888; border-radius: 4px"
-        title = html.escape(self.path.name)
-        return f'<iframe title="{title}" style="{style}" srcdoc="{html.escape(self.text)}"></iframe>'
+        title, inside = html.escape(self.path.name), html.escape(self.text)
+        # A page may come from anyone: within the sandbox its scripts reach neither the notebook nor its server.
+        may = "allow-scripts allow-downloads"
+        return f'<iframe title="{title}" style="{style}" sandbox="{may}" srcdoc="{inside}"></iframe>'
 
 
 def show_page(path: str | Path, height: int = 760) -> PageFrame:

@@ -29,17 +29,22 @@ class NotebookBar:
 
         self.name, self.total, self.first, self.began, self.drawn = name, total, done, time.perf_counter(), 0.0
         handle = display(picture(name, done, total, "0:00", ""), raw=True, display_id=True)
+        self.latest = (done, "")
         assert handle is not None  # asked for by display_id
         self.handle = handle
 
-    def update(self, done: int, figures: str) -> None:
-        """Draw it, at most every 0.2 s and after the last iteration."""
-        now = time.perf_counter()
-        if now - self.drawn > EVERY or done >= self.total:
+    def update(self, done: int, figures: str, at_once: bool = False) -> None:
+        """Draw it, at most every 0.2 s, after the last iteration, and where that is asked for."""
+        now, self.latest = time.perf_counter(), (done, figures)
+        if at_once or now - self.drawn > EVERY or done >= self.total:
             self.drawn, taken = now, now - self.began
             left = taken / max(done - self.first, 1) * (self.total - done)
             times = clock(taken) + (f", {clock(left)} left" if done < self.total else "")
             self.handle.update(picture(self.name, done, self.total, times, figures), raw=True)
+
+    def end(self) -> None:
+        """The run is over, early perhaps: what is left to see is where it came to."""
+        self.update(*self.latest, at_once=True)
 
 
 def picture(name: str, done: int, total: int, times: str, figures: str) -> dict[str, str]:

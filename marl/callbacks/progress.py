@@ -77,7 +77,9 @@ class ProgressBar(Callback):
                 raise UserError(f"trainer.show={key}: is not logged{closest(key, names)}; there are {sorted(names)}")
 
     def on_end(self, trainer: RunView) -> None:
-        self.cell = None
+        if self.cell is not None:
+            self.cell.end()
+            self.cell = None
         if self.bar is not None:
             self.bar.stop()
             self.bar = None

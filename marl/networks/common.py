@@ -49,6 +49,13 @@ def activation_module(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
+def without_head(init: Init) -> Init:
+    """`init` for the parts of a network before its head: what is about the head alone is left out."""
+    if isinstance(init, Mapping):
+        return {layers: rule for layers, rule in init.items() if layers != "head"}
+    return "default" if init == "zeros" else init
+
+
 @torch.no_grad()
 def initialise(
     body: nn.Module, head: nn.Linear, activation: str, init: Init, last_gain: float | None, gain: float | None = None

@@ -21,6 +21,7 @@ from marl.networks.common import (
     activation_module,
     initialise,
     shape_tuple,
+    without_head,
 )
 from marl.networks.mlp import MLP
 
@@ -94,7 +95,7 @@ class DeepSets(Team):
     ) -> None:
         super().__init__(in_shape, out_features, hidden[-1])
         self.pool: Pool = pool
-        inner = "default" if init == "zeros" else init  # which is about the head alone
+        inner = without_head(init)
         self.phi = MLP(self.features, encoder[-1], encoder[:-1], activation, init=inner)
         self.rho = MLP(2 * encoder[-1], hidden[-1], hidden[:-1], activation, init=inner)
         self.act = activation_module(activation)
@@ -131,7 +132,7 @@ class Attention(Team):
         self.embed = nn.Linear(self.features, width)
         self.queries = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(layers))  # queries, keys and values
         self.joins = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
-        inner = "default" if init == "zeros" else init  # which is about the head alone
+        inner = without_head(init)
         self.blocks = nn.ModuleList(MLP(width, width, (width,), activation, init=inner) for _ in range(layers))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2 * layers + 1))
         linear = nn.ModuleList([self.embed, *self.queries, *self.joins])

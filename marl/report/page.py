@@ -70,7 +70,7 @@ def _image(name: str, figure: Figure) -> str:
     """The figure as a part of the page: in its colours, light or dark, and with its text as text."""
     text = figures.svg(figure).decode()
     text = text[text.index("<svg") :]
-    text = re.sub(r'( id="|"#|\(#)', rf"\g<1>{name}-", text)  # a page has many figures, and each name once
+    text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)  # a page has many figures, and each name once
     for colour, variable in DRAWN.items():
         text = text.replace(colour, f"var(--{variable})")
     alt = escape(name.replace("_", " "))

@@ -16,7 +16,7 @@ function start(engine, world) {
   live.engine = engine;
   const agents = engine.names, order = Object.fromEntries(agents.map((name, i) => [name, i])), texts = labelTexts(agents);
   const pressed = new Set(), history = { reward: {}, value: {} };
-  let taking = null, word = 0, dragging = null, view = null, recorded = "", shown = 0, last = performance.now(), trails = [];
+  let taking = null, word = 0, dragging = null, view = null, recorded = "", shown = 0, last = performance.now(), trails = [], seen = 0;
   document.title = $("title").textContent = `${world.scenario}, live`;
   $("view").style.aspectRatio = `${world.camera.width} / ${world.camera.height}`;
   $("view").style.setProperty("--ratio", world.camera.width / world.camera.height);
@@ -108,10 +108,11 @@ function start(engine, world) {
   }
 
   function record() { // once per step: trails and curves
-    if (engine.steps === 0 || !(agents[0] in history.reward)) {
+    if (engine.steps <= seen || !(agents[0] in history.reward)) { // another episode, whose first steps may not have been seen
       trails = [];
       for (const name of agents) { history.reward[name] = []; history.value[name] = []; }
     }
+    seen = engine.steps;
     const spots = {};
     for (const p of engine.places()) spots[p.name] = [p.x, p.y];
     trails.push(spots);

@@ -1,7 +1,7 @@
 """Colours by name, in light and in dark, and the style sheet of every page that is made of them.
 
 A text colour has a contrast of 4.5 or more to each ground that it stands on, a line 3 or more (WCAG 2.2, AA); a test
-computes both. Pages and figures take their colours from here and nowhere else.
+computes both. Pages and figures of runs take their colours from here.
 """
 
 from pathlib import Path

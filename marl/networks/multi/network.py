@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from marl.core.errors import UserError, closest
 from marl.core.schema import show
-from marl.networks.common import ActivationName, Gain, Init, Shape, Width, shape_tuple
+from marl.networks.common import ActivationName, Gain, Init, Shape, Width, shape_tuple, without_head
 from marl.networks.mlp import MLP
 from marl.networks.multi.encoders import Style, make_encoder
 from marl.networks.multi.part import KINDS, Part, check_parts
@@ -80,11 +80,7 @@ class Multi(nn.Module):
         by_name = {part.name: part for part in sorted(parts, key=lambda part: part.name)}
         self.places = [[i for i, part in enumerate(parts) if part.name == name] for name in by_name]
         choices = read_choices(encoders or {}, [*by_name, *names])
-        # An encoder's last layer is not the network's.
-        inner: Init = "default" if init == "zeros" else init
-        if isinstance(init, Mapping):
-            inner = {k: v for k, v in init.items() if k != "head"}
-        style = Style(activation, inner, gain)
+        style = Style(activation, without_head(init), gain)  # an encoder's last layer is not the network's
         self.encoders, width = nn.ModuleDict(), 0
         for (name, part), places in zip(by_name.items(), self.places, strict=True):
             choice = chosen(name, choices)

@@ -1,7 +1,10 @@
 """The bar below a notebook's cell, as HTML and as text; tests/docs/test_notebook.py sees it in a kernel."""
 
+import sys
+from types import SimpleNamespace
+
 from marl.callbacks import progress
-from marl.callbacks.notebook import clock, in_notebook, picture
+from marl.callbacks.notebook import NotebookBar, clock, in_notebook, picture
 
 
 def test_a_bar_says_how_far_a_run_is():
@@ -18,6 +21,17 @@ def test_its_text_fits_80_columns():
 
 def test_a_bar_before_the_first_iteration_has_no_figures():
     assert picture("team", 0, 2, "0:00", "")["text/plain"] == "team  0/2  0:00"
+
+
+def test_a_run_that_ends_early_leaves_where_it_came_to(monkeypatch):
+    drawn = []
+    cell = SimpleNamespace(update=lambda content, raw: drawn.append(content["text/plain"]))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=lambda *_, **__: cell))
+    bar = NotebookBar("team", 200)
+    for done in (1, 2, 3):  # within a fifth of a second
+        bar.update(done, f"loss {done}")
+    bar.end()
+    assert "3/200" in drawn[-1] and drawn[-1].endswith("loss 3")
 
 
 def test_times_are_minutes_and_seconds():

@@ -52,6 +52,9 @@ def test_every_parameter_gets_a_gradient_and_a_small_last_layer_is_small(network
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
     small = network(5, 4, init="orthogonal", last_gain=0.01)
     torch.testing.assert_close(small.head.weight @ small.head.weight.T, 1e-4 * torch.eye(4), atol=1e-8, rtol=1e-4)
+    rules = network(5, 4, init={"head": "zeros"})  # of the head alone: what comes before it stays as it is made
+    weights = {name: p for name, p in rules.named_parameters() if name.endswith("weight")}
+    assert [name for name, p in weights.items() if p.abs().sum() == 0] == ["head.weight"]
     still = network(5, 4, init="zeros")
     assert still(torch.randn(3, 4, 5)).abs().sum() == 0
     still(torch.randn(3, 4, 5)).sum().backward()

@@ -1,5 +1,6 @@
 """The report as a reader gets it: files on disk, and the page in a real browser without a network."""
 
+import html
 import re
 import subprocess
 import sys
@@ -71,8 +72,9 @@ def test_the_page_opens_without_a_network_and_sorts_its_tables(out: Path, browse
 def test_texts_of_figures_stay_texts() -> None:
     """A figure is a part of the page, and names in it come from files of others."""
     figure = Figure()
-    figure.subplots().set_title("</text><script>alert(1)</script><b>&</b>", color=SERIES[1])
+    figure.subplots().set_title('</text><script>alert(1)</script><b>&</b> run (#2), "#3"', color=SERIES[1])
     text = page._image("one", figure)
+    assert 'run (#2), "#3"' in html.unescape(text)
     assert "&lt;script&gt;" in text and "<script" not in text and "<b>" not in text
     assert "var(--series-1)" in text and SERIES[1] not in text and 'id="one-' in text
 
