@@ -37,8 +37,8 @@ SMALL = [
 SPREAD = partial(VmasEnv, "simple_spread", num_envs=4, max_steps=7, scenario_kwargs={"n_agents": 2})
 NET = partial(MLP, hidden=[8])
 SHAC_, APG = ["algo=shac"], ["algo=apg", "algo.rollout_steps=5"]
-MAPPO = ["algo=mappo", "algo.epochs=1", "env.fast=off"]
-PLAIN = [*MAPPO, "experiment=defaults_0_1"]  # which normalises nothing
+MAPPO = ["algo=mappo", "algo.epochs=1", "env.fast=off", "experiment=normalized"]
+PLAIN = [*MAPPO[:-1], "experiment=defaults_0_1"]  # which normalises nothing
 
 
 def config_of(*overrides: str) -> dict:
