@@ -105,7 +105,7 @@ class CWriter:
         rows = [*range(numbers), *range(width, head.n_features)]
         memory = actor.memory_shape[1] if actor.memory_shape else 0
         masked = sum(spec.action.nvec) if "action" in actor.masks else 0
-        name = re.sub(r"\W", "_", spec.name)
+        name = c_name(spec.name)
         own = f"of_{name}"  # what the names of its tables and networks begin with
         kind = "float" if numbers else "int"
         group = Group(name, spec.n_agents, spec.observation_size, head.raw_size, kind, memory, masked)
@@ -265,6 +265,11 @@ class CWriter:
                 text = re.sub(rf"{key}" if key == "MASK" else rf"\b{key}\b|(?<=%s){key}", lambda _, v=value: v, text)
             groups.append(text)
         return MAIN.replace("MEMORY", "".join(memory)).replace("GROUPS", "".join(groups))
+
+
+def c_name(group: str) -> str:
+    """A group's name where C allows letters, digits and underscores."""
+    return re.sub(r"\W", "_", group)
 
 
 def literal(value: float) -> str:
