@@ -14,7 +14,7 @@ from agents.models.actor import Actor
 from envs.adapters.object_env import HostEnv
 from envs.base import EnvError
 from marl.core.errors import UserError
-from marl.core.kinds import build
+from marl.core.kinds import build, required
 
 FILMED = ("envs.adapters.gymnasium_env.GymnasiumEnv", "envs.adapters.gymnasium_env.PettingZooEnv")
 MODE = "rgb_array"  # gymnasium's and PettingZoo's name
@@ -57,10 +57,10 @@ def filmed_env(env: Mapping[str, Any], episodes: int, seed: int, max_steps: int 
     name = f"env.{'id' if 'id' in env else 'env'}={env.get('id', env.get('env'))}"
     kwargs = {**(env.get("kwargs") or {}), "render_mode": MODE}
     changes = {} if max_steps is None else {"max_steps": max_steps}
+    node = {**env, "_partial_": True}
+    required(node, Callable[..., HostEnv], "env")  # it may come from a file of unknown origin
     try:
-        made = build({**env, "_partial_": True})(
-            num_envs=episodes, seed=seed, device="cpu", workers=0, kwargs=kwargs, **changes
-        )
+        made = build(node)(num_envs=episodes, seed=seed, device="cpu", workers=0, kwargs=kwargs, **changes)
     except EnvError as error:
         raise UserError(f"{name}: cannot be drawn, it refuses render_mode={MODE}: {error}") from error
     if MODE not in (modes := list(made.metadata.get("render_modes", ()))):

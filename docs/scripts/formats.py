@@ -24,9 +24,9 @@ from agents.deploy.formats.comparison import errors, recorded
 from agents.deploy.formats.recorded import feed, feeds, moments
 from agents.deploy.formats.runners import KINDS, Runner, runner
 from agents.evaluation.episodes import evaluate, statistics
+from agents.evaluation.own_env import own_env
 from agents.policies.policy import Policy
 from marl.core.errors import UserError
-from marl.core.kinds import build
 
 OBSERVATIONS, EPISODES = 10_000, 1_000
 CALLS, ROUNDS = 1_000, 20  # of every format per round
@@ -60,26 +60,30 @@ def error_table(runs: list[str], kinds: list[str]) -> None:
 
 
 def return_table(runs: list[str], kinds: list[str]) -> None:
-    """Mean returns in raw VMAS of the same episodes, beside the interval of the package's own evaluation."""
+    """Mean returns of each group in raw VMAS, beside the interval of the package's own evaluation."""
     print("| policy | `evaluate.py`, 95 % interval | " + " | ".join(f"`{kind}`" for kind in kinds) + " |")
     print("|" + "---|" * (len(kinds) + 2))
     for run in runs:
         policy = Policy.load(run)
-        env = build(policy.metadata["env"])(seed=0, device="cpu", num_envs=EPISODES)
-        own = statistics(evaluate(env, policy.actors, seed=0).episode_returns())
-        cells = dict.fromkeys(kinds, "—")
+        env = own_env(policy, EPISODES, seed=0)
+        played = evaluate(env, policy.actors, seed=0)
+        own = {name: statistics(played.group_returns(name)) for name in policy.spec.groups}
+        cells = {name: dict.fromkeys(kinds, "—") for name in own}
         with tempfile.TemporaryDirectory() as folder:
             for kind, file in runners(policy, folder, kinds):
-                mean, (low, high) = raw_return(policy, file, EPISODES, seed=0), own["ci95"]
-                cells[kind] = f"{mean:.4g}" if low <= mean <= high else f"**{mean:.4g}**"
-        interval = f"{own['mean']:.4g} ({own['ci95'][0]:.4g} to {own['ci95'][1]:.4g})"
-        print(f"| {run} | {interval} | " + " | ".join(cells.values()) + " |", flush=True)
+                for name, mean in raw_returns(policy, file, EPISODES, seed=0).items():
+                    low, high = own[name]["ci95"]
+                    cells[name][kind] = f"{mean:.4g}" if low <= mean <= high else f"**{mean:.4g}**"
+        for name, found in own.items():  # the sum over groups of a zero-sum game says nothing
+            interval = f"{found['mean']:.4g} ({found['ci95'][0]:.4g} to {found['ci95'][1]:.4g})"
+            who = f"{run}, {name}" if len(own) > 1 else run
+            print(f"| {who} | {interval} | " + " | ".join(cells[name].values()) + " |", flush=True)
 
 
-def raw_return(policy: Policy, file: Callable[[Mapping], Mapping], episodes: int, seed: int) -> float:
-    """Mean return of a file (inputs by name -> outputs by name) in VMAS itself, without this package's environment.
+def raw_returns(policy: Policy, file: Callable[[Mapping], Mapping], episodes: int, seed: int) -> dict[str, float]:
+    """{group: mean return over its agents and the episodes} in VMAS itself, without this package's environment.
 
-    As evaluate.py counts: the mean over the agents of each group, then over the groups.
+    file: inputs by name -> outputs by name.
     """
     node, groups = policy.metadata["env"], policy.spec.groups
     env = vmas.make_env(
@@ -103,7 +107,7 @@ def raw_return(policy: Policy, file: Callable[[Mapping], Mapping], episodes: int
         returns += torch.stack(rewards) * running
         running &= ~(terminated | truncated)
     at = {name: row for row, name in enumerate(names)}
-    return float(torch.stack([returns[[at[a] for a in g.agents]].mean() for g in groups.values()]).mean())
+    return {name: float(returns[[at[a] for a in g.agents]].mean()) for name, g in groups.items()}
 
 
 def latency_table(run: str, kinds: list[str]) -> None:

@@ -24,7 +24,8 @@ def test_returns_in_raw_vmas_are_those_of_our_evaluation(formats, monkeypatch, c
     monkeypatch.setattr(formats, "EPISODES", 60)
     formats.main(["returns", BALANCE, TAG, "kinds=torchscript"])
     header, _, *rows = capsys.readouterr().out.strip().splitlines()
-    assert header.endswith("`torchscript` |") and len(rows) == 2
+    assert header.endswith("`torchscript` |")
+    assert [row.split("|")[1].strip().removeprefix(TAG) for row in rows] == [BALANCE, ", adversary", ", agent"]
     for row in rows:
         low, high, mean = re.search(r"\((\S+) to (\S+)\) \| (\S+) \|", row).groups()  # bold where it is outside
         assert float(low) <= float(mean) <= float(high)

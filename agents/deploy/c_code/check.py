@@ -4,7 +4,8 @@ environment.
     python -m agents.deploy.c_code.check RUN_DIR [--weights float32|int8] [--compiler gcc clang]
 
 Prints the largest difference of an action, relative to its size (at least 1), and how many choices differ: with int8
-those from a policy whose weights are rounded likewise, and then what the rounding changes.
+those from a policy whose weights are rounded likewise, and then what the rounding changes. The file's own program is
+held to print the same.
 """
 
 import argparse
@@ -19,23 +20,18 @@ import torch
 from torch import Tensor
 
 from agents.deploy.c_code.files import int8_errors, play, rounded, write
+from agents.deploy.c_code.library import Library, compile_c
+from agents.evaluation.own_env import own_env
 from agents.policies.policy import Policy
-from marl.core.errors import CannotCompile, UserError
-from marl.core.kinds import build
+from marl.core.errors import CannotCompile
 
-FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O2")
 ENVS = 100  # that observations are recorded in
+PRINTED = 100  # steps of the program, whose input and output are text
 
 
 def compile_main(source: Path, compiler: str = "gcc") -> Path:
     """The program of a policy's C file, beside it. Raises CannotCompile with the compiler's words."""
-    program = source.with_name(f"policy_{Path(compiler).name}")
-    done = subprocess.run(
-        [compiler, *FLAGS, "-DPOLICY_MAIN", str(source), "-o", str(program), "-lm"], capture_output=True, text=True
-    )
-    if done.returncode:
-        raise CannotCompile(f"{compiler} failed: {done.stderr.strip()[:1000]}")
-    return program
+    return compile_c(source, source.with_name(f"policy_{Path(compiler).name}"), compiler, "-DPOLICY_MAIN")
 
 
 def as_text(observations: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None) -> str:
@@ -63,10 +59,8 @@ def recorded(policy: Policy, steps: int, seed: int = 0) -> tuple[dict[str, Tenso
     Returns observations {group: float32 [T, A, F]} and masks {group: bool [T, A, sum(nvec)]} where actions are masked.
     Raises UserError where the policy does not say what it was trained in.
     """
-    if not policy.metadata.get("env"):
-        raise UserError("the policy does not say which environment it was trained in")
     envs = min(steps, ENVS)
-    env = build({**policy.metadata["env"], "_partial_": True})(num_envs=envs, seed=seed, device="cpu")
+    env = own_env(policy, envs, seed)
     generator, (observation, _) = torch.Generator().manual_seed(seed), env.reset()
     seen: list[dict[str, Tensor]] = []
     allowed: list[dict[str, Tensor]] = []
@@ -80,18 +74,47 @@ def recorded(policy: Policy, steps: int, seed: int = 0) -> tuple[dict[str, Tenso
     return found[0], found[1]
 
 
-def compare(
-    policy: Policy, printed: str, observations: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None
-) -> tuple[float, int, int]:
-    """How actions that a program printed differ from the policy's over one episode, in which no memory is cleared.
-
-    observations, masks: what the program read, as `recorded` returns it. Returns the largest difference of a number
-    relative to its size (at least 1), how many choices differ, and how many actions of agents were compared.
-    """
+def printed_actions(policy: Policy, printed: str) -> dict[str, Tensor]:
+    """What a program printed of an episode: {group: float32 [T, A, D]}."""
     sizes = {n: (g.n_agents, policy.actors[n].head.raw_size) for n, g in policy.spec.groups.items()}
-    rows = torch.from_numpy(np.loadtxt(printed.splitlines(), ndmin=2))
+    rows = torch.from_numpy(np.loadtxt(printed.splitlines(), np.float32, ndmin=2))
     parts = rows.split([a * d for a, d in sizes.values()], 1)
-    ours = {n: part.reshape(-1, *sizes[n]) for n, part in zip(sizes, parts, strict=True)}
+    return {n: part.reshape(-1, *sizes[n]) for n, part in zip(sizes, parts, strict=True)}
+
+
+def library_actions(
+    policy: Policy, library: Library, observations: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """What a policy's C file does in one episode, in which no memory is cleared: {group: float32 [T, A, D]}.
+
+    observations, masks: as `recorded` returns them.
+    """
+    feed = {f"{name}_observation": o for name, o in observations.items()}
+    feed |= {f"{name}_action_mask": mask for name, mask in (masks or {}).items()}
+    memory, groups = policy.memory(1), list(policy.spec.groups)
+    size = 1 if memory else len(next(iter(observations.values())))  # without a memory all steps are one batch
+    steps: list[list[Tensor]] = []
+    remembered = {f"{name}_memory": value.numpy() for name, value in memory.items()}
+    for parts in zip(*(value.split(size) for value in feed.values()), strict=True):
+        inputs = {name: part.numpy() for name, part in zip(feed, parts, strict=True)}
+        outputs = [torch.from_numpy(x) for x in library.step(library.prepare(inputs | remembered))]
+        steps.append(outputs[: len(groups)])
+        remembered = {name: x.numpy() for name, x in zip(remembered, outputs[len(groups) :], strict=True)}
+    return {name: torch.cat(parts).float() for name, parts in zip(groups, zip(*steps, strict=True), strict=True)}
+
+
+def compare(
+    policy: Policy,
+    ours: Mapping[str, Tensor],
+    observations: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor] | None = None,
+) -> tuple[float, int, int]:
+    """How a C file's actions differ from the policy's over one episode, in which no memory is cleared.
+
+    ours: of `library_actions` or `printed_actions`. observations, masks: what it saw, as `recorded` returns it. Returns
+    the largest difference of a number relative to its size (at least 1), how many choices differ, and how many actions
+    of agents were compared.
+    """
     side = 1 if policy.memory() else 0  # without a memory all steps are one batch
     given = {name: o.unsqueeze(side) for name, o in observations.items()}
     actions = play(policy, given, {name: m.unsqueeze(side) for name, m in (masks or {}).items()})
@@ -99,7 +122,7 @@ def compare(
     for name in policy.spec.groups:
         theirs = torch.cat([action[name] for action in actions]).double()
         numbers = policy.actors[name].head.n_continuous
-        error = (ours[name] - theirs).abs()
+        error = (ours[name].double() - theirs).abs()
         if numbers:
             worst = max(worst, float((error / theirs.abs().clamp(min=1))[..., :numbers].max()))
         other += int((error[..., numbers:] > 0).sum())
@@ -119,10 +142,14 @@ def main() -> None:
     observations, masks = recorded(policy, options.steps)
     for compiler in [name for name in options.compiler if shutil.which(name)]:
         with tempfile.TemporaryDirectory() as folder:
-            program = compile_main(write(policy, Path(folder), options.weights), compiler)
-            like = rounded(policy) if options.weights == "int8" else policy
-            printed = run([str(program)], as_text(observations, masks)).stdout
-            worst, other, count = compare(like, printed, observations, masks)
+            source = write(policy, Path(folder), options.weights)
+            acted = library_actions(policy, Library(source, compiler), observations, masks)
+            first = [{name: value[:PRINTED] for name, value in rows.items()} for rows in (observations, masks)]
+            printed = printed_actions(policy, run([str(compile_main(source, compiler))], as_text(*first)).stdout)
+        if not all(torch.equal(printed[name], acted[name][:PRINTED]) for name in acted):
+            raise SystemExit(f"{compiler}: the program prints other actions than the functions return")
+        like = rounded(policy) if options.weights == "int8" else policy
+        worst, other, count = compare(like, acted, observations, masks)
         print(f"{compiler}: {count:,} actions, largest relative difference {worst:.1e}, {other} other choices")
     if options.weights == "int8":
         errors = int8_errors(policy, {name: o.unsqueeze(1) for name, o in observations.items()})

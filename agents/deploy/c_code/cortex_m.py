@@ -21,6 +21,7 @@ from torch import Tensor
 
 from agents.deploy.c_code import check
 from agents.deploy.c_code.files import rounded, write
+from agents.deploy.c_code.library import FLAGS
 from agents.deploy.c_code.writer import CWriter, Weights
 from agents.policies.policy import Policy
 from marl.core.errors import CannotCompile
@@ -72,7 +73,7 @@ def measure(
         raise CannotCompile(reason)
     source = write(policy, folder, weights)
     part, whole = folder / "policy.o", folder / "policy_main.o"
-    compiled = [COMPILER, *CHIP, *check.FLAGS, "-c", str(source)]
+    compiled = [COMPILER, *CHIP, *FLAGS, "-c", str(source)]
     _called([*compiled, "-o", str(part)])
     _called([*compiled, "-DPOLICY_MAIN", "-Dmain=policy_main", "-o", str(whole)])
     sizes = {
@@ -93,7 +94,7 @@ def measure(
         if told is None:
             raise CannotCompile(f"{EMULATOR} printed {done.stderr[:200]!r} instead of figures")
         stack[group.name], instructions[group.name] = int(told[1]), int(told[2])
-        found = check.compare(like, done.stdout, observations, masks)
+        found = check.compare(like, check.printed_actions(policy, done.stdout), observations, masks)
     data = sizes.get(".data", 0) + sizes.get(".bss", 0)
     return Report(sizes.get(".text", 0), sizes.get(".rodata", 0), data, stack, instructions, *found)
 

@@ -105,7 +105,7 @@ class CWriter:
         rows = [*range(numbers), *range(width, head.n_features)]
         memory = actor.memory_shape[1] if actor.memory_shape else 0
         masked = sum(spec.action.nvec) if "action" in actor.masks else 0
-        name = re.sub(r"\W", "_", spec.name, flags=re.ASCII)
+        name = c_name(spec.name)
         own = f"of_{name}"  # what the names of its tables and networks begin with
         kind = "float" if numbers else "int"
         group = Group(name, spec.n_agents, spec.observation_size, head.raw_size, kind, memory, masked)
@@ -269,6 +269,11 @@ class CWriter:
 def filled(template: str, words: Mapping[str, str]) -> str:
     """A template with each `@NAME@` replaced, in one pass: a word may look like another's name."""
     return re.sub(r"@(\w+)@", lambda found: words[found[1]], template)
+
+
+def c_name(group: str) -> str:
+    """A group's name where C allows letters, digits and underscores."""
+    return re.sub(r"\W", "_", group, flags=re.ASCII)
 
 
 def literal(value: float) -> str:

@@ -13,10 +13,9 @@ from torch import Tensor
 from agents.deploy.formats.recorded import feed, moments
 from agents.evaluation.dataset_recording import record
 from agents.evaluation.episode_loop import Players
+from agents.evaluation.own_env import own_env
 from agents.policies.policy import Policy
-from envs.base import Env
 from marl.core.errors import UserError
-from marl.core.kinds import build, required
 
 
 @dataclass
@@ -46,14 +45,12 @@ def recorded(policy: Policy, observations: int, seed: int) -> dict[str, Tensor]:
     Raises:
         UserError: the policy does not say how its environment is built, or the environment has no time limit.
     """
-    node = policy.metadata.get("env")
-    if not node or policy.spec.max_steps is None:
-        raise UserError("the policy doesn't say of which environment with a time limit it is; give a run directory")
-    required(node, Callable[..., Env], "env")
+    if policy.spec.max_steps is None:
+        raise UserError("the policy's environment has no time limit, which recorded episodes need")
     parts, left = [], observations
     while left > 0:  # episodes may end early
         count = -(-left // policy.spec.max_steps)
-        env = build(node)(seed=seed + len(parts), device="cpu", num_envs=count)
+        env = own_env(policy, count, seed + len(parts))
         parts.append(record(env, Players(policy.actors, deterministic=True), seed + len(parts)))
         left -= int(parts[-1]["length"].sum())
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

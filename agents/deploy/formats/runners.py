@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from agents.deploy import export
+from agents.deploy.c_code.library import Library, Prepared
 from agents.deploy.formats import int8
 from agents.policies.policy import Policy
 from marl.core.errors import UserError
@@ -106,6 +107,19 @@ class ExecuTorch(Runner):
         return [torch.cat(values) for values in zip(*rows, strict=True)]
 
 
+class CCode(Runner):
+    """The C file, compiled by this machine's C compiler: a call for every observation and agent."""
+
+    def load(self, path: Path) -> None:
+        self.library = Library(path)
+
+    def prepare(self, feed: Mapping[str, np.ndarray]) -> Prepared:
+        return self.library.prepare({name: feed[name] for name in self.inputs})
+
+    def step(self, prepared: Prepared) -> list[np.ndarray]:
+        return self.library.step(prepared)
+
+
 class Safetensors(Runner):
     """`Policy.act` of the file; compiled: whether MLPs run by their kernel (False: torch's layers one by one)."""
 
@@ -146,18 +160,22 @@ KINDS: dict[str, tuple[str, str, type[Runner]]] = {
     "int8": ("onnx", "int8", Onnx),
     "int8_static": ("onnx", "int8_static", Onnx),
     "executorch": ("executorch", "none", ExecuTorch),
+    "c": ("c", "none", CCode),
+    "c_int8": ("c", "int8", CCode),
 }
 
 
 def runner(policy: Policy, kind: str, folder: Path, feeds: Sequence[Mapping[str, np.ndarray]] = ()) -> Runner:
     """Write `policy` into `folder` as a key of `KINDS` says, unless that file is there already, and load it.
 
-    feeds: recorded observations, for int8_static. Raises UserError where a package is missing.
+    feeds: recorded observations, for int8_static. Raises UserError where a package or a C compiler is missing.
     """
     format, quantize, reader = KINDS[kind]
+    if format == "c":
+        folder = folder / kind  # its files have the same names in 8 bits
     path, plain = folder / export.file_name(format, quantize), folder / export.file_name(format)
     if not plain.is_file():
-        export.export(policy, format, folder)
+        export.export(policy, format, folder, quantize if path == plain else "none")
     if not path.is_file():
         int8.quantize(plain, path, quantize, feeds)
     return reader(path, export.input_names(policy), export.output_names(policy))

@@ -3,15 +3,26 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from agents.deploy.c_code import cortex_m
-from agents.deploy.c_code.check import as_text, compare, compile_main, recorded, run
+from agents.deploy.c_code.check import (
+    as_text,
+    compare,
+    compile_main,
+    library_actions,
+    printed_actions,
+    recorded,
+    run,
+)
 from agents.deploy.c_code.files import int8_errors, rounded, write
+from agents.deploy.c_code.library import Library
 from agents.deploy.c_code.networks import quantised
 from agents.deploy.c_code.writer import literal
 from agents.deploy.export import export
+from agents.deploy.formats.runners import runner
 from agents.policies.policy import Policy
 from marl.core.errors import CannotCompile, UserError
 from tests.fixtures.runs import make_run
@@ -49,10 +60,12 @@ def test_the_program_acts_as_the_policy(runs, name: str, tmp_path: Path) -> None
     observations, masks = recorded(policy, STEPS)
     agents = sum(group.n_agents for group in policy.spec.groups.values())
     for weights, like in (("float32", policy), ("int8", rounded(policy))):
-        program = compile_main(write(policy, tmp_path, weights))
-        printed = run([str(program)], as_text(observations, masks)).stdout
+        source = write(policy, tmp_path, weights)
+        printed = printed_actions(policy, run([str(compile_main(source))], as_text(observations, masks)).stdout)
         worst, other, count = compare(like, printed, observations, masks)
         assert count == STEPS * agents and worst <= 1e-6 and other <= count / 1000, weights
+        returned = library_actions(policy, Library(source), observations, masks)
+        assert all(torch.equal(returned[group], printed[group]) for group in printed), "the functions do something else"
 
 
 @needs_gcc
@@ -73,11 +86,45 @@ def test_choices_that_are_masked_are_not_made(runs, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     observations = {"agents": torch.randn(50, group.n_agents, group.observation_size, generator=generator)}
     masks = {"agents": torch.rand(50, group.n_agents, choices, generator=generator) < 0.5}
-    program = compile_main(write(policy, tmp_path))
-    printed = run([str(program)], as_text(observations, masks)).stdout
+    source = write(policy, tmp_path)
+    printed = printed_actions(policy, run([str(compile_main(source))], as_text(observations, masks)).stdout)
+    returned = library_actions(policy, Library(source), observations, masks)
+    assert torch.equal(returned["agents"], printed["agents"])
     assert compare(policy, printed, observations, masks)[1:] == (0, 50 * group.n_agents)
     assert compare(policy, printed, observations)[1] > 0  # which the masks decide
     assert "#define POLICY_AGENTS_CHOICES" in (tmp_path / "policy.h").read_text()
+
+
+@needs_gcc
+def test_memories_go_by_the_layout_of_the_policy(runs, tmp_path: Path) -> None:
+    """From a memory of any numbers a step leads to the policy's; what was given stays as it was."""
+    policy = Policy.load(runs["lstm"])
+    generator = torch.Generator().manual_seed(0)
+    seen = {
+        n: torch.randn(3, g.n_agents, g.observation_size, generator=generator) for n, g in policy.spec.groups.items()
+    }
+    memory = {name: torch.randn(zeros.shape, generator=generator) / 2 for name, zeros in policy.memory(3).items()}
+    library = Library(write(policy, tmp_path))
+    feed = {f"{name}_observation": value.numpy() for name, value in seen.items()}
+    prepared = library.prepare(feed | {f"{name}_memory": value.numpy() for name, value in memory.items()})
+    library.step(prepared)
+    after = library.step(prepared)[len(seen) :]
+    for ours, theirs in zip(after, policy.act(seen, memory=memory)[1].values(), strict=True):
+        torch.testing.assert_close(torch.from_numpy(ours), theirs, rtol=0, atol=1e-6)
+
+
+@needs_gcc
+def test_inputs_of_another_shape_never_reach_the_functions(runs, tmp_path: Path) -> None:
+    library = Library(write(Policy.load(runs["mlp"]), tmp_path))
+    with pytest.raises(UserError, match=r"agents_observation is to be \[B, 3, 14\], not \[2, 3, 17\]"):
+        library.prepare({"agents_observation": np.zeros((2, 3, 17), np.float32)})
+
+
+def test_without_a_compiler_a_sentence_says_so(runs, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(UserError, match=r"no C compiler was found \(looked for \$CC, gcc, clang and cc\)"):
+        runner(Policy.load(runs["mlp"]), "c", tmp_path)
 
 
 @needs_gcc
