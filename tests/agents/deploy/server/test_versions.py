@@ -30,30 +30,20 @@ class Told(list):
         return Policies({"team": str(place)}, "last", ServerSettings(), Metrics(), self.append)
 
 
-def odd(place: Path, change) -> None:
-    """A policy file whose description is changed before it is written."""
+def odd(place: Path) -> None:
+    """A policy file with a description that its reader did not foresee: actions whose bounds are missing."""
     policy = make_policy(place, MLP)
     about = json.loads(json.dumps(dict(policy.metadata)))
-    change(about)
-    checkpoint_file.save_weights(
-        place / "policy.safetensors", policy.state_dict(), {"policy": json.dumps({"format": 1, **about})}
-    )
-
-
-def no_bounds(about: dict) -> None:
     about["spec"]["groups"]["red"]["action"]["low"] = []
+    description = {"policy": json.dumps({"format": 1, **about})}
+    checkpoint_file.save_weights(place / "policy.safetensors", policy.state_dict(), description)
 
 
-def too_large(about: dict) -> None:
-    about["network"]["hidden"] = [10**13]
-
-
-@pytest.mark.parametrize("change", [no_bounds, too_large])
-def test_an_odd_file_is_told_once_and_the_next_one_serves(tmp_path: Path, change) -> None:
+def test_an_odd_file_is_told_once_and_the_next_one_serves(tmp_path: Path) -> None:
     make_policy(tmp_path, MLP)
     told = Told()
     policies = told.policies(tmp_path)
-    odd(tmp_path, change)
+    odd(tmp_path)
     for _ in range(3):
         asyncio.run(policies.reload())
     assert policies.failures == 1 and len(told) == 1 and told[0].startswith("policies.team: version 1 stays; "), told
