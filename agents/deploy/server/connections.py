@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 from pydantic_core import to_json
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from agents.deploy.server.settings import ServerSettings
 
@@ -48,6 +48,7 @@ class Connection(HttpToolsProtocol):
         self.head_timer: asyncio.TimerHandle | None = None
         self.write_timer: asyncio.TimerHandle | None = None
         self.head_bytes = 0  # of this message's line, headers and trailers
+        self.answering: RequestResponseCycle | None = None  # what `cycle` is only where no other request waits
         self.unparsed = 0  # bytes since the last head or part of a body: the parser may hold them all
 
     def connection_made(self, transport: asyncio.Transport) -> None:
@@ -121,6 +122,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
         self._stop_write_timer()
+        self._give_up()
         super().connection_lost(exc)
 
     def _between_requests(self) -> bool:
@@ -165,7 +167,18 @@ class Connection(HttpToolsProtocol):
         """Cut the connection: closing it would wait for what is not read."""
         self.write_timer = None
         self.refuse("unread")
+        self._give_up()
         self.transport.abort()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self.answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _give_up(self) -> None:
+        """Tell the request under way that nobody hears it; uvicorn tells the one that arrived last."""
+        if self.answering is not None and not self.answering.response_complete:
+            self.answering.disconnected = True
+            self.answering.message_event.set()
 
     def _end(self, status: int, sentence: str, reason: str) -> None:
         """Answer before there is a request, or in a request's place, and close."""
@@ -180,6 +193,7 @@ class Connection(HttpToolsProtocol):
             self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         self._stop_head_timer()
         self._unset_keepalive_if_required()
+        self._give_up()
         self.transport.close()
         self._await_reader()
 

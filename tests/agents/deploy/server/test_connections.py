@@ -3,9 +3,11 @@
 import json
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ pytest.importorskip("fastapi", reason="pip install -e '.[serving]'")
 import httpx
 
 from agents.deploy.server.connections import HEAD, WAITING
+from tests.agents.deploy.server.test_batching import make_certificate
 from tests.fixtures.serving import MLP, ROOT, make_policy, serving
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -90,20 +93,39 @@ def test_long_heads_and_trailers_however_they_arrive(server, http, message: byte
     assert b" 415 " in talk(server, body.replace(b"Host", b"Connection: close\r\nHost"))
 
 
-def test_who_does_not_read_is_cut_off(server, http) -> None:
+@pytest.mark.parametrize("secured", [False, True], ids=["plain", "tls"])
+def test_who_does_not_read_is_cut_off(server, http, secured: bool, tmp_path: Path) -> None:
     """Answers fill what the kernel holds; then the server waits for slow_seconds, and neither longer nor for ever."""
+    if not secured:
+        fill(server, http, lambda line: line)
+        return
+    certificate, key = make_certificate(tmp_path)
+    make_policy(tmp_path, MLP)
+    context = ssl.create_default_context(cafile=certificate)
+    with (
+        serving(f"ckpt={tmp_path}", "slow_seconds=2", f"tls_certificate={certificate}", f"tls_key={key}") as other,
+        httpx.Client(base_url=other.url, timeout=60, trust_env=False, verify=context) as secure,
+    ):
+        fill(other, secure, lambda line: context.wrap_socket(line, server_hostname="localhost"))
+
+
+def fill(server, http: httpx.Client, wrapped: Callable[[socket.socket], socket.socket]) -> None:
+    """Ask over one connection, and never read, until the server cuts it off."""
     page = b"GET /docs HTTP/1.1\r\nHost: localhost\r\n\r\n"
     route, unread = 'marl_requests_total{route="/docs",status="200"}', 'marl_refused_total{reason="unread"}'
     with socket.socket() as line:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         line.connect(("127.0.0.1", server.port))
+        line = wrapped(line)
         deadline, asked = time.monotonic() + 50, counted(http, route)
         while not counted(http, unread):
             assert time.monotonic() < deadline, "the connection is held for ever"
             if counted(http, route) == asked and not counted(http, unread):
                 line.sendall(page * WAITING)
                 asked += WAITING
+        line.close()
     assert counted(http, unread) == 1 and counted(http, "marl_connections") == 1
+    assert "Traceback" not in "".join(server.lines)
 
 
 def test_the_health_check_of_the_container(server) -> None:
