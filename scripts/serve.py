@@ -26,7 +26,7 @@ Limits
   max_body=4000000     bytes of a request
   max_connections=256  connections at once
   max_rate=null        requests per second of one address; null: any number
-  slow_seconds=5       seconds that a request's headers, and then its body, may take
+  slow_seconds=5       seconds that a request's headers, then its body, then the reading of its answer may take
   idle_seconds=60      seconds after which a connection without requests is closed
   drain_seconds=2      seconds after SIGTERM in which requests are still answered while /ready says 503
 

@@ -15,11 +15,19 @@ from typing import Any
 import httpx
 import numpy as np
 
-from marl.core.errors import UserError
+from marl.core.errors import UserError, closest
 
 RAW = "application/octet-stream"
 FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0  # seconds between attempts: doubled each time
 Arrays = Mapping[str, np.ndarray]
+
+
+class Memory(dict[str, np.ndarray]):
+    """{group: float32 [B, A, M] or [A, M]} that an answer brought. version: of the policy whose numbers these are."""
+
+    def __init__(self, values: Arrays, version: str) -> None:
+        super().__init__(values)
+        self.version = version
 
 
 class ServerRefused(UserError):
@@ -54,7 +62,8 @@ class Client:
         token = token or os.environ.get("MARL_SERVE_TOKEN")
         headers = {"authorization": f"Bearer {token}"} if token else {}
         # The variables for proxies are for the web at large; a token goes to the server that is named, or nowhere.
-        verify = verify if url.startswith("https") else False  # reading the authorities takes longer than a request
+        if url.lower().startswith("http:"):
+            verify = False  # there is nothing to verify, and reading the authorities takes longer than a request
         self.http = httpx.Client(base_url=url, headers=headers, timeout=timeout, verify=verify, trust_env=False)
         self.policy, self.retries = policy, retries
         self._model: dict[str, Any] | None = None
@@ -95,13 +104,16 @@ class Client:
             action_masks: {group: bool [B, A, C]}: where a choice is allowed.
             alive: {group: bool [B, A]}: the dead remember nothing.
             memory: {group: float32 [B, A, M]}, what came back beside the actions of the step before, {} at an episode's
-                beginning. The result is a pair then, actions and memory. A `session` has the server remember.
+                beginning. The result is a pair then, actions and memory, a dict that knows its `version`: where the
+                server has another one by the next step, that is refused. A `session` has the server remember.
 
         Returns:
             float32, or int64 where all of an action's numbers are choices.
 
         Raises:
-            ServerRefused: as `model`, or observations that the policy does not take.
+            ServerRefused: as `model`, or observations that the policy does not take, or (status 409) memory of a
+                version that serves no more.
+            UserError: a group that the policy has not, or arrays of which only some have rows.
         """
         return self._act(self._named(), observations, deterministic, seed, action_masks, alive, memory)
 
@@ -129,6 +141,14 @@ class Client:
         if self._model is None:
             self._model = self.model()
         groups, sizes = self._model["spec"]["groups"], self._model["memory"]
+        choices = self._model["action_masks"]
+        given = {"observations": observations, "action_masks": action_masks, "alive": alive, "memory": memory}
+        for part, known in zip(given, (groups, choices, groups, sizes), strict=True):
+            for n in given[part] or ():
+                if n not in known:
+                    raise UserError(
+                        f"{part}: no group {n!r}{closest(n, known)} (there are {', '.join(known) or 'none'})"
+                    )
         batched = np.ndim(next(iter(observations.values()), ())) == 3
         arrays = {n: _rows(f"observations of {n}", value, batched, 3) for n, value in observations.items()}
         parts = [("observations", [value.astype("<f4", copy=False) for value in arrays.values()])]
@@ -136,22 +156,22 @@ class Client:
         if memory is not None:
             shapes = {n: (rows, len(groups[n]["agents"]), sizes[n]) for n in arrays if n in sizes}
             zeros = {n: np.zeros(shape, "<f4") for n, shape in shapes.items()}
-            given = {n: _rows(f"memory of {n}", value, batched, 3) for n, value in memory.items()}
-            parts.append(("memory", [given.get(n, value).astype("<f4", copy=False) for n, value in zeros.items()]))
+            kept = {n: _rows(f"memory of {n}", value, batched, 3) for n, value in memory.items()}
+            parts.append(("memory", [kept.get(n, value).astype("<f4", copy=False) for n, value in zeros.items()]))
+            query = {**query, "version": memory.version} if memory and isinstance(memory, Memory) else query
         if action_masks is not None:
-            widths = {n: c for n, c in self._model["action_masks"].items() if n in arrays}
+            widths = {n: choices[n] for n in arrays if n in choices}
             allowed = [np.ones((rows, len(groups[n]["agents"]), c), "u1") for n, c in widths.items()]
             masks = {n: _rows(f"action_masks of {n}", value, batched, 3) for n, value in action_masks.items()}
-            parts.append(("action_masks", [masks.get(n, o) for n, o in zip(widths, allowed, strict=True)]))
+            parts.append(("action_masks", [masks.get(n, o).astype("u1") for n, o in zip(widths, allowed, strict=True)]))
         if alive is not None:
             lives = {n: _rows(f"alive of {n}", value, batched, 2) for n, value in alive.items()}
             everyone = {n: np.ones((rows, len(groups[n]["agents"])), "u1") for n in arrays}
-            parts.append(("alive", [lives.get(n, value) for n, value in everyone.items()]))
+            parts.append(("alive", [lives.get(n, value).astype("u1") for n, value in everyone.items()]))
         query = {**query, "groups": ",".join(arrays), "parts": ",".join(name for name, _ in parts)}
         query |= {} if deterministic is None else {"deterministic": str(deterministic).lower()}
         query |= {} if seed is None else {"seed": str(seed)}
-        blocks = [value if value.dtype == np.dtype("<f4") else value.astype("u1") for _, own in parts for value in own]
-        body = b"".join(np.ascontiguousarray(block).tobytes() for block in blocks)
+        body = b"".join(np.ascontiguousarray(block).tobytes() for _, own in parts for block in own)
         again = "session" not in query  # a step of a session must not be made twice
         answer = self._send("POST", "/v1/act", again=again, params=query, content=body, headers={"content-type": RAW})
         numbers, start = np.frombuffer(answer.content, "<f4"), 0
@@ -165,7 +185,7 @@ class Client:
                 whole = not results[1:] and groups[name]["action"]["low"] is None
                 value = value.astype(np.int64 if whole else np.float32)
                 results[-1][name] = value if batched else value[0]
-        return results[0] if memory is None else tuple(results)
+        return results[0] if memory is None else (results[0], Memory(results[1], answer.headers["x-version"]))
 
     def _send(self, method: str, path: str, again: bool = True, **content: Any) -> httpx.Response:
         """A request and its answer, tried again where that can't do harm. Raises ServerRefused."""

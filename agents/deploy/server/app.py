@@ -1,7 +1,9 @@
 """The routes of a server of policies."""
 
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
+from weakref import WeakKeyDictionary
 
 from fastapi import FastAPI, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,6 +25,11 @@ JSON, RAW = "application/json", "application/octet-stream"
 SCHEMAS = "#/components/schemas/{model}"
 # The page holds no script, and whatever it shows may fetch nothing.
 PAGE_HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'", "x-frame-options": "DENY"}
+
+
+def kind_of(request: Request) -> str:
+    """The body's content type, without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 Act = Callable[[Request], Awaitable[Response]]
@@ -49,6 +56,9 @@ def application(
         redirect_slashes=False,  # a redirect would name whatever host the client names
     )
 
+    # Texts that take as long as many actions: each is made once.
+    models: WeakKeyDictionary[Version, bytes] = WeakKeyDictionary()
+
     @app.post(
         "/v1/act",
         summary="Actions for observations",
@@ -73,13 +83,13 @@ def application(
         },
     )
     async def act(request: Request) -> Response:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        kind = kind_of(request)
         body = await request.body()
         if kind == JSON:
             if request.scope["query_string"]:
                 raise Refused(400, "query: is of raw bodies; with JSON all of it stands in the body")
             asked = wire.text(body)
-            version, session = chosen(asked.policy, asked.session, asked.memory is not None)
+            version, session = chosen(asked, asked.memory is not None)
             job, batched = wire.job_of_text(version.shapes, asked, settings.max_batch)
             keeps = asked.memory is not None
             acted = await answered(version, session, job, asked.reset, keeps)
@@ -88,23 +98,32 @@ def application(
         if kind == RAW:
             raw = wire.query(request.scope["query_string"])
             keeps = "memory" in raw.parts.split(",")
-            version, session = chosen(raw.policy, raw.session, keeps)
+            version, session = chosen(raw, keeps)
             job = wire.job_of_raw(version.shapes, raw, body, settings.max_batch)
             acted = await answered(version, session, job, raw.reset, keeps)
             headers = {"x-policy": version.name, "x-version": str(version.number)}
             return Response(wire.answer_raw(job.observations, acted, keeps), headers=headers, media_type=RAW)
         raise Refused(415, f"content-type {kind[:60]!r}: must be {JSON} or {RAW}")
 
-    def chosen(policy: str | None, id: str | None, keeps: bool) -> tuple[Version, Session | None]:
+    def chosen(asked: wire.ActRequest | wire.RawRequest, keeps: bool) -> tuple[Version, Session | None]:
         """Which version acts, and whose session it is."""
-        if id is None:
-            return policies.find(policy), None
-        if keeps:
+        if asked.session is None:
+            version, session = policies.find(asked.policy), None
+        elif keeps:
             raise Refused(400, "memory: is kept either by the session or by the client, not by both")
-        session = sessions.find(id)
-        if policy not in (None, session.version.name):
-            raise Refused(400, f"policy: this session is of {session.version.name}")
-        return session.version, session
+        else:
+            session = sessions.find(asked.session)
+            version = session.version
+            if asked.policy not in (None, version.name):
+                raise Refused(400, f"policy: this session is of {version.name}")
+        if asked.version not in (None, version.number):
+            raise Refused(
+                409,
+                f"version: {version.number} of {version.name} serves, not {asked.version}, whose memory means nothing "
+                "to it; begin the episode again with memory={}, or use a session, which stays at its version",
+                reason="version",
+            )
+        return version, session
 
     async def answered(version: Version, session: Session | None, job: Job, reset: bool, keeps: bool) -> Acted:
         """The actions, with the memory that the job needs."""
@@ -133,6 +152,8 @@ def application(
     )
     async def open_session(request: Request) -> dict[str, Any]:
         body = await request.body()
+        if body and kind_of(request) != JSON:  # which a page from elsewhere can't send unasked
+            raise Refused(415, f"content-type {kind_of(request)[:60]!r}: must be {JSON}")
         try:
             asked = NewSession.model_validate_json(body or b"{}")
         except ValidationError as error:
@@ -158,8 +179,13 @@ def application(
         ]}  # fmt: skip
 
     @app.get("/v1/model", summary="What a policy takes and gives, and its model card")
-    async def model(policy: Annotated[str | None, Query(max_length=100)] = None) -> dict[str, Any]:
+    async def model(policy: Annotated[str | None, Query(max_length=100)] = None) -> Response:
         version = policies.find(policy)
+        if version not in models:
+            models[version] = to_json(told_of(version))
+        return Response(models[version], media_type=JSON)
+
+    def told_of(version: Version) -> dict[str, Any]:
         of = version.policy
         return {
             "policy": version.name,
@@ -190,7 +216,9 @@ def application(
 
     @app.get("/docs", include_in_schema=False)
     async def documentation() -> Response:
-        return Response(page(app.openapi()), headers=PAGE_HEADERS, media_type="text/html")
+        return Response(documented(), headers=PAGE_HEADERS, media_type="text/html")
+
+    documented = functools.cache(lambda: page(app.openapi()))
 
     def told(status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:
         return Response(to_json({"error": sentence}), status, headers, JSON)

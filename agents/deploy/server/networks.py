@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from agents.models.actor import Actor
 from agents.policies.policy import Policy
-from marl.core.errors import UserError
+from marl.core.errors import UserError, one_line
 
 
 class Parameters(nn.Module):
@@ -36,7 +36,7 @@ class Parameters(nn.Module):
 
 
 class OnnxParameters:
-    """The same as a session of onnxruntime. Raises UserError where a package is missing or the network can't be so."""
+    """The same as a session of onnxruntime. Raises UserError where a package is missing or the export fails."""
 
     def __init__(self, actor: Actor, observation_size: int, choices: int) -> None:
         try:
@@ -62,13 +62,19 @@ class OnnxParameters:
             shapes: dict[str, object] = {"observation": rows}
             if len(examples) > 1:
                 shapes["others"] = tuple(rows for _ in examples[1:])
-            traced = torch.export.export(Parameters(actor), tuple(examples), dynamic_shapes=shapes)
-            program = torch.onnx.export(traced, input_names=self.names, dynamo=True, verbose=False)
             file = Path(folder) / "parameters.onnx"
-            program.save(str(file), external_data=False)
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()
-            self.session = onnxruntime.InferenceSession(str(file), options)
+            try:
+                traced = torch.export.export(Parameters(actor), tuple(examples), dynamic_shapes=shapes)
+                program = torch.onnx.export(traced, input_names=self.names, dynamo=True, verbose=False)
+                program.save(str(file), external_data=False)
+                self.session = onnxruntime.InferenceSession(str(file), options)
+            except Exception as error:  # the exporter has no common class of them
+                raise UserError(
+                    f"backend=onnx: this network can't be exported ({type(error).__name__}: {one_line(error)}); "
+                    "use backend=torch"
+                ) from error
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         arrays = {name: value.numpy() for name, value in zip(self.names, inputs, strict=True)}

@@ -6,6 +6,7 @@ import os
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from agents.deploy.server.settings import Refused, ServerSettings
 from marl.core.errors import UserError
@@ -71,7 +72,7 @@ class Gate:
     """Lets requests with the right token through; without a token those that name this machine itself.
 
     A page in a browser may have a name of its own that leads to 127.0.0.1 (DNS rebinding). Its requests carry that name
-    as their host.
+    as their host. Any other page may send to 127.0.0.1, too, though it can't read the answer: browsers say from where.
     """
 
     def __init__(self, token: bytes | None) -> None:
@@ -84,6 +85,11 @@ class Gate:
             name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
             if not loopback(name):
                 raise Refused(403, f"host {host[:60]!r}: this server answers to localhost only", reason="host")
+            origin = headers.get(b"origin", b"").decode("latin-1")
+            if origin and not loopback(_host(origin)) or headers.get(b"sec-fetch-site") == b"cross-site":
+                raise Refused(
+                    403, f"origin {origin[:60]!r}: pages from elsewhere may not ask this server", reason="origin"
+                )
             return
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         # Compared in constant time: how long it takes must not tell how much of a guess is right.
@@ -94,3 +100,11 @@ class Gate:
                 {"www-authenticate": "Bearer"},
                 reason="token",
             )
+
+
+def _host(origin: str) -> str:
+    """The host that an `Origin` header names; nothing where it names none, as `null` does."""
+    try:
+        return urlsplit(origin).hostname or ""
+    except ValueError:
+        return ""

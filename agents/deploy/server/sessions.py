@@ -18,6 +18,7 @@ class Session:
 
     memory: {group: float32 [rows, A, M]} before the next step; a group that is not in it has not acted yet.
     busy: a request is being answered; a second one would not know which memory is its own.
+    pending: rows and memory that the request under way began with, which count once it has succeeded; None: none is.
     """
 
     id: str
@@ -26,24 +27,26 @@ class Session:
     rows: int | None = None
     memory: dict[str, Tensor] = field(default_factory=dict)
     busy: bool = False
+    pending: tuple[int | None, dict[str, Tensor]] | None = None
 
     def begin(self, job: Job, reset: bool) -> None:
         """Give the job the session's memory. Raises Refused: it is busy, or the job has another number of rows."""
         if self.busy:
             raise Refused(409, "session: its request before this one is not answered yet", reason="busy")
-        if reset:
-            self.rows, self.memory = None, {}
-        if self.rows not in (None, job.rows):
-            raise Refused(400, f"session: began with {self.rows} rows, not {job.rows}; reset=true begins again")
-        self.rows = job.rows
-        job.memory = {**self.version.shapes.zeros(job.rows), **self.memory}
-        self.busy = True
+        rows, memory = (None, {}) if reset else (self.rows, self.memory)
+        if rows not in (None, job.rows):
+            raise Refused(400, f"session: began with {rows} rows, not {job.rows}; reset=true begins again")
+        job.memory = {**self.version.shapes.zeros(job.rows), **memory}
+        self.busy, self.pending = True, (job.rows, memory)
 
     def end(self, acted: Acted | None) -> None:
         """Remember what came after the step; None: it failed, and everything is as it was before."""
         self.busy = False
-        for name, value in (acted.memory if acted else {}).items():
-            self.memory[name] = value.clone()  # alone: a part of a batch would keep the whole batch
+        if acted is not None and self.pending is not None:
+            self.rows, before = self.pending
+            # Clones: a part of a batch would keep the whole batch.
+            self.memory = {**before, **{name: value.clone() for name, value in acted.memory.items()}}
+        self.pending = None
 
 
 class Sessions:

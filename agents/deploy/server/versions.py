@@ -62,7 +62,7 @@ class Policies:
         self.watches, self.say = watches, say
         self.current = {name: self._load(name, 1) for name in self.places}
         self.failures = 0
-        self.refused: dict[str, Stamp | None] = {}
+        self.refused: dict[str, tuple[Stamp | None, str]] = {}  # the file, None: none was found; what was said of it
         self._one_at_a_time = asyncio.Lock()
 
     def find(self, name: str | None) -> Version:
@@ -108,17 +108,25 @@ class Policies:
                 stamp = None
                 try:
                     stamp = await asyncio.to_thread(self._stamp, name)
-                    if stamp in (before.stamp, self.refused.get(name)):
+                    if stamp == before.stamp:
+                        self.refused.pop(name, None)  # should it go wrong again, that is told again
+                        continue
+                    if name in self.refused and stamp == self.refused[name][0]:
                         continue
                     # In a thread: requests go on meanwhile. Only the line that swaps is seen by them.
                     after = await asyncio.to_thread(self._load, name, before.number + 1)
-                    check_sizes(before.policy, after.policy)
-                except (UserError, OSError) as error:
-                    self.failures += 1
-                    self.refused[name] = stamp  # told once, not at every look
-                    self.say(f"policies.{name}: version {before.number} stays; {one_line(error)}")
+                    check_sizes(before, after)
+                # Whatever a file makes torch or onnxruntime raise: the version before serves on, and so does watching.
+                except Exception as error:
+                    kind = "" if isinstance(error, UserError | OSError) else f"{type(error).__name__}: "
+                    told = stamp, f"{kind}{one_line(error)}"
+                    if self.refused.get(name) != told:  # told and counted once, not at every look
+                        self.refused[name] = told
+                        self.failures += 1
+                        self.say(f"policies.{name}: version {before.number} stays; {told[1]}")
                     continue
                 self.current[name] = after
+                self.refused.pop(name, None)
                 self.say(f"policies.{name}: version {after.number} serves, from {after.stamp[0]}")
 
     async def watch(self, seconds: float) -> None:
@@ -135,9 +143,13 @@ def first_step(policy: Policy) -> Job:
     return Job(zeros, 1, policy.memory(1))
 
 
-def check_sizes(before: Policy, after: Policy) -> None:
+def check_sizes(before: Version, after: Version) -> None:
     """Raises UserError where clients of `before` could not go on with `after`."""
-    old = {name: (group.agents, *sizes(group)) for name, group in before.spec.groups.items()}
-    new = {name: (group.agents, *sizes(group)) for name, group in after.spec.groups.items()}
-    if old != new:
-        raise UserError("the new one has other groups, agents or sizes, with which clients could not go on")
+    for what, old, new in (
+        ("groups, agents or sizes", *({n: (g.agents, *sizes(g)) for n, g in version.policy.spec.groups.items()}
+                                      for version in (before, after))),
+        ("sizes of memory", before.shapes.memory, after.shapes.memory),
+        ("action masks", before.shapes.choices, after.shapes.choices),
+    ):  # fmt: skip
+        if old != new:
+            raise UserError(f"the new one has other {what}, with which clients could not go on")

@@ -64,6 +64,9 @@ class ActRequest(BaseModel):
         bool | None, Field(description="true: the policy's mode; false: a sample; null: true unless there is a seed")
     ] = None
     seed: Annotated[Seed | None, Field(description="of the sample: the same seed, the same action")] = None
+    version: Annotated[
+        int | None, Field(description="of the answer that the memory comes from; 409 where another serves by now")
+    ] = None
     session: Annotated[str | None, Field(description="of POST /v1/sessions, which remembers")] = None
     reset: Annotated[bool, Field(description="true: an episode begins, the session forgets what was before")] = False
     memory: Annotated[
@@ -88,6 +91,7 @@ class RawRequest(BaseModel):
     policy: str | None = None
     deterministic: bool | None = None
     seed: Seed | None = None
+    version: int | None = None
     session: str | None = None
     reset: bool = False
     groups: str | None = None

@@ -185,6 +185,37 @@ def test_groups_may_be_asked_apart(server, policies) -> None:
         assert swapped["blue"].dtype == np.int64 and swapped["red"].dtype == np.float32
 
 
+def test_the_client_passes_on_what_it_is_given_or_refuses_it(server, policies) -> None:
+    policy, seen, hidden = policies["mlp"], observations(policies["mlp"], 3), masks(policies["mlp"], 3)
+    arrays, allowed = {n: v.numpy() for n, v in seen.items()}, hidden["blue"]["action"].numpy()
+    with Client(server.url, policy="mlp") as client:
+        numbers = {"blue": allowed.astype("f4")}  # no bytes, no booleans
+        same(client.act(arrays, action_masks=numbers, alive={"blue": np.ones((3, 3), "f4")}),
+             policy.act(seen, masks={"blue": {"action": hidden["blue"]["action"]}}))  # fmt: skip
+        for given, sentence in (
+            (
+                {"action_masks": {"bleu": allowed}},
+                "action_masks: no group 'bleu'; did you mean 'blue'? (there are blue)",
+            ),
+            ({"action_masks": {"red": allowed}}, "action_masks: no group 'red' (there are blue)"),
+            ({"alive": {"blu": allowed}}, "alive: no group 'blu'; did you mean 'blue'? (there are red, blue)"),
+            ({"memory": {"red": allowed}}, "memory: no group 'red' (there are none)"),
+        ):
+            with pytest.raises(UserError) as refused:
+                client.act(arrays, **given)
+            assert str(refused.value) == sentence
+        with pytest.raises(UserError, match="observations: no group 'rde'"):
+            client.act({"rde": arrays["red"]})
+
+
+def test_only_plain_http_is_not_verified(monkeypatch) -> None:
+    given = {}
+    monkeypatch.setattr(httpx, "Client", lambda **settings: given.update({settings["base_url"]: settings["verify"]}))
+    for url in ("http://localhost", "HTTP://localhost", "https://localhost", "HTTPS://localhost", "Https://localhost"):
+        Client(url)
+    assert list(given.values()) == [False, False, True, True, True]
+
+
 def test_a_sample_without_a_seed_is_another_each_time(server, policies) -> None:
     seen = {"red": observations(policies["mlp"], 1)["red"].numpy()}
     with Client(server.url, policy="mlp") as client:

@@ -176,6 +176,42 @@ def test_hosts_of_others(host: str) -> None:
         Gate(None).check({b"host": host.encode()})
 
 
+ELSEWHERE = [
+    {b"origin": b"https://example.org"},
+    {b"origin": b"null"},
+    {b"origin": b"http://[::1"},
+    {b"origin": b"http://127.0.0.1.example.org"},
+    {b"sec-fetch-site": b"cross-site"},
+]
+
+
+@pytest.mark.parametrize("headers", ELSEWHERE)
+def test_pages_from_elsewhere_may_not_ask_a_server_without_a_token(headers: dict[bytes, bytes]) -> None:
+    host = {b"host": b"localhost:8000"}
+    with pytest.raises(Refused, match="pages from elsewhere may not ask this server") as refused:
+        Gate(None).check({**host, **headers})
+    assert refused.value.status == 403 and refused.value.reason == "origin"
+    for origin in (b"http://localhost:3000", b"http://127.0.0.1:8000", b"https://[::1]:8443"):
+        Gate(None).check({**host, b"origin": origin, b"sec-fetch-site": b"same-origin"})
+    Gate(b"a" * 16).check({**host, **headers, b"authorization": b"Bearer " + b"a" * 16})
+
+
+def test_a_step_that_fails_leaves_a_session_as_it_was(tmp_path: Path) -> None:
+    policy = make_policy(tmp_path, GRU)
+    batcher = Batcher(policy, Networks(policy, "torch"), 8, None, Log())
+    session = Sessions(2, 10.0).open(Version("team", 1, policy, Shapes.of(policy), batcher, ("", 0, 0, 0)))
+    three, one = jobs(policy, [3, 1])
+    session.begin(three, reset=False)
+    session.end(None)
+    session.begin(one, reset=False)  # the step of three rows was none
+    session.end(Acted({}, {"red": torch.full((1, 2, 6), 0.5)}))
+    session.begin(three, reset=True)
+    assert not three.memory["red"].any()
+    session.end(None)
+    session.begin(one, reset=False)
+    assert one.memory["red"].eq(0.5).all() and one.memory["blue"].eq(0).all()
+
+
 def test_files_for_tls(tmp_path: Path) -> None:
     certificate, key = make_certificate(tmp_path)
     assert tls(ServerSettings()) is None and tls(ServerSettings(tls_certificate=certificate, tls_key=key)) is not None

@@ -102,12 +102,32 @@ def test_versions_are_swapped_and_the_server_ended_under_load(tmp_path: Path) ->
         assert "version 2 stays" in server.wait_for("stays; policies.default=")
         shutil.copy(tmp_path / "other" / "policy.safetensors", place / "policy.safetensors")
         server.process.send_signal(signal.SIGHUP)
-        server.wait_for("version 3 serves")  # the same groups and sizes, another network, with a memory
-        assert "remembers" in httpx.post(f"{server.url}v1/act", content=BODY, headers=RAW, trust_env=False).text
+        server.wait_for("version 2 stays; the new one has other sizes of memory")  # the same groups, with a memory
+        assert client.model()["version"] == 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP here")
+def test_memory_that_the_client_keeps_belongs_to_a_version(tmp_path: Path) -> None:
+    make_policy(tmp_path, GRU)
+    with serving(f"ckpt={tmp_path}") as server, Client(server.url) as client:
+        _, kept = client.act(SEEN, memory={})
+        _, kept = client.act(SEEN, memory=kept)
+        assert kept.version == "1"
+        new = make_policy(tmp_path, GRU, seed=1)
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("version 2 serves")
+        with pytest.raises(
+            ServerRefused, match="version: 2 of default serves, not 1, whose memory means no"
+        ) as refused:
+            client.act(SEEN, memory=kept)
+        assert refused.value.status == 409
+        actions, kept = client.act(SEEN, memory={})
+        tensors = {name: torch.from_numpy(value) for name, value in SEEN.items()}
+        assert kept.version == "2" and close(flat(actions), flat(new.act(tensors, memory=new.memory(1))[0]))
 
 
 def flat(actions: dict) -> bytes:
-    return b"".join(value.astype("f4").tobytes() for value in actions.values())
+    return b"".join(np.asarray(value).astype("f4").tobytes() for value in actions.values())
 
 
 def test_sigterm_under_load_loses_no_request(tmp_path: Path) -> None:

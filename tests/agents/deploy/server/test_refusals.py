@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import socket
 import time
 
@@ -55,6 +56,8 @@ JSON = [
     (request(memory=None), 400, "memory: this policy remembers what red, blue saw; open a session, or send memory"),
     (request(memory=None, session="x"), 404, "session 'x': there is none"),
     (request(reset=True), 400, "reset: is of sessions"),
+    (request(version=2), 409, "version: 1 of team serves, not 2, whose memory means nothing to it; begin the episode"),
+    (request(version="1"), 400, "version: input should be a valid integer"),
     (request(memory={"red": {"a": [0.0] * 6}}), 400, "memory.red.b: is missing"),
     (request(memory={"green": {}}), 400, "memory: no group 'green'"),
     (request(action_masks={"red": {"a": [True]}}), 400, "action_masks.red: this group has none"),
@@ -99,6 +102,7 @@ BODIES = [
     ("groups=pink", ROW, 400, "groups: no group 'pink'"),
     ("groups=red&parts=memory", ROW, 400, "parts: names observations, and each part once"),
     ("groups=red&parts=observations,mask", ROW, 400, "parts: 'mask' is none of observations, memory, action_masks"),
+    ("groups=red&parts=observations,memory&version=2", ROW + bytes(48), 409, "version: 1 of team serves, not 2"),
     ("groups=red&group=red", ROW, 400, "group: extra inputs are not permitted"),
     ("groups=red&groups=red", ROW, 400, "query: a key stands in it twice"),
     ("groups", ROW, 400, "query: must be KEY=VALUE&KEY=VALUE"),
@@ -126,6 +130,8 @@ def test_kinds_of_bodies_routes_and_methods(http) -> None:
     assert http.get("/health/").status_code == 404  # and no redirect
     assert http.get("/v1/model?policy=none").status_code == 404
     assert http.delete("/v1/sessions/none").status_code == 404
+    form = http.post("/v1/sessions", content=b'{"policy": "team"}', headers={"content-type": "text/plain"})
+    assert form.status_code == 415 and form.json()["error"] == "content-type 'text/plain': must be application/json"
     assert http.post("/v1/sessions", json={"polcy": "team"}).json()["error"] == "polcy: extra inputs are not permitted"
 
 
@@ -212,7 +218,20 @@ def test_malformed_requests_change_nothing(server, http) -> None:
     assert "Traceback" not in "".join(server.lines)
 
 
-def test_what_is_refused_is_counted(http) -> None:
-    text = http.get("/metrics").text
-    for reason in ("input", "token", "size", "slow", "sessions"):
-        assert f'marl_refused_total{{reason="{reason}"}}' in text, reason
+def test_what_is_refused_is_counted(server, http) -> None:
+    def counts() -> dict[str, float]:
+        found = re.findall(r'marl_refused_total{reason="(\w+)"} (\S+)', http.get("/metrics").text)
+        return {reason: float(count) for reason, count in found}
+
+    before = counts()
+    assert http.post("/v1/act", json=request(observations={})).status_code == 400
+    assert http.get("/metrics", headers={"authorization": "Bearer none"}).status_code == 401
+    assert http.post("/v1/act", content=bytes(5001), headers=RAW).status_code == 413
+    assert http.post("/v1/act", json=request(version=2)).status_code == 409
+    assert b" 408 " in talk(server, b"GET")
+    ids = [http.post("/v1/sessions").json()["session"] for _ in range(2)]
+    assert http.post("/v1/sessions").status_code == 503
+    assert [http.delete(f"/v1/sessions/{id}").status_code for id in ids] == [204, 204]
+    after = counts()
+    reasons = ("input", "token", "size", "version", "slow", "sessions")
+    assert {reason: after[reason] - before.get(reason, 0) for reason in reasons} == dict.fromkeys(reasons, 1)
