@@ -30,6 +30,9 @@ from marl.data.epoch import Epoch
 from marl.optim import fused_lerp
 
 TOGETHER = 32  # minibatches that are drawn and trained on at once, where updates take several
+# Bytes of these: a draw holds so much, and each of the kinds that are graphs as much again. Minibatches above the 32nd
+# part, 8 MiB, keep a GPU busy for longer than a launch takes, so that fewer at once cost no time.
+TOGETHER_BYTES = 2**28
 
 
 class OffPolicy(RLTask):
@@ -174,9 +177,10 @@ class OffPolicy(RLTask):
 
     def _epochs(self) -> Iterator[Epoch]:
         algo, self.followed, left = self.algo, True, self.algo.updates if self._has_enough else 0
+        most = min(TOGETHER, max(1, TOGETHER_BYTES // (algo.minibatch_size * self.buffer.row_bytes)))
         self.loss.train()
         while left:
-            count = min(left, together(self.loss.updates, self.loss.period, TOGETHER))
+            count = min(left, together(self.loss.updates, self.loss.period, most))
             rows = self.buffer.sample(algo.minibatch_size, self.minibatch_generator, algo.n_step, algo.gamma, count)
             order = torch.arange(count * algo.minibatch_size, device=self.device)
             yield Epoch(rows, order, algo.minibatch_size)

@@ -109,6 +109,21 @@ class GraphedWork:
         """Whether calls of this kind are or may become a graph, as far as the number of graphs goes."""
         return len(self.graphs) < GRAPHS or _kind(inputs, key) in self.graphs
 
+    def is_due(self, inputs: Sequence[Tensor], state: Sequence[Tensor], key: Hashable = ()) -> bool:
+        """Whether a call would be a replay, or captures.
+
+        Where it is neither it is counted, as one whose work is done in another way; the arguments are those of a call.
+        """
+        kind = _kind(inputs, key)
+        if self.why or kind in self._graphs(state):
+            return not self.why
+        if len(self.graphs) >= GRAPHS:
+            return False
+        count = self.counts.get(kind, 0) + 1
+        if count < PATIENCE:
+            self.counts[kind] = count
+        return count >= PATIENCE
+
     def _graphs(self, state: Sequence[Tensor]) -> dict[Hashable, DeviceGraph]:
         """Those of memory that still lies where it lay; a checkpoint that was loaded brings other tensors."""
         places = tuple(value.data_ptr() for value in state)

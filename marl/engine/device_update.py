@@ -55,14 +55,16 @@ def device_rates(optimizer: torch.optim.Optimizer, device: torch.device) -> Devi
 class Followed(Protocol):
     """What a loss has beside, of which something follows each step: its target networks.
 
-    updates: steps so far. period: after so many all begins again, what a step trains and what follows it.
+    updates: steps so far.
     """
 
     updates: int
-    period: int
 
     def count_from(self, updates: int) -> None:
         """Go on as after so many steps."""
+
+    def follow_key(self) -> tuple:
+        """What decides the next `follow` beside tensors."""
 
     def follow(self) -> None:
         """A step was made: it is counted, and the targets follow, by work of the device alone."""
@@ -72,7 +74,8 @@ class DeviceUpdate:
     """Minibatches trained on, one or all of an epoch as one CUDA graph where that is possible.
 
     Source of the rule: `marl.capture.cuda_graph.GraphedWork`. Of a `Followed` loss `epoch` has the targets follow after
-    each minibatch, which is part of the graph.
+    each minibatch, which is part of the graph. Its epochs may be of many kinds, most of which come seldom: before one
+    is captured its minibatches are launched one by one.
 
     Args:
         loss: has `capture_key()` (`marl.capture.captured_loss.CapturedLoss`).
@@ -91,7 +94,7 @@ class DeviceUpdate:
         together: bool = False,
     ) -> None:
         self.loss, self.rates, self.clip, self.autocast, self.together = loss, rates, clip, autocast, together
-        self.followed: Followed | None = loss if hasattr(loss, "period") else None
+        self.followed: Followed | None = loss if hasattr(loss, "follow_key") else None
         self.parameters = [p for p in loss.parameters() if p.requires_grad]
         self.names: dict[tuple, tuple] = {}  # of a kind of minibatch: the outputs; of an epoch: of each minibatch
         name = f"{type(loss).__name__} and its optimiser's step"
@@ -121,7 +124,7 @@ class DeviceUpdate:
             self.scheduled = rates, torch.tensor(rates).pin_memory().to(device, non_blocking=True)
         whole = epoch.order is None
         inputs = [self.scheduled[1], torch.arange(0, device=device) if whole else epoch.order, *values]
-        if not self.epochs.has_room(inputs, self.key):
+        if not self._is_one(inputs):
             return self._one_by_one(epoch, rates)
         (figures,) = self.epochs(inputs, self._memory(), self.key)
         if self.followed is not None:  # a replay runs nothing of the host's
@@ -129,14 +132,22 @@ class DeviceUpdate:
         names = self.names[self.key]
         return list(zip(names, figures.clone().split([len(each) + 1 for each in names]), strict=True))
 
+    def _is_one(self, inputs: list[Tensor]) -> bool:
+        """Whether this epoch is one piece of work, which is or may become a graph."""
+        if self.followed is None:
+            return self.epochs.has_room(inputs, self.key)
+        if self.graphed.why and not self.epochs.graphs:  # what cannot be captured alone cannot be with others either
+            return False
+        return self.epochs.is_due(inputs, self._memory(), self.key)
+
     def _turns(self, count: int) -> list:
         """What decides so many steps of a followed loss and what follows them, beside tensors."""
         if self.followed is None:
             return []
-        keys = [self.begin % self.followed.period]
+        keys = []
         for step in range(count):
             self.followed.count_from(self.begin + step)
-            keys.append(self.loss.capture_key())
+            keys.append((self.loss.capture_key(), self.followed.follow_key()))
         self.followed.count_from(self.begin)
         return keys
 
@@ -181,12 +192,12 @@ class DeviceUpdate:
             self.followed.count_from(self.begin)
         for step, index in zip(rates.unbind(), order.split(self.size), strict=True):
             torch._foreach_copy_(self.rates.rates, list(step.unbind()))
-            outputs = self._train(take(rows, index) if len(index) else rows)
+            given, outputs = self._train(take(rows, index) if len(index) else rows)
             figures += [value.float() for value in outputs]
-            names.append(self.names[self.key])
+            names.append(given)
             if self.followed is not None:
                 self.followed.follow()
-        self.names[self.key] = tuple(names)
+        self.names[self.key] = tuple(names)  # not before: a capture that fails midway leaves what was there
         return [torch.stack(figures)]
 
     def _share(self) -> None:
@@ -196,24 +207,26 @@ class DeviceUpdate:
 
     def _work(self, *values: Tensor) -> list[Tensor]:
         self._share()
-        return self._train(rebuilt(self.batch, iter(values)))
+        self.names[self.key], outputs = self._train(rebuilt(self.batch, iter(values)))
+        return outputs
 
-    def _train(self, batch: Mapping) -> list[Tensor]:
-        """A step; what the loss gave, in the order of `names`, and the norm of the gradients."""
+    def _train(self, batch: Mapping) -> tuple[tuple[str, ...], list[Tensor]]:
+        """A step; the names of what the loss gave, and that in their order, with the norm of the gradients."""
         with self.autocast():
             outputs = self.loss(batch)
         gradients = torch.autograd.grad(outputs["loss"], self.parameters, allow_unused=True)
         if self.together:
             distributed.average_([gradient for gradient in gradients if gradient is not None])
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        norm = self.clip()
-        with self.rates.in_place():
-            self.rates.optimizer.step()
-        for parameter in self.parameters:
-            parameter.grad = None
-        self.names[self.key] = tuple(outputs)
-        return [*[value.detach() for value in outputs.values()], norm.detach()]
+        try:
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                parameter.grad = gradient
+            norm = self.clip()
+            with self.rates.in_place():
+                self.rates.optimizer.step()
+        finally:  # where a capture fails they lie in memory that was never written
+            for parameter in self.parameters:
+                parameter.grad = None
+        return tuple(outputs), [*[value.detach() for value in outputs.values()], norm.detach()]
 
     def settle(self) -> None:
         """See `GraphedWork.settle`."""

@@ -6,9 +6,12 @@ import warnings
 import pytest
 import torch
 
+from agents.models.action_values.target_networks import TargetNetwork
 from agents.tasks import off_policy
 from marl.capture import cuda_graph
 from marl.capture.cuda_graph import GraphedWork, NotCaptured
+from marl.engine.device_update import DeviceUpdate
+from marl.engine.updater import Updater
 from tests.standin_cuda.runs import REPLAYED, TINY, cut_back, difference, resume, strict, train
 from tests.standin_cuda.standin import watched
 
@@ -75,7 +78,7 @@ PIECES = {  # settings, minibatches that are trained on at once
 
 @pytest.mark.parametrize("name", PIECES)
 def test_captured_pieces_of_replayed_minibatches_are_the_plain_ones(tmp_path, monkeypatch, request, name) -> None:
-    """There is one graph: pieces of other kinds are trained on minibatch by minibatch."""
+    """There is one graph of each: pieces of other kinds are trained on minibatch by minibatch."""
     overrides, most = PIECES[name]
     if "on disk" not in name:
         request.getfixturevalue("strict")
@@ -88,12 +91,72 @@ def test_captured_pieces_of_replayed_minibatches_are_the_plain_ones(tmp_path, mo
     update = trainer.updater.device_update
     assert task.followed and task.loss.updates == 6 * task.algo.updates
     (graph,) = update.epochs.graphs.values()
-    assert graph.runs >= 3 and bool(update.graphed.counts) == (name == "qmix")
+    (alone,) = update.graphed.graphs.values()  # until the piece's kind was captured
+    assert graph.runs >= 3 and (alone.runs >= 20) == (name == "qmix")
     plain, other, _ = train(tmp_path / "plain", *overrides, "trainer.capture=false")
     assert plain.updater.device_update is None and not other.followed
     assert not difference(tmp_path / "graph", tmp_path / "plain")
     one, two = ((tmp_path / kind / "metrics.csv").read_text().splitlines() for kind in ("graph", "plain"))
     assert [untimed(line, one[0]) for line in one] == [untimed(line, two[0]) for line in two]
+
+
+@pytest.mark.parametrize("every", [2000, 5])
+def test_a_piece_is_the_same_graph_wherever_it_lies_in_a_long_period(tmp_path, monkeypatch, strict, every) -> None:
+    monkeypatch.setattr(off_policy, "TOGETHER", 2)
+    plainly, one = [], DeviceUpdate._train
+    monkeypatch.setattr(DeviceUpdate, "_train", lambda *given: plainly.append(1) or one(*given))
+    targets = [f"algo.target_every={every}", "algo.tau=1"]
+    long = ["algo=qmix", *REPLAYED, *CHOICES, "algo.updates=6", *targets, "frames=192"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NotCaptured)
+        trainer, task, _ = train(tmp_path / "graph", *long)
+    update = trainer.updater.device_update
+    pieces = sorted(graph.runs for graph in update.epochs.graphs.values())
+    assert task.loss.updates == 72
+    if every == 2000:
+        # Of 36 pieces the first is trained on before there are moments, 2 more one by one, the 4th is captured. Of 6
+        # minibatches one by one the 4th is captured, and both replays of it are compared. Of those of the piece are the
+        # 1st, 2nd, 3rd, 5th, 9th and 17th.
+        assert pieces == [32] and [graph.runs for graph in update.graphed.graphs.values()] == [2]
+        assert len(plainly) == (4 + 1 + 2) + (2 + 2 + 2 * 6)
+    else:
+        # In 5 iterations there are 10 pieces of two without a step of the targets, 2 where it ends two, 4 where it
+        # follows one, and 2 of one without: in 12 iterations 24, 5, 9 and 5, of which each 3 come before the graph.
+        assert pieces == [5 - 3, 5 - 3, 9 - 3, 24 - 1 - 3]  # 1 before there are moments
+    train(tmp_path / "plain", *long, "trainer.capture=false")
+    assert not difference(tmp_path / "graph", tmp_path / "plain")
+
+
+def memory_runs_out(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, call: int) -> None:
+    """Where a graph is captured a method raises at this of its calls."""
+    method, calls = getattr(owner, name), [0]
+
+    def limited(*arguments: object) -> object:
+        calls[0] = calls[0] + 1 if torch.cuda.is_current_stream_capturing() else 0
+        if calls[0] == call:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return method(*arguments)
+
+    monkeypatch.setattr(owner, name, limited)
+
+
+@pytest.mark.parametrize(
+    ("algo", "owner", "name", "call"),
+    [("mappo", Updater, "_clip", 2), ("masac", Updater, "_clip", 2), ("masac", TargetNetwork, "follow", 1)],
+)
+def test_an_epoch_whose_capture_fails_midway_goes_on_without(tmp_path, monkeypatch, algo, owner, name, call) -> None:
+    settings = [f"algo={algo}", *(REPLAYED if algo == "masac" else LONGER), "frames=112"]
+    with (
+        monkeypatch.context() as patch,
+        pytest.warns(NotCaptured, match="^an epoch of .*: no CUDA graph, CUDA out of memory") as said,
+    ):
+        memory_runs_out(patch, owner, name, call)
+        trainer, _, _ = train(tmp_path / "graph", *settings)
+    update = trainer.updater.device_update
+    assert len([each for each in said if each.category is NotCaptured]) == 1 and not update.epochs.graphs
+    assert bool(update.graphed.graphs) == (algo == "masac")  # whose minibatches are launched one by one all the same
+    train(tmp_path / "plain", *settings, "trainer.capture=false")
+    assert not difference(tmp_path / "graph", tmp_path / "plain")
 
 
 @pytest.mark.parametrize("name", UPDATES)

@@ -28,7 +28,7 @@ CASES = {
     "cases_algorithms": 15,
     "cases_settings": 26,
     "cases_tasks": 11,
-    "cases_graphs": 19,
+    "cases_graphs": 24,
     "cases_rollouts": 14,
     "cases_processes": 6,
     "cases_gradients": 6,

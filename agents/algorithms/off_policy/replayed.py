@@ -100,10 +100,17 @@ class ReplayLoss(ExploringLoss):
     def follow(self) -> None:
         """A minibatch was trained on: the targets follow."""
         self.updates += 1
+        for target in self._all_targets():
+            target.follow(self.updates)
+
+    def follow_key(self) -> tuple:
+        """Which targets follow the next minibatch: what decides `follow` beside tensors, as `capture_key` `forward`."""
+        return tuple(target.is_due(self.updates + 1) for target in self._all_targets())
+
+    def _all_targets(self) -> list[TargetNetwork]:
         if self._targets is None:
             self._targets = [module for module in self.modules() if isinstance(module, TargetNetwork)]
-        for target in self._targets:
-            target.follow(self.updates)
+        return self._targets
 
     @staticmethod
     def unit(action: Tensor) -> Tensor:

@@ -98,6 +98,13 @@ class ReplayBuffer:
         return self.steps * self.n_envs
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of a minibatch's row: what was seen, the same of what followed, and what belongs to the step."""
+        read = [value for name, value in self.sources.items() if name.endswith(("/action", "/reward", "terminated"))]
+        sizes = [value[0, 0].numel() * value.element_size() for value in (*self.observed.values(),) * 2 + (*read,)]
+        return sum(sizes) + torch.float32.itemsize  # the discount
+
+    @property
     def can_be_drawn(self) -> bool:
         """Whether there is anything to draw."""
         return self.added > 0

@@ -28,13 +28,17 @@ class TargetNetwork(nn.Module):
     def forward(self, *inputs, **named):
         return self.network(*inputs, **named)
 
+    def is_due(self, update: int) -> bool:
+        """Whether the copy follows the `update`-th update of the source."""
+        return update % self.every == 0
+
     @torch.no_grad()
     def follow(self, update: int) -> None:
         """The `update`-th update of the source was made, the first being 1.
 
         theta' <- theta' + tau (theta - theta') (Lillicrap et al. 2016, algorithm 1); buffers are taken over whole.
         """
-        if update % self.every:
+        if not self.is_due(update):
             return
         if self._following is None:
             both = self.network, self._pairs[0]

@@ -185,3 +185,9 @@ def test_agents_that_end_each_on_its_own_have_their_own_flags():
     assert batch["team"]["next_alive"].tolist() == [[False, True], [False, True], [False, True]]
     allowed = [False] * 3, [True] * 3  # of who was cut off everything; else what the next observation's mask says
     assert batch["team"]["next_mask"].tolist() == [[allowed[0]] * 2, [allowed[0]] * 2, [allowed[0], allowed[1]]]
+    for n_step in (1, 3):
+        drawn = buffer.sample(5, torch.Generator(), n_step, GAMMA)
+        sizes = [value.nbytes for part in (drawn.pop("team"), drawn) for value in part.values()]
+        # observations 8, masks 6, who is alive 2, each of before and after; actions 16, rewards 8, the agents' ends 2.
+        assert buffer.row_bytes == 2 * (8 + 6 + 2) + 16 + 8 + 2 + 1 + 4  # the end, the discount
+        assert sum(sizes) == 5 * buffer.row_bytes

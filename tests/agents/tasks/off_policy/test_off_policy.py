@@ -8,6 +8,7 @@ import torch
 from agents.algorithms.off_policy.ddpg import DDPG
 from agents.algorithms.off_policy.q_learning import QLearning
 from agents.algorithms.off_policy.sac import SAC
+from agents.tasks import off_policy
 from agents.tasks.off_policy import OffPolicy, together
 from envs.spec import ActionSpec, EnvSpec, GroupSpec, ObservationPart
 from marl.core.errors import UserError
@@ -121,6 +122,41 @@ def test_a_critic_of_actions_reads_the_parts_of_what_is_seen():
     bright = torch.cat([torch.full((3, A, 16), 255.0), torch.zeros(3, A, 2)], -1)
     loss.q_critics["team"](bright, torch.zeros(3, A, 1))
     assert seen and max(seen) == pytest.approx(1.0)
+
+
+def bytes_of(batch):
+    return sum(bytes_of(value) if isinstance(value, dict) else value.nbytes for value in batch.values())
+
+
+@pytest.mark.parametrize(
+    ("minibatches", "pieces"), [(0.5, [1] * 40), (3.9, [3] * 13 + [1]), (32, [32, 8]), (99, [32, 8])]
+)
+def test_minibatches_are_drawn_at_once_while_their_bytes_are_few(monkeypatch, minibatches, pieces):
+    task = OffPolicy(TwoStates, QLearning(**SMALL), partial(MLP, hidden=[]), frames=14 * 8)
+    task.collect(0)
+    size = bytes_of(task.buffer.sample(64, task.minibatch_generator))
+    monkeypatch.setattr(off_policy, "TOGETHER_BYTES", int(minibatches * size))
+    found = []
+    for epoch in task.whole_epochs(0):
+        found.append(epoch.count)
+        assert bytes_of(epoch.rows) == found[-1] * size
+        task.loss.count_from(task.loss.updates + found[-1])
+    assert found == pieces
+
+
+def test_a_key_says_whether_targets_follow_the_next_minibatch():
+    loss = OffPolicy(TwoStates, QLearning(**SMALL, target_every=3), partial(MLP, hidden=[]), frames=112).loss
+    keys, moved = [], []
+    for _ in range(6):
+        with torch.no_grad():
+            for parameter in loss.actors.parameters():
+                parameter += 1.0
+        before = [p.clone() for p in loss.target_actors.parameters()]
+        keys.append(loss.follow_key())
+        loss.follow()
+        moved.append(any(not torch.equal(a, b) for a, b in zip(before, loss.target_actors.parameters(), strict=True)))
+    assert moved == [False, False, True] * 2
+    assert keys == [(follows,) for follows in moved]  # there is one target network, of the actors
 
 
 @pytest.mark.parametrize(
