@@ -186,12 +186,11 @@ class PPOLoss(AgentsLoss):
         if not any(config.normalize_observation for config in self.configs.values()):
             return
         for name in self.groups:
-            counts = alive[name] if self.actors[name].ends else None
-            observation = observations[name][alive[name]] if name in alive and counts is None else observations[name]
+            counts = alive.get(name)  # chosen by them, rows would have a number that a GPU's host waits for
             if _trains(self.actors[name]):
-                self.actors[name].inputs.learn(observation, counts)
+                self.actors[name].inputs.learn(observations[name], counts)
             if _trains(self.critics[name]):
-                self.critics[name].learn_inputs(observation, states, counts)
+                self.critics[name].learn_inputs(observations[name], states, counts)
 
     def surrogate(
         self,

@@ -31,7 +31,7 @@ RUNS = {
     "words, fp16": ["env=vmas/mpe/simple_reference", "env.words=discrete", "trainer.precision=fp16"],
     "ends, bf16": ["env.scenario=tests.envs.vmas.ends_cases.Arrive", "trainer.precision=bf16"],
     "masks, skipped": ["env.scenario=tests.envs.vmas.ends_cases.Veil", "env.continuous_actions=false",
-                       "trainer.non_finite=skip"],
+                       "algo.normalize_observation=true", "trainer.non_finite=skip"],
     "parts of observations, clipped, multi": ["env.scenario=tests.fixtures.scouts.Watchers", "network=multi",
                                               "trainer.clip_value=0.1"],
     "past versions": ["env=vmas/mpe/simple_tag", "groups.adversary={past: 0.5, every: 1}",
