@@ -214,9 +214,8 @@ def test_what_cannot_be_captured_says_so_once(tmp_path) -> None:
         for _ in range(6):
             assert graphed([x], [total])[0].tolist() == [1, 1]
     assert len(said) == 1 and total.tolist() == [6, 6]
-    assert (
-        torch.cuda.current_stream() is torch.cuda.default_stream()
-    )  # torch leaves the one of a failed capture as it is
+    # torch leaves the one of a failed capture as it is
+    assert torch.cuda.current_stream() is torch.cuda.default_stream()
 
 
 def test_a_graph_that_differs_is_given_up(tmp_path) -> None:

@@ -96,9 +96,12 @@ def test_the_seed_of_the_process_is_the_devices_too() -> None:
 
 
 def captured(function) -> Graph:
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph):
+            function()
+    finally:
+        torch.cuda.set_stream(stream)  # torch leaves that of a failed capture, for later cases too
     return graph
 
 
