@@ -40,7 +40,7 @@ def set_random_state(device: torch.device, states: list[Tensor]) -> None:
 
 
 class NumpyState:
-    """States of numpy's global generator, put in and taken out; words that nobody drew are copied in one piece.
+    """States of numpy's global generator, put in and taken out; words that were not drawn are copied in one piece.
 
     `get_state` and `set_state` go through the 624 words of the Mersenne Twister one by one (32 µs each). A kept
     Gaussian lies elsewhere: where there is one, or another generator was put in, they do it all the same.
@@ -64,7 +64,7 @@ class NumpyState:
         """What is set now, after `put` set `state` and gave `words`: nothing was drawn where they are still there."""
         if words is not None:
             generator = np.random.get_bit_generator()  # pyright: ignore[reportAttributeAccessIssue]
-            same = type(generator) is np.random.MT19937  # nobody has put another in meanwhile
+            same = type(generator) is np.random.MT19937  # no other was put in meanwhile
             if same and ctypes.string_at(generator.ctypes.state_address, NumpyState.WORDS) == words:
                 return state
         return np.random.get_state()

@@ -42,7 +42,7 @@ LONGEST = [
 
 
 def pytest_collection_finish() -> None:
-    """What has been imported by now is nobody's garbage: collections need not go through it each time."""
+    """What has been imported by now is no garbage: collections need not go through it each time."""
     gc.collect()
     gc.freeze()
 

@@ -231,7 +231,7 @@ class OffPolicy(RLTask):
 
 
 def together(updates: int, period: int, most: int) -> int:
-    """How many of the next minibatches are one piece, after so many: pieces are alike, and so the same graph.
+    """How many of the next minibatches are one piece, after so many: pieces repeat, and so the same graph.
 
     Where a period of minibatches has been begun its rest is a piece, else as many periods as fit into `most`.
     """

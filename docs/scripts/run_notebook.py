@@ -18,7 +18,7 @@ NOTEBOOK = Path(__file__).resolve().parents[1] / "quickstart.ipynb"
 def execute(path: Path, folder: Path, **parameters: Any) -> nbformat.NotebookNode:
     """The notebook at `path` after it ran in `folder`; CellExecutionError where a cell fails.
 
-    parameters: variables that are set anew after the cell whose tag is `parameters`.
+    parameters: variables that are set again after the cell whose tag is `parameters`.
     """
     notebook = nbformat.read(path, as_version=4)
     ours = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]

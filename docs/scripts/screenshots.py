@@ -15,7 +15,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.fixtures.browser import Browser
 
-STEP, SOON = 40, 12  # of the episode that is shown: of a player; of a live page, before what nobody steers ends it
+STEP, SOON = 40, 12  # of the episode that is shown: of a player; of a live page, before it ends without steering
 READY = "const page = window.live || window.player; return !page || page.ready"
 SIZES = {"live": (1280, 800), "player": (1280, 860), "report": (1280, 760)}  # CSS pixels
 

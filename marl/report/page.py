@@ -75,7 +75,7 @@ def _image(name: str, figure: Figure) -> str:
         text = text.replace(colour, f"var(--{variable})")
     alt = escape(name.replace("_", " "))
     points = float(re.search(r'width="([\d.]+)pt"', text)[1])
-    least = 0.8 * points  # smaller, nobody reads it: on a phone it scrolls
+    least = 0.8 * points  # smaller is not readable: on a phone it scrolls
     text = text.replace("<svg", f'<svg role="img" aria-label="{alt}" style="min-width: {least:.0f}pt"', 1)
     return f"<figure>{_region(alt, text)}<figcaption>{alt}</figcaption></figure>"
 

@@ -1,4 +1,4 @@
-"""A policy's C file on a Cortex-M4, without one: cross-compiled, run by qemu, its sizes and instructions told.
+"""A policy's C file on a Cortex-M4, without one: cross-compiled, run by qemu, its sizes and instructions reported.
 
     python -m agents.deploy.c_code.cortex_m RUN_DIR [--weights float32|int8] [--steps 100]
 
@@ -90,10 +90,10 @@ def measure(
         link = ["-nostartfiles", "--specs=rdimon.specs", f"-T{HERE / 'board.ld'}", "-lm"]
         _called([COMPILER, *CHIP, *board, "-o", str(program), *link])
         done = check.run(["timeout", str(PATIENCE), EMULATOR, *BOARD, "-kernel", str(program)], text)
-        told = re.search(r"stack (\d+) instructions (\d+)", done.stderr)
-        if told is None:
+        measured = re.search(r"stack (\d+) instructions (\d+)", done.stderr)
+        if measured is None:
             raise CannotCompile(f"{EMULATOR} printed {done.stderr[:200]!r} instead of figures")
-        stack[group.name], instructions[group.name] = int(told[1]), int(told[2])
+        stack[group.name], instructions[group.name] = int(measured[1]), int(measured[2])
         found = check.compare(like, check.printed_actions(policy, done.stdout), observations, masks)
     data = sizes.get(".data", 0) + sizes.get(".bss", 0)
     return Report(sizes.get(".text", 0), sizes.get(".rodata", 0), data, stack, instructions, *found)

@@ -50,7 +50,7 @@ class Runner(ABC):
 
 
 class Onnx(Runner):
-    """onnxruntime on one core, float32 and 8-bit files alike."""
+    """onnxruntime on one core, float32 and 8-bit files."""
 
     def load(self, path: Path) -> None:
         onnxruntime = _package("onnxruntime")

@@ -220,24 +220,24 @@ def application(
 
     documented = functools.cache(lambda: page(app.openapi()))
 
-    def told(status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:
+    def response(status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:
         return Response(to_json({"error": sentence}), status, headers, JSON)
 
     @app.exception_handler(Refused)
     async def refuse(request: Request, refused: Refused) -> Response:
         metrics.refused.labels(refused.reason).inc()
-        return told(refused.status, refused.sentence, refused.headers)
+        return response(refused.status, refused.sentence, refused.headers)
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
         metrics.refused.labels("route").inc()
         place = f"{request.method[:10]} {request.url.path[:60]}"
-        return told(error.status_code, f"{place}: {str(error.detail).lower()}; /docs lists what there is")
+        return response(error.status_code, f"{place}: {str(error.detail).lower()}; /docs lists what there is")
 
     @app.exception_handler(Exception)
     async def failure(request: Request, error: Exception) -> Response:
         """The guard logs it."""
         metrics.refused.labels("failure").inc()
-        return told(500, "the server failed; its log says how")
+        return response(500, "the server failed; its log says how")
 
     return app, act

@@ -46,7 +46,7 @@ class Acted:
 
 
 class Watches(Protocol):
-    """Who is told of every batch."""
+    """What is called with every batch."""
 
     def batch(self, rows: int, jobs: int, seconds: float) -> None: ...
 
@@ -65,7 +65,7 @@ class Batcher:
         networks: what computes it.
         max_batch: rows of a batch; a single request may hold as many.
         max_wait: seconds; None: every request by itself.
-        watches: is told of every batch.
+        watches: is called with every batch.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Batcher:
             batch, waiting = waiting[:count], waiting[count:]
             try:
                 results = self._compute([job for job, _ in batch])
-            except Exception as error:  # of this batch alone: each of its requests is told, and the server logs it
+            except Exception as error:  # of this batch alone: each of its requests gets it, and the server logs it
                 for _, future in batch:
                     future.set_exception(error)
                 continue

@@ -40,7 +40,7 @@ class Flow(FlowControl):
 
 
 class Connection(HttpToolsProtocol):
-    """One client's connection. What is slow, long or too much is told and closed; who does not read is cut off."""
+    """One client's connection. What is slow, long or too much is answered and closed; who does not read is cut off."""
 
     def __init__(self, settings: ServerSettings, refuse: Callable[[str], None], **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
@@ -175,7 +175,7 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def _give_up(self) -> None:
-        """Tell the request under way that nobody hears it; uvicorn tells the one that arrived last."""
+        """Tell the request under way that its client is gone; uvicorn tells the one that arrived last."""
         if self.answering is not None and not self.answering.response_complete:
             self.answering.disconnected = True
             self.answering.message_event.set()

@@ -21,7 +21,7 @@ SWEEP = 5.0  # seconds between looks at sessions that have ended
 
 
 def say(text: str) -> None:
-    """A line for whoever started the server."""
+    """A line for the user who started the server."""
     with contextlib.suppress(BrokenPipeError):  # its reader has gone, which is no reason to end
         print(text, flush=True)
 

@@ -1,4 +1,4 @@
-"""What a server can be told, and the one error by which a request is refused."""
+"""The settings of a server, and the one error by which a request is refused."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

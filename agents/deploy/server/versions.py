@@ -43,7 +43,7 @@ class Policies:
         places: {name: run directory, checkpoint, policy file or zoo/NAME}.
         which: last or best, of run directories.
         settings: of the server.
-        watches: is told of every batch.
+        watches: is called with every batch.
         say: prints a line.
 
     Raises:
@@ -99,7 +99,7 @@ class Policies:
         return str(Path(path).resolve()), status.st_ino, status.st_mtime_ns, status.st_size
 
     async def reload(self) -> None:
-        """Swap in what is new at each policy's place; what can't be loaded, or has other sizes, is told and left out.
+        """Swap in what is new at each policy's place; what can't be loaded or has other sizes is left out with a line.
 
         Requests under way and sessions keep the version that they began with.
         """
@@ -109,7 +109,7 @@ class Policies:
                 try:
                     stamp = await asyncio.to_thread(self._stamp, name)
                     if stamp == before.stamp:
-                        self.refused.pop(name, None)  # should it go wrong again, that is told again
+                        self.refused.pop(name, None)  # should it go wrong again, that is reported again
                         continue
                     if name in self.refused and stamp == self.refused[name][0]:
                         continue
@@ -119,11 +119,11 @@ class Policies:
                 # Whatever a file makes torch or onnxruntime raise: the version before serves on, and so does watching.
                 except Exception as error:
                     kind = "" if isinstance(error, UserError | OSError) else f"{type(error).__name__}: "
-                    told = stamp, f"{kind}{one_line(error)}"
-                    if self.refused.get(name) != told:  # told and counted once, not at every look
-                        self.refused[name] = told
+                    problem = stamp, f"{kind}{one_line(error)}"
+                    if self.refused.get(name) != problem:  # reported and counted once, not at every look
+                        self.refused[name] = problem
                         self.failures += 1
-                        self.say(f"policies.{name}: version {before.number} stays; {told[1]}")
+                        self.say(f"policies.{name}: version {before.number} stays; {problem[1]}")
                     continue
                 self.current[name] = after
                 self.refused.pop(name, None)

@@ -169,7 +169,7 @@ def _array(where: str, group: GroupSpec, agents: Mapping[str, Any], width: int, 
         if name not in agents:
             raise Refused(400, f"{where}.{name}: is missing; all agents of a group are asked together")
         try:
-            with np.errstate(over="ignore"):  # beyond float32, which is told below
+            with np.errstate(over="ignore"):  # beyond float32, which is reported below
                 value = np.array(agents[name], dtype=kind)
         except ValueError:
             raise Refused(400, f"{where}.{name}: its rows differ in length") from None

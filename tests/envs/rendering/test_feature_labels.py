@@ -66,7 +66,7 @@ def test_the_world_stays_as_it_was(scenario: str) -> None:
     assert all(
         "measure" not in vars(sensor) for agent in named.simulator.world.agents for sensor in agent.sensors or ()
     )
-    seen, expected = named.reset(), plain.reset()  # the streams went on alike
+    seen, expected = named.reset(), plain.reset()  # the streams went on in the same way
     assert all(torch.equal(seen[key], expected[key]) for key in expected)
 
 

@@ -102,7 +102,7 @@ def test_both_formats_give_the_policys_actions(http, policies, seed: int | None)
     raw = http.post(f"/v1/act?{query}", content=body, headers=RAW)
     assert raw.headers["x-policy"] == "mlp" and raw.headers["x-version"] == "1"
     numbers = np.concatenate([np.ravel(v) for v in stacked(policy, answer.json()["actions"]).values()])
-    assert np.array_equal(np.frombuffer(raw.content, "<f4"), numbers.astype("f4"))  # the formats agree to the bit
+    assert np.array_equal(np.frombuffer(raw.content, "<f4"), numbers.astype("f4"))  # the formats agree bitwise
     one = http.post("/v1/act", json={"policy": "mlp", "observations": by_agent(policy, seen, 2)}).json()["actions"]
     same({n: torch.tensor(list(a.values())) for n, a in one.items()}, policy.act({n: v[2] for n, v in seen.items()}))
 

@@ -1,4 +1,4 @@
-"""What one connection may cost: requests ahead of their answers, long heads and trailers, answers that nobody reads."""
+"""What one connection may cost: requests ahead of their answers, long heads and trailers, answers that are not read."""
 
 import json
 import re
