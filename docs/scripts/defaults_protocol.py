@@ -64,6 +64,8 @@ class Plan:
             raise UserError(f"judging.seeds: {min(used)} is a seed of a round; fresh ones are allowed")
         if len(self.candidates) < 2:
             raise UserError("candidates: needs at least two, the first of which is the default")
+        if not self.rounds and len(self.candidates) > 2:
+            raise UserError("rounds: is empty, so two candidates are allowed: the default and what was chosen before")
 
 
 def read_plan(path: Path, more: Sequence[str]) -> Plan:
@@ -135,9 +137,9 @@ class Protocol:
     ) -> None:
         """All trainings of a stage, `jobs` at a time; frames: of each candidate."""
         trainings = {}
-        for name in who:
+        for seed in seeds:  # candidates side by side, so that a busy hour of the machine slows all of them
             for scenario, more in where.items():
-                for seed in seeds:
+                for name in who:
                     overrides = [*self.plan.base, f"env={scenario}", *more, *self.plan.candidates[name]]
                     place = self.folder / stage / name / f"{scenario.rpartition('/')[2]}_{seed}"
                     budget = (f"frames={frames[name]}", f"seed={seed}")
@@ -194,6 +196,7 @@ class Protocol:
     def choose(self) -> str:
         """The rounds; the name of the choice, which is written down. Raises UserError where another one was."""
         left, plan = list(plan_names := self.plan.candidates), self.plan
+        kept = left[-1:]  # without a round: what was chosen before
         for number, each in enumerate(plan.rounds, 1):
             stage = f"round_{number}"
             self.train(stage, left, plan.choose, each["seeds"], dict.fromkeys(left, each["frames"]))

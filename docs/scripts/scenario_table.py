@@ -1,0 +1,202 @@
+"""Keeps the scores of runs on many scenarios in one file, and makes the tables of docs/results.md from it.
+
+    python docs/scripts/scenario_table.py SCORES.csv [FOLDER…]
+
+FOLDER: sweeps whose runs are added to SCORES.csv, each judged again by samples of its policy, and each scenario by
+uniform actions and by VMAS's own scripted policy where it brings one (200 episodes each). What the file has already is
+not judged again. The tables are of all that the file holds: two settings of MAPPO side by side, then all scenarios.
+"""
+
+import csv
+import io
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from agents.evaluation.episodes import report
+from marl.checkpoints.transfer import load_policy
+from marl.core.errors import UserError
+from marl.core.files import write as write_file
+from marl.launch import build
+from marl.report import statistics
+from marl.report.runs import algorithm_of
+from marl.task import Task
+
+COLUMNS = ("scenario", "algorithm", "settings", "seed", "frames", "mode", "samples", "seconds")
+EPISODES, SEED = 200, 3_000_000  # of what is judged here
+OLD, NEW = "defaults_0_1", "normalized"
+BASELINES = ("random", "scripted")
+Row = dict[str, Any]
+
+
+def settings(config: Mapping[str, Any]) -> str:
+    """Which of the two settings a run of PPO has: those of version 0.1, or the normalised ones."""
+    return NEW if config["algo"]["normalize_observation"] else OLD
+
+
+def mean_return(task: Task, deterministic: bool = True, random: bool = False) -> float:
+    """The mean return of the episodes that everyone is judged by here."""
+    return float(report(task.run_episodes(EPISODES, SEED, deterministic, random))["episode_return"]["mean"])
+
+
+def scripted(run: Path) -> float | None:
+    """The mean return of VMAS's own policy on a run's scenario; None where it brings none."""
+    try:
+        groups = build.rebuild(run, weights=False)[1].spec.groups
+        players = [f"+groups.{name}.eval_policy=heuristic" for name in groups]
+        return mean_return(build.rebuild(run, players, weights=False)[1])
+    except UserError:
+        return None
+
+
+class Judge:
+    """Judges runs; of a scenario and settings the environments are made once."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[tuple[str, str], Task] = {}
+
+    def task(self, run: Path, scenario: str, name: str) -> Task:
+        """The task of a run with the run's policy in it."""
+        if (scenario, name) not in self.tasks:
+            self.tasks[scenario, name] = build.rebuild(run)[1]
+        load_policy(self.tasks[scenario, name], run)
+        return self.tasks[scenario, name]
+
+    def rows(self, run: Path, known: Mapping[tuple, Row]) -> list[Row]:
+        """The rows of a run: those of its scenario's baselines and its own, unless they are known."""
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        summary = json.loads((run / "summary.json").read_text())
+        base = {"scenario": config["env"]["scenario"], "algorithm": algorithm_of(config["algo"])}
+        base |= {"settings": settings(config), "seed": summary["seed"]}
+        if key(base) in known:
+            return []
+        task = self.task(run, base["scenario"], base["settings"])
+        rows = []
+        for name in BASELINES:
+            row = {"scenario": base["scenario"], "algorithm": name, "settings": "", "seed": 0}
+            if key(row) not in known:
+                rows.append(row | {"mode": mean_return(task, random=True) if name == "random" else scripted(run)})
+        seconds = summary["seconds"]["collect"] + summary["seconds"]["update"]
+        figures = {"frames": summary["frames"], "mode": summary["final"]["episode_return"]["mean"], "seconds": seconds}
+        return [*rows, base | figures | {"samples": mean_return(task, deterministic=False)}]
+
+
+def key(row: Mapping[str, Any]) -> tuple:
+    """What a row is of."""
+    return row["scenario"], row["algorithm"], row["settings"], int(row["seed"])
+
+
+def read(path: Path) -> dict[tuple, Row]:
+    """The rows of a file of scores; none where there is no file yet."""
+    if not path.is_file():
+        return {}
+    with open(path, newline="") as file:
+        rows = [dict(row) for row in csv.DictReader(file)]
+    for row in rows:
+        for name in ("mode", "samples", "seconds"):
+            row[name] = float(row[name]) if row[name] else None
+    return {key(row): row for row in rows}
+
+
+def write(path: Path, rows: Mapping[tuple, Row]) -> None:
+    """The same file, sorted, with seven digits."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for _, row in sorted(rows.items()):
+        writer.writerow({name: f"{value:.7g}" if isinstance(value, float) else value for name, value in row.items()})
+    write_file(path, text.getvalue().encode())
+
+
+def shown(values: np.ndarray) -> str:
+    """IQM over the runs with its 95 % bootstrap interval."""
+    low, high = statistics.interval(statistics.iqm, [values])
+    return f"**{statistics.iqm([values]):.3g}** [{low:.3g}, {high:.3g}]"
+
+
+def tables(rows: Mapping[tuple, Row], algorithm: str = "mappo") -> list[str]:
+    """The lines of both tables."""
+    runs: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows.values():
+        if row["algorithm"] == algorithm:
+            runs[row["scenario"], row["settings"]].append(row)
+    lines = [
+        f"| scenario | random | scripted | `{OLD}` | its samples | `{NEW}` | its samples | P(better) | seeds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    strata: dict[str, list[np.ndarray]] = {OLD: [], NEW: []}
+    flat = []  # scenarios on which no run is above the random policy
+    for scenario in sorted({scenario for scenario, _ in runs}):
+        baselines = [rows.get((scenario, name, "", 0), {}).get("mode") for name in BASELINES]
+        cells = ["–" if score is None else f"{score:.3g}" for score in baselines]
+        modes = {name: np.array([row["mode"] for row in runs[scenario, name]]) for name in (OLD, NEW)}
+        for name in (OLD, NEW):
+            if not modes[name].size:
+                cells += ["–", "–"]
+                continue
+            samples = np.array([row["samples"] for row in runs[scenario, name]])
+            cells += [shown(modes[name]), f"{statistics.iqm([samples]):.3g}"]
+        if all(modes[name].size for name in (OLD, NEW)):
+            cells.append(f"{statistics.improvement(modes[NEW], modes[OLD]):.2f}")
+            best = max(scores.max() for scores in modes.values())
+            if baselines[0] is None or best <= baselines[0]:
+                flat.append(scenario)
+            else:
+                for name in (OLD, NEW):
+                    strata[name].append(statistics.normalise(modes[name], baselines[0], best))
+        else:
+            cells.append("–")
+        seeds = ", ".join(dict.fromkeys(str(modes[name].size) for name in (OLD, NEW)))
+        lines.append(f"| {scenario} | {' | '.join(cells)} | {seeds} |")
+    return [*lines, "", *over_all(strata, flat)]
+
+
+def over_all(strata: Mapping[str, Sequence[np.ndarray]], flat: Sequence[str]) -> list[str]:
+    """The lines of the table over all scenarios; none without scenarios."""
+    if not strata[OLD]:
+        return []
+    lines = [f"Over {len(strata[OLD])} scenarios, 0 = the random policy, 1 = the best run of either:", ""]
+    lines += ["| settings | IQM | mean | median | optimality gap |", "|---|---|---|---|---|"]
+    for name, scores in strata.items():
+        cells = []
+        for statistic in (statistics.iqm, statistics.mean, statistics.median, statistics.optimality_gap):
+            low, high = statistics.interval(statistic, scores)
+            cells.append(f"{statistic(scores):.3f} [{low:.3f}, {high:.3f}]")
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    chance = float(statistics.probability_of_improvement(strata[NEW], strata[OLD]))
+    low, high = statistics.improvement_interval(strata[NEW], strata[OLD])
+    lines += ["", f"P(`{NEW}` better) {chance:.2f} [{low:.2f}, {high:.2f}]."]
+    if flat:
+        lines.append(f"Left out, since no run is above the random policy: {', '.join(flat)}.")
+    return lines
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Add runs, then print the tables. Raises UserError."""
+    if not arguments or not arguments[0].endswith(".csv"):
+        raise UserError(f"the file of scores is missing: {__doc__.splitlines()[2].strip()}")
+    path, rows = Path(arguments[0]), read(Path(arguments[0]))
+    runs = sorted(run.parent for folder in arguments[1:] for run in Path(folder).rglob("summary.json"))
+    if arguments[1:] and not runs:
+        raise UserError(f"{arguments[1]}: holds no run that has ended (no summary.json)")
+    judge = Judge()
+    for run in runs:
+        if found := judge.rows(run, rows):
+            rows |= {key(row): row for row in found}
+            write(path, rows)
+            print(f"{run}: {found[-1]['mode']}", file=sys.stderr, flush=True)
+    print("\n".join(tables(rows)))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
