@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -105,7 +106,10 @@ class ResetPool:
         return _follow(self.fresh_simulator, slot.steps)
 
     def _find_drawn(self) -> set[str]:
-        """Paths of shared values that resets change and steps don't: drawn once for the whole batch."""
+        """Paths of shared values that resets change and steps don't: drawn once for the whole batch.
+
+        What is drawn for one landmark is drawn for all of them, though one that seldom changes may not have changed.
+        """
         versions = {path: slot.value._version for path, slot in self.fresh.tensors.items()}
         before, drawn = self._shared(), set()
         for turn in range(DRAWS):
@@ -117,6 +121,8 @@ class ResetPool:
             written |= {p for p, slot in self.fresh.tensors.items() if slot.value._version != versions.get(p)}
             if turn == 1 and not (drawn | written & after.keys()) - self.evolving:
                 break  # resets write nothing shared: no need to see whether more of them would vary
+        kinds = {_kind(path) for path in drawn}
+        drawn |= {path for path in written & before.keys() & after.keys() if _kind(path) in kinds}
         return {path for path in drawn - self.evolving if not is_clock(after.get(path))}
 
     def _shared(self) -> dict[str, Any]:
@@ -306,6 +312,11 @@ def _follow(root: Any, steps: tuple[tuple[str, Any], ...]) -> Any:
     for kind, key in steps:
         root = attributes(root)[key] if kind == "attribute" else root[key]
     return root
+
+
+def _kind(path: str) -> str:
+    """A path without which one of a list it is of: "world._landmarks.#.neighbour"."""
+    return re.sub(r"\.\d+(?=\.|$)", ".#", path)
 
 
 def _below(prefix: str, saved: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,8 +2,8 @@
 
 Usage:
 
-    python docs/scripts/learning_table.py SWEEP…
-    python docs/scripts/learning_table.py beside FOLDER    # see `beside`
+    python docs/scripts/tables/learning.py SWEEP…
+    python docs/scripts/tables/learning.py beside FOLDER    # see `beside`
 """
 
 import csv

@@ -2,8 +2,8 @@
 
 Usage:
 
-    python docs/scripts/results_table.py SWEEP…
-    python docs/scripts/results_table.py beside FOLDER    # see `beside`
+    python docs/scripts/tables/results.py SWEEP…
+    python docs/scripts/tables/results.py beside FOLDER    # see `beside`
 """
 
 import csv

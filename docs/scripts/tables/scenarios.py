@@ -1,6 +1,6 @@
 """Keeps the scores of runs on many scenarios in one file, and makes the tables of docs/results.md from it.
 
-    python docs/scripts/scenario_table.py SCORES.csv [FOLDER…]
+    python docs/scripts/tables/scenarios.py SCORES.csv [FOLDER…]
 
 FOLDER: sweeps whose runs are added to SCORES.csv, each judged again by samples of its policy, and each scenario by
 uniform actions and by VMAS's own scripted policy where it brings one (200 episodes each). What the file has already is
@@ -20,13 +20,13 @@ import numpy as np
 import yaml
 
 from agents.evaluation.episodes import report
+from agents.tasks.episode_evaluation import EpisodeEvaluation
 from marl.checkpoints.transfer import load_policy
 from marl.core.errors import UserError
 from marl.core.files import write as write_file
 from marl.launch import build
 from marl.report import statistics
 from marl.report.runs import algorithm_of
-from marl.task import Task
 
 COLUMNS = ("scenario", "algorithm", "settings", "seed", "frames", "mode", "samples", "seconds")
 EPISODES, SEED = 200, 3_000_000  # of what is judged here
@@ -40,17 +40,24 @@ def settings(config: Mapping[str, Any]) -> str:
     return NEW if config["algo"]["normalize_observation"] else OLD
 
 
-def mean_return(task: Task, deterministic: bool = True, random: bool = False) -> float:
+def mean_return(task: EpisodeEvaluation, deterministic: bool = True, random: bool = False) -> float:
     """The mean return of the episodes that everyone is judged by here."""
     return float(report(task.run_episodes(EPISODES, SEED, deterministic, random))["episode_return"]["mean"])
+
+
+def rebuilt(run: Path, overrides: Sequence[str] = ()) -> EpisodeEvaluation:
+    """The task of a run. Raises UserError where no episodes are played."""
+    _, task = build.rebuild(run, overrides)
+    if not isinstance(task, EpisodeEvaluation):
+        raise UserError(f"{run}: only agents play episodes; this is of the task {task.name}")
+    return task
 
 
 def scripted(run: Path) -> float | None:
     """The mean return of VMAS's own policy on a run's scenario; None where it brings none."""
     try:
-        groups = build.rebuild(run, weights=False)[1].spec.groups
-        players = [f"+groups.{name}.eval_policy=heuristic" for name in groups]
-        return mean_return(build.rebuild(run, players, weights=False)[1])
+        players = [f"+groups.{name}.eval_policy=heuristic" for name in rebuilt(run).spec.groups]
+        return mean_return(rebuilt(run, players))
     except UserError:
         return None
 
@@ -59,13 +66,13 @@ class Judge:
     """Judges runs; of a scenario and settings the environments are made once."""
 
     def __init__(self) -> None:
-        self.tasks: dict[tuple[str, str], Task] = {}
+        self.tasks: dict[tuple[str, str], EpisodeEvaluation] = {}
 
-    def task(self, run: Path, scenario: str, name: str) -> Task:
+    def task(self, run: Path, scenario: str, name: str) -> EpisodeEvaluation:
         """The task of a run with the run's policy in it."""
         if (scenario, name) not in self.tasks:
-            self.tasks[scenario, name] = build.rebuild(run)[1]
-        load_policy(self.tasks[scenario, name], run)
+            self.tasks[scenario, name] = rebuilt(run)
+        load_policy(self.tasks[scenario, name], run / "checkpoints" / "last.safetensors")
         return self.tasks[scenario, name]
 
     def rows(self, run: Path, known: Mapping[tuple, Row]) -> list[Row]:
@@ -107,7 +114,7 @@ def read(path: Path) -> dict[tuple, Row]:
 def write(path: Path, rows: Mapping[tuple, Row]) -> None:
     """The same file, sorted, with seven digits."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, [*COLUMNS], lineterminator="\n")
     writer.writeheader()
     for _, row in sorted(rows.items()):
         writer.writerow({name: f"{value:.7g}" if isinstance(value, float) else value for name, value in row.items()})
