@@ -112,8 +112,8 @@ def versions(constraints: Path = ROOT / "constraints.txt") -> list[Row]:
     """Packages whose version is not the tested one."""
     tested = pinned(constraints)
     here = {name: installed(name) for name in tested}
-    others = [f"{name} {here[name]} (tested: {tested[name]})" for name in tested
-              if here[name] and here[name].partition("+")[0] != tested[name]]  # fmt: skip
+    others = [f"{name} {version} (tested: {tested[name]})" for name, version in here.items()
+              if version and version.partition("+")[0] != tested[name]]  # fmt: skip
     known = sum(version is not None for version in here.values())
     return [("versions", ", ".join(others) or f"{known} packages, all as they were tested together", "")]
 
@@ -125,7 +125,7 @@ def pinned(constraints: Path = ROOT / "constraints.txt") -> dict[str, str]:
 
 def name_of(requirement: str) -> str:
     """The package of a requirement such as `torch>=2.11,<2.14`."""
-    return re.match(r"[\w.-]+", requirement)[0]
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
 
 
 def installed(name: str) -> str | None:
@@ -138,7 +138,7 @@ def installed(name: str) -> str | None:
 
 if __name__ == "__main__":
     if {"-h", "--help"} & set(sys.argv):
-        print(terminal.fit(__doc__))
+        print(terminal.fit(__doc__ or ""))
     else:
         with cli.guard(""):
             if sys.argv[1:]:

@@ -59,7 +59,7 @@ def train(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback] = ()) ->
             report(summary, run_dir)
             if not (run_dir / "job.json").exists():  # a sweep has many, and one report
                 show_next(config, run_dir)
-        return trainer.best and trainer.best["value"]
+        return trainer.best["value"] if trainer.best else None
 
 
 def show(config: dict) -> None:

@@ -22,6 +22,8 @@ class Scheduled(nn.Module):
         shape: see above; constant = first, always.
     """
 
+    current: Tensor | None
+
     def __init__(self, first: float, shape: Shape = "constant", last: float = 0.0) -> None:
         super().__init__()
         self.first, self.last, self.shape = first, last, shape
@@ -43,5 +45,6 @@ class Scheduled(nn.Module):
     def advance(self, progress: float) -> float:
         """Go to `progress` of the run; returns the coefficient. For those that move only."""
         value = self.at(progress)
+        assert self.current is not None
         self.current.fill_(value)
         return value

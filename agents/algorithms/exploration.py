@@ -46,7 +46,7 @@ class ExploringAlgorithm(Algorithm):
         configs: Mapping[str, Self] | None,
     ) -> tuple[Any, ...]:
         """Actors by group; the loss builds its own critics, of `spec` by the factory that comes last."""
-        network, critic_network = (each and with_names(each, spec) for each in (network, critic_network))
+        network, critic_network = with_names(network, spec), critic_network and with_names(critic_network, spec)
         configs = dict.fromkeys(spec.groups, self) if configs is None else configs
         actors = {name: Actor(spec.groups[name], network, config) for name, config in configs.items()}
         return actors, spec, critic_network or network

@@ -67,5 +67,5 @@ def correction(actor: Actor, agent: int, rows: dict[str, Tensor]) -> Tensor:
     params = policy_params(actor, rows, agent).view(*rows["log_prob"].shape, -1)
     log_ratio = (actor.head.log_prob(params, rows["action"]) - rows["log_prob"])[..., agent]
     if "alive" in rows or "counts" in rows:
-        log_ratio = log_ratio.masked_fill(~rows.get("counts", rows.get("alive"))[..., agent], 0.0)
+        log_ratio = log_ratio.masked_fill(~rows["counts" if "counts" in rows else "alive"][..., agent], 0.0)
     return log_ratio.exp().unsqueeze(-1)

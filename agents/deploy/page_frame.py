@@ -4,6 +4,7 @@ import html
 from pathlib import Path
 
 from marl.core.errors import UserError
+from marl.core.look.tokens import LIGHT
 
 
 class PageFrame:
@@ -20,7 +21,7 @@ class PageFrame:
 
     def _repr_html_(self) -> str:
         """What a notebook asks of the object that it shows."""
-        style = f"width: 100%; height: {self.height}px; border: 1px solid #8888; border-radius: 4px"
+        style = f"width: 100%; height: {self.height}px; border: 1px solid {LIGHT['edge']}; border-radius: 4px"
         title, inside = html.escape(self.path.name), html.escape(self.text)
         # A page may come from anyone: within the sandbox its scripts reach neither the notebook nor its server.
         may = "allow-scripts allow-downloads"

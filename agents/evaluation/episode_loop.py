@@ -53,7 +53,9 @@ def episode_steps(
     observation, state = env.reset(seed)
     running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     masked = any(group.masks for group in env.spec.groups.values())
-    for t in range(env.spec.max_steps if steps is None else steps):
+    limit = env.spec.max_steps if steps is None else steps
+    assert limit is not None, "an environment without a time limit: say `steps`"
+    for t in range(limit):
         actions = act(Moment(observation, state, env.masks() if masked else {}, running))
         transition = env.step(actions)
         yield running, transition

@@ -17,6 +17,7 @@ from envs.rendering.recording import Recording, Restorer, record
 from envs.rendering.scene import image
 from envs.vmas.env import VmasEnv
 from envs.vmas.simulator import scenario_names
+from marl.core.look.tokens import LIGHT
 
 COLUMNS, SIZE, LABEL, STEPS, SEED = 7, 150, 14, 8, 3
 
@@ -35,17 +36,17 @@ def tile(name: str, folder: Path) -> Image.Image:
     recording = recorded(name, folder)
     drawn = Restorer(recording).scene(recording.lengths[0], 0)
     picture = Image.fromarray(image(drawn, round(SIZE * min(1.0, drawn.width / drawn.height))))
-    out = Image.new("RGB", (SIZE, SIZE + LABEL), "white")
+    out = Image.new("RGB", (SIZE, SIZE + LABEL), LIGHT["stage"])
     out.paste(picture, ((SIZE - picture.width) // 2, LABEL + (SIZE - picture.height) // 2))
     pen = ImageDraw.Draw(out)
-    pen.text((3, 1), name, fill="black")
-    pen.rectangle((0, 0, SIZE - 1, SIZE + LABEL - 1), outline="#cccccc")
+    pen.text((3, 1), name, fill=LIGHT["ink"])
+    pen.rectangle((0, 0, SIZE - 1, SIZE + LABEL - 1), outline=LIGHT["line"])
     return out
 
 
 def main(target: str) -> None:
     names = scenario_names()
-    sheet = Image.new("RGB", (COLUMNS * SIZE, -(-len(names) // COLUMNS) * (SIZE + LABEL)), "white")
+    sheet = Image.new("RGB", (COLUMNS * SIZE, -(-len(names) // COLUMNS) * (SIZE + LABEL)), LIGHT["stage"])
     for i, name in enumerate(names):
         with tempfile.TemporaryDirectory() as folder:
             picture = tile(name, Path(folder))

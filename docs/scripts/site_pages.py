@@ -14,6 +14,8 @@ import griffe
 from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File
 
+from marl.core.look.tokens import LIGHT
+
 log = get_plugin_logger("site")
 ROOT = Path(__file__).resolve().parents[2]
 TOP = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
@@ -182,7 +184,7 @@ def gallery() -> str:
 
 def frame(address: str, name: str, height: int) -> str:
     """A page within a page, loaded when it comes into view; links with `target=name` open in it."""
-    style = f"width: 100%; height: {height}px; border: 1px solid #8888; border-radius: 4px"
+    style = f"width: 100%; height: {height}px; border: 1px solid {LIGHT['edge']}; border-radius: 4px"
     names = f'name="{name}" title="{name}" src="{html.escape(address)}"'
     return f'<div><iframe {names} loading="lazy" style="{style}"></iframe></div>'
 

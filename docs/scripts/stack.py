@@ -15,10 +15,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 
-from marl.core.look.tokens import LIGHT
+from marl.core.look.tokens import LIGHT, SERIES
 
 ROOT = Path(__file__).resolve().parents[2]
-LAYERS = {"scripts": "#f4f1ea", "agents": "#e3eefb", "envs": "#e4f5e9", "marl": "#fbeede"}  # from top to bottom
+LAYERS = {"scripts": SERIES[6], "agents": SERIES[0], "envs": SERIES[2], "marl": SERIES[3]}  # from top to bottom
+TINT = 0.16  # how much of its colour a layer shows
 COLUMNS, WIDTH, HEIGHT, GAP = 6, 1.62, 0.44, 0.08
 
 
@@ -36,7 +37,7 @@ def purpose(package: str) -> str:
     return (ast.get_docstring(ast.parse(init.read_text())) or "").split("\n")[0] if init.exists() else "The commands."
 
 
-def box(ax, x: float, y: float, width: float, height: float, color: str) -> None:
+def box(ax, x: float, y: float, width: float, height: float, color: str | tuple[str, float]) -> None:
     ax.add_patch(
         FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.02", facecolor=color, edgecolor=LIGHT["edge"])
     )
@@ -50,7 +51,7 @@ def main(path: str) -> None:
     top = total
     for number, (name, color) in enumerate(LAYERS.items()):
         bottom = top - heights[name]
-        box(ax, 0, bottom, width - 0.1, heights[name], color)
+        box(ax, 0, bottom, width - 0.1, heights[name], (color, TINT))
         ax.text(0.12, top - 0.28, f"{name}/", fontsize=13, weight="bold", va="center")
         ax.text(1.25, top - 0.28, purpose(name), fontsize=8.5, va="center", color=LIGHT["soft"])
         for place, room in enumerate(rooms(name)):

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from envs.rendering.geometry import Shape
 from envs.rendering.viewer import recording
+from marl.core.look.tokens import LIGHT
 
 SMOOTH = 3  # drawn that much larger and then averaged: smooth edges
 
@@ -68,7 +69,7 @@ def image(drawn: Scene, width: int | None = None, hide: frozenset[str] = frozens
     scale = (width or drawn.width) / drawn.width
     size = (round(drawn.width * scale), round(drawn.height * scale))
     zoom = scale * SMOOTH
-    canvas = Image.new("RGB", (size[0] * SMOOTH, size[1] * SMOOTH), "white")
+    canvas = Image.new("RGB", (size[0] * SMOOTH, size[1] * SMOOTH), LIGHT["stage"])
     pen = ImageDraw.Draw(canvas, "RGBA")
     left, right, bottom, top = drawn.bounds
     across, up = canvas.width / (right - left), canvas.height / (top - bottom)
@@ -112,7 +113,7 @@ def _rgba(colour: Any) -> tuple[int, ...]:
 def _text(pen: ImageDraw.ImageDraw, height: int, shape: Shape, zoom: float) -> None:
     (x, y), (a, b, c, d, e, f) = shape.points[0], shape.matrix
     place = ((a * x + c * y + e) * zoom, height - (b * x + d * y + f) * zoom)
-    pen.text(place, shape.text, fill="black", anchor="lb", font=_font(max(1, round(shape.width * 96 / 72 * zoom))))
+    pen.text(place, shape.text, fill=LIGHT["ink"], anchor="lb", font=_font(max(1, round(shape.width * 96 / 72 * zoom))))
 
 
 @lru_cache

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from marl.callbacks.base import Callback
 from marl.core.look.figures import style
+from marl.core.look.tokens import LIGHT
 from marl.engine.run_view import RunView
 from marl.loggers.loggers import TensorBoardLogger
 from marl.supervised.metrics import confusion
@@ -120,7 +121,8 @@ def draw_confusion(counts: np.ndarray) -> Any:
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for i, j in zip(*np.nonzero(counts), strict=True) if K <= 30 else ():
-        axes.text(j, i, counts[i, j], ha="center", va="center", fontsize=8, color="w" if share[i, j] > 0.5 else "k")
+        colour = LIGHT["stage" if share[i, j] > 0.5 else "ink"]
+        axes.text(j, i, counts[i, j], ha="center", va="center", fontsize=8, color=colour)
     axes.grid(False)
     axes.set(xlabel="predicted", ylabel="true", xticks=range(K), yticks=range(K))
     return figure

@@ -30,10 +30,10 @@ Job = Callable[[Any, Path], Any]  # a configuration and a run directory → the 
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
-def main(document: str, job: Callable[[list[str]], Any], again: str = "") -> None:
+def main(document: str | None, job: Callable[[list[str]], Any], again: str = "") -> None:
     """A script that works on finished runs: `job(arguments)`, or `document` where help or nothing is asked for."""
     if {"-h", "--help"} & set(sys.argv) or len(sys.argv) == 1:
-        print(terminal.fit(document))
+        print(terminal.fit(document or ""))
         sys.exit(0)
     find_user_modules()
     with guard(again):

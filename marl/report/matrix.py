@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from marl.core.look.figures import FIGURES
-from marl.core.look.tokens import SERIES
+from marl.core.look.tokens import LIGHT, SERIES
 from marl.report.tables import Table, number
 
 # {"mean", "ci95": [low, high], …} of `agents.evaluation.episodes.statistics`
@@ -58,7 +58,7 @@ def heat(
         for i, row in enumerate(cells):
             for j, cell in enumerate(row):
                 low, high = (number(bound) for bound in cell["ci95"])
-                colour = "white" if cell["mean"] < middle else "black"
+                colour = LIGHT["stage" if cell["mean"] < middle else "ink"]
                 text = f"{number(cell['mean'])}\n[{low}, {high}]"
                 axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=8)
         axes.set_xticks(range(len(columns)), columns, rotation=20, ha="right")

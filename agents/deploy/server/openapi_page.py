@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from marl.core.look import tokens
+
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-code, pre { font: 14px/1.4 ui-monospace, monospace; } pre { overflow: auto; padding: .5rem; border: 1px solid #8888; }
-h2 { margin-top: 2.5rem; border-top: 1px solid #8888; } td, th { text-align: left; padding: 0 1rem 0 0; }
-td { vertical-align: top; }
-@media (prefers-color-scheme: dark) { body { background: #111; color: #ddd; } }
+main.text table { display: block; overflow-x: auto; }
+main.text th { padding: 5px 11px; }
+main.text td { vertical-align: top; white-space: normal; }
 """
 
 
@@ -19,8 +19,10 @@ def page(description: Mapping[str, Any]) -> str:
     about = description["info"]
     parts = [
         '<!doctype html><html lang="en"><meta charset="utf-8">',
-        f"<title>{escape(about['title'])}</title><style>{STYLE}</style>",
-        f"<h1>{escape(about['title'])}</h1><p>{escape(about['description'])}</p>",
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(about['title'])}</title><style>{tokens.style()}{STYLE}</style>",
+        f'<header class="text"><h1>{escape(about["title"])}</h1></header><main class="text">',
+        f"<p>{escape(about['description'])}</p>",
         "<p>The same for programs: <code>/openapi.json</code>.</p>",
     ]
     for path, operations in description["paths"].items():
@@ -30,7 +32,7 @@ def page(description: Mapping[str, Any]) -> str:
             if operation.get("description"):
                 parts.append(f"<p>{escape(operation['description'])}</p>")
             parts += [*_parameters(operation), *_bodies(operation), *_answers(operation)]
-    return "\n".join(parts)
+    return "\n".join([*parts, "</main>"])
 
 
 def _parameters(operation: Mapping[str, Any]) -> list[str]:

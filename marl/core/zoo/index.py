@@ -121,6 +121,11 @@ def card(name: str) -> dict[str, Any]:
 
 def entries() -> dict[str, Entry]:
     """{name: entry} of the zoo, in order of the names. Raises UserError where there is no index, or a broken one."""
+    if place() == str(OURS) and not OURS.is_dir():
+        raise UserError(
+            f"{OURS}: is not there. The zoo lies in the checkout and in the unpacked source archive: install there "
+            "with `pip install -e . -c constraints.txt`, or say zoo.url=FOLDER (or an address)"
+        )
     where = f"{place()}/{INDEX}"
     content = _mapping(places.text(place(), INDEX), where)
     if content.get("format") != FORMAT or not isinstance(content.get("policies"), dict):

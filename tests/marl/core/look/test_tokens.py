@@ -39,13 +39,15 @@ def test_both_modes_have_the_same_names() -> None:
 
 
 def test_nothing_else_has_colours_of_its_own() -> None:
-    marl = ROOT / "marl"
-    named = ("report/page.html", "core/look/sheet.css", "report/figures.py", "report/matrix.py", "callbacks/figures.py",
-             "inspection/network_graph.py")  # fmt: skip
-    files = [*(ROOT / "envs" / "rendering" / "web").iterdir(), *map(marl.joinpath, named)]
-    screen = {path.name: path.read_text().partition("@media print")[0] for path in files}
-    found = {name: re.findall(r"[\"' :]#[0-9a-fA-F]{3,8}\b", text) for name, text in screen.items()}
-    assert len(files) > 15 and {name: colours for name, colours in found.items() if colours} == {}
+    """In pages, figures and pictures. What is printed on paper is black on white, whatever the screen shows."""
+    folders = ("agents", "envs", "marl", "scripts", "docs/scripts")
+    endings = {".py", ".js", ".css", ".html"}
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in endings]
+    files.remove(ROOT / "marl" / "core" / "look" / "tokens.py")
+    colour = re.compile(r"[\"' :]#[0-9a-fA-F]{3,8}\b|[\"'](?:white|black)[\"']|rgba?\(\d")
+    screen = {str(path.relative_to(ROOT)): path.read_text().partition("@media print")[0] for path in files}
+    found = {name: colour.findall(text) for name, text in screen.items()}
+    assert len(files) > 300 and {name: colours for name, colours in found.items() if colours} == {}
 
 
 def test_figures_are_drawn_in_the_pages_colours() -> None:

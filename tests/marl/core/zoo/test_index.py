@@ -104,6 +104,12 @@ def test_an_unknown_name_is_told_with_those_there_are(folder: Path) -> None:
     )
 
 
+def test_packages_without_the_zoo(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(zoo, "OURS", tmp_path / "docs" / "zoo")
+    with pytest.raises(UserError, match=r"docs/zoo: is not there\. .* `pip install -e \. .* zoo\.url=FOLDER"):
+        zoo.located("zoo/navigation")
+
+
 def test_the_command_line_says_where(folder: Path) -> None:
     assert zoo.taken(["verify", f"zoo.url={folder}", "navigation"]) == ["verify", "navigation"]
     assert zoo.place() == str(folder)
