@@ -12,8 +12,9 @@ pytest.register_assert_rewrite(
 
 from tests.fixtures.browser import browser, running_browser  # noqa: E402, F401 (fixtures, found by their names)
 from tests.fixtures.javascript import javascript  # noqa: E402, F401
-from tests.fixtures.parsed_configs import parsed_configs  # noqa: E402, F401
 from tests.fixtures.parsed_header import parsed_header  # noqa: E402, F401
+from tests.fixtures.quick.copied_worlds import copied_worlds  # noqa: E402, F401
+from tests.fixtures.quick.parsed_configs import parsed_configs  # noqa: E402, F401
 from tests.fixtures.shell import shell  # noqa: E402, F401
 
 # The files that take longest, in their order: they begin first, so that both cores end at the same time.
