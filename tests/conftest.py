@@ -2,6 +2,7 @@
 
 import gc
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -40,6 +41,16 @@ LONGEST = [
     "tests/envs/vmas/test_snapshot.py",
     "tests/marl/capture/test_captured_loss.py",
 ]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[object]:
+    """Imports make next to no garbage, and to look for it all the while took a fifth of them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_finish() -> None:
