@@ -79,7 +79,7 @@ async def _serve(
     guard = Guard(app, act, settings, gate, metrics)
     server = Server(guard, settings, context, lambda reason: metrics.refused.labels(reason).inc(), [listening])
     metrics.watch("marl_sessions", "Sessions that are open", lambda: len(sessions.by_id))
-    metrics.watch("marl_connections", "Connections that are open", lambda: len(server.server_state.connections))
+    metrics.watch("marl_connections", "Connections that are open, those in a TLS handshake too", server.open)
     metrics.watch("marl_swaps_failed", "New versions that could not be taken", lambda: policies.failures)
     metrics.watch("marl_version_total", "Versions of all policies that were loaded",
                   lambda: sum(version.number for version in policies.current.values()))  # fmt: skip
