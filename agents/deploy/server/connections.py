@@ -200,10 +200,19 @@ class Connection(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server on a socket that listens already, with `Connection`s; it leaves signals to its caller."""
+    """uvicorn's server on sockets of its caller's, with `Connection`s; it leaves signals to its caller.
+
+    announce: is called once it listens; before that, clients would be refused.
+    """
 
     def __init__(
-        self, app: Any, settings: ServerSettings, context: Any, refuse: Callable[[str], None], sockets: list[Any]
+        self,
+        app: Any,
+        settings: ServerSettings,
+        context: Any,
+        refuse: Callable[[str], None],
+        sockets: list[Any],
+        announce: Callable[[], None],
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -220,7 +229,8 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=settings.slow_seconds + 5,
             )
         )
-        self.settings, self.context, self.refuse, self.sockets = settings, context, refuse, sockets
+        self.settings, self.context, self.refuse = settings, context, refuse
+        self.sockets, self.announce = sockets, announce
         self.handshakes: Handshakes | None = None
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
@@ -235,6 +245,7 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         self.servers = [await loop.create_server(make, sock=sock, backlog=2048) for sock in self.sockets]
         self.started = True
+        self.announce()
 
     def open(self) -> int:
         """Connections that count, those in their handshake among them."""
