@@ -24,9 +24,9 @@ Batches, sessions, versions
 Limits
 
   max_body=4000000     bytes of a request
-  max_connections=256  connections at once
+  max_connections=256  connections at once, TLS handshakes among them
   max_rate=null        requests per second of one address; null: any number
-  slow_seconds=5       seconds that a request's headers, then its body, then the reading of its answer may take
+  slow_seconds=5       seconds that a TLS handshake, a request's headers, its body, the reading of its answer may take
   idle_seconds=60      seconds after which a connection without requests is closed
   drain_seconds=2      seconds after SIGTERM in which requests are still answered while /ready says 503
 

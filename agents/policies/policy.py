@@ -130,8 +130,12 @@ class Policy(nn.Module):
     def _filled(cls, metadata: dict[str, Any], weights: dict[str, Tensor], path: Path) -> Policy:
         try:
             policy = cls(metadata)
-        except (KeyError, TypeError, AttributeError) as error:
+        except KeyError as error:
             raise UserError(f"{path} can't be read as a policy: its description lacks {error}") from error
+        except (TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path} can't be read as a policy: its description holds values of other kinds ({error})"
+            ) from error
         policy._fill(weights, path)
         return policy
 

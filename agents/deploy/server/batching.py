@@ -92,8 +92,11 @@ class Batcher:
         return finite(await future)
 
     def try_out(self, job: Job) -> None:
-        """Compute a request that no client waits for, so that mistakes and slow first calls come before the first."""
-        self._compute([job])
+        """Compute a request that no client waits for, so that mistakes and slow first calls come before the first.
+
+        Raises Refused where the result is not finite.
+        """
+        finite(self._compute([job])[0])
 
     def _flush(self) -> None:
         """Compute all that waits, in batches that are full or the last."""

@@ -13,6 +13,7 @@ from pydantic_core import to_json
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from agents.deploy.server.handshakes import Handshakes
 from agents.deploy.server.settings import ServerSettings
 
 HEAD = 16_384  # bytes of a request's line, headers and trailers
@@ -199,10 +200,19 @@ class Connection(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server on a socket that listens already, with `Connection`s; it leaves signals to its caller."""
+    """uvicorn's server on sockets of its caller's, with `Connection`s; it leaves signals to its caller.
+
+    announce: is called once it listens; before that, clients would be refused.
+    """
 
     def __init__(
-        self, app: Any, settings: ServerSettings, context: Any, refuse: Callable[[str], None], sockets: list[Any]
+        self,
+        app: Any,
+        settings: ServerSettings,
+        context: Any,
+        refuse: Callable[[str], None],
+        sockets: list[Any],
+        announce: Callable[[], None],
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -219,19 +229,27 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=settings.slow_seconds + 5,
             )
         )
-        self.settings, self.context, self.refuse, self.sockets = settings, context, refuse, sockets
+        self.settings, self.context, self.refuse = settings, context, refuse
+        self.sockets, self.announce = sockets, announce
+        self.handshakes: Handshakes | None = None
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
         """Begin to listen."""
         await self.lifespan.startup()
         make = partial(Connection, self.settings, self.refuse, config=self.config, server_state=self.server_state,
                        app_state={})  # fmt: skip
-        loop, secured = asyncio.get_running_loop(), {}
         if self.context is not None:
-            seconds = self.settings.slow_seconds
-            secured = {"ssl": self.context, "ssl_handshake_timeout": seconds, "ssl_shutdown_timeout": seconds}
-        self.servers = [await loop.create_server(make, sock=sock, backlog=2048, **secured) for sock in self.sockets]
+            self.handshakes = make = Handshakes(
+                self.context, self.settings, self.server_state.connections, make, self.refuse
+            )
+        loop = asyncio.get_running_loop()
+        self.servers = [await loop.create_server(make, sock=sock, backlog=2048) for sock in self.sockets]
         self.started = True
+        self.announce()
+
+    def open(self) -> int:
+        """Connections that count, those in their handshake among them."""
+        return len(self.server_state.connections) + (len(self.handshakes.under_way) if self.handshakes else 0)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -77,9 +77,13 @@ async def _serve(
     sessions = Sessions(settings.max_sessions, settings.session_seconds)
     app, act = application(policies, sessions, metrics, settings, lambda: not guard.draining)
     guard = Guard(app, act, settings, gate, metrics)
-    server = Server(guard, settings, context, lambda reason: metrics.refused.labels(reason).inc(), [listening])
+    host, port = listening.getsockname()[:2]
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    line = f"{'https' if context else 'http'}://{address}/ serves {', '.join(policies.current)} (Ctrl-C ends it)"
+    server = Server(guard, settings, context, lambda reason: metrics.refused.labels(reason).inc(), [listening],
+                    lambda: say(line))  # fmt: skip
     metrics.watch("marl_sessions", "Sessions that are open", lambda: len(sessions.by_id))
-    metrics.watch("marl_connections", "Connections that are open", lambda: len(server.server_state.connections))
+    metrics.watch("marl_connections", "Connections that are open, those in a TLS handshake too", server.open)
     metrics.watch("marl_swaps_failed", "New versions that could not be taken", lambda: policies.failures)
     metrics.watch("marl_version_total", "Versions of all policies that were loaded",
                   lambda: sum(version.number for version in policies.current.values()))  # fmt: skip
@@ -109,9 +113,6 @@ async def _serve(
     # What is there by now stays; a collection that goes through it stops all requests for a tenth of a second.
     gc.collect()
     gc.freeze()
-    host, port = listening.getsockname()[:2]
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    say(f"{'https' if context else 'http'}://{address}/ serves {', '.join(policies.current)} (Ctrl-C ends it)")
     await server.serve()
     gc.unfreeze()
     for task in background:

@@ -19,6 +19,7 @@ from marl.core.errors import UserError, closest, one_line
 from marl.core.zoo import index as zoo
 
 Stamp = tuple[str, int, int, int]
+EXPORTED = {".onnx", ".pt2", ".ts", ".pte", ".c", ".h", ".html"}  # files of scripts/export.py and of pages
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,16 +78,21 @@ class Policies:
         return self.current[name]
 
     def _load(self, name: str, number: int) -> Version:
-        """A version that has acted once on zeros."""
-        stamp = self._stamp(name)
+        """A version that has acted once on zeros. Raises UserError, whatever a file makes torch raise."""
+        where, wait = f"policies.{name}={self.places[name]}", self.settings.max_wait_ms
         try:
+            check_suffix(self.places[name])
+            stamp = self._stamp(name)
             policy = Policy.load(self.places[name], self.which)
             networks = Networks(policy, self.settings.backend)
+            batcher = Batcher(policy, networks, self.settings.max_batch, wait and wait / 1000, self.watches)
+            batcher.try_out(first_step(policy))
         except UserError as error:
-            raise UserError(f"policies.{name}={self.places[name]}: {error}") from error
-        wait = self.settings.max_wait_ms
-        batcher = Batcher(policy, networks, self.settings.max_batch, wait and wait / 1000, self.watches)
-        batcher.try_out(first_step(policy))
+            raise UserError(f"{where}: {error}") from error
+        except Refused as error:
+            raise UserError(f"{where}: its actions for observations of zeros are not finite") from error
+        except Exception as error:
+            raise UserError(f"{where}: can't be served ({type(error).__name__}: {one_line(error)})") from error
         return Version(name, number, policy, Shapes.of(policy), batcher, stamp)
 
     def _stamp(self, name: str) -> Stamp:
@@ -134,6 +140,15 @@ class Policies:
         while True:
             await asyncio.sleep(seconds)
             await self.reload()
+
+
+def check_suffix(place: str) -> None:
+    """Raises UserError for a file that was made for other programs."""
+    if (suffix := Path(place).suffix) in EXPORTED:
+        raise UserError(
+            f"{suffix} is for other programs; give a run directory, a checkpoint (.pt), a policy.safetensors or "
+            "zoo/NAME (backend=onnx makes its own .onnx from them)"
+        )
 
 
 def first_step(policy: Policy) -> Job:

@@ -1,5 +1,6 @@
 """A server's life: new versions under load, sessions of old ones, its end under load, and how it refuses to begin."""
 
+import gc
 import os
 import shutil
 import signal
@@ -20,6 +21,8 @@ pytest.importorskip("fastapi", reason="pip install -e '.[serving]'")
 import httpx
 
 from agents.deploy.client import Client, ServerRefused
+from agents.deploy.server import run
+from agents.deploy.server.settings import ServerSettings
 from marl.core.errors import UserError
 from tests.agents.deploy.server.test_batching import make_certificate
 from tests.fixtures.serving import GRU, MLP, make_policy, serving
@@ -206,6 +209,29 @@ def test_a_port_that_is_taken(script) -> None:  # noqa: F811
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=rf"port={port}: Address already in use; port=0 takes any that is free"):
             module.run(*module.parse(["ckpt=zoo/balance", f"port={port}"]))
+
+
+def test_it_says_that_it_serves_once_it_listens(tmp_path: Path, monkeypatch) -> None:
+    """Who reads the line asks at once, and would be refused before."""
+    make_policy(tmp_path, MLP)
+    lines: list[str] = []
+
+    class Heard(Exception):
+        pass
+
+    def hear(line: str) -> None:
+        lines.append(line)
+        port = int(line.split("/")[2].rpartition(":")[2])
+        socket.create_connection(("127.0.0.1", port), timeout=30).close()
+        raise Heard
+
+    monkeypatch.setattr(run, "say", hear)
+    try:
+        with pytest.raises(Heard):
+            run.serve({"team": str(tmp_path)}, "last", ServerSettings(port=0))
+    finally:
+        gc.unfreeze()
+    assert len(lines) == 1 and lines[0].endswith("/ serves team (Ctrl-C ends it)")
 
 
 def test_a_missing_package_is_reported_in_a_sentence(script, monkeypatch) -> None:  # noqa: F811
