@@ -1,11 +1,15 @@
-"""How many decisions a server gives, and how late, under the load of wrk (apt install wrk): one row per setting.
+"""How many decisions a server gives, and how late, under the load of wrk, a public load generator (apt install wrk).
 
-    python scripts/bench/serving.py --seconds 120 --connections 1 32 --json serving.json
+    python scripts/bench/serving.py --seconds 120 --connections 1 32 --json serving.json   # all rows: half an hour
+    python scripts/bench/serving.py --seconds 2                                            # a try of them
+    python scripts/bench/serving.py --only "raw, joined" --connections 32                  # some of them
 
 Each setting is a server of its own, asked over loopback on kept connections: by itself (max_wait_ms=null), joined
 (max_wait_ms=0, 2), as JSON and as raw float32, by torch and by onnxruntime. Beside it stands the same policy in a bare
-loop. Memory is read once a second; `growth` compares its medians in the second and the last tenth. `cpu_us` is what the
-server's process computed for each request, which other programs on the machine change little.
+loop. Server and wrk take a core each: on a machine of two cores nothing else may run. A row is printed as JSON when it
+is measured, the table of docs/guides/serving.md at the end. Memory is read once a second; its growth compares its
+medians in the second and the last tenth. CPU is what the server's process computed for each request, which other
+programs on the machine change little.
 """
 
 import argparse
@@ -31,13 +35,26 @@ from agents.policies.policy import Policy
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [
-    ("torch, raw, alone", ["max_wait_ms=null"], "raw"),
-    ("torch, raw, joined, no waiting", ["max_wait_ms=0"], "raw"),
-    ("torch, raw, joined, 2 ms", ["max_wait_ms=2"], "raw"),
-    ("torch, JSON, alone", ["max_wait_ms=null"], "json"),
-    ("torch, JSON, joined, no waiting", ["max_wait_ms=0"], "json"),
-    ("onnxruntime, raw, joined, no waiting", ["max_wait_ms=0", "backend=onnx"], "raw"),
+    ("raw, each by itself (`max_wait_ms=null`)", ["max_wait_ms=null"], "raw"),
+    ("raw, joined without waiting (`max_wait_ms=0`)", ["max_wait_ms=0"], "raw"),
+    ("raw, joined (`max_wait_ms=2`)", ["max_wait_ms=2"], "raw"),
+    ("JSON, each by itself", ["max_wait_ms=null"], "json"),
+    ("JSON, joined without waiting", ["max_wait_ms=0"], "json"),
+    ("raw, joined without waiting, `backend=onnx`", ["max_wait_ms=0", "backend=onnx"], "raw"),
 ]
+COLUMNS = {  # of the table: a row's key, its heading, how its value is written
+    "setting": ("setting", "{}"),
+    "connections": ("connections", "{}"),
+    "per_second": ("requests per second", "{:,.0f}"),
+    "p50_ms": ("p50, ms", "{:.2f}"),
+    "p99_ms": ("p99, ms", "{:.2f}"),
+    "p99.9_ms": ("p99.9, ms", "{:.2f}"),
+    "cpu_us": ("CPU µs of a request", "{:.0f}"),
+    "requests_per_batch": ("requests of a batch", "{:.1f}"),
+    "memory_mb": ("memory, MB", "{:.0f}"),
+    "growth": ("its growth", "{:.2%}"),
+    "failed": ("failed", "{}"),
+}
 SCRIPT = """
 wrk.method, wrk.path, wrk.body = "POST", "/v1/act", io.open("%(body)s", "rb"):read("*a")
 wrk.headers["content-type"] = "%(kind)s"
@@ -107,6 +124,14 @@ def busy(pid: int) -> float:
     return times.user + times.system
 
 
+def load(wrk: list[str]) -> str:
+    """What wrk printed; the measurement ends where it could not do its work."""
+    done = subprocess.run(wrk, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(wrk)}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
 def served(
     name: str, ckpt: str, keys: list[str], body: tuple[Path, str], connections: int, seconds: float, folder: Path
 ) -> dict:
@@ -117,22 +142,25 @@ def served(
     command = [sys.executable, str(ROOT / "scripts" / "serve.py"), f"ckpt={ckpt}", "port=0", "drain_seconds=0", *keys]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
         try:
-            url = server.stdout.readline().split()[0]
+            line = server.stdout.readline()
+            if not line:
+                sys.exit(f"{name}: the server did not start; what it said stands above")
+            url = line.split()[0]
             memory: list[float] = []
             end = threading.Event()
             watcher = threading.Thread(target=watch, args=(psutil.Process(server.pid), end, memory))
             wrk = ["wrk", "-t1", f"-c{connections}", "--timeout", "10s", "-s", str(script)]
-            subprocess.run([*wrk, "-d2s", url], check=True, capture_output=True)  # warm
+            load([*wrk, "-d2s", url])  # warm
             watcher.start()
             before = busy(server.pid)
-            done = subprocess.run([*wrk, f"-d{seconds:g}s", url], check=True, capture_output=True, text=True)
+            printed = load([*wrk, f"-d{seconds:g}s", url])
             computed = busy(server.pid) - before
             end.set()
             watcher.join()
             metrics = subprocess.run(["curl", "-s", f"{url}metrics"], capture_output=True, text=True).stdout
         finally:
             server.terminate()
-    figures = json.loads(done.stdout[done.stdout.rindex("{") :])
+    figures = json.loads(printed[printed.rindex("{") :])
     sums = [float(re.search(rf"marl_batch_requests_{key} (\S+)", metrics)[1]) for key in ("sum", "count")]
     tenth = max(1, len(memory) // 10)
     growth = statistics.median(memory[-tenth:]) / statistics.median(memory[tenth : 2 * tenth] or memory) - 1
@@ -151,15 +179,18 @@ def served(
 
 def main() -> None:
     """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--ckpt", default="zoo/balance")
-    parser.add_argument("--seconds", type=float, default=120.0, help="of load for each row")
-    parser.add_argument("--connections", type=int, nargs="+", default=[1, 32])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt", default="zoo/balance", help="whose policy is served (zoo/balance)")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of load for each row (120)")
+    parser.add_argument(
+        "--connections", type=int, nargs="+", default=[1, 32], help="that ask at once, a row each (1 32)"
+    )
     parser.add_argument("--only", default="", help="settings whose name holds this text")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="a file for all figures")
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed: apt install wrk")
+    before = f"{os.getloadavg()[0]:.1f}"
     torch.set_num_threads(1)
     policy, rows = Policy.load(options.ckpt), []
     with tempfile.TemporaryDirectory() as text:
@@ -171,12 +202,10 @@ def main() -> None:
             for connections in options.connections if options.only in name else ():
                 rows.append(served(name, options.ckpt, keys, made[kind], connections, options.seconds, folder))
                 print(json.dumps(rows[-1]), flush=True)
-    columns = ["setting", "connections", "per_second", "p50_ms", "p99_ms", "p99.9_ms", "cpu_us", "requests_per_batch",
-               "memory_mb", "growth", "failed"]  # fmt: skip
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    print(f"| {' | '.join(heading for heading, _ in COLUMNS.values())} |\n|{'---|' * len(COLUMNS)}")
     for row in rows:
-        values = [row.get(column, "–") for column in columns]
-        print(f"| {' | '.join(f'{value:.4g}' if isinstance(value, float) else str(value) for value in values)} |")
+        print(f"| {' | '.join(form.format(row[key]) if key in row else '–' for key, (_, form) in COLUMNS.items())} |")
+    print(f"{options.seconds:g} s each, {os.cpu_count()} cores, load before: {before}")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
 

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from agents.deploy.server.handshakes import Handshakes
+from agents.deploy.server.security import Handshakes
 from agents.deploy.server.settings import ServerSettings
 
 HEAD = 16_384  # bytes of a request's line, headers and trailers

@@ -1,6 +1,8 @@
 """A real server gives the actions of `Policy.act`, in both formats, alone and in a batch, with and without memory."""
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -250,6 +252,23 @@ def test_the_loop_of_the_docs_reaches_the_return_of_evaluate(server) -> None:
                   scenario_kwargs=Policy.load("zoo/balance").metadata["env"]["scenario_kwargs"])  # fmt: skip
     low, high = statistics(evaluate(env, Policy.load("zoo/balance").actors, seed=0).episode_returns())["ci95"]
     assert low <= scope["total"].mean() <= high
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_commands_of_the_docs_ask_for_actions(server, tmp_path: Path) -> None:
+    commands = re.search(r"```bash\n(python -c .*?)```", read("docs", "guides", "serving.md"), re.S)[1]
+    commands = commands.replace("localhost:8000", f"127.0.0.1:{server.port}").replace(
+        "python ", f"{sys.executable} ", 1
+    )
+    done = subprocess.run(["bash", "-euc", commands], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answer, draw = json.loads(done.stdout), torch.Generator().manual_seed(7)
+    expected = Policy.load("zoo/balance").act({"agents": torch.full((4, 16), 0.1)}, False, draw)
+    assert answer["policy"] == "default" and answer["version"] == 1
+    same({"agents": torch.tensor(list(answer["actions"]["agents"].values()))}, expected)
+    shown = re.search(r"# (\{.*)", commands)[1]  # numbers cut after three decimals
+    for number in re.findall(r"(0\.\d+)…", shown):
+        assert number in done.stdout, number
 
 
 def read(*parts: str) -> str:
