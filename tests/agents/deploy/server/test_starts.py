@@ -118,7 +118,7 @@ KINDS: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
 }
 KINDS |= {f"a file for others{suffix}": (lambda d, s=suffix: written(d, f"policy{s}", TEXT), f": {suffix} is for other")
-          for suffix in EXPORTED}  # fmt: skip
+          for suffix in sorted(EXPORTED)}  # fmt: skip
 
 
 @pytest.mark.parametrize(("make", "sentence"), KINDS.values(), ids=KINDS)
