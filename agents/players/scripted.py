@@ -79,12 +79,14 @@ class Heuristic:
     """The policy that the VMAS scenario brings itself (balance, transport, wheel, navigation, flocking, discovery).
 
     Raises:
-        UserError: the environment is no VMAS scenario with such a policy, or its actions are discrete.
+        UserError: the environment is no VMAS scenario with such a policy, or its actions are discrete; acting without
+            a package that the policy imports.
     """
 
     def __init__(self, env: Env, group: str):
         self.group = env.spec.groups[group]
         scenario, self.action = getattr(env, "scenario", None), self.group.action
+        self.scenario = scenario
         module = sys.modules[find_scenario(scenario).__module__] if scenario else None
         if not hasattr(module, "HeuristicPolicy"):
             raise UserError(f"heuristic: {scenario or type(env).__name__} has no policy of its own for {group}")
@@ -98,7 +100,10 @@ class Heuristic:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed))
             reach, each = self.action.high, enumerate(without_time(self.group, observation).unbind(1))
-            rows = [self.policy.compute_action(row, u_range=float(reach[i, 0])) for i, row in each]
+            try:
+                rows = [self.policy.compute_action(row, u_range=float(reach[i, 0])) for i, row in each]
+            except ModuleNotFoundError as error:  # imported when it first acts: navigation's needs cvxpy
+                raise UserError(f"heuristic: {self.scenario}'s own policy needs {error.name}: install it") from None
         action = torch.stack(rows, 1).float()
         return torch.nn.functional.pad(action, (0, reach.shape[-1] - action.shape[-1])).clamp(self.action.low, reach)
 

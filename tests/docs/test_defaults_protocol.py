@@ -158,3 +158,15 @@ def test_the_plan_that_is_kept_fits() -> None:
     for overrides in plan["candidates"].values():
         config = compose.check(compose.compose([*plan["base"], "env=vmas/balance", "env.fast=off", *overrides]))
         build.build_trainer(config)
+
+
+def test_without_rounds_the_second_of_two_is_the_choice(protocol, tmp_path: Path) -> None:
+    plan = protocol.read_plan(ROOT / "docs/scripts/protocol/mappo_more_seeds.yaml", [])
+    assert protocol.Protocol(plan, tmp_path, 1).choose() == "all"
+    chosen = yaml.safe_load((ROOT / "docs/scripts/protocol/on_policy.yaml").read_text())
+    assert plan.candidates["all"] == chosen["candidates"]["all"] and plan.judge == chosen["judge"]
+    used = {seed for each in chosen["rounds"] for seed in each["seeds"]} | {*chosen["judging"]["seeds"]}
+    assert not used & {*plan.judging["seeds"]}
+    more = SMALL["candidates"] | {"third": []}
+    with pytest.raises(UserError, match="rounds: is empty, so two candidates are allowed"):
+        protocol.read_plan(written(tmp_path, rounds=[], candidates=more), [])

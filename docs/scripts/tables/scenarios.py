@@ -130,7 +130,7 @@ def shown(values: np.ndarray) -> str:
 def tables(rows: Mapping[tuple, Row], algorithm: str = "mappo") -> list[str]:
     """The lines of both tables."""
     runs: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in rows.values():
+    for _, row in sorted(rows.items()):  # the bootstrap follows their order
         if row["algorithm"] == algorithm:
             runs[row["scenario"], row["settings"]].append(row)
     lines = [

@@ -1,0 +1,79 @@
+"""The table of all scenarios: by hand from a few scores, a run judged for real, and what docs/defaults.md shows."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from marl.core.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+SCORES = ROOT / "docs/scripts/protocol/scores_mappo.csv"
+
+
+@pytest.fixture(scope="module")
+def scenarios():
+    spec = importlib.util.spec_from_file_location("scenarios_table", ROOT / "docs/scripts/tables/scenarios.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(scenario: str, settings: str, seed: int, mode: float, algorithm: str = "mappo") -> dict:
+    base = {"scenario": scenario, "algorithm": algorithm, "settings": settings, "seed": seed, "mode": mode}
+    return base | {"samples": mode - 1, "seconds": 1.0, "frames": 10}
+
+
+def test_two_scenarios_by_hand(scenarios) -> None:
+    """a: random 0, best 10; the new settings win all four pairs. b: no run is above the random policy."""
+    rows = [row("a", "", 0, 0.0, "random"), row("b", "", 0, 5.0, "random")]
+    for seed, (old, new) in enumerate(((2.0, 10.0), (4.0, 6.0))):
+        rows += [row("a", "defaults_0_1", seed, old), row("a", "normalized", seed, new)]
+        rows += [row("b", "defaults_0_1", seed, 1.0), row("b", "normalized", seed, 1.0)]
+    lines = scenarios.tables({scenarios.key(each): each for each in rows})
+    assert lines[2] == "| a | 0 | – | **3** [2, 4] | 2 | **8** [6, 10] | 7 | 1.00 | 2 |"
+    assert lines[3] == "| b | 5 | – | **1** [1, 1] | 0 | **1** [1, 1] | 0 | 0.50 | 2 |"
+    assert "Over 1 scenarios" in lines[5]
+    assert lines[9].startswith("| `defaults_0_1` | 0.300 [0.200, 0.400] | 0.300") and "0.700 [0.600, 0.800]" in lines[9]
+    assert lines[10].startswith("| `normalized` | 0.800 [0.600, 1.000]")
+    assert lines[12:] == [
+        "P(`normalized` better) 1.00 [1.00, 1.00].",
+        "Left out, since no run is above the random policy: b.",
+    ]
+
+
+def test_the_page_shows_what_is_kept(scenarios) -> None:
+    page = (ROOT / "docs/defaults.md").read_text()
+    lines = [line for line in scenarios.tables(scenarios.read(SCORES)) if line.startswith("|") or "P(" in line]
+    assert len(lines) > 30 and [line for line in lines if line not in page] == []
+
+
+def test_a_run_is_judged_and_kept_once(scenarios, tmp_path: Path, capsys) -> None:
+    sizes = ["env.num_envs=4", "env.fast=off", "env.max_steps=5", "algo.rollout_steps=10", "algo.minibatch_size=20"]
+    how = ["algo=mappo", *sizes, "frames=40", "task.eval_episodes=2", "trainer.progress=off", "logger=csv"]
+    command = [sys.executable, str(ROOT / "scripts/train.py"), *how, f"hydra.run.dir={tmp_path}/runs/0"]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    scores = tmp_path / "scores.csv"
+    scenarios.main([str(scores), f"{tmp_path}/runs"])
+    kept = scores.read_text()
+    assert [line.split(",")[:4] for line in kept.splitlines()[1:]] == [
+        ["balance", "mappo", "defaults_0_1", "0"],
+        ["balance", "random", "", "0"],
+        ["balance", "scripted", "", "0"],
+    ]
+    assert all(line.split(",")[5] for line in kept.splitlines())
+    scenarios.main([str(scores), f"{tmp_path}/runs"])
+    assert scores.read_text() == kept and "| balance |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["runs"]])
+def test_the_file_must_be_named(scenarios, arguments: list[str]) -> None:
+    with pytest.raises(UserError, match="the file of scores is missing"):
+        scenarios.main(arguments)
+
+
+def test_a_folder_without_runs_is_refused(scenarios, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no run that has ended"):
+        scenarios.main([str(tmp_path / "scores.csv"), str(tmp_path)])
