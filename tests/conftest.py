@@ -2,7 +2,6 @@
 
 import gc
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,9 +12,8 @@ pytest.register_assert_rewrite(
 
 from tests.fixtures.browser import browser, running_browser  # noqa: E402, F401 (fixtures, found by their names)
 from tests.fixtures.javascript import javascript  # noqa: E402, F401
+from tests.fixtures.parsed_configs import parsed_configs  # noqa: E402, F401
 from tests.fixtures.parsed_header import parsed_header  # noqa: E402, F401
-from tests.fixtures.quick.copied_worlds import copied_worlds  # noqa: E402, F401
-from tests.fixtures.quick.parsed_configs import parsed_configs  # noqa: E402, F401
 from tests.fixtures.shell import shell  # noqa: E402, F401
 
 # The files that take longest, in their order: they begin first, so that both cores end at the same time.
@@ -41,16 +39,6 @@ LONGEST = [
     "tests/envs/vmas/test_snapshot.py",
     "tests/marl/capture/test_captured_loss.py",
 ]
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[object]:
-    """Imports make next to no garbage, and to look for it all the while took a fifth of them."""
-    gc.disable()
-    try:
-        return (yield)
-    finally:
-        gc.enable()
 
 
 def pytest_collection_finish() -> None:

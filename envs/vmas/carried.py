@@ -44,9 +44,8 @@ class CarriedRows:
                 ) from error
             if axis is not None and not _counts(other.value, axis):
                 self.arrays[path] = axis
-        others = fresh.containers()
         for path, value in main.containers().items():
-            other = others.get(path)
+            other = fresh.containers().get(path)
             if other is None or (len(value), len(other)) != (num_envs, pool_size):
                 continue
             if isinstance(value, dict) and set(value) != set(range(num_envs)):

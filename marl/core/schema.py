@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -102,8 +102,7 @@ def show(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-@lru_cache(maxsize=1024)
-def signature(target: Callable) -> Mapping[str, inspect.Parameter]:
+def signature(target: Callable) -> dict[str, inspect.Parameter]:
     """The parameters of a class or function by name, with their annotations evaluated where that is possible."""
     try:
         return dict(inspect.signature(target, eval_str=True).parameters)

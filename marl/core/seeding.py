@@ -49,17 +49,13 @@ def seed_global(seed: int) -> None:
 
 
 def global_state() -> dict:
-    """The process-wide random states, in types that `torch.load(weights_only=True)` accepts.
-
-    The words of a generator are one tensor: as 1,249 numbers they took half the time in which a small checkpoint loads.
-    """
+    """The process-wide random states, in types that `torch.load(weights_only=True)` accepts."""
     legacy: Any = np.random.get_state()  # a tuple: dictionaries are of other bit generators
     name, keys, position, has_gauss, gauss = legacy
-    version, words, next_gauss = random.getstate()
     state = {
         "torch": torch.get_rng_state(),
-        "python": (version, torch.tensor(words), next_gauss),
-        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)),
+        "python": random.getstate(),
+        "numpy": (name, keys.tolist(), int(position), int(has_gauss), float(gauss)),
     }
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
@@ -67,12 +63,12 @@ def global_state() -> dict:
 
 
 def restore_global_state(state: dict) -> None:
-    """Put back what `global_state` returned; earlier versions kept words as sequences."""
+    """Put back what `global_state` returned."""
     torch.set_rng_state(state["torch"].cpu())
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(torch.as_tensor(words).tolist()), gauss))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = state["numpy"]
-    np.random.set_state((name, torch.as_tensor(keys).cpu().numpy().astype(np.uint32), *rest))
+    np.random.set_state((name, np.asarray(keys, dtype=np.uint32), *rest))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"][: torch.cuda.device_count()]])
 

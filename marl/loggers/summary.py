@@ -1,6 +1,5 @@
 """`summary.json`: what a run came to, with what it ran on."""
 
-import functools
 import importlib.metadata
 import platform
 import resource
@@ -18,24 +17,17 @@ PACKAGES = ("torch", "torchrl", "tensordict", "vmas", "gymnasium", "hydra-core",
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result."""
-    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
 
 
-@functools.cache
-def _version(name: str) -> str:
-    """Read once per process: each checkpoint asks."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-@functools.cache
 def git_commit() -> str | None:
-    """The commit of the source tree, with "-dirty" when it holds changes; None outside a git checkout.
-
-    Asked once per process, whose code stays what it was.
-    """
+    """The commit of the source tree, with "-dirty" when it holds changes; None outside a git checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)

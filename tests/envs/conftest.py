@@ -2,8 +2,6 @@
 
 import pytest
 
-from tests.fixtures.quick.copied_worlds import worlds_are_built  # noqa: F401 (a fixture, found by its name)
-
 SOURCE = '''
 """A scenario whose every quantity can be told in advance."""
 
@@ -68,8 +66,3 @@ def own_scenario(tmp_path_factory: pytest.TempPathFactory):
     sys.path.insert(0, str(folder))
     yield "countdown_scenario.Countdown"
     sys.path.remove(str(folder))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def as_they_are(worlds_are_built: None) -> None:  # noqa: F811
-    """Tests of environments have each of them built."""
