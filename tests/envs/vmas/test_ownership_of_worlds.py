@@ -10,8 +10,8 @@ from envs.vmas.env import VmasEnv
 from envs.vmas.world import VmasWorld
 
 ROOT = Path(__file__).resolve().parents[3]
-# of environments, worlds, steppers, pools; and the fixture that copies them, which must know all their parts
-OWNERS = ("envs/vmas", "tests/envs/vmas/test_env", "tests/fixtures/quick/quick_worlds")
+# of environments, worlds, steppers, pools
+OWNERS = ("envs/vmas", "tests/envs/vmas/test_env")
 FILES = sorted(p for d in ("marl", "envs", "agents", "scripts", "docs", "tests") for p in (ROOT / d).rglob("*.py"))
 OTHERS = [p for p in FILES if not str(p.relative_to(ROOT)).startswith(OWNERS)]
 PARTS = {"world", "stepper", "pool", "path", "why_eager", "spec", "settings", "shared_draws", "scenario", "num_envs"}
