@@ -87,7 +87,7 @@ def test_the_page_runs_the_scenario(runs, name: str, script, browser) -> None:
         assert after[0] > before[0] + 0.02 and after[1] > before[1] + 0.01, (entity, before, after)
 
     # reset with a seed, a single step, slow motion
-    browser.click("#seed")  # typed, since the page shows the current seed in it unless somebody writes there
+    browser.click("#seed")  # typed, since the page shows the current seed in it unless one writes there
     browser.keys(Keys.CONTROL + "a" + Keys.NULL + "3")
     browser.click("#reset")
     assert browser.run("return [live.engine.seed, live.engine.steps, live.engine.done]") == [3, 0, False]
