@@ -111,7 +111,7 @@ class ResetPool:
         What is drawn for one landmark is drawn for all of them, though one that seldom changes may not have changed.
         """
         versions = {path: slot.value._version for path, slot in self.fresh.tensors.items()}
-        before, drawn = self._shared(), set()
+        before, drawn, ever = self._shared(), set(), set()
         for turn in range(DRAWS):
             with self.fresh_stream, assignments(self.fresh) as written:
                 self.fresh_simulator.reset()
@@ -119,10 +119,11 @@ class ResetPool:
             after = self._shared()
             drawn |= {path for path in before if path in after and not equal(before[path], after[path])}
             written |= {p for p, slot in self.fresh.tensors.items() if slot.value._version != versions.get(p)}
+            ever |= written
             if turn == 1 and not (drawn | written & after.keys()) - self.evolving:
                 break  # resets write nothing shared: no need to see whether more of them would vary
-        kinds = {_kind(path) for path in drawn}
-        drawn |= {path for path in written & before.keys() & after.keys() if _kind(path) in kinds}
+        kinds = {_kind(path) for path in drawn - self.evolving}
+        drawn |= {path for path in ever & before.keys() & after.keys() if _kind(path) in kinds}
         return {path for path in drawn - self.evolving if not is_clock(after.get(path))}
 
     def _shared(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Keeps the scores of runs on many scenarios in one file, and makes the tables of docs/results.md from it.
+"""Keeps the scores of runs on many scenarios in one file, and makes the tables of docs/defaults.md from it.
 
     python docs/scripts/tables/scenarios.py SCORES.csv [FOLDER…]
 
