@@ -32,7 +32,7 @@ from marl.config import compose
 from marl.core.errors import UserError
 from marl.core.files import write_json
 from marl.core.schema import check_arguments
-from marl.launch import build
+from marl.launch import build, cli
 from marl.report import statistics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -250,8 +250,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with cli.guard():
         main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

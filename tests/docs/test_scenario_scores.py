@@ -1,11 +1,13 @@
 """The table of all scenarios: by hand from a few scores, a run judged for real, and what docs/defaults.md shows."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from marl.core.errors import UserError
 
@@ -66,6 +68,21 @@ def test_a_run_is_judged_and_kept_once(scenarios, tmp_path: Path, capsys) -> Non
     assert all(line.split(",")[5] for line in kept.splitlines())
     scenarios.main([str(scores), f"{tmp_path}/runs"])
     assert scores.read_text() == kept and "| balance |" in capsys.readouterr().out
+
+
+def test_other_settings_and_frames_are_refused(scenarios, tmp_path: Path) -> None:
+    config = {"algo": {"normalize_observation": True, "value_norm": "none"}, "network": {"init": "default"}}
+    with pytest.raises(UserError, match="neither defaults_0_1 nor normalized"):
+        scenarios.settings(config)
+    kept = {"scenario": "balance", "algorithm": "mappo", "settings": "defaults_0_1", "seed": 0, "frames": "600000"}
+    settings = {"normalize_observation": False, "value_norm": "none", "critic": "concat"}
+    algo = settings | {"_target_": "agents.algorithms.ppo.PPO"}
+    network = {"init": "default", "last_gain": None}
+    whole = {"algo": algo, "network": network, "env": {"scenario": "balance"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(whole))
+    (tmp_path / "summary.json").write_text(json.dumps({"seed": 0, "frames": 40}))
+    with pytest.raises(UserError, match="trained for 40 frames; the run that is kept for 600000"):
+        scenarios.Judge().rows(tmp_path, {scenarios.key(kept): kept})
 
 
 @pytest.mark.parametrize("arguments", [[], ["runs"]])

@@ -247,6 +247,12 @@ class Server(uvicorn.Server):
         self.started = True
         self.announce()
 
+    async def shutdown(self, sockets: list[Any] | None = None) -> None:
+        """End what is open; who never finished a handshake is not waited for."""
+        if self.handshakes:
+            self.handshakes.end()
+        await super().shutdown(sockets)
+
     def open(self) -> int:
         """Connections that count, those in their handshake among them."""
         return len(self.server_state.connections) + (len(self.handshakes.under_way) if self.handshakes else 0)

@@ -113,7 +113,9 @@ async def _serve(
     # What is there by now stays; a collection that goes through it stops all requests for a tenth of a second.
     gc.collect()
     gc.freeze()
-    await server.serve()
-    gc.unfreeze()
-    for task in background:
-        task.cancel()
+    try:
+        await server.serve()
+    finally:
+        gc.unfreeze()
+        for task in background:
+            task.cancel()

@@ -100,6 +100,12 @@ class Handshakes:
     def __call__(self) -> asyncio.Protocol:
         return Handshake(self)
 
+    def end(self) -> None:
+        """Close all that are under way: a server that ends waits for none of them."""
+        for handshake in self.under_way:
+            assert handshake.task is not None
+            handshake.task.cancel()  # start_tls closes what it was given
+
 
 class Handshake(asyncio.Protocol):
     """One client's connection until its handshake is complete.
@@ -136,16 +142,23 @@ class Handshake(asyncio.Protocol):
                                            ssl_handshake_timeout=seconds, ssl_shutdown_timeout=seconds)  # fmt: skip
         except OSError:  # too slow, no TLS, no version or cipher in common, gone: the transport is closed
             secured = None
+        except BaseException:
+            transport.abort()  # nothing else would close it
+            raise
         finally:
             server.under_way.discard(self)
         if secured is None:  # as where the client left right after its handshake
             server.refuse("handshake")
             return
-        connection = server.make()
-        secured.set_protocol(connection)
-        connection.connection_made(secured)
-        for data in self.early:
-            connection.data_received(data)
+        try:
+            connection = server.make()
+            secured.set_protocol(connection)
+            connection.connection_made(secured)
+            for data in self.early:
+                connection.data_received(data)
+        except BaseException:
+            secured.abort()
+            raise
 
 
 class Gate:

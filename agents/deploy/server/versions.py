@@ -144,7 +144,7 @@ class Policies:
 
 def check_suffix(place: str) -> None:
     """Raises UserError for a file that was made for other programs."""
-    if (suffix := Path(place).suffix) in EXPORTED:
+    if (suffix := Path(place).suffix) in EXPORTED and not Path(place).is_dir():
         raise UserError(
             f"{suffix} is for other programs; give a run directory, a checkpoint (.pt), a policy.safetensors or "
             "zoo/NAME (backend=onnx makes its own .onnx from them)"

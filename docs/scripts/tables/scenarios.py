@@ -24,20 +24,30 @@ from agents.tasks.episode_evaluation import EpisodeEvaluation
 from marl.checkpoints.transfer import load_policy
 from marl.core.errors import UserError
 from marl.core.files import write as write_file
-from marl.launch import build
+from marl.launch import build, cli
 from marl.report import statistics
 from marl.report.runs import algorithm_of
 
 COLUMNS = ("scenario", "algorithm", "settings", "seed", "frames", "mode", "samples", "seconds")
 EPISODES, SEED = 200, 3_000_000  # of what is judged here
 OLD, NEW = "defaults_0_1", "normalized"
+SETTINGS = {
+    OLD: {"normalize_observation": False, "value_norm": "none", "init": "default", "last_gain": None},
+    NEW: {"normalize_observation": True, "value_norm": "running", "init": "orthogonal", "last_gain": 0.01},
+}
 BASELINES = ("random", "scripted")
 Row = dict[str, Any]
 
 
 def settings(config: Mapping[str, Any]) -> str:
-    """Which of the two settings a run of PPO has: those of version 0.1, or the normalised ones."""
-    return NEW if config["algo"]["normalize_observation"] else OLD
+    """Which of the two settings a run of PPO has: those of version 0.1, or the normalised ones. Raises UserError."""
+    algo = config["algo"]
+    found = {key: algo.get(key) for key in ("normalize_observation", "value_norm")}
+    found |= {key: config["network"].get(key) for key in ("init", "last_gain")}
+    for name, wanted in SETTINGS.items():
+        if found == wanted:
+            return name
+    raise UserError(f"{found}: are the settings of neither {OLD} nor {NEW}, which are all that is compared")
 
 
 def mean_return(task: EpisodeEvaluation, deterministic: bool = True, random: bool = False) -> float:
@@ -54,12 +64,14 @@ def rebuilt(run: Path, overrides: Sequence[str] = ()) -> EpisodeEvaluation:
 
 
 def scripted(run: Path) -> float | None:
-    """The mean return of VMAS's own policy on a run's scenario; None where it brings none."""
+    """The mean return of VMAS's own policy on a run's scenario; None where it brings none. Raises UserError."""
     try:
         players = [f"+groups.{name}.eval_policy=heuristic" for name in rebuilt(run).spec.groups]
         return mean_return(rebuilt(run, players))
-    except UserError:
-        return None
+    except UserError as error:
+        if "has no policy of its own" in str(error):
+            return None
+        raise
 
 
 class Judge:
@@ -82,6 +94,8 @@ class Judge:
         base = {"scenario": config["env"]["scenario"], "algorithm": algorithm_of(config["algo"])}
         base |= {"settings": settings(config), "seed": summary["seed"]}
         if key(base) in known:
+            if int(frames := known[key(base)]["frames"]) != summary["frames"]:
+                raise UserError(f"{run}: trained for {summary['frames']} frames; the run that is kept for {frames}")
             return []
         task = self.task(run, base["scenario"], base["settings"])
         rows = []
@@ -202,8 +216,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with cli.guard():
         main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

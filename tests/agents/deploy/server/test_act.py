@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from agents.evaluation.episodes import evaluate, statistics
 from agents.policies.policy import Policy
 from envs.vmas.env import VmasEnv
 from marl.core.errors import UserError
-from tests.fixtures.serving import GRU, MLP, ROOT, make_policy, serving
+from tests.fixtures.serving import GRU, MLP, ROOT, closely, make_policy, observations, serving
 
 RAW = {"content-type": "application/octet-stream"}
 
@@ -44,12 +45,6 @@ def server(policies):
 def http(server):
     with httpx.Client(base_url=server.url, timeout=60) as client:
         yield client
-
-
-def observations(policy: Policy, rows: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    draw = torch.Generator().manual_seed(seed)
-    groups = policy.spec.groups.items()
-    return {n: 2 * torch.randn(rows, g.n_agents, g.observation_size, generator=draw) for n, g in groups}
 
 
 def masks(policy: Policy, rows: int) -> dict[str, dict[str, torch.Tensor]]:
@@ -77,10 +72,7 @@ def stacked(policy: Policy, answer: dict) -> dict[str, torch.Tensor]:
             for n, agents in answer.items()}  # fmt: skip
 
 
-def same(mine: dict, expected: dict) -> None:
-    assert list(mine) == list(expected)
-    for name, value in expected.items():
-        torch.testing.assert_close(torch.as_tensor(mine[name]).to(value.dtype), value, atol=1e-6, rtol=0)
+same = partial(closely, atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", [None, 3])

@@ -1,6 +1,8 @@
 """TLS handshakes over real sockets: they count among the connections, end in time, and lose nothing of a request."""
 
+import asyncio
 import re
+import signal
 import socket
 import ssl
 import time
@@ -11,10 +13,12 @@ pytest.importorskip("fastapi", reason="pip install -e '.[serving]'")
 
 import httpx
 
+from agents.deploy.server.security import Handshakes
+from agents.deploy.server.settings import ServerSettings
 from tests.agents.deploy.server.test_batching import make_certificate
 from tests.fixtures.serving import MLP, make_policy, serving
 
-MOST, SLOW = 4, 5
+MOST, SLOW = 4, 15  # seconds: a busy machine must not end handshakes while they are counted
 HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"  # the first bytes of a ClientHello
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
@@ -60,6 +64,7 @@ def wait_for(http: httpx.Client, connections: int) -> None:
     deadline = time.monotonic() + 30
     while (now := counted(http, "marl_connections")) != connections:
         assert time.monotonic() < deadline, now
+        time.sleep(0.05)  # the server needs the core
 
 
 def until_closed(line: socket.socket) -> bytes:
@@ -95,6 +100,41 @@ def test_a_handshake_is_a_connection_that_counts_and_ends(server, http, trusted)
             line.close()
     with httpx.Client(base_url=server.url, timeout=60, trust_env=False, verify=trusted[0]) as another:
         assert another.get("/health").status_code == 200
+
+
+def test_a_server_that_ends_waits_for_no_handshake(trusted) -> None:
+    """With a patience of ten minutes: one that was silent is closed at once, and so is the process."""
+    settings = [each for each in trusted[1] if not each.startswith("slow_seconds")]
+    with serving(*settings, "slow_seconds=600", "drain_seconds=0") as running, connect(running) as line:
+        with httpx.Client(base_url=running.url, timeout=60, trust_env=False, verify=trusted[0]) as client:
+            wait_for(client, 2)
+        running.process.send_signal(signal.SIGTERM)
+        line.settimeout(30)
+        assert until_closed(line) == b""
+        assert running.process.wait(30) == 0
+
+
+def test_the_end_closes_what_shakes_hands(tmp_path) -> None:
+    """In a loop of its own, since the end of a process would close its sockets as well."""
+    certificate, key = make_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    refusals: list[str] = []
+
+    async def scene() -> bytes:
+        made = Handshakes(context, ServerSettings(slow_seconds=600), (), asyncio.Protocol, refusals.append)
+        server = await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+        while not made.under_way:
+            await asyncio.sleep(0.01)
+        made.end()
+        said = await asyncio.wait_for(reader.read(), 30)
+        assert not made.under_way
+        writer.close()
+        server.close()
+        return said
+
+    assert asyncio.run(scene()) == b"" and refusals == []
 
 
 OTHERS = {"plain HTTP": HEALTH, "no protocol": bytes(range(256)) * 8, "another record": b"\x17\x03\x03\x00\x05hello"}

@@ -226,11 +226,9 @@ def test_it_says_that_it_serves_once_it_listens(tmp_path: Path, monkeypatch) -> 
         raise Heard
 
     monkeypatch.setattr(run, "say", hear)
-    try:
-        with pytest.raises(Heard):
-            run.serve({"team": str(tmp_path)}, "last", ServerSettings(port=0))
-    finally:
-        gc.unfreeze()
+    with pytest.raises(Heard):
+        run.serve({"team": str(tmp_path)}, "last", ServerSettings(port=0))
+    assert gc.get_freeze_count() == 0
     assert len(lines) == 1 and lines[0].endswith("/ serves team (Ctrl-C ends it)")
 
 

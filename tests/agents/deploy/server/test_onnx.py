@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ pytest.importorskip("onnxscript", reason="pip install -e '.[export]'")
 from agents.deploy.client import Client
 from agents.policies.policy import Policy
 from envs.spec import EnvSpec
-from tests.fixtures.serving import GRU, MLP, SPEC, make_policy, serving
+from tests.fixtures.serving import GRU, MLP, SPEC, closely, make_policy, observations, serving
+
+RED = EnvSpec({"red": SPEC.groups["red"]})
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,8 @@ def places(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def policies(places) -> dict[str, Policy]:
     blue = EnvSpec({"blue": SPEC.groups["blue"]})  # each group is converted by itself, which takes seconds
-    return {"mlp": make_policy(places / "mlp", MLP), "gru": make_policy(places / "gru", GRU, spec=blue)}
+    made = {"mlp": make_policy(places / "mlp", MLP), "gru": make_policy(places / "gru", GRU, spec=blue)}
+    return made | {"swapped": make_policy(places / "swapped", MLP, spec=RED)}
 
 
 @pytest.fixture(scope="module")
@@ -35,22 +39,11 @@ def server(policies, places):
         yield running
 
 
-def observations(policy: Policy, rows: int, seed: int) -> dict[str, torch.Tensor]:
-    draw = torch.Generator().manual_seed(seed)
-    groups = policy.spec.groups.items()
-    return {n: 2 * torch.randn(rows, g.n_agents, g.observation_size, generator=draw) for n, g in groups}
-
-
 def arrays(values: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in values.items()}
 
 
-def same(mine: dict[str, np.ndarray], expected: dict[str, torch.Tensor]) -> None:
-    """Numbers to 1e-5, as between two libraries' matrix products, and the very choices."""
-    assert list(mine) == list(expected)
-    for name, value in expected.items():
-        atol = 1e-5 if value.is_floating_point() else 0
-        torch.testing.assert_close(torch.as_tensor(mine[name]).to(value.dtype), value, atol=atol, rtol=0)
+same = partial(closely, atol=1e-5)  # as between two libraries' matrix products
 
 
 @pytest.mark.parametrize("seed", [None, 3], ids=["mode", "sample"])
@@ -81,13 +74,13 @@ def test_it_remembers(server, policies) -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP here")
 def test_a_new_version_is_converted_too(server, policies, places) -> None:
-    seen = observations(policies["mlp"], 2, 1)
-    with Client(server.url, policy="mlp") as client:
-        same(client.act(arrays(seen)), policies["mlp"].act(seen))
-        new = make_policy(places / "new", MLP, seed=1)
-        os.replace(places / "new" / "policy.safetensors", places / "mlp" / "policy.safetensors")
+    seen = observations(policies["swapped"], 2, 1)
+    with Client(server.url, policy="swapped") as client:
+        same(client.act(arrays(seen)), policies["swapped"].act(seen))
+        new = make_policy(places / "new", MLP, seed=1, spec=RED)
+        os.replace(places / "new" / "policy.safetensors", places / "swapped" / "policy.safetensors")
         server.process.send_signal(signal.SIGHUP)
-        server.wait_for("policies.mlp: version 2 serves")
+        server.wait_for("policies.swapped: version 2 serves")
         same(client.act(arrays(seen)), new.act(seen))
-        assert not np.allclose(policies["mlp"].act(seen)["red"], new.act(seen)["red"], atol=1e-2)
+        assert not np.allclose(policies["swapped"].act(seen)["red"], new.act(seen)["red"], atol=1e-2)
     assert "Traceback" not in "".join(server.lines)

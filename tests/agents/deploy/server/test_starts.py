@@ -134,6 +134,12 @@ def refusal(place: Path, **settings: str) -> str:
     return str(error.value)
 
 
+def test_a_run_directory_may_be_called_anything(tmp_path: Path) -> None:
+    make_policy(tmp_path / "net.c", MLP)
+    policies = Policies({"team": str(tmp_path / "net.c")}, "last", ServerSettings(), Metrics(), print)
+    assert policies.current["team"].number == 1
+
+
 def test_an_onnx_file_is_no_policy_of_the_backend_of_that_name(tmp_path: Path) -> None:
     said = refusal(written(tmp_path, "policy.onnx", TEXT), backend="onnx")
     assert said.endswith("(backend=onnx makes its own .onnx from them)"), said
