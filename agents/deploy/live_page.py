@@ -12,8 +12,13 @@ from envs.rendering.live_world import program, world
 from envs.rendering.web_frames import web_frames
 
 UNITS = ("frames", "epochs", "batches")  # of a run's budget
-BEGIN = """unpack("data").then(({ world, policy }) =>
-  start(new LocalEngine(PROGRAM, world, makePolicy(policy)), world));"""
+# The program travels packed, which makes it a fifth as large; a script element runs it like any other part of the page.
+BEGIN = """unpack("data").then(({ program, world, policy }) => {
+  const script = document.createElement("script");
+  script.textContent = `const PROGRAM = ${program};`;
+  document.head.append(script);
+  start(new LocalEngine(PROGRAM, world, makePolicy(policy)), world);
+});"""
 
 
 def live_page(policy: Policy, path: str | Path, seeds: int = 32, max_steps: int | None = None) -> Path:
@@ -40,11 +45,11 @@ def text_of(policy: Policy, settings: dict[str, Any], seeds: int) -> str:
     """The live page's text; `settings` are `VmasEnv`'s. Raises UserError as `live_page`."""
     weights = plain(policy)
     compiled = program(settings)
-    scripts = f"{web('policy.js')}\n{web('engine.js')}\nconst PROGRAM = {compiled.source};"
+    scripts = f"{web('policy.js')}\n{web('engine.js')}"
     run = policy.metadata.get("run") or {}
     about = str(run.get("name") or settings.get("scenario"))
     about += "".join(f", trained for {run[unit]:,} {unit}" for unit in UNITS if run.get(unit))
-    data = {"world": world(compiled, settings, seeds), "policy": weights}
+    data = {"program": compiled.source, "world": world(compiled, settings, seeds), "policy": weights}
     return page("live", data, ENGINE=scripts, BEGIN=BEGIN, ABOUT=html.escape(about))
 
 
