@@ -314,6 +314,9 @@ def _description(text: str, path: Path) -> dict[str, Any]:
         metadata = None
     if not isinstance(metadata, dict) or metadata.pop("format", None) != FORMAT:
         raise UserError(f"{path} is no policy of this version (format {FORMAT})")
+    for key in ("env", "run"):  # what pages and cards tell of a policy, read long after it is loaded
+        if not isinstance(metadata.get(key) or {}, dict):
+            raise UserError(f"{path} can't be read as a policy: its description's {key} is no mapping")
     return metadata
 
 

@@ -102,6 +102,8 @@ KINDS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "not a policy's description": (lambda d: described(d, dict.clear), "holds weights only"),
     "no groups": (lambda d: described(d, lambda a: a["spec"].clear()), "its description lacks 'groups'"),
     "no spec": (lambda d: described(d, lambda a: a.update(spec=None)), "its description holds values of other kinds"),
+    "a run of another kind": (lambda d: described(d, lambda a: a.update(run=3)), "its description's run is no mapping"),
+    "an env of another kind": (lambda d: described(d, lambda a: a.update(env="x")), "description's env is no mapping"),
     "no bounds": (lambda d: described(d, set_low), "can't be served (RuntimeError: The size of tensor"),
     "odd choices": (lambda d: described(d, set_choices), "can't be served (ValueError: invalid literal for int()"),
     "too large": (lambda d: described(d, set_size), "can't be served (RuntimeError: "),
