@@ -5,13 +5,11 @@ Shapes: A agents in a group, F features, D action dimensions, S global state fea
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, overload
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from agents.models import hidden_state as memories
@@ -19,16 +17,12 @@ from agents.models.actor import Actor
 from agents.models.actor_critic import build_networks
 from agents.models.architecture import Architecture
 from agents.models.critic import Critic
+from agents.policies import policy_file
 from agents.policies.group_settings import algorithms, everyone, read, source
 from envs.spec import EnvSpec, spec_of
-from marl.checkpoints import checkpoint_file
-from marl.core import run_directory
 from marl.core.errors import UserError
 from marl.core.kinds import build, required
 from marl.core.moved import update_config
-from marl.core.zoo import index as zoo
-
-FORMAT = 1
 
 
 class Policy(nn.Module):
@@ -71,63 +65,7 @@ class Policy(nn.Module):
         Raises:
             UserError: there is none, it can't be read, or it holds no agents.
         """
-        path = zoo.located(path)
-        if path.is_dir() and (path / "policy.safetensors").is_file():
-            path = path / "policy.safetensors"
-        weights = None
-        if path.suffix == ".safetensors":
-            metadata, weights = cls._read(path)
-            if metadata:
-                return cls._filled(metadata, weights, path).to(device)
-            beside = path.with_suffix(".pt")  # a checkpoint's weights alone: what they are for is written beside them
-            if not beside.is_file():
-                raise UserError(
-                    f"{path} holds weights only, and no {beside.name} that says of which networks lies beside it; "
-                    "give a run directory, a checkpoint, or a policy.safetensors of scripts/export.py"
-                )
-            path = beside
-        path = run_directory.find(path, which)
-        state = checkpoint_file.load(path)
-        spec, config = state["processes"][0]["task"].get("spec"), state["config"]
-        if not config.get("algo"):
-            raise UserError(f"{path}: a checkpoint of {config.get('name', 'another task')}, which has no agents")
-        if spec is None:
-            raise UserError(
-                f"{path}: written by an earlier version, without the sizes of observations and actions; "
-                "resume the run once with this version"
-            )
-        weights = state["loss"] if weights is None else weights
-        policy = cls(
-            {
-                "spec": spec,
-                "critics": any(key.startswith("critics.") for key in weights),
-                **{key: config.get(key) for key in ("algo", "network", "critic_network", "env")},
-                "groups": config.get("groups"),
-                "run": {
-                    "checkpoint": "/".join(path.resolve().parts[-3:]),
-                    "name": config.get("name"),
-                    "seed": config.get("seed"),
-                    **state.get("budget", {}),  # what was really trained; an older checkpoint does not say
-                    "iteration": state.get("iteration"),
-                    "evaluation": state.get("evaluation"),
-                },
-            }
-        )
-        policy._fill({key: value for key, value in weights.items() if key.startswith(("actors.", "critics."))}, path)
-        return policy.to(device)
-
-    @staticmethod
-    def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The description (empty: the file has none) and the weights of a safetensors file."""
-        try:
-            with safe_open(str(path), "pt") as file:
-                text = (file.metadata() or {}).get("policy")
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} can't be read as a policy: {error}") from error
-        return _description(text, path) if text is not None else {}, checkpoint_file.load_weights(path)
-
-    @classmethod
-    def _filled(cls, metadata: dict[str, Any], weights: dict[str, Tensor], path: Path) -> Policy:
+        metadata, weights, path = policy_file.read(path, which)
         try:
             policy = cls(metadata)
         except KeyError as error:
@@ -137,7 +75,7 @@ class Policy(nn.Module):
                 f"{path} can't be read as a policy: its description holds values of other kinds ({error})"
             ) from error
         policy._fill(weights, path)
-        return policy
+        return policy.to(device)
 
     def _fill(self, weights: dict[str, Tensor], path: Path) -> None:
         try:
@@ -149,9 +87,7 @@ class Policy(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write a policy file (safetensors with a description in JSON and a digest), whole or not at all."""
-        checkpoint_file.save_weights(
-            path, self.state_dict(), {"policy": json.dumps({"format": FORMAT, **self.metadata})}
-        )
+        policy_file.write(path, self.metadata, self.state_dict())
 
     @overload
     def act(
@@ -305,19 +241,6 @@ def _remembered(memory: Mapping[str, Tensor] | None, name: str, beginning: str) 
             "episodes, then what came back beside the result"
         )
     return memory[name]
-
-
-def _description(text: str, path: Path) -> dict[str, Any]:
-    try:
-        metadata = json.loads(text)
-    except ValueError:
-        metadata = None
-    if not isinstance(metadata, dict) or metadata.pop("format", None) != FORMAT:
-        raise UserError(f"{path} is no policy of this version (format {FORMAT})")
-    for key in ("env", "run"):  # what pages and cards tell of a policy, read long after it is loaded
-        if not isinstance(metadata.get(key) or {}, dict):
-            raise UserError(f"{path} can't be read as a policy: its description's {key} is no mapping")
-    return metadata
 
 
 def _factory(node: Mapping[str, Any], key: str) -> Callable[..., nn.Module]:
