@@ -5,7 +5,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -41,7 +41,8 @@ def located(where: str, path: str | Path) -> Path:
     """`path` with a home directory in place of ~. Raises UserError, beginning with `where`, for what is no path."""
     with reading(where, "path"):
         place = Path(path).expanduser()
-        place.exists()  # refuses names that are too long
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(place)  # refuses names that no file can have
     return place
 
 

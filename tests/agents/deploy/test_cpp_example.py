@@ -22,9 +22,9 @@ def program(tmp_path_factory) -> Path:
     if not shutil.which("cmake") or not shutil.which("c++"):
         pytest.skip("cmake and a C++ compiler build the example; one of them is not installed")
     build = tmp_path_factory.mktemp("cpp")
-    prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
+    libtorch = f"-DTORCH={torch.__path__[0]}"
     # -O0: what takes time here is torch's headers.
-    commands = [["cmake", "-S", EXAMPLE, "-B", build, prefix, "-DCMAKE_CXX_FLAGS=-O0"], ["cmake", "--build", build]]
+    commands = [["cmake", "-S", EXAMPLE, "-B", build, libtorch, "-DCMAKE_CXX_FLAGS=-O0"], ["cmake", "--build", build]]
     for command in commands:
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr

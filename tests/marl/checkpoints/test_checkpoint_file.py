@@ -145,7 +145,7 @@ def test_numbers_of_numpy_are_kept_and_objects_refused_by_name(tmp_path):
     loaded = checkpoint_file.load(tmp_path / "x.pt")
     assert loaded["a"] == 0.5 and type(loaded["a"]) is float and loaded["b"] == [{"c": 3}]
     assert loaded["d"] == OrderedDict(e=(True, None)) and content["d"]["e"][0] is np.True_
-    for value, kind in ((np.zeros(2), "numpy.ndarray"), (Path("x"), "pathlib.PosixPath")):
+    for value, kind in ((np.zeros(2), "numpy.ndarray"), (Path("x"), r"pathlib.*\.PosixPath")):
         with pytest.raises(UserError, match=rf"checkpoint: best.figures\[1\] is a {kind}; only tensors"):
             checkpoint_file.save(tmp_path / "x.pt", {"best": {"figures": [1, value]}})
     assert checkpoint_file.load(tmp_path / "x.pt")["a"] == 0.5
