@@ -85,6 +85,28 @@ def test_other_settings_and_frames_are_refused(scenarios, tmp_path: Path) -> Non
         scenarios.Judge().rows(tmp_path, {scenarios.key(kept): kept})
 
 
+@pytest.mark.parametrize(
+    ("refusal", "ends"),
+    [
+        ("heuristic: sampling has no policy of its own for agents", False),
+        ("heuristic: navigation's own policy needs cvxpy: install it", False),
+        ("heuristic: cannot be built", True),
+    ],
+)
+def test_a_scenario_without_a_scripted_policy_ends_nothing(
+    scenarios, monkeypatch, tmp_path: Path, refusal: str, ends: bool
+) -> None:
+    def rebuilt(run: Path, overrides: object = ()) -> None:
+        raise UserError(refusal)
+
+    monkeypatch.setattr(scenarios, "rebuilt", rebuilt)
+    if ends:
+        with pytest.raises(UserError, match="cannot be built"):
+            scenarios.scripted(tmp_path)
+    else:
+        assert scenarios.scripted(tmp_path) is None
+
+
 @pytest.mark.parametrize("arguments", [[], ["runs"]])
 def test_the_file_must_be_named(scenarios, arguments: list[str]) -> None:
     with pytest.raises(UserError, match="the file of scores is missing"):
