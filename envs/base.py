@@ -82,6 +82,7 @@ class Env(ABC):
     # something that is kept on the disk, so that another process may build it ahead.
     cheap: ClassVar[Mapping[str, Any]] = {"num_envs": 2}
     compiles: ClassVar[bool] = False
+    shared_draws: tuple[str, ...] = ()  # what a reset draws once for all environments: their episodes have it in common
     why_not_captured: str = ""  # why rollouts on a GPU are no graphs where a user may wonder, as a part of a sentence
 
     @classmethod

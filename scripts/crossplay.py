@@ -17,13 +17,14 @@ Any other key=value changes the runs' configuration, for example env.max_steps=2
 """
 
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from agents.analysis import past_versions
-from agents.evaluation.episodes import evaluate, report
+from agents.evaluation.episodes import env_for, evaluate, report
 from agents.evaluation.game_outcomes import OUTCOMES
 from agents.models.actor import Actor
 from agents.players import scripted
@@ -93,7 +94,8 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
     side = options.side or groups[0]
     if side not in groups:
         raise UserError(f"side={side}: there are {', '.join(groups)}")
-    env = first.make_env(num_envs=options.episodes, seed=derive(options.seed, "evaluation"), device=first.device)
+    make = partial(first.make_env, seed=derive(options.seed, "evaluation"), device=first.device)
+    env = env_for(lambda n: make(num_envs=n), options.episodes)
     n_agents = env.spec.groups[side].n_agents
     teams: dict[str, Team] = dict(zip(labels(runs, options), map(past_versions.team, tasks), strict=True))
     teams |= {name: {group: scripted.make(name, env, group) for group in groups} for name in options.opponents}
@@ -105,7 +107,11 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
             players = {group: (row if group == side else column)[group] for group in groups}
             if len(groups) == 1:
                 players = {side: Seats(row[side], column[side], env.num_envs, n_agents, env.device)}
-            played = report(evaluate(env, players, derive(options.seed, "evaluation"), options.deterministic))["groups"]
+            played = report(
+                evaluate(
+                    env, players, derive(options.seed, "evaluation"), options.deterministic, episodes=options.episodes
+                )
+            )["groups"]
             cells[-1].append({group: played[group]["episode_return"] | games(played[group]) for group in groups})
 
     out = Path(options.out)

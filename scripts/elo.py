@@ -18,6 +18,7 @@ Ratings are the most likely ones about a mean of 0, with 95 % intervals over the
 """
 
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,7 +26,7 @@ import numpy as np
 from pydantic import Field
 
 from agents.analysis import past_versions
-from agents.evaluation.episodes import evaluate
+from agents.evaluation.episodes import env_for, evaluate
 from agents.models.actor import Actor
 from agents.players import scripted
 from agents.players.scripted import Player
@@ -72,7 +73,8 @@ def rate(runs: list[str], options: Options, overrides: list[str]) -> dict:
     side = options.side or groups[0]
     if side not in groups:
         raise UserError(f"side={side}: there are {', '.join(groups)}")
-    env = first.make_env(num_envs=options.episodes, seed=derive(options.seed, "evaluation"), device=first.device)
+    make = partial(first.make_env, seed=derive(options.seed, "evaluation"), device=first.device)
+    env = env_for(lambda n: make(num_envs=n), options.episodes)
     teams: dict[str, dict[str, Actor | Player]] = {}
     for i, (run, task) in enumerate(zip(runs, tasks, strict=True)):
         if past_versions.sizes(task.env) != past_versions.sizes(first.env):
@@ -106,7 +108,9 @@ def played(teams: dict, side: str, env, options: Options, equal_teams: bool) -> 
             if equal_teams and i == j:
                 continue
             players = {group: teams[row if group == side else column][group] for group in env.spec.groups}
-            episodes = evaluate(env, players, derive(options.seed, "evaluation"), options.deterministic)
+            episodes = evaluate(
+                env, players, derive(options.seed, "evaluation"), options.deterministic, episodes=options.episodes
+            )
             pairs.append((i, j if equal_teams else len(labels) + j))
             ours.append(episodes.returns[side].mean(-1))
             theirs.append(np.mean([episodes.returns[group].mean(-1) for group in others], axis=0))

@@ -4,7 +4,7 @@ Shapes: E environments (one episode each), A agents in a group, F features.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,10 @@ from agents.players.perturbation import Disturbance
 from agents.players.seats import Anyone
 from envs.base import Env
 from envs.infos import DEFAULT, InfoRules
+from marl.core.seeding import derive
 from marl.report.statistics import iqm
+
+RESETS = 10  # of an evaluation whose environments share what a reset draws (`Env.shared_draws`)
 
 
 @dataclass
@@ -35,6 +38,7 @@ class Episodes:
         counted: the groups whose return is the episode's; () = all.
         judged: {group: bool [E, A]}, which agents the policy played, of groups of which others played the rest.
         in_turns: whether the agents act in turn; what is won and lost is then reported.
+        resets: int64 [E], the reset that each episode began from; None where that was one for all.
     """
 
     returns: dict[str, np.ndarray]
@@ -44,6 +48,7 @@ class Episodes:
     counted: tuple[str, ...] = ()
     judged: dict[str, np.ndarray] = field(default_factory=dict)
     in_turns: bool = False
+    resets: np.ndarray | None = None
 
     def group_returns(self, name: str) -> np.ndarray:
         """[E]: mean over a group's agents, those that count."""
@@ -56,7 +61,15 @@ class Episodes:
         return np.mean([self.group_returns(name) for name in self.counted or self.returns], axis=0)
 
 
-@torch.no_grad()
+def env_for(make: Callable[[int], Env], episodes: int) -> Env:
+    """An environment for `evaluate(…, episodes=…)`; `make` builds one of so many environments.
+
+    All episodes are played at once, but where they would share what a reset draws: there a tenth of them.
+    """
+    env = make(episodes)
+    return make(math.ceil(episodes / RESETS)) if env.shared_draws and episodes > 1 else env
+
+
 def evaluate(
     env: Env,
     actors: Mapping[str, Anyone],
@@ -66,6 +79,7 @@ def evaluate(
     disturbance: Disturbance | None = None,
     counted: tuple[str, ...] = (),
     rules: InfoRules = InfoRules.of(DEFAULT),  # noqa: B008 - it is frozen
+    episodes: int | None = None,
 ) -> Episodes:
     """Play one episode in every environment of `env`, from a reset with `seed`, so that equal arguments give
     equal numbers.
@@ -77,11 +91,33 @@ def evaluate(
         disturbance: noise and frozen agents that the actors have to cope with.
         counted: the groups whose return is the episode's; () = all.
         rules: which of the environment's own figures are kept, and how they are reduced over an episode.
+        episodes: how many; None = one in every environment. More are played after further resets, by seeds that
+            follow from `seed`.
 
     Raises:
         UserError: the environment has no time limit, so that episodes need not end.
     """
     require_time_limit(env, "evaluation")
+    how = (deterministic, random, disturbance, counted, rules)
+    parts = [_played(env, actors, seed, *how)]
+    count = env.num_envs if episodes is None else episodes
+    for i in range(1, math.ceil(count / env.num_envs)):
+        parts.append(_played(env, actors, derive(seed, f"reset {i}"), *how))
+    return parts[0] if count == env.num_envs else joined(parts, count)
+
+
+@torch.no_grad()
+def _played(
+    env: Env,
+    actors: Mapping[str, Anyone],
+    seed: int,
+    deterministic: bool,
+    random: bool,
+    disturbance: Disturbance | None,
+    counted: tuple[str, ...],
+    rules: InfoRules,
+) -> Episodes:
+    """The episodes of one reset; arguments as those of `evaluate`."""
     generator = torch.Generator(env.device).manual_seed(seed)
     players = Players(actors, deterministic)
     players.begin(env.num_envs, env.device)
@@ -123,23 +159,53 @@ def evaluate(
     )
 
 
+def joined(parts: Sequence[Episodes], count: int) -> Episodes:
+    """The first `count` episodes of several resets, in their order."""
+    first = parts[0]
+
+    def row(values: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate(values)[:count]
+
+    def info(name: str, key: str) -> np.ndarray:
+        nothing = [np.full_like(part.returns[name], np.nan) for part in parts]
+        return row([part.info.get(name, {}).get(key, blank) for part, blank in zip(parts, nothing, strict=True)])
+
+    keys = {name: dict.fromkeys(key for part in parts for key in part.info.get(name, {})) for name in first.returns}
+    return Episodes(
+        {name: row([part.returns[name] for part in parts]) for name in first.returns},
+        row([part.lengths for part in parts]),
+        first.agents,
+        {name: {key: info(name, key) for key in keys[name]} for name in keys if keys[name]},
+        first.counted,
+        {name: row([part.judged[name] for part in parts]) for name in first.judged},
+        first.in_turns,
+        row([np.full(len(part.lengths), i) for i, part in enumerate(parts)]),
+    )
+
+
 def _accumulate(sums: dict[str, Tensor], key: str, value: Tensor, running: Tensor) -> None:
     masked = torch.where(running.view(-1, *[1] * (value.dim() - 1)), value.float(), 0.0)
     sums[key] = sums[key] + masked if key in sums else masked
 
 
-def statistics(values: np.ndarray) -> dict:
+def statistics(values: np.ndarray, resets: np.ndarray | None = None) -> dict:
     """Mean, interquartile mean (Agarwal et al. 2021), standard deviation and the 95 % interval of the mean.
 
     Args:
         values: float [E], one figure per episode.
+        resets: int64 [E], the reset of each. Episodes of one have drawn something in common, so that the interval is
+            of resets (cluster-robust, Cameron and Miller 2015, equation 11) instead of episodes.
 
     Returns:
         {"mean", "iqm", "std", "ci95": [low, high], "episodes"}; the interval is Student's t.
     """
-    n = len(values)
+    n, half = len(values), math.nan
     mean, std = float(np.mean(values)), float(np.std(values, ddof=1)) if n > 1 else math.nan
-    half = float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n) if n > 1 else math.nan
+    if resets is not None and (k := len(np.unique(resets))) > 1:
+        sums = np.bincount(resets, values - mean)
+        half = float(stdtrit(k - 1, 0.975)) * math.sqrt(k / (k - 1) * float(sums @ sums)) / n
+    elif n > 1:
+        half = float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n)
     return {"mean": mean, "iqm": float(iqm([values])), "std": std, "ci95": [mean - half, mean + half], "episodes": n}
 
 
@@ -152,22 +218,25 @@ def _mean(values: np.ndarray) -> float:
 def report(episodes: Episodes) -> dict:
     """The block of `summary.json` and `evaluation.json`: statistics of the episode return over all, per group
     and per agent, of the length, and the means of the environment's own figures."""
-    groups = {}
+    groups, resets = {}, episodes.resets
     games = outcomes(episodes.returns, episodes.judged, episodes.agents) if episodes.in_turns else {}
     for name, values in episodes.returns.items():
-        agents = dict(zip(episodes.agents[name], values.T, strict=True))
-        if name in episodes.judged:  # an agent's figures are of the episodes in which the policy played it
-            played = zip(agents, values.T, episodes.judged[name].T, strict=True)
-            agents = {agent: value[own] for agent, value, own in played if own.any()}
+        # An agent's figures are of the episodes in which the policy played it.
+        played = episodes.judged.get(name, np.ones(values.shape, bool)).T
+        agents = {
+            agent: (value[own], None if resets is None else resets[own])
+            for agent, value, own in zip(episodes.agents[name], values.T, played, strict=True)
+            if own.any()
+        }
         groups[name] = {
-            "episode_return": statistics(episodes.group_returns(name)),
-            "agents": {agent: statistics(value) for agent, value in agents.items()},
+            "episode_return": statistics(episodes.group_returns(name), resets),
+            "agents": {agent: statistics(*figures) for agent, figures in agents.items()},
             "info": {key: _mean(value) for key, value in episodes.info.get(name, {}).items()},
         }
         groups[name]["info"] |= games.get(name, {})
     return {
-        "episode_return": statistics(episodes.episode_returns()),
-        "episode_length": statistics(episodes.lengths.astype(float)),
+        "episode_return": statistics(episodes.episode_returns(), resets),
+        "episode_length": statistics(episodes.lengths.astype(float), resets),
         "groups": groups,
     }
 

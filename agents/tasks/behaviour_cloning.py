@@ -91,7 +91,7 @@ class Clone(EpisodeEvaluation, Epochs):
         self.spec = spec_of(data.manifest["spec"])
         self.setup_evaluation(self._checked(env), eval_episodes, eval_deterministic, info)
         # At once, so that an environment of other agents is refused before anything is learned.
-        self.eval_env = self.make_env(seed=derive(seed, "evaluation"), device=self.device, num_envs=eval_episodes)
+        self.env_for_evaluation(eval_episodes)
         warn_of_pictures(self.spec, network)
         actors, critics = build_networks(algo, self.spec, network, critic_network)
         if any(getattr(actor, "memory_shape", None) for actor in actors.values()):

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import nn
 
 from agents.collection.episode_infos import figure
-from agents.evaluation.episodes import Episodes, evaluate, flat, nested, report
+from agents.evaluation.episodes import Episodes, env_for, evaluate, flat, nested, report
 from agents.players.perturbation import Disturbance
 from agents.players.seats import Anyone
 from envs.base import Env
@@ -44,6 +45,7 @@ class EpisodeEvaluation(Task):
         self.make_env, self.eval_episodes, self.eval_deterministic = env, eval_episodes, eval_deterministic
         self.info_rules = InfoRules.of(info)
         self.eval_env: Env | None = None
+        self._eval_env_is_for = 0  # episodes
         self.told: set[str] = set()  # names of the infos' figures that any evaluation had
 
     def run_episodes(
@@ -56,12 +58,19 @@ class EpisodeEvaluation(Task):
     ) -> Episodes:
         """Episodes of the current policy in the evaluation environment; defaults are those of training."""
         episodes = episodes or self.eval_episodes
-        if self.eval_env is None or self.eval_env.num_envs != episodes:
-            self.eval_env = self.make_env(seed=derive(self.seed, "evaluation"), device=self.device, num_envs=episodes)
+        env = self.env_for_evaluation(episodes)
         seed = derive(self.seed if seed is None else seed, "evaluation")
         deterministic = self.eval_deterministic if deterministic is None else deterministic
-        players, random, counted = self.eval_players(self.eval_env, random)
-        return evaluate(self.eval_env, players, seed, deterministic, random, disturbance, counted, self.info_rules)
+        players, random, counted = self.eval_players(env, random)
+        how = (deterministic, random, disturbance, counted, self.info_rules)
+        return evaluate(env, players, seed, *how, episodes=episodes)
+
+    def env_for_evaluation(self, episodes: int) -> Env:
+        """The evaluation environment, made where there is none for so many episodes."""
+        if self.eval_env is None or self._eval_env_is_for != episodes:
+            make = partial(self.make_env, seed=derive(self.seed, "evaluation"), device=self.device)
+            self.eval_env, self._eval_env_is_for = env_for(lambda n: make(num_envs=n), episodes), episodes
+        return self.eval_env
 
     def eval_players(self, env: Env, random: bool) -> tuple[Mapping[str, Anyone], bool, tuple[str, ...]]:
         """Who plays each group of an evaluation, whether all act at random, and which groups' return counts."""

@@ -234,7 +234,8 @@ pool of freshly reset states. The pool itself is reset every `pool_every` steps.
 
 VMAS's `reset_at` draws it again (or never: the mpe scenarios) whenever one environment restarts. Here it is drawn with
 every new pool. For these scenarios a new pool comes every `max_steps` steps, when all environments start a new episode
-together. `VmasEnv.shared_draws` lists what is drawn.
+together. `VmasEnv.shared_draws` lists what is drawn. An evaluation in one batch would judge a single goal. So its
+episodes are played after ten resets, a tenth of them each, and the interval of their mean is that of resets.
 
 **Histories in `road_traffic`.** Past observations lie in ring buffers with one pointer for the whole batch. With
 `n_observed_steps` above 1 the first steps after a restart see a history whose order is the pool's.
