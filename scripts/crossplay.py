@@ -107,11 +107,8 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
             players = {group: (row if group == side else column)[group] for group in groups}
             if len(groups) == 1:
                 players = {side: Seats(row[side], column[side], env.num_envs, n_agents, env.device)}
-            played = report(
-                evaluate(
-                    env, players, derive(options.seed, "evaluation"), options.deterministic, episodes=options.episodes
-                )
-            )["groups"]
+            how = (derive(options.seed, "evaluation"), options.deterministic)
+            played = report(evaluate(env, players, *how, episodes=options.episodes))["groups"]
             cells[-1].append({group: played[group]["episode_return"] | games(played[group]) for group in groups})
 
     out = Path(options.out)

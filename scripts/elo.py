@@ -108,9 +108,8 @@ def played(teams: dict, side: str, env, options: Options, equal_teams: bool) -> 
             if equal_teams and i == j:
                 continue
             players = {group: teams[row if group == side else column][group] for group in env.spec.groups}
-            episodes = evaluate(
-                env, players, derive(options.seed, "evaluation"), options.deterministic, episodes=options.episodes
-            )
+            how = (derive(options.seed, "evaluation"), options.deterministic)
+            episodes = evaluate(env, players, *how, episodes=options.episodes)
             pairs.append((i, j if equal_teams else len(labels) + j))
             ours.append(episodes.returns[side].mean(-1))
             theirs.append(np.mean([episodes.returns[group].mean(-1) for group in others], axis=0))

@@ -8,7 +8,7 @@
   deterministic=false  true: the policy's mode | false: samples. A clone learns the deviation only from samples
   which=last           last | best: which checkpoint of a run directory
   seed=0               seed of the episodes
-  shard=100            episodes per file, played at once
+  shard=100            episodes per file, played at once; a tenth of them where they would share what a reset draws
 
 The folder holds shards (safetensors) and manifest.json; docs/guides/data.md has its format and how to read it.
   python scripts/train.py experiment=clone data.folder=FOLDER    trains an actor from it
@@ -16,6 +16,7 @@ The folder holds shards (safetensors) and manifest.json; docs/guides/data.md has
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,6 +24,7 @@ from pydantic import Field
 
 from agents.evaluation.dataset_recording import metadata, record
 from agents.evaluation.episode_loop import Players
+from agents.evaluation.episodes import RESETS
 from agents.policies.policy import Policy
 from envs.base import Env
 from envs.spec import describe
@@ -73,11 +75,14 @@ def run(chosen: Options) -> Path:
         ),
     }
     earlier_episodes = manifest(folder)["metadata"]["total_episodes"] if (folder / "manifest.json").is_file() else 0
-    returns, steps, left = [], 0, chosen.episodes
+    returns, steps, left, most = [], 0, chosen.episodes, chosen.shard
     while left:
-        count = min(chosen.shard, left)
         seed = derive(chosen.seed, f"record/{earlier_episodes + chosen.episodes - left}")
+        count = min(most, left)
         env = build.part(node)(seed=seed, device="cpu", num_envs=count)
+        if env.shared_draws and most == chosen.shard > 1:
+            most = ceil(most / RESETS)
+            continue
         episodes = record(env, teacher, seed)
         append(folder, episodes, about, source)
         returns.append(sum(value.mean(-1).sum().item() for name, value in episodes.items() if name.endswith("/reward")))

@@ -19,7 +19,8 @@ from marl.core.zoo import index as zoo
 STEPS = 100  # of a loop at most
 EPISODES = 9  # of which the middle one is shown: neither the best nor the worst
 SEED = 0
-LIVE_SEEDS = 4  # starting states in a live page: they are most of its size
+LIVE_SEEDS = 4  # starting states in a live page
+LIVE_BYTES = 600_000  # a live page at most: the zoo is a part of the repository
 ABOUT = (
     "Every policy of the zoo, in an episode that is neither its best nor its worst. Returns are means of the episodes "
     "that its card names, with 95 % intervals; random: uniform actions. Click a picture to stop it."
@@ -78,10 +79,17 @@ def middle(recording: Recording) -> int:
 
 
 def written_live(policy: Policy, path: Path) -> bool:
-    """Write a policy's live page; False where its scenario or networks can't run in one."""
+    """Write a policy's live page; False where its scenario or networks can't run in one, or make it too large."""
     try:
         live_page(policy, path, LIVE_SEEDS)
     except (EnvError, UserError) as error:
         print(f"{path.stem}: no live page: {error}", flush=True)
+        return False
+    if (size := path.stat().st_size) > LIVE_BYTES:
+        path.unlink()
+        print(
+            f"{path.stem}: no live page: it would be {size / 1000:,.0f} kB, more than {LIVE_BYTES / 1000:,.0f}",
+            flush=True,
+        )
         return False
     return True

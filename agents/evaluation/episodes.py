@@ -194,7 +194,7 @@ def statistics(values: np.ndarray, resets: np.ndarray | None = None) -> dict:
     Args:
         values: float [E], one figure per episode.
         resets: int64 [E], the reset of each. Episodes of one have drawn something in common, so that the interval is
-            of resets (cluster-robust, Cameron and Miller 2015, equation 11) instead of episodes.
+            of resets instead of episodes (cluster-robust, Cameron and Miller 2015).
 
     Returns:
         {"mean", "iqm", "std", "ci95": [low, high], "episodes"}; the interval is Student's t.

@@ -91,3 +91,9 @@ def test_other_policies_than_the_trained_one(teacher: Path, script, tmp_path: Pa
         record(script, f"ckpt={teacher}", "policy=best")
     with pytest.raises(UserError, match=r"o: its episodes differ from these in having agents/raw"):
         record(script, f"ckpt={teacher}", "episodes=2", f"out={tmp_path}/o")
+
+
+def test_episodes_that_would_share_what_a_reset_draws_come_in_more_parts(script, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    record(script, "ckpt=zoo/simple_push", "policy=random", "episodes=21", "shard=20", f"out={folder}")
+    assert [shard["episodes"] for shard in manifest(folder)["shards"]] == [2] * 10 + [1]
