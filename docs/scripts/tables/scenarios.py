@@ -2,9 +2,10 @@
 
     python docs/scripts/tables/scenarios.py SCORES.csv [FOLDER…]
 
-FOLDER: sweeps whose runs are added to SCORES.csv, each judged again by samples of its policy, and each scenario by
-uniform actions and by VMAS's own scripted policy where it brings one (200 episodes each). What the file has already is
-not judged again. The tables are of all that the file holds: two settings of MAPPO side by side, then all scenarios.
+FOLDER: sweeps whose runs are added to SCORES.csv, each judged by the mode of its policy and by samples, and each
+scenario by uniform actions and by VMAS's own scripted policy where it brings one (the same 200 episodes each). What the
+file has already is not judged again. The tables are of all that the file holds: two settings of MAPPO side by side,
+then all scenarios.
 """
 
 import csv
@@ -110,8 +111,8 @@ class Judge:
             if key(row) not in known:
                 rows.append(row | {"mode": mean_return(task, random=True) if name == "random" else scripted(run)})
         seconds = summary["seconds"]["collect"] + summary["seconds"]["update"]
-        figures = {"frames": summary["frames"], "mode": summary["final"]["episode_return"]["mean"], "seconds": seconds}
-        return [*rows, base | figures | {"samples": mean_return(task, deterministic=False)}]
+        judged = {"mode": mean_return(task), "samples": mean_return(task, deterministic=False)}
+        return [*rows, base | {"frames": summary["frames"], "seconds": seconds} | judged]
 
 
 def key(row: Mapping[str, Any]) -> tuple:
