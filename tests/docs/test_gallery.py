@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents.deploy import zoo_card
+from agents.deploy import gallery_page, zoo_card
 from agents.policies.policy import Policy
 from marl.core.zoo import index as zoo
 
@@ -100,6 +100,14 @@ def test_a_card_of_the_page_says_the_return_and_links_to_a_live_page(browser) ->
     browser.open(links[0])
     browser.wait("return window.live && live.ready", seconds=60)
     assert browser.errors() == [] and browser.requests() == []
+
+
+def test_a_live_page_that_would_be_too_large_is_left_out(tmp_path: Path, monkeypatch, capsys) -> None:
+    page, policy = tmp_path / "simple.html", Policy.load("zoo/simple")
+    assert gallery_page.written_live(policy, page) and page.stat().st_size < gallery_page.LIVE_BYTES
+    monkeypatch.setattr(gallery_page, "LIVE_BYTES", 1000)
+    assert not gallery_page.written_live(policy, page) and not page.exists()
+    assert re.search(r"simple: no live page: it would be \d+ kB, more than 1\n", capsys.readouterr().out)
 
 
 # ---- the zoo of this repository
