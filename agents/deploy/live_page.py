@@ -12,7 +12,7 @@ from envs.rendering.live_world import program, world
 from envs.rendering.web_frames import web_frames
 
 UNITS = ("frames", "epochs", "batches")  # of a run's budget
-# The program travels packed, which makes it a fifth as large; a script element runs it like any other part of the page.
+# The program travels packed, at two fifths of its size; a script element runs it like any other part of the page.
 BEGIN = """unpack("data").then(({ program, world, policy }) => {
   const script = document.createElement("script");
   script.textContent = `const PROGRAM = ${program};`;
