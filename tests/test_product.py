@@ -205,10 +205,11 @@ def run_or_refuse(kinds: dict, names: tuple[str, ...], sizes: list[str], tmp_pat
     assert all(math.isfinite(figures[key]) for key in ("episode_return", "episode_length"))
     assert summary["final"]["episode_return"]["mean"] == figures["episode_return"]
     policy = Policy.load(tmp_path)
-    observation, state = task.eval_env.reset(0)
-    policy.values(observation, state, policy.critic_memory(2))
-    actions, _ = policy.act(observation, masks=task.eval_env.masks(), memory=policy.memory(2))
-    task.eval_env.step(actions)
+    env = task.eval_env
+    observation, state = env.reset(0)
+    policy.values(observation, state, policy.critic_memory(env.num_envs))
+    actions, _ = policy.act(observation, masks=env.masks(), memory=policy.memory(env.num_envs))
+    env.step(actions)
 
 
 @pytest.mark.parametrize("names", CHOOSE(everything(KINDS)), ids="-".join)
