@@ -95,7 +95,7 @@ def crossplay(runs: list[str], options: Options, overrides: list[str]) -> dict:
     if side not in groups:
         raise UserError(f"side={side}: there are {', '.join(groups)}")
     make = partial(first.make_env, seed=derive(options.seed, "evaluation"), device=first.device)
-    env = env_for(lambda n: make(num_envs=n), options.episodes)
+    env = env_for(make, options.episodes)
     n_agents = env.spec.groups[side].n_agents
     teams: dict[str, Team] = dict(zip(labels(runs, options), map(past_versions.team, tasks), strict=True))
     teams |= {name: {group: scripted.make(name, env, group) for group in groups} for name in options.opponents}

@@ -74,7 +74,7 @@ def rate(runs: list[str], options: Options, overrides: list[str]) -> dict:
     if side not in groups:
         raise UserError(f"side={side}: there are {', '.join(groups)}")
     make = partial(first.make_env, seed=derive(options.seed, "evaluation"), device=first.device)
-    env = env_for(lambda n: make(num_envs=n), options.episodes)
+    env = env_for(make, options.episodes)
     teams: dict[str, dict[str, Actor | Player]] = {}
     for i, (run, task) in enumerate(zip(runs, tasks, strict=True)):
         if past_versions.sizes(task.env) != past_versions.sizes(first.env):

@@ -81,7 +81,7 @@ def run(chosen: Options) -> Path:
         count = min(most, left)
         env = build.part(node)(seed=seed, device="cpu", num_envs=count)
         if env.shared_draws and most == chosen.shard > 1:
-            most = ceil(most / RESETS)
+            most = ceil(count / RESETS)
             continue
         episodes = record(env, teacher, seed)
         append(folder, episodes, about, source)

@@ -61,13 +61,13 @@ class Episodes:
         return np.mean([self.group_returns(name) for name in self.counted or self.returns], axis=0)
 
 
-def env_for(make: Callable[[int], Env], episodes: int) -> Env:
-    """An environment for `evaluate(…, episodes=…)`; `make` builds one of so many environments.
+def env_for(make: Callable[..., Env], episodes: int) -> Env:
+    """An environment for `evaluate(…, episodes=…)`; `make` builds one and is called with `num_envs`.
 
     All episodes are played at once, but where they would share what a reset draws: there a tenth of them.
     """
-    env = make(episodes)
-    return make(math.ceil(episodes / RESETS)) if env.shared_draws and episodes > 1 else env
+    env = make(num_envs=episodes)
+    return make(num_envs=math.ceil(episodes / RESETS)) if env.shared_draws and episodes > 1 else env
 
 
 def evaluate(

@@ -69,7 +69,7 @@ class EpisodeEvaluation(Task):
         """The evaluation environment, made where there is none for so many episodes."""
         if self.eval_env is None or self._eval_env_is_for != episodes:
             make = partial(self.make_env, seed=derive(self.seed, "evaluation"), device=self.device)
-            self.eval_env, self._eval_env_is_for = env_for(lambda n: make(num_envs=n), episodes), episodes
+            self.eval_env, self._eval_env_is_for = env_for(make, episodes), episodes
         return self.eval_env
 
     def eval_players(self, env: Env, random: bool) -> tuple[Mapping[str, Anyone], bool, tuple[str, ...]]:

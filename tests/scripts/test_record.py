@@ -93,7 +93,12 @@ def test_other_policies_than_the_trained_one(teacher: Path, script, tmp_path: Pa
         record(script, f"ckpt={teacher}", "episodes=2", f"out={tmp_path}/o")
 
 
-def test_episodes_that_would_share_what_a_reset_draws_come_in_more_parts(script, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("episodes", "shard", "sizes"), [(21, 20, [2] * 10 + [1]), (10, 100, [1] * 10), (3, 100, [1] * 3), (2, 1, [1, 1])]
+)
+def test_episodes_that_would_share_what_a_reset_draws_come_in_more_parts(
+    script, tmp_path: Path, episodes: int, shard: int, sizes: list[int]
+) -> None:
     folder = tmp_path / "set"
-    record(script, "ckpt=zoo/simple_push", "policy=random", "episodes=21", "shard=20", f"out={folder}")
-    assert [shard["episodes"] for shard in manifest(folder)["shards"]] == [2] * 10 + [1]
+    record(script, "ckpt=zoo/simple_push", "policy=random", f"episodes={episodes}", f"shard={shard}", f"out={folder}")
+    assert [part["episodes"] for part in manifest(folder)["shards"]] == sizes

@@ -11,9 +11,8 @@ from envs import VmasEnv
 from marl.core.seeding import derive
 
 
-def made(scenario: str):
-    make = partial(VmasEnv, scenario, max_steps=3, fast="off", seed=0)
-    return lambda count: make(num_envs=count)
+def made(scenario: str) -> partial[VmasEnv]:
+    return partial(VmasEnv, scenario, max_steps=3, fast="off", seed=0)
 
 
 def still(observation: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
