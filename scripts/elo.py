@@ -85,8 +85,8 @@ def rate(runs: list[str], options: Options, overrides: list[str]) -> dict:
     teams |= {name: {group: scripted.make(name, env, group) for group in groups} for name in options.opponents}
 
     equal_teams = len(set(past_versions.sizes(env).values())) == 1
-    names, pairs, scores = played(teams, side, env, options, equal_teams)
-    rating, bounds = elo.with_intervals(np.array(pairs), scores, len(names), options.reps, options.seed)
+    names, pairs, scores, resets = played(teams, side, env, options, equal_teams)
+    rating, bounds = elo.with_intervals(np.array(pairs), scores, len(names), options.reps, options.seed, resets)
     rows = [
         {"player": name, "elo": float(r), "ci95": b.tolist(), "games": int(count * options.episodes)}
         for name, r, b, count in zip(names, rating, bounds, np.bincount(np.array(pairs).flatten()), strict=True)
@@ -97,12 +97,14 @@ def rate(runs: list[str], options: Options, overrides: list[str]) -> dict:
     return result
 
 
-def played(teams: dict, side: str, env, options: Options, equal_teams: bool) -> tuple[list[str], list, np.ndarray]:
-    """Names of the players, who met whom, and the scores [P, E] of the first: 1 won, 0.5 drawn, 0 lost."""
+def played(
+    teams: dict, side: str, env, options: Options, equal_teams: bool
+) -> tuple[list[str], list, np.ndarray, np.ndarray | None]:
+    """Names of the players, who met whom, the scores [P, E] of the first (1 won, 0.5 drawn, 0 lost), games' resets."""
     labels, others = list(teams), [group for group in env.spec.groups if group != side]
     opposite = others[0] if len(others) == 1 else "the others"
     names = labels if equal_teams else [f"{side} {n}" for n in labels] + [f"{opposite} {n}" for n in labels]
-    pairs, ours, theirs = [], [], []
+    pairs, ours, theirs, resets = [], [], [], None
     for i, row in enumerate(labels):
         for j, column in enumerate(labels):
             if equal_teams and i == j:
@@ -113,10 +115,11 @@ def played(teams: dict, side: str, env, options: Options, equal_teams: bool) -> 
             pairs.append((i, j if equal_teams else len(labels) + j))
             ours.append(episodes.returns[side].mean(-1))
             theirs.append(np.mean([episodes.returns[group].mean(-1) for group in others], axis=0))
+            resets = episodes.resets  # of all pairs: they play from the same seeds
     ours, theirs = np.array(ours), np.array(theirs)
     median = options.outcome == "median" or (options.outcome == "auto" and not equal_teams)
     lead = ours - (np.median(ours) if median else theirs)
-    return names, pairs, (np.sign(lead) + 1) / 2
+    return names, pairs, (np.sign(lead) + 1) / 2, resets
 
 
 def write(result: dict, out: Path) -> None:

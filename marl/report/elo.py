@@ -46,17 +46,30 @@ def ratings(pairs: np.ndarray, scores: np.ndarray, games: np.ndarray, players: i
 
 
 def with_intervals(
-    pairs: np.ndarray, scores: np.ndarray, players: int, reps: int = 300, seed: int = 0
+    pairs: np.ndarray,
+    scores: np.ndarray,
+    players: int,
+    reps: int = 300,
+    seed: int = 0,
+    resets: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ratings and their 95 % intervals: a bootstrap over the games, the same ones for all pairs (they share starts).
 
     Args:
         pairs: int [P, 2]. scores: float [P, E], of every game. players: N. reps: resamples. seed: of the bootstrap.
+        resets: int [E], the reset that each game began from. Games of one have drawn something in common, so that
+            whole resets are resampled (the cluster bootstrap, Cameron and Miller 2015). None: each game by itself.
 
     Returns:
         ratings float64 [N], bounds float64 [N, 2].
     """
-    games = np.full(len(pairs), scores.shape[1], float)
-    draws = np.random.default_rng(seed).integers(scores.shape[1], size=(reps, scores.shape[1]))
-    again = [ratings(pairs, scores[:, drawn].mean(1), games, players) for drawn in draws]
-    return ratings(pairs, scores.mean(1), games, players), np.percentile(again, [2.5, 97.5], axis=0).T
+    count = scores.shape[1]
+    together = np.arange(count) if resets is None else np.unique(resets, return_inverse=True)[1]
+    clusters = [np.flatnonzero(together == i) for i in range(together.max() + 1)]
+
+    def rated(columns: np.ndarray) -> np.ndarray:
+        return ratings(pairs, scores[:, columns].mean(1), np.full(len(pairs), len(columns), float), players)
+
+    draws = np.random.default_rng(seed).integers(len(clusters), size=(reps, len(clusters)))
+    again = [rated(np.concatenate([clusters[i] for i in drawn])) for drawn in draws]
+    return rated(np.arange(count)), np.percentile(again, [2.5, 97.5], axis=0).T

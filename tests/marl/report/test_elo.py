@@ -43,3 +43,22 @@ def test_the_estimate_is_the_top_of_the_likelihood():
     estimate = ratings(pairs, scores, games, 3)
     draws = np.random.default_rng(1)
     assert all(likelihood(estimate) >= likelihood(estimate + (d := draws.normal(size=3)) - d.mean()) for _ in range(50))
+
+
+def test_games_that_share_a_draw_say_less_and_each_by_itself_says_the_same():
+    pair, sources = np.array([[0, 1]]), np.random.default_rng(2)
+    chances = sources.random(10).repeat(20)  # what a reset drew decides most
+    scores, resets = (sources.random((1, 200)) < chances).astype(float), np.arange(200) // 20
+    apart, together = (with_intervals(pair, scores, 2, resets=which) for which in (None, resets))
+    assert (apart[0] == together[0]).all()
+    widths = [np.diff(bounds)[0, 0] for _, bounds in (apart, together)]
+    between = np.sqrt(1 + 19 * _within(scores[0].reshape(10, 20)))  # the design effect (Kish 1965)
+    np.testing.assert_allclose(widths[1] / widths[0], between, rtol=0.25)
+    alone = with_intervals(pair, scores, 2, resets=np.arange(200))
+    assert all((one == other).all() for one, other in zip(apart, alone, strict=True))
+
+
+def _within(scores):
+    """The correlation of two games of one reset: of variances, by one-way analysis."""
+    between, inside = 20 * scores.mean(1).var(ddof=1), scores.var(1, ddof=1).mean()
+    return (between - inside) / (between + 19 * inside)
