@@ -41,8 +41,8 @@ class VmasEnv(Env):
     global_state: also return position, velocity, rotation and angular velocity of every entity, [E, S].
     observe_time: the share of the episode that remains as the last feature of every observation and of the global
         state (`envs.remaining_time`).
-    pool_every: steps between resets of the pool. pool_size: its states, default max(num_envs, 64) + 1; must differ
-        from num_envs. Scenarios that draw a value for the whole batch at reset (listed in `shared_draws`, e.g. the
+    pool_every: steps between resets of the pool. pool_size: its states, default max(num_envs, 64) + 1; one more where
+        it equals num_envs. Scenarios that draw a value for the whole batch at reset (listed in `shared_draws`, e.g. the
         goal of simple_speaker_listener) draw it with each new pool, every max_steps steps instead: then all
         environments start a new episode together.
     fast: "auto" steps by a generated kernel (envs/kernel, docs/kernels.md) where the scenario allows it and a compiler

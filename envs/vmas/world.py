@@ -67,6 +67,7 @@ class VmasWorld:
         kwargs = dict(scenario_kwargs or {})
         pool_size = max(num_envs, 64) + 1 if pool_size is None else pool_size
         _check(num_envs, max_steps, continuous_actions, multi_discrete, pool_every, pool_size)
+        pool_size += pool_size == num_envs  # two sizes tell what is per environment from constants
         if words == "discrete" and not continuous_actions:
             raise EnvError("env.words=discrete needs env.continuous_actions=true: without, words are choices anyway.")
         self.scenario, self.num_envs, self.device = scenario, num_envs, torch.device(device)
@@ -317,5 +318,3 @@ def _check(num_envs: int, max_steps: int | None, continuous: bool, multi_discret
             raise EnvError(f"env.{key}={value} must be at least 1.")
     if continuous and multi_discrete:
         raise EnvError("env.multi_discrete=true needs env.continuous_actions=false.")
-    if size == num_envs:
-        raise EnvError(f"env.pool_size={size} must differ from env.num_envs: that tells state from constants.")

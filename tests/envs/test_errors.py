@@ -21,7 +21,7 @@ MISTAKES = [
     ({"scenario": "ball_passage", "scenario_kwargs": {"n_passages": 30}}, "n_passages.*30"),
     ({"num_envs": 0}, "env.num_envs=0 must be at least 1"),
     ({"max_steps": 0}, "env.max_steps=0 must be at least 1"),
-    ({"pool_size": 3}, "env.pool_size=3 must differ from env.num_envs"),
+    ({"pool_size": 0}, "env.pool_size=0 must be at least 1"),
     ({"multi_discrete": True}, "env.multi_discrete=true needs env.continuous_actions=false"),
     ({"device": "gpu"}, "env.device='gpu' is no device"),
 ]

@@ -65,6 +65,14 @@ def test_random_actions_fill_their_ranges():
     assert group.low[0].tolist() == [-1, -1, 0, 0, 0, 0] and group.high[0].tolist() == [1] * 6
 
 
+def test_a_pool_as_large_as_the_batch_has_one_state_more(own_scenario):
+    """An evaluation has a batch of another size than training has, which may be the pool's."""
+    same, more = (VmasEnv(own_scenario, num_envs=5, max_steps=None, pool_size=size) for size in (5, 6))
+    assert (same.reset(1)[0]["agents"] == more.reset(1)[0]["agents"]).all()
+    for one, other in zip(play(same, 20), play(more, 20), strict=True):
+        assert torch.equal(one.observation["agents"], other.observation["agents"])
+
+
 def test_environments_restart_on_their_own(own_scenario):
     env = VmasEnv(own_scenario, num_envs=5, max_steps=None, pool_size=66)
     observation, _ = env.reset(1)
