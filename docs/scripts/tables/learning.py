@@ -3,7 +3,7 @@
 Usage:
 
     python docs/scripts/tables/learning.py SWEEP…
-    python docs/scripts/tables/learning.py beside FOLDER    # see `beside`
+    python docs/scripts/tables/learning.py beside FOLDER [ITERATIONS]    # see `beside`
 """
 
 import csv
@@ -18,7 +18,7 @@ from marl.report.statistics import interval, iqm
 
 SCENARIOS = ("balance", "navigation", "sampling", "mpe/simple_spread", "give_way", "dispersion")
 ALGORITHMS = ("iql", "vdn", "qmix", "pqn_vdn", "iddpg", "maddpg", "matd3", "isac", "masac", "ippo", "mappo")
-LAST = 5  # iterations at the end of a run whose training episodes are compared
+SIDES = {"ours": "", "end": ", `algo.time_limit=end`"}  # runs that stand beside BenchMARL's, and what they are called
 
 
 def shown(values: list[float]) -> str:
@@ -60,29 +60,36 @@ def theirs(path: Path) -> list[float]:
     return [json.loads(line)["mean_return"] for line in path.read_text().splitlines() if line.endswith("}")]
 
 
-def beside(folder: Path) -> None:
+def beside(folder: Path, last: int = 5) -> None:
     """BenchMARL's runs and ours: `bm_ALGORITHM_TASK_SEED.jsonl` of its runner, `ours_ALGORITHM_TASK_SEED/metrics.csv`.
 
-    Mean returns of the training episodes (with their exploration) that end in the last iterations, seed by seed. Beside
-    each lies a file `….time`, written by `/usr/bin/time -f %U`: the processor seconds of the whole command.
+    Mean returns of the training episodes (with their exploration) that end in the `last` iterations: seed by seed, and
+    their IQM where there are three. Beside each lies a file `….time`, written by `/usr/bin/time -f %U`: the processor
+    seconds of the whole command. `end_ALGORITHM_TASK_SEED` are runs that take the time limit as an end, in rows of
+    their own.
     """
     print("| `algo=` | scenario | BenchMARL | ours | processor seconds, BenchMARL | ours |")
     print("|---|---|---|---|---|---|")
     pairs = defaultdict(list)
     for path in sorted(folder.glob("bm_*_*_*.jsonl")):
-        other = folder / f"ours_{path.stem[3:]}"
-        if (other / "summary.json").is_file():
-            _, name, task, _ = path.stem.split("_")
-            times = [float(each.with_suffix(".time").read_text()) for each in (path, other)]
-            pairs[name, task].append((theirs(path), ours(other), *times))
-    for (name, task), runs in sorted(pairs.items()):
-        sides = [", ".join(f"{np.nanmean(run[side][-LAST:]):.3g}" for run in runs) for side in (0, 1)]
+        name, rest = path.stem.removeprefix("bm_").split("_", 1)
+        task = rest.rsplit("_", 1)[0]
+        for side, what in SIDES.items():
+            other = folder / f"{side}_{path.stem[3:]}"
+            if (other / "summary.json").is_file():
+                times = [float(each.with_suffix(".time").read_text()) for each in (path, other)]
+                pairs[name, task + what].append((theirs(path), ours(other), *times))
+    for (name, what), runs in sorted(pairs.items()):
+        sides = [[float(np.nanmean(run[side][-last:])) for run in runs] for side in (0, 1)]
+        seeds = [", ".join(f"{value:.3g}" for value in values) for values in sides]
+        if len(runs) > 2:
+            seeds = [f"{shown(values)}: {each}" for values, each in zip(sides, seeds, strict=True)]
         times = [f"{np.mean([run[side] for run in runs]):.0f}" for side in (2, 3)]
-        print(f"| `{name}` | {task} | {' | '.join(sides)} | {' | '.join(times)} |")
+        print(f"| `{name}` | {what} | {' | '.join(seeds)} | {' | '.join(times)} |")
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "beside":
-        beside(Path(sys.argv[2]))
+        beside(Path(sys.argv[2]), *map(int, sys.argv[3:]))
     else:
         table([Path(each) for each in sys.argv[1:]])
