@@ -4,8 +4,8 @@
 
 FOLDER: sweeps whose runs are added to SCORES.csv, each judged by the mode of its policy and by samples, and each
 scenario by uniform actions and by VMAS's own scripted policy where it brings one (the same 200 episodes each). What the
-file has already is not judged again. The tables are of all that the file holds: two settings of MAPPO side by side,
-then all scenarios.
+file has already is not judged again. The tables are of all that the file holds, algorithm by algorithm: two settings
+side by side, then all scenarios.
 """
 
 import csv
@@ -148,8 +148,8 @@ def shown(values: np.ndarray) -> str:
     return f"**{statistics.iqm([values]):.3g}** [{low:.3g}, {high:.3g}]"
 
 
-def tables(rows: Mapping[tuple, Row], algorithm: str = "mappo") -> list[str]:
-    """The lines of both tables."""
+def tables(rows: Mapping[tuple, Row], algorithm: str) -> list[str]:
+    """The lines of both tables of an algorithm."""
     runs: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for _, row in sorted(rows.items()):  # the bootstrap follows their order
         if row["algorithm"] == algorithm:
@@ -219,7 +219,8 @@ def main(arguments: Sequence[str]) -> None:
             rows |= {key(row): row for row in found}
             write(path, rows)
             print(f"{run}: {found[-1]['mode']}", file=sys.stderr, flush=True)
-    print("\n".join(tables(rows)))
+    for algorithm in sorted({row["algorithm"] for row in rows.values()}.difference(BASELINES)):
+        print("\n".join([f"{algorithm}:", "", *tables(rows, algorithm), ""]))
 
 
 if __name__ == "__main__":
