@@ -30,8 +30,8 @@ def curve(run: Path) -> tuple[np.ndarray, np.ndarray]:
     """Frames and mean episode return of a run's evaluations."""
     with open(run / "metrics.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get("eval/episode_return")]
-    columns = ("frames", "eval/episode_return")
-    return tuple(np.array([float(row[key]) for row in rows]) for key in columns)
+    frames, returns = (np.array([float(row[key]) for row in rows]) for key in ("frames", "eval/episode_return"))
+    return frames, returns
 
 
 def film(run: Path, strips: list) -> None:
