@@ -17,7 +17,7 @@ from agents.players import scripted
 from agents.players.scripted import Player
 from agents.players.seats import Anyone, Seats
 from agents.players.self_play import Pool, PoolCheckpointer
-from agents.policies.group_settings import LEARN, POOL, GroupSettings, algorithms, read, sizes
+from agents.policies.group_settings import LEARN, POOL, algorithms, read, sizes
 from agents.policies.policy import Policy
 from envs.base import Env
 from marl.callbacks.base import Callback
@@ -85,26 +85,30 @@ class Lineup:
                 without_memory(self.actors[one.of or name], f"groups.{name}")
                 self.pools[name] = Pool(name, one, self.actors[one.of or name], self.seed)
             elif not one.learns:
-                self.players[name] = self.player(one.policy, one, name, self.env)
+                self.players[name] = self.player("policy", name, self.env)
+        if any(one.eval_policy or one.eval_against for one in self.settings.values()):
+            with torch.random.fork_rng(devices=[]):
+                self.evaluation(self.env)  # what an evaluation would refuse is refused before training
         return [PoolCheckpointer(list(self.pools.values()))] if self.pools else []
 
     def play_in(self, env: Env) -> None:
         """Go on in another environment, of the same groups and sizes."""
         self.env = env
         for name in self.players:
-            self.players[name] = self.player(self.settings[name].policy, self.settings[name], name, env)
+            self.players[name] = self.player("policy", name, env)
 
-    def player(self, policy: str, one: GroupSettings, name: str, env: Env) -> Actor | Player:
-        """What plays the group `name` of `env` where `policy` says so. Raises UserError for an unknown policy."""
+    def player(self, key: str, name: str, env: Env) -> Actor | Player:
+        """What plays the group `name` of `env` by the setting `key`. Raises UserError for an unknown policy."""
+        policy, where = getattr(self.settings[name], key), f"groups.{name}.{key}"
         if Path(policy).exists() or policy.endswith((".pt", ".safetensors")) or "/" in policy:
-            return frozen(policy, one.of or name, name, env)
+            return frozen(policy, self.settings[name].of or name, name, env, where)
         if policy not in scripted.NAMES and "." not in policy:
-            names = ", ".join((LEARN, POOL, *scripted.NAMES))
+            names = ", ".join((*((LEARN, POOL) if key == "policy" else ()), *scripted.NAMES))
             raise UserError(
-                f"groups.{name}.policy={policy}: no such policy (there are {names}, saved runs and policies, and "
-                "dotted paths of classes)"
+                f"{where}={policy}: no such policy (there are {names}, saved runs and policies, and dotted paths of "
+                "classes)"
             )
-        return scripted.make(policy, env, name)
+        return scripted.make(policy, env, name, where)
 
     def digests(self) -> dict[str, str]:
         """{group: what the weights of the saved policy that plays it sum up to}, for a checkpoint."""
@@ -156,16 +160,16 @@ class Lineup:
         players: dict[str, Anyone] = {}
         for name, one in self.settings.items():
             if one.eval_policy is not None:
-                players[name] = self.player(one.eval_policy, one, name, env)
+                players[name] = self.player("eval_policy", name, env)
             elif one.learns:
                 players[name] = scripted.make("random", env, name) if random else self.actors[name]
                 if one.eval_against is not None:
-                    others, count = self.player(one.eval_against, one, name, env), env.spec.groups[name].n_agents
+                    others, count = self.player("eval_against", name, env), env.spec.groups[name].n_agents
                     players[name] = Seats(players[name], others, env.num_envs, count, env.device)
             elif one.policy == POOL:
                 players[name] = self.actors[one.of]
             else:
-                players[name] = self.player(one.policy, one, name, env)
+                players[name] = self.player("policy", name, env)
         return players
 
     def counted(self) -> tuple[str, ...]:
@@ -186,19 +190,21 @@ def _act(actor: Actor, observation: Tensor, generator: torch.Generator, mask: Te
     return actor.head.to_env(actor.act(observation, generator=generator, mask=mask)[0])
 
 
-def frozen(path: str, whose: str, name: str, env: Env) -> Actor:
+def frozen(path: str, whose: str, name: str, env: Env, key: str | None = None) -> Actor:
     """The actor of the group `whose` of a saved policy, to play the group `name` of `env` as it is.
+
+    key: the setting that names the path; None = the group's `policy`.
 
     Raises:
         UserError: no such policy, or of other sizes than the group.
     """
-    policy = Policy.load(path, device=env.device)
+    policy, where = Policy.load(path, device=env.device), f"{key or f'groups.{name}.policy'}={path}"
     if whose not in policy.actors:
         raise UserError(f"groups.{name}.of={whose}: {path} has policies of {', '.join(policy.actors)}")
     trained, group = policy.spec.groups[whose], env.spec.groups[name]
     if sizes(trained) != sizes(group):
-        raise UserError(f"groups.{name}.policy={path}: sizes {sizes(trained)} differ from the group's {sizes(group)}")
-    without_memory(policy.actors[whose], f"groups.{name}.policy={path}")
+        raise UserError(f"{where}: sizes {sizes(trained)} differ from the group's {sizes(group)}")
+    without_memory(policy.actors[whose], where)
     return policy.actors[whose].requires_grad_(False)
 
 

@@ -111,11 +111,14 @@ class Heuristic:
 NAMES = {"random": Random, "still": Still, "simple_tag": SimpleTag, "heuristic": Heuristic}
 
 
-def make(name: str, env: Env, group: str):
-    """The opponent called `name` (of NAMES, or a dotted path) for a group of `env`. Raises UserError otherwise."""
+def make(name: str, env: Env, group: str, key: str = "opponents"):
+    """The opponent called `name` (of NAMES, or a dotted path) for a group of `env`, as the setting `key` says.
+
+    Raises UserError otherwise.
+    """
     if name not in NAMES and "." not in name:
-        raise UserError(f"opponents: no opponent {name!r} (there are {', '.join(NAMES)}, and dotted paths of classes)")
+        raise UserError(f"{key}: no opponent {name!r} (there are {', '.join(NAMES)}, and dotted paths of classes)")
     try:
-        return NAMES[name](env, group) if name in NAMES else function(name, "opponents", 2)(env, group)
+        return NAMES[name](env, group) if name in NAMES else function(name, key, 2)(env, group)
     except TypeError as error:
-        raise UserError(f"opponents: {name} can't be made of an environment and a group's name: {error}") from error
+        raise UserError(f"{key}: {name} can't be made of an environment and a group's name: {error}") from error

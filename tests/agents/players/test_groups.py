@@ -265,7 +265,7 @@ def test_a_team_against_its_own_past(tmp_path):
         ({"agent": "random"}, "groups.agent=random: must be settings, such as groups.agent.policy=random"),
         ({"agent": {"policy": "randm"}}, "groups.agent.policy=randm: no such policy .there are learn, pool, random"),
         ({"agent": {"policy": "runs/none"}}, "no checkpoint at runs/none"),
-        ({"agent": {"policy": "no.where"}}, "opponents=no.where: no module 'no'"),
+        ({"agent": {"policy": "no.where"}}, "groups.agent.policy=no.where: no module 'no'"),
         ({"agent": {"policy": "heuristic"}}, "heuristic: mpe/simple_tag has no policy of its own for agent"),
         ({"agent": {"policy": "random"}, "adversary": {"policy": "still"}}, "groups: none learns"),
         ({"agent": {"policy": "random", "past": 0.2}}, "groups.agent.past: is of groups that learn"),
@@ -276,6 +276,12 @@ def test_a_team_against_its_own_past(tmp_path):
         ({"agent": {"past": 0.01}}, "groups.agent.past=0.01: of env.num_envs=8 that are 0 environments; between 1 and"),
         ({"agent": {"past": 0.6}, "adversary": {"past": 0.6}}, "past of adversary, agent must add up to at most 1"),
         ({"agent": {"eval_policy": "pool"}}, "groups.agent.eval_policy=pool: must be random, still"),
+        (
+            {"agent": {"eval_policy": "randm"}},
+            "groups.agent.eval_policy=randm: no such policy .there are random",
+        ),
+        ({"agent": {"eval_policy": "heuristic"}}, "heuristic: mpe/simple_tag has no policy of its own for agent"),
+        ({"adversary": {"eval_against": "no.where"}}, "groups.adversary.eval_against=no.where: no module 'no'"),
         ({"agent": {"algo": {"clipp": 0.1}}}, "unknown key 'groups.agent.algo.clipp'; did you mean 'clip'"),
         ({"agent": {"algo": {"clip": 2}}}, "groups.agent.algo.clip=2: must be less than 1"),
         ({"agent": {"algo": {"epochs": 2}}}, "groups.agent.algo.epochs: all groups share one loop; set algo.epochs"),
@@ -291,6 +297,8 @@ def test_saved_policies_of_other_sizes_are_refused(run):
         make({"agent": {"policy": str(run), "of": "adversary"}})
     with pytest.raises(UserError, match="groups.agent.of=prey: .* has policies of adversary, agent"):
         make({"agent": {"policy": str(run), "of": "prey"}})
+    with pytest.raises(UserError, match="groups.adversary.eval_policy=.*: sizes .* differ from the group's"):
+        make({"adversary": {"policy": "random", "eval_policy": str(run), "of": "agent"}})
     with pytest.raises(UserError, match="groups.agent.past: needs algo.update=joint"):
         make({"agent": {"past": 0.25}}, update="sequential", share_actor="separate")
 
