@@ -9,7 +9,7 @@ from tests.fixtures.sources import FILES, INITS, PACKAGES, ROOT, name, package_o
 LINES, LINES_OF_TESTS = 325, 330  # of a file; tests hold tables of cases too
 LARGEST = 14  # files of a folder beside its sub-folders
 TREES = (*PACKAGES, "conf", "docs", "tests")
-MADE = {"__pycache__", "outputs", "multirun"}  # by Python, and by runs
+MADE = {"__pycache__", "outputs", "multirun", "build"}  # by Python, by runs, by CMake where an example is built
 SHELF = (
     ROOT / "docs" / "zoo"
 )  # made by scripts/zoo.py and docs/scripts/gallery.py: two files for each policy, and pages

@@ -27,6 +27,7 @@ from agents.evaluation.episodes import evaluate, statistics
 from agents.evaluation.own_env import own_env
 from agents.policies.policy import Policy
 from marl.core.errors import UserError
+from marl.launch import cli
 
 OBSERVATIONS, EPISODES = 10_000, 1_000
 CALLS, ROUNDS = 1_000, 20  # of every format per round
@@ -156,10 +157,11 @@ def main(arguments: list[str]) -> None:
     kinds = chosen[0] if chosen else list(KINDS)
     if what not in ("errors", "returns", "latency") or not runs or not set(kinds) <= set(KINDS):
         raise SystemExit(f"{__doc__}\nkinds: {', '.join(KINDS)}")
-    if what == "latency":
-        latency_table(runs[0], kinds)
-    else:
-        {"errors": error_table, "returns": return_table}[what](runs, kinds)
+    with cli.guard():
+        if what == "latency":
+            latency_table(runs[0], kinds)
+        else:
+            {"errors": error_table, "returns": return_table}[what](runs, kinds)
 
 
 if __name__ == "__main__":

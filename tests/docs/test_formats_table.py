@@ -49,3 +49,9 @@ def test_what_is_no_command_shows_the_help(formats) -> None:
     for arguments in ([], ["errors"], ["speed", BALANCE], ["errors", BALANCE, "kinds=onx"]):
         with pytest.raises(SystemExit, match="Makes the tables of docs/export.md"):
             formats.main(arguments)
+
+
+def test_a_run_that_is_not_there_is_one_sentence(formats, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        formats.main(["errors", "nothing", "kinds=torch"])
+    assert ended.value.code == 2 and capsys.readouterr().err.startswith("error: no checkpoint at nothing:")

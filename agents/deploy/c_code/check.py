@@ -21,9 +21,11 @@ from torch import Tensor
 
 from agents.deploy.c_code.files import int8_errors, play, rounded, write
 from agents.deploy.c_code.library import Library, compile_c
+from agents.deploy.c_code.writer import Weights
 from agents.evaluation.own_env import own_env
 from agents.policies.policy import Policy
 from marl.core.errors import CannotCompile
+from marl.launch import cli
 
 ENVS = 100  # that observations are recorded in
 PRINTED = 100  # steps of the program, whose input and output are text
@@ -130,28 +132,39 @@ def compare(
     return worst, other, count
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("ckpt", help="as scripts/export.py takes it")
     parser.add_argument("--weights", choices=("float32", "int8"), default="float32")
-    parser.add_argument("--compiler", nargs="*", default=("gcc", "clang"), help="those that are installed are used")
-    parser.add_argument("--steps", type=int, default=10_000)
-    options = parser.parse_args()
-    policy = Policy.load(options.ckpt)
-    observations, masks = recorded(policy, options.steps)
-    for compiler in [name for name in options.compiler if shutil.which(name)]:
+    parser.add_argument("--compiler", nargs="+", default=("gcc", "clang"), help="those that are installed are used")
+    parser.add_argument("--steps", type=int, default=10_000, help="observations of every agent")
+    options = parser.parse_args(arguments)
+    compilers = [name for name in options.compiler if shutil.which(name)]
+    if not compilers:  # with nothing compiled, silence would look like agreement
+        parser.error(f"--compiler {' '.join(options.compiler)}: none is installed")
+    if options.steps < 1:
+        parser.error(f"--steps {options.steps}: must be at least 1")
+    with cli.guard():
+        report(options.ckpt, options.weights, compilers, options.steps)
+
+
+def report(ckpt: str, weights: Weights, compilers: list[str], steps: int) -> None:
+    """Print what each compiler made of a policy. Raises UserError for one that can't be loaded or written."""
+    policy = Policy.load(ckpt)
+    observations, masks = recorded(policy, steps)
+    for compiler in compilers:
         with tempfile.TemporaryDirectory() as folder:
-            source = write(policy, Path(folder), options.weights)
+            source = write(policy, Path(folder), weights)
             acted = library_actions(policy, Library(source, compiler), observations, masks)
             first = [{name: value[:PRINTED] for name, value in rows.items()} for rows in (observations, masks)]
             printed = printed_actions(policy, run([str(compile_main(source, compiler))], as_text(*first)).stdout)
         if not all(torch.equal(printed[name], acted[name][:PRINTED]) for name in acted):
             raise SystemExit(f"{compiler}: the program prints other actions than the functions return")
-        like = rounded(policy) if options.weights == "int8" else policy
+        like = rounded(policy) if weights == "int8" else policy
         worst, other, count = compare(like, acted, observations, masks)
         print(f"{compiler}: {count:,} actions, largest relative difference {worst:.1e}, {other} other choices")
-    if options.weights == "int8":
+    if weights == "int8":
         errors = int8_errors(policy, {name: o.unsqueeze(1) for name, o in observations.items()})
         for name, (number, share) in errors.items():
             print(

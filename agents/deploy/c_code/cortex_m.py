@@ -25,6 +25,7 @@ from agents.deploy.c_code.library import FLAGS
 from agents.deploy.c_code.writer import CWriter, Weights
 from agents.policies.policy import Policy
 from marl.core.errors import CannotCompile
+from marl.launch import cli
 
 HERE = Path(__file__).parent
 COMPILER, SIZE, EMULATOR = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"
@@ -120,18 +121,20 @@ def table(report: Report) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("ckpt", help="as scripts/export.py takes it")
     parser.add_argument("--weights", choices=("float32", "int8"), default="float32")
     parser.add_argument("--steps", type=int, default=100, help="observations of every agent that the board acts on")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if reason := why_not():
         parser.error(reason)
-    policy = Policy.load(options.ckpt)
-    observations, masks = check.recorded(policy, options.steps)
-    with tempfile.TemporaryDirectory() as folder:
+    if options.steps < 1:
+        parser.error(f"--steps {options.steps}: must be at least 1")
+    with cli.guard(), tempfile.TemporaryDirectory() as folder:
+        policy = Policy.load(options.ckpt)
+        observations, masks = check.recorded(policy, options.steps)
         report = measure(policy, Path(folder), observations, masks, options.weights)
     print(table(report))
     print(

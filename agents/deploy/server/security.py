@@ -179,11 +179,13 @@ class Gate:
             if not loopback(name):
                 raise Refused(403, f"host {host[:60]!r}: this server answers to localhost only", reason="host")
             origin = headers.get(b"origin", b"").decode("latin-1")
-            if origin and not loopback(_host(origin)) or headers.get(b"sec-fetch-site") == b"cross-site":
-                raise Refused(
-                    403, f"origin {origin[:60]!r}: pages from elsewhere may not ask this server", reason="origin"
-                )
-            return
+            if origin and not loopback(_host(origin)):
+                why = f"origin {origin[:60]!r}"
+            elif headers.get(b"sec-fetch-site") == b"cross-site":  # a browser's GET may have no origin
+                why = "sec-fetch-site 'cross-site'"
+            else:
+                return
+            raise Refused(403, f"{why}: pages from elsewhere may not ask this server", reason="origin")
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         # Compared in constant time: how long it takes must not tell how much of a guess is right.
         if not hmac.compare_digest(given.strip(), self.token) or scheme.lower() != b"bearer":

@@ -191,6 +191,7 @@ def test_pages_from_elsewhere_may_not_ask_a_server_without_a_token(headers: dict
     with pytest.raises(Refused, match="pages from elsewhere may not ask this server") as refused:
         Gate(None).check({**host, **headers})
     assert refused.value.status == 403 and refused.value.reason == "origin"
+    assert str(refused.value).startswith(next(iter(headers)).decode())  # it names the header that is at fault
     for origin in (b"http://localhost:3000", b"http://127.0.0.1:8000", b"https://[::1]:8443"):
         Gate(None).check({**host, b"origin": origin, b"sec-fetch-site": b"same-origin"})
     Gate(b"a" * 16).check({**host, **headers, b"authorization": b"Bearer " + b"a" * 16})
