@@ -1,7 +1,6 @@
 """Groups with policies of their own: settings per group, frozen, scripted and random groups, past versions."""
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import torch
 from vmas.scenarios.transport import HeuristicPolicy
 
 from agents.algorithms.ppo import PPO
-from agents.players import scripted
 from agents.players.self_play import Pool
 from agents.policies.group_settings import GroupSettings
 from agents.policies.policy import Policy
@@ -310,15 +308,6 @@ def test_networks_with_a_memory_learn_against_players_and_are_no_players(tmp_pat
     assert task.loss.recurrent and torch.isfinite(torch.tensor(task.evaluate()["episode_return"]))
     with pytest.raises(UserError, match="groups.adversary: past versions and saved policies play without a memory"):
         make({"adversary": {"past": 0.25}}, network=gru)
-
-
-def test_vmas_own_policy_may_need_a_package(monkeypatch):
-    """navigation's imports cvxpy when it first acts."""
-    env = VmasEnv("navigation", num_envs=2, fast="off")
-    player = scripted.make("heuristic", env, "agents")
-    monkeypatch.setitem(sys.modules, "cvxpy", None)
-    with pytest.raises(UserError, match="heuristic: navigation's own policy needs cvxpy: install it"):
-        player(env.reset(0)[0]["agents"], torch.Generator())
 
 
 def test_vmas_own_policy_plays_beside_learners(tmp_path):
