@@ -52,20 +52,22 @@ def loopback(host: str) -> bool:
 
 def tls(settings: ServerSettings) -> ssl.SSLContext | None:
     """TLS 1.2 or later with the settings' files; None without them. Raises UserError where they can't be used."""
-    files = settings.tls_certificate, settings.tls_key
-    if files == (None, None):
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if certificate is None and key is None:
         return None
-    if None in files:
-        raise UserError("tls_certificate and tls_key go together")
-    for key, path in zip(("tls_certificate", "tls_key"), files, strict=True):
+    if certificate is None:
+        raise UserError(f"tls_key={key}: needs tls_certificate, too")
+    if key is None:
+        raise UserError(f"tls_certificate={certificate}: needs tls_key, too")
+    for name, path in (("tls_certificate", certificate), ("tls_key", key)):
         if not os.path.isfile(path):
-            raise UserError(f"{key}={path}: there is no such file")
+            raise UserError(f"{name}={path}: there is no such file")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         # An encrypted key would have the password asked for on the terminal.
-        context.load_cert_chain(files[0], files[1], password=lambda: "")
+        context.load_cert_chain(certificate, key, password=lambda: "")
     except (OSError, ssl.SSLError, ValueError) as error:
-        raise UserError(f"tls_certificate={files[0]}: no certificate with the key {files[1]} ({error})") from error
+        raise UserError(f"tls_certificate={certificate}: no certificate with the key {key} ({error})") from error
     return context
 
 

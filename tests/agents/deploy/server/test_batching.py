@@ -216,8 +216,10 @@ def test_a_step_that_fails_leaves_a_session_as_it_was(tmp_path: Path) -> None:
 def test_files_for_tls(tmp_path: Path) -> None:
     certificate, key = make_certificate(tmp_path)
     assert tls(ServerSettings()) is None and tls(ServerSettings(tls_certificate=certificate, tls_key=key)) is not None
-    with pytest.raises(UserError, match="tls_certificate and tls_key go together"):
+    with pytest.raises(UserError, match="tls_key=.*key.pem: needs tls_certificate, too"):
         tls(ServerSettings(tls_key=key))
+    with pytest.raises(UserError, match="tls_certificate=.*cert.pem: needs tls_key, too"):
+        tls(ServerSettings(tls_certificate=certificate))
     with pytest.raises(UserError, match="tls_key=none: there is no such file"):
         tls(ServerSettings(tls_certificate=certificate, tls_key="none"))
     with pytest.raises(UserError, match="no certificate with the key"):

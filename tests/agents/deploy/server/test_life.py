@@ -183,7 +183,7 @@ BAD = [
     (["ckpt=zoo/balance", "backend=tensorrt"], "backend=tensorrt"),
     (["ckpt=zoo/balance", "host=0.0.0.0"], "host=0.0.0.0: others than this machine may ask then"),
     (["ckpt=zoo/balance", "host=203.0.113.7", "token_file=token"], "port=8000: Cannot assign requested address"),
-    (["ckpt=zoo/balance", "tls_key=key.pem"], "tls_certificate and tls_key go together"),
+    (["ckpt=zoo/balance", "tls_key=key.pem"], "tls_key=key.pem: needs tls_certificate, too"),
 ]
 
 
