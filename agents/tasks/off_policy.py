@@ -166,7 +166,8 @@ class OffPolicy(RLTask):
 
     @property
     def _has_enough(self) -> bool:
-        return self.buffer.frames >= self.algo.prefill and self.buffer.can_be_drawn
+        # What was added: a full ring holds a step less than its capacity, which `prefill` may be.
+        return self.buffer.added * self.buffer.n_envs >= self.algo.prefill and self.buffer.can_be_drawn
 
     def whole_epochs(self, iteration: int) -> Iterator[Epoch] | None:
         """The same minibatches, some drawn at once: their rows are selected by as many operations as those of one.

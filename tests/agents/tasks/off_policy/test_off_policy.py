@@ -109,6 +109,17 @@ def test_what_would_train_nothing_is_refused(settings, message):
         OffPolicy(TwoStates, QLearning(**SMALL | settings), partial(MLP, hidden=[4]), frames=1120)
 
 
+@pytest.mark.parametrize("prefill", [223, 224])
+def test_a_buffer_may_be_filled_whole_before_the_first_update(prefill):
+    """A full ring of 28 steps holds 27 that have a next one, of 8 environments: 216 frames, of 224 collected."""
+    algo = QLearning(**SMALL | {"buffer_frames": 224, "prefill": prefill, "updates": 1})
+    task, trained = OffPolicy(TwoStates, algo, partial(MLP, hidden=[4]), frames=1120), []
+    for iteration in range(3):
+        task.collect(iteration)
+        trained.append(len(list(task.batches(iteration))))
+    assert trained == [0, 1, 1]
+
+
 def test_a_critic_of_actions_reads_the_parts_of_what_is_seen():
     """A picture reaches it scaled, and the action is a part of its own."""
     parts = (ObservationPart("camera", (1, 4, 4), "picture", 255.0), ObservationPart("place", (2,)))
