@@ -16,7 +16,7 @@ from marl.core.schema import check_arguments
 
 PLATEAU = "ReduceLROnPlateau"
 ABSOLUTE = ("max_lr", "base_lr", "swa_lr")  # learning rates themselves, where other arguments are factors
-MISTAKES = (TypeError, ValueError, AttributeError, ArithmeticError)
+MISTAKES = (TypeError, ValueError, AttributeError, ArithmeticError, LookupError, AssertionError, RuntimeError)
 TRIED = 1000  # scheduler steps that a stage is tried for before a run
 
 
@@ -114,6 +114,16 @@ def _try(stage: dict[str, Any], optimizer: torch.optim.Optimizer, length: int, k
             scheduler.step()
     except MISTAKES as error:
         raise UserError(f"{key}: {stage['name']} cannot make its steps with {stage}: {error}") from error
+    if (ends := _ends(scheduler)) < length:  # at a step beyond those that were tried
+        reason = f"it is over after {ends} scheduler steps, and the stage has {length}"
+        raise UserError(f"{key}: {stage['name']} cannot make its steps with {stage}: {reason}")
+
+
+def _ends(scheduler: Any) -> float:
+    """The scheduler steps after which torch refuses another, as OneCycleLR does after its cycle."""
+    if isinstance(scheduler, lr_scheduler.ChainedScheduler):
+        return min(map(_ends, scheduler._schedulers))
+    return getattr(scheduler, "total_steps", math.inf)
 
 
 def _scheduler(stage: dict[str, Any], optimizer: torch.optim.Optimizer, length: int, key: str, ratios: list[float]):

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from marl.core.errors import UserError, closest
-from marl.optim.lr_schedule import called, class_named
+from marl.optim.lr_schedule import MISTAKES, called, class_named
 from marl.optim.muon import MuonAdamW
 
 ELSEWHERE = {"lr": "optimizer.lr", "weight_decay": "optimizer.weight_decay", "params": "optimizer.freeze"}
@@ -94,6 +94,9 @@ class OptimizerConfig:
             kwargs.setdefault("fused", True)
         try:
             built = called(kind, "optimizer", groups, lr=self.lr, **kwargs)
+            device = groups[0]["params"][0].device
+            for settings in ({}, *self.per_part.values()):
+                _try(kind, device, {"lr": self.lr, **kwargs, **settings})
         except UserError as error:
             hint = "; ~optimizer.kwargs.KEY takes a preset's away" if self.kwargs else ""
             raise UserError(f"{error}{hint}") from error
@@ -156,6 +159,24 @@ class OptimizerConfig:
         if self.lr_per_part or self.per_part or self.l1:
             raise UserError("optimizer.name='LBFGS': has one learning rate for all, no per_part and no l1")
         return [{"params": [p for group in groups for p in group["params"]], "name": groups[0]["name"]}]
+
+
+def _try(kind: type[torch.optim.Optimizer], device: torch.device, settings: dict[str, Any]) -> None:
+    """Make steps beside the model: some settings are refused at one only, and that is to be said before the run."""
+    weights = [nn.Parameter(torch.ones(shape, device=device)) for shape in ((2, 2), (2,))]
+
+    def closure() -> Tensor:
+        for weight in weights:
+            weight.grad = weight.detach().clone()
+        return torch.stack([weight.detach().square().sum() / 2 for weight in weights]).sum()
+
+    try:
+        beside = kind([{"params": weights}], **settings)
+        for _ in range(2):
+            closure()
+            beside.step(closure) if kind is torch.optim.LBFGS else beside.step()
+    except MISTAKES as error:
+        raise UserError(f"optimizer: {kind.__name__} cannot make its steps with {settings}: {error}") from error
 
 
 def _below(path: str, names: list[str]) -> str:

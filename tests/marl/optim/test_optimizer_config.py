@@ -118,6 +118,12 @@ def test_a_critic_has_its_own_eps():
         (dict(per_part={"critic": {"betas": 0.9}}), "optimizer.per_part.critic: Adam refuses"),
         (dict(per_part={"critic": {"lr": 1.0}}, lr_per_part={"critic": 0.1}), "lr=1.0: optimizer.lr_per_part"),
         (dict(name="LBFGS", per_part={"critic": {"max_iter": 3}}), "LBFGS.*no per_part"),
+        (
+            dict(name="LBFGS", kwargs={"line_search_fn": "wolfe"}),
+            "LBFGS cannot make its steps.*'wolfe'.*'strong_wolfe'",
+        ),
+        (dict(name="LBFGS", kwargs={"history_size": 0}), "LBFGS cannot make its steps.*'history_size': 0.*empty list"),
+        (dict(kwargs={"differentiable": True}), "Adam refuses.*'differentiable': True.*`fused` does not support"),
     ],
 )
 def test_bad_optimiser_is_one_sentence(config, words):
@@ -180,6 +186,10 @@ def test_plateau_follows_the_evaluation():
         (ScheduleConfig([{"name": "MultiStepLR", "milestones": [3], "gamma": "abc"}]), "cannot make its steps.*'abc'"),
         (ScheduleConfig([{"name": "CyclicLR", "base_lr": 0.1, "max_lr": 1.0, "step_size_up": 0}]), "refuses.*zero"),
         (ScheduleConfig([{"name": "OneCycleLR", "max_lr": 1.0, "total_steps": 5}]), "cannot make its steps.*6"),
+        (
+            ScheduleConfig([{"name": "OneCycleLR", "max_lr": 1.0, "total_steps": 1500, "length": 2000}]),
+            "OneCycleLR cannot make its steps.*over after 1500 scheduler steps, and the stage has 2000",
+        ),
         (
             ScheduleConfig([{"name": "ChainedScheduler", "schedulers": [{"name": "ExponentialLR", "gamma": "a"}]}]),
             "^scheduler.stages.0.schedulers.0.gamma=a: must be a number",
