@@ -139,7 +139,7 @@ class Replay(Callback):
         env = drawable(trainer.config.get("env"))
         if can_film(env):
             check(env)
-        everyone(trainer.task.lineup.settings, trainer.task.loss.actors, trainer.task.loss.critics)
+        _networks(trainer.task)
 
     def on_evaluation(self, trainer: RunView, evaluation: dict[str, float]) -> None:
         self.evaluations += 1
@@ -154,8 +154,7 @@ class Replay(Callback):
 
     def _film(self, trainer, path: Path, evaluation: dict[str, float]) -> np.ndarray | None:
         """Write the episodes, one after the other, as a GIF; returns the strip."""
-        loss = trainer.task.loss
-        actors = everyone(trainer.task.lineup.settings, loss.actors, loss.critics)[0]
+        actors = _networks(trainer.task)[0]
         shown = film(trainer.config["env"], actors, self.episodes, derive(trainer.seed, "replay"))
         path.parent.mkdir(parents=True, exist_ok=True)
         gif(path.with_suffix(".gif"), [picture for each in shown.pictures for picture in each], 1 / shown.fps)
@@ -163,7 +162,6 @@ class Replay(Callback):
 
     def _record(self, trainer, path: Path, evaluation: dict[str, float]) -> np.ndarray | None:
         """Write a recording; returns the strip."""
-        loss = trainer.task.loss
         note = {
             "name": trainer.config.get("name"),
             "iteration": trainer.iteration,
@@ -172,7 +170,7 @@ class Replay(Callback):
         }
         recording = record(
             settings_of(trainer.config["env"]),
-            act_with(*everyone(trainer.task.lineup.settings, loss.actors, loss.critics)),
+            act_with(*_networks(trainer.task)),
             self.episodes,
             derive(trainer.seed, "replay"),
             note,
@@ -185,3 +183,11 @@ class Replay(Callback):
 
     def load_state_dict(self, state):
         self.evaluations = state["seen"]
+
+
+def _networks(task: Any) -> tuple[dict[str, Actor], dict[str, Critic]]:
+    """Who plays each group of a task, and its critics. Raises UserError as `everyone`."""
+    lineup = getattr(task, "lineup", None)
+    if lineup is None:  # clones: every group learns
+        return dict(task.loss.actors), dict(task.loss.critics)
+    return everyone(lineup.settings, task.loss.actors, task.loss.critics)

@@ -208,6 +208,9 @@ class Clone(EpisodeEvaluation, Epochs):
     def _prepare_dagger(self, teacher: str | None, epochs: int, batch_size: int) -> None:
         if distributed.world() > 1:
             raise UserError("task.dagger_every: DAgger runs in one process; start it without torchrun")
+        if self.dagger_every >= epochs:
+            message = f"no round would come; it must be less than epochs={epochs}"
+            raise UserError(f"task.dagger_every={self.dagger_every}: {message}")
         source = teacher or self.data.manifest.get("policy", {}).get("ckpt")
         if not source:
             raise UserError("task.dagger_teacher=null: the data don't name their teacher; give its run directory")
@@ -254,9 +257,10 @@ class Clone(EpisodeEvaluation, Epochs):
         played = self.played()
         return {**played, **{f"validation_{name}": value for name, value in held_out.items()}}
 
-    def figure_names(self) -> None:
-        """As `Task.figure_names`; those of the held-out episodes are the loss's."""
-        return None
+    def figure_names(self) -> set[str]:
+        """As `Task.figure_names`; those of the held-out episodes are the loss's, of which one step has them all."""
+        rows = self._rows(self.data.steps[self.data.validation[:1]], self.heads).to(self.device)
+        return {*super().figure_names(), *(f"validation_{name}" for name in self.means(rows))}
 
     def summary(self, metrics: dict[str, float]) -> dict:
         """As for the agents' tasks, with the figures of the held-out episodes."""

@@ -12,12 +12,15 @@ from agents.algorithms.off_policy.q_learning import QLearning
 from agents.algorithms.ppo import PPO
 from agents.evaluation.dataset_recording import record, to_raw
 from agents.evaluation.episode_loop import Players
+from agents.evaluation.episode_replays import Replay
 from agents.models.actor_critic import build_networks
 from agents.policies.policy import Policy
 from agents.tasks.behaviour_cloning import Clone
 from agents.tasks.on_policy import OnPolicy
+from envs.rendering.recording import Recording
 from envs.spec import describe
 from envs.vmas.env import VmasEnv
+from marl.callbacks.base import expect
 from marl.checkpoints import transfer
 from marl.core.errors import UserError
 from marl.core.seeding import seed_global
@@ -225,6 +228,24 @@ def test_dagger_resumes_to_the_same_bits(tmp_path):
         assert torch.equal(value, rest.loss.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("discrete", [False, True])
+def test_names_of_figures_are_known_before_training(tmp_path, discrete):
+    task = clone(dataset(tmp_path / "data", discrete), discrete, epochs=1)
+    names = task.figure_names()
+    for figure in task.evaluate():
+        expect(names, figure, "trainer.monitor")
+    with pytest.raises(UserError, match="'validation_los': .*did you mean 'validation_loss'"):
+        expect(names, "validation_los", "callbacks.early_stopping.monitor")
+
+
+def test_clones_are_recorded_at_evaluations(tmp_path):
+    task, kwargs = clone(dataset(tmp_path / "data"), epochs=1), {"n_agents": 3}
+    env = {"_target_": "envs.vmas.env.VmasEnv", "scenario": "balance", "max_steps": 3, "scenario_kwargs": kwargs}
+    Trainer(progress="off").fit(task, tmp_path / "run", callbacks=[Replay(thumbnail=0)], config={"env": env})
+    (path,) = (tmp_path / "run" / "replays").iterdir()
+    assert Recording.load(path).action["agents"].shape == (3, 1, 3, 2)
+
+
 def test_a_memory_mapped_set_gives_the_same_batches(tmp_path):
     folder = dataset(tmp_path / "data")
     plain, mapped = clone(folder, epochs=1), clone(folder, epochs=1, memmap=True)
@@ -240,6 +261,8 @@ def test_mistakes_are_one_sentence(tmp_path):
         Clone(Episodes(str(folder)), partial(ENV, scenario_kwargs={"n_agents": 4}), PPO(), NETWORK, batch_size=32)
     with pytest.raises(UserError, match="task.dagger_teacher=null: the data don't name their teacher"):
         clone(folder, dagger_every=1)
+    with pytest.raises(UserError, match="task.dagger_every=30: no round would come; it must be less than epochs=30"):
+        clone(folder, dagger_every=30)
     with pytest.raises(UserError, match="task.critic_coef=0.5: not with task.dagger_every"):
         clone(folder, dagger_every=1, critic_coef=0.5)
     with pytest.raises(UserError, match="network: has a memory, which cloning does not train"):
