@@ -28,6 +28,7 @@ class Task(ABC):
         compile_seconds: seconds that building took, compilation included.
         accumulates: False where an optimiser step may not be of several minibatches.
         repeatable: False where the loss of a minibatch can be computed once only.
+        rereadable: False where asking for an iteration's `batches` again changes what the task does next.
         callbacks: callbacks of the task's own, called between the run's and the progress bar.
         attachments: files of the task's own beside the checkpoints, to which its state refers; None: it has none.
     """
@@ -43,6 +44,7 @@ class Task(ABC):
     compile_seconds: float = 0.0
     accumulates: bool = True
     repeatable: bool = True
+    rereadable: bool = True
     callbacks: Sequence[Callback] = ()
     attachments: Attachments | None = None
 

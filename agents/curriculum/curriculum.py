@@ -4,7 +4,7 @@ import copy
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from agents.curriculum.stages import Stages, read
 from envs.base import Env
+from marl.callbacks.base import expect
 from marl.core import distributed
 from marl.core.errors import UserError, closest
 from marl.core.schema import check_value, show, signature
@@ -81,6 +82,12 @@ class Curriculum:
             if not below and name in parameters and parameters[name].annotation is not inspect.Parameter.empty:
                 for value in each.values:
                     check_value(parameters[name].annotation, value, f"curriculum.{each.key}")
+
+    def check_figures(self, names: Collection[str]) -> None:
+        """Raise UserError where a setting waits for a figure that evaluations, of `names`, will not have."""
+        for each in self.stages:
+            if each.figure.startswith("eval/"):
+                expect({f"eval/{name}" for name in names}, each.figure, f"curriculum.{each.key}.figure")
 
     def average_over(self, iterations: int) -> None:
         """Set `horizon`."""

@@ -87,9 +87,10 @@ class EpisodeEvaluation(Task):
         figures = flat(report(episodes))
         return figures | {name: math.nan for name in sorted(self.told | self.told_in_training()) if name not in figures}
 
-    def figure_names(self) -> set[str] | None:
+    def figure_names(self) -> set[str]:
         """As `Task.figure_names`; which infos there are an environment says while it is played."""
-        statistics = {f"episode_return/{key}" for key in ("iqm", "std", "ci95_low", "ci95_high")}
+        spread = ("std", "ci95_low", "ci95_high") if self.eval_episodes > 1 else ()  # one episode has none: nan
+        statistics = {f"episode_return/{key}" for key in ("iqm", *spread)}
         names = {"episode_return", "episode_length", "episodes", *statistics}
         for name, group in self.spec.groups.items():
             several = len(self.spec.groups) > 1

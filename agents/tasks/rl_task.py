@@ -77,6 +77,7 @@ class RLTask(EpisodeEvaluation):
 
     loss: AgentsLoss
     unit = "frames"
+    rereadable = False  # minibatches are drawn, and inputs' statistics learned
     collector_class: type[Collector] = Collector
     _graphs = False  # rollouts are captured
 
@@ -148,6 +149,7 @@ class RLTask(EpisodeEvaluation):
         first = self._arena(self.env)
         self._play_in(first)
         if self.curriculum:
+            self.curriculum.check_figures(self.figure_names())
             self.course = Course(self.curriculum, self._arena, first, self.seed, self.device)
             self.callbacks = [*self.callbacks, BuildAhead(self.curriculum, self.course.seed_of)]
 

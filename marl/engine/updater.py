@@ -10,6 +10,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from marl.callbacks.base import expect
 from marl.capture.captured_loss import CapturedLoss, can_be_captured, can_be_graphed
 from marl.core import distributed
 from marl.core.errors import UserError
@@ -71,6 +72,9 @@ class Updater:
             raise UserError("optimizer.name='LBFGS': computes a minibatch's loss again, which this algorithm cannot")
         steps = self.iterations * -(-task.steps_per_iteration // config.accumulate)
         self.schedule = schedule.build(self.optimizer, self.iterations, steps, mode or task.monitor[1])
+        figure, names = self.schedule.monitor or "", None
+        if figure.startswith("eval/") and (names := task.figure_names()) is not None:
+            expect({f"eval/{name}" for name in names}, figure, "scheduler.monitor")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         # Entering autocast costs as much as a small layer, so fp32 does without.
         autocast = partial(torch.autocast, self.device.type, AUTOCAST.get(config.precision))
@@ -86,6 +90,9 @@ class Updater:
         self.averaging: Averaging | None = None
         if config.average != "none":
             self.averaging = Averaging(self.module, config.average, config.average_decay, config.average_from)
+            if self.averaging.norms and not task.rereadable:
+                reason = "BatchNorm's statistics need a second pass over data, and these come once"
+                raise UserError(f"trainer.average=swa: {reason}; use network.batch_norm=false or trainer.average=ema")
         if config.recompute:
             activation_checkpointing.recompute(self.module)
         self.metrics = RunMetrics(mask_non_finite=config.non_finite == "skip")

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.distributed import nn as differentiable
 
 from marl.core import distributed
+from marl.core.errors import UserError
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -13,6 +14,7 @@ class BatchNorm(nn.BatchNorm1d):
     While training in several processes mean and variance are those of everybody's rows, as torch.nn.SyncBatchNorm
     takes them, which runs between GPUs only: gradients and running statistics are those of one process with the whole
     minibatch. Frozen (`optimizer.freeze`) it is the same function as in evaluation, and its statistics stand still.
+    Raises UserError for a single row while training.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -22,6 +24,8 @@ class BatchNorm(nn.BatchNorm1d):
             return nn.functional.batch_norm(rows, *parameters, training=False, eps=self.eps).reshape(x.shape)
         if self.training and distributed.world() > 1:
             return self._together(rows).reshape(x.shape)
+        if self.training and len(rows) == 1:
+            raise UserError("network.batch_norm=true: a minibatch of a single row has no variance")
         return super().forward(rows).reshape(x.shape)
 
     def _together(self, rows: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Supervised learning as a task of the engine: classification, regression, comparisons, on any data set."""
 
+import copy
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from marl.callbacks.base import Callback
+from marl.core import distributed
 from marl.core.errors import UserError
 from marl.core.seeding import generator
 from marl.data import ArrayData, CSVStream, Loader, Stream
@@ -227,6 +229,7 @@ class Supervised(Epochs):
         self.monitor = ("loss", "min") if data.kind == "regression" else ("accuracy", "max")
         self.budget(epochs, batches_per_iteration)
         self._check_objective(next(iter(self.loader.span(0, 1)))[:3])
+        self._check_last_row(batch_size)
         self.callbacks = (WorseThanTheMean(self),)
 
     def _check_objective(self, rows: TensorDict) -> None:
@@ -244,6 +247,20 @@ class Supervised(Epochs):
                 f"objective={type(self.loss.objective).__name__}: does not fit {self.kind} data, outputs "
                 f"{list(outputs.shape)} against {target.dtype} targets {list(target.shape)} ({reason})"
             )
+
+    def _check_last_row(self, batch_size: int) -> None:
+        """Where an epoch has a minibatch of a single row, make sure that the model trains on one: BatchNorm doesn't."""
+        loader = self.loader
+        last = 0 if loader.drop_last else loader.order.length % batch_size
+        if 1 not in (last, batch_size) or distributed.world() > 1:  # of several, each takes its share of the rows
+            return
+        x = self.held_out[""]["x"][:1]
+        try:
+            with torch.no_grad(), torch.random.fork_rng():  # dropout draws
+                copy.deepcopy(self.loss.model).train()((x - self.loss.shift) / self.loss.scale)
+        except (ValueError, UserError) as error:
+            way = "it must be at least 2" if batch_size == 1 else "task.drop_last=true leaves the last one out"
+            raise UserError(f"task.batch_size={batch_size}: minibatches of one row come up ({error}); {way}") from error
 
     def parts(self) -> dict[str, nn.Module]:
         return {"model": self.loss.model}

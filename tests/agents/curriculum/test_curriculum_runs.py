@@ -171,6 +171,10 @@ def test_what_all_agents_share_reads_teams_of_any_size_too(tmp_path):
         (TEAMS, {"share_actor": "separate"}, "needs algo.share_actor=shared"),
         (TEAMS, {"agent_ids": True}, "needs algo.agent_ids=false"),
         (TEAMS, {"reward_norm": "std"}, "needs algo.reward_norm=none"),
+        (
+            {"env": {"max_steps": {"figure": "eval/return", "above": [1], "values": [4, 5]}}}, {},
+            "curriculum.env.max_steps.figure='eval/return': evaluation has eval/agents/",
+        ),
         ({"env": {"max_steps": {"figure": "return", "above": [1], "values": [4, 5]}}}, {}, None),
     ],
 )  # fmt: skip

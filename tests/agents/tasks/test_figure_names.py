@@ -23,5 +23,11 @@ def test_every_figure_of_an_evaluation_may_be_monitored(env):
         expect(names, "episode_retrun", "trainer.monitor")
 
 
+def test_the_spread_of_one_episode_is_no_figure_to_monitor():
+    task = build.build_task(compose.check(compose.compose([*TINY, "task.eval_episodes=1"])))
+    with pytest.raises(UserError, match="trainer.monitor='episode_return/std': evaluation has"):
+        expect(task.figure_names(), "episode_return/std", "trainer.monitor")
+
+
 def test_nothing_is_refused_where_names_are_unknown():
     expect(None, "anything", "trainer.monitor")

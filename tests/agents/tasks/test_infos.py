@@ -138,12 +138,17 @@ def test_best_checkpoints_and_early_stopping_follow_such_a_figure(tmp_path, caps
     ("setting", "sentence"),
     [
         ("trainer.monitor=info/sucess/end", "trainer.monitor='info/sucess/end': evaluation has .*"),
-        ("trainer.show=[info/sucess/end]", "trainer.show=info/sucess/end: is not logged"),
+        ("trainer.show=[info/sucess/end] trainer.evaluate_every=1", "trainer.show=info/sucess/end: is not logged"),
     ],
 )
 def test_a_figure_that_no_evaluation_gives_is_refused_with_the_closest(tmp_path, setting, sentence):
     with pytest.raises(UserError, match=rf"{sentence}; did you mean 'info/success/end'"):
-        train(tmp_path, setting)
+        train(tmp_path, *setting.split())
+
+
+def test_a_run_that_is_done_does_not_fail_for_its_line(tmp_path, capsys):
+    assert train(tmp_path, "trainer.show=[typo]", "trainer.evaluate_every=0")["iteration"] == 10
+    assert "warning: trainer.show=typo: is not logged; there are" in capsys.readouterr().err
 
 
 def test_a_figure_that_was_told_once_is_nan_where_it_is_not_told():

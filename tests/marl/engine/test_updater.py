@@ -155,6 +155,21 @@ def test_recomputed_activations_give_the_same_gradients_and_keep_less(network):
         recompute(nn.ModuleDict({"net": MLP(3, 1, batch_norm=True)}))
 
 
+def test_figures_of_evaluations_that_a_schedule_waits_for_are_known_before_a_run():
+    build = Trainer(progress="off").build_updater
+    plateau: dict = {"stages": [{"name": "ReduceLROnPlateau", "mode": "min"}]}
+    with pytest.raises(UserError, match="scheduler.monitor='eval/los': evaluation has .*did you mean 'eval/loss'"):
+        build(make_task(), OptimizerConfig(), ScheduleConfig(**plateau, monitor="eval/los"))
+    updater = build(make_task(), OptimizerConfig(), ScheduleConfig(**plateau, monitor="eval/loss"))
+    assert updater.schedule.monitor == "eval/loss"
+
+
+def test_agents_have_no_data_for_statistics_of_an_swa(tmp_path):
+    norm = ["network.batch_norm=true", "trainer.average=swa"]
+    with pytest.raises(UserError, match="trainer.average=swa: BatchNorm.*use network.batch_norm=false or trainer.aver"):
+        make_run(tmp_path, *norm)
+
+
 def test_settings_without_effect_are_refused_before_a_run(tmp_path):
     lstm = Supervised(Digits(), LSTM, nn.CrossEntropyLoss(), 2)
     for task, settings, optimizer, words in (

@@ -175,6 +175,14 @@ def test_data_without_test_split_is_judged_by_validation_alone():
             lambda: Supervised(Digits(), MLP, nn.CrossEntropyLoss(reduction="none"), 1),
             r"objective=CrossEntropyLoss.*\[3\] instead of one number",
         ),
+        (
+            lambda: Supervised(Threshold(), partial(MLP, batch_norm=True), BinaryCrossEntropy(), 1, 11),
+            r"task\.batch_size=11: minibatches of one row .*no variance.*task\.drop_last=true leaves the last one out",
+        ),
+        (
+            lambda: Supervised(Threshold(), partial(MLP, batch_norm=True), BinaryCrossEntropy(), 1, 1),
+            r"task\.batch_size=1: minibatches of one row .*must be at least 2",
+        ),
         (lambda: Supervised(Threshold(), LSTM, BinaryCrossEntropy(), 1, 8), r"network=lstm: .*\(1,\)"),
         (lambda: Supervised(Digits(), MLP, CrossEntropy(), 1).predict([[1.0]]), r"predict: takes .*1, 8, 8"),
     ],
