@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from marl.callbacks.base import Callback
 from marl.core.errors import Diverged, UserError
 from marl.engine.run_view import RunView
-from marl.inspection.features import features, leaves, output_of
+from marl.inspection.features import features, leaves, named, output_of
 from marl.loggers.loggers import TensorBoardLogger
 from marl.task import Task
 
@@ -108,9 +108,12 @@ class OneMinibatch:
         return getattr(self.task, name)
 
     def take(self, iteration: int) -> None:
-        """Collect once, and keep the first minibatch."""
+        """Collect once, and keep the first minibatch. Raises UserError where there is none."""
         self.task.collect(iteration)
-        self.batch = next(iter(self.task.batches(iteration))).clone()
+        batch = next(iter(self.task.batches(iteration)), None)
+        if batch is None:
+            raise UserError("debug=overfit: the first iteration has no minibatch; a replay buffer needs algo.prefill=0")
+        self.batch = batch.clone()
 
     def collect(self, iteration: int) -> None:
         """Nothing: the minibatch is there."""
@@ -215,6 +218,8 @@ class Histograms(Callback):
         self.writers = [logger.writer for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         if not self.writers:
             raise UserError("callbacks.histograms: they are shown by TensorBoard; use logger=default or tensorboard")
+        if self.layers is not None:
+            named(trainer.task.loss, self.layers, "callbacks.histograms.layers")
         self.handle = trainer.task.loss.register_forward_pre_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: tuple) -> None:

@@ -51,7 +51,7 @@ class ProgressBar(Callback):
 
     def on_iteration(self, trainer: RunView, record: dict) -> None:
         if any(key.startswith("eval/") for key in record):
-            self._check(record)
+            self._check(record, last=trainer.iteration >= trainer.iterations)
         text = describe(record, trainer.task.unit, trainer.monitor, self.show)
         if self.cell is not None:
             self.cell.update(trainer.iteration, text)
@@ -69,12 +69,18 @@ class ProgressBar(Callback):
             done = f"iteration {trainer.iteration}/{trainer.iterations}  {units:,.0f} {trainer.task.unit}"
             print(terminal.fit(f"{done}  {text}  ETA {left:.0f} s"), flush=True)
 
-    def _check(self, record: dict) -> None:
-        """Raises UserError for a figure to show that neither the iterations nor the evaluations have."""
+    def _check(self, record: dict, last: bool) -> None:
+        """Raises UserError for a figure to show that neither the iterations nor the evaluations have.
+
+        last: the run is done; it does not fail for a line of its progress.
+        """
         names = {key.removeprefix("eval/") for key in record}
         for key in self.show:
             if key not in record and f"eval/{key}" not in record:
-                raise UserError(f"trainer.show={key}: is not logged{closest(key, names)}; there are {sorted(names)}")
+                message = f"trainer.show={key}: is not logged{closest(key, names)}; there are {sorted(names)}"
+                if not last:
+                    raise UserError(message)
+                print(f"warning: {message}", file=sys.stderr, flush=True)
 
     def on_end(self, trainer: RunView) -> None:
         if self.cell is not None:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from marl.core.errors import UserError, closest
 
 
-def named(module: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
+def named(module: nn.Module, patterns: Sequence[str], key: str = "layers") -> dict[str, nn.Module]:
     """The modules below `module` whose dotted names match one of `patterns` (`*` and `?` as in file names).
 
-    Raises UserError for a pattern that matches none, with the closest names.
+    Raises UserError for a pattern that matches none, with the setting's `key` and the closest names.
     """
     modules = {name: each for name, each in module.named_modules() if name}
     named_modules = {}
@@ -20,7 +20,7 @@ def named(module: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
         matching = [name for name in modules if fnmatch(name, pattern)]
         if not matching:
             hint = closest(pattern, modules) or f" (there are {', '.join(modules)})"
-            raise UserError(f"layers={pattern}: no such layer{hint}")
+            raise UserError(f"{key}={pattern}: no such layer{hint}")
         named_modules |= {name: modules[name] for name in matching}
     return {name: each for name, each in modules.items() if name in named_modules}  # in the model's order
 

@@ -108,6 +108,10 @@ def test_what_cannot_be_learnt_by_heart_is_said(tmp_path):
         run(tmp_path, task=task, callbacks=[Overfit()])
     with pytest.raises(UserError, match="callbacks.overfit.figure=value_loss: the loss has loss"):
         run(tmp_path, callbacks=[Overfit(figure="value_loss")])
+    config = compose.check(compose.compose([*TINY, "algo=isac", "algo.prefill=50", *OVERFIT]))
+    setup = {**build.build_setup(config), "loggers": []}
+    with pytest.raises(UserError, match="debug=overfit: the first iteration has no minibatch; .*algo.prefill=0"):
+        build.build_trainer(config).fit(build.build_task(config), tmp_path, **setup)
 
 
 def test_histograms_are_of_every_layer_and_leave_training_alone(tmp_path):
@@ -118,8 +122,9 @@ def test_histograms_are_of_every_layer_and_leave_training_alone(tmp_path):
     tags = events.Tags()["histograms"]
     assert {"activations/model.body.0", "weights/model.head.bias", "gradients/model.body.0.weight"} <= set(tags)
     assert [event.step for event in events.Histograms("weights/model.head.bias")] == [2, 4, 6]
-    with pytest.raises(UserError, match="no such layer; did you mean 'model.body'"):
-        run(tmp_path / "wrong", callbacks=[Histograms(every=1, layers=["model.bod"])])
+    wrong = "callbacks.histograms.layers=model.bod: no such layer; did you mean 'model.body'"
+    with pytest.raises(UserError, match=wrong):
+        run(tmp_path / "wrong", callbacks=[Histograms(every=100, layers=["model.bod"])])
 
 
 def test_gradients_of_histograms_are_those_of_the_batch():
