@@ -99,10 +99,10 @@ def evaluate(
     """
     require_time_limit(env, "evaluation")
     how = (deterministic, random, disturbance, counted, rules)
-    parts = [_played(env, actors, seed, *how)]
+    parts = [_played(env, actors, seed, 0, *how)]
     count = env.num_envs if episodes is None else episodes
     for i in range(1, math.ceil(count / env.num_envs)):
-        parts.append(_played(env, actors, derive(seed, f"reset {i}"), *how))
+        parts.append(_played(env, actors, derive(seed, f"reset {i}"), i * env.num_envs, *how))
     return parts[0] if count == env.num_envs else joined(parts, count)
 
 
@@ -111,16 +111,19 @@ def _played(
     env: Env,
     actors: Mapping[str, Anyone],
     seed: int,
+    first: int,
     deterministic: bool,
     random: bool,
     disturbance: Disturbance | None,
     counted: tuple[str, ...],
     rules: InfoRules,
 ) -> Episodes:
-    """The episodes of one reset; arguments as those of `evaluate`."""
+    """The episodes of one reset, from number `first` on; arguments as those of `evaluate`."""
     generator = torch.Generator(env.device).manual_seed(seed)
     players = Players(actors, deterministic)
     players.begin(env.num_envs, env.device)
+    for seats in players.seats.values():
+        seats.sit(first)
     disturbed = disturbance and disturbance.begin(env, seed)
 
     env.keep_infos(rules)

@@ -65,6 +65,17 @@ def test_one_game_judges_one_seat():
     assert list(figures["agents"]) == ["player_0"] and "player_1/not_lost" not in figures["info"]
 
 
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_seats_go_on_from_reset_to_reset(num_envs):
+    """As where resets draw for the whole batch: a few environments play all episodes, and none plays one seat alone."""
+    env = NIM(num_envs=num_envs)
+    seats = Seats(perfect, one, num_envs, 2, env.device)
+    for _ in range(2):  # every evaluation begins with the first seat
+        played = evaluate(env, {"agents": seats}, seed=0, episodes=5)
+        assert played.judged["agents"].tolist() == [[True, False], [False, True]] * 2 + [[True, False]]
+        assert played.episode_returns().tolist() == [1.0] * 5
+
+
 def test_where_all_act_at_once_nothing_is_won():
     episodes = Episodes({"agents": np.zeros((2, 2))}, np.ones(2, dtype=np.int64), {"agents": ("a", "b")})
     assert report(episodes)["groups"]["agents"]["info"] == {}
