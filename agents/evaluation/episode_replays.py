@@ -139,7 +139,7 @@ class Replay(Callback):
         env = drawable(trainer.config.get("env"))
         if can_film(env):
             check(env)
-        _networks(trainer.task)
+        _networks(trainer)
 
     def on_evaluation(self, trainer: RunView, evaluation: dict[str, float]) -> None:
         self.evaluations += 1
@@ -154,7 +154,7 @@ class Replay(Callback):
 
     def _film(self, trainer, path: Path, evaluation: dict[str, float]) -> np.ndarray | None:
         """Write the episodes, one after the other, as a GIF; returns the strip."""
-        actors = _networks(trainer.task)[0]
+        actors = _networks(trainer)[0]
         shown = film(trainer.config["env"], actors, self.episodes, derive(trainer.seed, "replay"))
         path.parent.mkdir(parents=True, exist_ok=True)
         gif(path.with_suffix(".gif"), [picture for each in shown.pictures for picture in each], 1 / shown.fps)
@@ -170,7 +170,7 @@ class Replay(Callback):
         }
         recording = record(
             settings_of(trainer.config["env"]),
-            act_with(*_networks(trainer.task)),
+            act_with(*_networks(trainer)),
             self.episodes,
             derive(trainer.seed, "replay"),
             note,
@@ -185,8 +185,9 @@ class Replay(Callback):
         self.evaluations = state["seen"]
 
 
-def _networks(task: Any) -> tuple[dict[str, Actor], dict[str, Critic]]:
-    """Who plays each group of a task, and its critics. Raises UserError as `everyone`."""
+def _networks(trainer: RunView) -> tuple[dict[str, Actor], dict[str, Critic]]:
+    """Who plays each group of a run's task, and its critics. Raises UserError as `everyone`."""
+    task = trainer.task
     lineup = getattr(task, "lineup", None)
     if lineup is None:  # clones: every group learns
         return dict(task.loss.actors), dict(task.loss.critics)

@@ -165,10 +165,10 @@ def _try(kind: type[torch.optim.Optimizer], device: torch.device, settings: dict
     """Make steps beside the model: some settings are refused at one only, and that is to be said before the run."""
     weights = [nn.Parameter(torch.ones(shape, device=device)) for shape in ((2, 2), (2,))]
 
-    def closure() -> Tensor:
+    def closure() -> float:
         for weight in weights:
             weight.grad = weight.detach().clone()
-        return torch.stack([weight.detach().square().sum() / 2 for weight in weights]).sum()
+        return sum(weight.detach().square().sum().item() / 2 for weight in weights)
 
     try:
         beside = kind([{"params": weights}], **settings)
