@@ -86,10 +86,13 @@ class Lineup:
                 self.pools[name] = Pool(name, one, self.actors[one.of or name], self.seed)
             elif not one.learns:
                 self.players[name] = self.player("policy", name, self.env)
+        return [PoolCheckpointer(list(self.pools.values()))] if self.pools else []
+
+    def check_evaluation(self) -> None:
+        """Raise UserError before training for a player that an evaluation would refuse."""
         if any(one.eval_policy or one.eval_against for one in self.settings.values()):
             with torch.random.fork_rng(devices=[]):
-                self.evaluation(self.env)  # what an evaluation would refuse is refused before training
-        return [PoolCheckpointer(list(self.pools.values()))] if self.pools else []
+                self.evaluation(self.env)
 
     def play_in(self, env: Env) -> None:
         """Go on in another environment, of the same groups and sizes."""

@@ -141,6 +141,8 @@ class RLTask(EpisodeEvaluation):
         if self.teams_vary:
             require_any_size(self.loss, lineup.algos, lineup.all_learn)
         self.callbacks = lineup.assign(self.loss.actors)
+        if not self.teams_vary:  # else a saved policy may be of the sizes that are judged, not of those here
+            lineup.check_evaluation()
 
     def build_collector(self, steps: int, marks: Mapping[int, list[int]] | None = None) -> None:
         """Build what collects `steps` steps of every environment; `marks` as for `RolloutBuffer`."""
