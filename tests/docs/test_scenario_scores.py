@@ -47,6 +47,16 @@ def test_two_scenarios_by_hand(scenarios) -> None:
     ]
 
 
+def test_settings_without_runs_have_no_columns(scenarios) -> None:
+    rows = [row("a", "", 0, 0.0, "random"), *(row("a", "defaults_0_1", seed, seed, "ippo") for seed in (1.0, 2.0))]
+    assert scenarios.tables({scenarios.key(each): each for each in rows}, "ippo") == [
+        "| scenario | random | scripted | `defaults_0_1` | its samples | seeds |",
+        "|---|---|---|---|---|---|",
+        "| a | 0 | – | **1.5** [1, 2] | 0.5 | 2 |",
+        "",
+    ]
+
+
 @pytest.mark.parametrize("path", SCORES, ids=[path.stem for path in SCORES])
 def test_the_page_shows_what_is_kept(scenarios, path: Path) -> None:
     page = (ROOT / "docs/defaults.md").read_text()

@@ -148,40 +148,46 @@ def shown(values: np.ndarray) -> str:
     return f"**{statistics.iqm([values]):.3g}** [{low:.3g}, {high:.3g}]"
 
 
+def row_of(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
 def tables(rows: Mapping[tuple, Row], algorithm: str) -> list[str]:
     """The lines of both tables of an algorithm."""
     runs: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for _, row in sorted(rows.items()):  # the bootstrap follows their order
         if row["algorithm"] == algorithm:
             runs[row["scenario"], row["settings"]].append(row)
-    lines = [
-        f"| scenario | random | scripted | `{OLD}` | its samples | `{NEW}` | its samples | P(better) | seeds |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    names = [name for name in (OLD, NEW) if any(kept == name for _, kept in runs)]  # that there are runs of
+    columns = ["scenario", "random", "scripted"]
+    for name in names:
+        columns += [f"`{name}`", "its samples"]
+    columns += ["P(better)", "seeds"] if len(names) > 1 else ["seeds"]
+    lines = [row_of(columns), "|---" * len(columns) + "|"]
     strata: dict[str, list[np.ndarray]] = {OLD: [], NEW: []}
     flat = []  # scenarios on which no run is above the random policy
     for scenario in sorted({scenario for scenario, _ in runs}):
         baselines = [rows.get((scenario, name, "", 0), {}).get("mode") for name in BASELINES]
         cells = ["–" if score is None else f"{score:.3g}" for score in baselines]
-        modes = {name: np.array([row["mode"] for row in runs[scenario, name]]) for name in (OLD, NEW)}
-        for name in (OLD, NEW):
+        modes = {name: np.array([row["mode"] for row in runs[scenario, name]]) for name in names}
+        for name in names:
             if not modes[name].size:
                 cells += ["–", "–"]
                 continue
             samples = np.array([row["samples"] for row in runs[scenario, name]])
             cells += [shown(modes[name]), f"{statistics.iqm([samples]):.3g}"]
-        if all(modes[name].size for name in (OLD, NEW)):
+        if len(names) > 1 and all(modes[name].size for name in names):
             cells.append(f"{statistics.improvement(modes[NEW], modes[OLD]):.2f}")
             best = max(scores.max() for scores in modes.values())
             if baselines[0] is None or best <= baselines[0]:
                 flat.append(scenario)
             else:
-                for name in (OLD, NEW):
+                for name in names:
                     strata[name].append(statistics.normalise(modes[name], baselines[0], best))
-        else:
+        elif len(names) > 1:
             cells.append("–")
-        seeds = ", ".join(dict.fromkeys(str(modes[name].size) for name in (OLD, NEW)))
-        lines.append(f"| {scenario} | {' | '.join(cells)} | {seeds} |")
+        lines.append(row_of([scenario, *cells, ", ".join(dict.fromkeys(str(modes[name].size) for name in names))]))
     return [*lines, "", *over_all(strata, flat)]
 
 
