@@ -13,7 +13,6 @@ from agents.evaluation.filmed_episodes import FILMED, Film, can_film, check, fil
 from agents.models.actor import Actor
 from agents.models.critic import Critic
 from agents.models.hidden_state import Memories
-from agents.policies.group_settings import everyone
 from agents.policies.policy import Policy
 from envs.base import STATE
 from envs.rendering.animation import gif
@@ -139,7 +138,7 @@ class Replay(Callback):
         env = drawable(trainer.config.get("env"))
         if can_film(env):
             check(env)
-        _networks(trainer)
+        trainer.task.playing()
 
     def on_evaluation(self, trainer: RunView, evaluation: dict[str, float]) -> None:
         self.evaluations += 1
@@ -154,7 +153,7 @@ class Replay(Callback):
 
     def _film(self, trainer, path: Path, evaluation: dict[str, float]) -> np.ndarray | None:
         """Write the episodes, one after the other, as a GIF; returns the strip."""
-        actors = _networks(trainer)[0]
+        actors = trainer.task.playing()[0]
         shown = film(trainer.config["env"], actors, self.episodes, derive(trainer.seed, "replay"))
         path.parent.mkdir(parents=True, exist_ok=True)
         gif(path.with_suffix(".gif"), [picture for each in shown.pictures for picture in each], 1 / shown.fps)
@@ -170,7 +169,7 @@ class Replay(Callback):
         }
         recording = record(
             settings_of(trainer.config["env"]),
-            act_with(*_networks(trainer)),
+            act_with(*trainer.task.playing()),
             self.episodes,
             derive(trainer.seed, "replay"),
             note,
@@ -183,12 +182,3 @@ class Replay(Callback):
 
     def load_state_dict(self, state):
         self.evaluations = state["seen"]
-
-
-def _networks(trainer: RunView) -> tuple[dict[str, Actor], dict[str, Critic]]:
-    """Who plays each group of a run's task, and its critics. Raises UserError as `everyone`."""
-    task = trainer.task
-    lineup = getattr(task, "lineup", None)
-    if lineup is None:  # clones: every group learns
-        return dict(task.loss.actors), dict(task.loss.critics)
-    return everyone(lineup.settings, task.loss.actors, task.loss.critics)

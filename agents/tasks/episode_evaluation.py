@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -75,6 +76,11 @@ class EpisodeEvaluation(Task):
     def eval_players(self, env: Env, random: bool) -> tuple[Mapping[str, Anyone], bool, tuple[str, ...]]:
         """Who plays each group of an evaluation, whether all act at random, and which groups' return counts."""
         return self.loss.actors, random, ()
+
+    def playing(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The actors that play each group, and the critics: here every group learns."""
+        loss: Any = self.loss
+        return dict(loss.actors), dict(loss.critics)
 
     def evaluate(self) -> dict[str, float]:
         """Play `eval_episodes` episodes, the same starts every time; flat statistics of their returns and infos."""

@@ -26,6 +26,7 @@ from agents.models.critic import Critic
 from agents.models.parts import check_saved, warn_of_pictures
 from agents.players.lineup import Lineup
 from agents.players.seats import Anyone
+from agents.policies.group_settings import everyone
 from agents.tasks.episode_evaluation import EpisodeEvaluation
 from envs.base import ActionError, Env
 from envs.infos import DEFAULT, Rules
@@ -252,6 +253,10 @@ class RLTask(EpisodeEvaluation):
         """As `EpisodeEvaluation.eval_players`; groups that do not learn are played by whom the line-up says."""
         # Where others play too, "random" stands for those who learn only: uniform actions are then a player's.
         return self.lineup.evaluation(env, random), random and self.lineup.all_learn, self.lineup.counted()
+
+    def playing(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As `EpisodeEvaluation.playing`; raises UserError for players that are no networks."""
+        return everyone(self.lineup.settings, self.loss.actors, self.loss.critics)
 
     def told_in_training(self) -> set[str]:
         """As `EpisodeEvaluation.told_in_training`."""
