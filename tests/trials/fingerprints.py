@@ -1,9 +1,10 @@
 """What a checkout computes: hashes of weights, optimiser state and figures of short runs, to compare two commits.
 
-    python tests/trials/fingerprints.py --repo CHECKOUT --folder F [--only NAME ...] [--against FILE]
+    python tests/trials/fingerprints.py --repo CHECKOUT --folder F [--only NAME ...] [--against FOLDER]
 
 It knows nothing of the checkout but its command line and the files of a run, so it serves any commit. One line per
-run; `--against` takes an earlier output and names what differs (exit code 1).
+run; `--against` takes the folder of an earlier commit's runs and names what differs (exit code 1). Figures are compared
+in the columns that both have; columns that only one has are named.
 """
 
 import argparse
@@ -53,9 +54,15 @@ def environment(folder: Path, repo: Path) -> dict[str, str]:
     return {**os.environ, **variables, "MARL_KERNEL_CACHE": str(folder / "kernels")}
 
 
-def run(name: str, command: list[str], repo: Path, folder: Path) -> str:
-    """Run one command of the table in `folder`; the hashes of what it wrote."""
-    run_dir = folder / name.replace(" ", "_")
+def place(name: str, folder: Path) -> Path:
+    """Where a run of the table writes."""
+    others = {"resumed": "teacher_half", "recording": "teacher/episodes"}
+    return folder / others.get(name, name.replace(" ", "_"))
+
+
+def run(name: str, command: list[str], repo: Path, folder: Path) -> None:
+    """Run one command of the table in `folder`."""
+    run_dir = place(name, folder)
     shutil.rmtree(run_dir, ignore_errors=True)
     script, *overrides = command
     start = [sys.executable]
@@ -63,22 +70,30 @@ def run(name: str, command: list[str], repo: Path, folder: Path) -> str:
         start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     if name == "resumed":
         interrupted(repo, folder)
-        run_dir = folder / "teacher_half"
-    elif name == "teacher":
-        run_dir = folder / "teacher"
-        shutil.rmtree(run_dir, ignore_errors=True)
-    elif script == "record.py":
-        run_dir = folder / "teacher" / "episodes"
-        shutil.rmtree(run_dir, ignore_errors=True)
-    else:
+    elif name not in ("teacher", "recording"):
         overrides = [*overrides, f"hydra.run.dir={run_dir.name}"]
     if script == "train.py" and name != "resumed":
         overrides.append("trainer.progress=off")
     call([*start, str(repo / "scripts" / script), *overrides], repo, folder)
-    if script == "record.py":
+
+
+def fingerprint(run_dir: Path, keys: list[str]) -> str:
+    """The hashes of what a run wrote; of its figures those of the columns `keys`."""
+    if not (run_dir / "metrics.csv").exists():  # a recording
         return " ".join(tensors(path) for path in sorted(run_dir.rglob("*.safetensors")))
     content = torch.load(run_dir / "checkpoints" / "last.pt", map_location="cpu", weights_only=True)
-    return f"weights {state(content['loss'])} optimiser {state(content['optimizer'])} figures {figures(run_dir)}"
+    values = digest(repr([[row[key] for key in keys] for row in figures(run_dir)]).encode())
+    return f"weights {state(content['loss'])} optimiser {state(content['optimizer'])} figures {values}"
+
+
+def compare(now: Path, earlier: Path) -> list[str]:
+    """What two runs differ in, a line each, and the columns that only one of them has."""
+    ours, theirs = columns(now), columns(earlier)
+    both = [key for key in ours if key in theirs]
+    alone = {"this": set(ours) - set(theirs), "the earlier": set(theirs) - set(ours)}
+    lines = [f"  columns of {who} only: {', '.join(sorted(keys))}" for who, keys in alone.items() if keys]
+    mine, other = fingerprint(now, both), fingerprint(earlier, both)
+    return [*lines, *([f"  differs in the {len(both)} columns of both: {mine}, {other}"] if mine != other else [])]
 
 
 def interrupted(repo: Path, folder: Path) -> None:
@@ -131,12 +146,18 @@ def state(tree: object) -> str:
     return sha.hexdigest()[:12]
 
 
-def figures(run_dir: Path) -> str:
-    """The hash of metrics.csv without the columns that clocks decide."""
+def figures(run_dir: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv, columns in the order of their names, without those that clocks decide."""
+    if not (run_dir / "metrics.csv").exists():
+        return []
     with (run_dir / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    keys = sorted(key for key in rows[0] if not any(word in key for word in CLOCKS))
-    return digest(repr([[row[key] for key in keys] for row in rows]).encode())
+        rows = csv.DictReader(file)
+        return [{key: row[key] for key in sorted(row) if not any(word in key for word in CLOCKS)} for row in rows]
+
+
+def columns(run_dir: Path) -> list[str]:
+    """Names of the columns of a run's figures."""
+    return [key for row in figures(run_dir)[:1] for key in row]
 
 
 def main() -> None:
@@ -148,14 +169,15 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    earlier = dict(line.split(": ", 1) for line in options.against.read_text().splitlines()) if options.against else {}
     differing = 0
     for name in options.only:
-        now = run(name, RUNS[name], options.repo.resolve(), folder)
-        print(f"{name}: {now}", flush=True)
-        if name in earlier and earlier[name] != now:
-            differing += 1
-            print(f"  differs: {earlier[name]}", flush=True)
+        run(name, RUNS[name], options.repo.resolve(), folder)
+        run_dir = place(name, folder)
+        print(f"{name}: {fingerprint(run_dir, columns(run_dir))}", flush=True)
+        if options.against:
+            lines = compare(run_dir, place(name, options.against))
+            differing += any("differs" in line for line in lines)
+            print("".join(f"{line}\n" for line in lines), end="", flush=True)
     sys.exit(1 if differing else 0)
 
 
