@@ -142,9 +142,9 @@ class KernelStepper:
         """Whether the simulator must make the next step: it draws something new for the whole batch, or has to."""
         if self.ready() is None:
             return True
-        if self.drawn is not None and self.world.pool_is_due:
-            return True
         if self.world.pool_is_due:
+            if self.drawn is not None:
+                return True
             self._check_shapes(action)
             self._refresh_pool()
         if self.recheck.due and self.recheck.affordable():

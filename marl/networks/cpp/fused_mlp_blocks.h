@@ -62,6 +62,11 @@ struct Net {
     if ((columns) > (N - 1) * W) { constexpr int V = N; call; } \
     else if (N > 2 && (columns) > W) { constexpr int V = N; call; } \
     else { constexpr int V = 1; call; }
+// Rows, whole tiles of M, in tiles of TALL and what is left in tiles of M: 64 are ten of 6 and one of 4.
+#define STACKED(rows, r, call)                                                                \
+    for (int64_t r = 0, left = rows; left > 0;)                                               \
+        if (left >= TALL && left != 2 * M) { constexpr int H = TALL; call; r += H; left -= H; } \
+        else { constexpr int H = M; call; r += H; left -= H; }
 
 // One block forward; the weights lie packed, buffers of widest() each are the caller's own.
 static void block_forward(const Net& net, int64_t b, const float* packed, float* buffers) {
@@ -77,8 +82,8 @@ static void block_forward(const Net& net, int64_t b, const float* packed, float*
         const int activation = l + 1 < depth ? net.kind : -1;
         float* result = keep && l + 1 < depth ? keep : buffer[l % 2];
         for (int64_t p = 0; p < panels(outs); p++)
-            TILED(outs - p * P, for (int64_t r = 0; r < full; r += M) layer_tile<V>(
-                in + r * P, packed + p * P * size[l], biases + p * P, size[l], result + (p * R + r) * P, activation))
+            TILED(outs - p * P, STACKED(full, r, (layer_tile<H, V>(
+                in + r * P, packed + p * P * size[l], biases + p * P, size[l], result + (p * R + r) * P, activation))))
         if (keep) keep += padded(outs) * R;
         in = result;
         packed = biases + padded(outs);
@@ -104,9 +109,9 @@ static void block_backward(const Net& net, int64_t b, const float* end, float* r
         packed -= padded(ins) * outs;
         float* result = at = room && l ? at - padded(ins) * R : buffer[l % 2];
         for (int64_t p = 0; p < panels(ins); p++)
-            TILED(ins - p * P, for (int64_t r = 0; r < full; r += M) back_tile<V>(
+            TILED(ins - p * P, STACKED(full, r, (back_tile<H, V>(
                 g + r * P, packed + p * P * outs, outs, l ? y + (p * R + r) * P : nullptr,
-                result + (p * R + r) * P, net.kind))
+                result + (p * R + r) * P, net.kind))))
         if (l == 0) from_panels(result, n, ins, net.dx + b * R * ins, ins);
     }
 }
@@ -125,9 +130,9 @@ static void panel_gradients(const Net& net, int64_t l, int64_t q, int64_t first,
         float* const to = net.dweight[l] + o * ins + p * P;
         if (!fresh) copy_rows(to, ins, outs, columns, sums, P);
         for (int64_t b = 0; b < blocks; b++)
-            TILED(columns, for (int64_t i = 0; i < outs; i += M) weight_tile<V>(
+            TILED(columns, STACKED(rounded(outs), i, (weight_tile<H, V>(
                 g + b * net.left() + i, y + b * step + p * R * P, rounded(net.in_block(first + b)), sums + i * P, P,
-                fresh && !b))
+                fresh && !b))))
         copy_rows(sums, P, outs, columns, to, ins);
     }
     if (!net.dbias[l]) return;

@@ -3,10 +3,11 @@
 //
 // Within a block of R rows a matrix lies in panels of P columns, [panel][row][P]: a panel's row is N vectors, so that
 // the same memory serves as the left side of a product (numbers broadcast one by one) and as the right side (vectors).
-// Every product is made of tiles of M rows x P columns that stay in registers.
+// Every product is made of tiles of M rows x P columns that stay in registers. AVX2's 16 registers hold tiles of TALL
+// rows too, which keep both of its multipliers busy; each number is the same sum in any tile.
 #include "simd.h"
 
-enum { N = W == 4 ? 4 : 2, M = W == 16 ? 8 : 4, P = W * N, R = 64 };  // M divides P and R
+enum { N = W == 4 ? 4 : 2, M = W == 16 ? 8 : 4, TALL = W == 8 ? 6 : M, P = W * N, R = 64 };  // M divides P and R
 
 INLINE int64_t panels(int64_t n) { return (n + P - 1) / P; }
 INLINE int64_t padded(int64_t n) { return panels(n) * P; }
@@ -37,16 +38,16 @@ INLINE vf activate(vf x, int kind) { return kind == TANH ? rational_tanh(x) : (x
 // The derivative, given the activation's result.
 INLINE vf slope(vf g, vf y, int kind) { return kind == TANH ? g * (1.0f - y * y) : (y <= 0.0f ? (vf){} : g); }
 
-// acc[M][V] = sum over k of left[row][k] * right[k][column]: left in panels, right one packed panel [k][P].
-template <int V>
-INLINE void product(const float* left, const float* right, int64_t depth, vf acc[M][V]) {
-    UNROLL for (int i = 0; i < M; i++) UNROLL for (int v = 0; v < V; v++) acc[i][v] = (vf){};
+// acc[H][V] = sum over k of left[row][k] * right[k][column]: left in panels, right one packed panel [k][P].
+template <int H, int V>
+INLINE void product(const float* left, const float* right, int64_t depth, vf acc[H][V]) {
+    UNROLL for (int i = 0; i < H; i++) UNROLL for (int v = 0; v < V; v++) acc[i][v] = (vf){};
     for (int64_t k0 = 0; k0 < depth; k0 += P, left += R * P) {
         const int n = depth - k0 < P ? depth - k0 : P;
         for (int k = 0; k < n; k++, right += P) {
             vf b[V];
             UNROLL for (int v = 0; v < V; v++) b[v] = load(right + v * W);
-            UNROLL for (int i = 0; i < M; i++) {
+            UNROLL for (int i = 0; i < H; i++) {
                 const vf a = K(left[i * P + k]);
                 UNROLL for (int v = 0; v < V; v++) acc[i][v] += a * b[v];
             }
@@ -55,45 +56,45 @@ INLINE void product(const float* left, const float* right, int64_t depth, vf acc
 }
 
 // One layer over a block: out panels = activation(in panels * packed + bias); the last layer has no activation.
-template <int V>
+template <int H, int V>
 static void layer_tile(const float* in, const float* packed, const float* bias, int64_t depth, float* out, int kind) {
-    vf acc[M][V];
-    product<V>(in, packed, depth, acc);
+    vf acc[H][V];
+    product<H, V>(in, packed, depth, acc);
     UNROLL for (int v = 0; v < V; v++) {
         const vf b = load(bias + v * W);
-        UNROLL for (int i = 0; i < M; i++) acc[i][v] += b;
+        UNROLL for (int i = 0; i < H; i++) acc[i][v] += b;
     }
     for (int v = 0; v < V; v++)
-        for (int i = 0; i < M; i++) store(out + i * P + v * W, kind < 0 ? acc[i][v] : activate(acc[i][v], kind));
+        for (int i = 0; i < H; i++) store(out + i * P + v * W, kind < 0 ? acc[i][v] : activate(acc[i][v], kind));
 }
 
 // Gradients of a layer's inputs over a block: out = (gradient panels * packed) * slope at the inputs y.
-template <int V>
+template <int H, int V>
 static void back_tile(const float* in, const float* packed, int64_t depth, const float* y, float* out, int kind) {
-    vf acc[M][V];
-    product<V>(in, packed, depth, acc);
-    UNROLL for (int i = 0; i < M; i++) UNROLL for (int v = 0; v < V; v++) {
+    vf acc[H][V];
+    product<H, V>(in, packed, depth, acc);
+    UNROLL for (int i = 0; i < H; i++) UNROLL for (int v = 0; v < V; v++) {
         const int at = i * P + v * W;
         store(out + at, y ? slope(acc[i][v], load(y + at), kind) : acc[i][v]);
     }
 }
 
-// sums[M][V] += over rows of gradient[row][i] * input[row][column], or = where nothing is there yet (fresh); a block is
+// sums[H][V] += over rows of gradient[row][i] * input[row][column], or = where nothing is there yet (fresh); a block is
 // added up by itself, so that rounding grows with the number of blocks and not of rows.
-template <int V>
+template <int H, int V>
 static void weight_tile(const float* gradient, const float* input, int64_t rows, float* sums, int64_t stride,
                         bool fresh) {
-    vf acc[M][V];
-    UNROLL for (int i = 0; i < M; i++) UNROLL for (int v = 0; v < V; v++) acc[i][v] = (vf){};
+    vf acc[H][V];
+    UNROLL for (int i = 0; i < H; i++) UNROLL for (int v = 0; v < V; v++) acc[i][v] = (vf){};
     for (int64_t r = 0; r < rows; r++, gradient += P, input += P) {
         vf b[V];
         UNROLL for (int v = 0; v < V; v++) b[v] = load(input + v * W);
-        UNROLL for (int i = 0; i < M; i++) {
+        UNROLL for (int i = 0; i < H; i++) {
             const vf a = K(gradient[i]);
             UNROLL for (int v = 0; v < V; v++) acc[i][v] += a * b[v];
         }
     }
-    UNROLL for (int i = 0; i < M; i++) UNROLL for (int v = 0; v < V; v++) {
+    UNROLL for (int i = 0; i < H; i++) UNROLL for (int v = 0; v < V; v++) {
         float* sum = sums + i * stride + v * W;
         store(sum, fresh ? acc[i][v] : load(sum) + acc[i][v]);
     }
