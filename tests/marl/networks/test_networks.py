@@ -76,7 +76,7 @@ def test_inputs_of_another_width_are_not_read_by_the_kernel():
         MLP(4, 2)(torch.randn(3, 5))
 
 
-@pytest.mark.parametrize("rows", [0, 1, 8, 63, 65, 3000])
+@pytest.mark.parametrize("rows", [0, 1, 5, 8, 12, 30, 63, 65, 3000])
 def test_rows_of_the_fused_mlp_do_not_depend_on_their_neighbours(rows):
     torch.manual_seed(0)
     net, x = MLP(40, 5, hidden=(64, 64)), torch.randn(3000, 40)
