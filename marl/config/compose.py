@@ -16,6 +16,7 @@ from marl.config.preset_settings import left_out
 from marl.config.saved_config import read_config
 from marl.core import device, run_directory
 from marl.core.errors import UserError
+from marl.core.imports import require_checkout
 from marl.core.kinds import validate
 from marl.core.moved import update_config
 from marl.core.zoo import index as zoo
@@ -31,6 +32,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         UserError: an unknown key or group option, or a broken override.
     """
+    require_checkout()
     with translate_hydra_errors(lambda: True):
         overrides = tidy(overrides)
     run = value_of(overrides, "resume")

@@ -1,20 +1,8 @@
 """Where the configuration's files lie, and which options its groups have."""
 
-from pathlib import Path
+from marl.core.imports import CHECKOUT
 
-import marl
-from marl.core.errors import UserError
-
-CONF = Path(marl.__file__).resolve().parent.parent / "conf"
-
-
-def require(conf: Path = CONF) -> None:
-    """Raises UserError where the packages were installed without the configuration, which lies beside them."""
-    if not conf.is_dir():
-        raise UserError(
-            f"{conf}: is not there. The packages read conf/ from the checkout or the unpacked source archive: install "
-            "there with `pip install -e . -c constraints.txt`"
-        )
+CONF = CHECKOUT / "conf"
 
 
 def group_options(group: str) -> list[str]:

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from marl.config.conf_tree import CONF, group_options, require
+from marl.config.conf_tree import CONF, group_options
 from marl.core.errors import UserError, closest
 from marl.core.files import read_yaml
+from marl.core.imports import require_checkout
 from marl.core.kinds import Unbuilt, build, check
 
 OVERRIDE = re.compile(r"override /(\w+)(?:@\S+)?")  # another group that an option chooses: the task, the network
@@ -70,7 +71,7 @@ def _composed(option: str) -> tuple[dict[str, Any], dict[str, str]]:
     group, _, name = option.partition("/")
     path = CONF / f"{option}.yaml"
     if not name or not path.is_file():
-        require()
+        require_checkout()
         if not (CONF / group).is_dir():
             name, group = group, "conf"
             names = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())

@@ -1,5 +1,6 @@
-"""Importing what a dotted path names: of a user's own modules and installed packages, never a foreign run's."""
+"""Where code comes from: what dotted paths name, never in a foreign run, and the checkout that this program is of."""
 
+import filecmp
 import importlib
 import importlib.util
 import os
@@ -18,6 +19,43 @@ from marl.core.moved import current
 OWN_OF_PYTHON = frozenset(sys.stdlib_module_names)
 INSTALLED = [sysconfig.get_path(name) for name in ("purelib", "platlib")]
 OF_A_RUN = ("checkpoints", "metrics.csv", "summary.json")
+PACKAGES = Path(__file__).resolve().parents[2]
+CODE = (".py", ".cpp", ".h", ".js")  # of the packages
+INSTALL = "`pip install -e . -c constraints.txt`"
+
+
+def checkout_of(script: str) -> Path | None:
+    """The checkout, or unpacked source archive, that a file lies in; None: in none."""
+    ours = Path(__file__).resolve().relative_to(PACKAGES)
+    folders = Path(script).resolve().parents
+    return next((folder for folder in folders if (folder / ours).is_file() and (folder / "conf").is_dir()), None)
+
+
+def own_checkout(packages: Path = PACKAGES) -> Path:
+    """The packages' own, else (`pip install .` copies packages only) that of the script that runs."""
+    return packages if (packages / "conf").is_dir() else checkout_of(sys.argv[0] if sys.argv else "") or packages
+
+
+CHECKOUT = own_checkout()  # conf/ and docs/zoo lie in it
+
+
+def require_checkout(checkout: Path = CHECKOUT, packages: Path = PACKAGES) -> None:
+    """Raises UserError where there is none, or one of other code than the packages that were installed from it."""
+    if not (checkout / "conf").is_dir():
+        raise UserError(
+            f"{checkout / 'conf'}: is not there. It lies in the checkout or the unpacked source archive: run a script "
+            f"that lies there, or install there with {INSTALL}"
+        )
+    if checkout == packages:
+        return
+    for name in ("marl", "agents", "envs"):
+        for path in sorted(path for path in (checkout / name).rglob("*") if path.suffix in CODE):
+            copy = packages / path.relative_to(checkout)
+            if not copy.is_file() or not filecmp.cmp(path, copy, shallow=False):
+                raise UserError(
+                    f"{copy}: is not what {path} is. The packages were installed as a copy, and the checkout has "
+                    f"changed since: install again there, with {INSTALL} once and for all"
+                )
 
 
 def find_user_modules() -> None:

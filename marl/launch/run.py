@@ -20,7 +20,7 @@ from marl.config.hydra_errors import translate_hydra_errors
 from marl.config.overrides import tidy, value_of
 from marl.core import distributed, run_directory, terminal
 from marl.core.errors import UserError
-from marl.core.imports import find_user_modules
+from marl.core.imports import find_user_modules, require_checkout
 from marl.launch import multirun
 from marl.launch.cli import RESUME, SAME_COMMAND, Job, flags_first, guard
 from marl.launch.new_run_directory import NewRunDirectory
@@ -36,6 +36,7 @@ def run(job: Job) -> None:
     sweeping = bool({"-m", "--multirun"} & set(sys.argv))
     composing = True  # until the job begins
     with guard(SAME_COMMAND if sweeping else RESUME), translate_hydra_errors(lambda: composing):
+        require_checkout()
         arguments = sys.argv[1:] = flags_first(tidy(sys.argv[1:]))
         distributed.start()
         if value_of(arguments, "resume") is not None:

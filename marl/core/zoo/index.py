@@ -15,10 +15,11 @@ from typing import Any
 
 from marl.core import files
 from marl.core.errors import UserError, closest
+from marl.core.imports import CHECKOUT, INSTALL
 from marl.core.zoo import places
 
 PREFIX, INDEX, KEY, FORMAT = "zoo/", "index.json", "zoo.url", 1
-OURS = Path(__file__).resolve().parents[3] / "docs" / "zoo"
+OURS = CHECKOUT / "docs" / "zoo"
 OUT = Path("outputs") / "zoo"  # where scripts put what they make of one: OUT/NAME
 NAME, DIGEST = re.compile(r"[a-z0-9][a-z0-9_]*"), re.compile(r"[0-9a-f]{64}")
 
@@ -124,7 +125,7 @@ def entries() -> dict[str, Entry]:
     if place() == str(OURS) and not OURS.is_dir():
         raise UserError(
             f"{OURS}: is not there. The zoo lies in the checkout and in the unpacked source archive: install there "
-            "with `pip install -e . -c constraints.txt`, or say zoo.url=FOLDER (or an address)"
+            f"with {INSTALL}, or say zoo.url=FOLDER (or an address)"
         )
     where = f"{place()}/{INDEX}"
     content = _mapping(places.text(place(), INDEX), where)
