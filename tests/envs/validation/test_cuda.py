@@ -1,6 +1,7 @@
 """The tables of CUDA kernels: rows compared with the simulator, one refusal; compiled where NVRTC is at hand.
 
-A few scenarios of each kind. The command has all of them, and its tables stand in docs/kernels.md.
+A few scenarios of each kind; the command has all of them, and its tables stand in docs/kernels.md. Every scenario's
+step is in tests/envs/kernel/backends/cuda/test_emulation.py.
 """
 
 import time
