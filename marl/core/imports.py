@@ -49,7 +49,7 @@ def require_checkout(checkout: Path = CHECKOUT, packages: Path = PACKAGES) -> No
     if checkout == packages:
         return
     for name in ("marl", "agents", "envs"):
-        for path in sorted(path for path in (checkout / name).rglob("*") if path.suffix in CODE):
+        for path in sorted(path for path in (checkout / name).rglob("*") if path.suffix in CODE and path.is_file()):
             copy = packages / path.relative_to(checkout)
             if not copy.is_file() or not filecmp.cmp(path, copy, shallow=False):
                 raise UserError(

@@ -32,6 +32,21 @@ def test_a_row_of_gradients_says_how_they_compare(record_property):
     assert "| operations of the gradients |" in text and f"| mpe/simple_push | {row['operations']:,} |" in text
 
 
+SHORT = (  # gradients of up to 10,000 operations
+    "balance", "reverse_transport", "transport", "wheel", "wind_flocking", "dispersion", "dropout", "debug/asym_joint",
+    "debug/circle_trajectory", "debug/diff_drive", "debug/drone", "debug/goal", "debug/line_trajectory",
+    "debug/vel_control", "mpe/simple", "mpe/simple_adversary", "mpe/simple_crypto", "mpe/simple_reference",
+    "mpe/simple_speaker_listener", "mpe/simple_spread", "mpe/simple_world_comm",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("scenario", SHORT)
+def test_gradients_are_those_of_differences(scenario, record_property):
+    row = measure(scenario, chips=(), gradients=True)
+    assert not row["why"] and row["compared"] > 1000 and row["astray"] <= row["compared"] / 200
+    record_property("CUDA sources run on the CPU", f"gradients of {scenario}")
+
+
 def test_a_scenario_without_a_kernel_says_why():
     row = measure("tests.envs.kernel.zoo.code.numbers.ItemOfState", chips=())
     assert "numbers.py" in row["why"] and f"| {row['scenario']} | — | | | {row['why']} |" in table([row], ())
