@@ -136,17 +136,19 @@ class Collector:
         """Play T steps with noise [T, E, A, N] of each actor."""
         rollout, memories = self.rollout, self.memories["actor"]
         rollout.carry_over()
+        actors = dict(self.actors.items())
         noise = {name: each.unbind() for name, each in zip(self.actors, drawn, strict=True)}
         for t in range(rollout.steps):
             for name, memory in memories.now.items():
                 rollout.write_memory(t, "actor", name, memory)
-            actions = {name: self._act(t, name, noise[name][t]) for name in self.actors}
+            actions = {name: self._act(t, name, actor, noise[name][t]) for name, actor in actors.items()}
             if self.others is not None:
                 masks = {name: kinds["action"][t] for name, kinds in rollout.masks.items() if "action" in kinds}
                 self.others(actions, {name: value[t] for name, value in rollout.observed.items()}, masks)
             with span("simulation"):
                 self.env.step_into(t, actions)
-            self._read_masks(t + 1)
+            if self.masked:
+                self._read_masks(t + 1)
             if rollout.next_masks:
                 rollout.write_final_masks(t, self.env.final_masks())
             if memories.now:
@@ -159,9 +161,9 @@ class Collector:
         rollout.finish()
         return ()
 
-    def _act(self, t: int, name: str, noise: Tensor) -> Tensor:
+    def _act(self, t: int, name: str, actor: Actor, noise: Tensor) -> Tensor:
         """A group's actions [E, A, D] at step t, for the environment; parameters and raw actions are stored."""
-        actor, mask = self.actors[name], self.rollout.masks[name].get("action")
+        mask = self.rollout.masks[name].get("action")
         observation, params_at, action_at = self._at[name][t]
         inputs = (observation, noise) if mask is None else (observation, noise, mask[t])
         if name in self._graphed:

@@ -171,7 +171,6 @@ class VmasEnv(Env):
         kinds = {} if masks is None or not masks.chooses else (masks.led or masks.now)
         return {name: mask["action"] for name, mask in kinds.items()}
 
-    @torch.no_grad()
     def step(self, action: dict[str, Tensor]) -> Transition:
         """One step of all environments with {group: [E, A, D]}; those that end are restarted within it.
 

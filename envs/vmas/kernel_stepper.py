@@ -64,8 +64,11 @@ class KernelStepper:
             self._outputs.append((key, shape))
             if key in self.kernel.places.restarted:
                 self._outputs.append((("after", *key), shape))
-        self._shapes = {n: (self.world.num_envs, g.n_agents, g.action.size) for n, g in self.world.spec.groups.items()}
-        self._dtypes = {n: g.action.dtype for n, g in self.world.spec.groups.items()}
+        groups = self.world.spec.groups.items()
+        self._actions = [  # (group, where the kernel finds it, shape, dtype)
+            (n, ("action", n), (self.world.num_envs, g.n_agents, g.action.size), g.action.dtype) for n, g in groups
+        ]
+        self._new = {} if self.kernel.device.type == "cpu" else {"device": self.kernel.device}
 
     # ---- what may have changed
 
@@ -88,6 +91,7 @@ class KernelStepper:
         """The simulator's state and pool were changed: take them over at the next step."""
         self._ahead = self._loaded = False
 
+    @torch.no_grad()
     def _load(self) -> None:
         pool = self.world.pool
         pool.main.refresh()
@@ -119,6 +123,7 @@ class KernelStepper:
         observed = {("observation", name): value for name, value in pool.observed.items()}
         self.kernel.load_pool(pool.read_fresh, pool.size, observed)
 
+    @torch.no_grad()
     def _refresh_pool(self) -> None:
         """New resets; those that break a constant of the kernel's get one that assumes nothing."""
         self.world.pool.refresh()
@@ -140,7 +145,7 @@ class KernelStepper:
 
     def _eager(self, action: dict[str, Tensor]) -> bool:
         """Whether the simulator must make the next step: it draws something new for the whole batch, or has to."""
-        if self.ready() is None:
+        if not self._loaded and self.ready() is None:
             return True
         if self.world.pool_is_due:
             if self.drawn is not None:
@@ -149,21 +154,26 @@ class KernelStepper:
             self._refresh_pool()
         if self.recheck.due and self.recheck.affordable():
             self._check_shapes(action)
-            self.store()
-            try:
-                exact = {name: action[name].to(self._dtypes[name]) for name in self._shapes}
-                self.recheck.in_run(self.compilation, exact)
-            finally:
-                self._ahead = True
+            self._compare(action)
         return False
 
+    @torch.no_grad()
+    def _compare(self, action: dict[str, Tensor]) -> None:
+        self.store()
+        try:
+            exact = {name: action[name].to(dtype) for name, _, _, dtype in self._actions}
+            self.recheck.in_run(self.compilation, exact)
+        finally:
+            self._ahead = True
+
+    @torch.no_grad()
     def _by_simulator(self, action: dict[str, Tensor]) -> Transition:
         self.store()
         self.load()
         return self.world.step(action)
 
     def _check_shapes(self, action: dict[str, Tensor]) -> None:
-        for name, shape in self._shapes.items():
+        for name, _, shape, _ in self._actions:
             value = action.get(name)
             if value is None or value.shape != shape:
                 raise misshapen(name, shape, value)
@@ -176,40 +186,44 @@ class KernelStepper:
         return self.world.count_step()
 
     def _point(self, action: dict[str, Tensor]) -> None:
-        self._check_shapes(action)
-        for name in self._shapes:
-            value = action[name]
-            if value.dtype != self._dtypes[name] or not value.is_contiguous():
-                value = value.to(self._dtypes[name]).contiguous()
-            self.kernel.point("action", name, tensor=value)
+        point = self.kernel.point
+        for name, place, shape, dtype in self._actions:
+            value = action.get(name)
+            if value is None or value.shape != shape:
+                raise misshapen(name, shape, value)
+            if value.dtype != dtype or not value.is_contiguous():
+                value = value.detach().to(dtype).contiguous()
+            point(place, value)
 
     def check_actions(self, ask: bool = False) -> None:
         """Raises ActionError if a step refused its action; see `KernelStep.refused`."""
         if self.kernel is not None and self.kernel.refused(ask):
-            raise ActionError("the simulator refused the action: not a number, or outside of the allowed choices.")
+            raise refused_action()
 
     def step(self, action: dict[str, Tensor]) -> Transition:
-        """As VmasEnv.step: new tensors each time."""
+        """As VmasEnv.step: new tensors each time. Nothing here asks autograd, so no block switches it off each time."""
         self.recheck.count(rollout=False)
         if self._eager(action):
             return self._by_simulator(action)
         shift, num_envs = self._before(action), self.world.num_envs
         kernel = self.kernel
-        out = {key: torch.empty(shape, device=kernel.device) for key, shape in self._outputs}
-        ended, over = (torch.empty(num_envs, dtype=torch.bool, device=kernel.device) for _ in range(2))
+        out = {key: torch.empty(shape, **self._new) for key, shape in self._outputs}
+        ended = torch.empty(num_envs, dtype=torch.bool, **self._new)
+        over = torch.empty(num_envs, dtype=torch.bool, **self._new)
         for key, value in out.items():
-            kernel.point(*key, tensor=value)
+            kernel.point(key, value)
         self._bound = None
-        kernel.point("terminated", tensor=ended)
-        kernel.point("truncated", tensor=over)
+        kernel.point(("terminated",), ended)
+        kernel.point(("truncated",), over)
         kernel.step(0, shift)
-        self.check_actions()
+        if kernel.refused():
+            raise refused_action()
         next_observation = {key[1]: value for key, value in out.items() if key[0] == "observation"}
         after = {key[2]: value for key, value in out.items() if key[0] == "after"}
         reward = {k[1]: v for k, v in out.items() if k[0] == "reward"}
         masks = self.world.agent_masks
         ends = ({}, {}) if masks is None else masks.settle(reward, next_observation, after, over)
-        info: dict[str, dict[str, Tensor]] = {name: {} for name in self._shapes}
+        info: dict[str, dict[str, Tensor]] = {name: {} for name, *_ in self._actions}
         for key, value in out.items():
             if key[0] == "info":
                 dtype = self.compilation.dtypes[key]
@@ -238,11 +252,12 @@ class KernelStepper:
         if self._eager(action):
             self._rollout.write(t, self._by_simulator(action))
             return
-        shift = self._before(action)
-        if self._bound is not self.kernel:
+        shift, kernel = self._before(action), self.kernel
+        if self._bound is not kernel:
             self._bind()
-        self.kernel.step(t, shift)
-        self.check_actions()
+        kernel.step(t, shift)
+        if kernel.refused():
+            raise refused_action()
         if self.world.agent_masks is not None:
             self._settle(t)
 
@@ -264,3 +279,8 @@ class KernelStepper:
         after = {key[2]: row for key, row in rows.items() if key[0] == "after"}
         reward = {key[1]: row for key, row in rows.items() if key[0] == "reward"}
         self._rollout.write_ends(t, *self.world.agent_masks.settle(reward, moved, after, rows["truncated",]))
+
+
+def refused_action() -> ActionError:
+    """What a step tells of an action that the simulator would not take."""
+    return ActionError("the simulator refused the action: not a number, or outside of the allowed choices.")

@@ -185,9 +185,11 @@ class CapturedGraph:
             raise CaptureError(f"it makes {len(self.calls)} calls")
         self.runs = 0
 
-    @torch.no_grad()
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The results, in the same memory every time."""
+        if torch.is_grad_enabled():  # not at each of a rollout's steps: the switch costs as much as a small layer
+            with torch.no_grad():
+                return self.run(inputs)
         torch._foreach_copy_(self.inputs, inputs)
         for call in self.calls:
             call()

@@ -41,6 +41,6 @@ def staged(calls: Sequence[Recorded]) -> list[Callable[[], object]]:
     order = []
     for stage in sorted(stages):
         single, joined = stages[stage]
-        order += single
-        order += [join(group) if len(group) > 1 else group[0] for join, group in joined.items()]
+        order += [call.alone() if isinstance(call, KernelCall) else call for call in single]
+        order += [join(group) if len(group) > 1 else group[0].alone() for join, group in joined.items()]
     return order

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ class KernelCall:
 
     def __call__(self) -> object:
         return self.function(*self.arguments)
+
+    def alone(self) -> Callable[[], object]:
+        """The call and no more, which is what a replay makes at every step; `reads` and `writes` must be kept alive."""
+        return partial(self.function, *self.arguments)
 
 
 Join = Callable[[Sequence[KernelCall]], Callable[[], object]]

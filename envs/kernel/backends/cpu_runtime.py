@@ -87,8 +87,10 @@ class KernelStep:
 
         On a GPU as far as is known by now, which is asked for every hundred steps, or now.
         """
-        saw, self._saw_nan.value = self._saw_nan.value != 0, 0
-        return saw
+        if not self._saw_nan.value:
+            return False
+        self._saw_nan.value = 0
+        return True
 
     def bind(self, tensors: dict[tuple, Tensor | None], steps: bool = False) -> None:
         """Sets where inputs lie and outputs go, by the names in `places.pointers`; None unbinds.
@@ -109,7 +111,7 @@ class KernelStep:
             self._bases[i] = tensor.data_ptr()
             self._strides[i] = tensor.stride(0) * tensor.element_size() if steps else 0
 
-    def point(self, *name: str, tensor: Tensor) -> None:
+    def point(self, name: tuple, tensor: Tensor) -> None:
         """bind() of one tensor without its checks: for callers that made the tensor themselves."""
         i = self._index[name]
         self._kept[name] = tensor

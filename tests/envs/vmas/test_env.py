@@ -220,3 +220,25 @@ def test_refreshing_the_pool_leaves_threads_and_checks_as_they_were(monkeypatch)
     finally:
         torch.set_num_threads(threads)
         Distribution.set_default_validate_args(checks)
+
+
+@pytest.mark.parametrize("fast", ["off", "kernel"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_carry_no_gradients_and_keep_no_graph_of_the_actions(fast, dtype):
+    env = VmasEnv("transport", num_envs=4, max_steps=3, pool_every=3, fast=fast, seed=0)
+    twin = VmasEnv("transport", num_envs=4, max_steps=3, pool_every=3, fast=fast, seed=0)
+    into = {name: torch.empty(7, 4, g.n_agents, g.observation_size) for name, g in env.spec.groups.items()}
+    reward = {name: torch.empty(7, 4, g.n_agents) for name, g in env.spec.groups.items()}
+    flags = [torch.empty(7, 4, dtype=torch.bool) for _ in range(2)]
+    twin.bind_rollout(into, {name: value.clone() for name, value in into.items()}, reward, *flags)
+    env.reset(0), twin.reset(0)
+    generator = torch.Generator().manual_seed(0)
+    for t in range(7):  # over the ends of episodes and new pools of resets
+        action = {name: value.to(dtype).requires_grad_() for name, value in env.random_action(generator).items()}
+        step = env.step(action)
+        twin.step_into(t, action)
+        found = [*step.observation.values(), *step.next_observation.values(), *step.reward.values()]
+        assert not any(value.requires_grad for value in [*found, *into.values(), *reward.values()])
+        for name in into:
+            assert torch.equal(step.observation[name], into[name][t])
+            assert torch.equal(step.reward[name], reward[name][t])

@@ -87,11 +87,11 @@ class CudaStep(KernelStep):
         self._kept_shifts = shifts
         self._shifts.value = None if shifts is None else shifts.data_ptr()
 
-    def point(self, *name: str, tensor: Tensor) -> None:
+    def point(self, name: tuple, tensor: Tensor) -> None:
         """See `KernelStep.point`. Raises ValueError for a tensor of another device, which a GPU could not read."""
         if tensor.device != self.device:
             raise ValueError(f"{name} lies on {tensor.device}, and the environment on {self.device}")
-        super().point(*name, tensor=tensor)
+        super().point(name, tensor)
 
     def _check(self, name: tuple, tensor: Tensor) -> None:
         super()._check(name, tensor)

@@ -96,7 +96,7 @@ def test_pools_lie_side_by_side(emulated):
     for chosen, expected in ((1, fields[1]), (2, fields[2]), (0, first)):
         kernel.bind_shifts(torch.tensor([chosen * kernel.pool_size + 7]))
         for _ in range(2):  # all end with the second
-            kernel.point("action", "agents", tensor=action["agents"])
+            kernel.point(("action", "agents"), action["agents"])
             kernel.step(0)
         assert torch.equal(kernel.state[:, :E], expected[:, rows])
     kernel.bind_shifts(None)
@@ -142,7 +142,7 @@ def test_tensors_of_another_device_are_refused(emulated):
     kernel = VmasEnv("debug/goal", num_envs=E, fast="kernel").stepper.kernel
     away = torch.empty(E, 1, 2, device="meta")
     with pytest.raises(ValueError, match="lies on meta, and the environment on cpu"):
-        kernel.point("action", "agents", tensor=away)
+        kernel.point(("action", "agents"), away)
     with pytest.raises(ValueError, match="lies on meta"):
         kernel.bind({("terminated",): torch.empty(E, dtype=torch.bool, device="meta")})
 
