@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,15 @@ CHIPS = ("sm_80", "sm_90", "sm_120")  # A100, H100, RTX 50
 LARGEST = 100_000  # operations; the kernels of the CPU have the same limit
 
 
-def template_of(scenario: str) -> VmasWorld:
+def template_of(scenario: str, scenario_kwargs: Mapping[str, Any] | None = None) -> VmasWorld:
     """A world of `TRACED` environments to trace a scenario in, as `compile.compiled` has it; what resets draw is fixed.
 
-    Raises CannotCompile.
+    scenario_kwargs: instead of those of `settings_of`. Raises CannotCompile.
     """
-    world = VmasEnv(**settings_of(scenario), num_envs=2, fast="off").world
+    settings = settings_of(scenario)
+    if scenario_kwargs is not None:
+        settings["scenario_kwargs"] = dict(scenario_kwargs)
+    world = VmasEnv(**settings, num_envs=2, fast="off").world
     template = world.template(TRACED, pool_size=64)
     ScenarioState(world).hand_to(template, world)
     set_drawn(template.pool, drawn_values(world.pool))
@@ -77,11 +81,16 @@ def emulate(world: VmasWorld, lowered: Lowered, places: Layout, source: str) -> 
     return verify(world, emulated_step(lowered, places, source), lowered.unrolled)
 
 
-def measure(scenario: str, chips: tuple[str, ...] = CHIPS, gradients: bool = False) -> dict[str, Any]:
+def measure(
+    scenario: str,
+    chips: tuple[str, ...] = CHIPS,
+    gradients: bool = False,
+    scenario_kwargs: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """One row: how a scenario's CUDA kernel, or that of its gradients, compares, and what it takes of every chip."""
     row: dict[str, Any] = {"scenario": scenario, "why": ""}
     try:
-        world = template_of(scenario)
+        world = template_of(scenario, scenario_kwargs)
         lowered, places, source = lowered_step(world)
         if gradients:
             step, gradient = emulated_step(lowered, places, source), differentiate(lowered)

@@ -1,7 +1,7 @@
 """The tables of CUDA kernels: rows compared with the simulator, one refusal; compiled where NVRTC is at hand.
 
-A few scenarios of each kind; the command has all of them, and its tables stand in docs/kernels.md. Every scenario's
-step is in tests/envs/kernel/backends/cuda/test_emulation.py.
+Gradients of every scenario on the CPU, a few scenarios for the rest; the command has all, and its tables stand in
+docs/kernels.md. Every scenario's step is in tests/envs/kernel/backends/cuda/test_emulation.py.
 """
 
 import time
@@ -14,7 +14,9 @@ from envs.kernel.ir.gradient import differentiate
 from envs.kernel.ir.gradient_layout import gradient_layout
 from envs.kernel.tracing.trace import TRACED
 from envs.validation.cuda import CHIPS, lowered_step, measure, table
+from envs.vmas.simulator import scenario_names
 from envs.vmas.world import VmasWorld
+from tests.envs.chain_cases import FEWER
 
 
 def test_a_row_says_how_a_kernel_compares(record_property):
@@ -32,17 +34,21 @@ def test_a_row_of_gradients_says_how_they_compare(record_property):
     assert "| operations of the gradients |" in text and f"| mpe/simple_push | {row['operations']:,} |" in text
 
 
-SHORT = (  # gradients of up to 10,000 operations
-    "balance", "reverse_transport", "transport", "wheel", "wind_flocking", "dispersion", "dropout", "debug/asym_joint",
-    "debug/circle_trajectory", "debug/diff_drive", "debug/drone", "debug/goal", "debug/line_trajectory",
-    "debug/vel_control", "mpe/simple", "mpe/simple_adversary", "mpe/simple_crypto", "mpe/simple_reference",
-    "mpe/simple_speaker_listener", "mpe/simple_spread", "mpe/simple_world_comm",
-)  # fmt: skip
+WITHOUT = {"debug/pollock", "debug/waterfall", "road_traffic"}  # gradients; docs/kernels.md says why
+# Fewer still than steps are compared with, and substeps: gradients are the longer programs. The command has all of it.
+SHORT = FEWER | {
+    "ball_passage": {"n_passages": 10},
+    "debug/kinematic_bicycle": {"n_agents": 1},  # the bicycle, and nothing that it touches
+    "discovery": {"n_agents": 2, "n_targets": 2},
+    "joint_passage": {"n_passages": 10, "asym_package": False},
+    "joint_passage_size": {"n_passages": 4},
+    "passage": {"n_passages": 10},
+}
 
 
-@pytest.mark.parametrize("scenario", SHORT)
+@pytest.mark.parametrize("scenario", sorted(set(scenario_names()) - WITHOUT))
 def test_gradients_are_those_of_differences(scenario, record_property):
-    row = measure(scenario, chips=(), gradients=True)
+    row = measure(scenario, chips=(), gradients=True, scenario_kwargs=SHORT.get(scenario))
     assert not row["why"] and row["compared"] > 1000 and row["astray"] <= row["compared"] / 200
     record_property("CUDA sources run on the CPU", f"gradients of {scenario}")
 
