@@ -68,7 +68,6 @@ class KernelStepper:
         self._actions = [  # (group, where the kernel finds it, shape, dtype)
             (n, ("action", n), (self.world.num_envs, g.n_agents, g.action.size), g.action.dtype) for n, g in groups
         ]
-        self._new = {} if self.kernel.device.type == "cpu" else {"device": self.kernel.device}
 
     # ---- what may have changed
 
@@ -186,12 +185,14 @@ class KernelStepper:
         return self.world.count_step()
 
     def _point(self, action: dict[str, Tensor]) -> None:
-        point = self.kernel.point
+        point, device = self.kernel.point, self.kernel.device
         for name, place, shape, dtype in self._actions:
             value = action.get(name)
             if value is None or value.shape != shape:
                 raise misshapen(name, shape, value)
-            if value.dtype != dtype or not value.is_contiguous():
+            if value.device != device:  # the kernel takes addresses
+                raise EnvError(f"the actions of {name!r} lie on {value.device}, and the environment on {device}.")
+            if value.requires_grad or value.dtype != dtype or not value.is_contiguous():
                 value = value.detach().to(dtype).contiguous()
             point(place, value)
 
@@ -207,9 +208,9 @@ class KernelStepper:
             return self._by_simulator(action)
         shift, num_envs = self._before(action), self.world.num_envs
         kernel = self.kernel
-        out = {key: torch.empty(shape, **self._new) for key, shape in self._outputs}
-        ended = torch.empty(num_envs, dtype=torch.bool, **self._new)
-        over = torch.empty(num_envs, dtype=torch.bool, **self._new)
+        new = kernel.state.new_empty  # float32 on the kernel's device, whatever torch's defaults are
+        out = {key: new(shape) for key, shape in self._outputs}
+        ended, over = new(num_envs, dtype=torch.bool), new(num_envs, dtype=torch.bool)
         for key, value in out.items():
             kernel.point(key, value)
         self._bound = None
@@ -268,8 +269,8 @@ class KernelStepper:
         self.kernel.bind(rollout, steps=True)
         self._bound = self.kernel
         if self.world.agent_masks is not None:
-            where = self.kernel.device
-            self._said = {k: torch.empty(shape, device=where) for k, shape in self._outputs if is_said(k)}
+            new = self.kernel.state.new_empty
+            self._said = {k: new(shape) for k, shape in self._outputs if is_said(k)}
             self.kernel.bind(self._said)
 
     def _settle(self, t: int) -> None:

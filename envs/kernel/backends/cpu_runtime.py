@@ -46,12 +46,13 @@ class KernelStep:
         self._strides = (ctypes.c_int64 * len(self._index))()
         width = self._open(library)
         self._stride = -(-num_envs // width) * width  # m: padded environments, so that whole vectors may be loaded
-        self.state = torch.zeros(max(len(places.fields), 1), self._stride, device=self.device)
+        floats = {"dtype": torch.float32, "device": self.device}  # whatever torch's defaults are
+        self.state = torch.zeros(max(len(places.fields), 1), self._stride, **floats)
         self.tables = {
             p: torch.zeros(num_envs, n, dtype=torch.uint8 if kind == "b" else torch.float32, device=self.device)
             for p, n, kind in places.tables
         }
-        self.random = torch.zeros(num_envs, max(places.noise, 1), device=self.device)
+        self.random = torch.zeros(num_envs, max(places.noise, 1), **floats)
         self.pool_size, self.pools, self.slot = 0, 1, 0  # P; pools side by side, and which of them is in use
         self._kept: dict[tuple, Tensor] = {}
         self.columns = _columns(places.fields, self.device)
@@ -165,11 +166,10 @@ class KernelStep:
         self._check_constants(read)
         if self.pool_size != size:
             rows = size * self.pools
-            self.pool = torch.zeros(rows, max(len(self.places.fields), 1), device=self.device)
+            self.pool = self.state.new_zeros(rows, max(len(self.places.fields), 1))
             tables = {("pool_table", p): t.new_zeros(rows, *t.shape[1:]) for p, t in self.tables.items()}
             fresh = {
-                ("fresh", *key): torch.zeros(rows, *observed[key].shape[1:], device=self.device)
-                for key in self.places.restarted
+                ("fresh", *key): self.state.new_zeros(rows, *observed[key].shape[1:]) for key in self.places.restarted
             }
             self.pool_size = size
             self.bind({("pool",): self.pool, **tables, **fresh})

@@ -239,6 +239,41 @@ def test_steps_carry_no_gradients_and_keep_no_graph_of_the_actions(fast, dtype):
         twin.step_into(t, action)
         found = [*step.observation.values(), *step.next_observation.values(), *step.reward.values()]
         assert not any(value.requires_grad for value in [*found, *into.values(), *reward.values()])
+        if fast == "kernel":
+            assert not any(value.requires_grad for value in env.stepper.kernel._kept.values())
         for name in into:
             assert torch.equal(step.observation[name], into[name][t])
             assert torch.equal(step.reward[name], reward[name][t])
+
+
+@pytest.mark.parametrize("default", ["device", "dtype"])
+@pytest.mark.parametrize("scenario", ["transport", "debug/goal"])
+def test_what_torch_makes_by_default_moves_no_step(scenario, default):
+    env, twin = (VmasEnv(scenario, num_envs=4, max_steps=3, fast="kernel", seed=0) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    for each in (env, twin):
+        each.reset(0)
+        each.step(each.random_action(torch.Generator().manual_seed(1)))
+    for _ in range(7):
+        action = env.random_action(generator)
+        expected = twin.step(action)
+        try:
+            torch.set_default_dtype(torch.float64 if default == "dtype" else torch.float32)
+            with torch.device("meta" if default == "device" else "cpu"):
+                found = env.step(action)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        for name in env.spec.groups:
+            assert torch.equal(found.observation[name], expected.observation[name])
+            assert torch.equal(found.reward[name], expected.reward[name])
+            assert found.reward[name].dtype == torch.float32
+        assert torch.equal(found.truncated, expected.truncated)
+
+
+def test_actions_of_another_device_are_refused_before_the_step():
+    env, twin = (VmasEnv("transport", num_envs=4, fast="kernel", seed=0) for _ in range(2))
+    env.reset(0), twin.reset(0)
+    action = env.random_action(torch.Generator().manual_seed(0))
+    with pytest.raises(EnvError, match="the actions of 'agents' lie on meta, and the environment on cpu"):
+        env.step({name: value.to("meta") for name, value in action.items()})
+    assert torch.equal(env.step(action).observation["agents"], twin.step(action).observation["agents"])
