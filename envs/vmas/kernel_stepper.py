@@ -58,6 +58,7 @@ class KernelStepper:
         work = SPEED * compilation.facts["operations"] * self.world.num_envs
         threads = max(1, min(torch.get_num_threads(), int(work / SPREAD)))
         self.kernel: KernelStep | None = compilation.step(self.world.num_envs, threads)
+        self._here = self.kernel.device.type == "cpu"
         self._outputs = []  # (name to bind, kind, group, key, shape, dtype)
         for key, _ in self.kernel.places.outputs:
             shape = (self.world.num_envs, *self.kernel.places.inner[key])
@@ -185,13 +186,13 @@ class KernelStepper:
         return self.world.count_step()
 
     def _point(self, action: dict[str, Tensor]) -> None:
-        point, device = self.kernel.point, self.kernel.device
+        point, here = self.kernel.point, self._here
         for name, place, shape, dtype in self._actions:
             value = action.get(name)
             if value is None or value.shape != shape:
                 raise misshapen(name, shape, value)
-            if value.device != device:  # the kernel takes addresses
-                raise EnvError(f"the actions of {name!r} lie on {value.device}, and the environment on {device}.")
+            if here and not value.is_cpu:  # the kernel takes addresses; a GPU's looks itself
+                raise EnvError(f"the actions of {name!r} lie on {value.device}, and the environment on cpu.")
             if value.requires_grad or value.dtype != dtype or not value.is_contiguous():
                 value = value.detach().to(dtype).contiguous()
             point(place, value)
