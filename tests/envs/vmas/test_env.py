@@ -270,10 +270,12 @@ def test_what_torch_makes_by_default_moves_no_step(scenario, default):
         assert torch.equal(found.truncated, expected.truncated)
 
 
-def test_actions_of_another_device_are_refused_before_the_step():
-    env, twin = (VmasEnv("transport", num_envs=4, fast="kernel", seed=0) for _ in range(2))
+def test_actions_of_another_device_are_refused_before_anything_changes():
+    env, twin = (VmasEnv("transport", num_envs=4, max_steps=3, pool_every=2, fast="kernel", seed=0) for _ in range(2))
     env.reset(0), twin.reset(0)
-    action = env.random_action(torch.Generator().manual_seed(0))
-    with pytest.raises(EnvError, match="the actions of 'agents' lie on meta, and the environment on cpu"):
-        env.step({name: value.to("meta") for name, value in action.items()})
-    assert torch.equal(env.step(action).observation["agents"], twin.step(action).observation["agents"])
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(7):  # every second step begins with new resets
+        action = env.random_action(generator)
+        with pytest.raises(EnvError, match="the actions of 'agents' lie on meta, and the environment on cpu"):
+            env.step({name: value.to("meta") for name, value in action.items()})
+        assert torch.equal(env.step(action).observation["agents"], twin.step(action).observation["agents"])
