@@ -17,18 +17,36 @@ from marl.core.errors import UserError
 STATE = "/state"  # the global state's key where it lies among the groups' observations; no group has a slash
 
 
+REFUSED = "not a number, or outside of the allowed choices"
+
+
 class EnvError(UserError):
     """A user's mistake about an environment."""
 
 
 class ActionError(EnvError):
-    """The environment refuses an action: it is not a number, or outside of the allowed choices."""
+    """The environment refuses an action: it holds what is no number, or none of the choices."""
 
 
 def misshapen(name: str, shape: tuple[int, ...], value: Tensor | None) -> EnvError:
     """What to raise where a group's action is missing, or not of this shape [E, A, D]."""
     got = f"no group {name!r}" if value is None else f"shape {tuple(value.shape)} for group {name!r}"
     return EnvError(f"actions must be {{{name!r}: {list(shape)}, …}}, got {got}.")
+
+
+def check_actions(where: str, spec: EnvSpec, num_envs: int, action: Mapping[str, Tensor]) -> None:
+    """Looks at actions {group: [E, A, D]}, waiting for their device; where: the environment's name.
+
+    Raises:
+        EnvError: a group is missing, or its actions have another shape.
+        ActionError: a number is not finite, or none of its choices.
+    """
+    for name, group in spec.groups.items():
+        shape, value = (num_envs, group.n_agents, group.action.size), action.get(name)
+        if value is None or value.shape != shape:
+            raise misshapen(name, shape, value)
+        if not bool(torch.isfinite(value).all() & group.action.chosen(value).all()):
+            raise ActionError(f"{where} refused the action of group {name!r}: {REFUSED}.")
 
 
 @dataclass(eq=False)

@@ -51,6 +51,12 @@ class ActionSpec:
         """Whether every continuous number has a finite range, padded ones included."""
         return self.low is None or self.high is None or bool((self.high - self.low).isfinite().all())
 
+    def chosen(self, action: Tensor) -> Tensor:
+        """Which choices of an action [..., A, D] there are: bool [..., A, K], whole numbers in [0, n)."""
+        choice = action[..., self.n_continuous :]
+        counts = torch.tensor(self.nvec, device=action.device)
+        return (choice >= 0) & (choice < counts) & (choice == choice.long())
+
     def clamped(self, action: Tensor) -> Tensor:
         """An action [..., A, D] with its continuous numbers in [low, high]; whole ones as they are."""
         if self.low is None:

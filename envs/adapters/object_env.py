@@ -22,7 +22,7 @@ from envs.adapters.copies.env_copies import Copy, Moved, Seen
 from envs.adapters.copies.env_workers import Crew, joined
 from envs.adapters.copies.host_infos import MASK, stacked
 from envs.adapters.copies.observation_rows import ObservationRow
-from envs.base import ActionError, Env, EnvError, Transition, misshapen
+from envs.base import Env, EnvError, Transition, check_actions
 from envs.grouping import Group, assign
 from envs.infos import InfoRules
 from envs.remaining_time import RemainingTime
@@ -201,15 +201,10 @@ class HostEnv(Env):
 
     def _rows(self, action: dict[str, Tensor]) -> np.ndarray:
         """Actions of all agents one after the other, float64 [E, numbers]."""
+        check_actions(self.name, self.spec, self.num_envs, action)
         handed: list[Any] = [None] * len(self.layout.agents)
         for name, group in self._groups.items():
-            shape = (self.num_envs, group.spec.n_agents, group.spec.action.size)
-            value = action.get(name)
-            if value is None or value.shape != shape:
-                raise misshapen(name, shape, value)
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise ActionError(f"{self.name} refused the action of group {name!r}: not a number.")
-            group.split_actions(value, handed)
+            group.split_actions(action[name], handed)
         return torch.cat([h.double() for h in handed], 1).numpy()
 
     def snapshot(self) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from envs.base import ActionError, Env, EnvError, Transition, misshapen
+from envs.base import Env, EnvError, Transition, check_actions
 from marl.core.seeding import spread
 
 
@@ -58,13 +58,8 @@ class ReplayedEnv(Env):
 
     @torch.no_grad()
     def step(self, action: dict[str, Tensor]) -> Transition:
-        """One step of all with {group: [E, A, D]}. Raises EnvError for other groups or shapes, and for nan."""
-        for name, group in self.spec.groups.items():
-            shape, value = (self.num_envs, group.n_agents, group.action.size), action.get(name)
-            if value is None or value.shape != shape:
-                raise misshapen(name, shape, value)
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise ActionError(f"{self.name} refused the action of group {name!r}: not a number.")
+        """One step of all with {group: [E, A, D]}. Raises as `check_actions`."""
+        check_actions(self.name, self.spec, self.num_envs, action)
         waiting = self._waiting()
         moved = self._play({name: action[name].cpu().clone() for name in self.spec.groups})
         if self.restart_every is not None and len(self._tape) >= self.restart_every:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.base import STATE, ActionError, EnvError, Transition, misshapen
+from envs.base import REFUSED, STATE, ActionError, EnvError, Transition, misshapen
 from envs.kernel.backends.cpu_runtime import KernelStep
 from envs.kernel.bound_rollout import BoundRollout
 from envs.kernel.compile import Compiled, ScenarioState, compiled
@@ -279,4 +279,4 @@ class KernelStepper:
 
 def refused_action() -> ActionError:
     """What a step tells of an action that the simulator would not take."""
-    return ActionError("the simulator refused the action: not a number, or outside of the allowed choices.")
+    return ActionError(f"the simulator refused the action: {REFUSED}.")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.base import STATE, ActionError, EnvError, Transition, misshapen
+from envs.base import REFUSED, STATE, ActionError, EnvError, Transition, misshapen
 from envs.grouping import Group, agent_actions, assign, flatten, flatten_info
 from envs.kernel.verification.audit import StepAudit
 from envs.observation_parts import of_tensors
@@ -223,13 +223,15 @@ class VmasWorld:
         sim, pool = self.simulator, self.pool
         with pool.stream:
             try:
+                handed = self.split_actions(action)
+                for name, group in self.groups.items():
+                    if group.wrap and not bool(group.spec.action.chosen(action[name]).all()):
+                        raise ActionError(f"the simulator refused the action of group {name!r}: {REFUSED}.")
                 with naming_errors(self.scenario, self.ticks + 1):
-                    observations, rewards, terminated, over, infos = sim.step(self.split_actions(action))
+                    observations, rewards, terminated, over, infos = sim.step(handed)
             except AssertionError as error:
                 reason = f": {error}" if str(error) else ""
-                raise ActionError(
-                    f"the simulator refused the action: not a number, or outside of the allowed choices{reason}."
-                ) from error
+                raise ActionError(f"the simulator refused the action: {REFUSED}{reason}.") from error
         names = [agent.name for agent in sim.agents]
         check_outputs(
             self.scenario, self.ticks + 1, self.num_envs, names, observations, rewards, terminated, self._widths

@@ -44,6 +44,23 @@ FUNCTIONS = {
 }
 
 
+def refusals(places: Layout, i: int, number: str, flag: str) -> list[str]:
+    """Statements that set `flag` where a number of group i's action is refused: no number, or none of its choices.
+
+    number: the expression of its number k, as a float.
+    """
+    group, count, _ = places.actions[i]
+    choices = places.choices[group]
+    same = len(set(choices)) == 1
+    statements = []
+    for first, n in enumerate(choices[:1] if same else choices):
+        outside = f"or_(not_(and_(le(K(0.0f), {number}), lt({number}, K({n}.0f)))), ne({number}, floor_({number})))"
+        refused = outside if n else f"ne({number}, {number})"
+        step = 1 if same else len(choices)
+        statements.append(f"for (int k = {first}; k < {count}; k += {step}) if (any({refused})) {flag} = 1;")
+    return statements
+
+
 class Writer:
     """Turns scheduled steps into statements. Subclasses speak another dialect of C."""
 

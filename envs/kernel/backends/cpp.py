@@ -4,7 +4,7 @@ Depth-first order keeps few values alive; a value is stored as soon as it is kno
 statements are split into functions that hand values on through memory, since compilers take more than linear time.
 """
 
-from envs.kernel.backends.c_writer import Writer, parts_of
+from envs.kernel.backends.c_writer import Writer, parts_of, refusals
 from envs.kernel.ir.layout import Layout
 from envs.kernel.ir.lowered_step import Lowered
 
@@ -43,7 +43,7 @@ def emit(lowered: Lowered, places: Layout) -> str:
         source += [
             f"float a{i}[{count}][W];",
             f"take(a{i}, (const {kind}*)p[{index['action', group]}] + e * {count}L, {count}L, n);",
-            f"for (int k = 0; k < {count}; k++) if (any(ne(load(a{i}[k]), load(a{i}[k])))) *(int*)p[{index['nan',]}] = 1;",
+            *refusals(places, i, f"load(a{i}[k])", f"*(int*)p[{index['refused',]}]"),
         ]
     for i, (path, count, kind) in enumerate(places.tables):
         source += [f"{cell_of(kind)}* T{i} = ({cell_of(kind)}*)p[{index['table', path]}] + e * {count}L;"]

@@ -79,18 +79,18 @@ class KernelStep:
         return library.width()
 
     def _watch_actions(self) -> None:
-        """Names the number that a step whose actions hold a nan sets."""
-        self._saw_nan = ctypes.c_int(0)
-        self._bases[self._index["nan",]] = ctypes.addressof(self._saw_nan)
+        """Names the number that a step sets which is given an action that is refused."""
+        self._saw_refused = ctypes.c_int(0)
+        self._bases[self._index["refused",]] = ctypes.addressof(self._saw_refused)
 
     def refused(self, ask: bool = False) -> bool:
-        """Whether a step since the last call had a nan among its actions.
+        """Whether a step since the last call had a number among its actions that is nan, or none of its choices.
 
         On a GPU as far as is known by now, which is asked for every hundred steps, or now.
         """
-        if not self._saw_nan.value:
+        if not self._saw_refused.value:
             return False
-        self._saw_nan.value = 0
+        self._saw_refused.value = 0
         return True
 
     def bind(self, tensors: dict[tuple, Tensor | None], steps: bool = False) -> None:

@@ -18,6 +18,7 @@ class Layout:
     outputs: list[tuple[tuple, int]]  # (key, numbers per environment), floats
     restarted: list[tuple]  # keys among the outputs that are also given after the auto-reset
     inner: dict[tuple, tuple[int, ...]]  # key -> shape of an output without E
+    choices: dict[str, list[int]]  # group -> of each of its numbers, how many choices there are; 0: a continuous one
 
     @property
     def pointers(self) -> list[tuple]:
@@ -28,7 +29,7 @@ class Layout:
         names += [key for key, _ in self.outputs]
         for key in self.restarted:
             names += [("after", *key), ("fresh", *key)]
-        return [*names, ("terminated",), ("truncated",), ("nan",)]
+        return [*names, ("terminated",), ("truncated",), ("refused",)]
 
 
 def layout(lowered: Lowered, spec: EnvSpec) -> Layout:
@@ -50,6 +51,7 @@ def layout(lowered: Lowered, spec: EnvSpec) -> Layout:
         outputs,
         [key for key, _ in outputs if key[0] == "observation"],
         {key: array.shape for key, array in lowered.outputs.items()},
+        {name: [0] * g.action.n_continuous + [*g.action.nvec] for name, g in spec.groups.items()},
     )
 
 

@@ -134,6 +134,19 @@ def _cat(low: Lowering, node: Node, tensors, dim=0):
     return np.concatenate(parts, dim)
 
 
+@lowers("constant_pad_nd.default")
+def _pad(low: Lowering, node: Node, a, pads, value=0):
+    """`pads`: (before, after) of the last dimension, then of the one before it, …; negative ones cut off."""
+    shape, kind = low.tensor(a).shape, low.result_kind(node)
+    widths = [(0, 0)] * (len(shape) - len(pads) // 2) + list(zip(pads[-2::-2], pads[::-2], strict=True))
+    if any(both != (0, 0) and low.over_envs(shape, d) for d, both in enumerate(widths)):
+        return low.poisoned(node, "adds or takes away environments")
+    array = low.array(a)
+    kept = [slice(max(-b, 0), n - max(-a, 0)) for n, (b, a) in zip(array.shape, widths, strict=True)]
+    wider = [(max(before, 0), max(after, 0)) for before, after in widths]
+    return np.pad(array[tuple(kept)], wider, constant_values=low.program.const(value, kind))
+
+
 @lowers("repeat.default")
 def _repeat(low: Lowering, node: Node, a, repeats):
     shape = low.tensor(a).shape

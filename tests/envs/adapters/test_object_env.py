@@ -11,7 +11,7 @@ from envs.adapters.copies.action_rows import in_space
 from envs.adapters.gymnasium_env import GymnasiumEnv, PettingZooEnv
 from envs.adapters.object_env import action_spec
 from envs.adapters.to_torchrl import TorchRLEnv
-from envs.base import EnvError
+from envs.base import ActionError, EnvError
 from marl.core.errors import UserError
 
 SPREAD = "mpe2.simple_spread_v3.parallel_env"
@@ -129,3 +129,12 @@ def test_wrong_actions_are_refused():
         env.step({"agents": torch.zeros(2, 1)})
     with pytest.raises(EnvError, match="not a number"):
         env.step({"agents": torch.full((2, 1, 1), torch.nan)})
+
+
+@pytest.mark.parametrize("choice", [-1, 2])
+def test_what_is_no_choice_is_refused_before_it_is_played(choice):
+    env = GymnasiumEnv("CartPole-v1", num_envs=2)
+    played = env.snapshot()
+    with pytest.raises(ActionError, match="'agents': not a number, or outside of the allowed choices"):
+        env.step({"agents": torch.tensor([[[0]], [[choice]]])})
+    assert all(torch.equal(value, played[name]) for name, value in env.snapshot().items())

@@ -5,7 +5,7 @@ import torch
 from torchrl.envs import GymEnv, SerialEnv
 
 from envs.adapters.torchrl_env import FromTorchRL
-from envs.base import EnvError
+from envs.base import ActionError, EnvError
 from envs.vmas.env import VmasEnv
 from marl.core.seeding import spread
 
@@ -181,5 +181,7 @@ def test_wrong_actions_and_snapshots_are_rejected():
         env.step({"agents": torch.zeros(3, 1, 2)})
     with pytest.raises(EnvError, match="not a number"):
         env.step({"agents": torch.full((3, 1, 1), torch.nan)})
+    with pytest.raises(ActionError, match="outside of the allowed choices"):
+        make("one-hot").step({"agents": torch.full((3, 1, 1), 99)})
     with pytest.raises(EnvError, match="the snapshot is another environment's"):
         env.restore(make("one-hot", 2).snapshot())

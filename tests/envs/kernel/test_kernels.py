@@ -1,5 +1,6 @@
 """Kernels against the eager environment: whole transitions, restarts, snapshots, rollout buffers, refusals."""
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from tests.fixtures.kernels import kernels_made_anew
 
 pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler here")
 
+SPEAKING = {"team": ["speaker", "listener_0"]}
 SETTINGS = [
+    {"scenario": "simple_speaker_listener", "heterogeneous": "pad", "groups": SPEAKING},
     {"scenario": "simple_spread"},
     {"scenario": "debug/goal", "global_state": True},
     {"scenario": "dropout"},
@@ -152,6 +155,38 @@ def test_actions_are_clamped_and_nan_is_refused():
         fast.step({name: torch.full_like(action, float("nan"))})
     with pytest.raises(EnvError, match="actions must be"):
         fast.step({name: action[:, :1]})
+
+
+CHOICES = [
+    ("simple_tag", {"continuous_actions": False}),
+    ("simple_tag", {"continuous_actions": False, "multi_discrete": True}),
+    ("simple_reference", {"words": "discrete"}),
+    # choices of the narrower agent wrap around, as far as the widest one's go
+    ("simple_speaker_listener", {"continuous_actions": False, "heterogeneous": "pad", "groups": SPEAKING}),
+]
+
+
+@pytest.mark.parametrize(("scenario", "settings"), CHOICES)
+def test_what_is_no_choice_is_refused_by_kernel_and_simulator(scenario, settings):
+    fast, eager = pair(scenario=scenario, **settings)
+    assert fast.path == "kernel" and eager.path != "kernel"
+    good = eager.random_action(torch.Generator().manual_seed(0))
+    for name, group in eager.spec.groups.items():
+        spec = group.action
+        for column, n in enumerate(spec.nvec, spec.n_continuous):
+            for agent, choice in itertools.product(
+                range(group.n_agents), [-1, n, n + 90, 2**40] + [0.5, torch.nan] * (spec.kind == "hybrid")
+            ):
+                bad = good | {name: good[name].clone()}
+                bad[name][-1, agent, column] = choice
+                for env in (fast, eager):
+                    with pytest.raises(ActionError, match="outside of the allowed choices"):
+                        env.step(bad)
+            most = good | {name: good[name].clone()}
+            most[name][..., column] = n - 1
+            for env in (fast, eager):
+                env.reset(1)
+            assert_same(fast.step(most), eager.step(most))
 
 
 def test_a_state_that_resets_never_give_gets_a_kernel_that_assumes_nothing():

@@ -115,9 +115,10 @@ def test_a_chosen_word_is_heard_as_one_hot():
     assert taken["rooted"] == ([], [0, 0, 1, 0]) and taken["listener"] == (pytest.approx([1.5, -2.0]), None)
 
 
+@pytest.mark.parametrize("fast", ["off", "kernel"])
 @pytest.mark.parametrize("word", [float(WORDS), -1.0, 1.5, float("nan")])
-def test_what_is_no_word_is_refused(word: float):
-    env = make(words="discrete")
+def test_what_is_no_word_is_refused(word: float, fast: str):
+    env = make(fast, words="discrete")
     action = env.random_action(torch.Generator().manual_seed(0))
     action["turning"][1, 0, 3] = word
     with pytest.raises(ActionError, match="the simulator refused the action"):

@@ -59,7 +59,7 @@ class CudaStep(KernelStep):
 
     def _watch_actions(self) -> None:
         self._flag = torch.zeros(1, dtype=torch.int32, device=self.device)
-        self._bases[self._index["nan",]] = self._flag.data_ptr()
+        self._bases[self._index["refused",]] = self._flag.data_ptr()
         self._arrived: Arrived | None = None
         self._steps = 0
         self._pinned_beside = {path: (theirs.cpu(), values.cpu()) for path, (theirs, values) in self._pinned.items()}
@@ -115,7 +115,7 @@ class CudaStep(KernelStep):
             self.draw(self.device, stream.generator)
 
     def refused(self, ask: bool = False) -> bool:
-        """Whether a step had a nan among its actions, as far as that has reached the host; costs no wait."""
+        """Whether a step was given what is refused, as far as that has reached the host; costs no wait."""
         self._steps += 1
         if self._arrived is not None:
             flags = self._arrived()

@@ -8,7 +8,7 @@ that are not inlined and hand values on in local memory, since ptxas takes more 
 
 import re
 
-from envs.kernel.backends.c_writer import Writer, parts_of
+from envs.kernel.backends.c_writer import Writer, parts_of, refusals
 from envs.kernel.backends.cpp import cell_of
 from envs.kernel.ir.layout import Layout
 from envs.kernel.ir.lowered_step import Lowered
@@ -51,6 +51,7 @@ F vb sel(vb c, vb a, vb b) { return c ? a : b; }
 F vb not_(vb a) { return !a; }
 F vb and_(vb a, vb b) { return a & b; }
 F vb or_(vb a, vb b) { return a | b; }
+F bool any(vb a) { return a; }
 F vb xor_(vb a, vb b) { return a != b; }
 F vf num(vb a) { return a ? 1.0f : 0.0f; }
 F vb truth(vf a) { return a != 0.0f; }
@@ -167,10 +168,8 @@ def emit_cuda(lowered: Lowered, places: Layout, part: int = PART) -> str:
         "if (e >= E) return;",
         f"float done[2], t[{max(handed, 1)}];",
     ]
-    for i, (_, count, integers) in enumerate(places.actions):
-        if not integers:
-            check = f"if (a{i}[k] != a{i}[k]) *(int*)w.base[{index['nan',]}] = 1;"
-            source += body([f"for (int k = 0; k < {count}; k++) {check}"])
+    for i in range(len(places.actions)):
+        source += body(refusals(places, i, f"(float)a{i}[k]", f"*(int*)w.base[{index['refused',]}]"))
     source += [f"part{i}(w, now, e, m, t, done);" for i in range(len(parts))]
     source += [
         f"if (w.base[{index[name,]}]) ((unsigned char*)(w.base[{index[name,]}] + now * w.stride[{index[name,]}]))[e] = "

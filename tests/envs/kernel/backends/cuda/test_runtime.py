@@ -130,6 +130,17 @@ def test_a_nan_is_told_without_waiting_for_it(emulated):
         env.step(good)
 
 
+@pytest.mark.parametrize("choice", [-1, 9])
+def test_what_is_no_choice_is_told(emulated, choice):
+    env = VmasEnv("simple_tag", num_envs=E, fast="kernel", continuous_actions=False)
+    bad = env.random_action()
+    next(iter(bad.values()))[-1, -1] = choice
+    env.step(bad)
+    env.figures()  # asks
+    with pytest.raises(ActionError, match="outside of the allowed choices"):
+        env.figures()
+
+
 def test_an_iteration_s_end_asks_for_it(emulated):
     env = VmasEnv("debug/goal", num_envs=E, fast="kernel")
     env.step({name: torch.full_like(value, torch.nan) for name, value in env.random_action().items()})
