@@ -148,9 +148,17 @@ def test_mistakes_in_a_plan_are_told(protocol, tmp_path: Path, changes: dict, me
             protocol.main(wrong)
 
 
-def test_the_plan_that_is_kept_fits() -> None:
+DISCRETE = ["algo=qmix", "env.continuous_actions=false"]
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("on_policy", []), ("on_policy", ["algo=ippo"]), ("off_policy", []), ("off_policy", ["algo=maddpg"]),
+     ("off_policy", DISCRETE)],
+)  # fmt: skip
+def test_the_plans_that_are_kept_fit(protocol, name: str, more: list[str]) -> None:
     """Every scenario and candidate composes; the scenarios are those that the choice and the judgement are about."""
-    plan = yaml.safe_load((ROOT / "docs/scripts/protocol/on_policy.yaml").read_text())
+    plan = vars(protocol.read_plan(ROOT / f"docs/scripts/protocol/{name}.yaml", more))
     assert len(plan["choose"]) == 8 and len(plan["judge"]) == 6 and not plan["choose"].keys() & plan["judge"].keys()
     assert not next(iter(plan["candidates"].values()))  # the first is the default
     for scenario in (*plan["choose"], *plan["judge"]):
