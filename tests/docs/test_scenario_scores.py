@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from marl.config import compose
 from marl.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-SCORES = sorted((ROOT / "docs/scripts/protocol").glob("scores_*.csv"))
+FOLDER = ROOT / "docs/scripts/protocol"
+SCORES = [FOLDER / f"scores_{algorithm}.csv" for algorithm in ("ippo", "mappo")]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,22 @@ def test_settings_without_runs_have_no_columns(scenarios) -> None:
     ]
 
 
+def test_algorithms_side_by_side_by_hand(scenarios) -> None:
+    """a: random 0, best 10. b: no run is above random, so it says nothing over all. c: not of every algorithm."""
+    rows = [row(name, "", 0, value, "random") for name, value in {"a": 0.0, "b": 5.0, "c": 0.0}.items()]
+    for seed, (theirs, ours) in enumerate(((2.0, 10.0), (4.0, 6.0))):
+        rows += [row("a", "normalized", seed, theirs), row("a", "defaults", seed, ours, "shac")]
+        rows += [row("b", "normalized", seed, 1.0), row("b", "defaults", seed, 1.0, "shac")]
+    rows.append(row("c", "normalized", 0, 1.0))
+    assert scenarios.beside({scenarios.key(each): each for each in rows}) == [
+        "| scenario | random | MAPPO `normalized` | SHAC `defaults` |",
+        "|---|---|---|---|",
+        "| a | 0 | **3** [2, 4] | **8** [6, 10] |",
+        "| b | 5 | **1** [1, 1] | **1** [1, 1] |",
+        "| IQM over all | 0 | **0.300** [0.200, 0.400] | **0.800** [0.600, 1.000] |",
+    ]
+
+
 @pytest.mark.parametrize("path", SCORES, ids=[path.stem for path in SCORES])
 def test_the_page_shows_what_is_kept(scenarios, path: Path) -> None:
     page = (ROOT / "docs/defaults.md").read_text()
@@ -87,7 +105,11 @@ def test_a_run_is_judged_and_kept_once(scenarios, tmp_path: Path, capsys) -> Non
 def test_other_settings_and_frames_are_refused(scenarios, tmp_path: Path) -> None:
     config = {"algo": {"normalize_observation": True, "value_norm": "none"}, "network": {"init": "default"}}
     with pytest.raises(UserError, match="neither defaults_0_1 nor normalized"):
-        scenarios.settings(config)
+        scenarios.settings(config, "mappo")
+    own = compose.compose(["algo=shac", "env=vmas/wheel"])
+    assert scenarios.settings(own, "shac") == "defaults"
+    with pytest.raises(UserError, match=r"algo\.gamma, network\.hidden: differ from algo=shac"):
+        scenarios.settings(compose.compose(["algo=shac", "algo.gamma=0.9", "network.hidden=[8]"]), "shac")
     kept = {"scenario": "balance", "algorithm": "mappo", "settings": "defaults_0_1", "seed": 0, "frames": "600000"}
     settings = {"normalize_observation": False, "value_norm": "none", "critic": "concat"}
     algo = settings | {"_target_": "agents.algorithms.ppo.PPO"}

@@ -1,11 +1,12 @@
-"""Keeps the scores of runs on many scenarios in one file, and makes the tables of docs/defaults.md from it.
+"""Keeps the scores of runs on many scenarios in files, and makes tables of docs/defaults.md and results.md from them.
 
-    python docs/scripts/tables/scenarios.py SCORES.csv [FOLDER…]
+    python docs/scripts/tables/scenarios.py SCORES.csv… [FOLDER…]
 
-FOLDER: sweeps whose runs are added to SCORES.csv, each judged by the mode of its policy and by samples, and each
-scenario by uniform actions and by VMAS's own scripted policy where it brings one (the same 200 episodes each). What the
-file has already is not judged again. The tables are of all that the file holds, algorithm by algorithm: two settings
-side by side, then all scenarios.
+FOLDER: sweeps whose runs are added to the first SCORES.csv, each judged by the mode of its policy and by samples, and
+each scenario by uniform actions and by VMAS's own scripted policy where it brings one (the same 200 episodes each).
+What the file has already is not judged again. The tables are of all that the file holds, algorithm by algorithm: two
+settings side by side, then all scenarios. Of several files there is one table: all algorithms side by side, on the
+scenarios that all have.
 """
 
 import csv
@@ -23,6 +24,7 @@ import yaml
 from agents.evaluation.episodes import report
 from agents.tasks.episode_evaluation import EpisodeEvaluation
 from marl.checkpoints.transfer import load_policy
+from marl.config import compose
 from marl.core.errors import UserError
 from marl.core.files import write as write_file
 from marl.launch import build, cli
@@ -32,23 +34,36 @@ from marl.report.runs import algorithm_of
 COLUMNS = ("scenario", "algorithm", "settings", "seed", "frames", "mode", "samples", "seconds")
 EPISODES, SEED = 200, 3_000_000  # of what is judged here
 OLD, NEW = "defaults_0_1", "normalized"
+FILE = "defaults"  # those of conf/algo, of algorithms that have no other
 SETTINGS = {
     OLD: {"normalize_observation": False, "value_norm": "none", "init": "default", "last_gain": None},
     NEW: {"normalize_observation": True, "value_norm": "running", "init": "orthogonal", "last_gain": 0.01},
 }
 BASELINES = ("random", "scripted")
+PPO = ("ippo", "mappo")
 Row = dict[str, Any]
 
 
-def settings(config: Mapping[str, Any]) -> str:
-    """Which of the two settings a run of PPO has: those of version 0.1, or the normalised ones. Raises UserError."""
+def settings(config: Mapping[str, Any], algorithm: str) -> str:
+    """Which settings a run has: PPO those of version 0.1 or the normalised ones, others their file's. UserError."""
     algo = config["algo"]
+    if algorithm not in PPO:
+        whole = compose.compose([f"algo={algorithm}"])
+        changed = [f"{part}.{name}" for part in ("algo", "network") for name in differing(config[part], whole[part])]
+        if changed:
+            raise UserError(f"{', '.join(changed)}: differ from algo={algorithm}, whose own settings are compared here")
+        return FILE
     found = {key: algo.get(key) for key in ("normalize_observation", "value_norm")}
     found |= {key: config["network"].get(key) for key in ("init", "last_gain")}
     for name, wanted in SETTINGS.items():
         if found == wanted:
             return name
     raise UserError(f"{found}: are the settings of neither {OLD} nor {NEW}, which are all that is compared")
+
+
+def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Names of what two sections do not share."""
+    return sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
 
 
 def mean_return(task: EpisodeEvaluation, deterministic: bool = True, random: bool = False) -> float:
@@ -99,7 +114,7 @@ class Judge:
         config = yaml.safe_load((run / "config.yaml").read_text())
         summary = json.loads((run / "summary.json").read_text())
         base = {"scenario": config["env"]["scenario"], "algorithm": algorithm_of(config["algo"])}
-        base |= {"settings": settings(config), "seed": summary["seed"]}
+        base |= {"settings": settings(config, base["algorithm"]), "seed": summary["seed"]}
         if key(base) in known:
             if int(frames := known[key(base)]["frames"]) != summary["frames"]:
                 raise UserError(f"{run}: trained for {summary['frames']} frames; the run that is kept for {frames}")
@@ -159,7 +174,7 @@ def tables(rows: Mapping[tuple, Row], algorithm: str) -> list[str]:
     for _, row in sorted(rows.items()):  # the bootstrap follows their order
         if row["algorithm"] == algorithm:
             runs[row["scenario"], row["settings"]].append(row)
-    names = [name for name in (OLD, NEW) if any(kept == name for _, kept in runs)]  # that there are runs of
+    names = [name for name in (OLD, NEW, FILE) if any(kept == name for _, kept in runs)]  # that there are runs of
     columns = ["scenario", "random", "scripted"]
     for name in names:
         columns += [f"`{name}`", "its samples"]
@@ -191,6 +206,30 @@ def tables(rows: Mapping[tuple, Row], algorithm: str) -> list[str]:
     return [*lines, "", *over_all(strata, flat)]
 
 
+def beside(rows: Mapping[tuple, Row]) -> list[str]:
+    """The lines of one table of all algorithms by their modes, and how each does over the scenarios."""
+    runs: dict[tuple[str, str], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for _, row in sorted(rows.items()):
+        if row["algorithm"] not in BASELINES:
+            runs[row["algorithm"], row["settings"]][row["scenario"]].append(row)
+    names = [f"{algorithm.upper()} `{kept}`" for algorithm, kept in runs]
+    shared = sorted(set.intersection(*({*scenarios} for scenarios in runs.values())))
+    lines = [row_of(["scenario", "random", *names]), "|---" * (len(runs) + 2) + "|"]
+    strata: list[list[np.ndarray]] = [[] for _ in runs]
+    for scenario in shared:
+        scores = [np.array([row["mode"] for row in scenarios[scenario]]) for scenarios in runs.values()]
+        low, high = rows[scenario, "random", "", 0]["mode"], max(each.max() for each in scores)
+        lines.append(row_of([scenario, f"{low:.3g}", *map(shown, scores)]))
+        if high > low:
+            for kept, each in zip(strata, scores, strict=True):
+                kept.append(statistics.normalise(each, low, high))
+    cells = ["IQM over all", "0"]
+    for kept in strata:
+        low, high = statistics.interval(statistics.iqm, kept)
+        cells.append(f"**{statistics.iqm(kept):.3f}** [{low:.3f}, {high:.3f}]")
+    return [*lines, row_of(cells)]
+
+
 def over_all(strata: Mapping[str, Sequence[np.ndarray]], flat: Sequence[str]) -> list[str]:
     """The lines of the table over all scenarios; none without scenarios."""
     if not strata[OLD]:
@@ -213,18 +252,23 @@ def over_all(strata: Mapping[str, Sequence[np.ndarray]], flat: Sequence[str]) ->
 
 def main(arguments: Sequence[str]) -> None:
     """Add runs, then print the tables. Raises UserError."""
-    if not arguments or not arguments[0].endswith(".csv"):
+    files = [Path(each) for each in arguments if each.endswith(".csv")]
+    folders = [each for each in arguments if not each.endswith(".csv")]
+    if not files:
         raise UserError(f"the file of scores is missing: {__doc__.splitlines()[2].strip()}")
-    path, rows = Path(arguments[0]), read(Path(arguments[0]))
-    runs = sorted(run.parent for folder in arguments[1:] for run in Path(folder).rglob("summary.json"))
-    if arguments[1:] and not runs:
-        raise UserError(f"{arguments[1]}: holds no run that has ended (no summary.json)")
+    path, rows = files[0], read(files[0])
+    runs = sorted(run.parent for folder in folders for run in Path(folder).rglob("summary.json"))
+    if folders and not runs:
+        raise UserError(f"{folders[0]}: holds no run that has ended (no summary.json)")
     judge = Judge()
     for run in runs:
         if found := judge.rows(run, rows):
             rows |= {key(row): row for row in found}
             write(path, rows)
             print(f"{run}: {found[-1]['mode']}", file=sys.stderr, flush=True)
+    if len(files) > 1:
+        print("\n".join(beside({name: row for file in files for name, row in read(file).items()})))
+        return
     for algorithm in sorted({row["algorithm"] for row in rows.values()}.difference(BASELINES)):
         print("\n".join([f"{algorithm}:", "", *tables(rows, algorithm), ""]))
 
