@@ -34,19 +34,32 @@ def misshapen(name: str, shape: tuple[int, ...], value: Tensor | None) -> EnvErr
     return EnvError(f"actions must be {{{name!r}: {list(shape)}, …}}, got {got}.")
 
 
-def check_actions(where: str, spec: EnvSpec, num_envs: int, action: Mapping[str, Tensor]) -> None:
+def check_actions(env: Env, where: str, action: Mapping[str, Tensor]) -> None:
     """Looks at actions {group: [E, A, D]}, waiting for their device; where: the environment's name.
 
     Raises:
         EnvError: a group is missing, or its actions have another shape.
-        ActionError: a number is not finite, or none of its choices.
+        ActionError: a number is not finite, or none of its choices; those of the dead and of who waits are ignored.
     """
-    for name, group in spec.groups.items():
-        shape, value = (num_envs, group.n_agents, group.action.size), action.get(name)
+    for name, group in env.spec.groups.items():
+        shape, value = (env.num_envs, group.n_agents, group.action.size), action.get(name)
         if value is None or value.shape != shape:
             raise misshapen(name, shape, value)
-        if not bool(torch.isfinite(value).all() & group.action.chosen(value).all()):
+        chosen = group.action.chosen(value)
+        if not bool(chosen.all()):
+            masks = env.masks()[name] if group.masks else {}
+            for kind in masks.keys() & {"alive", "turn"}:
+                chosen = chosen | ~masks[kind].unsqueeze(-1)
+        if not bool(torch.isfinite(value).all() & chosen.all()):
             raise ActionError(f"{where} refused the action of group {name!r}: {REFUSED}.")
+
+
+def whole(name: str, value: Tensor) -> Tensor:
+    """A group's choices as int64, whatever their type. Raises ActionError for fractions, for which it waits."""
+    choices = value.long()
+    if value.is_floating_point() and not torch.equal(choices.to(value.dtype), value):
+        raise ActionError(f"the actions of {name!r} are refused: {REFUSED}.")
+    return choices
 
 
 @dataclass(eq=False)

@@ -52,10 +52,14 @@ class ActionSpec:
         return self.low is None or self.high is None or bool((self.high - self.low).isfinite().all())
 
     def chosen(self, action: Tensor) -> Tensor:
-        """Which choices of an action [..., A, D] there are: bool [..., A, K], whole numbers in [0, n)."""
+        """Which choices of an action [..., A, D] there are: bool [..., A, K], whole numbers in [0, n).
+
+        True of padded ones, which nothing reads.
+        """
         choice = action[..., self.n_continuous :]
         counts = torch.tensor(self.nvec, device=action.device)
-        return (choice >= 0) & (choice < counts) & (choice == choice.long())
+        there = (choice >= 0) & (choice < counts) & (choice == choice.long())
+        return there if self.mask is None else there | ~self.mask[:, self.n_continuous :].to(action.device)
 
     def clamped(self, action: Tensor) -> Tensor:
         """An action [..., A, D] with its continuous numbers in [low, high]; whole ones as they are."""

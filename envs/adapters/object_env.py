@@ -154,7 +154,7 @@ class HostEnv(Env):
         return {n: group.mask(choices) for n, group in self._groups.items() if "action" in group.spec.masks}
 
     def step(self, action: dict[str, Tensor]) -> Transition:
-        """One step of all copies with {group: [E, A, D]}. Raises EnvError for other groups or shapes, and for nan."""
+        """One step of all copies with {group: [E, A, D]}. Raises as `check_actions`."""
         rows = self._rows(action)
         for played, row in zip(self._played, rows, strict=True):
             played.append(row)
@@ -201,7 +201,7 @@ class HostEnv(Env):
 
     def _rows(self, action: dict[str, Tensor]) -> np.ndarray:
         """Actions of all agents one after the other, float64 [E, numbers]."""
-        check_actions(self.name, self.spec, self.num_envs, action)
+        check_actions(self, self.name, action)
         handed: list[Any] = [None] * len(self.layout.agents)
         for name, group in self._groups.items():
             group.split_actions(action[name], handed)

@@ -59,7 +59,7 @@ class ReplayedEnv(Env):
     @torch.no_grad()
     def step(self, action: dict[str, Tensor]) -> Transition:
         """One step of all with {group: [E, A, D]}. Raises as `check_actions`."""
-        check_actions(self.name, self.spec, self.num_envs, action)
+        check_actions(self, self.name, action)
         waiting = self._waiting()
         moved = self._play({name: action[name].cpu().clone() for name in self.spec.groups})
         if self.restart_every is not None and len(self._tape) >= self.restart_every:

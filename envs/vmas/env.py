@@ -174,7 +174,7 @@ class VmasEnv(Env):
     def step(self, action: dict[str, Tensor]) -> Transition:
         """One step of all environments with {group: [E, A, D]}; those that end are restarted within it.
 
-        Raises EnvError for actions of other groups or shapes, and for what the simulator refuses (nan).
+        Raises EnvError for actions of other groups or shapes, ActionError for what is no number or none of the choices.
         """
         return self.world.step(action) if self.stepper is None else self.stepper.step(action)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.base import REFUSED, STATE, ActionError, EnvError, Transition, misshapen
+from envs.base import REFUSED, STATE, ActionError, EnvError, Transition, misshapen, whole
 from envs.kernel.backends.cpu_runtime import KernelStep
 from envs.kernel.bound_rollout import BoundRollout
 from envs.kernel.compile import Compiled, ScenarioState, compiled
@@ -188,7 +188,8 @@ class KernelStepper:
             if here and not value.is_cpu:  # the kernel takes addresses; a GPU's looks itself
                 raise EnvError(f"the actions of {name!r} lie on {value.device}, and the environment on cpu.")
             if value.requires_grad or value.dtype != dtype or not value.is_contiguous():
-                value = value.detach().to(dtype).contiguous()
+                value = value.detach()
+                value = (whole(name, value) if dtype == torch.int64 else value.to(dtype)).contiguous()
             point(place, value)
 
     def check_actions(self, ask: bool = False) -> None:

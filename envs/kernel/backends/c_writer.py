@@ -49,15 +49,17 @@ def refusals(places: Layout, i: int, number: str, flag: str) -> list[str]:
 
     number: the expression of its number k, as a float.
     """
-    group, count, _ = places.actions[i]
-    choices = places.choices[group]
-    same = len(set(choices)) == 1
+    choices = places.choices[places.actions[i][0]]
     statements = []
-    for first, n in enumerate(choices[:1] if same else choices):
+    for n in dict.fromkeys(n for n in choices if n is not None):
+        here = [k for k, each in enumerate(choices) if each == n]
+        step = here[1] - here[0] if len(here) > 1 else 1
+        runs = [here] if here == [*range(here[0], here[-1] + 1, step)] else [[k] for k in here]
         outside = f"or_(not_(and_(le(K(0.0f), {number}), lt({number}, K({n}.0f)))), ne({number}, floor_({number})))"
         refused = outside if n else f"ne({number}, {number})"
-        step = 1 if same else len(choices)
-        statements.append(f"for (int k = {first}; k < {count}; k += {step}) if (any({refused})) {flag} = 1;")
+        for run in runs:
+            loop = f"for (int k = {run[0]}; k <= {run[-1]}; k += {step})"
+            statements.append(f"{loop} if (any({refused})) {flag} = 1;")
     return statements
 
 

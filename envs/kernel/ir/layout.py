@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from envs.kernel.ir.lowered_step import Lowered
 from envs.kernel.tracing.trace import TRACED
-from envs.spec import EnvSpec
+from envs.spec import EnvSpec, GroupSpec
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Layout:
     outputs: list[tuple[tuple, int]]  # (key, numbers per environment), floats
     restarted: list[tuple]  # keys among the outputs that are also given after the auto-reset
     inner: dict[tuple, tuple[int, ...]]  # key -> shape of an output without E
-    choices: dict[str, list[int]]  # group -> of each of its numbers, how many choices there are; 0: a continuous one
+    choices: dict[str, list[int | None]]  # group -> of all its numbers: how many choices; 0: continuous; None: padded
 
     @property
     def pointers(self) -> list[tuple]:
@@ -51,8 +51,16 @@ def layout(lowered: Lowered, spec: EnvSpec) -> Layout:
         outputs,
         [key for key, _ in outputs if key[0] == "observation"],
         {key: array.shape for key, array in lowered.outputs.items()},
-        {name: [0] * g.action.n_continuous + [*g.action.nvec] for name, g in spec.groups.items()},
+        {name: _choices(g) for name, g in spec.groups.items()},
     )
+
+
+def _choices(group: GroupSpec) -> list[int | None]:
+    """Of all numbers of a group's action, agent by agent, how many choices there are; see `Layout`."""
+    one: list[int | None] = [0] * group.action.n_continuous + [*group.action.nvec]
+    if group.action.mask is None:
+        return one * group.n_agents
+    return [n if there else None for row in group.action.mask.tolist() for n, there in zip(one, row, strict=True)]
 
 
 def count_of(shape: tuple) -> int:

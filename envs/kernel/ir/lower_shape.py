@@ -137,14 +137,15 @@ def _cat(low: Lowering, node: Node, tensors, dim=0):
 @lowers("constant_pad_nd.default")
 def _pad(low: Lowering, node: Node, a, pads, value=0):
     """`pads`: (before, after) of the last dimension, then of the one before it, …; negative ones cut off."""
-    shape, kind = low.tensor(a).shape, low.result_kind(node)
+    shape = low.tensor(a).shape
     widths = [(0, 0)] * (len(shape) - len(pads) // 2) + list(zip(pads[-2::-2], pads[::-2], strict=True))
     if any(both != (0, 0) and low.over_envs(shape, d) for d, both in enumerate(widths)):
         return low.poisoned(node, "adds or takes away environments")
     array = low.array(a)
     kept = [slice(max(-b, 0), n - max(-a, 0)) for n, (b, a) in zip(array.shape, widths, strict=True)]
     wider = [(max(before, 0), max(after, 0)) for before, after in widths]
-    return np.pad(array[tuple(kept)], wider, constant_values=low.program.const(value, kind))
+    beside = low.constant(torch.tensor(value).to(low.tensor(node.outs[0]).dtype))
+    return np.pad(array[tuple(kept)], wider, constant_values=int(beside))
 
 
 @lowers("repeat.default")

@@ -27,8 +27,8 @@ class CudaStep(KernelStep):
     """One compiled step of E environments on a GPU: as `KernelStep`, with nothing allocated and nothing waited for.
 
     What goes with a launch by value (where everything lies, the step's number) a captured graph keeps; which row of the
-    pool environments restart from lies in `shifts`, if that is bound, and may change from replay to replay. A nan among
-    the actions sets a flag in the GPU's memory, of which `refused` tells some hundred steps later.
+    pool environments restart from lies in `shifts`, if that is bound, and may change from replay to replay. An action
+    that is refused sets a flag in the GPU's memory, of which `refused` tells some hundred steps later.
     """
 
     def __init__(self, kernel: Any, *args: Any, device: torch.device | str, **named: Any) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from envs.adapters.gymnasium_env import PettingZooEnv
-from envs.base import EnvError
+from envs.base import ActionError, EnvError
 from envs.spec import describe, spec_of
 
 NIM, ROUND = "tests.envs.turn_cases.Nim", "tests.envs.turn_cases.Round"
@@ -33,6 +33,16 @@ def test_one_acts_the_other_watches_and_both_are_paid():
     assert moved.next_observation["agents"][0].argmax(-1).tolist() == [0, 0]
     assert moved.observation["agents"][0].argmax(-1).tolist() == [5, 5]  # the next game, which player_0 begins
     assert env.masks()["agents"]["turn"].tolist() == [[True, False]] * 3
+
+
+def test_what_who_watches_does_is_ignored_and_what_the_actor_does_is_not():
+    env, other = nim(num_envs=1), nim(num_envs=1)
+    watched = env.step({"agents": torch.tensor([[[0], [-1]]])})
+    assert torch.equal(
+        watched.observation["agents"], other.step({"agents": torch.tensor([[[0], [0]]])}).observation["agents"]
+    )
+    with pytest.raises(ActionError, match="outside of the allowed choices"):
+        env.step({"agents": torch.tensor([[[0], [-1]]])})  # its turn now
 
 
 def test_random_play_keeps_to_the_masks_in_this_and_other_processes():

@@ -176,6 +176,7 @@ def test_reductions_and_products(function):
         lambda x: x.roll(1, 2),
         lambda x: torch.nn.functional.pad(x, (0, 3)),
         lambda x: torch.nn.functional.pad(x, (-1, 2, 1, 0), value=0.5),
+        lambda x: torch.nn.functional.pad(x.long(), (1, 1), value=3.7) * 2,
         lambda x: x[:, [1, 0]],
         lambda x: x[:, :, torch.tensor([3, 1])],
         lambda x: x.squeeze(-1),
