@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from envs.base import EnvError
+from envs.base import EnvError, whole
 from envs.spec import ActionSpec, GroupSpec, ObservationPart
 
 Parts = tuple[ObservationPart, ...]
@@ -198,8 +198,10 @@ class Group:
         """Write each member's action [E, D of that agent] into the list for the simulator.
 
         Continuous actions are clamped to the range. Discrete choices beyond what a narrower, padded agent has wrap
-        around (modulo), so that uniform choices stay nearly uniform.
+        around (modulo), so that uniform choices stay nearly uniform. Raises ActionError for fractions of choices.
         """
+        if self.spec.action.low is None and action.dtype != torch.int64:
+            action = whole(self.spec.name, action)
         action, C = self.spec.action.clamped(action), self.spec.action.n_continuous
         for row, (agent, reals, nvec) in enumerate(zip(self.members, self.reals, self.nvecs, strict=True)):
             parts = [action[:, row, :reals]] if reals else []

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.base import REFUSED, STATE, ActionError, EnvError, Transition, misshapen, whole
+from envs.base import REFUSED, STATE, ActionError, EnvError, Transition, misshapen
 from envs.grouping import Group, agent_actions, assign, flatten, flatten_info
 from envs.kernel.verification.audit import StepAudit
 from envs.observation_parts import of_tensors
@@ -166,18 +166,13 @@ class VmasWorld:
         self.pool.refresh()
 
     def split_actions(self, action: dict[str, Tensor]) -> list[Tensor]:
-        """{group: [E, A, D]} -> each agent's action in the simulator's order.
-
-        Raises EnvError for other groups or shapes, ActionError for fractions of choices.
-        """
+        """{group: [E, A, D]} -> each agent's action in the simulator's order. EnvError for other groups or shapes."""
         parts: list[Any] = [None] * len(self.simulator.agents)
         for name, group in self.groups.items():
             value, spec = action.get(name), group.spec
             shape = (self.num_envs, spec.n_agents, spec.action.size)
             if value is None or value.shape != shape:
                 raise misshapen(name, shape, value)
-            if value.dtype != spec.action.dtype and spec.action.low is None:
-                value = whole(name, value)
             group.split_actions(value, parts)
         return parts
 

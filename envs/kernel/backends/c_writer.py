@@ -44,10 +44,10 @@ FUNCTIONS = {
 }
 
 
-def refusals(places: Layout, i: int, number: str, flag: str) -> list[str]:
+def refusals(places: Layout, i: int, number: str, flag: str, some: str = "any") -> list[str]:
     """Statements that set `flag` where a number of group i's action is refused: no number, or none of its choices.
 
-    number: the expression of its number k, as a float.
+    number: the expression of its number k, as a float. some: what tells whether a condition holds in any environment.
     """
     choices = places.choices[places.actions[i][0]]
     statements = []
@@ -59,7 +59,7 @@ def refusals(places: Layout, i: int, number: str, flag: str) -> list[str]:
         refused = outside if n else f"ne({number}, {number})"
         for run in runs:
             loop = f"for (int k = {run[0]}; k <= {run[-1]}; k += {step})"
-            statements.append(f"{loop} if (any({refused})) {flag} = 1;")
+            statements.append(f"{loop} if ({some}({refused})) {flag} = 1;")
     return statements
 
 

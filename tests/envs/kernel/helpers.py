@@ -9,6 +9,7 @@ from envs.kernel.ir.program import evaluate
 from envs.kernel.tracing.rewrite import Rewriter, location
 from envs.kernel.tracing.tape import Recorder, Ref, Tape
 from envs.kernel.tracing.trace import TRACED as E
+from envs.vmas.env import VmasEnv
 
 
 def lowered(function, *inputs):
@@ -41,3 +42,29 @@ def compare(function, *inputs, tolerance=2e-6):
         ours = torch.tensor(np.stack(values, -1).astype(np.float32)) if values else torch.zeros(E, 0)
         theirs = result.reshape(E, -1).float()
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def pair(num_envs=19, **settings):
+    envs = [
+        VmasEnv(num_envs=num_envs, max_steps=7, pool_every=5, seed=3, fast=f, **settings) for f in ("kernel", "off")
+    ]
+    for env in envs:
+        env.reset(5)
+    return envs
+
+
+def assert_same(ours, theirs, tolerance=2e-4):
+    def close(a, b):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+    assert torch.equal(ours.terminated, theirs.terminated) and torch.equal(ours.truncated, theirs.truncated)
+    for name in theirs.reward:
+        close(ours.reward[name], theirs.reward[name])
+        close(ours.observation[name], theirs.observation[name])
+        close(ours.next_observation[name], theirs.next_observation[name])
+        assert ours.info.keys() == theirs.info.keys() and ours.info[name].keys() == theirs.info[name].keys()
+        for key, value in theirs.info[name].items():
+            close(ours.info[name][key], value)
+    if theirs.state is not None:
+        close(ours.state, theirs.state)
+        close(ours.next_state, theirs.next_state)

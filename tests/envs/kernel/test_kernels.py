@@ -1,6 +1,5 @@
 """Kernels against the eager environment: whole transitions, restarts, snapshots, rollout buffers, refusals."""
 
-import itertools
 import shutil
 import subprocess
 import sys
@@ -11,11 +10,11 @@ import torch
 from envs.base import ActionError, EnvError
 from envs.kernel.compile import compiled
 from envs.kernel.tracing import rewrite
-from envs.spec import ActionSpec
 from envs.vmas.env import VmasEnv
 from marl.core.errors import CannotCompile
 from marl.native.compiler import compile_library
 from marl.native.library_cache import cache_folder
+from tests.envs.kernel.helpers import assert_same, pair
 from tests.fixtures.kernels import kernels_made_anew
 
 pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler here")
@@ -36,32 +35,6 @@ SETTINGS = [
     {"scenario": "debug/line_trajectory"},
     {"scenario": "transport"},
 ]
-
-
-def pair(num_envs=19, **settings):
-    envs = [
-        VmasEnv(num_envs=num_envs, max_steps=7, pool_every=5, seed=3, fast=f, **settings) for f in ("kernel", "off")
-    ]
-    for env in envs:
-        env.reset(5)
-    return envs
-
-
-def assert_same(ours, theirs, tolerance=2e-4):
-    def close(a, b):
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
-
-    assert torch.equal(ours.terminated, theirs.terminated) and torch.equal(ours.truncated, theirs.truncated)
-    for name in theirs.reward:
-        close(ours.reward[name], theirs.reward[name])
-        close(ours.observation[name], theirs.observation[name])
-        close(ours.next_observation[name], theirs.next_observation[name])
-        assert ours.info.keys() == theirs.info.keys() and ours.info[name].keys() == theirs.info[name].keys()
-        for key, value in theirs.info[name].items():
-            close(ours.info[name][key], value)
-    if theirs.state is not None:
-        close(ours.state, theirs.state)
-        close(ours.next_state, theirs.next_state)
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(str(v) for v in s.values()))
@@ -147,66 +120,6 @@ def test_threads_change_nothing():
     env.stepper.kernel.threads = 2
     two = env.step(action)
     assert torch.equal(one.observation["agents"], two.observation["agents"])
-
-
-def test_actions_are_clamped_and_nan_is_refused():
-    fast, eager = pair(scenario="simple_spread")
-    ((name, action),) = eager.random_action(torch.Generator().manual_seed(0)).items()
-    assert_same(fast.step({name: action * 9}), eager.step({name: action * 9}))
-    with pytest.raises(EnvError, match="refused the action: not a number"):
-        fast.step({name: torch.full_like(action, float("nan"))})
-    with pytest.raises(EnvError, match="actions must be"):
-        fast.step({name: action[:, :1]})
-
-
-PADDED = {"scenario": "simple_speaker_listener", "heterogeneous": "pad", "groups": SPEAKING}
-CHOICES = [
-    {"scenario": "simple_tag", "continuous_actions": False},
-    {"scenario": "simple_tag", "continuous_actions": False, "multi_discrete": True},
-    {"scenario": "simple_reference", "words": "discrete"},
-    PADDED,
-    PADDED | {"continuous_actions": False},  # the narrower agent's wrap around, as far as the widest one's go
-    PADDED | {"continuous_actions": False, "multi_discrete": True},
-]
-
-
-def wrong_numbers(spec: ActionSpec, d: int) -> list[float]:
-    """Numbers that the d-th of an action may not be."""
-    if d < spec.n_continuous:
-        return [torch.nan]
-    n = spec.nvec[d - spec.n_continuous]
-    return [-1, n, n + 90, 2**40, 0.5, -0.5, torch.nan, torch.inf]
-
-
-@pytest.mark.parametrize("settings", CHOICES, ids=lambda s: "-".join(str(v) for v in s.values()))
-def test_what_is_refused_by_the_simulator_is_refused_by_the_kernel(settings):
-    fast, eager = pair(**settings)
-    assert fast.path == "kernel" and eager.path == "eager"
-    good = eager.random_action(torch.Generator().manual_seed(0))
-    for name, group in eager.spec.groups.items():
-        spec = group.action
-        for agent, d in itertools.product(range(group.n_agents), range(spec.size)):
-            read = spec.mask is None or bool(spec.mask[agent, d])
-            for number in wrong_numbers(spec, d):
-                if isinstance(number, float) and not read and d >= spec.n_continuous:
-                    continue  # fractions are refused as a type, wherever they stand
-                bad = good | {name: good[name].to(torch.float64 if isinstance(number, float) else good[name].dtype)}
-                bad[name] = bad[name].clone()
-                bad[name][-1, agent, d] = number
-                for env in (fast, eager):
-                    env.reset(1)
-                if not read:
-                    assert_same(fast.step(bad), eager.step(bad))
-                    continue
-                for env in (fast, eager):
-                    with pytest.raises(ActionError, match="not a number, or outside of the allowed choices"):
-                        env.step(bad)
-        for d, n in enumerate(spec.nvec, spec.n_continuous):
-            most = good | {name: good[name].clone()}
-            most[name][..., d] = n - 1
-            for env in (fast, eager):
-                env.reset(1)
-            assert_same(fast.step(most), eager.step(most))
 
 
 def test_a_state_that_resets_never_give_gets_a_kernel_that_assumes_nothing():

@@ -51,7 +51,6 @@ F vb sel(vb c, vb a, vb b) { return c ? a : b; }
 F vb not_(vb a) { return !a; }
 F vb and_(vb a, vb b) { return a & b; }
 F vb or_(vb a, vb b) { return a | b; }
-F bool any(vb a) { return a; }
 F vb xor_(vb a, vb b) { return a != b; }
 F vf num(vb a) { return a ? 1.0f : 0.0f; }
 F vb truth(vf a) { return a != 0.0f; }
@@ -169,7 +168,7 @@ def emit_cuda(lowered: Lowered, places: Layout, part: int = PART) -> str:
         f"float done[2], t[{max(handed, 1)}];",
     ]
     for i in range(len(places.actions)):
-        source += body(refusals(places, i, f"(float)a{i}[k]", f"*(int*)w.base[{index['refused',]}]"))
+        source += body(refusals(places, i, f"(float)a{i}[k]", f"*(int*)w.base[{index['refused',]}]", some=""))
     source += [f"part{i}(w, now, e, m, t, done);" for i in range(len(parts))]
     source += [
         f"if (w.base[{index[name,]}]) ((unsigned char*)(w.base[{index[name,]}] + now * w.stride[{index[name,]}]))[e] = "
