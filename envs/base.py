@@ -15,8 +15,6 @@ from envs.spec import EnvSpec, sample_actions
 from marl.core.errors import UserError
 
 STATE = "/state"  # the global state's key where it lies among the groups' observations; no group has a slash
-
-
 REFUSED = "not a number, or outside of the allowed choices"
 
 
