@@ -131,7 +131,7 @@ def test_a_nan_is_told_without_waiting_for_it(emulated):
 
 
 @pytest.mark.parametrize("choice", [-1, 9])
-def test_what_is_no_choice_is_told(emulated, choice):
+def test_what_is_no_choice_is_reported(emulated, choice):
     env = VmasEnv("simple_tag", num_envs=E, fast="kernel", continuous_actions=False)
     bad = env.random_action()
     next(iter(bad.values()))[-1, -1] = choice
