@@ -8,6 +8,7 @@ import json
 import re
 
 from envs.kernel.backends.c_writer import FUNCTIONS, Writer, parts_of
+from envs.kernel.backends.javascript_names import function
 from envs.kernel.ir.layout import Layout
 from envs.kernel.ir.lowered_step import Lowered
 from envs.kernel.ir.program import F32
@@ -133,7 +134,7 @@ def emit_js(lowered: Lowered, places: Layout) -> str:
     tables = "".join(f", T{i}" for i in range(len(places.tables)))
     source = ["(() => {", PRELUDE, f"const t = new Float32Array({max(handed, 1)});"]
     for i, part in enumerate(parts):
-        source += [f"function part{i}(s, a, z, o{tables}) {{", *map(translate, part), "}"]
+        source += function(f"part{i}", f"s, a, z, o{tables}", [translate(line) for line in part])
     rows, outputs = 0, []
     for key, count in places.outputs:
         outputs.append(["/".join(key), rows, count])

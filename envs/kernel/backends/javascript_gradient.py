@@ -4,6 +4,7 @@ import re
 
 from envs.kernel.backends.cpp_gradient import FunctionWriter
 from envs.kernel.backends.javascript import PRELUDE, JsWriter, translate
+from envs.kernel.backends.javascript_names import function
 from envs.kernel.ir.gradient import Gradient
 from envs.kernel.ir.gradient_layout import GradientLayout
 
@@ -41,7 +42,7 @@ def emit_js_gradient(gradient: Gradient, places: GradientLayout) -> str:
     source = ["(() => {", PRELUDE, f"const t = new Float32Array({max(len(writer.handing.slots), 1)});"]
     parts = writer.functions()
     for i, part in enumerate(parts):
-        source += [f"function part{i}(s, x, a, z, y, over, o{tables}) {{", *map(_line, part), "}"]
+        source += function(f"part{i}", f"s, x, a, z, y, over, o{tables}", [_line(line) for line in part])
     given = "".join(f", T[{i}]" for i in range(len(places.tables)))
     source += ["return (s, x, a, z, T, y, over, o) => {", "  o.fill(0);"]
     source += [f"  part{i}(s, x, a, z, y, over, o{given});" for i in range(len(parts))]
