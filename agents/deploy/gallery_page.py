@@ -59,12 +59,13 @@ def entry(name: str, policy: Policy, card: dict[str, Any]) -> dict[str, Any]:
     quoted = evaluated["quoted"]
     row, random = evaluated[quoted][ALL], evaluated["random"][ALL]["mean"]
     low, high = row["ci95"]
+    against = "".join(f", against {group}: {who}" for group, who in (evaluated.get("against") or {}).items())
     recording = record_policy(policy, EPISODES, SEED, quoted == "mode", STEPS)
     return {
         "name": name,
         "title": card["scenario"],
         "score": f"return {row['mean']:.3g} [{low:.3g}, {high:.3g}]; random {random:.3g}",
-        "about": f"{card['algorithm'].upper()}" + (f", {frames:,} frames" if frames else ""),
+        "about": f"{card['algorithm'].upper()}" + (f", {frames:,} frames" if frames else "") + against,
         "command": f"python scripts/play.py ckpt=zoo/{name}",
         "loop": loop(recording, middle(recording), STEPS),
     }

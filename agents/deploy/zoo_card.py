@@ -186,12 +186,25 @@ def described(
             "quoted": "mode" if config["task"].get("eval_deterministic", True) else "samples",
             "episodes": episodes,
             "seed": SEED,
+            "against": opponents(config.get("groups") or {}),
             **figures,
         },
         "critics": bool(len(policy.critics)),
         "parameters": sum(parameter.numel() for parameter in policy.parameters()),
         "licence": LICENCE,
     }
+
+
+def opponents(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Who plays in the card's episodes what the policy does not, as a run's `groups` name them: {group: player}."""
+    found = {}
+    for name, one in groups.items():
+        player = one.get("eval_policy") or one.get("policy") or LEARN
+        if player != LEARN:
+            found[name] = one["of"] if player == POOL else player
+        elif one.get("eval_against"):
+            found[f"others of {name}"] = one["eval_against"]
+    return found
 
 
 def command(home: Path, summary: Mapping[str, Any]) -> str | None:

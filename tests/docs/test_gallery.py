@@ -94,6 +94,9 @@ def test_a_card_of_the_page_says_the_return_and_links_to_a_live_page(browser) ->
         card, text = zoo.card(name), browser.element(f"#{name}").text
         mean = card["evaluated"][card["evaluated"]["quoted"]]["all"]["mean"]
         assert f"return {mean:.3g} [" in text and f"ckpt=zoo/{name}" in text and card["scenario"] in text
+        others = card["evaluated"].get("against", {})
+        assert all(f"against {group}: {player}" in text for group, player in others.items())
+        assert name != "football" or others == {"agent_red": "random"}
     links = [Path(link.get_attribute("href").removeprefix("file://"))
              for link in browser.driver.find_elements("css selector", "article a")]  # fmt: skip
     assert links and all(path.is_file() and path.parent == ZOO / "live" for path in links)

@@ -83,6 +83,13 @@ def test_the_page_shows_what_is_kept(scenarios, path: Path) -> None:
     assert len(lines) > 20 and [line for line in lines if line not in page] == []
 
 
+def test_the_page_of_results_shows_all_algorithms_side_by_side(scenarios) -> None:
+    page = (ROOT / "docs/results.md").read_text()
+    kept = [scenarios.read(FOLDER / f"scores_{algorithm}.csv") for algorithm in ("ippo", "mappo", "shac")]
+    lines = scenarios.beside({key: row for rows in kept for key, row in rows.items()})
+    assert len(lines) > 25 and [line for line in lines if line not in page] == []
+
+
 def test_a_run_is_judged_and_kept_once(scenarios, tmp_path: Path, capsys) -> None:
     sizes = ["env.num_envs=4", "env.fast=off", "env.max_steps=5", "algo.rollout_steps=10", "algo.minibatch_size=20"]
     how = ["algo=mappo", *sizes, "frames=40", "task.eval_episodes=2", "trainer.progress=off", "logger=csv"]

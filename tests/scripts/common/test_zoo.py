@@ -165,7 +165,7 @@ def test_a_card_says_what_its_policy_is(shelf, runs) -> None:
     assert (card["scenario"], card["algorithm"], card["trained"]["frames"]) == ("mpe/simple_tag", "mappo", 80)
     assert card["sha256"] == entry.sha256 and card["bytes"] == entry.bytes and "GPL-3.0" in card["licence"]
     evaluated = card["evaluated"]
-    assert (evaluated["quoted"], evaluated["episodes"]) == ("mode", 4)
+    assert (evaluated["quoted"], evaluated["episodes"], evaluated["against"]) == ("mode", 4, {})
     for how in ("mode", "samples", "random"):
         assert evaluated[how].keys() == {"all", "adversary", "agent"}
         low, high = evaluated[how]["all"]["ci95"]
@@ -173,6 +173,22 @@ def test_a_card_says_what_its_policy_is(shelf, runs) -> None:
     for name, run in runs.items():  # the very policy of the run
         ours, theirs = Policy.load(f"zoo/{name}").state_dict(), Policy.load(run).state_dict()
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "against"),
+    [
+        (["groups.agent.eval_policy=random"], {"agent": "random"}),
+        (["groups.agent.policy=heuristic"], {"agent": "heuristic"}),
+        (["groups.agent.policy=zoo/simple_tag", "groups.agent.eval_policy=random"], {"agent": "random"}),
+        (["groups.agent.policy=pool", "groups.agent.of=adversary"], {"agent": "adversary"}),
+        (["groups.agent.eval_against=random"], {"others of agent": "random"}),
+        (["groups.agent.lr=1e-3"], {}),
+    ],
+)
+def test_a_card_says_who_played_the_others(overrides: list[str], against: dict[str, str]) -> None:
+    config = compose.check(compose.compose([*TAG, *overrides]))
+    assert zoo_card.opponents(config["groups"]) == against
 
 
 def test_the_command_of_a_card_can_be_typed_again(tmp_path: Path) -> None:
