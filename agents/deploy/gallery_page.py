@@ -4,17 +4,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from agents.deploy.live_page import live_page
 from agents.deploy.zoo_card import ALL
-from agents.evaluation.episode_replays import record_policy
+from agents.evaluation.episode_loop import Players
+from agents.evaluation.episode_replays import settings_of
 from agents.policies.policy import Policy
+from agents.tasks.episode_evaluation import EpisodeEvaluation
 from envs.base import EnvError
 from envs.rendering.html_page import page, write
 from envs.rendering.loops import TURN, loop
-from envs.rendering.recording import Recording
+from envs.rendering.recording import Recording, eager_env, record_in
+from envs.vmas.agent_masks import masks_in
 from marl.core.errors import UserError
+from marl.core.seeding import derive, generator
 from marl.core.zoo import index as zoo
+from marl.launch import build
 
 STEPS = 100  # of a loop at most
 EPISODES = 9  # of which the middle one is shown: neither the best nor the worst
@@ -60,20 +67,43 @@ def entry(name: str, policy: Policy, card: dict[str, Any]) -> dict[str, Any]:
     row, random = evaluated[quoted][ALL], evaluated["random"][ALL]["mean"]
     low, high = row["ci95"]
     against = "".join(f", against {group}: {who}" for group, who in (evaluated.get("against") or {}).items())
-    recording = record_policy(policy, EPISODES, SEED, quoted == "mode", STEPS)
+    recording, counted = judged_episodes(name, policy, quoted == "mode")
     return {
         "name": name,
         "title": card["scenario"],
         "score": f"return {row['mean']:.3g} [{low:.3g}, {high:.3g}]; random {random:.3g}",
         "about": f"{card['algorithm'].upper()}" + (f", {frames:,} frames" if frames else "") + against,
         "command": f"python scripts/play.py ckpt=zoo/{name}",
-        "loop": loop(recording, middle(recording), STEPS),
+        "loop": loop(recording, middle(recording, counted), STEPS),
     }
 
 
-def middle(recording: Recording) -> int:
-    """The episode whose return is the median, of an odd number of them."""
-    rewards = [value.mean(-1).numpy() for value in recording.reward.values()]  # [T, E] of each group
+def judged_episodes(name: str, policy: Policy, deterministic: bool) -> tuple[Recording, tuple[str, ...]]:
+    """Episodes of those who play in the run's evaluations, of which the card's return is; the groups that it counts.
+
+    Raises:
+        UserError: it plays no episodes, or in what is no VMAS scenario.
+    """
+    settings = settings_of(policy.metadata.get("env")) | {"max_steps": STEPS}
+    _, task = build.rebuild(f"zoo/{name}", ["device=cpu", "env.fast=off"])
+    if not isinstance(task, EpisodeEvaluation):
+        raise UserError(f"zoo/{name}: only agents play episodes; this is of the task {task.name}")
+    seed = derive(SEED, "replay")
+    env, kept = eager_env(settings, EPISODES, seed)
+    who, _, counted = task.eval_players(env, random=False)
+    players, noise = Players(who, deterministic), generator(SEED, "policy", env.device)
+    players.begin(EPISODES, env.device)
+
+    @torch.no_grad()
+    def act(observation: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return players.actions(observation, masks_in(observation, players.actors), noise), {}
+
+    return record_in(env, kept, act, seed, policy.metadata.get("run")), counted or tuple(who)
+
+
+def middle(recording: Recording, counted: tuple[str, ...]) -> int:
+    """The episode whose return of the groups `counted` is the median, of an odd number of episodes."""
+    rewards = [recording.reward[name].mean(-1).numpy() for name in counted]  # [T, E] of each group
     counts = np.arange(len(rewards[0]))[:, None] < np.array(recording.lengths)
     returns = (np.mean(rewards, 0) * counts).sum(0)
     return int(np.argsort(returns)[len(returns) // 2])

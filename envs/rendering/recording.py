@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,8 +152,20 @@ def record(
     the settings ask for it, and what `envs.vmas.agent_masks` says) to actions {group: [E, A, D]} in the environment's
     units, and values {group: [E, A]}. The dead see zeros and earn nothing.
     """
-    settings = {k: v for k, v in settings.items() if k not in ("num_envs", "fast", "device", "seed", "pool_size")}
-    env = VmasEnv(**settings, num_envs=episodes, seed=seed, fast="off")
+    return record_in(*eager_env(settings, episodes, seed), act, seed, note)
+
+
+def eager_env(settings: Mapping[str, Any], episodes: int, seed: int) -> tuple[VmasEnv, dict[str, Any]]:
+    """The environment that `record` plays in, and those of its settings that a recording keeps."""
+    kept = {k: v for k, v in settings.items() if k not in ("num_envs", "fast", "device", "seed", "pool_size")}
+    return VmasEnv(**kept, num_envs=episodes, seed=seed, fast="off"), kept
+
+
+def record_in(
+    env: VmasEnv, settings: dict[str, Any], act: Act, seed: int, note: dict[str, Any] | None = None
+) -> Recording:
+    """As `record`, for players that are made for one environment: `env` and `settings` come from `eager_env`."""
+    episodes = env.num_envs
     simulator, pool = env.world.simulator, env.world.pool
     observation = env.world.reset(seed)
     taken = _Taker(env)

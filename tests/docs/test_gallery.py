@@ -105,6 +105,21 @@ def test_a_card_of_the_page_says_the_return_and_links_to_a_live_page(browser) ->
     assert browser.errors() == [] and browser.requests() == []
 
 
+def test_a_loop_is_of_those_who_play_in_evaluations() -> None:
+    """Football's return is against random red, so red does not play as blue does in its loop."""
+    policy = Policy.load("zoo/football")
+    recording, counted = gallery_page.judged_episodes("football", policy, deterministic=True)
+    assert counted == ("agent_blue",)
+    seen = {name: recording.observation[name][:-1] for name in recording.action}
+    played, same = policy.everyone()[0], {}
+    for name, actor in played.items():
+        mode = actor.head.to_env(actor.act(seen[name], deterministic=True)[0])
+        same[name] = torch.isclose(mode, recording.action[name], atol=1e-5).float().mean().item()
+    assert same["agent_blue"] == 1 and same["agent_red"] < 0.2
+    drawn = recording.action["agent_red"]
+    assert drawn.mean().abs() < 0.1 and abs(drawn.std().item() - 3**-0.5) < 0.05  # uniform from -1 to 1
+
+
 def test_a_live_page_that_would_be_too_large_is_left_out(tmp_path: Path, monkeypatch, capsys) -> None:
     page, policy = tmp_path / "simple.html", Policy.load("zoo/simple")
     assert gallery_page.written_live(policy, page) and page.stat().st_size < gallery_page.LIVE_BYTES

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 VALUE = re.compile(r"\bv\d+\b")
+SET = re.compile(r"(?:const|let) (v\d+)\b")
 
 
 def function(name: str, arguments: str, lines: Sequence[str]) -> list[str]:
@@ -20,6 +21,8 @@ def function(name: str, arguments: str, lines: Sequence[str]) -> list[str]:
     for i, line in enumerate(lines):
         values = list(dict.fromkeys(VALUE.findall(line)))
         new = [value for value in values if value not in names]
+        for value in new:  # a browser would no longer say so: names are declared before all statements
+            assert SET.match(line) and SET.match(line)[1] == value, f"{value} is read before it is set: {line}"
         for value in values:  # a statement reads before it sets, so its result may take the name of what it read
             if last[value] == i and value not in new:
                 heapq.heappush(free, numbers[value])

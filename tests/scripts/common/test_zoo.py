@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents.deploy import zoo_card
+from agents.deploy import gallery_page, zoo_card
 from agents.policies.policy import Policy
 from marl.checkpoints import checkpoint_file
 from marl.config import compose
@@ -222,6 +222,16 @@ def test_runs_are_added_by_their_names(runs, script, tmp_path: Path, monkeypatch
     (worse / "summary.json").unlink()
     with pytest.raises(UserError, match="has no summary.json"):
         module.run(["add", str(worse), "name=other"])
+
+
+def test_one_against_scripted_opponents_is_in_the_gallery(tmp_path: Path, monkeypatch) -> None:
+    run = make_run(tmp_path / "run", *TAG, "groups.agent.policy=simple_tag")
+    (tmp_path / "zoo").mkdir()
+    monkeypatch.setattr(zoo, "_chosen", str(tmp_path / "zoo"))
+    card = zoo_card.add(run, "simple_tag", "last", episodes=4)
+    shown = gallery_page.entry("simple_tag", Policy.load("zoo/simple_tag"), card)
+    assert shown["about"] == "MAPPO, 80 frames, against agent: simple_tag"
+    assert gallery_page.gallery_page(tmp_path / "gallery.html", live=False) == ["simple_tag"]
 
 
 @pytest.mark.parametrize(

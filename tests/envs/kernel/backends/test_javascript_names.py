@@ -3,6 +3,8 @@
 import json
 import random
 
+import pytest
+
 from envs.kernel.backends.javascript_names import function
 
 
@@ -40,6 +42,12 @@ def test_values_that_nothing_reads_and_functions_without_values() -> None:
         "}",
     ]
     assert function("g", "", []) == ["function g() {", "}"]
+
+
+@pytest.mark.parametrize("line", ["o[0] = v1;", "const v2 = v1;", "v1 = s[0];"])
+def test_a_value_that_is_read_before_it_is_set_is_an_error(line: str) -> None:
+    with pytest.raises(AssertionError, match="v1 is read before it is set"):
+        function("g", "s, o", [line])
 
 
 def random_lines(draw: random.Random) -> list[str]:
