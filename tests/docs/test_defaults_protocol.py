@@ -175,6 +175,10 @@ def test_without_rounds_the_second_of_two_is_the_choice(protocol, tmp_path: Path
     assert plan.candidates["all"] == chosen["candidates"]["all"] and plan.judge == chosen["judge"]
     used = {seed for each in chosen["rounds"] for seed in each["seeds"]} | {*chosen["judging"]["seeds"]}
     assert not used & {*plan.judging["seeds"]}
+    judged = protocol.read_plan(ROOT / "docs/scripts/protocol/masac_judgement.yaml", [])
+    chosen = yaml.safe_load((ROOT / "docs/scripts/protocol/off_policy.yaml").read_text())
+    assert judged.candidates.items() <= chosen["candidates"].items()
+    assert all(vars(judged)[key] == chosen[key] for key in ("base", "judge", "judging"))
     more = SMALL["candidates"] | {"third": []}
     with pytest.raises(UserError, match="rounds: is empty, so two candidates are allowed"):
         protocol.read_plan(written(tmp_path, rounds=[], candidates=more), [])
