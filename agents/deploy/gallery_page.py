@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from agents.deploy.live_page import live_page
-from agents.deploy.zoo_card import ALL
+from agents.deploy.zoo_card import ALL, rebuilt
 from agents.evaluation.episode_loop import Players
 from agents.evaluation.episode_replays import settings_of
 from agents.policies.policy import Policy
-from agents.tasks.episode_evaluation import EpisodeEvaluation
 from envs.base import EnvError
 from envs.rendering.html_page import page, write
 from envs.rendering.loops import TURN, loop
@@ -21,7 +20,6 @@ from envs.vmas.agent_masks import masks_in
 from marl.core.errors import UserError
 from marl.core.seeding import derive, generator
 from marl.core.zoo import index as zoo
-from marl.launch import build
 
 STEPS = 100  # of a loop at most
 EPISODES = 9  # of which the middle one is shown: neither the best nor the worst
@@ -85,9 +83,7 @@ def judged_episodes(name: str, policy: Policy, deterministic: bool) -> tuple[Rec
         UserError: it plays no episodes, or in what is no VMAS scenario.
     """
     settings = settings_of(policy.metadata.get("env")) | {"max_steps": STEPS}
-    _, task = build.rebuild(f"zoo/{name}", ["device=cpu", "env.fast=off"])
-    if not isinstance(task, EpisodeEvaluation):
-        raise UserError(f"zoo/{name}: only agents play episodes; this is of the task {task.name}")
+    task = rebuilt(f"zoo/{name}", ["device=cpu", "env.fast=off"])
     seed = derive(SEED, "replay")
     env, kept = eager_env(settings, EPISODES, seed)
     who, _, counted = task.eval_players(env, random=False)

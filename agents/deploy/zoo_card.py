@@ -3,7 +3,7 @@
 import hashlib
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,14 @@ def packed(run: str | Path, which: str = "last", critics: bool = True) -> Policy
 # ---- what it is worth ------------------------------------------------------------------------------------------
 
 
+def rebuilt(run: str | Path, overrides: Sequence[str] = ()) -> EpisodeEvaluation:
+    """The task of a run, a policy file or `zoo/NAME`, with its weights. Raises UserError where it plays no episodes."""
+    _, task = build.rebuild(run, overrides)
+    if not isinstance(task, EpisodeEvaluation):
+        raise UserError(f"{run}: only agents play episodes; this is of the task {task.name}")
+    return task
+
+
 def measured(path: str | Path, episodes: int, seed: int, how: str) -> dict[str, dict]:
     """Returns of a policy file's agents, played again: {"all" or a group: {"mean", "iqm", "std", "ci95"}}.
 
@@ -73,10 +81,7 @@ def measured(path: str | Path, episodes: int, seed: int, how: str) -> dict[str, 
     Raises:
         UserError: its task plays no episodes.
     """
-    _, task = build.rebuild(path)
-    if not isinstance(task, EpisodeEvaluation):
-        raise UserError(f"{path}: only agents play episodes; this is of the task {task.name}")
-    block = report(task.run_episodes(episodes, seed, how == "mode", random=how == "random"))
+    block = report(rebuilt(path).run_episodes(episodes, seed, how == "mode", random=how == "random"))
     rows = {ALL: block["episode_return"]}
     if len(block["groups"]) > 1:
         rows |= {name: group["episode_return"] for name, group in block["groups"].items()}

@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 import yaml
 
+from agents.deploy.zoo_card import rebuilt
 from agents.evaluation.episodes import report
 from agents.tasks.episode_evaluation import EpisodeEvaluation
 from marl.checkpoints.transfer import load_policy
 from marl.config import compose
 from marl.core.errors import UserError
 from marl.core.files import write as write_file
-from marl.launch import build, cli
+from marl.launch import cli
 from marl.report import statistics
 from marl.report.runs import algorithm_of
 
@@ -69,14 +70,6 @@ def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
 def mean_return(task: EpisodeEvaluation, deterministic: bool = True, random: bool = False) -> float:
     """The mean return of the episodes that everyone is judged by here."""
     return float(report(task.run_episodes(EPISODES, SEED, deterministic, random))["episode_return"]["mean"])
-
-
-def rebuilt(run: Path, overrides: Sequence[str] = ()) -> EpisodeEvaluation:
-    """The task of a run. Raises UserError where no episodes are played."""
-    _, task = build.rebuild(run, overrides)
-    if not isinstance(task, EpisodeEvaluation):
-        raise UserError(f"{run}: only agents play episodes; this is of the task {task.name}")
-    return task
 
 
 def scripted(run: Path) -> float | None:
